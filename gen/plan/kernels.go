@@ -1,0 +1,175 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// Kernel is the plan of one matrix-product kernel: everything that its
+// emitter and its name need.
+type Kernel struct {
+	ISA      kernel.ISA
+	MR, NR   int
+	Epilogue kernel.Epilogue
+	// Strip kernels read the left operand packed as [k][MR].
+	Strip bool
+	// Shape holds the constants of a specialised kernel, nil for any shape.
+	Shape *kernel.Shape
+}
+
+// Name carries the plan:
+//
+//	mul_f32_<shape>_<MR>x<NR>[_<epilogue>]_<isa>
+//
+// where <shape> is any (every stride in a register), strip (the same, the left
+// operand packed) or, in entries, k<depth>[s<segments>x<distance>][t<step>]
+// a<row of A>c<row of C>; kernels of one row leave out the rows.
+func (k Kernel) Name() string {
+	var b strings.Builder
+	b.WriteString("mul_f32_")
+	switch s := k.Shape; {
+	case k.Strip:
+		b.WriteString("strip")
+	case s == nil:
+		b.WriteString("any")
+	default:
+		fmt.Fprintf(&b, "k%d", s.K())
+		if n := len(s.Segs); n > 1 {
+			fmt.Fprintf(&b, "s%dx%d", n, (s.Segs[1].Off-s.Segs[0].Off)/4)
+		}
+		if s.KStep != 4 {
+			fmt.Fprintf(&b, "t%d", s.KStep/4)
+		}
+		if k.MR > 1 {
+			fmt.Fprintf(&b, "a%dc%d", s.LDA/4, s.LDC/4)
+		}
+	}
+	fmt.Fprintf(&b, "_%dx%d", k.MR, k.NR)
+	if k.Epilogue != kernel.Linear {
+		fmt.Fprintf(&b, "_%s", k.Epilogue)
+	}
+	fmt.Fprintf(&b, "_%s", k.ISA)
+	return b.String()
+}
+
+// Shaped is the kernel k made for one block of a product, or false where no
+// specialised kernel exists: results that pass through scratch, and segments
+// of different lengths or distances, run any-shape kernels.
+func (k Kernel) Shaped(p Product, segs []kernel.Segment) (Kernel, bool) {
+	if !p.Direct || !uniform(segs) {
+		return k, false
+	}
+	s := &kernel.Shape{LDA: 4 * p.SrcWidth, KStep: p.KStep(), LDC: 4 * p.DstWidth, Segs: segs}
+	if k.MR == 1 {
+		s.LDA, s.LDC = 0, 0
+	}
+	k.Shape = s
+	return k, true
+}
+
+func uniform(segs []kernel.Segment) bool {
+	for i, s := range segs {
+		if s.Len != segs[0].Len || i > 0 && s.Off-segs[i-1].Off != segs[1].Off-segs[0].Off {
+			return false
+		}
+	}
+	return segs[0].Off == 0
+}
+
+// Relative makes the offsets relative to the first segment's, which it
+// returns.
+func Relative(segs []kernel.Segment) (base int, rel []kernel.Segment) {
+	base = segs[0].Off
+	for _, s := range segs {
+		rel = append(rel, kernel.Segment{Off: s.Off - base, Len: s.Len})
+	}
+	return base, rel
+}
+
+// Any lists the any-shape kernels of a target: every tile height and width
+// with every epilogue, and the strip kernels of backward-weight.
+func (t Target) Any() []Kernel {
+	var ks []Kernel
+	for _, nr := range t.Widths() {
+		for mr := 1; mr <= t.MaxMR[nr]; mr++ {
+			for _, epi := range []kernel.Epilogue{kernel.Linear, kernel.GELU, kernel.SwiGLU} {
+				// SwiGLU's panels are all full ones.
+				if epi == kernel.SwiGLU && nr == HalfPanel {
+					continue
+				}
+				ks = append(ks, Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: epi})
+			}
+			if nr <= Panel && mr <= t.MainMR[nr] {
+				ks = append(ks, Kernel{ISA: t.ISA, MR: mr, NR: nr, Strip: true})
+			}
+		}
+	}
+	return ks
+}
+
+// Widths lists the tile widths of the target, widest first.
+func (t Target) Widths() []int {
+	var ws []int
+	for _, w := range []int{2 * Panel, Panel, HalfPanel} {
+		if t.MaxMR[w] > 0 {
+			ws = append(ws, w)
+		}
+	}
+	return ws
+}
+
+// Specialised lists the kernels worth emitting for the layers on a target:
+// for each product and block of k, the main tile and the decode tile of one
+// row. Tails of rows run any-shape kernels. Layers that need the same kernel
+// share it.
+func (t Target) Specialised(layers ...Layer) []Kernel {
+	byName := map[string]Kernel{}
+	for _, l := range layers {
+		for _, f := range l.Factors {
+			for _, p := range append(f.Forward(), f.BackwardData()...) {
+				t.specialise(byName, p)
+			}
+		}
+	}
+	var ks []Kernel
+	for _, k := range byName {
+		ks = append(ks, k)
+	}
+	slices.SortFunc(ks, func(a, b Kernel) int { return cmp.Compare(a.Name(), b.Name()) })
+	return ks
+}
+
+func (t Target) specialise(byName map[string]Kernel, p Product) {
+	if !p.Direct {
+		return
+	}
+	k0 := 0
+	for i, kc := range p.KBlocks {
+		_, segs := Relative(p.Segments(k0, kc))
+		k0 += kc
+		epi := p.BlockEpilogue(i)
+		for _, nr := range t.tileWidths(p.Columns()) {
+			for _, mr := range []int{t.MainMR[nr], 1} {
+				if k, ok := (Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: epi}).Shaped(p, segs); ok {
+					byName[k.Name()] = k
+				}
+			}
+		}
+	}
+}
+
+// tileWidths lists the widths that a product of that many columns runs with.
+func (t Target) tileWidths(columns int) []int {
+	var ws []int
+	for _, w := range t.Widths() {
+		if columns >= w {
+			ws = append(ws, w)
+			columns %= w
+		}
+	}
+	return ws
+}

@@ -1,0 +1,183 @@
+package plan
+
+import (
+	"slices"
+
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// Run is an arithmetic progression of Len indices: Off, Off+Step, ...
+type Run struct{ Off, Step, Len int }
+
+// At is the i-th index of the run.
+func (r Run) At(i int) int { return r.Off + i*r.Step }
+
+// Seg is a stretch of a vector: where its entries are stored in a row and
+// which index of their block each has. Both runs have the same length.
+type Seg struct{ Store, Canon Run }
+
+// Block is one block of a factor with the places of its inputs and outputs,
+// in the order of storage.
+type Block struct {
+	In, Out []Seg
+	// Up lists, for SwiGLU, the output that is multiplied with each of Out's
+	// gates; its Store counts in the row of values before the activation.
+	Up []Seg
+}
+
+// Factor is a factor of a layer with everything that its kernels need to
+// know about shuffles: they are places, never passes over the data.
+type Factor struct {
+	spec.Factor
+	Blocks []Block
+	// InWidth and OutWidth are the entries of a stored source and destination
+	// row. PreWidth is the width of a row of values before the activation:
+	// OutWidth, or twice that for SwiGLU.
+	InWidth, OutWidth, PreWidth int
+	// Epilogue is the activation on the factor's outputs.
+	Act spec.Act
+}
+
+// Layer is a planned linear layer.
+type Layer struct {
+	Spec    spec.Linear
+	Factors []Factor
+	// Bias maps each stored output (before the activation) to its entry of
+	// the bias.
+	Bias []int
+}
+
+// FFN is a planned feed-forward network. Between its layers the hidden
+// activation is stored in the order in which fc1's blocks make it.
+type FFN struct {
+	Spec     spec.FFN
+	FC1, FC2 Layer
+}
+
+// NewLayer plans a single linear layer, input and output in their true order.
+func NewLayer(l spec.Linear) Layer {
+	return newLayer(l, identity(l.In), identity(l.Out), "")
+}
+
+// NewFFN plans a feed-forward network.
+func NewFFN(f spec.FFN) FFN {
+	fc1 := f.FC1()
+	// hidden[j] is the stored place of activation j: block-major, because a
+	// riffle after fc1 would move data that fc2 only deals out again.
+	hidden := make([]int, f.FFN)
+	chain := fc1.Chain()
+	last := chain[len(chain)-1]
+	place := 0
+	for i := range fc1.Out {
+		if j := shuffled(last, i); j < f.FFN {
+			hidden[j] = place
+			place++
+		}
+	}
+	pre := slices.Clone(hidden)
+	if f.Act == spec.SwiGLU {
+		for _, s := range hidden {
+			pre = append(pre, f.FFN+s)
+		}
+	}
+	return FFN{
+		Spec: f,
+		FC1:  newLayer(fc1, identity(f.Hidden), pre, f.Act),
+		FC2:  newLayer(f.FC2(), hidden, identity(f.Hidden), ""),
+	}
+}
+
+// shuffled is the index that output i of the factor has after its shuffle.
+func shuffled(f spec.Factor, i int) int {
+	n := f.Blocks
+	switch f.Then {
+	case spec.Deal:
+		return i%n*f.Out + i/n
+	case spec.Riffle:
+		return i%f.Out*n + i/f.Out
+	}
+	return i
+}
+
+func identity(n int) []int {
+	p := make([]int, n)
+	for i := range p {
+		p[i] = i
+	}
+	return p
+}
+
+// newLayer plans l, whose input j is stored at place in[j] and whose output j,
+// before the activation, at out[j].
+func newLayer(l spec.Linear, in, out []int, act spec.Act) Layer {
+	p := Layer{Spec: l, Bias: make([]int, l.Out)}
+	for j, s := range out {
+		p.Bias[s] = j
+	}
+	chain := l.Chain()
+	src := in
+	for i, sf := range chain {
+		f := Factor{Factor: sf, InWidth: sf.Blocks * sf.In, OutWidth: sf.Blocks * sf.Out}
+		f.PreWidth = f.OutWidth
+		last := i == len(chain)-1
+		dst := identity(f.OutWidth)
+		if last {
+			dst, f.Act = out, act
+			if act == spec.SwiGLU {
+				f.OutWidth /= 2
+			}
+		}
+		for b := range sf.Blocks {
+			ins := make([]place, sf.In)
+			for d := range ins {
+				ins[d] = place{src[b*sf.In+d], d}
+			}
+			var outs, ups []place
+			for c := range sf.Out {
+				s := dst[shuffled(sf, b*sf.Out+c)]
+				if s < f.OutWidth {
+					outs = append(outs, place{s, c})
+				} else {
+					ups = append(ups, place{s, c})
+				}
+			}
+			f.Blocks = append(f.Blocks, Block{In: segments(ins), Out: segments(outs), Up: segments(ups)})
+		}
+		p.Factors = append(p.Factors, f)
+		src = dst
+	}
+	return p
+}
+
+type place struct{ store, canon int }
+
+// segments sorts places by storage and joins them into the fewest segments
+// that are arithmetic progressions in both numberings; storage steps 1 except
+// where the whole block is stored with one larger step.
+func segments(places []place) []Seg {
+	slices.SortFunc(places, func(a, b place) int { return a.store - b.store })
+	step := 1
+	if len(places) > 1 {
+		step = places[1].store - places[0].store
+		for i := 1; i < len(places); i++ {
+			if places[i].store-places[i-1].store != step {
+				step = 1
+				break
+			}
+		}
+	}
+	var segs []Seg
+	for i := 0; i < len(places); {
+		canon := 1
+		if i+1 < len(places) && places[i+1].store-places[i].store == step {
+			canon = places[i+1].canon - places[i].canon
+		}
+		n := 1
+		for i+n < len(places) && places[i+n].store-places[i+n-1].store == step && places[i+n].canon-places[i+n-1].canon == canon {
+			n++
+		}
+		segs = append(segs, Seg{Run{places[i].store, step, n}, Run{places[i].canon, canon, n}})
+		i += n
+	}
+	return segs
+}

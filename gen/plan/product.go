@@ -1,0 +1,211 @@
+package plan
+
+import (
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// Product is one dense product inside a factor: N outputs, each the sum over
+// K inputs. Forward and backward-data are lists of products over the same
+// weights, read one way or the other.
+type Product struct {
+	// Block is the factor's block; Transposed products sum over its outputs.
+	Block      int
+	Transposed bool
+	// K lists the summed entries, N the results, in the order of the pack;
+	// Up lists SwiGLU's second result beside each of N.
+	K, N, Up []Seg
+	// Direct results lie side by side in the destination row and are stored
+	// by the kernel; others pass through a scratch tile in the L1 cache.
+	Direct bool
+	// KBlocks are the depths of the blocks of k.
+	KBlocks []int
+	// SrcWidth, DstWidth and PreWidth are the entries of a stored row.
+	SrcWidth, DstWidth, PreWidth int
+	Epilogue                     kernel.Epilogue
+}
+
+// minRun is the shortest run of neighbouring results worth a product of its
+// own; blocks with shorter ones go through the scratch tile as a whole.
+const minRun = HalfPanel
+
+// Forward lists the products of y = W x.
+func (f Factor) Forward() []Product {
+	var ps []Product
+	for i, b := range f.Blocks {
+		epi := map[spec.Act]kernel.Epilogue{spec.GELU: kernel.GELU, spec.SwiGLU: kernel.SwiGLU}[f.Act]
+		ps = append(ps, split(Product{Block: i, K: b.In, N: b.Out, Up: b.Up,
+			SrcWidth: f.InWidth, DstWidth: f.OutWidth, PreWidth: f.PreWidth, Epilogue: epi})...)
+	}
+	return ps
+}
+
+// BackwardData lists the products of dx = W^T dy, dy being the gradient
+// before the activation.
+func (f Factor) BackwardData() []Product {
+	var ps []Product
+	for i, b := range f.Blocks {
+		k := append(append([]Seg(nil), b.Out...), b.Up...)
+		ps = append(ps, split(Product{Block: i, Transposed: true, K: k, N: b.In,
+			SrcWidth: f.PreWidth, DstWidth: f.InWidth, PreWidth: f.InWidth})...)
+	}
+	return ps
+}
+
+// split makes a product of each run of neighbouring results where all are
+// long enough, or else one indirect product.
+func split(p Product) []Product {
+	p.KBlocks = KBlocks(Len(p.K))
+	for _, s := range p.N {
+		if s.Store.Len > 1 && s.Store.Step != 1 || len(p.N) > 1 && s.Store.Len < minRun {
+			return []Product{p}
+		}
+	}
+	if p.Up != nil && len(p.Up) != len(p.N) {
+		return []Product{p}
+	}
+	for i, s := range p.Up {
+		if s.Store.Len != p.N[i].Store.Len || s.Store.Off-p.N[i].Store.Off != p.DstWidth {
+			return []Product{p}
+		}
+	}
+	p.Direct = true
+	var ps []Product
+	for i := range p.N {
+		q := p
+		q.N = p.N[i : i+1]
+		if p.Up != nil {
+			q.Up = p.Up[i : i+1]
+		}
+		ps = append(ps, q)
+	}
+	return ps
+}
+
+// Len is the number of entries of the segments.
+func Len(segs []Seg) int {
+	n := 0
+	for _, s := range segs {
+		n += s.Store.Len
+	}
+	return n
+}
+
+// Results is the number of results, SwiGLU's pairs counted once.
+func (p Product) Results() int { return Len(p.N) }
+
+// Columns is the number of columns of the pack, padding included: a multiple
+// of 16.
+func (p Product) Columns() int {
+	n := (Len(p.N) + HalfPanel - 1) &^ (HalfPanel - 1)
+	if p.Epilogue == kernel.SwiGLU {
+		n *= 2
+	}
+	return n
+}
+
+// Depth is the number of products in each sum.
+func (p Product) Depth() int { return Len(p.K) }
+
+// Padding is the ratio of multiplied to useful columns.
+func (p Product) Padding() float64 {
+	useful := Len(p.N) + Len(p.Up)
+	return float64(p.Columns()) / float64(useful)
+}
+
+// KStep is the distance in bytes between neighbouring k of one segment.
+func (p Product) KStep() int {
+	for _, s := range p.K {
+		if s.Store.Len > 1 {
+			return 4 * s.Store.Step
+		}
+	}
+	return 4
+}
+
+// Segments lists, for one block of k, where its inputs lie, in bytes from the
+// start of the source row. k0 is the first k of the block, kc its depth.
+func (p Product) Segments(k0, kc int) []kernel.Segment {
+	var segs []kernel.Segment
+	for _, s := range p.K {
+		n := s.Store.Len
+		lo, hi := max(0, k0), min(n, k0+kc)
+		if lo < hi {
+			segs = append(segs, kernel.Segment{Off: 4 * s.Store.At(lo), Len: hi - lo})
+		}
+		k0 -= n
+	}
+	return segs
+}
+
+// BlockEpilogue is the epilogue of the kernels for the i-th block of k. Only
+// the last block's sum is complete; SwiGLU kernels must run all of them,
+// because only they know where its halves are kept.
+func (p Product) BlockEpilogue(i int) kernel.Epilogue {
+	if p.Epilogue == kernel.SwiGLU || i == len(p.KBlocks)-1 {
+		return p.Epilogue
+	}
+	return kernel.Linear
+}
+
+// KIndex lists the block-local index of every k, in the order of the pack.
+func (p Product) KIndex() []int { return canon(p.K) }
+
+// ColumnIndex lists the block-local index of every packed column, -1 where it
+// is padding. SwiGLU panels alternate 16 gates and 16 ups.
+func (p Product) ColumnIndex() []int {
+	idx := make([]int, p.Columns())
+	for i := range idx {
+		idx[i] = -1
+	}
+	if p.Epilogue != kernel.SwiGLU {
+		copy(idx, canon(p.N))
+		return idx
+	}
+	up := canon(p.Up)
+	for i, c := range canon(p.N) {
+		at := i/HalfPanel*Panel + i%HalfPanel
+		idx[at], idx[at+HalfPanel] = c, up[i]
+	}
+	return idx
+}
+
+// StoreIndex lists where each result is stored in a destination row.
+func (p Product) StoreIndex() []int {
+	var idx []int
+	for _, s := range p.N {
+		for i := range s.Store.Len {
+			idx = append(idx, s.Store.At(i))
+		}
+	}
+	return idx
+}
+
+func canon(segs []Seg) []int {
+	var idx []int
+	for _, s := range segs {
+		for i := range s.Canon.Len {
+			idx = append(idx, s.Canon.At(i))
+		}
+	}
+	return idx
+}
+
+// WeightIndex gives, for one block of the factor, the stored place of every
+// input and of every output (before the activation) in canonical order:
+// backward-weight packs by these.
+func (f Factor) WeightIndex(block int) (in, out []int) {
+	b := f.Blocks[block]
+	in, out = make([]int, f.In), make([]int, f.Out)
+	fill := func(idx []int, segs []Seg) {
+		for _, s := range segs {
+			for i := range s.Store.Len {
+				idx[s.Canon.At(i)] = s.Store.At(i)
+			}
+		}
+	}
+	fill(in, b.In)
+	fill(out, b.Out)
+	fill(out, b.Up)
+	return in, out
+}

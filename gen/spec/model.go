@@ -1,0 +1,112 @@
+package spec
+
+import "strconv"
+
+// Norm names the normalisation of a model.
+type Norm string
+
+// The norms, both with epsilon 1e-5 inside the root; RMSNorm has no bias.
+const (
+	LayerNorm Norm = "layernorm"
+	RMSNorm   Norm = "rmsnorm"
+)
+
+// Position names how a model knows positions.
+type Position string
+
+// RoPE rotates queries and keys; Absolute adds a learned table to the embedding.
+const (
+	RoPE     Position = "rope"
+	Absolute Position = "absolute"
+)
+
+// Model is a whole decoder-only, pre-norm transformer.
+type Model struct {
+	Name string
+	// Vocab is the number of token ids, Hidden the width of the residual
+	// stream, FFN the inner width of each feed-forward network.
+	Vocab, Hidden, FFN, Layers int
+	// AttnDim is QHeads * head size; it may differ from Hidden.
+	AttnDim, QHeads, KVHeads int
+	// MaxPositions is the longest sequence that the model accepts.
+	MaxPositions int
+
+	// Kind, Rank and Blocks are the structure of the feed-forward networks;
+	// layer 0 stays dense when FirstLayerDense.
+	Kind            Kind
+	Rank, Blocks    int
+	FirstLayerDense bool
+
+	Act  Act
+	Bias bool
+	Norm Norm
+	// Position, and for RoPE the base of its angles.
+	Position   Position
+	RotaryBase float64
+	// ScaleAttnByLayer divides the scores by the layer's number from 1.
+	ScaleAttnByLayer bool
+	// TieEmbeddings makes the head's weight the token embedding's.
+	TieEmbeddings bool
+	// InitStd is the standard deviation of the initial draw.
+	InitStd float64
+}
+
+// HeadDim is the width of one attention head.
+func (m Model) HeadDim() int { return m.AttnDim / m.QHeads }
+
+// QKV is the fused query, key and value projection of one layer.
+func (m Model) QKV() Linear {
+	return Linear{Kind: Dense, In: m.Hidden, Out: m.AttnDim + 2*m.KVHeads*m.HeadDim(), Bias: m.Bias}
+}
+
+// Output is the attention's output projection.
+func (m Model) Output() Linear {
+	return Linear{Kind: Dense, In: m.AttnDim, Out: m.Hidden, Bias: m.Bias}
+}
+
+// Head maps the last hidden state to logits; it never has a bias.
+func (m Model) Head() Linear {
+	return Linear{Kind: Dense, In: m.Hidden, Out: m.Vocab}
+}
+
+// LayerFFN is the feed-forward network of layer i, counted from 0.
+func (m Model) LayerFFN(i int) FFN {
+	f := FFN{Kind: m.Kind, Hidden: m.Hidden, FFN: m.FFN, Rank: m.Rank, Blocks: m.Blocks, Act: m.Act, Bias: m.Bias}
+	if i == 0 && m.FirstLayerDense {
+		f.Kind, f.Rank, f.Blocks = Dense, 0, 0
+	}
+	return f
+}
+
+// Params lists the parameters of the model in the reference's names and order.
+func (m Model) Params() []Param {
+	ps := []Param{{"model.wte.weight", []int{m.Vocab, m.Hidden}}}
+	if m.Position == Absolute {
+		ps = append(ps, Param{"model.wpe.weight", []int{m.MaxPositions, m.Hidden}})
+	}
+	norm := func(name string) {
+		ps = append(ps, Param{name + ".weight", []int{m.Hidden}})
+		if m.Norm == LayerNorm {
+			ps = append(ps, Param{name + ".bias", []int{m.Hidden}})
+		}
+	}
+	linear := func(name string, l Linear) {
+		for _, p := range l.Params() {
+			ps = append(ps, Param{name + "." + p.Name, p.Shape})
+		}
+	}
+	for i := range m.Layers {
+		pre := "model.layers." + strconv.Itoa(i)
+		norm(pre + ".ln1")
+		linear(pre+".qkv_linear", m.QKV())
+		linear(pre+".o_linear", m.Output())
+		norm(pre + ".ln2")
+		linear(pre+".mlp.fc1", m.LayerFFN(i).FC1())
+		linear(pre+".mlp.fc2", m.LayerFFN(i).FC2())
+	}
+	norm("model.ln_f")
+	if !m.TieEmbeddings {
+		ps = append(ps, Param{"lm_head.weight", []int{m.Vocab, m.Hidden}})
+	}
+	return ps
+}

@@ -1,0 +1,170 @@
+// Package spec says what a structured layer, a feed-forward network or a whole
+// model is: its kind and widths, whether they are valid, which parameters it
+// has and how many, and how many floating-point operations it takes.
+//
+// The package is pure and imports only the standard library: the generator
+// plans from it and the runtime uses its values as keys.
+//
+// Source of every definition: Wei et al. 2024, "Building on Efficient
+// Foundations" (arXiv 2406.16450).
+package spec
+
+// Kind names the structure of a linear layer.
+type Kind string
+
+// The kinds. See [Linear.Chain] for what each one is.
+const (
+	Dense        Kind = "dense"
+	LowRank      Kind = "lowrank"
+	BlockDense   Kind = "blockdense"
+	BlockShuffle Kind = "blockshuffle"
+)
+
+// Act names the activation of a feed-forward network.
+type Act string
+
+// The activations. GELU is the tanh form; SwiGLU is silu(gate) * up, where the
+// first half of fc1's outputs is the gate.
+const (
+	GELU   Act = "gelu"
+	SwiGLU Act = "swiglu"
+)
+
+// Shuffle is a fixed relabelling of the entries of a vector that follows a
+// factor.
+type Shuffle string
+
+// The shuffles of a vector of n*Q entries, n being the factor's block count.
+const (
+	// NoShuffle leaves the vector as it is.
+	NoShuffle Shuffle = ""
+	// Deal deals entry i to pile i mod n, at place i div n: the next factor's
+	// block l reads pile l.
+	Deal Shuffle = "deal"
+	// Riffle undoes Deal: entry b of block l becomes output b*n + l.
+	Riffle Shuffle = "riffle"
+)
+
+// Factor is a block-diagonal matrix: Blocks blocks, each Out x In, stored
+// row-major as [Blocks, Out, In] (or [Out, In] where the layer's kind never
+// has more than one block in this factor).
+type Factor struct {
+	// Param is the reference's name of the weight: weight, lr1, blkdiag, ...
+	Param string
+	// Shape is the shape of the stored weight.
+	Shape []int
+	// Blocks, In and Out count the blocks and the inputs and outputs of each.
+	Blocks, In, Out int
+	// Then is the shuffle of the factor's Blocks*Out outputs.
+	Then Shuffle
+}
+
+// Weights is the number of weights of the factor.
+func (f Factor) Weights() int { return f.Blocks * f.In * f.Out }
+
+// Linear is one linear layer, y = x W^T + bias, x having In entries and y
+// Out. The zero Kind is invalid.
+type Linear struct {
+	Kind    Kind
+	In, Out int
+	// Rank is the inner width of lowrank and blockdense, 0 otherwise.
+	Rank int
+	// Blocks is the block count of blockdense and blockshuffle, 0 otherwise.
+	Blocks int
+	Bias   bool
+}
+
+// Chain returns the factors of a valid layer, the one that reads x first.
+// The bias comes after the last factor and its shuffle.
+//
+//	dense         [1: in -> out]
+//	lowrank       [1: in -> r] [1: r -> out]
+//	blockdense    [b: in/b -> r/b] [1: r -> out]
+//	blockshuffle  [b: in/b -> q] deal [b: q -> out/b] riffle,  q = in/b if in < out, else out/b
+func (l Linear) Chain() []Factor {
+	flat := func(name string, in, out int) Factor {
+		return Factor{Param: name, Shape: []int{out, in}, Blocks: 1, In: in, Out: out}
+	}
+	blocked := func(name string, b, in, out int, then Shuffle) Factor {
+		return Factor{Param: name, Shape: []int{b, out, in}, Blocks: b, In: in, Out: out, Then: then}
+	}
+	switch b, r := l.Blocks, l.Rank; l.Kind {
+	case Dense:
+		return []Factor{flat("weight", l.In, l.Out)}
+	case LowRank:
+		return []Factor{flat("lr1", l.In, r), flat("lr2", r, l.Out)}
+	case BlockDense:
+		return []Factor{blocked("blkdiag", b, l.In/b, r/b, NoShuffle), flat("lr", r, l.Out)}
+	case BlockShuffle:
+		q := l.Out / b
+		if l.In < l.Out {
+			q = l.In / b
+		}
+		deal, riffle := Deal, Riffle
+		if b == 1 {
+			deal, riffle = NoShuffle, NoShuffle
+		}
+		return []Factor{blocked("blkdiag1", b, l.In/b, q, deal), blocked("blkdiag2", b, q, l.Out/b, riffle)}
+	}
+	panic("spec: chain of a layer of invalid kind " + string(l.Kind))
+}
+
+// Param is one named parameter with its shape.
+type Param struct {
+	Name  string
+	Shape []int
+}
+
+// Size is the number of entries of the parameter.
+func (p Param) Size() int {
+	n := 1
+	for _, d := range p.Shape {
+		n *= d
+	}
+	return n
+}
+
+// Params lists the parameters of the layer: the factors' weights in chain
+// order, then the bias where there is one.
+func (l Linear) Params() []Param {
+	var ps []Param
+	for _, f := range l.Chain() {
+		ps = append(ps, Param{f.Param, f.Shape})
+	}
+	if l.Bias {
+		ps = append(ps, Param{"bias", []int{l.Out}})
+	}
+	return ps
+}
+
+// Weights is the number of weights, the bias not counted.
+func (l Linear) Weights() int {
+	n := 0
+	for _, f := range l.Chain() {
+		n += f.Weights()
+	}
+	return n
+}
+
+// FFN is a feed-forward network, fc2(act(fc1(x))), both linears of one kind.
+type FFN struct {
+	Kind         Kind
+	Hidden, FFN  int
+	Rank, Blocks int
+	Act          Act
+	Bias         bool
+}
+
+// FC1 is the first linear: Hidden -> FFN, or 2*FFN for SwiGLU.
+func (f FFN) FC1() Linear {
+	out := f.FFN
+	if f.Act == SwiGLU {
+		out *= 2
+	}
+	return Linear{Kind: f.Kind, In: f.Hidden, Out: out, Rank: f.Rank, Blocks: f.Blocks, Bias: f.Bias}
+}
+
+// FC2 is the second linear: FFN -> Hidden.
+func (f FFN) FC2() Linear {
+	return Linear{Kind: f.Kind, In: f.FFN, Out: f.Hidden, Rank: f.Rank, Blocks: f.Blocks, Bias: f.Bias}
+}

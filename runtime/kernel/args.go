@@ -1,0 +1,79 @@
+package kernel
+
+import "unsafe"
+
+// Args is what every matrix-product kernel takes, through one pointer. A call
+// computes NTiles neighbouring tiles of MR rows x NR columns,
+//
+//	C[i,j] = act(alpha*(sum_k A[i,k]*B[k,j] (+ C[i,j])) + bias[j] + residual[i,j])
+//
+// each sum one chain of fused multiply-adds in increasing k. MR, NR and the
+// activation belong to the kernel; offsets and strides are in bytes; a nil
+// Bias, Residual or Aux is left out. Assembly reads the fields by offset:
+// the generator derives the offsets from this struct.
+type Args struct {
+	// A is the first row of the left operand: entry (i, k) lies at
+	// A + i*LDA + the place of k, where the segments list the places of all k
+	// in order.
+	A unsafe.Pointer
+	// B is the first packed panel: [k][32] float32 (or [k][16] where NR = 16).
+	B unsafe.Pointer
+	// C is the first row of the tile.
+	C unsafe.Pointer
+	// Bias holds one entry a column, in the order of the packed columns.
+	Bias unsafe.Pointer
+	// Residual has the strides of C and is added after the bias.
+	Residual unsafe.Pointer
+	// Aux receives the values before the activation; for SwiGLU the gates, and
+	// UpAux bytes further the ups.
+	Aux unsafe.Pointer
+	// Segs points to NSegs segments.
+	Segs  unsafe.Pointer
+	NSegs int
+	// LDA, LDC and LDAux step to the next row; KStep to the next k inside a
+	// segment.
+	LDA, KStep, LDC, LDAux, UpAux int
+	// NTiles counts the column tiles; PanelStep leads from one panel of B to
+	// the next.
+	NTiles, PanelStep int
+	Alpha             float32
+	Flags             Flags
+
+	// MR, NR and Epilogue repeat the tile for the portable kernel, which
+	// serves all of them.
+	MR, NR   int
+	Epilogue Epilogue
+}
+
+// Flags are the switches of a matrix product.
+type Flags uint32
+
+const (
+	// Accumulate adds the sum to what C holds: the earlier blocks of k.
+	Accumulate Flags = 1 << iota
+	// Scale multiplies the sum by Alpha, before the bias.
+	Scale
+	// PreOnly makes a SwiGLU kernel store Aux and leave out the activation: for
+	// all blocks of k but the last. Its Accumulate reads Aux, because C has no
+	// room for both halves.
+	PreOnly
+)
+
+// Segment is a stretch of Len values of k, the first Off bytes from the row's
+// start.
+type Segment struct{ Off, Len int }
+
+// Epilogue is the activation that a kernel applies to its tile before the
+// store.
+type Epilogue string
+
+// The epilogues. SwiGLU kernels read panels of 16 gates and 16 ups and store
+// half as many columns as they multiply.
+const (
+	Linear Epilogue = ""
+	GELU   Epilogue = "gelu"
+	SwiGLU Epilogue = "swiglu"
+)
+
+// Func is a matrix-product kernel.
+type Func func(*Args)
