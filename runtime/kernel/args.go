@@ -77,3 +77,7 @@ const (
 
 // Func is a matrix-product kernel.
 type Func func(*Args)
+
+// ABI is the version of the layout of Args. Generated packages assert theirs
+// when they are compiled.
+const ABI = 1

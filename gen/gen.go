@@ -1,0 +1,262 @@
+// Package gen ties the generator together: spec -> plan -> emit. It turns the
+// specs of a package into its files, and writes or compares them.
+package gen
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/structuredffn/sffn/gen/bind"
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/simd"
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// File is one generated file; Name has no directory.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Package says what to generate: the kernels of networks and of single
+// linear layers, in one Go package. Kernels that several need are made once.
+type Package struct {
+	// Name is the Go package name.
+	Name    string
+	FFNs    []spec.FFN
+	Linears []spec.Linear
+	// ISAs to emit; empty means all that have assembly.
+	ISAs []kernel.ISA
+}
+
+// CPUs lists the instruction sets that sffngen emits assembly for.
+var CPUs = []kernel.ISA{kernel.AVX512, kernel.AVX2}
+
+// Of collects what one or more models need: the networks of their layers,
+// the attention's projections and the head.
+func Of(name string, models ...spec.Model) Package {
+	p := Package{Name: name}
+	for _, m := range models {
+		for i := range m.Layers {
+			p.FFNs = appendNew(p.FFNs, m.LayerFFN(i))
+		}
+		for _, l := range []spec.Linear{m.QKV(), m.Output(), m.Head()} {
+			p.Linears = appendNew(p.Linears, l)
+		}
+	}
+	return p
+}
+
+func appendNew[T comparable](s []T, v T) []T {
+	if slices.Contains(s, v) {
+		return s
+	}
+	return append(s, v)
+}
+
+// Validate reports everything that is wrong with the package.
+func (p Package) Validate() error {
+	var errs []error
+	if !token.IsIdentifier(p.Name) || strings.ToLower(p.Name) != p.Name {
+		errs = append(errs, fmt.Errorf("package name %q: want a lower-case Go identifier", p.Name))
+	}
+	for _, f := range p.FFNs {
+		errs = append(errs, f.Validate())
+	}
+	for _, l := range p.Linears {
+		errs = append(errs, l.Validate())
+	}
+	for _, isa := range p.ISAs {
+		if !slices.Contains(CPUs, isa) {
+			errs = append(errs, fmt.Errorf("isa %q: valid are %v", isa, CPUs))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Layers plans every layer of the package.
+func (p Package) Layers() []plan.Layer {
+	var ls []plan.Layer
+	for _, f := range p.FFNs {
+		pf := plan.NewFFN(f)
+		ls = append(ls, pf.FC1, pf.FC2)
+	}
+	for _, l := range p.Linears {
+		ls = append(ls, plan.NewLayer(l))
+	}
+	return ls
+}
+
+// Files generates the package.
+func (p Package) Files() ([]File, error) {
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	isas := p.ISAs
+	if len(isas) == 0 {
+		isas = CPUs
+	}
+	layers := p.Layers()
+	var kernels []plan.Kernel
+	for _, isa := range isas {
+		kernels = append(kernels, plan.For(isa).Specialised(layers...)...)
+	}
+	files, err := kernelFiles(p.Name, kernels)
+	if err != nil {
+		return nil, err
+	}
+	if len(p.FFNs) > 0 {
+		src, err := bind.FFNs(p.Name, p.doc(), p.FFNs)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, File{"z_ffn.go", src})
+	}
+	test, err := bind.Test(p.Name, p.FFNs)
+	if err != nil {
+		return nil, err
+	}
+	return append(files, File{"z_kernels_test.go", test}), nil
+}
+
+func (p Package) doc() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Package %s holds kernels specialised for these shapes, registered when the\npackage is linked:\n\n", p.Name)
+	for _, f := range p.FFNs {
+		fmt.Fprintf(&b, "  - %s\n", f.Name())
+	}
+	for _, l := range p.Linears {
+		fmt.Fprintf(&b, "  - %s\n", l.Name())
+	}
+	return b.String()
+}
+
+// AnyShape generates the package of the kernels that serve every shape:
+// matrix products with all strides in registers, and the elementwise kernels.
+func AnyShape() ([]File, error) {
+	var kernels []plan.Kernel
+	for _, isa := range CPUs {
+		kernels = append(kernels, plan.For(isa).Any()...)
+	}
+	files, err := kernelFiles("anyshape", kernels)
+	if err != nil {
+		return nil, err
+	}
+	vec, err := simd.Vec()
+	if err != nil {
+		return nil, err
+	}
+	for name, data := range vec {
+		files = append(files, File{name, data})
+	}
+	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
+	return files, nil
+}
+
+// kernelFiles assembles kernels, one file an instruction set, with their
+// stubs and registration.
+func kernelFiles(pkg string, kernels []plan.Kernel) ([]File, error) {
+	files, err := simd.Mul(pkg, kernels)
+	if err != nil {
+		return nil, err
+	}
+	var out []File
+	for name, data := range files {
+		out = append(out, File{name, data})
+	}
+	reg, err := bind.Register(pkg, kernels)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, File{"z_register_amd64.go", reg})
+	slices.SortFunc(out, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// generatedMark is in the first line of every file that sffngen wrote.
+const generatedMark = "// Code generated by sffngen. DO NOT EDIT."
+
+// stale lists the files that sffngen once wrote into dir and that are not
+// among files.
+func stale(dir string, files []File) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "z") || slices.ContainsFunc(files, func(f File) bool { return f.Name == e.Name() }) {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		if bytes.HasPrefix(data, []byte(generatedMark)) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// Write puts the files into dir: only what changed, each atomically, and
+// removes what an earlier run left there.
+func Write(dir string, files []File) error {
+	changed, err := Diff(dir, files)
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	old, err := stale(dir, files)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if slices.Contains(changed, f.Name) {
+			if err := renameio.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range old {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Diff lists the names of the files in dir that Write would create, change or
+// remove.
+func Diff(dir string, files []File) ([]string, error) {
+	changed, err := stale(dir, files)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		have, err := os.ReadFile(filepath.Join(dir, f.Name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err != nil || !bytes.Equal(have, f.Data) {
+			changed = append(changed, f.Name)
+		}
+	}
+	slices.Sort(changed)
+	return changed, nil
+}

@@ -1,0 +1,478 @@
+package simd
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// Mul assembles matrix-product kernels: one file an instruction set, and the
+// file of their declarations.
+func Mul(pkg string, kernels []plan.Kernel) (map[string][]byte, error) {
+	byISA := map[kernel.ISA][]plan.Kernel{}
+	for _, k := range kernels {
+		byISA[k.ISA] = append(byISA[k.ISA], k)
+	}
+	files := map[string][]byte{}
+	var asms []*asm
+	for _, isa := range []kernel.ISA{kernel.AVX512, kernel.AVX2} {
+		ks := byISA[isa]
+		if len(ks) == 0 {
+			continue
+		}
+		slices.SortFunc(ks, func(a, b plan.Kernel) int { return cmp.Compare(a.Name(), b.Name()) })
+		e := newAsm(isa)
+		for _, k := range ks {
+			e.mul(k)
+		}
+		src, err := e.finish()
+		if err != nil {
+			return nil, err
+		}
+		files[fmt.Sprintf("z_mul_%s_amd64.s", isa)] = src
+		asms = append(asms, e)
+	}
+	files["z_mul_amd64.go"] = stubs(pkg, "Args", asms...)
+	return files, nil
+}
+
+// tile is the emission of one matrix-product kernel:
+//
+//	for t in tiles:
+//	    acc = 0
+//	    for seg in segments: for k in seg: acc[i][j] += A[i,k] * B[k,j]
+//	    epilogue: accumulate, scale, bias, residual, aux, activation, store
+type tile struct {
+	*asm
+	plan.Kernel
+	acc [][]reg.VecVirtual
+	// t counts the tiles done, b walks the panel; sweeps is the number of
+	// vector groups in which a tile is computed, one after the other.
+	t, b   reg.GPVirtual
+	sweeps int
+	// vecAt is the offset of each vector in a row of the panel; rowBytes the
+	// size of that row.
+	vecAt    []int
+	rowBytes int
+	// paired tiles take their last vectors from the neighbouring panel,
+	// pairStep bytes on.
+	paired   bool
+	pairStep reg.GPVirtual
+}
+
+func (e *asm) mul(k plan.Kernel) {
+	e.function(k.Name())
+	m := &tile{asm: e, Kernel: k, sweeps: 1, rowBytes: 4 * min(k.NR, plan.Panel), paired: k.NR > plan.Panel}
+	vectors := k.NR / e.lanes
+	if e.isa == kernel.AVX2 && k.NR == plan.Panel {
+		m.sweeps, vectors = 2, vectors/2
+	}
+	for j := range vectors {
+		at := j * e.bytes % m.rowBytes
+		if k.Epilogue == kernel.SwiGLU && m.sweeps == 2 {
+			at = j * 4 * plan.HalfPanel // the gates' and the ups' half of the panel
+		}
+		m.vecAt = append(m.vecAt, at)
+	}
+	m.t = e.GP64()
+	e.XORQ(m.t, m.t)
+	next := e.label("tile")
+	e.Label(next)
+	m.beginTile(vectors)
+	m.products()
+	m.epilogue()
+	e.INCQ(m.t)
+	n := e.load(argNTiles)
+	if m.sweeps == 2 {
+		e.ADDQ(n, n)
+	}
+	e.CMPQ(m.t, n)
+	e.JL(e.jump(next))
+	e.done()
+}
+
+// beginTile clears the accumulators and points b at the tile's panel.
+func (m *tile) beginTile(vectors int) {
+	m.acc = nil
+	for range m.MR {
+		row := m.vecs(vectors)
+		for _, v := range row {
+			m.zero(v)
+		}
+		m.acc = append(m.acc, row)
+	}
+	m.b = m.GP64()
+	m.MOVQ(m.t, m.b)
+	half := m.GP64()
+	if m.sweeps == 2 {
+		// Tile t is sweep t&1 of panel t>>1.
+		m.MOVQ(m.t, half)
+		m.ANDQ(operand.U32(1), half)
+		shift := 5 // plain sweeps are 64 bytes apart, SwiGLU's 32
+		if m.Epilogue != kernel.SwiGLU {
+			shift = 6
+		}
+		m.SHLQ(operand.U8(shift), half)
+		m.SHRQ(operand.U8(1), m.b)
+	}
+	step := m.load(argPanelStep)
+	m.IMULQ(step, m.b)
+	if m.paired {
+		m.pairStep = step
+		m.ADDQ(m.b, m.b)
+	}
+	m.ADDQ(m.field(argB), m.b)
+	if m.sweeps == 2 {
+		m.ADDQ(half, m.b)
+	}
+}
+
+// panelVec is where vector j of the u-th row of the panel lies.
+func (m *tile) panelVec(u, j int) operand.Mem {
+	disp := u*m.rowBytes + m.vecAt[j]
+	if m.paired && j >= len(m.vecAt)/2 {
+		return indexed(m.b, m.pairStep, 1, disp)
+	}
+	return mem(m.b, disp)
+}
+
+// multiply adds the products of one k; a gives the left operand of each row.
+func (m *tile) multiply(u int, a func(i int) operand.Mem) {
+	bs := m.vecs(len(m.vecAt))
+	for j, b := range bs {
+		m.VMOVUPS(m.panelVec(u, j), b)
+	}
+	for i, row := range m.acc {
+		x := m.vec()
+		m.VBROADCASTSS(a(i), x)
+		for j, b := range bs {
+			m.VFMADD231PS(b, x, row[j])
+		}
+	}
+}
+
+const unroll = 4
+
+func (m *tile) products() {
+	switch {
+	case m.Shape != nil:
+		m.constantProducts()
+	case m.Strip:
+		ap := m.load(argA)
+		segs, n := m.load(argSegs), m.GP64()
+		m.MOVQ(mem(segs, int(segLen)), n)
+		m.countedLoop(n, func(us int) {
+			for u := range us {
+				m.multiply(u, func(i int) operand.Mem { return mem(ap, 4*(u*m.MR+i)) })
+			}
+			m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
+			m.ADDQ(operand.I32(int32(us*4*m.MR)), ap)
+		})
+	default:
+		m.stridedProducts()
+	}
+}
+
+// countedLoop runs body(4) n/4 times and body(1) n%4 times. n is destroyed.
+func (m *tile) countedLoop(n reg.GPVirtual, body func(us int)) {
+	rest, end := m.label("rest"), m.label("end")
+	main, one := m.label("main"), m.label("one")
+	m.SUBQ(operand.I32(unroll), n)
+	m.JL(m.jump(rest))
+	m.Label(main)
+	body(unroll)
+	m.SUBQ(operand.I32(unroll), n)
+	m.JGE(m.jump(main))
+	m.Label(rest)
+	m.ADDQ(operand.I32(unroll), n)
+	m.JZ(m.jump(end))
+	m.Label(one)
+	body(1)
+	m.DECQ(n)
+	m.JNZ(m.jump(one))
+	m.Label(end)
+}
+
+// constantProducts has every stride and count as an immediate.
+func (m *tile) constantProducts() {
+	s := m.Shape
+	ap := m.load(argA)
+	n := len(s.Segs)
+	body := func() {
+		us := unroll
+		block := func(us int) {
+			for u := range us {
+				m.multiply(u, func(i int) operand.Mem { return mem(ap, i*s.LDA+u*s.KStep) })
+			}
+			m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
+			m.ADDQ(operand.I32(int32(us*s.KStep)), ap)
+		}
+		if c := s.Segs[0].Len / us; c > 0 {
+			k, l := m.GP64(), m.label("k")
+			m.MOVQ(operand.U32(uint32(c)), k)
+			m.Label(l)
+			block(us)
+			m.DECQ(k)
+			m.JNZ(m.jump(l))
+		}
+		if r := s.Segs[0].Len % us; r > 0 {
+			block(r)
+		}
+	}
+	if n == 1 {
+		body()
+		return
+	}
+	c, l := m.GP64(), m.label("seg")
+	m.MOVQ(operand.U32(uint32(n)), c)
+	m.Label(l)
+	body()
+	m.ADDQ(operand.I32(int32(s.Segs[1].Off-s.Segs[0].Off-s.Segs[0].Len*s.KStep)), ap)
+	m.DECQ(c)
+	m.JNZ(m.jump(l))
+}
+
+// stridedProducts reads every stride from the arguments. Rows are addressed
+// from pointers 5 rows apart: with the stride and three times the stride as
+// index registers, one pointer reaches rows 0 to 4 and 6, 8, 12.
+func (m *tile) stridedProducts() {
+	lda, lda3, step := m.load(argLDA), m.GP64(), m.load(argKStep)
+	m.LEAQ(indexed(lda, lda, 2, 0), lda3)
+	segs, nsegs := m.load(argSegs), m.load(argNSegs)
+	l := m.label("seg")
+	m.Label(l)
+	ptrs := make([]reg.GPVirtual, (m.MR+4)/5)
+	for i := range ptrs {
+		ptrs[i] = m.GP64()
+		if i == 0 {
+			m.MOVQ(m.field(argA), ptrs[0])
+			m.ADDQ(mem(segs, int(segOff)), ptrs[0])
+			continue
+		}
+		m.LEAQ(indexed(ptrs[i-1], lda, 4, 0), ptrs[i])
+		m.ADDQ(lda, ptrs[i])
+	}
+	row := func(i int) operand.Mem {
+		p := ptrs[i/5]
+		switch i % 5 {
+		case 0:
+			return mem(p, 0)
+		case 1:
+			return indexed(p, lda, 1, 0)
+		case 2:
+			return indexed(p, lda, 2, 0)
+		case 3:
+			return indexed(p, lda3, 1, 0)
+		default:
+			return indexed(p, lda, 4, 0)
+		}
+	}
+	n := m.GP64()
+	m.MOVQ(mem(segs, int(segLen)), n)
+	m.countedLoop(n, func(us int) {
+		for u := range us {
+			m.multiply(u, row)
+			for _, p := range ptrs {
+				m.ADDQ(step, p)
+			}
+		}
+		m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
+	})
+	m.ADDQ(operand.I32(int32(segSize)), segs)
+	m.DECQ(nsegs)
+	m.JNZ(m.jump(l))
+}
+
+// stored is the number of bytes that one row of a tile (or sweep) stores.
+func (m *tile) stored() int {
+	n := len(m.vecAt) * m.bytes
+	if m.Epilogue == kernel.SwiGLU {
+		n /= 2
+	}
+	return n
+}
+
+// rows walks the tile's rows of the buffer at field base, whose row stride is
+// at field ld, calling f with the row's index and pointer. extra, where not 0,
+// is a field that is added to the base.
+func (m *tile) rows(base, ld, extra uintptr, f func(i int, p reg.GPVirtual)) {
+	p := m.load(base)
+	m.addColumns(p, m.stored())
+	if extra != 0 {
+		m.ADDQ(m.field(extra), p)
+	}
+	stride := m.GP64()
+	if m.MR > 1 {
+		m.MOVQ(m.field(ld), stride)
+	}
+	for i := range m.MR {
+		f(i, p)
+		if i < m.MR-1 {
+			m.ADDQ(stride, p)
+		}
+	}
+}
+
+// addColumns advances p by the columns of the tiles done.
+func (m *tile) addColumns(p reg.GPVirtual, bytes int) {
+	off := m.GP64()
+	m.IMUL3Q(operand.U32(uint32(bytes)), m.t, off)
+	m.ADDQ(off, p)
+}
+
+// optional emits body where the pointer at field off is not nil.
+func (m *tile) optional(off uintptr, body func()) {
+	skip := m.label("skip")
+	p := m.load(off)
+	m.TESTQ(p, p)
+	m.JZ(m.jump(skip))
+	body()
+	m.Label(skip)
+}
+
+// flagged emits body where the flag is set.
+func (m *tile) flagged(f kernel.Flags, body func()) {
+	skip := m.label("skip")
+	m.TESTL(operand.U32(uint32(f)), m.field(argFlags))
+	m.JZ(m.jump(skip))
+	body()
+	m.Label(skip)
+}
+
+func (m *tile) epilogue() {
+	swiglu := m.Epilogue == kernel.SwiGLU
+	m.flagged(kernel.Accumulate, func() {
+		add := func(i int, p reg.GPVirtual, vs []reg.VecVirtual) {
+			for j, v := range vs {
+				m.VADDPS(mem(p, j*m.bytes), v, v)
+			}
+		}
+		if swiglu {
+			m.rows(argAux, argLDAux, 0, func(i int, p reg.GPVirtual) { add(i, p, m.gates(i)) })
+			m.rows(argAux, argLDAux, argUpAux, func(i int, p reg.GPVirtual) { add(i, p, m.ups(i)) })
+			return
+		}
+		m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) { add(i, p, m.acc[i]) })
+	})
+	m.flagged(kernel.Scale, func() {
+		alpha := m.vec()
+		m.VBROADCASTSS(m.field(argAlpha), alpha)
+		for _, row := range m.acc {
+			for _, v := range row {
+				m.VMULPS(alpha, v, v)
+			}
+		}
+	})
+	m.optional(argBias, m.addBias)
+	if !swiglu {
+		m.optional(argResidual, func() {
+			m.rows(argResidual, argLDC, 0, func(i int, p reg.GPVirtual) {
+				for j, v := range m.acc[i] {
+					m.VADDPS(mem(p, j*m.bytes), v, v)
+				}
+			})
+		})
+	}
+	if m.Epilogue != kernel.Linear {
+		m.optional(argAux, m.storeAux)
+	}
+	store := func() {
+		m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) {
+			for j, v := range m.activate(i) {
+				m.VMOVUPS(v, mem(p, j*m.bytes))
+			}
+		})
+	}
+	if !swiglu {
+		store()
+		return
+	}
+	skip := m.label("skip")
+	m.TESTL(operand.U32(uint32(kernel.PreOnly)), m.field(argFlags))
+	m.JNZ(m.jump(skip))
+	store()
+	m.Label(skip)
+}
+
+// gates and ups are the halves of a SwiGLU row: panels hold 16 of each.
+func (m *tile) gates(i int) []reg.VecVirtual { return m.half(i, 0) }
+func (m *tile) ups(i int) []reg.VecVirtual   { return m.half(i, 1) }
+
+func (m *tile) half(i, h int) (vs []reg.VecVirtual) {
+	for j := h; j < len(m.acc[i]); j += 2 {
+		vs = append(vs, m.acc[i][j])
+	}
+	return vs
+}
+
+// addBias adds one entry a packed column. A sweep's vectors lie in the bias
+// as they do in a row of the panel.
+func (m *tile) addBias() {
+	p := m.load(argBias)
+	if m.sweeps == 2 {
+		// Two sweeps share a panel of 128 bytes.
+		panel, half := m.GP64(), m.GP64()
+		m.MOVQ(m.t, panel)
+		m.SHRQ(operand.U8(1), panel)
+		m.SHLQ(operand.U8(7), panel)
+		m.ADDQ(panel, p)
+		m.MOVQ(m.t, half)
+		m.ANDQ(operand.U32(1), half)
+		shift := 6
+		if m.Epilogue == kernel.SwiGLU {
+			shift = 5
+		}
+		m.SHLQ(operand.U8(shift), half)
+		m.ADDQ(half, p)
+	} else {
+		m.addColumns(p, len(m.vecAt)*m.bytes)
+	}
+	for j := range m.vecAt {
+		at := j * m.bytes
+		if m.sweeps == 2 {
+			at = m.vecAt[j]
+		}
+		b := m.vec()
+		m.VMOVUPS(mem(p, at), b)
+		for _, row := range m.acc {
+			m.VADDPS(b, row[j], row[j])
+		}
+	}
+}
+
+func (m *tile) storeAux() {
+	store := func(vs []reg.VecVirtual, p reg.GPVirtual) {
+		for j, v := range vs {
+			m.VMOVUPS(v, mem(p, j*m.bytes))
+		}
+	}
+	if m.Epilogue != kernel.SwiGLU {
+		m.rows(argAux, argLDAux, 0, func(i int, p reg.GPVirtual) { store(m.acc[i], p) })
+		return
+	}
+	m.rows(argAux, argLDAux, 0, func(i int, p reg.GPVirtual) { store(m.gates(i), p) })
+	m.rows(argAux, argLDAux, argUpAux, func(i int, p reg.GPVirtual) { store(m.ups(i), p) })
+}
+
+// activate applies the activation to row i and returns what is stored.
+func (m *tile) activate(i int) []reg.VecVirtual {
+	switch m.Epilogue {
+	case kernel.GELU:
+		for _, v := range m.acc[i] {
+			m.gelu(v)
+		}
+	case kernel.SwiGLU:
+		gates, ups := m.gates(i), m.ups(i)
+		for j, u := range ups {
+			m.swiglu(gates[j], u)
+		}
+		return ups
+	}
+	return m.acc[i]
+}

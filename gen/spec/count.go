@@ -1,0 +1,51 @@
+package spec
+
+import "strings"
+
+// Counts are the parameter counts of a model, by the conventions of the
+// paper's tables.
+type Counts struct {
+	// Total is every learnable number, a tied head counted once.
+	Total int64
+	// Formula counts attention and FFN weights and vocab*hidden; neither
+	// biases nor norms.
+	Formula int64
+	// FormulaWithoutEmbedding leaves out vocab*hidden.
+	FormulaWithoutEmbedding int64
+	// MLPWeights counts the FFN weights, MLP their biases too.
+	MLPWeights, MLP int64
+}
+
+// Count counts the parameters of a valid model.
+func (m Model) Count() Counts {
+	var c Counts
+	for _, p := range m.Params() {
+		c.Total += int64(p.Size())
+		if strings.Contains(p.Name, ".mlp.") {
+			c.MLP += int64(p.Size())
+		}
+	}
+	for i := range m.Layers {
+		c.MLPWeights += int64(m.LayerFFN(i).FC1().Weights() + m.LayerFFN(i).FC2().Weights())
+	}
+	c.FormulaWithoutEmbedding = int64(m.Layers)*m.attentionWeights() + c.MLPWeights
+	c.Formula = c.FormulaWithoutEmbedding + int64(m.Vocab)*int64(m.Hidden)
+	return c
+}
+
+func (m Model) attentionWeights() int64 {
+	return int64(m.QKV().Weights() + m.Output().Weights())
+}
+
+// ForwardFLOPs counts the floating-point operations of one forward pass over
+// batch sequences of seq tokens: the head included, attention not halved for
+// causality, embedding look-up, norms and activations left out.
+func (m Model) ForwardFLOPs(batch, seq int) int64 {
+	b, s := int64(batch), int64(seq)
+	return 2*b*s*m.Count().Formula + 4*int64(m.Layers)*b*s*s*int64(m.AttnDim)
+}
+
+// MLPFLOPs counts the share of the feed-forward networks in ForwardFLOPs.
+func (m Model) MLPFLOPs(batch, seq int) int64 {
+	return 2 * int64(batch) * int64(seq) * m.Count().MLPWeights
+}

@@ -1,0 +1,243 @@
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// FieldError says what is wrong with one field of a spec and what would be
+// right.
+type FieldError struct {
+	// Field is the field's name as files and flags spell it.
+	Field string
+	Msg   string
+}
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Msg }
+
+// Limits of a valid spec. They keep every product of two widths, and every
+// count that the project computes, inside an int64.
+const (
+	MaxWidth  = 1 << 20
+	MaxParams = 1 << 40
+)
+
+type checker struct{ errs []error }
+
+func (c *checker) fail(field, format string, args ...any) {
+	c.errs = append(c.errs, &FieldError{field, fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) width(field string, v int) bool {
+	if v < 1 || v > MaxWidth {
+		c.fail(field, "%d is out of range, want 1 to %d", v, MaxWidth)
+		return false
+	}
+	return true
+}
+
+func (c *checker) err() error { return errors.Join(c.errs...) }
+
+// check collects the errors of a structure on layers of the given shapes,
+// which must be valid widths.
+func (c *checker) structure(kind Kind, rank, blocks int, dims map[string]int, shapes ...[2]int) {
+	unused := func(field string, v int) {
+		if v != 0 {
+			c.fail(field, "a %s layer has none, got %d; leave it out", kind, v)
+		}
+	}
+	divides := func(names ...string) {
+		if blocks < 1 {
+			c.fail("blocks", "%d is out of range; a %s layer needs at least 1", blocks, kind)
+			return
+		}
+		for _, n := range names {
+			if d := dims[n]; d > 0 && d%blocks != 0 {
+				c.fail("blocks", "%d does not divide %s %d; valid are %s", blocks, n, d, divisors(d))
+			}
+		}
+	}
+	switch kind {
+	case Dense:
+		unused("rank", rank)
+		unused("blocks", blocks)
+	case LowRank:
+		unused("blocks", blocks)
+		for _, s := range shapes {
+			if lim := min(s[0], s[1]); rank < 1 || rank > lim {
+				c.fail("rank", "%d is out of range for a %d -> %d lowrank layer, want 1 to %d", rank, s[0], s[1], lim)
+				break
+			}
+		}
+	case BlockDense:
+		if rank < 1 || rank > MaxWidth {
+			c.fail("rank", "%d is out of range for a blockdense layer, want 1 to %d", rank, MaxWidth)
+			return
+		}
+		dims["rank"] = rank
+		names := []string{"rank"}
+		for n := range dims {
+			if n == "in" || n == "hidden" || n == "ffn" {
+				names = append(names, n)
+			}
+		}
+		slices.Sort(names)
+		divides(names...)
+	case BlockShuffle:
+		unused("rank", rank)
+		var names []string
+		for n := range dims {
+			names = append(names, n)
+		}
+		slices.Sort(names)
+		divides(names...)
+	default:
+		c.fail("kind", "unknown kind %q; valid are dense, lowrank, blockdense, blockshuffle", kind)
+	}
+}
+
+func divisors(n int) string {
+	var ds []string
+	for d := 1; d <= n && d <= 64; d++ {
+		if n%d == 0 {
+			ds = append(ds, fmt.Sprint(d))
+		}
+	}
+	if n > 64 {
+		ds = append(ds, "...")
+	}
+	return strings.Join(ds, ", ")
+}
+
+// Validate reports every field that is wrong as a [FieldError].
+func (l Linear) Validate() error {
+	var c checker
+	if c.width("in", l.In) && c.width("out", l.Out) {
+		c.structure(l.Kind, l.Rank, l.Blocks, map[string]int{"in": l.In, "out": l.Out}, [2]int{l.In, l.Out})
+	}
+	return c.err()
+}
+
+// Validate reports every field that is wrong as a [FieldError].
+func (f FFN) Validate() error {
+	var c checker
+	c.ffn(f)
+	return c.err()
+}
+
+func (c *checker) ffn(f FFN) {
+	act := f.Act == GELU || f.Act == SwiGLU
+	if !act {
+		c.fail("act", "unknown activation %q; valid are gelu, swiglu", f.Act)
+	}
+	if ok := c.width("hidden", f.Hidden); !c.width("ffn", f.FFN) || !ok || !act {
+		return
+	}
+	fc1, fc2 := f.FC1(), f.FC2()
+	c.structure(f.Kind, f.Rank, f.Blocks, map[string]int{"hidden": f.Hidden, "ffn": f.FFN, "fc1's output": fc1.Out},
+		[2]int{fc1.In, fc1.Out}, [2]int{fc2.In, fc2.Out})
+}
+
+// Validate reports every field that is wrong as a [FieldError].
+func (m Model) Validate() error {
+	var c checker
+	ok := true
+	for _, f := range []struct {
+		name string
+		v    int
+	}{
+		{"vocab", m.Vocab}, {"hidden", m.Hidden}, {"ffn", m.FFN}, {"layers", m.Layers}, {"attn_dim", m.AttnDim},
+		{"q_heads", m.QHeads}, {"kv_heads", m.KVHeads}, {"max_positions", m.MaxPositions},
+	} {
+		ok = c.width(f.name, f.v) && ok
+	}
+	if ok {
+		c.heads(m)
+		c.ffn(m.structuredFFN())
+	}
+	if m.Norm != LayerNorm && m.Norm != RMSNorm {
+		c.fail("norm", "unknown norm %q; valid are layernorm, rmsnorm", m.Norm)
+	}
+	switch m.Position {
+	case RoPE:
+		if !(m.RotaryBase > 0) || math.IsInf(m.RotaryBase, 0) {
+			c.fail("rotary_base", "%v is out of range, want a positive number", m.RotaryBase)
+		}
+	case Absolute:
+	default:
+		c.fail("position", "unknown position %q; valid are rope, absolute", m.Position)
+	}
+	if !(m.InitStd > 0) || math.IsInf(m.InitStd, 0) {
+		c.fail("init_std", "%v is out of range, want a positive number", m.InitStd)
+	}
+	if len(c.errs) == 0 {
+		if n := m.roughParams(); n > MaxParams {
+			c.fail("layers", "the model would have about %.3g parameters, at most %d are supported", n, int64(MaxParams))
+		}
+	}
+	return c.err()
+}
+
+// structuredFFN is the network of the layers that are not kept dense.
+func (m Model) structuredFFN() FFN { return m.LayerFFN(m.Layers) }
+
+// roughParams counts in floating point, where nothing overflows.
+func (m Model) roughParams() float64 {
+	h, a, f := float64(m.Hidden), float64(m.AttnDim), float64(m.FFN)
+	return float64(m.Layers)*(4*a*h+3*f*h) + 2*float64(m.Vocab)*h + float64(m.MaxPositions)*h
+}
+
+func (c *checker) heads(m Model) {
+	if m.AttnDim%m.QHeads != 0 {
+		c.fail("q_heads", "%d does not divide attn_dim %d; valid are %s", m.QHeads, m.AttnDim, divisors(m.AttnDim))
+	} else if m.Position == RoPE && m.HeadDim()%2 != 0 {
+		c.fail("q_heads", "%d heads of %d: rope needs an even head size", m.QHeads, m.HeadDim())
+	}
+	if m.QHeads%m.KVHeads != 0 {
+		c.fail("kv_heads", "%d does not divide q_heads %d; valid are %s", m.KVHeads, m.QHeads, divisors(m.QHeads))
+	}
+}
+
+// Warnings names the structures that save nothing against a dense layer.
+func (l Linear) Warnings() []string {
+	if dense := l.In * l.Out; l.Kind != Dense && l.Weights() >= dense {
+		return []string{fmt.Sprintf("%s has %d weights, the dense layer %d: the structure saves nothing", l.Name(), l.Weights(), dense)}
+	}
+	return nil
+}
+
+// Warnings names the structures that save nothing against a dense layer.
+func (f FFN) Warnings() []string { return append(f.FC1().Warnings(), f.FC2().Warnings()...) }
+
+// Warnings names the structures that save nothing against a dense layer.
+func (m Model) Warnings() []string { return m.structuredFFN().Warnings() }
+
+// Name is the canonical name of the layer: lowrank_768x3072_r384_bias.
+func (l Linear) Name() string {
+	return name(fmt.Sprintf("%s_%dx%d", l.Kind, l.In, l.Out), l.Rank, l.Blocks, l.Bias)
+}
+
+// Name is the canonical name of the network: ffn_lowrank_768x3072_r384_gelu_bias.
+func (f FFN) Name() string {
+	n := name(fmt.Sprintf("ffn_%s_%dx%d", f.Kind, f.Hidden, f.FFN), f.Rank, f.Blocks, false) + "_" + string(f.Act)
+	if f.Bias {
+		n += "_bias"
+	}
+	return n
+}
+
+func name(s string, rank, blocks int, bias bool) string {
+	if rank > 0 {
+		s += fmt.Sprintf("_r%d", rank)
+	}
+	if blocks > 0 {
+		s += fmt.Sprintf("_b%d", blocks)
+	}
+	if bias {
+		s += "_bias"
+	}
+	return s
+}

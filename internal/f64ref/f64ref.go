@@ -1,0 +1,196 @@
+// Package f64ref is the oracle of the tests: structured layers in float64,
+// written from their definitions, with explicit indices and plain loops. It
+// shares nothing with the planner or the kernels.
+package f64ref
+
+import (
+	"math"
+
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// Merged is the dense [out, in] matrix of a layer whose factors are given in
+// chain order, row-major.
+func Merged(l spec.Linear, w [][]float64) []float64 {
+	in, out, r, n := l.In, l.Out, l.Rank, l.Blocks
+	m := make([]float64, out*in)
+	switch l.Kind {
+	case spec.Dense:
+		copy(m, w[0])
+	case spec.LowRank:
+		for o := range out {
+			for k := range r {
+				for i := range in {
+					m[o*in+i] += w[1][o*r+k] * w[0][k*in+i]
+				}
+			}
+		}
+	case spec.BlockDense:
+		q, p := r/n, in/n
+		for o := range out {
+			for k := range n {
+				for c := range q {
+					for d := range p {
+						m[o*in+k*p+d] += w[1][o*r+k*q+c] * w[0][(k*q+c)*p+d]
+					}
+				}
+			}
+		}
+	case spec.BlockShuffle:
+		p, s := in/n, out/n
+		q := s
+		if in < out {
+			q = p
+		}
+		for l := range n {
+			for b := range s {
+				for a := range q {
+					z := a*n + l
+					k, c := z/q, z%q
+					for d := range p {
+						m[(b*n+l)*in+k*p+d] += w[1][(l*s+b)*q+a] * w[0][(k*q+c)*p+d]
+					}
+				}
+			}
+		}
+	}
+	return m
+}
+
+// FactorGradients gives the gradients of the factors from that of the merged
+// matrix.
+func FactorGradients(l spec.Linear, w [][]float64, dm []float64) [][]float64 {
+	in, out, r, n := l.In, l.Out, l.Rank, l.Blocks
+	g := make([][]float64, len(w))
+	for i := range w {
+		g[i] = make([]float64, len(w[i]))
+	}
+	switch l.Kind {
+	case spec.Dense:
+		copy(g[0], dm)
+	case spec.LowRank:
+		for o := range out {
+			for k := range r {
+				for i := range in {
+					g[1][o*r+k] += dm[o*in+i] * w[0][k*in+i]
+					g[0][k*in+i] += dm[o*in+i] * w[1][o*r+k]
+				}
+			}
+		}
+	case spec.BlockDense:
+		q, p := r/n, in/n
+		for o := range out {
+			for k := range n {
+				for c := range q {
+					for d := range p {
+						v := dm[o*in+k*p+d]
+						g[1][o*r+k*q+c] += v * w[0][(k*q+c)*p+d]
+						g[0][(k*q+c)*p+d] += v * w[1][o*r+k*q+c]
+					}
+				}
+			}
+		}
+	case spec.BlockShuffle:
+		p, s := in/n, out/n
+		q := s
+		if in < out {
+			q = p
+		}
+		for l := range n {
+			for b := range s {
+				for a := range q {
+					z := a*n + l
+					k, c := z/q, z%q
+					for d := range p {
+						v := dm[(b*n+l)*in+k*p+d]
+						g[1][(l*s+b)*q+a] += v * w[0][(k*q+c)*p+d]
+						g[0][(k*q+c)*p+d] += v * w[1][(l*s+b)*q+a]
+					}
+				}
+			}
+		}
+	}
+	return g
+}
+
+// Linear computes y [m, out] = x W^T + bias, W being merged; bias may be nil.
+func Linear(w, bias, x []float64, m, in, out int) []float64 {
+	y := make([]float64, m*out)
+	for r := range m {
+		for o := range out {
+			s := 0.0
+			for i := range in {
+				s += x[r*in+i] * w[o*in+i]
+			}
+			if bias != nil {
+				s += bias[o]
+			}
+			y[r*out+o] = s
+		}
+	}
+	return y
+}
+
+// LinearBackward computes the gradients of x, W and bias from dy.
+func LinearBackward(w, x, dy []float64, m, in, out int) (dx, dw, db []float64) {
+	dx, dw, db = make([]float64, m*in), make([]float64, out*in), make([]float64, out)
+	for r := range m {
+		for o := range out {
+			d := dy[r*out+o]
+			db[o] += d
+			for i := range in {
+				dx[r*in+i] += d * w[o*in+i]
+				dw[o*in+i] += d * x[r*in+i]
+			}
+		}
+	}
+	return dx, dw, db
+}
+
+// GELU is the tanh form and its derivative.
+func GELU(h float64) (y, dy float64) {
+	c := math.Sqrt(2 / math.Pi)
+	t := math.Tanh(c * (h + 0.044715*h*h*h))
+	return 0.5 * h * (1 + t), 0.5*(1+t) + 0.5*h*(1-t*t)*c*(1+3*0.044715*h*h)
+}
+
+// SiLU is h*sigmoid(h) and its derivative.
+func SiLU(h float64) (y, dy float64) {
+	s := 1 / (1 + math.Exp(-h))
+	return h * s, s + h*s*(1-s)
+}
+
+// Activate computes the FFN's activation of h [m, fc1 out].
+func Activate(f spec.FFN, h []float64, m int) []float64 {
+	a := make([]float64, m*f.FFN)
+	for r := range m {
+		for j := range f.FFN {
+			if f.Act == spec.GELU {
+				a[r*f.FFN+j], _ = GELU(h[r*f.FFN+j])
+				continue
+			}
+			s, _ := SiLU(h[r*2*f.FFN+j])
+			a[r*f.FFN+j] = s * h[r*2*f.FFN+f.FFN+j]
+		}
+	}
+	return a
+}
+
+// ActivateBackward computes the gradient of h from that of the activation.
+func ActivateBackward(f spec.FFN, h, da []float64, m int) []float64 {
+	dh := make([]float64, len(h))
+	for r := range m {
+		for j := range f.FFN {
+			d := da[r*f.FFN+j]
+			if f.Act == spec.GELU {
+				_, g := GELU(h[r*f.FFN+j])
+				dh[r*f.FFN+j] = d * g
+				continue
+			}
+			g, u := r*2*f.FFN+j, r*2*f.FFN+f.FFN+j
+			s, ds := SiLU(h[g])
+			dh[g], dh[u] = d*h[u]*ds, d*s
+		}
+	}
+	return dh
+}

@@ -1,0 +1,22 @@
+package runtime
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapMemory panics when the system is out of memory, as the Go heap does.
+func mapMemory(size int) []byte {
+	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		panic(fmt.Sprintf("runtime: cannot map %d bytes: %v", size, err))
+	}
+	return b
+}
+
+// adviseHuge asks for huge pages; a kernel without them says no, which only
+// costs speed.
+func adviseHuge(b []byte) { _ = unix.Madvise(b, unix.MADV_HUGEPAGE) }
+
+func unmapMemory(b []byte) { _ = unix.Munmap(b) }

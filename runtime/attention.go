@@ -1,0 +1,443 @@
+package runtime
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/vec"
+)
+
+// AttentionSpec is the shape of causal attention. A row of queries, keys and
+// values holds QHeads + 2*KVHeads heads of HeadDim entries: all queries, all
+// keys, all values. Query head j attends with key/value head
+// j / (QHeads/KVHeads).
+type AttentionSpec struct {
+	QHeads, KVHeads, HeadDim int
+	// Scale multiplies the scores.
+	Scale float32
+}
+
+func (s AttentionSpec) rowWidth() int { return (s.QHeads + 2*s.KVHeads) * s.HeadDim }
+
+// Attention is blocked causal softmax(Q K^T) V. It never holds more scores
+// than one block of rows times one block of keys for each worker.
+type Attention struct {
+	AttentionSpec
+	opt   Options
+	vec   *vec.Table
+	mul   *multiplier
+	group int
+	cols  int // HeadDim rounded up to whole panels
+}
+
+// Blocks of keys have a fixed place in the sequence, so that a row's result
+// depends on no other row and on no split of the work.
+const (
+	keyBlock   = 256
+	queryBlock = 96
+)
+
+// NewAttention binds the kernels of attention.
+func NewAttention(s AttentionSpec, opt Options) (*Attention, error) {
+	if s.QHeads < 1 || s.KVHeads < 1 || s.HeadDim < 1 || s.QHeads%s.KVHeads != 0 {
+		return nil, fmt.Errorf("runtime: attention with %d query heads, %d key/value heads of %d: want positive counts, key/value heads dividing query heads", s.QHeads, s.KVHeads, s.HeadDim)
+	}
+	if err := opt.setDefaults(); err != nil {
+		return nil, err
+	}
+	m, err := newMultiplier(plan.For(opt.ISA))
+	if err != nil {
+		return nil, err
+	}
+	return &Attention{AttentionSpec: s, opt: opt, vec: vec.For(opt.ISA), mul: m,
+		group: s.QHeads / s.KVHeads, cols: (s.HeadDim + plan.Panel - 1) &^ (plan.Panel - 1)}, nil
+}
+
+// multiplier runs products whose right operand is packed while the program
+// runs, in whole panels.
+type multiplier struct {
+	target plan.Target
+	tiles  [3][16]kernel.Func
+}
+
+func newMultiplier(t plan.Target) (*multiplier, error) {
+	m := &multiplier{target: t}
+	for w, nr := range widths {
+		for mr := 1; mr <= t.MaxMR[nr]; mr++ {
+			f, err := lookup(plan.Kernel{ISA: t.ISA, MR: mr, NR: nr})
+			if err != nil {
+				return nil, err
+			}
+			m.tiles[w][mr] = f
+		}
+	}
+	return m, nil
+}
+
+// run computes rows x (32*panels) results. a gives A, B, C, the strides and
+// flags; depth products each, the panels panelStep bytes apart.
+func (m *multiplier) run(s *scratch, a kernel.Args, rows, depth, panels int) {
+	s.seg = kernel.Segment{Len: depth}
+	a.Segs, a.NSegs = unsafe.Pointer(&s.seg), 1
+	for panels > 0 {
+		w, n, step := 1, panels, 1
+		if panels > 1 && m.target.Wide(rows) {
+			w, n, step = 0, panels/2, 2
+		}
+		s.args = a
+		s.args.NTiles, s.args.NR = n, widths[w]
+		for r := 0; r < rows; r += s.args.MR {
+			s.args.MR = m.target.RowTile(rows-r, widths[w])
+			s.args.A = unsafe.Add(a.A, r*a.LDA)
+			s.args.C = unsafe.Add(a.C, r*a.LDC)
+			s.call(m.tiles[w][s.args.MR])
+		}
+		done := n * step
+		a.B = unsafe.Add(a.B, done*a.PanelStep)
+		a.C = unsafe.Add(a.C, done*4*plan.Panel)
+		panels -= done
+	}
+}
+
+// keysValues holds the packed keys and values of one sequence and one
+// key/value head: the layout of both the training pass and the decoder's
+// cache.
+type keysValues struct {
+	// kt is [key/32][head dim][32]: the right operand of the scores.
+	// v is [key/256][cols/32][256][32]: the right operand of the outputs.
+	kt, v []float32
+}
+
+// size is the number of entries of kt and v for up to n keys.
+func (a *Attention) size(n int) (kt, v int) {
+	n = (n + keyBlock - 1) / keyBlock * keyBlock
+	return n * a.HeadDim, n * a.cols
+}
+
+// put packs the keys and values of positions [pos, pos+n); k and v point at
+// the first of n rows, stride entries apart.
+func (a *Attention) put(c keysValues, k, v []float32, stride, pos, n int) {
+	a.transpose(c.kt, k, stride, pos, n)
+	for i := range n {
+		p := pos + i
+		dst := c.v[p/keyBlock*keyBlock*a.cols+p%keyBlock*plan.Panel:]
+		row := v[i*stride:][:a.HeadDim]
+		for c := 0; c < a.HeadDim; c += plan.Panel {
+			copy(dst[c*keyBlock:][:plan.Panel], row[c:])
+		}
+	}
+}
+
+// transpose packs n rows into [row/32][head dim][32].
+func (a *Attention) transpose(dst, x []float32, stride, pos, n int) {
+	for i := range n {
+		p := pos + i
+		at := p/plan.Panel*plan.Panel*a.HeadDim + p%plan.Panel
+		for _, v := range x[i*stride:][:a.HeadDim] {
+			dst[at] = v
+			at += plan.Panel
+		}
+	}
+}
+
+// panels packs n rows of head dim entries into [cols/32][n][32].
+func (a *Attention) panels(dst, x []float32, stride, n int) {
+	for i := range n {
+		row := x[i*stride:][:a.HeadDim]
+		for c := 0; c < a.HeadDim; c += plan.Panel {
+			d := dst[(c*n + i*plan.Panel):][:plan.Panel]
+			clear(d[copy(d, row[c:]):])
+		}
+	}
+}
+
+// attend computes rows of one query head: row i, at position pos+i, sees the
+// keys up to its own. q and o point at the first row; lse, where not nil,
+// receives the logarithm of each row's sum of exponentials.
+func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride, qStride, pos, rows int, lse []float32) {
+	for i := range rows {
+		s.max[i], s.sum[i] = float32(math.Inf(-1)), 0
+	}
+	out := s.out[:rows*a.cols]
+	for k0 := 0; k0 < pos+rows; k0 += keyBlock {
+		keys := min(keyBlock, pos+rows-k0)
+		a.scores(s, c.kt[k0*a.HeadDim:], s.p, q, qStride, rows, keys)
+		for i := range rows {
+			row := s.p[i*keyBlock:][:keys]
+			n := max(0, min(keys, pos+i+1-k0))
+			if n > 0 {
+				m := max(s.max[i], a.vec.Max(row[:n])*a.Scale)
+				corr := float32(math.Exp(float64(s.max[i] - m)))
+				s.sum[i] = s.sum[i]*corr + a.vec.ExpSum(row[:n], row[:n], a.Scale, m)
+				if k0 > 0 && corr != 1 {
+					a.vec.Scale(out[i*a.cols:][:a.cols], corr)
+				}
+				s.max[i] = m
+			}
+			clear(row[n:])
+		}
+		args := kernel.Args{
+			A: unsafe.Pointer(&s.p[0]), LDA: 4 * keyBlock, KStep: 4,
+			B: unsafe.Pointer(&c.v[k0*a.cols]), PanelStep: 4 * keyBlock * plan.Panel,
+			C: unsafe.Pointer(&out[0]), LDC: 4 * a.cols,
+		}
+		if k0 > 0 {
+			args.Flags = kernel.Accumulate
+		}
+		a.mul.run(&s.scratch, args, rows, keys, a.cols/plan.Panel)
+	}
+	for i := range rows {
+		row := o[i*oStride:][:a.HeadDim]
+		copy(row, out[i*a.cols:])
+		a.vec.Scale(row, 1/s.sum[i])
+		if lse != nil {
+			lse[i] = s.max[i] + float32(math.Log(float64(s.sum[i])))
+		}
+	}
+}
+
+// scores computes rows x keys products with the transposed panels kt into
+// dst, keyBlock entries a row.
+func (a *Attention) scores(s *attnScratch, kt, dst, q []float32, stride, rows, keys int) {
+	a.mul.run(&s.scratch, kernel.Args{
+		A: unsafe.Pointer(&q[0]), LDA: 4 * stride, KStep: 4,
+		B: unsafe.Pointer(&kt[0]), PanelStep: 4 * plan.Panel * a.HeadDim,
+		C: unsafe.Pointer(&dst[0]), LDC: 4 * keyBlock,
+	}, rows, a.HeadDim, (keys+plan.Panel-1)/plan.Panel)
+}
+
+// attnScratch is what one worker needs for attention.
+type attnScratch struct {
+	scratch
+	max, sum [queryBlock]float32
+	p, dp    []float32 // [queryBlock, keyBlock]
+	out      []float32 // [queryBlock, cols]
+	// Packed rows of the query block for the gradients of keys and values.
+	qPanels, doPanels []float32
+}
+
+// AttnWorkspace is the scratch memory of one caller's attention calls.
+type AttnWorkspace struct {
+	scratch []attnScratch
+	kv, kt2 buffer
+	dkv     buffer
+	delta   buffer
+}
+
+// NewWorkspace returns an empty workspace for calls of this attention.
+func (a *Attention) NewWorkspace() *AttnWorkspace {
+	w := &AttnWorkspace{scratch: make([]attnScratch, a.opt.Pool.Threads())}
+	for i := range w.scratch {
+		s := &w.scratch[i]
+		s.p = make([]float32, queryBlock*keyBlock)
+		s.out = make([]float32, queryBlock*a.cols)
+	}
+	return w
+}
+
+func (b *buffer) floats(n int) []float32 {
+	if len(b.data) < n {
+		b.arena.Close()
+		b.data = b.arena.Floats(n)
+	}
+	return b.data[:n]
+}
+
+// Close frees the workspace.
+func (w *AttnWorkspace) Close() {
+	for _, b := range []*buffer{&w.kv, &w.kt2, &w.dkv, &w.delta} {
+		b.arena.Close()
+		b.data = nil
+	}
+}
+
+// Forward computes, for batch sequences of seq rows, o [batch*seq,
+// QHeads*HeadDim] and, where not nil, lse [batch, QHeads, seq] from qkv
+// [batch*seq, (QHeads+2*KVHeads)*HeadDim].
+func (a *Attention) Forward(o, lse, qkv []float32, batch, seq int, ws *AttnWorkspace) {
+	kvs := a.pack(qkv, batch, seq, ws)
+	width, hd := a.rowWidth(), a.HeadDim
+	blocks := (seq + queryBlock - 1) / queryBlock
+	a.opt.Pool.Run(batch*a.QHeads*blocks, func(worker, i int) {
+		// The last blocks see the most keys: they go first.
+		q0 := (blocks - 1 - i/(batch*a.QHeads)) * queryBlock
+		b, h := i%(batch*a.QHeads)/a.QHeads, i%a.QHeads
+		rows := min(queryBlock, seq-q0)
+		row := b*seq + q0
+		var l []float32
+		if lse != nil {
+			l = lse[(b*a.QHeads+h)*seq+q0:][:rows]
+		}
+		a.attend(&ws.scratch[worker], kvs(b*a.KVHeads+h/a.group),
+			o[row*a.QHeads*hd+h*hd:], qkv[row*width+h*hd:], a.QHeads*hd, width, q0, rows, l)
+	})
+}
+
+// pack packs the keys and values of all sequences and heads.
+func (a *Attention) pack(qkv []float32, batch, seq int, ws *AttnWorkspace) func(i int) keysValues {
+	nk, nv := a.size(seq)
+	buf := ws.kv.floats(batch * a.KVHeads * (nk + nv))
+	kvs := func(i int) keysValues {
+		b := buf[i*(nk+nv):][:nk+nv]
+		return keysValues{kt: b[:nk], v: b[nk:]}
+	}
+	width, hd := a.rowWidth(), a.HeadDim
+	a.opt.Pool.Run(batch*a.KVHeads, func(_, i int) {
+		b, h := i/a.KVHeads, i%a.KVHeads
+		row := qkv[b*seq*width:]
+		a.put(kvs(i), row[(a.QHeads+h)*hd:], row[(a.QHeads+a.KVHeads+h)*hd:], width, 0, seq)
+	})
+	return kvs
+}
+
+// Backward computes dqkv, shaped as qkv, from do and the o, lse and qkv of
+// the forward pass. The probabilities are computed again, block by block:
+//
+//	P = exp(scale*S - lse), dP = dO V^T, dS = P*(dP - rowsum(dO*O))*scale
+//	dQ = dS K, dK = dS^T Q, dV = P^T dO
+func (a *Attention) Backward(dqkv, do, o, lse, qkv []float32, batch, seq int, ws *AttnWorkspace) {
+	width, hd, out := a.rowWidth(), a.HeadDim, a.QHeads*a.HeadDim
+	kvs := a.pack(qkv, batch, seq, ws)
+	// The transposed values and the plain keys, packed like the opposite.
+	nk, nv := a.size(seq)
+	buf := ws.kt2.floats(batch * a.KVHeads * (nk + nv))
+	opposite := func(i int) keysValues {
+		b := buf[i*(nk+nv):][:nk+nv]
+		return keysValues{kt: b[:nk], v: b[nk:]}
+	}
+	a.opt.Pool.Run(batch*a.KVHeads, func(_, i int) {
+		b, h := i/a.KVHeads, i%a.KVHeads
+		row := qkv[b*seq*width:]
+		a.put(opposite(i), row[(a.QHeads+a.KVHeads+h)*hd:], row[(a.QHeads+h)*hd:], width, 0, seq)
+	})
+	// Each query head sums its own share of dK and dV: [batch, head, seq, 2*cols].
+	share := seq * 2 * a.cols
+	dkv := ws.dkv.floats(batch * a.QHeads * share)
+	delta := ws.delta.floats(batch * a.QHeads * seq)
+	a.opt.Pool.Run(batch*a.QHeads, func(worker, i int) {
+		s := &ws.scratch[worker]
+		s.grow(a)
+		b, h := i/a.QHeads, i%a.QHeads
+		d := delta[i*seq:][:seq]
+		for r := range d {
+			at := (b*seq+r)*out + h*hd
+			d[r] = a.vec.Dot(do[at:at+hd], o[at:at+hd])
+		}
+		kv := b*a.KVHeads + h/a.group
+		g := headGradient{
+			kv: kvs(kv), opposite: opposite(kv),
+			q: qkv[b*seq*width+h*hd:], dq: dqkv[b*seq*width+h*hd:], width: width,
+			do: do[b*seq*out+h*hd:], out: out,
+			lse: lse[i*seq:][:seq], delta: d, dkv: dkv[i*share:][:share],
+		}
+		for k0 := 0; k0 < seq; k0 += keyBlock {
+			for q0 := k0 / queryBlock * queryBlock; q0 < seq; q0 += queryBlock {
+				a.backwardBlock(s, g, k0, q0, seq)
+			}
+		}
+	})
+	// Query heads of one group are added in order.
+	a.opt.Pool.Run(batch*a.KVHeads, func(_, i int) {
+		b, h := i/a.KVHeads, i%a.KVHeads
+		for r := range seq {
+			row := dqkv[(b*seq+r)*width:][:width]
+			dk := row[(a.QHeads+h)*hd:][:hd]
+			dv := row[(a.QHeads+a.KVHeads+h)*hd:][:hd]
+			for j := range a.group {
+				part := dkv[(b*a.QHeads+h*a.group+j)*share+r*2*a.cols:]
+				if j == 0 {
+					copy(dk, part[:hd])
+					copy(dv, part[a.cols:])
+				} else {
+					a.vec.Add(dk, part[:hd])
+					a.vec.Add(dv, part[a.cols:][:hd])
+				}
+			}
+		}
+	})
+}
+
+func (s *attnScratch) grow(a *Attention) {
+	if s.dp == nil {
+		s.dp = make([]float32, queryBlock*keyBlock)
+		s.qPanels = make([]float32, queryBlock*a.cols)
+		s.doPanels = make([]float32, queryBlock*a.cols)
+	}
+}
+
+// headGradient is one query head of one sequence in the backward pass.
+type headGradient struct {
+	kv, opposite keysValues
+	q, dq        []float32 // rows width apart
+	width        int
+	do           []float32 // rows out apart
+	out          int
+	lse, delta   []float32
+	dkv          []float32 // [seq, 2*cols]
+}
+
+// backwardBlock adds what the query rows from q0 and the keys from k0 give
+// each other.
+func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq int) {
+	rows := min(queryBlock, seq-q0)
+	keys := min(keyBlock, q0+rows-k0)
+	q, do := g.q[q0*g.width:], g.do[q0*g.out:]
+	a.scores(s, g.kv.kt[k0*a.HeadDim:], s.p, q, g.width, rows, keys)
+	a.scores(s, g.opposite.kt[k0*a.HeadDim:], s.dp, do, g.out, rows, keys)
+	for i := range rows {
+		n := max(0, min(keys, q0+i+1-k0))
+		p, dp := s.p[i*keyBlock:][:keys], s.dp[i*keyBlock:][:keys]
+		if n > 0 {
+			a.vec.ExpSum(p[:n], p[:n], a.Scale, g.lse[q0+i])
+			a.vec.SoftmaxBackward(dp[:n], p[:n], dp[:n], g.delta[q0+i], a.Scale)
+		}
+		clear(p[n:])
+		clear(dp[n:])
+	}
+	// dQ: the first block of keys overwrites.
+	out := s.out[:rows*a.cols]
+	a.mul.run(&s.scratch, kernel.Args{
+		A: unsafe.Pointer(&s.dp[0]), LDA: 4 * keyBlock, KStep: 4,
+		B: unsafe.Pointer(&g.opposite.v[k0*a.cols]), PanelStep: 4 * keyBlock * plan.Panel,
+		C: unsafe.Pointer(&out[0]), LDC: 4 * a.cols,
+	}, rows, keys, a.cols/plan.Panel)
+	for i := range rows {
+		dst, src := g.dq[(q0+i)*g.width:][:a.HeadDim], out[i*a.cols:][:a.HeadDim]
+		if k0 == 0 {
+			copy(dst, src)
+		} else {
+			a.vec.Add(dst, src)
+		}
+	}
+	// dK and dV: keys that earlier rows saw have a sum to add to, the others
+	// begin here.
+	a.panels(s.qPanels, q, g.width, rows)
+	a.panels(s.doPanels, do, g.out, rows)
+	seen := min(keys, max(0, q0-k0))
+	a.keyGradient(s, g, k0, 0, seen, rows, kernel.Accumulate)
+	a.keyGradient(s, g, k0, seen, keys, rows, 0)
+}
+
+// keyGradient adds dS^T Q and P^T dO for keys [k0+lo, k0+hi), or stores them
+// where flags is 0.
+func (a *Attention) keyGradient(s *attnScratch, g headGradient, k0, lo, hi, rows int, flags kernel.Flags) {
+	if lo >= hi {
+		return
+	}
+	ld := 2 * a.cols
+	for j, left := range [2][]float32{s.dp, s.p} {
+		right := s.qPanels
+		if j == 1 {
+			right = s.doPanels
+		}
+		a.mul.run(&s.scratch, kernel.Args{
+			A: unsafe.Pointer(&left[lo]), LDA: 4, KStep: 4 * keyBlock,
+			B: unsafe.Pointer(&right[0]), PanelStep: 4 * plan.Panel * rows,
+			C: unsafe.Pointer(&g.dkv[(k0+lo)*ld+j*a.cols]), LDC: 4 * ld,
+			Flags: flags,
+		}, hi-lo, rows, a.cols/plan.Panel)
+	}
+}

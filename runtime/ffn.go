@@ -1,0 +1,141 @@
+package runtime
+
+import (
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/vec"
+)
+
+// FFNWeights are the parameters of a feed-forward network, or their
+// gradients.
+type FFNWeights struct{ FC1, FC2 Weights }
+
+// FFN is a feed-forward network, y = fc2(act(fc1(x))), bound to its weights.
+// The activation is applied as fc1's tiles are stored, and the hidden vector
+// keeps the order in which they are made. Forward is safe from several
+// goroutines, each with its own workspace.
+type FFN struct {
+	spec     spec.FFN
+	fc1, fc2 *layer
+	vec      *vec.Table
+}
+
+// NewFFN binds a valid spec to its weights and packs them.
+func NewFFN(f spec.FFN, w FFNWeights, opt Options) (*FFN, error) {
+	if err := f.Validate(); err != nil {
+		return nil, err
+	}
+	if err := opt.setDefaults(); err != nil {
+		return nil, err
+	}
+	p := plan.NewFFN(f)
+	fc1, err := newLayer(p.FC1, w.FC1, opt)
+	if err != nil {
+		return nil, err
+	}
+	fc2, err := newLayer(p.FC2, w.FC2, opt)
+	if err != nil {
+		return nil, err
+	}
+	return &FFN{spec: f, fc1: fc1, fc2: fc2, vec: vec.For(opt.ISA)}, nil
+}
+
+// Spec is the network's specification.
+func (f *FFN) Spec() spec.FFN { return f.spec }
+
+// NewWorkspace returns a workspace for calls of this network, and of any
+// other layer on the same pool.
+func (f *FFN) NewWorkspace() *Workspace { return NewWorkspace(f.fc1.opt.Pool) }
+
+// NewSaved returns room for the forward pass of up to rows rows.
+func (f *FFN) NewSaved(rows int) *Saved {
+	return newSaved(rows, f.fc1.zWidth(), f.fc2.zWidth(), f.fc1.preWidth())
+}
+
+// MarkStale says that the weights have changed: Forward and Backward refuse
+// to run until Repack.
+func (f *FFN) MarkStale() { f.fc1.stale, f.fc2.stale = true, true }
+
+// Repack packs the weights for the kernels, after each change of them.
+func (f *FFN) Repack() {
+	f.fc1.repack()
+	f.fc2.repack()
+}
+
+// Forward computes y = fc2(act(fc1(x))) (+ residual) for m rows: x, y and
+// residual are [m, hidden], tight and row-major; y may be residual. saved is
+// nil when no backward pass follows.
+func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspace) {
+	h, name := f.spec.Hidden, f.fc1.plan.Spec.Name()
+	checkRows(name, "x", x, m, h)
+	checkRows(name, "y", y, m, h)
+	if residual != nil {
+		checkRows(name, "residual", residual, m, h)
+	}
+	if m == 0 {
+		return
+	}
+	act := ws.floats(slotAct, m*f.spec.FFN)
+	var z1, z2, pre []float32
+	if saved != nil {
+		saved.check(m)
+		z1, z2, pre = saved.z1, saved.z2, saved.pre
+	} else {
+		z1 = ws.floats(slotZ1, m*f.fc1.zWidth())
+		z2 = ws.floats(slotZ2, m*f.fc2.zWidth())
+		if f.spec.Act == spec.SwiGLU {
+			// Sums over several blocks of k pass through pre.
+			pre = ws.floats(slotPre, m*f.fc1.preWidth())
+		}
+	}
+	ws.reset()
+	f.fc1.addForward(ws, act, x, pre, nil, f.fc1.intermediates(z1, m))
+	f.fc2.addForward(ws, y, act, nil, residual, f.fc2.intermediates(z2, m))
+	ws.exec(m)
+}
+
+// Backward computes, from dy [m, hidden] and the x and saved of the forward
+// pass, dx [m, hidden] (left out where nil) and the gradients of all
+// parameters, which it adds to g where accumulate, and overwrites otherwise.
+func (f *FFN) Backward(dx []float32, g FFNWeights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
+	h, name := f.spec.Hidden, f.fc1.plan.Spec.Name()
+	f.fc1.checkBackward(g.FC1)
+	f.fc2.checkBackward(g.FC2)
+	checkRows(name, "x", x, m, h)
+	checkRows(name, "dy", dy, m, h)
+	if dx != nil {
+		checkRows(name, "dx", dx, m, h)
+	}
+	saved.check(m)
+	act := ws.floats(slotAct, m*f.spec.FFN)
+	dpre := ws.floats(slotDPre, m*f.fc1.preWidth())
+	z1, z2 := f.fc1.intermediates(saved.z1, m), f.fc2.intermediates(saved.z2, m)
+	dz1 := f.fc1.intermediates(ws.floats(slotDZ1, m*f.fc1.zWidth()), m)
+	dz2 := f.fc2.intermediates(ws.floats(slotDZ2, m*f.fc2.zWidth()), m)
+	// fc2 leaves the activation's gradient where the activation will be.
+	ws.reset()
+	f.fc2.addBackwardData(ws, act, dy, dz2)
+	ws.addRows(func(r0, r1 int) { f.activationBackward(act, dpre, saved.pre, r0, r1) })
+	f.fc1.addBackwardData(ws, dx, dpre, dz1)
+	ws.exec(m)
+	sums := ws.floats(slotBias, f.fc1.preWidth()+f.fc2.preWidth())
+	ws.units = f.fc1.addGradients(ws.units[:0], g.FC1, dpre, x, z1, dz1, sums[:f.fc1.preWidth()])
+	ws.units = f.fc2.addGradients(ws.units, g.FC2, dy, act, z2, dz2, sums[f.fc1.preWidth():])
+	ws.execWeights(m, accumulate)
+}
+
+// activationBackward replaces rows of the activation's gradient in act by the
+// activation itself, computed again from pre, and fills dpre.
+func (f *FFN) activationBackward(act, dpre, pre []float32, r0, r1 int) {
+	n := f.spec.FFN
+	if f.spec.Act == spec.GELU {
+		a, d, h := act[r0*n:r1*n], dpre[r0*n:r1*n], pre[r0*n:r1*n]
+		copy(d, a)
+		f.vec.GELUBackward(a, d, h, d)
+		return
+	}
+	for r := r0; r < r1; r++ {
+		a, d, h := act[r*n:(r+1)*n], dpre[2*r*n:2*(r+1)*n], pre[2*r*n:2*(r+1)*n]
+		f.vec.SwiGLUBackward(a, d[:n], d[n:], h[:n], h[n:], a)
+	}
+}

@@ -1,0 +1,56 @@
+package runtime
+
+import "fmt"
+
+// KVCache holds the packed keys and values of one attention layer for a batch
+// of sequences.
+type KVCache struct {
+	capacity int
+	heads    int
+	kv       []keysValues // [sequence, key/value head]
+	arena    Arena
+}
+
+// NewKVCache returns room for capacity positions of each of batch sequences.
+func (a *Attention) NewKVCache(batch, capacity int) *KVCache {
+	c := &KVCache{capacity: capacity, heads: a.KVHeads}
+	nk, nv := a.size(capacity)
+	for range batch * a.KVHeads {
+		c.kv = append(c.kv, keysValues{kt: c.arena.Floats(nk), v: c.arena.Floats(nv)})
+	}
+	return c
+}
+
+// Close frees the cache.
+func (c *KVCache) Close() { c.arena.Close() }
+
+// Span is a stretch of Rows new positions of one sequence, from Pos, whose
+// rows of queries, keys and values begin at Row.
+type Span struct{ Seq, Pos, Row, Rows int }
+
+// Extend appends the keys and values of the spans' rows of qkv to the cache
+// and computes their outputs o, each row seeing its sequence up to itself.
+// The same code as Forward runs on the same layout.
+func (a *Attention) Extend(o, qkv []float32, c *KVCache, spans []Span, ws *AttnWorkspace) error {
+	for _, sp := range spans {
+		if sp.Pos+sp.Rows > c.capacity {
+			return fmt.Errorf("runtime: sequence %d would grow to %d positions, the cache holds %d", sp.Seq, sp.Pos+sp.Rows, c.capacity)
+		}
+	}
+	width, hd := a.rowWidth(), a.HeadDim
+	a.opt.Pool.Run(len(spans)*a.KVHeads, func(worker, i int) {
+		sp, kvh := spans[i/a.KVHeads], i%a.KVHeads
+		kv := c.kv[sp.Seq*c.heads+kvh]
+		row := qkv[sp.Row*width:]
+		a.put(kv, row[(a.QHeads+kvh)*hd:], row[(a.QHeads+a.KVHeads+kvh)*hd:], width, sp.Pos, sp.Rows)
+		for j := range a.group {
+			h := kvh*a.group + j
+			for r := 0; r < sp.Rows; r += queryBlock {
+				at := sp.Row + r
+				a.attend(&ws.scratch[worker], kv, o[at*a.QHeads*hd+h*hd:], qkv[at*width+h*hd:],
+					a.QHeads*hd, width, sp.Pos+r, min(queryBlock, sp.Rows-r), nil)
+			}
+		}
+	})
+	return nil
+}

@@ -1,0 +1,234 @@
+package runtime
+
+import (
+	"fmt"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/vec"
+)
+
+// Weights are a layer's parameters, or their gradients, in canonical
+// row-major order: the checkpoint's.
+type Weights struct {
+	// Factors holds one slice a factor, in chain order: [blocks, out, in].
+	Factors [][]float32
+	// Bias has out entries, nil where the layer has none.
+	Bias []float32
+}
+
+// Options say how a layer runs.
+type Options struct {
+	// Pool shares out the work; nil is a pool of one for each core, shared by
+	// all layers that name none.
+	Pool *Pool
+	// ISA picks the kernels; empty is kernel.Default.
+	ISA kernel.ISA
+	// Train also packs the weights for the backward passes.
+	Train bool
+}
+
+func (o *Options) setDefaults() error {
+	if o.ISA == "" {
+		isa, err := kernel.Default()
+		if err != nil {
+			return err
+		}
+		o.ISA = isa
+	} else if _, err := kernel.Parse(string(o.ISA)); err != nil {
+		return fmt.Errorf("runtime: %w", err)
+	}
+	if o.Pool == nil {
+		o.Pool = defaultPool()
+	}
+	return nil
+}
+
+// layer is a planned layer bound to weights, packs and kernels.
+type layer struct {
+	plan      plan.Layer
+	weights   Weights
+	opt       Options
+	forward   [][]*product
+	backward  [][]*product
+	gradients []*gradient
+	bias      *biasGradient
+	stale     bool
+}
+
+func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
+	l := &layer{plan: p, weights: w, opt: opt, stale: true}
+	if err := checkWeights(p.Spec, w); err != nil {
+		return nil, err
+	}
+	t := plan.For(opt.ISA)
+	for i, f := range p.Factors {
+		bias := p.Spec.Bias && i == len(p.Factors)-1
+		fwd, err := bind(f.Forward(), t, bias)
+		if err != nil {
+			return nil, err
+		}
+		l.forward = append(l.forward, fwd)
+		if !opt.Train {
+			continue
+		}
+		bwd, err := bind(f.BackwardData(), t, false)
+		if err != nil {
+			return nil, err
+		}
+		g, err := newGradient(f, t)
+		if err != nil {
+			return nil, err
+		}
+		l.backward = append(l.backward, bwd)
+		l.gradients = append(l.gradients, g)
+	}
+	if opt.Train && p.Spec.Bias {
+		l.bias = newBiasGradient(vec.For(opt.ISA), p.Bias)
+	}
+	l.repack()
+	return l, nil
+}
+
+func bind(ps []plan.Product, t plan.Target, bias bool) ([]*product, error) {
+	var qs []*product
+	for _, p := range ps {
+		q, err := newProduct(p, t, bias)
+		if err != nil {
+			return nil, err
+		}
+		qs = append(qs, q)
+	}
+	return qs, nil
+}
+
+func checkWeights(l spec.Linear, w Weights) error {
+	chain := l.Chain()
+	if len(w.Factors) != len(chain) {
+		return fmt.Errorf("runtime: %s has %d factors, got %d weights", l.Name(), len(chain), len(w.Factors))
+	}
+	for i, f := range chain {
+		if len(w.Factors[i]) != f.Weights() {
+			return fmt.Errorf("runtime: %s: weight %s has %d entries, want %v = %d", l.Name(), f.Param, len(w.Factors[i]), f.Shape, f.Weights())
+		}
+	}
+	want := 0
+	if l.Bias {
+		want = l.Out
+	}
+	if len(w.Bias) != want {
+		return fmt.Errorf("runtime: %s: bias has %d entries, want %d", l.Name(), len(w.Bias), want)
+	}
+	return nil
+}
+
+// repack copies the weights into the kernels' packs.
+func (l *layer) repack() {
+	type panel struct {
+		q *product
+		i int
+		w []float32
+		f plan.Factor
+	}
+	var panels []panel
+	for i, f := range l.plan.Factors {
+		sets := [][]*product{l.forward[i]}
+		if l.opt.Train {
+			sets = append(sets, l.backward[i])
+		}
+		for _, qs := range sets {
+			for _, q := range qs {
+				for p := range q.panels {
+					panels = append(panels, panel{q, p, l.weights.Factors[i], f})
+				}
+			}
+		}
+	}
+	l.opt.Pool.Run(len(panels), func(_, i int) {
+		p := panels[i]
+		p.q.packWeights(p.i, p.w, p.f)
+	})
+	if l.plan.Spec.Bias {
+		for _, q := range l.forward[len(l.forward)-1] {
+			q.packBias(l.weights.Bias, l.plan.Bias)
+		}
+	}
+	l.stale = false
+}
+
+// addForward adds the stages of y = act(layer(x)) (+ residual). z holds the
+// intermediates, one buffer a factor but the last; pre is for the values
+// before the activation.
+func (l *layer) addForward(ws *Workspace, y, x, pre, residual []float32, z [][]float32) {
+	if l.stale {
+		panic("runtime: " + l.plan.Spec.Name() + ": the weights changed since they were packed; call Repack after each optimizer step")
+	}
+	src := x
+	for i, qs := range l.forward {
+		if i == len(l.forward)-1 {
+			ws.addProducts(qs, operands{src: src, dst: y, pre: pre, residual: residual})
+			break
+		}
+		ws.addProducts(qs, operands{src: src, dst: z[i]})
+		src = z[i]
+	}
+}
+
+// addBackwardData adds the stages of dx = dy W. dz holds the gradients of the
+// intermediates. dx may be nil.
+func (l *layer) addBackwardData(ws *Workspace, dx, dy []float32, dz [][]float32) {
+	src := dy
+	for i := len(l.backward) - 1; i >= 0; i-- {
+		dst := dx
+		if i > 0 {
+			dst = dz[i-1]
+		}
+		if dst == nil {
+			break
+		}
+		ws.addProducts(l.backward[i], operands{src: src, dst: dst})
+		src = dst
+	}
+}
+
+// addGradients adds the units of all weight gradients and the bias's, for
+// which sums is scratch of one entry an output.
+func (l *layer) addGradients(units []weightUnit, g Weights, dy, x []float32, z, dz [][]float32, sums []float32) []weightUnit {
+	for i, gr := range l.gradients {
+		in, out := x, dy
+		if i > 0 {
+			in = z[i-1]
+		}
+		if i < len(l.gradients)-1 {
+			out = dz[i]
+		}
+		units = gr.addUnits(units, g.Factors[i], out, in)
+	}
+	if l.bias != nil {
+		units = l.bias.addUnits(units, g.Bias, dy, sums)
+	}
+	return units
+}
+
+// intermediates cuts buf into one [m, width] buffer for each factor but the
+// last.
+func (l *layer) intermediates(buf []float32, m int) (z [][]float32) {
+	for _, f := range l.plan.Factors[:len(l.plan.Factors)-1] {
+		z = append(z, buf[:m*f.OutWidth])
+		buf = buf[m*f.OutWidth:]
+	}
+	return z
+}
+
+// zWidth is the number of intermediate entries of one row.
+func (l *layer) zWidth() int {
+	n := 0
+	for _, f := range l.plan.Factors[:len(l.plan.Factors)-1] {
+		n += f.OutWidth
+	}
+	return n
+}
+
+// preWidth is the number of entries before the activation of one row.
+func (l *layer) preWidth() int { return len(l.plan.Bias) }

@@ -1,0 +1,236 @@
+package runtime
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/f64ref"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+func wide(x []float32) []float64 {
+	y := make([]float64, len(x))
+	for i, v := range x {
+		y[i] = float64(v)
+	}
+	return y
+}
+
+func random(r *rand.Rand, n int, scale float64) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(r.NormFloat64() * scale)
+	}
+	return x
+}
+
+func poisoned(n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(math.NaN())
+	}
+	return x
+}
+
+// near compares with a bound on each entry: eps of float32 times a few, times
+// the magnitude that the sums reach.
+func near(t *testing.T, what string, got []float32, want []float64, tol float64) {
+	t.Helper()
+	scale := 0.0
+	for _, v := range want {
+		scale = max(scale, math.Abs(v))
+	}
+	for i, v := range want {
+		if !(math.Abs(float64(got[i])-v) <= tol*scale) {
+			t.Fatalf("%s[%d] = %v, want %v (largest %v)", what, i, got[i], v, scale)
+		}
+	}
+}
+
+// tolerance bounds the relative error of chains of sums over depth products:
+// random errors grow with the root of the depth; 16 is for two factors and
+// the tails of many trials.
+func tolerance(depth int) float64 { return 16 * math.Sqrt(float64(depth)) * 0x1p-24 }
+
+func randomWeights(r *rand.Rand, l spec.Linear) Weights {
+	var w Weights
+	for _, f := range l.Chain() {
+		w.Factors = append(w.Factors, random(r, f.Weights(), 1/math.Sqrt(float64(f.In))))
+	}
+	if l.Bias {
+		w.Bias = random(r, l.Out, 1)
+	}
+	return w
+}
+
+func wideFactors(w Weights) (fs [][]float64, bias []float64) {
+	for _, f := range w.Factors {
+		fs = append(fs, wide(f))
+	}
+	if w.Bias != nil {
+		bias = wide(w.Bias)
+	}
+	return fs, bias
+}
+
+func emptyLike(w Weights) (g Weights) {
+	for _, f := range w.Factors {
+		g.Factors = append(g.Factors, poisoned(len(f)))
+	}
+	if w.Bias != nil {
+		g.Bias = poisoned(len(w.Bias))
+	}
+	return g
+}
+
+var linearCases = []spec.Linear{
+	{Kind: spec.Dense, In: 13, Out: 71, Bias: true},
+	{Kind: spec.Dense, In: 1, Out: 1},
+	{Kind: spec.Dense, In: 800, Out: 50},
+	{Kind: spec.Dense, In: 96, Out: 257, Bias: true},
+	{Kind: spec.LowRank, In: 96, Out: 160, Rank: 24, Bias: true},
+	{Kind: spec.BlockDense, In: 35, Out: 51, Rank: 15, Blocks: 5, Bias: true},
+	{Kind: spec.BlockDense, In: 128, Out: 64, Rank: 96, Blocks: 2},
+	{Kind: spec.BlockShuffle, In: 48, Out: 96, Blocks: 4, Bias: true},
+	{Kind: spec.BlockShuffle, In: 192, Out: 768, Blocks: 4, Bias: true},
+	{Kind: spec.BlockShuffle, In: 768, Out: 192, Blocks: 2},
+	{Kind: spec.BlockShuffle, In: 42, Out: 30, Blocks: 6},
+	{Kind: spec.BlockShuffle, In: 12, Out: 48, Blocks: 4, Bias: true},
+	{Kind: spec.BlockShuffle, In: 24, Out: 36, Blocks: 1, Bias: true},
+}
+
+func TestLinear(t *testing.T) {
+	for _, isa := range kernel.Available() {
+		for _, s := range linearCases {
+			for _, m := range []int{1, 2, 7, 13, 30, 300} {
+				if m > 30 && s.In*s.Out > 10000 && isa == kernel.Portable {
+					continue
+				}
+				t.Run(fmt.Sprintf("%s/%s/%d", isa, s.Name(), m), func(t *testing.T) { testLinear(t, isa, s, m) })
+			}
+		}
+	}
+}
+
+func testLinear(t *testing.T, isa kernel.ISA, s spec.Linear, m int) {
+	r := rand.New(rand.NewPCG(1, uint64(m)))
+	pool := NewPool(2)
+	defer pool.Close()
+	w := randomWeights(r, s)
+	l, err := NewLinear(s, w, Options{ISA: isa, Pool: pool, Train: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws := l.NewWorkspace()
+	defer ws.Close()
+	saved := l.NewSaved(m)
+	defer saved.Close()
+	x, dy := random(r, m*s.In, 1), random(r, m*s.Out, 1)
+	res := random(r, m*s.Out, 1)
+	y, dx, g := poisoned(m*s.Out), poisoned(m*s.In), emptyLike(w)
+	l.Forward(y, x, res, m, saved, ws)
+	l.Backward(dx, g, dy, x, m, saved, false, ws)
+
+	fs, bias := wideFactors(w)
+	merged := f64ref.Merged(s, fs)
+	want := f64ref.Linear(merged, bias, wide(x), m, s.In, s.Out)
+	for i, v := range res {
+		want[i] += float64(v)
+	}
+	near(t, "y", y, want, tolerance(s.In))
+	wdx, wdw, wdb := f64ref.LinearBackward(merged, wide(x), wide(dy), m, s.In, s.Out)
+	near(t, "dx", dx, wdx, tolerance(s.Out))
+	for i, wg := range f64ref.FactorGradients(s, fs, wdw) {
+		near(t, "grad "+s.Chain()[i].Param, g.Factors[i], wg, tolerance(m+s.In+s.Out))
+	}
+	if s.Bias {
+		near(t, "grad bias", g.Bias, wdb, tolerance(m))
+	}
+	// A second pass that accumulates doubles every gradient exactly.
+	once := g.Factors[0][0]
+	l.Backward(nil, g, dy, x, m, saved, true, ws)
+	if g.Factors[0][0] == once && once != 0 {
+		t.Error("accumulate left the gradient as it was")
+	}
+	for i, wg := range f64ref.FactorGradients(s, fs, wdw) {
+		for j := range wg {
+			wg[j] *= 2
+		}
+		near(t, "accumulated", g.Factors[i], wg, tolerance(m+s.In+s.Out))
+	}
+}
+
+func TestFFN(t *testing.T) {
+	specs := []spec.FFN{
+		{Kind: spec.Dense, Hidden: 24, FFN: 66, Act: spec.GELU, Bias: true},
+		{Kind: spec.Dense, Hidden: 96, FFN: 384, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.Dense, Hidden: 800, FFN: 64, Act: spec.SwiGLU},
+		{Kind: spec.LowRank, Hidden: 64, FFN: 256, Rank: 32, Act: spec.GELU, Bias: true},
+		{Kind: spec.LowRank, Hidden: 37, FFN: 53, Rank: 11, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.BlockDense, Hidden: 64, FFN: 128, Rank: 32, Blocks: 2, Act: spec.GELU},
+		{Kind: spec.BlockShuffle, Hidden: 128, FFN: 512, Blocks: 4, Act: spec.GELU, Bias: true},
+		{Kind: spec.BlockShuffle, Hidden: 128, FFN: 512, Blocks: 2, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 3, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 6, Act: spec.GELU, Bias: true},
+	}
+	for _, isa := range kernel.Available() {
+		for _, s := range specs {
+			for _, m := range []int{1, 11, 70} {
+				t.Run(fmt.Sprintf("%s/%s/%d", isa, s.Name(), m), func(t *testing.T) { testFFN(t, isa, s, m) })
+			}
+		}
+	}
+}
+
+func testFFN(t *testing.T, isa kernel.ISA, s spec.FFN, m int) {
+	r := rand.New(rand.NewPCG(2, uint64(m)))
+	pool := NewPool(2)
+	defer pool.Close()
+	fc1, fc2 := s.FC1(), s.FC2()
+	w := FFNWeights{randomWeights(r, fc1), randomWeights(r, fc2)}
+	f, err := NewFFN(s, w, Options{ISA: isa, Pool: pool, Train: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws := f.NewWorkspace()
+	defer ws.Close()
+	saved := f.NewSaved(m)
+	defer saved.Close()
+	h := s.Hidden
+	x, dy := random(r, m*h, 1), random(r, m*h, 1)
+	y, dx := poisoned(m*h), poisoned(m*h)
+	g := FFNWeights{emptyLike(w.FC1), emptyLike(w.FC2)}
+	f.Forward(y, x, nil, m, saved, ws)
+	f.Backward(dx, g, dy, x, m, saved, false, ws)
+	decoded := poisoned(m * h)
+	f.Forward(decoded, x, nil, m, nil, ws)
+	for i := range y {
+		if y[i] != decoded[i] {
+			t.Fatalf("without saved, y[%d] = %v, not %v", i, decoded[i], y[i])
+		}
+	}
+
+	f1, b1 := wideFactors(w.FC1)
+	f2, b2 := wideFactors(w.FC2)
+	m1, m2 := f64ref.Merged(fc1, f1), f64ref.Merged(fc2, f2)
+	pre := f64ref.Linear(m1, b1, wide(x), m, h, fc1.Out)
+	act := f64ref.Activate(s, pre, m)
+	tol := 4 * tolerance(m+h+fc1.Out)
+	near(t, "y", y, f64ref.Linear(m2, b2, act, m, s.FFN, h), tol)
+	da, dw2, db2 := f64ref.LinearBackward(m2, act, wide(dy), m, s.FFN, h)
+	wdx, dw1, db1 := f64ref.LinearBackward(m1, wide(x), f64ref.ActivateBackward(s, pre, da, m), m, h, fc1.Out)
+	near(t, "dx", dx, wdx, tol)
+	for i, wg := range f64ref.FactorGradients(fc1, f1, dw1) {
+		near(t, "fc1."+fc1.Chain()[i].Param, g.FC1.Factors[i], wg, tol)
+	}
+	for i, wg := range f64ref.FactorGradients(fc2, f2, dw2) {
+		near(t, "fc2."+fc2.Chain()[i].Param, g.FC2.Factors[i], wg, tol)
+	}
+	if s.Bias {
+		near(t, "fc1.bias", g.FC1.Bias, db1, tol)
+		near(t, "fc2.bias", g.FC2.Bias, db2, tol)
+	}
+}

@@ -1,0 +1,139 @@
+package runtime
+
+import (
+	"fmt"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// Linear is one structured linear layer, y = x W^T + bias, bound to its
+// weights. Forward is safe from several goroutines, each with its own
+// workspace, as long as nobody changes or repacks the weights.
+type Linear struct{ layer *layer }
+
+// Saved holds what a layer's backward pass needs of its forward pass: the
+// intermediates between factors and, for an FFN, the values before the
+// activation. The activation itself is computed again.
+type Saved struct {
+	rows       int
+	z1, z2     []float32
+	pre        []float32
+	arena      Arena
+	perRowSize int
+}
+
+// BytesPerRow is the memory that one row (token) takes.
+func (s *Saved) BytesPerRow() int { return 4 * s.perRowSize }
+
+// Close frees the buffers.
+func (s *Saved) Close() { s.arena.Close() }
+
+func newSaved(rows, z1, z2, pre int) *Saved {
+	s := &Saved{rows: rows, perRowSize: z1 + z2 + pre}
+	s.z1 = s.arena.Floats(rows * z1)
+	s.z2 = s.arena.Floats(rows * z2)
+	s.pre = s.arena.Floats(rows * pre)
+	return s
+}
+
+// NewLinear binds a valid spec to its weights and packs them.
+func NewLinear(l spec.Linear, w Weights, opt Options) (*Linear, error) {
+	if err := l.Validate(); err != nil {
+		return nil, err
+	}
+	if err := opt.setDefaults(); err != nil {
+		return nil, err
+	}
+	b, err := newLayer(plan.NewLayer(l), w, opt)
+	if err != nil {
+		return nil, err
+	}
+	return &Linear{b}, nil
+}
+
+// Spec is the layer's specification.
+func (l *Linear) Spec() spec.Linear { return l.layer.plan.Spec }
+
+// NewWorkspace returns a workspace for calls of this layer, and of any other
+// on the same pool.
+func (l *Linear) NewWorkspace() *Workspace { return NewWorkspace(l.layer.opt.Pool) }
+
+// NewSaved returns room for the forward pass of up to rows rows.
+func (l *Linear) NewSaved(rows int) *Saved { return newSaved(rows, l.layer.zWidth(), 0, 0) }
+
+// MarkStale says that the weights have changed: Forward and Backward refuse
+// to run until Repack.
+func (l *Linear) MarkStale() { l.layer.stale = true }
+
+// Repack packs the weights for the kernels, after each change of them.
+func (l *Linear) Repack() { l.layer.repack() }
+
+// Forward computes y = x W^T + bias (+ residual) for m rows: x is [m, in], y
+// and residual [m, out], all tight and row-major; y may be residual. saved is
+// nil when no backward pass follows.
+func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspace) {
+	s := l.layer.plan.Spec
+	checkRows(s.Name(), "x", x, m, s.In)
+	checkRows(s.Name(), "y", y, m, s.Out)
+	if residual != nil {
+		checkRows(s.Name(), "residual", residual, m, s.Out)
+	}
+	if m == 0 {
+		return
+	}
+	z := l.z(saved, m, ws)
+	ws.reset()
+	l.layer.addForward(ws, y, x, nil, residual, z)
+	ws.exec(m)
+}
+
+func (l *Linear) z(saved *Saved, m int, ws *Workspace) [][]float32 {
+	if saved == nil {
+		return l.layer.intermediates(ws.floats(slotZ1, m*l.layer.zWidth()), m)
+	}
+	saved.check(m)
+	return l.layer.intermediates(saved.z1, m)
+}
+
+// Backward computes, from dy [m, out] and the x and saved of the forward
+// pass, dx [m, in] (left out where nil) and the gradients of all parameters,
+// which it adds to g where accumulate, and overwrites otherwise.
+func (l *Linear) Backward(dx []float32, g Weights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
+	s := l.layer.plan.Spec
+	l.layer.checkBackward(g)
+	checkRows(s.Name(), "x", x, m, s.In)
+	checkRows(s.Name(), "dy", dy, m, s.Out)
+	if dx != nil {
+		checkRows(s.Name(), "dx", dx, m, s.In)
+	}
+	saved.check(m)
+	z := l.layer.intermediates(saved.z1, m)
+	dz := l.layer.intermediates(ws.floats(slotDZ1, m*l.layer.zWidth()), m)
+	ws.reset()
+	l.layer.addBackwardData(ws, dx, dy, dz)
+	ws.exec(m)
+	ws.units = l.layer.addGradients(ws.units[:0], g, dy, x, z, dz, ws.floats(slotBias, l.layer.preWidth()))
+	ws.execWeights(m, accumulate)
+}
+
+func (l *layer) checkBackward(g Weights) {
+	if !l.opt.Train {
+		panic("runtime: " + l.plan.Spec.Name() + ": Backward needs a layer made with Options.Train")
+	}
+	if err := checkWeights(l.plan.Spec, g); err != nil {
+		panic("gradients of " + err.Error())
+	}
+}
+
+func (s *Saved) check(m int) {
+	if m > s.rows {
+		panic(fmt.Sprintf("runtime: saved has room for %d rows, got %d", s.rows, m))
+	}
+}
+
+func checkRows(layer, name string, x []float32, m, width int) {
+	if m < 0 || len(x) < m*width {
+		panic(fmt.Sprintf("runtime: %s: %s has %d entries, want [%d, %d] = %d", layer, name, len(x), m, width, m*width))
+	}
+}

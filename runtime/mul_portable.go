@@ -1,0 +1,123 @@
+package runtime
+
+import (
+	"math"
+	"unsafe"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// The portable kernel serves every tile; it is registered under each name, so
+// that dispatch and tests treat it like the assembly.
+func init() {
+	for _, k := range plan.For(kernel.Portable).Any() {
+		kernel.Register(kernel.Info{Name: k.Name(), ISA: k.ISA, MR: k.MR, NR: k.NR, Epilogue: k.Epilogue, Strip: k.Strip, Func: mulPortable})
+	}
+}
+
+// mulPortable is the readable definition of a matrix-product kernel. For each
+// of NTiles tiles, MR rows i and NR columns j,
+//
+//	s      = sum_k A[i,k] * B[k,j]           k in the order of the segments
+//	s      = s + C[i,j]                      with Accumulate
+//	s      = alpha * s                       with Scale
+//	s      = s + bias[j] + residual[i,j]     where they are given
+//	aux    = s                               where it is given
+//	C[i,j] = act(s)
+//
+// For SwiGLU, B's panels hold 16 gates and 16 ups; C[i,j] = silu(g) * u has
+// half as many columns, and there is no residual.
+func mulPortable(a *kernel.Args) {
+	width := min(a.NR, plan.Panel)
+	for t := range a.NTiles * (a.NR / width) {
+		b := unsafe.Add(a.B, t*a.PanelStep)
+		for i := range a.MR {
+			var sum [plan.Panel]float32
+			s := sum[:width]
+			at := b
+			for _, seg := range unsafe.Slice((*kernel.Segment)(a.Segs), a.NSegs) {
+				x := unsafe.Add(a.A, i*a.LDA+seg.Off)
+				for range seg.Len {
+					v := *(*float32)(x)
+					for j, w := range unsafe.Slice((*float32)(at), width) {
+						s[j] += v * w
+					}
+					x, at = unsafe.Add(x, a.KStep), unsafe.Add(at, 4*width)
+				}
+			}
+			if a.Epilogue == kernel.SwiGLU {
+				swiglu(a, i, t, s)
+				continue
+			}
+			col := 4 * t * width
+			c := unsafe.Slice((*float32)(unsafe.Add(a.C, i*a.LDC+col)), width)
+			if a.Flags&kernel.Accumulate != 0 {
+				add(s, c)
+			}
+			scaleAndBias(a, s, col)
+			add(s, floats(a.Residual, i*a.LDC+col, width))
+			copy(floats(a.Aux, i*a.LDAux+col, width), s)
+			if a.Epilogue == kernel.GELU {
+				for j, v := range s {
+					s[j] = gelu(v)
+				}
+			}
+			copy(c, s)
+		}
+	}
+}
+
+// swiglu ends a panel of 16 gates and 16 ups.
+func swiglu(a *kernel.Args, row, panel int, s []float32) {
+	g, u := s[:plan.HalfPanel], s[plan.HalfPanel:]
+	col := 4 * panel * plan.HalfPanel
+	auxG := floats(a.Aux, row*a.LDAux+col, plan.HalfPanel)
+	auxU := floats(a.Aux, row*a.LDAux+col+a.UpAux, plan.HalfPanel)
+	if a.Flags&kernel.Accumulate != 0 {
+		add(g, auxG)
+		add(u, auxU)
+	}
+	scaleAndBias(a, s, 2*col)
+	copy(auxG, g)
+	copy(auxU, u)
+	if a.Flags&kernel.PreOnly == 0 {
+		c := floats(a.C, row*a.LDC+col, plan.HalfPanel)
+		for j := range c {
+			c[j] = silu(g[j]) * u[j]
+		}
+	}
+}
+
+func scaleAndBias(a *kernel.Args, s []float32, col int) {
+	if a.Flags&kernel.Scale != 0 {
+		for j := range s {
+			s[j] *= a.Alpha
+		}
+	}
+	add(s, floats(a.Bias, col, len(s)))
+}
+
+// floats is a view of n entries off bytes after p, empty where p is nil.
+func floats(p unsafe.Pointer, off, n int) []float32 {
+	if p == nil {
+		return nil
+	}
+	return unsafe.Slice((*float32)(unsafe.Add(p, off)), n)
+}
+
+func add(s, t []float32) {
+	for j, v := range t {
+		s[j] += v
+	}
+}
+
+// gelu is the tanh form, h/2 (1 + tanh(sqrt(2/pi) (h + 0.044715 h^3))).
+func gelu(v float32) float32 {
+	h := float64(v)
+	return float32(0.5 * h * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(h+0.044715*h*h*h))))
+}
+
+func silu(v float32) float32 {
+	return float32(float64(v) / (1 + math.Exp(-float64(v))))
+}

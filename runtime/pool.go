@@ -1,0 +1,141 @@
+package runtime
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// Pool is a set of persistent workers that share out chunks of work. The
+// caller of Run is worker 0. Idle workers spin for a bounded time, so that a
+// dispatch costs well under a microsecond, then park.
+type Pool struct {
+	threads int
+	busy    atomic.Bool
+
+	// The job: written by the caller while it is closed and no worker active.
+	n    int64
+	f    func(worker, i int)
+	next atomic.Int64
+
+	seq    atomic.Uint64 // counts jobs; workers wait for it to move
+	open   atomic.Bool
+	active atomic.Int64
+	stop   atomic.Bool
+
+	workers []*worker
+	spins   int
+}
+
+type worker struct {
+	parked atomic.Bool
+	wake   chan struct{}
+}
+
+// maxSpins bounds the spinning of an idle worker, about 50 microseconds.
+const maxSpins = 1 << 15
+
+// NewPool starts a pool of the given number of threads, the caller's
+// included; 0 means one for each core that Go may use. Close it when done.
+func NewPool(threads int) *Pool {
+	if threads <= 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	p := &Pool{threads: threads, spins: maxSpins}
+	if threads > runtime.GOMAXPROCS(0) {
+		p.spins = 0 // a spinning worker would hold the core that another needs
+	}
+	for id := 1; id < threads; id++ {
+		w := &worker{wake: make(chan struct{}, 1)}
+		p.workers = append(p.workers, w)
+		go p.loop(w, id)
+	}
+	return p
+}
+
+// defaultPool is shared by the layers that name no pool.
+var defaultPool = sync.OnceValue(func() *Pool { return NewPool(0) })
+
+// Threads is the number of workers, the caller included.
+func (p *Pool) Threads() int { return p.threads }
+
+// Run calls f for every i in [0, n), on any worker, and returns when all
+// calls have. worker is below Threads and at work on one chunk at a time, so
+// it may index scratch that belongs to the caller. When the pool is busy with
+// another caller's job, all of it runs inline as worker 0.
+func (p *Pool) Run(n int, f func(worker, i int)) {
+	if n <= 1 || p.threads == 1 || !p.busy.CompareAndSwap(false, true) {
+		for i := range n {
+			f(0, i)
+		}
+		return
+	}
+	p.n, p.f = int64(n), f
+	p.next.Store(0)
+	p.open.Store(true)
+	p.seq.Add(1)
+	// Wake no more workers than there are chunks beside the caller's first.
+	for _, w := range p.workers[:min(len(p.workers), n-1)] {
+		if w.parked.CompareAndSwap(true, false) {
+			w.wake <- struct{}{}
+		}
+	}
+	p.work(0)
+	p.open.Store(false)
+	for i := 0; p.active.Load() != 0; i++ {
+		if i >= p.spins/8 {
+			runtime.Gosched()
+		}
+	}
+	p.f = nil
+	p.busy.Store(false)
+}
+
+func (p *Pool) work(id int) {
+	for i := p.next.Add(1) - 1; i < p.n; i = p.next.Add(1) - 1 {
+		p.f(id, int(i))
+	}
+}
+
+func (p *Pool) loop(w *worker, id int) {
+	var seen uint64
+	for {
+		for i := 0; p.seq.Load() == seen; i++ {
+			if p.stop.Load() {
+				return
+			}
+			if i < p.spins {
+				continue
+			}
+			w.parked.Store(true)
+			// A job or Close between the check above and the flag would not
+			// wake this worker: look again before sleeping.
+			if p.seq.Load() != seen || p.stop.Load() {
+				if w.parked.CompareAndSwap(true, false) {
+					continue
+				}
+			}
+			<-w.wake
+		}
+		seen = p.seq.Load()
+		// A worker that comes late finds the job closed, or the next one open:
+		// both are sound, because the caller rewrites a job only while it is
+		// closed and nobody is active.
+		p.active.Add(1)
+		if p.open.Load() {
+			p.work(id)
+		}
+		p.active.Add(-1)
+	}
+}
+
+// Close ends the workers. The pool must be idle.
+func (p *Pool) Close() {
+	p.stop.Store(true)
+	for _, w := range p.workers {
+		if w.parked.CompareAndSwap(true, false) {
+			w.wake <- struct{}{}
+		}
+	}
+	p.threads, p.workers = 1, nil
+}

@@ -1,0 +1,319 @@
+package runtime
+
+import (
+	"unsafe"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// product is a planned product bound to its kernels and packed weights.
+type product struct {
+	plan.Product
+	target plan.Target
+	blocks []kblock
+	// pack holds the weights as [k block][panel][kc][32], the last panel 16
+	// wide where the columns ask for it; bias one entry a packed column.
+	pack, bias []float32
+	columns    int
+	panels     int
+	// store lists where each result goes in a destination row; cols and ks
+	// which entries of the canonical block the pack's columns and depths hold.
+	store, cols, ks []int
+	// results counts the results of one full panel: 16 for SwiGLU, else 32.
+	results int
+}
+
+// kblock is one block of k: where its inputs lie in a source row and the
+// kernels of each tile.
+type kblock struct {
+	k0, kc int
+	base   int // bytes
+	segs   []kernel.Segment
+	// tiles[w][mr] runs mr rows; w counts the target's 64-, 32- and 16-wide
+	// tiles. scratch holds the kernels whose C is the scratch tile.
+	tiles, scratch [3][16]kernel.Func
+}
+
+// width classes of kblock.tiles
+var widths = [3]int{2 * plan.Panel, plan.Panel, plan.HalfPanel}
+
+func newProduct(p plan.Product, t plan.Target, bias bool) (*product, error) {
+	q := &product{Product: p, target: t, columns: p.Columns(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: plan.Panel}
+	q.panels = (q.columns + plan.Panel - 1) / plan.Panel
+	if p.Epilogue == kernel.SwiGLU {
+		q.results = plan.HalfPanel
+	}
+	k0 := 0
+	for i, kc := range p.KBlocks {
+		b := kblock{k0: k0, kc: kc}
+		b.base, b.segs = plan.Relative(p.Segments(k0, kc))
+		for w, nr := range widths {
+			for mr := 1; mr <= t.MaxMR[nr]; mr++ {
+				if p.Epilogue == kernel.SwiGLU && nr == plan.HalfPanel {
+					continue // SwiGLU has no half panels
+				}
+				k := plan.Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: p.BlockEpilogue(i)}
+				f, err := lookup(k)
+				if err != nil {
+					return nil, err
+				}
+				b.tiles[w][mr], b.scratch[w][mr] = f, f
+				if shaped, ok := k.Shaped(p, b.segs); ok {
+					if info, ok := kernel.Lookup(shaped.Name()); ok {
+						b.tiles[w][mr] = info.Func
+					}
+				}
+			}
+		}
+		q.blocks = append(q.blocks, b)
+		k0 += kc
+	}
+	q.pack = make([]float32, p.Depth()*q.columns)
+	if bias {
+		q.bias = make([]float32, q.columns)
+	}
+	return q, nil
+}
+
+// packWeights fills panel number panel from the factor's weights; each entry
+// of the canonical block is w[out*ldOut + in*ldIn].
+func (q *product) packWeights(panel int, w []float32, f plan.Factor) {
+	w = w[q.Block*f.In*f.Out:][:f.In*f.Out]
+	ldCol, ldK := f.In, 1
+	if q.Transposed {
+		ldCol, ldK = 1, f.In
+	}
+	cols := q.cols[panel*plan.Panel:]
+	cols = cols[:min(len(cols), plan.Panel)]
+	for _, b := range q.blocks {
+		packPanel(q.panel(b, panel), w, cols, q.ks[b.k0:b.k0+b.kc], ldCol, ldK)
+	}
+}
+
+// packBias puts the bias beside the packed columns. canon maps a stored place
+// before the activation to its entry of the bias.
+func (q *product) packBias(bias []float32, canon []int) {
+	for i, at := range q.store {
+		if q.Epilogue != kernel.SwiGLU {
+			q.bias[i] = bias[canon[at]]
+			continue
+		}
+		j := i/plan.HalfPanel*plan.Panel + i%plan.HalfPanel
+		q.bias[j] = bias[canon[at]]
+		q.bias[j+plan.HalfPanel] = bias[canon[q.DstWidth+at]]
+	}
+}
+
+// packPanel writes dst[k][j] = w[cols[j]*ldCol + ks[k]*ldK], 0 where the column
+// is padding.
+func packPanel(dst, w []float32, cols, ks []int, ldCol, ldK int) {
+	width := len(cols)
+	if ldCol == 1 && contiguous(cols) {
+		for i, k := range ks {
+			copy(dst[i*width:(i+1)*width], w[cols[0]+k*ldK:])
+		}
+		return
+	}
+	for j, c := range cols {
+		switch {
+		case c < 0:
+			for i := range ks {
+				dst[i*width+j] = 0
+			}
+		case ldK == 1 && contiguous(ks):
+			at := j
+			for _, v := range w[c*ldCol+ks[0]:][:len(ks)] {
+				dst[at] = v
+				at += width
+			}
+		default:
+			at := j
+			for _, k := range ks {
+				dst[at] = w[c*ldCol+k*ldK]
+				at += width
+			}
+		}
+	}
+}
+
+func contiguous(idx []int) bool {
+	for i, x := range idx {
+		if x != idx[0]+i {
+			return false
+		}
+	}
+	return idx[0] >= 0
+}
+
+func (q *product) panel(b kblock, panel int) []float32 {
+	width := min(plan.Panel, q.columns-panel*plan.Panel)
+	return q.pack[b.k0*q.columns+panel*plan.Panel*b.kc:][:b.kc*width]
+}
+
+// operands are the buffers of one product over rows of SrcWidth and DstWidth
+// entries; pre and residual may be nil.
+type operands struct {
+	src, dst, pre, residual []float32
+}
+
+// run computes rows [r0, r1) of the results of panels [p0, p1).
+func (q *product) run(s *scratch, o operands, r0, r1, p0, p1 int) {
+	full := q.fullPanels()
+	for p0 < p1 {
+		n := min(q.target.PanelGroup(q.blocks[0].kc), p1-p0)
+		at, end := p0, p0+n
+		if direct := min(end, full) - at; q.Direct && direct > 0 {
+			if q.target.Wide(r1-r0) && direct >= 2 {
+				q.direct(s, o, r0, r1, at, direct/2, 0)
+				at += direct &^ 1
+				direct &= 1
+			}
+			if direct > 0 {
+				q.direct(s, o, r0, r1, at, direct, 1)
+				at += direct
+			}
+		}
+		if q.Direct && at < end && at*plan.Panel+plan.HalfPanel == q.columns && !q.ragged() {
+			q.direct(s, o, r0, r1, at, 1, 2)
+			at++
+		}
+		if at < end {
+			q.indirect(s, o, r0, r1, at, end)
+		}
+		p0 = end
+	}
+}
+
+// fullPanels counts the panels that are 32 wide and without padding.
+func (q *product) fullPanels() int { return len(q.store) / q.results }
+
+// ragged reports whether the last vector of results is partly padding.
+func (q *product) ragged() bool { return len(q.store)%plan.HalfPanel != 0 }
+
+// direct runs n tiles of width class w, beginning at a panel, straight into
+// the destination.
+func (q *product) direct(s *scratch, o operands, r0, r1, panel, n, w int) {
+	a := &s.args
+	col := q.store[0] + panel*q.results
+	for i := range q.blocks {
+		b := &q.blocks[i]
+		last := i == len(q.blocks)-1
+		*a = kernel.Args{
+			B:    unsafe.Pointer(&q.pack[b.k0*q.columns+panel*plan.Panel*b.kc]),
+			Segs: unsafe.Pointer(&b.segs[0]), NSegs: len(b.segs),
+			LDA: 4 * q.SrcWidth, KStep: q.KStep(), LDC: 4 * q.DstWidth,
+			LDAux: 4 * q.PreWidth, UpAux: 4 * q.DstWidth,
+			NTiles: n, PanelStep: 4 * plan.Panel * b.kc,
+			NR: widths[w], Epilogue: q.BlockEpilogue(i),
+		}
+		q.setFlags(a, i, panel)
+		for r := r0; r < r1; r += a.MR {
+			a.MR = q.target.RowTile(r1-r, widths[w])
+			a.A = unsafe.Add(unsafe.Pointer(&o.src[r*q.SrcWidth]), b.base)
+			a.C = unsafe.Pointer(&o.dst[r*q.DstWidth+col])
+			if last && o.residual != nil {
+				a.Residual = unsafe.Pointer(&o.residual[r*q.DstWidth+col])
+			}
+			if o.pre != nil && (last || q.Epilogue == kernel.SwiGLU) {
+				a.Aux = unsafe.Pointer(&o.pre[r*q.PreWidth+col])
+			}
+			s.call(b.tiles[w][a.MR])
+		}
+	}
+}
+
+func (q *product) setFlags(a *kernel.Args, block, panel int) {
+	if block > 0 {
+		a.Flags |= kernel.Accumulate
+	}
+	if block < len(q.blocks)-1 {
+		a.Flags |= kernel.PreOnly
+	} else if q.bias != nil {
+		a.Bias = unsafe.Pointer(&q.bias[panel*plan.Panel])
+	}
+}
+
+// indirect runs panels [p0, p1) tile by tile through the scratch tile, which
+// stays in the L1 cache, and sends each result to its place.
+func (q *product) indirect(s *scratch, o operands, r0, r1, p0, p1 int) {
+	a := &s.args
+	for r := r0; r < r1; {
+		mr := q.target.RowTile(r1-r, plan.Panel)
+		for panel := p0; panel < p1; panel++ {
+			w, out := 1, q.results
+			if q.columns-panel*plan.Panel < plan.Panel {
+				w, out = 2, plan.HalfPanel
+			}
+			for i := range q.blocks {
+				b := &q.blocks[i]
+				*a = kernel.Args{
+					A:    unsafe.Add(unsafe.Pointer(&o.src[r*q.SrcWidth]), b.base),
+					B:    unsafe.Pointer(&q.pack[b.k0*q.columns+panel*plan.Panel*b.kc]),
+					C:    unsafe.Pointer(&s.tile[0]),
+					Segs: unsafe.Pointer(&b.segs[0]), NSegs: len(b.segs),
+					LDA: 4 * q.SrcWidth, KStep: q.KStep(), LDC: 4 * out,
+					NTiles: 1, PanelStep: 4 * plan.Panel * b.kc,
+					MR: mr, NR: widths[w], Epilogue: q.BlockEpilogue(i),
+				}
+				if a.Epilogue != kernel.Linear {
+					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), 4*plan.Panel, 4*plan.HalfPanel
+				}
+				q.setFlags(a, i, panel)
+				s.call(b.scratch[w][mr])
+			}
+			q.scatter(s, o, r, mr, panel*q.results, out)
+		}
+		r += mr
+	}
+}
+
+// scatter stores mr rows of the scratch tile, results [c0, c0+width) of the
+// product, padding left out.
+func (q *product) scatter(s *scratch, o operands, r, mr, c0, width int) {
+	store := q.store[c0:min(c0+width, len(q.store))]
+	for i := range mr {
+		row := (r + i) * q.DstWidth
+		tile := s.tile[i*width:][:len(store)]
+		dst := o.dst[row : row+q.DstWidth]
+		if o.residual != nil {
+			res := o.residual[row : row+q.DstWidth]
+			for j, at := range store {
+				dst[at] = tile[j] + res[at]
+			}
+		} else {
+			for j, at := range store {
+				dst[at] = tile[j]
+			}
+		}
+		if o.pre == nil || q.Epilogue == kernel.Linear {
+			continue
+		}
+		pre := o.pre[(r+i)*q.PreWidth:][:q.PreWidth]
+		for j, at := range store {
+			pre[at] = s.pre[i*plan.Panel+j]
+			if q.Epilogue == kernel.SwiGLU {
+				pre[q.DstWidth+at] = s.pre[i*plan.Panel+plan.HalfPanel+j]
+			}
+		}
+	}
+}
+
+// scratch is what one worker needs: the kernel's arguments, a tile of 14 x 32
+// results and the same before the activation, and the packs of
+// backward-weight.
+type scratch struct {
+	args      kernel.Args
+	tile, pre []float32
+	// left holds one strip of the left operand, right a group of panels.
+	left, right []float32
+	seg         kernel.Segment
+}
+
+const scratchTile = 16 * plan.Panel
+
+// call runs a kernel. Kernels are leaves that cannot be preempted; the
+// prologue of this method is where the garbage collector stops the loop.
+//
+//go:noinline
+func (s *scratch) call(f kernel.Func) { f(&s.args) }

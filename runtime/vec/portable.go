@@ -1,0 +1,192 @@
+package vec
+
+import (
+	"math"
+	"unsafe"
+
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// portable holds the readable definition of every operation. P are its
+// vectors of N entries, S its scalars, R its results.
+var portable = map[kernel.VecOp]kernel.VecFunc{
+	// P0 = gelu(P1), the tanh form.
+	kernel.OpGELU: func(a *kernel.VecArgs) {
+		y, x := p(a, 0), p(a, 1)
+		for i, h := range x {
+			y[i], _ = gelu(h)
+		}
+	},
+	// P0 = gelu(P2), P1 = P3 * gelu'(P2).
+	kernel.OpGELUBackward: func(a *kernel.VecArgs) {
+		y, dh, h, da := p(a, 0), p(a, 1), p(a, 2), p(a, 3)
+		for i := range h {
+			v, d := gelu(h[i])
+			dh[i] = da[i] * d
+			y[i] = v
+		}
+	},
+	// P0 = silu(P1) * P2.
+	kernel.OpSwiGLU: func(a *kernel.VecArgs) {
+		y, g, u := p(a, 0), p(a, 1), p(a, 2)
+		for i := range y {
+			s, _ := silu(g[i])
+			y[i] = s * u[i]
+		}
+	},
+	// P0 = silu(P3)*P4, P1 = P5*P4*silu'(P3), P2 = P5*silu(P3).
+	kernel.OpSwiGLUBackward: func(a *kernel.VecArgs) {
+		y, dg, du, g, u, da := p(a, 0), p(a, 1), p(a, 2), p(a, 3), p(a, 4), p(a, 5)
+		for i := range y {
+			s, d := silu(g[i])
+			gi, ui, di := d, u[i], da[i]
+			y[i] = s * ui
+			du[i] = di * s
+			dg[i] = di * ui * gi
+		}
+	},
+	// R0 = sum P0.
+	kernel.OpSum: func(a *kernel.VecArgs) {
+		var s float64
+		for _, x := range p(a, 0) {
+			s += float64(x)
+		}
+		a.R[0] = float32(s)
+	},
+	// R0 = sum (P0 - S0)^2.
+	kernel.OpSumDeviations: func(a *kernel.VecArgs) {
+		var s float64
+		for _, x := range p(a, 0) {
+			d := float64(x - a.S[0])
+			s += d * d
+		}
+		a.R[0] = float32(s)
+	},
+	// P0 = (P1 - S0)*S1*P2 + P3.
+	kernel.OpNormalize: func(a *kernel.VecArgs) {
+		y, x, w, b := p(a, 0), p(a, 1), p(a, 2), p(a, 3)
+		for i := range y {
+			y[i] = (x[i]-a.S[0])*a.S[1]*w[i] + b[i]
+		}
+	},
+	// n = (P1 - S0)*S1, g = P0*P2: R0 = sum g, R1 = sum g*n, P3 += P0*n, P4 += P0.
+	kernel.OpNormSums: func(a *kernel.VecArgs) {
+		dy, x, w, dw, db := p(a, 0), p(a, 1), p(a, 2), p(a, 3), p(a, 4)
+		var s1, s2 float64
+		for i := range dy {
+			n, g := (x[i]-a.S[0])*a.S[1], dy[i]*w[i]
+			s1 += float64(g)
+			s2 += float64(g) * float64(n)
+			dw[i] += dy[i] * n
+			db[i] += dy[i]
+		}
+		a.R = [2]float32{float32(s1), float32(s2)}
+	},
+	// P0 += S1*(P1*P3 - S2 - (P2-S0)*S1*S3).
+	kernel.OpNormApply: func(a *kernel.VecArgs) {
+		dx, dy, x, w := p(a, 0), p(a, 1), p(a, 2), p(a, 3)
+		for i := range dx {
+			dx[i] += a.S[1] * (dy[i]*w[i] - a.S[2] - (x[i]-a.S[0])*a.S[1]*a.S[3])
+		}
+	},
+	// R0 = max P0.
+	kernel.OpMax: func(a *kernel.VecArgs) {
+		m := float32(math.Inf(-1))
+		for _, x := range p(a, 0) {
+			m = max(m, x)
+		}
+		a.R[0] = m
+	},
+	// P0 = exp(P1*S0 - S1), R0 = its sum.
+	kernel.OpExpSum: func(a *kernel.VecArgs) {
+		y, x := p(a, 0), p(a, 1)
+		var s float64
+		for i, v := range x {
+			y[i] = float32(math.Exp(float64(v)*float64(a.S[0]) - float64(a.S[1])))
+			s += float64(y[i])
+		}
+		a.R[0] = float32(s)
+	},
+	// P0 = P1*(P2 - S0)*S1.
+	kernel.OpSoftmaxBackward: func(a *kernel.VecArgs) {
+		ds, pr, dp := p(a, 0), p(a, 1), p(a, 2)
+		for i := range ds {
+			ds[i] = pr[i] * (dp[i] - a.S[0]) * a.S[1]
+		}
+	},
+	// R0 = sum P0*P1.
+	kernel.OpDot: func(a *kernel.VecArgs) {
+		x, y := p(a, 0), p(a, 1)
+		var s float64
+		for i := range x {
+			s += float64(x[i]) * float64(y[i])
+		}
+		a.R[0] = float32(s)
+	},
+	// P0 *= S0.
+	kernel.OpScale: func(a *kernel.VecArgs) {
+		x := p(a, 0)
+		for i := range x {
+			x[i] *= a.S[0]
+		}
+	},
+	// P0 += S0*P1.
+	kernel.OpAxpy: func(a *kernel.VecArgs) {
+		y, x := p(a, 0), p(a, 1)
+		for i := range y {
+			y[i] += a.S[0] * x[i]
+		}
+	},
+	// P0 += the sum of Rows rows, P1 and on, Stride bytes apart.
+	kernel.OpColSum: func(a *kernel.VecArgs) {
+		dst := p(a, 0)
+		for r := range a.Rows {
+			for j, x := range unsafe.Slice((*float32)(unsafe.Add(a.P[1], r*a.Stride)), a.N) {
+				dst[j] += x
+			}
+		}
+	},
+	// (P0, P1) = (P0 P2 - P1 s, P1 P2 + P0 s), s = S0*P3, for Rows heads.
+	kernel.OpRotate: func(a *kernel.VecArgs) {
+		cos, sin := p(a, 2), p(a, 3)
+		for r := range a.Rows {
+			x := unsafe.Slice((*float32)(unsafe.Add(a.P[0], r*a.Stride)), a.N)
+			y := unsafe.Slice((*float32)(unsafe.Add(a.P[1], r*a.Stride)), a.N)
+			for i, c := range cos {
+				s := a.S[0] * sin[i]
+				x[i], y[i] = x[i]*c-y[i]*s, y[i]*c+x[i]*s
+			}
+		}
+	},
+	// The update that AdamW documents; S holds 1-LR*Decay, Beta1, 1-Beta1,
+	// Beta2, 1-Beta2, GradScale, LR/Bias1, 1/Bias2, Eps.
+	kernel.OpAdamW: func(a *kernel.VecArgs) {
+		w, g, m, v := p(a, 0), p(a, 1), p(a, 2), p(a, 3)
+		s := &a.S
+		for i := range w {
+			d := g[i] * s[5]
+			m[i] = m[i]*s[1] + d*s[2]
+			v[i] = v[i]*s[3] + d*d*s[4]
+			w[i] = w[i]*s[0] - m[i]*s[6]/(float32(math.Sqrt(float64(v[i]*s[7])))+s[8])
+		}
+	},
+}
+
+// p is operand i.
+func p(a *kernel.VecArgs, i int) []float32 { return unsafe.Slice((*float32)(a.P[i]), a.N) }
+
+// gelu and its derivative: x*s and s + x*s*(1-s)*2u', s = sigmoid(2u),
+// u = sqrt(2/pi) (x + 0.044715 x^3).
+func gelu(v float32) (y, dy float32) {
+	c := math.Sqrt(2 / math.Pi)
+	x := float64(v)
+	s := 1 / (1 + math.Exp(-2*c*(x+0.044715*x*x*x)))
+	return float32(x * s), float32(s + x*s*(1-s)*2*c*(1+3*0.044715*x*x))
+}
+
+// silu and its derivative: x*s and s + x*s*(1-s), s = sigmoid(x).
+func silu(v float32) (y, dy float32) {
+	x := float64(v)
+	s := 1 / (1 + math.Exp(-x))
+	return float32(x * s), float32(s + x*s*(1-s))
+}

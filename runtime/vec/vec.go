@@ -1,0 +1,287 @@
+// Package vec holds the elementwise operations of a transformer: norms,
+// activations, softmax, rotary positions, the optimizer's update. A Table
+// runs them on one instruction set; the portable form of each is its readable
+// definition.
+package vec
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+
+	_ "github.com/structuredffn/sffn/generated/anyshape" // registers the assembly
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// Eps is added inside the root of both norms.
+const Eps = 1e-5
+
+// Table runs the operations on one instruction set. Operands of one call have
+// the same length; lengths are the caller's contract, and a shorter operand
+// panics.
+type Table struct {
+	fns [kernel.NumVecOps]kernel.VecFunc
+}
+
+var tables = func() map[kernel.ISA]*Table {
+	ts := map[kernel.ISA]*Table{}
+	for _, isa := range kernel.ISAs {
+		t := &Table{}
+		for op := range kernel.NumVecOps {
+			t.fns[op] = portable[op]
+			if f := kernel.Vec(isa, op); f != nil {
+				t.fns[op] = f
+			}
+		}
+		ts[isa] = t
+	}
+	return ts
+}()
+
+// For returns the table of an instruction set that this machine has.
+func For(isa kernel.ISA) *Table { return tables[isa] }
+
+// call runs a kernel. The prologue of this method is where the garbage
+// collector stops a loop of calls: kernels are leaves.
+//
+//go:noinline
+func (t *Table) call(op kernel.VecOp, a *kernel.VecArgs) { t.fns[op](a) }
+
+// chunk bounds the entries of one call, some tens of microseconds.
+const chunk = 1 << 14
+
+// each calls op on stretches of the operands.
+func (t *Table) each(op kernel.VecOp, a kernel.VecArgs, xs ...[]float32) {
+	n := len(xs[0])
+	for _, x := range xs {
+		if len(x) < n {
+			panic(fmt.Sprintf("vec: %s of %d entries with an operand of %d", op, n, len(x)))
+		}
+	}
+	for at := 0; at < n; at += chunk {
+		a.N = min(chunk, n-at)
+		for i, x := range xs {
+			a.P[i] = unsafe.Pointer(&x[at])
+		}
+		t.call(op, &a)
+	}
+}
+
+// reduce calls op on chunks and adds the results in order.
+func (t *Table) reduce(op kernel.VecOp, a *kernel.VecArgs, xs ...[]float32) (r0, r1 float32) {
+	n := len(xs[0])
+	for at := 0; at < n; at += chunk {
+		a.N = min(chunk, n-at)
+		for i, x := range xs {
+			a.P[i] = unsafe.Pointer(&x[at : at+a.N][0])
+		}
+		t.call(op, a)
+		r0 += a.R[0]
+		r1 += a.R[1]
+	}
+	return r0, r1
+}
+
+// GELU computes y = gelu(x), the tanh form; y may be x.
+func (t *Table) GELU(y, x []float32) { t.each(kernel.OpGELU, kernel.VecArgs{}, y, x) }
+
+// GELUBackward computes a = gelu(h) and dh = da * gelu'(h); dh may be da, a
+// may be h.
+func (t *Table) GELUBackward(a, dh, h, da []float32) {
+	t.each(kernel.OpGELUBackward, kernel.VecArgs{}, a, dh, h, da)
+}
+
+// SwiGLU computes y = silu(g) * u.
+func (t *Table) SwiGLU(y, g, u []float32) { t.each(kernel.OpSwiGLU, kernel.VecArgs{}, y, g, u) }
+
+// SwiGLUBackward computes a = silu(g)*u, dg = da*u*silu'(g), du = da*silu(g);
+// a may be da.
+func (t *Table) SwiGLUBackward(a, dg, du, g, u, da []float32) {
+	t.each(kernel.OpSwiGLUBackward, kernel.VecArgs{}, a, dg, du, g, u, da)
+}
+
+// LayerNorm normalises rows of h entries: y = (x-mean)*rstd*w + b, with the
+// biased variance. mean and rstd have one entry a row.
+func (t *Table) LayerNorm(y, mean, rstd, x, w, b []float32, rows, h int) {
+	var a kernel.VecArgs
+	for r := range rows {
+		row := x[r*h : (r+1)*h]
+		sum, _ := t.reduce(kernel.OpSum, &a, row)
+		m := sum / float32(h)
+		a.S[0] = m
+		dev, _ := t.reduce(kernel.OpSumDeviations, &a, row)
+		mean[r] = m
+		rstd[r] = float32(1 / math.Sqrt(float64(dev)/float64(h)+Eps))
+		t.normalize(y[r*h:(r+1)*h], row, w, b, m, rstd[r])
+	}
+}
+
+func (t *Table) normalize(y, x, w, b []float32, mean, rstd float32) {
+	a := kernel.VecArgs{}
+	a.S[0], a.S[1] = mean, rstd
+	t.each(kernel.OpNormalize, a, y, x, w, b)
+}
+
+// RMSNorm normalises rows of h entries: y = x*rstd*w, rstd = 1/sqrt(mean(x^2)
+// + eps). zero is a vector of h zeros.
+func (t *Table) RMSNorm(y, rstd, x, w, zero []float32, rows, h int) {
+	var a kernel.VecArgs
+	for r := range rows {
+		row := x[r*h : (r+1)*h]
+		squares, _ := t.reduce(kernel.OpSumDeviations, &a, row)
+		rstd[r] = float32(1 / math.Sqrt(float64(squares)/float64(h)+Eps))
+		t.normalize(y[r*h:(r+1)*h], row, w, zero, 0, rstd[r])
+	}
+}
+
+// LayerNormBackward adds to dx the gradient of x, and to dw and db their sums
+// over these rows, in order:
+//
+//	g = dy*w, n = (x-mean)*rstd
+//	dx += rstd*(g - mean(g) - n*mean(g*n)), dw += sum dy*n, db += sum dy
+func (t *Table) LayerNormBackward(dx, dw, db, dy, x, w, mean, rstd []float32, rows, h int) {
+	for r := range rows {
+		at, end := r*h, (r+1)*h
+		g, gn := t.normSums(dy[at:end], x[at:end], w, dw, db, mean[r], rstd[r])
+		t.normApply(dx[at:end], dy[at:end], x[at:end], w, mean[r], rstd[r], g/float32(h), gn/float32(h))
+	}
+}
+
+// RMSNormBackward is LayerNormBackward with mean 0 and without the term
+// mean(g). db is scratch.
+func (t *Table) RMSNormBackward(dx, dw, db, dy, x, w, rstd []float32, rows, h int) {
+	for r := range rows {
+		at, end := r*h, (r+1)*h
+		_, gn := t.normSums(dy[at:end], x[at:end], w, dw, db, 0, rstd[r])
+		t.normApply(dx[at:end], dy[at:end], x[at:end], w, 0, rstd[r], 0, gn/float32(h))
+	}
+}
+
+func (t *Table) normSums(dy, x, w, dw, db []float32, mean, rstd float32) (g, gn float32) {
+	var a kernel.VecArgs
+	a.S[0], a.S[1] = mean, rstd
+	return t.reduce(kernel.OpNormSums, &a, dy, x, w, dw, db)
+}
+
+func (t *Table) normApply(dx, dy, x, w []float32, mean, rstd, m1, m2 float32) {
+	var a kernel.VecArgs
+	a.S[0], a.S[1], a.S[2], a.S[3] = mean, rstd, m1, m2
+	t.each(kernel.OpNormApply, a, dx, dy, x, w)
+}
+
+// Max is the largest entry of x, -Inf where it has none.
+func (t *Table) Max(x []float32) float32 {
+	m := float32(math.Inf(-1))
+	var a kernel.VecArgs
+	for at := 0; at < len(x); at += chunk {
+		a.N, a.P[0] = min(chunk, len(x)-at), unsafe.Pointer(&x[at])
+		t.call(kernel.OpMax, &a)
+		m = max(m, a.R[0])
+	}
+	return m
+}
+
+// ExpSum computes y = exp(x*scale - shift) and returns the sum; y may be x.
+func (t *Table) ExpSum(y, x []float32, scale, shift float32) float32 {
+	var a kernel.VecArgs
+	a.S[0], a.S[1] = scale, shift
+	sum, _ := t.reduce(kernel.OpExpSum, &a, y, x)
+	return sum
+}
+
+// SoftmaxBackward computes ds = p*(dp-delta)*scale; ds may be p or dp.
+func (t *Table) SoftmaxBackward(ds, p, dp []float32, delta, scale float32) {
+	var a kernel.VecArgs
+	a.S[0], a.S[1] = delta, scale
+	t.each(kernel.OpSoftmaxBackward, a, ds, p, dp)
+}
+
+// Dot is the inner product of x and y.
+func (t *Table) Dot(x, y []float32) float32 {
+	var a kernel.VecArgs
+	d, _ := t.reduce(kernel.OpDot, &a, x, y)
+	return d
+}
+
+// squaresChunk bounds the float32 part of SumSquares.
+const squaresChunk = 4096
+
+// SumSquares is the sum of squares: float32 in stretches of 4096, float64
+// over them.
+func (t *Table) SumSquares(x []float32) float64 {
+	var a kernel.VecArgs
+	sum := 0.0
+	for at := 0; at < len(x); at += squaresChunk {
+		s, _ := t.reduce(kernel.OpSumDeviations, &a, x[at:min(len(x), at+squaresChunk)])
+		sum += float64(s)
+	}
+	return sum
+}
+
+// Scale multiplies x by a.
+func (t *Table) Scale(x []float32, a float32) {
+	t.each(kernel.OpScale, kernel.VecArgs{S: [10]float32{a}}, x)
+}
+
+// Add adds x to y.
+func (t *Table) Add(y, x []float32) { t.Axpy(y, 1, x) }
+
+// Axpy adds a*x to y.
+func (t *Table) Axpy(y []float32, a float32, x []float32) {
+	t.each(kernel.OpAxpy, kernel.VecArgs{S: [10]float32{a}}, y, x)
+}
+
+// rowChunk bounds the rows of one call of ColSum.
+const rowChunk = 256
+
+// ColSum adds to dst [cols] the rows of x [rows, ld], in order.
+func (t *Table) ColSum(dst, x []float32, rows, cols, ld int) {
+	if cols == 0 {
+		return
+	}
+	_ = dst[cols-1]
+	for r := 0; r < rows; r += rowChunk {
+		n := min(rowChunk, rows-r)
+		_ = x[(r+n-1)*ld+cols-1]
+		a := kernel.VecArgs{N: cols, Rows: n, Stride: 4 * ld}
+		a.P[0], a.P[1] = unsafe.Pointer(&dst[0]), unsafe.Pointer(&x[r*ld])
+		t.call(kernel.OpColSum, &a)
+	}
+}
+
+// RoPE rotates heads of 2*half entries, stride entries apart: entries j and
+// j+half are a pair, (a, c) -> (a cos - c sin, c cos + a sin).
+func (t *Table) RoPE(x, cos, sin []float32, heads, stride, half int) {
+	t.rotate(x, cos, sin, heads, stride, half, 1)
+}
+
+// RoPEBackward rotates back: the gradient of RoPE.
+func (t *Table) RoPEBackward(x, cos, sin []float32, heads, stride, half int) {
+	t.rotate(x, cos, sin, heads, stride, half, -1)
+}
+
+func (t *Table) rotate(x, cos, sin []float32, heads, stride, half int, sign float32) {
+	_, _, _ = x[(heads-1)*stride+2*half-1], cos[half-1], sin[half-1]
+	a := kernel.VecArgs{N: half, Rows: heads, Stride: 4 * stride}
+	a.S[0] = sign
+	a.P = [6]unsafe.Pointer{unsafe.Pointer(&x[0]), unsafe.Pointer(&x[half]), unsafe.Pointer(&cos[0]), unsafe.Pointer(&sin[0])}
+	t.call(kernel.OpRotate, &a)
+}
+
+// AdamWStep are the scalars of one optimizer step. Bias1 and Bias2 are
+// 1-beta^t, t counted from 1; gradients are multiplied by GradScale first.
+type AdamWStep struct {
+	LR, Beta1, Beta2, Eps, Decay, Bias1, Bias2, GradScale float64
+}
+
+// AdamW updates parameters p and moments m and v with gradients g:
+//
+//	g = g*GradScale; p *= 1-LR*Decay
+//	m = Beta1 m + (1-Beta1) g; v = Beta2 v + (1-Beta2) g^2
+//	p -= LR (m/Bias1) / (sqrt(v/Bias2) + Eps)
+func (t *Table) AdamW(p, g, m, v []float32, c AdamWStep) {
+	t.each(kernel.OpAdamW, kernel.VecArgs{S: [10]float32{
+		float32(1 - c.LR*c.Decay), float32(c.Beta1), float32(1 - c.Beta1), float32(c.Beta2), float32(1 - c.Beta2),
+		float32(c.GradScale), float32(c.LR / c.Bias1), float32(1 / c.Bias2), float32(c.Eps),
+	}}, p, g, m, v)
+}

@@ -1,0 +1,77 @@
+package runtime
+
+import "github.com/structuredffn/sffn/gen/plan"
+
+// Workspace is the scratch memory of one caller. All of its layers share it;
+// it grows to what the largest one needs. It must not be used by two calls at
+// once.
+type Workspace struct {
+	pool    *Pool
+	scratch []scratch
+	bufs    [nSlots]buffer
+
+	// The stages of the call at work, and the closures that the pool runs on
+	// them, made once so that a call allocates nothing.
+	stages     []stage
+	m          int
+	rowChunk   int
+	at         *stage
+	units      []weightUnit
+	accumulate bool
+	runRows    func(worker, i int)
+	runUnits   func(worker, i int)
+	runWeights func(worker, i int)
+}
+
+// slot names a buffer of the workspace.
+type slot int
+
+const (
+	slotAct  slot = iota // activation
+	slotPre              // values before the activation, where nobody saves them
+	slotDPre             // their gradient
+	slotZ1               // factor intermediates of fc1, or of a single layer
+	slotZ2               // of fc2
+	slotDZ1
+	slotDZ2
+	slotBias
+	nSlots
+)
+
+type buffer struct {
+	arena Arena
+	data  []float32
+}
+
+// NewWorkspace returns an empty workspace for calls on the pool.
+func NewWorkspace(pool *Pool) *Workspace {
+	w := &Workspace{pool: pool, scratch: make([]scratch, pool.Threads())}
+	for i := range w.scratch {
+		s := &w.scratch[i]
+		s.tile = make([]float32, scratchTile)
+		s.pre = make([]float32, scratchTile)
+		s.left = make([]float32, plan.RowBlock*16)
+	}
+	w.runRows = w.rowStep
+	w.runUnits = w.unitStep
+	w.runWeights = w.weightStep
+	return w
+}
+
+// floats returns the slot's buffer with n entries of any content.
+func (w *Workspace) floats(s slot, n int) []float32 {
+	b := &w.bufs[s]
+	if len(b.data) < n {
+		b.arena.Close()
+		b.data = b.arena.Floats(n)
+	}
+	return b.data[:n]
+}
+
+// Close frees the workspace's buffers.
+func (w *Workspace) Close() {
+	for i := range w.bufs {
+		w.bufs[i].arena.Close()
+		w.bufs[i].data = nil
+	}
+}
