@@ -158,7 +158,7 @@ func describe(s spec.FFN) string {
 func Test(pkg string, ffns []spec.FFN) ([]byte, error) {
 	f := newFile(pkg)
 	f.Func().Id("TestKernels").Params(jen.Id("t").Op("*").Qual("testing", "T")).Block(
-		jen.Qual(testPath, "Registered").Call(jen.Id("t")))
+		jen.Qual(testPath, "Specialised").Call(jen.Id("t")))
 	f.Func().Id("TestFFNs").Params(jen.Id("t").Op("*").Qual("testing", "T")).BlockFunc(func(g *jen.Group) {
 		for _, s := range ffns {
 			suffix := ""

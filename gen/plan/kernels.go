@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -122,44 +123,41 @@ func (t Target) Widths() []int {
 	return ws
 }
 
-// Specialised lists the kernels worth emitting for the layers on a target:
-// for each product and block of k, the main tile and the decode tile of one
-// row. Tails of rows run any-shape kernels. Layers that need the same kernel
-// share it.
+// Specialised lists the kernels worth emitting for the layers on a target,
+// sorted by name. Layers that need the same kernel share it.
 func (t Target) Specialised(layers ...Layer) []Kernel {
 	byName := map[string]Kernel{}
 	for _, l := range layers {
 		for _, f := range l.Factors {
 			for _, p := range append(f.Forward(), f.BackwardData()...) {
-				t.specialise(byName, p)
-			}
-		}
-	}
-	var ks []Kernel
-	for _, k := range byName {
-		ks = append(ks, k)
-	}
-	slices.SortFunc(ks, func(a, b Kernel) int { return cmp.Compare(a.Name(), b.Name()) })
-	return ks
-}
-
-func (t Target) specialise(byName map[string]Kernel, p Product) {
-	if !p.Direct {
-		return
-	}
-	k0 := 0
-	for i, kc := range p.KBlocks {
-		_, segs := Relative(p.Segments(k0, kc))
-		k0 += kc
-		epi := p.BlockEpilogue(i)
-		for _, nr := range t.tileWidths(p.Columns()) {
-			for _, mr := range []int{t.MainMR[nr], 1} {
-				if k, ok := (Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: epi}).Shaped(p, segs); ok {
+				for _, k := range t.Kernels(p) {
 					byName[k.Name()] = k
 				}
 			}
 		}
 	}
+	return slices.SortedFunc(maps.Values(byName), func(a, b Kernel) int { return cmp.Compare(a.Name(), b.Name()) })
+}
+
+// Kernels lists the specialised kernels of a product: for each block of k the
+// main tile of each width and the decode tile of one row. Tails of rows run
+// any-shape kernels.
+func (t Target) Kernels(p Product) []Kernel {
+	var ks []Kernel
+	k0 := 0
+	for i, kc := range p.KBlocks {
+		_, segs := Relative(p.Segments(k0, kc))
+		k0 += kc
+		for _, nr := range t.tileWidths(p.Columns()) {
+			for _, mr := range []int{t.MainMR[nr], 1} {
+				k, ok := (Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: p.BlockEpilogue(i)}).Shaped(p, segs)
+				if ok && !slices.ContainsFunc(ks, func(o Kernel) bool { return o.Name() == k.Name() }) {
+					ks = append(ks, k)
+				}
+			}
+		}
+	}
+	return ks
 }
 
 // tileWidths lists the widths that a product of that many columns runs with.

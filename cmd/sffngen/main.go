@@ -1,0 +1,157 @@
+// Sffngen generates kernels specialised for the layers of a model, with their
+// Go bindings.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/gen"
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+func main() { cli.Run(newCommand()) }
+
+type flags struct {
+	ffn           spec.FFN
+	kind, act     string
+	configs       []string
+	pkg, out      string
+	isa           []string
+	explain, diff bool
+}
+
+func newCommand() *cobra.Command {
+	var f flags
+	cmd := &cobra.Command{
+		Use:   "sffngen",
+		Short: "Generate kernels specialised for structured feed-forward layers",
+		Example: `  sffngen --kind lowrank --hidden 768 --ffn 3072 --rank 384 --act gelu --bias --out ./ffn768
+  sffngen --kind blockshuffle --hidden 768 --ffn 3072 --blocks 4 --out ./ffn768
+  sffngen --config gpt2s-lowrank-63 --out ./gpt2s`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := f.packageOf()
+			if err != nil {
+				return err
+			}
+			if f.explain {
+				_, err := cmd.OutOrStdout().Write(p.Explain())
+				return err
+			}
+			files, err := p.Files()
+			if err != nil {
+				return err
+			}
+			return f.emit(cmd, files)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.kind, "kind", "", "structure: dense, lowrank, blockdense or blockshuffle")
+	fl.IntVar(&f.ffn.Hidden, "hidden", 0, "width of the residual stream")
+	fl.IntVar(&f.ffn.FFN, "ffn", 0, "inner width of the feed-forward network")
+	fl.IntVar(&f.ffn.Rank, "rank", 0, "rank of lowrank and blockdense")
+	fl.IntVar(&f.ffn.Blocks, "blocks", 0, "blocks of blockdense and blockshuffle")
+	fl.StringVar(&f.act, "act", "gelu", "activation: gelu or swiglu")
+	fl.BoolVar(&f.ffn.Bias, "bias", false, "linears have a bias")
+	fl.StringSliceVar(&f.configs, "config", nil, "whole models instead: YAML files or presets, comma-separated")
+	fl.StringVar(&f.pkg, "pkg", "", "Go package name (default: the folder's name)")
+	fl.StringVar(&f.out, "out", "", "folder to write")
+	fl.StringSliceVar(&f.isa, "isa", nil, "instruction sets to emit (default avx512,avx2)")
+	fl.BoolVar(&f.explain, "explain", false, "print the plan instead of generating")
+	fl.BoolVar(&f.diff, "diff", false, "write nothing; exit 1 if the folder is not what would be written")
+	cmd.AddCommand(newAnyShape())
+	return cmd
+}
+
+func newAnyShape() *cobra.Command {
+	var f flags
+	cmd := &cobra.Command{
+		Use:   "anyshape",
+		Short: "Generate the kernels that serve shapes nobody generated",
+		Args:  cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			files, err := gen.AnyShape()
+			if err != nil {
+				return err
+			}
+			return f.emit(cmd, files)
+		},
+	}
+	cmd.Flags().StringVar(&f.out, "out", "", "folder to write")
+	cmd.Flags().BoolVar(&f.diff, "diff", false, "write nothing; exit 1 if the folder is not what would be written")
+	return cmd
+}
+
+// packageOf turns the flags into a package to generate.
+func (f *flags) packageOf() (gen.Package, error) {
+	var p gen.Package
+	if f.out == "" && !f.explain {
+		return p, cli.Usagef("--out is missing: the folder to write")
+	}
+	if f.pkg == "" {
+		abs, err := filepath.Abs(f.out)
+		if err != nil {
+			return p, err
+		}
+		f.pkg = strings.ToLower(filepath.Base(abs))
+	}
+	switch {
+	case len(f.configs) > 0 && f.kind != "":
+		return p, cli.Usagef("--config and --kind exclude each other")
+	case len(f.configs) > 0:
+		var models []spec.Model
+		for _, name := range f.configs {
+			c, err := specfile.Load(name)
+			if err != nil {
+				return p, err
+			}
+			models = append(models, c.Model)
+		}
+		p = gen.Of(f.pkg, models...)
+	case f.kind == "":
+		return p, cli.Usagef("--kind (or --config) is missing: dense, lowrank, blockdense or blockshuffle")
+	default:
+		f.ffn.Kind, f.ffn.Act = spec.Kind(f.kind), spec.Act(f.act)
+		p = gen.Package{Name: f.pkg, FFNs: []spec.FFN{f.ffn}}
+	}
+	for _, s := range f.isa {
+		p.ISAs = append(p.ISAs, kernel.ISA(s))
+	}
+	if err := p.Validate(); err != nil {
+		return p, &cli.UsageError{Err: err}
+	}
+	for _, w := range p.Warnings() {
+		fmt.Fprintln(os.Stderr, "sffngen: warning:", w)
+	}
+	return p, nil
+}
+
+// emit writes the files, or only says how they differ.
+func (f *flags) emit(cmd *cobra.Command, files []gen.File) error {
+	if f.out == "" {
+		return cli.Usagef("--out is missing: the folder to write")
+	}
+	if !f.diff {
+		return gen.Write(f.out, files)
+	}
+	changed, err := gen.Diff(f.out, files)
+	if err != nil {
+		return err
+	}
+	for _, name := range changed {
+		fmt.Fprintln(cmd.OutOrStdout(), filepath.Join(f.out, name))
+	}
+	if len(changed) > 0 {
+		return errors.New("the folder is stale: run the same command without --diff")
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package gen
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// maxPadding is the share of useless columns from which Warnings speaks up.
+const maxPadding = 2
+
+// Warnings names structures that save nothing and blocks so narrow that
+// padding dominates.
+func (p Package) Warnings() []string {
+	var ws []string
+	for _, f := range p.FFNs {
+		ws = append(ws, f.Warnings()...)
+	}
+	for _, l := range p.Layers() {
+		for _, f := range l.Factors {
+			for _, q := range append(f.Forward(), f.BackwardData()...) {
+				if pad := q.Padding(); pad > maxPadding {
+					ws = append(ws, fmt.Sprintf("%s: blocks of %s are %d wide and run %.1f times as many columns as they need", l.Spec.Name(), f.Param, q.Results(), pad))
+					break
+				}
+			}
+		}
+	}
+	return ws
+}
+
+// Explain prints the plan: parameters, operations, and for each product of
+// each factor its tiles, blocks and places on each instruction set.
+func (p Package) Explain() []byte {
+	var b bytes.Buffer
+	for _, f := range p.FFNs {
+		fc1, fc2 := f.FC1(), f.FC2()
+		w := fc1.Weights() + fc2.Weights()
+		fmt.Fprintf(&b, "%s\n  weights %d, %.1f %% of dense; forward %d FLOPs a token\n", f.Name(), w,
+			100*float64(w)/float64(fc1.In*fc1.Out+fc2.In*fc2.Out), 2*w)
+		pl := plan.NewFFN(f)
+		saved := 4 * (fc1.Out + inner(pl.FC1) + inner(pl.FC2))
+		fmt.Fprintf(&b, "  saved for backward: %d bytes a token\n", saved)
+		explainLayer(&b, "fc1", pl.FC1)
+		explainLayer(&b, "fc2", pl.FC2)
+	}
+	for _, l := range p.Linears {
+		fmt.Fprintf(&b, "%s\n  weights %d; forward %d FLOPs a token\n", l.Name(), l.Weights(), 2*l.Weights())
+		explainLayer(&b, "linear", plan.NewLayer(l))
+	}
+	return b.Bytes()
+}
+
+// inner counts the intermediate entries of one row.
+func inner(l plan.Layer) int {
+	n := 0
+	for _, f := range l.Factors[:len(l.Factors)-1] {
+		n += f.OutWidth
+	}
+	return n
+}
+
+func explainLayer(b *bytes.Buffer, name string, l plan.Layer) {
+	for _, f := range l.Factors {
+		fmt.Fprintf(b, "  %s.%s [%d: %d -> %d]", name, f.Param, f.Blocks, f.In, f.Out)
+		if f.Then != spec.NoShuffle {
+			fmt.Fprintf(b, ", %s absorbed", f.Then)
+		}
+		b.WriteByte('\n')
+		explainProducts(b, "forward", f.Forward())
+		explainProducts(b, "backward-data", f.BackwardData())
+	}
+}
+
+func explainProducts(b *bytes.Buffer, pass string, ps []plan.Product) {
+	for _, q := range ps {
+		fmt.Fprintf(b, "    %-13s block %d: K %d in blocks %v, %d segments, step %d; N %d, padding %.2f", pass, q.Block, q.Depth(), q.KBlocks, len(q.K), q.KStep()/4, q.Results(), q.Padding())
+		if !q.Direct {
+			b.WriteString(", through scratch")
+		}
+		b.WriteByte('\n')
+		for _, isa := range CPUs {
+			var names []string
+			t := plan.For(isa)
+			for _, k := range t.Kernels(q) {
+				names = append(names, k.Name())
+			}
+			if len(names) > 0 {
+				fmt.Fprintf(b, "      %s: L2 holds %d panels; %s\n", isa, t.PanelGroup(q.KBlocks[0]), strings.Join(names, " "))
+			}
+		}
+	}
+}

@@ -1,0 +1,251 @@
+// Package specfile reads the YAML files that describe a model and its
+// training, and carries the presets: the paper's configurations and the demo.
+package specfile
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// Config is what a file says: the model, and how to train it.
+type Config struct {
+	Model spec.Model
+	Train Train
+	// Source is the file's text, as it was read.
+	Source []byte
+}
+
+// Train are the settings of a training run.
+type Train struct {
+	Steps int `yaml:"steps"`
+	// Batch sequences of Seq tokens make a micro-batch, Accumulate of them a
+	// step.
+	Batch      int `yaml:"batch"`
+	Accumulate int `yaml:"accumulate"`
+	Seq        int `yaml:"seq"`
+	// LR is the peak of the learning rate, MinLR the share of it that is left
+	// at the end, Warmup the share of the steps that leads to the peak.
+	LR     float64 `yaml:"lr"`
+	MinLR  float64 `yaml:"min_lr"`
+	Warmup float64 `yaml:"warmup"`
+
+	WeightDecay float64 `yaml:"weight_decay"`
+	Beta1       float64 `yaml:"beta1"`
+	Beta2       float64 `yaml:"beta2"`
+	Eps         float64 `yaml:"eps"`
+	Clip        float64 `yaml:"clip"`
+	Seed        uint64  `yaml:"seed"`
+	// EvalEvery steps, and at the end, the loss on EvalTokens tokens of the
+	// validation split is measured; 0 means at the end only.
+	EvalEvery  int `yaml:"eval_every"`
+	EvalTokens int `yaml:"eval_tokens"`
+}
+
+// file mirrors the YAML schema. Pointers tell what is left out from zero.
+type file struct {
+	Model *modelFile `yaml:"model"`
+	Train *Train     `yaml:"train"`
+}
+
+type modelFile struct {
+	Vocab        int           `yaml:"vocab"`
+	Hidden       int           `yaml:"hidden"`
+	FFN          int           `yaml:"ffn"`
+	Layers       int           `yaml:"layers"`
+	AttnDim      *int          `yaml:"attn_dim"`
+	QHeads       int           `yaml:"q_heads"`
+	KVHeads      *int          `yaml:"kv_heads"`
+	MaxPositions int           `yaml:"max_positions"`
+	MLP          mlpFile       `yaml:"mlp"`
+	Act          spec.Act      `yaml:"act"`
+	Bias         bool          `yaml:"bias"`
+	Norm         spec.Norm     `yaml:"norm"`
+	Position     spec.Position `yaml:"position"`
+	RotaryBase   float64       `yaml:"rotary_base"`
+	ScaleAttn    bool          `yaml:"scale_attn_by_layer"`
+	Tie          bool          `yaml:"tie_embeddings"`
+	InitStd      float64       `yaml:"init_std"`
+}
+
+type mlpFile struct {
+	Kind       spec.Kind `yaml:"kind"`
+	Rank       int       `yaml:"rank"`
+	Blocks     int       `yaml:"blocks"`
+	FirstDense bool      `yaml:"first_layer_dense"`
+}
+
+// defaults are the settings of the paper's runs.
+func defaults() file {
+	return file{
+		Model: &modelFile{MaxPositions: 1024, MLP: mlpFile{Kind: spec.Dense, FirstDense: true}, Act: spec.GELU, Bias: true,
+			Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 10000, Tie: true, InitStd: 0.02},
+		Train: &Train{Steps: 1000, Batch: 1, Accumulate: 1, Seq: 256, LR: 6e-4, MinLR: 0.1, Warmup: 0.1,
+			WeightDecay: 0.1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Clip: 1, Seed: 1, EvalTokens: 1 << 16},
+	}
+}
+
+//go:embed presets/*.yaml
+var presets embed.FS
+
+// Presets lists the names of the built-in configurations, sorted.
+func Presets() []string {
+	entries, err := presets.ReadDir("presets")
+	if err != nil {
+		panic(err) // embedded
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, strings.TrimSuffix(e.Name(), ".yaml"))
+	}
+	return names
+}
+
+// maxSize bounds the files that Load reads.
+const maxSize = 1 << 20
+
+// Load reads a file, or the preset of that name.
+func Load(name string) (*Config, error) {
+	if src, err := presets.ReadFile("presets/" + name + ".yaml"); err == nil {
+		return Parse(name, src)
+	}
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: no such file, nor a preset; presets are %s", name, strings.Join(Presets(), ", "))
+	} else if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxSize {
+		return nil, fmt.Errorf("%s: %d bytes are too many for a configuration, want at most %d", name, info.Size(), maxSize)
+	}
+	src, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(name, src)
+}
+
+// Parse reads the text of a file; name is for messages and the model's name.
+// Unknown fields, duplicate keys and values out of range are errors with line
+// and column.
+func Parse(name string, src []byte) (*Config, error) {
+	f := defaults()
+	dec := yaml.NewDecoder(bytes.NewReader(src), yaml.Strict())
+	if err := dec.Decode(&f); err != nil {
+		return nil, fmt.Errorf("%s: %s", name, yaml.FormatError(err, false, true))
+	}
+	if f.Model == nil || f.Train == nil {
+		return nil, fmt.Errorf("%s: the section model: or train: is empty", name)
+	}
+	c := &Config{Model: f.Model.spec(), Train: *f.Train, Source: src}
+	c.Model.Name = strings.TrimSuffix(filepath.Base(name), filepath.Ext(name))
+	if err := errors.Join(c.Model.Validate(), c.Train.validate(c.Model)); err != nil {
+		return nil, locate(name, src, err)
+	}
+	return c, nil
+}
+
+func (m *modelFile) spec() spec.Model {
+	or := func(p *int, d int) int {
+		if p != nil {
+			return *p
+		}
+		return d
+	}
+	return spec.Model{
+		Vocab: m.Vocab, Hidden: m.Hidden, FFN: m.FFN, Layers: m.Layers,
+		AttnDim: or(m.AttnDim, m.Hidden), QHeads: m.QHeads, KVHeads: or(m.KVHeads, m.QHeads), MaxPositions: m.MaxPositions,
+		Kind: m.MLP.Kind, Rank: m.MLP.Rank, Blocks: m.MLP.Blocks, FirstLayerDense: m.MLP.FirstDense,
+		Act: m.Act, Bias: m.Bias, Norm: m.Norm, Position: m.Position, RotaryBase: m.RotaryBase,
+		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.InitStd,
+	}
+}
+
+func (t Train) validate(m spec.Model) error {
+	var errs []error
+	fail := func(field, format string, args ...any) {
+		errs = append(errs, &spec.FieldError{Field: field, Msg: fmt.Sprintf(format, args...)})
+	}
+	count := func(field string, v, lo int) {
+		if v < lo || v > 1<<40 {
+			fail(field, "%d is out of range, want %d or more", v, lo)
+		}
+	}
+	count("steps", t.Steps, 1)
+	count("batch", t.Batch, 1)
+	count("accumulate", t.Accumulate, 1)
+	count("seq", t.Seq, 1)
+	count("eval_every", t.EvalEvery, 0)
+	count("eval_tokens", t.EvalTokens, 0)
+	if t.Seq > m.MaxPositions {
+		fail("seq", "%d is more than the model's max_positions %d", t.Seq, m.MaxPositions)
+	}
+	within := func(field string, v, lo, hi float64) {
+		if !(v >= lo && v <= hi) {
+			fail(field, "%v is out of range, want %v to %v", v, lo, hi)
+		}
+	}
+	within("lr", t.LR, math.SmallestNonzeroFloat64, 1e3)
+	within("min_lr", t.MinLR, 0, 1)
+	within("warmup", t.Warmup, 0, 1)
+	within("weight_decay", t.WeightDecay, 0, 1e3)
+	within("beta1", t.Beta1, 0, 0.999999)
+	within("beta2", t.Beta2, 0, 0.9999999)
+	within("eps", t.Eps, math.SmallestNonzeroFloat32, 1)
+	within("clip", t.Clip, 1e-12, 1e12)
+	return errors.Join(errs...)
+}
+
+// locate puts file, line and column before each field error: those of the
+// field, or of its section where the field is left out.
+func locate(name string, src []byte, err error) error {
+	doc, perr := parser.ParseBytes(src, 0)
+	var out []error
+	for _, e := range flatten(err) {
+		fe := (*spec.FieldError)(nil)
+		if perr != nil || !errors.As(e, &fe) {
+			out = append(out, fmt.Errorf("%s: %w", name, e))
+			continue
+		}
+		line, column := position(doc, fe.Field)
+		out = append(out, fmt.Errorf("%s:%d:%d: %w", name, line, column, e))
+	}
+	return errors.Join(out...)
+}
+
+func flatten(err error) []error {
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		var out []error
+		for _, e := range j.Unwrap() {
+			out = append(out, flatten(e)...)
+		}
+		return out
+	}
+	return []error{err}
+}
+
+func position(doc *ast.File, field string) (line, column int) {
+	for _, path := range []string{"$.model.mlp." + field, "$.model." + field, "$.train." + field, "$.model.mlp", "$.model"} {
+		p, err := yaml.PathString(path)
+		if err != nil {
+			continue // a field that is no key, such as fc1's output
+		}
+		if n, err := p.FilterFile(doc); err == nil && n != nil {
+			pos := n.GetToken().Position
+			return pos.Line, pos.Column
+		}
+	}
+	return 1, 1
+}

@@ -1,0 +1,6 @@
+// Package generated holds the kernels of the shapes that the project ships,
+// one package a model shape. The packages register themselves when linked.
+package generated
+
+//go:generate go run ../cmd/sffngen --config demo,demo-dense --out demo
+//go:generate go run ../cmd/sffngen --config gpt2s-dense,gpt2s-lowrank-63,gpt2s-lowrank-32,gpt2s-blockdense-63,gpt2s-blockdense-32,gpt2s-blockshuffle-63,gpt2s-blockshuffle-32 --out gpt2s

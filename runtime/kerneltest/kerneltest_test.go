@@ -1,0 +1,5 @@
+package kerneltest
+
+import "testing"
+
+func TestRegistered(t *testing.T) { Registered(t) }
