@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
@@ -36,6 +37,10 @@ func newSaved(rows, z1, z2, pre int) *Saved {
 	s.pre = s.arena.Floats(rows * pre)
 	return s
 }
+
+// NoIntermediates is what a layer of one factor saves: nothing, for any
+// number of rows.
+func NoIntermediates() *Saved { return &Saved{rows: math.MaxInt} }
 
 // NewLinear binds a valid spec to its weights and packs them.
 func NewLinear(l spec.Linear, w Weights, opt Options) (*Linear, error) {

@@ -1,0 +1,217 @@
+// Package model is the transformer: pre-norm, causal, with structured
+// feed-forward layers, for training with a backward pass written by hand and
+// for decoding with a cache of keys and values. It uses nothing of the
+// runtime that another trainer could not use.
+package model
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/vec"
+)
+
+// Model is a transformer bound to its parameters.
+type Model struct {
+	Spec   spec.Model
+	Params *Params
+	opt    rt.Options
+	vec    *vec.Table
+	layers []layer
+	norm   norm
+	head   *rt.Linear
+	// cos and sin are the rotary angles, [position, head size/2].
+	cos, sin []float32
+	prof     *Profile
+}
+
+type layer struct {
+	ln1, ln2 norm
+	qkv, out *rt.Linear
+	attn     *rt.Attention
+	ffn      *rt.FFN
+}
+
+// New binds parameters to the layers of a valid spec and packs them.
+func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	if opt.ISA == "" {
+		isa, err := kernel.Default()
+		if err != nil {
+			return nil, err
+		}
+		opt.ISA = isa
+	}
+	if opt.Pool == nil {
+		return nil, fmt.Errorf("model: Options.Pool is missing")
+	}
+	t := &Model{Spec: m, Params: p, opt: opt, vec: vec.For(opt.ISA), prof: &Profile{}}
+	zero := make([]float32, m.Hidden)
+	bind := func(name string) norm {
+		return norm{rms: m.Norm == spec.RMSNorm, h: m.Hidden, name: name, w: p.Get(name + ".weight"), b: p.Get(name + ".bias"), zero: zero}
+	}
+	for i := range m.Layers {
+		name := layerName(i)
+		l := layer{ln1: bind(name + ".ln1"), ln2: bind(name + ".ln2")}
+		var err error
+		if l.qkv, err = rt.NewLinear(m.QKV(), p.linear(name+".qkv_linear", m.QKV()), opt); err != nil {
+			return nil, err
+		}
+		if l.out, err = rt.NewLinear(m.Output(), p.linear(name+".o_linear", m.Output()), opt); err != nil {
+			return nil, err
+		}
+		scale := 1 / math.Sqrt(float64(m.HeadDim()))
+		if m.ScaleAttnByLayer {
+			scale /= float64(i + 1)
+		}
+		if l.attn, err = rt.NewAttention(rt.AttentionSpec{QHeads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Scale: float32(scale)}, opt); err != nil {
+			return nil, err
+		}
+		if l.ffn, err = rt.NewFFN(m.LayerFFN(i), p.ffn(i), opt); err != nil {
+			return nil, err
+		}
+		t.layers = append(t.layers, l)
+	}
+	t.norm = bind("model.ln_f")
+	var err error
+	if t.head, err = rt.NewLinear(m.Head(), p.head(), opt); err != nil {
+		return nil, err
+	}
+	if m.Position == spec.RoPE {
+		t.angles()
+	}
+	return t, nil
+}
+
+// angles fills the rotary table: position * base^(-2j/head size).
+func (t *Model) angles() {
+	half := t.Spec.HeadDim() / 2
+	t.cos = make([]float32, t.Spec.MaxPositions*half)
+	t.sin = make([]float32, t.Spec.MaxPositions*half)
+	for j := range half {
+		freq := math.Pow(t.Spec.RotaryBase, -2*float64(j)/float64(2*half))
+		for pos := range t.Spec.MaxPositions {
+			s, c := math.Sincos(float64(pos) * freq)
+			t.sin[pos*half+j], t.cos[pos*half+j] = float32(s), float32(c)
+		}
+	}
+}
+
+// Repack packs the weights for the kernels, after the optimizer changed them.
+func (t *Model) Repack() {
+	defer t.prof.track(&t.prof.Pack)()
+	for _, l := range t.layers {
+		l.qkv.Repack()
+		l.out.Repack()
+		l.ffn.Repack()
+	}
+	t.head.Repack()
+}
+
+// Pool is the pool that the model runs on.
+func (t *Model) Pool() *rt.Pool { return t.opt.Pool }
+
+// Vec is the table of elementwise operations that the model runs.
+func (t *Model) Vec() *vec.Table { return t.vec }
+
+// rowChunk is the number of rows of an elementwise unit of work, and of one
+// partial sum of the gradients that sum over rows: it never depends on the
+// number of threads.
+const rowChunk = 32
+
+// rows runs f over [0, m) in chunks of rowChunk.
+func (t *Model) rows(m int, f func(chunk, r0, r1 int)) {
+	t.opt.Pool.Run((m+rowChunk-1)/rowChunk, func(_, i int) {
+		f(i, i*rowChunk, min(m, (i+1)*rowChunk))
+	})
+}
+
+// norm is a layer norm or an RMS norm.
+type norm struct {
+	rms  bool
+	h    int
+	name string
+	w, b []float32
+	zero []float32
+}
+
+// stats are what the norm's backward pass needs: one entry a row.
+type stats struct{ mean, rstd []float32 }
+
+func newStats(rows int) stats { return stats{make([]float32, rows), make([]float32, rows)} }
+
+func (n *norm) forward(v *vec.Table, y, x []float32, s stats, r0, r1 int) {
+	y, x = y[r0*n.h:r1*n.h], x[r0*n.h:r1*n.h]
+	if n.rms {
+		v.RMSNorm(y, s.rstd[r0:r1], x, n.w, n.zero, r1-r0, n.h)
+		return
+	}
+	v.LayerNorm(y, s.mean[r0:r1], s.rstd[r0:r1], x, n.w, n.b, r1-r0, n.h)
+}
+
+// backward adds to dx; dw and db are sums over these rows.
+func (n *norm) backward(v *vec.Table, dx, dw, db, dy, x []float32, s stats, r0, r1 int) {
+	dx, dy, x = dx[r0*n.h:r1*n.h], dy[r0*n.h:r1*n.h], x[r0*n.h:r1*n.h]
+	if n.rms {
+		v.RMSNormBackward(dx, dw, db, dy, x, n.w, s.rstd[r0:r1], r1-r0, n.h)
+		return
+	}
+	v.LayerNormBackward(dx, dw, db, dy, x, n.w, s.mean[r0:r1], s.rstd[r0:r1], r1-r0, n.h)
+}
+
+func (t *Model) normForward(n *norm, y, x []float32, s stats, m int) {
+	defer t.prof.track(&t.prof.Norm)()
+	t.rows(m, func(_, r0, r1 int) { n.forward(t.vec, y, x, s, r0, r1) })
+}
+
+// rotate turns the queries and keys of rows of qkv; pos gives each row's
+// position.
+func (t *Model) rotate(qkv []float32, m int, pos func(row int) int, back bool) {
+	if t.Spec.Position != spec.RoPE {
+		return
+	}
+	defer t.prof.track(&t.prof.RoPE)()
+	hd := t.Spec.HeadDim()
+	heads, half, width := t.Spec.QHeads+t.Spec.KVHeads, hd/2, (t.Spec.QHeads+2*t.Spec.KVHeads)*hd
+	f := t.vec.RoPE
+	if back {
+		f = t.vec.RoPEBackward
+	}
+	t.rows(m, func(_, r0, r1 int) {
+		for r := r0; r < r1; r++ {
+			at := pos(r) * half
+			f(qkv[r*width:], t.cos[at:at+half], t.sin[at:at+half], heads, hd, half)
+		}
+	})
+}
+
+// embed sums the embeddings of tokens and, where they are learned, positions.
+func (t *Model) embed(x []float32, ids []int32, pos func(row int) int) {
+	defer t.prof.track(&t.prof.Embedding)()
+	h := t.Spec.Hidden
+	wte, wpe := t.Params.Get("model.wte.weight"), t.Params.Get("model.wpe.weight")
+	t.rows(len(ids), func(_, r0, r1 int) {
+		for r := r0; r < r1; r++ {
+			row := x[r*h : (r+1)*h]
+			copy(row, wte[int(ids[r])*h:])
+			if wpe != nil {
+				t.vec.Add(row, wpe[pos(r)*h:][:h])
+			}
+		}
+	})
+}
+
+// CheckTokens reports the first id outside the vocabulary.
+func (t *Model) CheckTokens(ids []int32) error {
+	for i, id := range ids {
+		if id < 0 || int(id) >= t.Spec.Vocab {
+			return fmt.Errorf("token %d is %d, want 0 to %d", i, id, t.Spec.Vocab-1)
+		}
+	}
+	return nil
+}

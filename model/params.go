@@ -1,0 +1,82 @@
+package model
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	rt "github.com/structuredffn/sffn/runtime"
+)
+
+// Params is one arena with a value for each parameter of a model: the weights
+// themselves, their gradients, or a moment of the optimizer. Every parameter
+// lies in canonical row-major order, the checkpoint's.
+type Params struct {
+	// Data is the whole arena. Parameters lie in reverse order of the
+	// reference's list, so that what the backward pass finishes first comes
+	// first, each on a cache line; the gaps are always 0.
+	Data  []float32
+	spec  spec.Model
+	views map[string][]float32
+	arena rt.Arena
+}
+
+// align is the boundary of parameters, in entries: a cache line.
+const align = 16
+
+// NewParams returns zeroed values for each parameter of the model.
+func NewParams(m spec.Model) *Params {
+	p := &Params{spec: m, views: map[string][]float32{}}
+	list := m.Params()
+	total := 0
+	for _, q := range list {
+		total += roundUp(q.Size())
+	}
+	p.Data = p.arena.Floats(total)
+	at := 0
+	for _, q := range slices.Backward(list) {
+		p.views[q.Name] = p.Data[at : at+q.Size() : at+q.Size()]
+		at += roundUp(q.Size())
+	}
+	return p
+}
+
+func roundUp(n int) int { return (n + align - 1) &^ (align - 1) }
+
+// Close frees the arena.
+func (p *Params) Close() { p.arena.Close() }
+
+// List names the parameters with their shapes, in the reference's order.
+func (p *Params) List() []spec.Param { return p.spec.Params() }
+
+// Get returns the parameter of that name, nil where the model has none.
+func (p *Params) Get(name string) []float32 { return p.views[name] }
+
+// linear collects the weights of a linear layer.
+func (p *Params) linear(name string, l spec.Linear) rt.Weights {
+	var w rt.Weights
+	for _, f := range l.Chain() {
+		w.Factors = append(w.Factors, p.Get(name+"."+f.Param))
+	}
+	if l.Bias {
+		w.Bias = p.Get(name + ".bias")
+	}
+	return w
+}
+
+// ffn collects the weights of the feed-forward network of layer i.
+func (p *Params) ffn(i int) rt.FFNWeights {
+	f, name := p.spec.LayerFFN(i), layerName(i)+".mlp"
+	return rt.FFNWeights{FC1: p.linear(name+".fc1", f.FC1()), FC2: p.linear(name+".fc2", f.FC2())}
+}
+
+// head is the weight of the output layer: the embedding's where they are tied.
+func (p *Params) head() rt.Weights {
+	name := "lm_head.weight"
+	if p.spec.TieEmbeddings {
+		name = "model.wte.weight"
+	}
+	return rt.Weights{Factors: [][]float32{p.Get(name)}}
+}
+
+func layerName(i int) string { return fmt.Sprintf("model.layers.%d", i) }

@@ -1,0 +1,306 @@
+// Package safetensors reads and writes the safetensors format: an 8-byte
+// length, a JSON header, raw little-endian tensors. It is our own because
+// checkpoints need what the small libraries for it lack: a writer that never
+// holds a second copy of the weights, and a reader that trusts no number of
+// the file.
+package safetensors
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"unsafe"
+)
+
+// Tensor describes one tensor of a file.
+type Tensor struct {
+	Name  string
+	DType string // F32 or I64 can be read; others are listed only
+	Shape []int
+	begin int64
+	end   int64
+}
+
+// Size is the number of entries.
+func (t Tensor) Size() int {
+	n := 1
+	for _, d := range t.Shape {
+		n *= d
+	}
+	return n
+}
+
+// File is an open file. Its tensors are read on demand.
+type File struct {
+	name     string
+	f        *os.File
+	data     int64 // offset of the first tensor
+	tensors  []Tensor
+	metadata map[string]string
+}
+
+// maxHeader bounds the header, as the format's own library does.
+const maxHeader = 100 << 20
+
+var sizes = map[string]int64{"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+// Open reads and checks the header: every tensor must lie within the file,
+// have the size of its shape, and follow the one before it without a gap.
+func Open(name string) (*File, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	s := &File{name: name, f: f}
+	if err := s.readHeader(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return s, nil
+}
+
+func (s *File) readHeader() error {
+	info, err := s.f.Stat()
+	if err != nil {
+		return err
+	}
+	var head [8]byte
+	if _, err := io.ReadFull(s.f, head[:]); err != nil {
+		return fmt.Errorf("%d bytes are no safetensors file, want at least the header's length", info.Size())
+	}
+	n := binary.LittleEndian.Uint64(head[:])
+	if n > maxHeader || int64(n) > info.Size()-8 {
+		return fmt.Errorf("header of %d bytes in a file of %d: cut off, or not a safetensors file", n, info.Size())
+	}
+	header := make([]byte, n)
+	if _, err := io.ReadFull(s.f, header); err != nil {
+		return err
+	}
+	s.data = 8 + int64(n)
+	if s.tensors, s.metadata, err = parseHeader(header); err != nil {
+		return err
+	}
+	return checkLayout(s.tensors, info.Size()-s.data)
+}
+
+// parseHeader reads the JSON object key by key, so that a name that comes
+// twice is noticed.
+func parseHeader(header []byte) (ts []Tensor, meta map[string]string, err error) {
+	dec := json.NewDecoder(bytes.NewReader(header))
+	if tok, err := dec.Token(); err != nil || tok != json.Delim('{') {
+		return nil, nil, errors.New("the header is no JSON object")
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		tok, err := dec.Token()
+		if err != nil {
+			return nil, nil, fmt.Errorf("header: %w", err)
+		}
+		name := tok.(string)
+		if seen[name] {
+			return nil, nil, fmt.Errorf("header: %q comes twice", name)
+		}
+		seen[name] = true
+		if name == "__metadata__" {
+			if err := dec.Decode(&meta); err != nil {
+				return nil, nil, fmt.Errorf("header: metadata: %w", err)
+			}
+			continue
+		}
+		var e struct {
+			DType   string  `json:"dtype"`
+			Shape   []int64 `json:"shape"`
+			Offsets []int64 `json:"data_offsets"`
+		}
+		if err := dec.Decode(&e); err != nil {
+			return nil, nil, fmt.Errorf("header: %s: %w", name, err)
+		}
+		size, ok := sizes[e.DType]
+		if !ok {
+			return nil, nil, fmt.Errorf("header: %s: unknown dtype %q", name, e.DType)
+		}
+		if len(e.Offsets) != 2 || e.Offsets[0] < 0 || e.Offsets[1] < e.Offsets[0] {
+			return nil, nil, fmt.Errorf("header: %s: data_offsets %v, want a begin and an end", name, e.Offsets)
+		}
+		t := Tensor{Name: name, DType: e.DType, begin: e.Offsets[0], end: e.Offsets[1]}
+		for _, d := range e.Shape {
+			if d < 0 || d > 0 && size > math.MaxInt64/d {
+				return nil, nil, fmt.Errorf("header: %s: shape %v is impossible", name, e.Shape)
+			}
+			size *= d
+			t.Shape = append(t.Shape, int(d))
+		}
+		if size != t.end-t.begin {
+			return nil, nil, fmt.Errorf("header: %s: %s %v has %d bytes, data_offsets give %d", name, e.DType, e.Shape, size, t.end-t.begin)
+		}
+		ts = append(ts, t)
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, nil, fmt.Errorf("header: %w", err)
+	}
+	return ts, meta, nil
+}
+
+func checkLayout(ts []Tensor, size int64) error {
+	order := slices.Clone(ts)
+	slices.SortFunc(order, func(a, b Tensor) int {
+		if a.begin != b.begin {
+			return int(min(1, max(-1, a.begin-b.begin)))
+		}
+		return int(min(1, max(-1, a.end-b.end)))
+	})
+	at := int64(0)
+	for _, t := range order {
+		if t.begin != at {
+			return fmt.Errorf("header: %s begins at %d, want %d: tensors overlap or leave a gap", t.Name, t.begin, at)
+		}
+		at = t.end
+	}
+	if at != size {
+		return fmt.Errorf("tensors take %d bytes, the file has %d: cut off or damaged", at, size)
+	}
+	return nil
+}
+
+// Close closes the file.
+func (s *File) Close() error { return s.f.Close() }
+
+// Tensors lists the tensors in the order of the header.
+func (s *File) Tensors() []Tensor { return s.tensors }
+
+// Metadata is the header's free-form text, which may be nil.
+func (s *File) Metadata() map[string]string { return s.metadata }
+
+// Lookup finds a tensor.
+func (s *File) Lookup(name string) (Tensor, bool) {
+	i := slices.IndexFunc(s.tensors, func(t Tensor) bool { return t.Name == name })
+	if i < 0 {
+		return Tensor{}, false
+	}
+	return s.tensors[i], true
+}
+
+func (s *File) find(name, dtype string) (Tensor, error) {
+	t, ok := s.Lookup(name)
+	if !ok {
+		return t, fmt.Errorf("%s: no tensor %s", s.name, name)
+	}
+	if t.DType != dtype {
+		return t, fmt.Errorf("%s: %s is %s, want %s", s.name, name, t.DType, dtype)
+	}
+	return t, nil
+}
+
+func (s *File) read(t Tensor, dst []byte) error {
+	if _, err := s.f.ReadAt(dst, s.data+t.begin); err != nil {
+		return fmt.Errorf("%s: %s: %w", s.name, t.Name, err)
+	}
+	return nil
+}
+
+// Float32s reads a tensor of type F32.
+func (s *File) Float32s(name string) ([]float32, error) {
+	t, err := s.find(name, "F32")
+	if err != nil {
+		return nil, err
+	}
+	x := make([]float32, t.Size())
+	return x, s.read(t, floatBytes(x))
+}
+
+// ReadFloat32s reads a tensor of type F32 and the given shape into dst.
+func (s *File) ReadFloat32s(dst []float32, name string, shape []int) error {
+	t, err := s.find(name, "F32")
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(t.Shape, shape) {
+		return fmt.Errorf("%s: %s has shape %v, want %v", s.name, name, t.Shape, shape)
+	}
+	return s.read(t, floatBytes(dst))
+}
+
+// Int64s reads a tensor of type I64.
+func (s *File) Int64s(name string) ([]int64, error) {
+	t, err := s.find(name, "I64")
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, 8*t.Size())
+	if err := s.read(t, b); err != nil {
+		return nil, err
+	}
+	x := make([]int64, t.Size())
+	for i := range x {
+		x[i] = int64(binary.LittleEndian.Uint64(b[8*i:]))
+	}
+	return x, nil
+}
+
+// floatBytes views x as bytes. The format is little-endian, and so is every
+// architecture that the project builds for.
+func floatBytes(x []float32) []byte {
+	if len(x) == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), 4*len(x))
+}
+
+// Value is a float32 tensor to write.
+type Value struct {
+	Name  string
+	Shape []int
+	Data  []float32
+}
+
+// Write writes the tensors in the order given. The same input gives the same
+// bytes.
+func Write(w io.Writer, values []Value, metadata map[string]string) error {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	sep := ""
+	if metadata != nil {
+		j, err := json.Marshal(metadata)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, `"__metadata__":%s`, j)
+		sep = ","
+	}
+	at := int64(0)
+	for _, v := range values {
+		name, err := json.Marshal(v.Name)
+		if err != nil {
+			return err
+		}
+		shape, err := json.Marshal(append([]int{}, v.Shape...))
+		if err != nil {
+			return err
+		}
+		end := at + 4*int64(len(v.Data))
+		fmt.Fprintf(&b, `%s%s:{"dtype":"F32","shape":%s,"data_offsets":[%d,%d]}`, sep, name, shape, at, end)
+		at, sep = end, ","
+	}
+	b.WriteByte('}')
+	for b.Len()%8 != 0 {
+		b.WriteByte(' ')
+	}
+	if err := binary.Write(w, binary.LittleEndian, uint64(b.Len())); err != nil {
+		return err
+	}
+	if _, err := w.Write(b.Bytes()); err != nil {
+		return err
+	}
+	for _, v := range values {
+		if _, err := w.Write(floatBytes(v.Data)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package safetensors
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func file(t testing.TB, header string, data int) string {
+	var b bytes.Buffer
+	_ = binary.Write(&b, binary.LittleEndian, uint64(len(header)))
+	b.WriteString(header)
+	b.Write(make([]byte, data))
+	return write(t, b.Bytes())
+}
+
+func write(t testing.TB, b []byte) string {
+	name := filepath.Join(t.TempDir(), "x.safetensors")
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestRoundTrip(t *testing.T) {
+	var b bytes.Buffer
+	in := []Value{{"a", []int{2, 3}, []float32{1, 2, 3, 4, 5, 6}}, {"scalar", nil, []float32{7}}}
+	if err := Write(&b, in, map[string]string{"k": "v"}); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(write(t, b.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.Metadata()["k"] != "v" {
+		t.Error("metadata is lost")
+	}
+	for _, v := range in {
+		got, err := f.Float32s(v.Name)
+		if err != nil || !slices.Equal(got, v.Data) {
+			t.Errorf("%s: %v %v", v.Name, got, err)
+		}
+	}
+	if err := f.ReadFloat32s(make([]float32, 6), "a", []int{3, 2}); err == nil || !strings.Contains(err.Error(), "shape [2 3], want [3 2]") {
+		t.Errorf("wrong shape: %v", err)
+	}
+}
+
+func TestBadFiles(t *testing.T) {
+	for want, name := range map[string]string{
+		"no safetensors file":   write(t, []byte("abc")),
+		"cut off, or not":       write(t, bytes.Repeat([]byte{0xff}, 64)),
+		"no JSON object":        file(t, "[1]", 0),
+		"comes twice":           file(t, `{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}`, 8),
+		"unknown dtype":         file(t, `{"a":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}}`, 4),
+		"is impossible":         file(t, `{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}`, 4),
+		"has 4 bytes, data_off": file(t, `{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}}`, 8),
+		"want a begin and":      file(t, `{"a":{"dtype":"F32","shape":[1],"data_offsets":[8,4]}}`, 8),
+		"overlap":               file(t, `{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}`, 4),
+		"tensors take 4 bytes":  file(t, `{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}`, 3),
+	} {
+		if _, err := Open(name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want it to contain %q", err, want)
+		}
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	var b bytes.Buffer
+	_ = Write(&b, []Value{{"a", []int{2}, []float32{1, 2}}}, nil)
+	f.Add(b.Bytes())
+	f.Add([]byte{})
+	f.Add([]byte("\x02\x00\x00\x00\x00\x00\x00\x00{}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Open(write(t, data))
+		if err != nil {
+			return
+		}
+		defer s.Close()
+		for _, x := range s.Tensors() {
+			if x.DType == "F32" {
+				if v, err := s.Float32s(x.Name); err != nil || 4*len(v) > len(data) {
+					t.Errorf("%s: %d entries from %d bytes: %v", x.Name, len(v), len(data), err)
+				}
+			}
+		}
+	})
+}
