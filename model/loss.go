@@ -176,7 +176,7 @@ func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale 
 	tr.normBackward(&t.norm, grads, dx, tr.dfinal, tr.out, tr.fstats, m, accumulate)
 	for i := len(tr.layers) - 1; i >= 0; i-- {
 		l, c := &t.layers[i], &tr.layers[i]
-		name := layerName(i)
+		name := LayerName(i)
 		stop := t.prof.track(&t.prof.FFN)
 		l.ffn.Backward(tr.dnorm, grads.ffn(i), dx, c.ln2, m, c.ffnSaved, accumulate, tr.ws)
 		stop()

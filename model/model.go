@@ -56,7 +56,7 @@ func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
 		return norm{rms: m.Norm == spec.RMSNorm, h: m.Hidden, name: name, w: p.Get(name + ".weight"), b: p.Get(name + ".bias"), zero: zero}
 	}
 	for i := range m.Layers {
-		name := layerName(i)
+		name := LayerName(i)
 		l := layer{ln1: bind(name + ".ln1"), ln2: bind(name + ".ln2")}
 		var err error
 		if l.qkv, err = rt.NewLinear(m.QKV(), p.linear(name+".qkv_linear", m.QKV()), opt); err != nil {

@@ -66,7 +66,7 @@ func (p *Params) linear(name string, l spec.Linear) rt.Weights {
 
 // ffn collects the weights of the feed-forward network of layer i.
 func (p *Params) ffn(i int) rt.FFNWeights {
-	f, name := p.spec.LayerFFN(i), layerName(i)+".mlp"
+	f, name := p.spec.LayerFFN(i), LayerName(i)+".mlp"
 	return rt.FFNWeights{FC1: p.linear(name+".fc1", f.FC1()), FC2: p.linear(name+".fc2", f.FC2())}
 }
 
@@ -79,4 +79,5 @@ func (p *Params) head() rt.Weights {
 	return rt.Weights{Factors: [][]float32{p.Get(name)}}
 }
 
-func layerName(i int) string { return fmt.Sprintf("model.layers.%d", i) }
+// LayerName is the prefix of the parameters of layer i, counted from 0.
+func LayerName(i int) string { return fmt.Sprintf("model.layers.%d", i) }

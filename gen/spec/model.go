@@ -47,8 +47,10 @@ type Model struct {
 	ScaleAttnByLayer bool
 	// TieEmbeddings makes the head's weight the token embedding's.
 	TieEmbeddings bool
-	// InitStd is the standard deviation of the initial draw.
-	InitStd float64
+	// InitStd is the standard deviation of the initial draw. With InitFanIn
+	// linear weights draw with (length of the last axis)^-0.5 instead.
+	InitStd   float64
+	InitFanIn bool
 }
 
 // HeadDim is the width of one attention head.

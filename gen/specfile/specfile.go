@@ -78,6 +78,7 @@ type modelFile struct {
 	ScaleAttn    bool          `yaml:"scale_attn_by_layer"`
 	Tie          bool          `yaml:"tie_embeddings"`
 	InitStd      float64       `yaml:"init_std"`
+	InitFanIn    bool          `yaml:"init_fan_in"`
 }
 
 type mlpFile struct {
@@ -169,7 +170,7 @@ func (m *modelFile) spec() spec.Model {
 		AttnDim: or(m.AttnDim, m.Hidden), QHeads: m.QHeads, KVHeads: or(m.KVHeads, m.QHeads), MaxPositions: m.MaxPositions,
 		Kind: m.MLP.Kind, Rank: m.MLP.Rank, Blocks: m.MLP.Blocks, FirstLayerDense: m.MLP.FirstDense,
 		Act: m.Act, Bias: m.Bias, Norm: m.Norm, Position: m.Position, RotaryBase: m.RotaryBase,
-		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.InitStd,
+		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.InitStd, InitFanIn: m.InitFanIn,
 	}
 }
 

@@ -1,0 +1,155 @@
+// Package initial gives a model its first weights: the Gaussian draws of the
+// reference, and the second stage of the structured layers, svd for lowrank
+// and ortho for blockdense and blockshuffle. Everything is a function of the
+// seed and of the parameter's name, for any number of threads.
+package initial
+
+import (
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model"
+	rt "github.com/structuredffn/sffn/runtime"
+)
+
+// Deviation is the standard deviation of the draw of a weight with the given
+// length of its last axis.
+type Deviation func(lastAxis int) float64
+
+// Fixed draws every weight with the same deviation.
+func Fixed(std float64) Deviation { return func(int) float64 { return std } }
+
+// FanIn draws with lastAxis^-0.5, the reference's "xavier".
+func FanIn(lastAxis int) float64 { return 1 / math.Sqrt(float64(lastAxis)) }
+
+// draw returns the Gaussian of one parameter. Its stream depends on the seed
+// and the name only.
+func draw(seed uint64, name string, n int, std float64) []float64 {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	rng := rand.New(rand.NewPCG(seed, h.Sum64()))
+	w := make([]float64, n)
+	for i := range w {
+		w[i] = std * rng.NormFloat64()
+	}
+	return w
+}
+
+// Linear draws the factors of one layer, in chain order, and runs the second
+// stage of its kind.
+func Linear(l spec.Linear, name string, dev Deviation, seed uint64) [][]float64 {
+	if l.Kind == spec.LowRank {
+		dense := draw(seed, name, l.Out*l.In, dev(l.In))
+		lr1, lr2, _ := LowRank(dense, l.Out, l.In, l.Rank)
+		return [][]float64{lr1, lr2}
+	}
+	var ws [][]float64
+	for _, f := range l.Chain() {
+		w := draw(seed, name+"."+f.Param, f.Weights(), dev(f.In))
+		if l.Kind != spec.Dense {
+			w = OrthoBlocks(w, f)
+		}
+		ws = append(ws, w)
+	}
+	return ws
+}
+
+// OrthoBlocks runs the ortho initialiser on each block of a factor's weight.
+func OrthoBlocks(w []float64, f spec.Factor) []float64 {
+	out := make([]float64, 0, len(w))
+	for b := range f.Blocks {
+		out = append(out, Ortho(w[b*f.Out*f.In:(b+1)*f.Out*f.In], f.Out, f.In)...)
+	}
+	return out
+}
+
+// Guide is the first value of the dense guide [out, in] of a structured
+// layer: the product of its factors, as matrices. For blockshuffle the
+// reference leaves out the shuffles, so that the guide starts block diagonal.
+func Guide(l spec.Linear, factors [][]float64) []float64 {
+	chain := l.Chain()
+	// Row i of the product so far; the first factor's rows to begin with.
+	rows, width := 0, l.In
+	var m []float64
+	for i, f := range chain {
+		next := make([]float64, f.Blocks*f.Out*width)
+		for r := range f.Blocks * f.Out {
+			dst := next[r*width : (r+1)*width]
+			w := factors[i][r*f.In : (r+1)*f.In]
+			for c, a := range w {
+				col := r/f.Out*f.In + c
+				if i == 0 {
+					dst[col] = a
+					continue
+				}
+				for j, b := range m[col*width : (col+1)*width] {
+					dst[j] += a * b
+				}
+			}
+		}
+		m, rows = next, f.Blocks*f.Out
+	}
+	return m[:rows*width]
+}
+
+// Model fills the parameters of a model: linear and embedding weights normal
+// with the spec's deviation, structured layers through their second stage,
+// biases 0, norm weights 1.
+func Model(p *model.Params, m spec.Model, seed uint64, pool *rt.Pool) {
+	dev := Fixed(m.InitStd)
+	if m.InitFanIn {
+		dev = FanIn
+	}
+	var units []func()
+	structured := map[string]bool{}
+	for i := range m.Layers {
+		f := m.LayerFFN(i)
+		if f.Kind == spec.Dense {
+			continue
+		}
+		for _, l := range []struct {
+			name string
+			spec spec.Linear
+		}{{"fc1", f.FC1()}, {"fc2", f.FC2()}} {
+			name := model.LayerName(i) + ".mlp." + l.name
+			for _, q := range l.spec.Chain() {
+				structured[name+"."+q.Param] = true
+			}
+			units = append(units, func() {
+				for j, w := range Linear(l.spec, name, dev, seed) {
+					store(p.Get(name+"."+l.spec.Chain()[j].Param), w)
+				}
+			})
+		}
+	}
+	for _, q := range p.List() {
+		if structured[q.Name] {
+			continue
+		}
+		units = append(units, func() {
+			dst := p.Get(q.Name)
+			switch {
+			case strings.HasSuffix(q.Name, ".bias"):
+				clear(dst)
+			case len(q.Shape) == 1: // a norm
+				for i := range dst {
+					dst[i] = 1
+				}
+			case strings.HasPrefix(q.Name, "model.w"): // an embedding
+				store(dst, draw(seed, q.Name, len(dst), m.InitStd))
+			default:
+				store(dst, draw(seed, q.Name, len(dst), dev(q.Shape[len(q.Shape)-1])))
+			}
+		})
+	}
+	pool.Run(len(units), func(_, i int) { units[i]() })
+}
+
+func store(dst []float32, w []float64) {
+	for i, x := range w {
+		dst[i] = float32(x)
+	}
+}
