@@ -1,0 +1,174 @@
+// Package data prepares corpora and reads them: documents become shards of
+// token ids, split into training and validation, and a sampler says which
+// stretch of them each sequence of a training run is.
+package data
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/structuredffn/sffn/model/token"
+)
+
+// The splits of a data folder.
+const (
+	Train      = "train"
+	Validation = "val"
+)
+
+// shardTokens bounds one shard.
+const shardTokens = 64 << 20
+
+// Prepare encodes documents and writes the shards of both splits into dir. An
+// interrupted call leaves nothing that Open would take for whole: the last
+// file to appear is the first training shard.
+func Prepare(dir string, docs []Document, t token.Tokenizer, progress func(done, total int)) error {
+	splits := map[string][]int32{}
+	for i, d := range docs {
+		name := Train
+		if d.Validation() {
+			name = Validation
+		}
+		ids := t.Encode(splits[name], d.Text)
+		splits[name] = append(ids, t.EndOfDocument())
+		progress(i+1, len(docs))
+	}
+	for _, name := range []string{Train, Validation} {
+		if len(splits[name]) < 2 {
+			return fmt.Errorf("%d documents leave nothing for the split %s: a corpus needs about %d documents, or %d KB of text", len(docs), name, validationShare, validationShare*pieceSize>>10)
+		}
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	old, err := filepath.Glob(filepath.Join(dir, "*"+extension))
+	if err != nil {
+		return err
+	}
+	for _, f := range old {
+		if err := os.Remove(f); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{Validation, Train} {
+		shards := slices.Collect(slices.Chunk(splits[name], shardTokens))
+		for i, ids := range slices.Backward(shards) {
+			if err := writeShard(shardName(dir, name, i), ids, i, len(shards), t); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func shardName(dir, split string, i int) string {
+	return filepath.Join(dir, fmt.Sprintf("%s-%05d%s", split, i, extension))
+}
+
+// Set is an open data folder.
+type Set struct {
+	Train, Validation *Split
+	Tokenizer         token.Tokenizer
+}
+
+// Open opens a folder that Prepare wrote, and checks every shard.
+func Open(dir string) (*Set, error) {
+	s := &Set{}
+	var err error
+	if s.Train, err = openSplit(dir, Train); err != nil {
+		return nil, err
+	}
+	if s.Validation, err = openSplit(dir, Validation); err != nil {
+		s.Train.Close()
+		return nil, err
+	}
+	if s.Train.hash != s.Validation.hash {
+		s.Close()
+		return nil, fmt.Errorf("%s: the splits were made with different tokenizers; prepare the folder again", dir)
+	}
+	if s.Tokenizer, err = token.ByHash(s.Train.hash); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// Close closes the shards.
+func (s *Set) Close() {
+	s.Train.Close()
+	s.Validation.Close()
+}
+
+// Split is a sequence of tokens, in one or more shards.
+type Split struct {
+	shards []*shard
+	starts []int64 // of each shard, in tokens
+	size   int64
+	hash   [32]byte
+}
+
+func openSplit(dir, name string) (*Split, error) {
+	s := &Split{}
+	for i := 0; ; i++ {
+		sh, err := openShard(shardName(dir, name, i))
+		if err != nil {
+			s.Close()
+			if os.IsNotExist(err) && i == 0 {
+				return nil, fmt.Errorf("%s: no shard %s; make the folder with sffn prepare", dir, filepath.Base(shardName(dir, name, 0)))
+			}
+			return nil, err
+		}
+		s.shards = append(s.shards, sh)
+		if sh.index != i || sh.count != s.shards[0].count || sh.hash != s.shards[0].hash || sh.vocab != s.shards[0].vocab {
+			s.Close()
+			return nil, fmt.Errorf("%s: shard %d of %d does not belong to the others; prepare the folder again", sh.name, sh.index, sh.count)
+		}
+		s.starts = append(s.starts, s.size)
+		s.size += sh.tokens
+		if i+1 == sh.count {
+			break
+		}
+	}
+	s.hash = s.shards[0].hash
+	return s, nil
+}
+
+// Close closes the shards.
+func (s *Split) Close() {
+	for _, sh := range s.shards {
+		sh.file.Close()
+	}
+}
+
+// Len is the number of tokens.
+func (s *Split) Len() int64 { return s.size }
+
+// Vocab is the size of the vocabulary.
+func (s *Split) Vocab() int { return s.shards[0].vocab }
+
+// Read fills dst with the tokens from at on.
+func (s *Split) Read(dst []int32, at int64) error {
+	if at < 0 || at+int64(len(dst)) > s.size {
+		return fmt.Errorf("tokens %d to %d of %d", at, at+int64(len(dst)), s.size)
+	}
+	i, found := slices.BinarySearch(s.starts, at)
+	if !found {
+		i--
+	}
+	for ; len(dst) > 0; i++ {
+		n := int(min(int64(len(dst)), s.starts[i]+s.shards[i].tokens-at))
+		if err := s.shards[i].read(dst[:n], at-s.starts[i]); err != nil {
+			return err
+		}
+		dst, at = dst[n:], at+int64(n)
+	}
+	return nil
+}
+
+// ReadAll reads up to limit tokens from the start.
+func (s *Split) ReadAll(limit int64) ([]int32, error) {
+	ids := make([]int32, min(limit, s.size))
+	return ids, s.Read(ids, 0)
+}

@@ -1,0 +1,279 @@
+package data
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/structuredffn/sffn/model/token"
+)
+
+func documents(n int) []Document {
+	var docs []Document
+	for i := range n {
+		docs = append(docs, Document{fmt.Sprintf("d/%d.txt", i), []byte(strings.Repeat(fmt.Sprintf("line %d\n", i), 20))})
+	}
+	return docs
+}
+
+func prepare(t *testing.T, docs []Document) (dir string, s *Set) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := Prepare(dir, docs, token.Bytes{}, func(int, int) {}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return dir, s
+}
+
+func TestRoundTrip(t *testing.T) {
+	docs := documents(100)
+	_, s := prepare(t, docs)
+	var want [2][]int32
+	for _, d := range docs {
+		i := 0
+		if d.Validation() {
+			i = 1
+		}
+		want[i] = append(token.Bytes{}.Encode(want[i], d.Text), 256)
+	}
+	for i, split := range []*Split{s.Train, s.Validation} {
+		got, err := split.ReadAll(1 << 40)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got, want[i]) {
+			t.Errorf("split %d: %d tokens differ from the %d of the documents", i, len(got), len(want[i]))
+		}
+	}
+	if s.Tokenizer.Name() != "byte" || s.Train.Vocab() != 257 {
+		t.Errorf("tokenizer %s of %d", s.Tokenizer.Name(), s.Train.Vocab())
+	}
+}
+
+// A split of several shards reads as one sequence.
+func TestShards(t *testing.T) {
+	dir := t.TempDir()
+	var all []int32
+	for i, n := range []int{5, 1, 7} {
+		ids := make([]int32, n)
+		for j := range ids {
+			ids[j] = int32(len(all)+j) % 257
+		}
+		all = append(all, ids...)
+		if err := writeShard(shardName(dir, Train, i), ids, i, 3, token.Bytes{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := openSplit(dir, Train)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for at := range all {
+		for end := at; end <= len(all); end++ {
+			got := make([]int32, end-at)
+			if err := s.Read(got, int64(at)); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got, all[at:end]) {
+				t.Fatalf("tokens %d to %d: %v, want %v", at, end, got, all[at:end])
+			}
+		}
+	}
+	if err := s.Read(make([]int32, 2), int64(len(all)-1)); err == nil {
+		t.Error("reading past the end is no error")
+	}
+}
+
+func TestDamage(t *testing.T) {
+	dir, _ := prepare(t, documents(100))
+	name := shardName(dir, Train, 0)
+	good, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reseal := func(b []byte) {
+		binary.LittleEndian.PutUint32(b[76:], crc32.Checksum(b[:76], castagnoli))
+	}
+	for _, tt := range []struct {
+		what, want string
+		edit       func(b []byte) []byte
+	}{
+		{"flipped bit", "the tokens are damaged", func(b []byte) []byte { b[headerSize+100] ^= 1; return b }},
+		{"cut off", "cut off or damaged", func(b []byte) []byte { return b[:len(b)-2] }},
+		{"empty", "no data shard", func(b []byte) []byte { return nil }},
+		{"header", "the header is damaged", func(b []byte) []byte { b[16]++; return b }},
+		{"token", "want less than the vocabulary's", func(b []byte) []byte { b[headerSize+1] = 9; return b }},
+		{"promise", "are promised", func(b []byte) []byte { binary.LittleEndian.PutUint64(b[64:], 1<<60); reseal(b); return b }},
+		{"version", "version 2 is unknown", func(b []byte) []byte { b[8] = 2; reseal(b); return b }},
+		{"shard", "does not belong", func(b []byte) []byte { b[24] = 9; b[20] = 3; reseal(b); return b }},
+		{"tokenizer", "different tokenizers", func(b []byte) []byte { b[40]++; reseal(b); return b }},
+	} {
+		if err := os.WriteFile(name, tt.edit(bytes.Clone(good)), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := Open(dir); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want it to contain %q", tt.what, err, tt.want)
+			if err == nil {
+				s.Close()
+			}
+		}
+	}
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "make the folder with sffn prepare") {
+		t.Errorf("missing shard: %v", err)
+	}
+}
+
+func TestSampler(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := uint64(rapid.IntRange(1, 300).Draw(t, "n"))
+		key := rapid.Uint64().Draw(t, "key")
+		seen := make([]bool, n)
+		for i := range n {
+			p := permute(i, n, key)
+			if seen[p] {
+				t.Fatalf("%d comes twice", p)
+			}
+			seen[p] = true
+		}
+	})
+	_, s := prepare(t, documents(100))
+	const seq = 16
+	a, err := NewSampler(s.Train, seq, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := int(a.windows) * 3
+	read := func(first uint64, rows int) (ids, targets []int32) {
+		ids, targets = make([]int32, rows*seq), make([]int32, rows*seq)
+		if err := a.Read(ids, targets, first, rows); err != nil {
+			t.Fatal(err)
+		}
+		return ids, targets
+	}
+	whole, targets := read(0, n)
+	for i := range n {
+		if one, _ := read(uint64(i), 1); !slices.Equal(one, whole[i*seq:(i+1)*seq]) {
+			t.Fatalf("sequence %d depends on how it is read", i)
+		}
+		if !slices.Equal(whole[i*seq+1:(i+1)*seq], targets[i*seq:(i+1)*seq-1]) {
+			t.Fatalf("sequence %d: the targets do not follow the inputs", i)
+		}
+	}
+	if slices.Equal(whole[:10*seq], whole[int(a.windows)*seq:][:10*seq]) {
+		t.Error("two epochs have the same order")
+	}
+	if _, err := NewSampler(s.Train, 1<<20, 7); err == nil {
+		t.Error("sequences longer than the split are no error")
+	}
+}
+
+func TestText(t *testing.T) {
+	dir := t.TempDir()
+	long := strings.Repeat("wörter und zeilen\n", 20000)
+	for name, text := range map[string]string{"a.txt": long, "sub/b.txt": "short\n", "c.bin": "\x00\x01", "empty": ""} {
+		p := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	docs, err := Text([]string{dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	held := 0
+	for _, d := range docs {
+		b.Write(d.Text)
+		if len(d.Text) > pieceSize {
+			t.Errorf("%s has %d bytes", d.Path, len(d.Text))
+		}
+		if d.Validation() {
+			held++
+		}
+	}
+	if b.String() != long+"short\n" {
+		t.Error("the pieces are not the files")
+	}
+	if _, err := Text([]string{filepath.Join(dir, "none")}); err == nil {
+		t.Error("a missing file is no error")
+	}
+	if _, err := Text([]string{filepath.Join(dir, "empty")}); err == nil {
+		t.Error("an empty corpus is no error")
+	}
+}
+
+func TestGoRoot(t *testing.T) {
+	docs, err := GoRoot()
+	if err != nil {
+		t.Skip(err)
+	}
+	size, held := 0, 0
+	for _, d := range docs {
+		size += len(d.Text)
+		if d.Validation() {
+			held++
+		}
+		if strings.HasSuffix(d.Path, "_test.go") || strings.HasPrefix(d.Path, "cmd/") {
+			t.Errorf("%s should be left out", d.Path)
+		}
+	}
+	if size < 10e6 || size > 40e6 || held < len(docs)/40 || held > len(docs)/10 {
+		t.Errorf("%d bytes in %d files, %d held out", size, len(docs), held)
+	}
+	t.Logf("%d bytes in %d files, %d held out", size, len(docs), held)
+}
+
+func FuzzShard(f *testing.F) {
+	dir := f.TempDir()
+	name := filepath.Join(dir, "x"+extension)
+	if err := writeShard(name, []int32{1, 2, 256}, 0, 1, token.Bytes{}); err != nil {
+		f.Fatal(err)
+	}
+	good, err := os.ReadFile(name)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:headerSize])
+	f.Add([]byte(magic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) >= headerSize { // a checksum that fits lets the rest be tried
+			binary.LittleEndian.PutUint32(b[76:], crc32.Checksum(b[:76], castagnoli))
+			binary.LittleEndian.PutUint32(b[28:], crc32.Checksum(b[headerSize:], castagnoli))
+			binary.LittleEndian.PutUint32(b[76:], crc32.Checksum(b[:76], castagnoli))
+		}
+		name := filepath.Join(t.TempDir(), "x"+extension)
+		if err := os.WriteFile(name, b, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		s, err := openShard(name)
+		if err != nil {
+			return
+		}
+		defer s.file.Close()
+		ids := make([]int32, s.tokens)
+		if err := s.read(ids, 0); err != nil {
+			t.Errorf("a shard that was accepted cannot be read: %v", err)
+		}
+	})
+}

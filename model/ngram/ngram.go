@@ -1,0 +1,87 @@
+// Package ngram is the yardstick beside which a language model's loss is
+// printed: tables that count how often a token follows the ones before it.
+package ngram
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+)
+
+// Model predicts a token from the order tokens before it, from counts that
+// back off to shorter contexts by Witten and Bell's method:
+//
+//	P(w | c) = (count(c w) + kinds(c) P(w | c')) / (count(c) + kinds(c))
+//
+// where c' is c without its oldest token and kinds(c) counts the distinct
+// tokens that were seen after c. The empty context backs off to 1/vocab.
+type Model struct {
+	order, vocab int
+	width        uint // bits a token
+	levels       []level
+}
+
+// level holds the counts of contexts of one length.
+type level struct {
+	follow   map[uint64]uint32 // of context and token
+	contexts map[uint64]counts // of context
+}
+
+type counts struct{ total, kinds uint32 }
+
+// New counts the tokens of a training text.
+func New(order, vocab int, text []int32) (*Model, error) {
+	m := &Model{order: order, vocab: vocab, width: uint(bits.Len(uint(vocab - 1)))}
+	if need := m.width * uint(order+1); order < 0 || need > 64 {
+		return nil, fmt.Errorf("a table of order %d over %d tokens has keys of %d bits, want at most 64", order, vocab, need)
+	}
+	for k := range order + 1 {
+		l := level{map[uint64]uint32{}, map[uint64]counts{}}
+		mask := uint64(1)<<(m.width*uint(k)) - 1
+		var context uint64
+		for i, w := range text {
+			if i >= k {
+				key := context<<m.width | uint64(w)
+				n := l.follow[key]
+				l.follow[key] = n + 1
+				c := l.contexts[context]
+				c.total++
+				if n == 0 {
+					c.kinds++
+				}
+				l.contexts[context] = c
+			}
+			context = (context<<m.width | uint64(w)) & mask
+		}
+		m.levels = append(m.levels, l)
+	}
+	return m, nil
+}
+
+// Loss is the mean cross entropy in nats of targets after ids, sequences of
+// seq tokens; the context does not reach across sequences.
+func (m *Model) Loss(ids, targets []int32, seq int) float64 {
+	sum := 0.0
+	for i, w := range targets {
+		known := min(i%seq+1, m.order)
+		sum -= math.Log(m.prob(ids[i+1-known:i+1], w))
+	}
+	return sum / float64(len(targets))
+}
+
+func (m *Model) prob(context []int32, w int32) float64 {
+	p := 1 / float64(m.vocab)
+	for k := 0; k <= len(context); k++ {
+		var key uint64
+		for _, t := range context[len(context)-k:] {
+			key = key<<m.width | uint64(t)
+		}
+		c, ok := m.levels[k].contexts[key]
+		if !ok {
+			break
+		}
+		n := float64(m.levels[k].follow[key<<m.width|uint64(w)])
+		p = (n + float64(c.kinds)*p) / (float64(c.total) + float64(c.kinds))
+	}
+	return p
+}

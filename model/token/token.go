@@ -1,0 +1,103 @@
+// Package token turns text into token ids and back.
+package token
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"unicode/utf8"
+)
+
+// Tokenizer maps text to ids in [0, Vocab) and back.
+type Tokenizer interface {
+	// Name is what --tokenizer takes.
+	Name() string
+	// Hash tells one tokenizer from any other; data files carry it.
+	Hash() [32]byte
+	Vocab() int
+	// EndOfDocument is the id that follows every document.
+	EndOfDocument() int32
+	// Encode appends the ids of text to dst.
+	Encode(dst []int32, text []byte) []int32
+	// Decode appends the bytes of one id to dst; those of EndOfDocument, and
+	// of an id outside the vocabulary, are none.
+	Decode(dst []byte, id int32) []byte
+}
+
+// New returns the tokenizer of that name.
+func New(name string) (Tokenizer, error) {
+	if name == "byte" {
+		return Bytes{}, nil
+	}
+	return nil, fmt.Errorf("unknown tokenizer %q; valid is byte", name)
+}
+
+// ByHash returns the tokenizer that made a data file.
+func ByHash(h [32]byte) (Tokenizer, error) {
+	if h == (Bytes{}).Hash() {
+		return Bytes{}, nil
+	}
+	return nil, fmt.Errorf("made with an unknown tokenizer (hash %x...)", h[:4])
+}
+
+// Bytes is the byte tokenizer: ids 0 to 255 are the bytes, 256 ends a
+// document.
+type Bytes struct{}
+
+// Name implements Tokenizer.
+func (Bytes) Name() string { return "byte" }
+
+// Hash implements Tokenizer.
+func (Bytes) Hash() [32]byte {
+	return sha256.Sum256([]byte("byte tokenizer: 256 bytes, end of document 256"))
+}
+
+// Vocab implements Tokenizer.
+func (Bytes) Vocab() int { return 257 }
+
+// EndOfDocument implements Tokenizer.
+func (Bytes) EndOfDocument() int32 { return 256 }
+
+// Encode implements Tokenizer.
+func (Bytes) Encode(dst []int32, text []byte) []int32 {
+	for _, b := range text {
+		dst = append(dst, int32(b))
+	}
+	return dst
+}
+
+// Decode implements Tokenizer.
+func (Bytes) Decode(dst []byte, id int32) []byte {
+	if id < 0 || id > 255 {
+		return dst
+	}
+	return append(dst, byte(id))
+}
+
+// Stream turns ids into text as they come, in whole runes.
+type Stream struct {
+	tok     Tokenizer
+	pending []byte
+}
+
+// NewStream returns a stream of text.
+func NewStream(t Tokenizer) *Stream { return &Stream{tok: t} }
+
+// Next adds an id and returns the text that is complete. Bytes that are no
+// UTF-8 come out as U+FFFD.
+func (s *Stream) Next(id int32) string {
+	s.pending = s.tok.Decode(s.pending, id)
+	return s.take(false)
+}
+
+// End returns what is left.
+func (s *Stream) End() string { return s.take(true) }
+
+func (s *Stream) take(all bool) string {
+	var out []byte
+	for len(s.pending) > 0 && (all || utf8.FullRune(s.pending)) {
+		r, n := utf8.DecodeRune(s.pending)
+		out = utf8.AppendRune(out, r)
+		s.pending = s.pending[n:]
+	}
+	return string(out)
+}
