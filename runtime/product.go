@@ -5,6 +5,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/vec"
 )
 
 // product is a planned product bound to its kernels and packed weights.
@@ -22,6 +23,9 @@ type product struct {
 	store, cols, ks []int
 	// results counts the results of one full panel: 16 for SwiGLU, else 32.
 	results int
+	// spread stores the scratch tile's rows, where all results lie in one
+	// stretch with a fixed distance; nil where they do not.
+	spread *vec.Spread
 }
 
 // kblock is one block of k: where its inputs lie in a source row and the
@@ -72,6 +76,9 @@ func newProduct(p plan.Product, t plan.Target, bias bool) (*product, error) {
 	q.pack = make([]float32, p.Depth()*q.columns)
 	if bias {
 		q.bias = make([]float32, q.columns)
+	}
+	if len(p.N) == 1 && p.N[0].Store.Step > 1 && p.Epilogue == kernel.Linear {
+		q.spread = vec.For(t.ISA).NewSpread(p.N[0].Store.Step)
 	}
 	return q, nil
 }
@@ -272,6 +279,15 @@ func (q *product) indirect(s *scratch, o operands, r0, r1, p0, p1 int) {
 // product, padding left out.
 func (q *product) scatter(s *scratch, o operands, r, mr, c0, width int) {
 	store := q.store[c0:min(c0+width, len(q.store))]
+	if q.spread != nil && len(store) == width {
+		at := r*q.DstWidth + store[0]
+		var add []float32
+		if o.residual != nil {
+			add = o.residual[at:]
+		}
+		q.spread.Run(o.dst[at:], s.tile, add, mr, width, q.DstWidth)
+		return
+	}
 	for i := range mr {
 		row := (r + i) * q.DstWidth
 		tile := s.tile[i*width:][:len(store)]

@@ -19,6 +19,7 @@ const (
 	vecN      = unsafe.Offsetof(kernel.VecArgs{}.N)
 	vecRows   = unsafe.Offsetof(kernel.VecArgs{}.Rows)
 	vecStride = unsafe.Offsetof(kernel.VecArgs{}.Stride)
+	vecStep   = unsafe.Offsetof(kernel.VecArgs{}.Step)
 )
 
 func vecP(i int) uintptr { return unsafe.Offsetof(kernel.VecArgs{}.P) + uintptr(8*i) }
@@ -490,4 +491,85 @@ var emitVec = map[kernel.VecOp]func(*asm){
 			b.st(0, p)
 		})
 	},
+	kernel.OpSpread:    func(e *asm) { e.spread(false) },
+	kernel.OpSpreadAdd: func(e *asm) { e.spread(true) },
+	kernel.OpPeak: func(e *asm) {
+		// As many chains as hide the latency of two multiply-adds a cycle.
+		acc := e.sums(12)
+		x, n, l := e.vec(), e.load(vecN), e.label("loop")
+		e.zero(x)
+		e.Label(l)
+		for range peakUnroll {
+			for _, v := range acc {
+				e.VFMADD231PS(x, x, v)
+			}
+		}
+		e.DECQ(n)
+		e.JNZ(e.jump(l))
+		flops := e.GP32()
+		e.MOVL(operand.U32(math.Float32bits(float32(2*e.lanes*len(acc)*peakUnroll))), flops)
+		e.MOVL(flops, e.field(vecR(0)))
+	},
 }
+
+const peakUnroll = 8
+
+// spread stores the rows of a tight tile with a distance between neighbours.
+// AVX-512 turns a vector of the tile into Step/4 vectors of the destination
+// with holes, by the permutations and masks that vec.spreadTable lays out;
+// AVX2 has no masked store worth the name and moves entry by entry.
+func (e *asm) spread(add bool) {
+	dst, src, res := e.load(vecP(0)), e.load(vecP(1)), reg.GPVirtual(nil)
+	if add {
+		res = e.load(vecP(2))
+	}
+	rows, stride := e.load(vecRows), e.load(vecStride)
+	row, group, at := e.label("row"), e.label("group"), e.GP64()
+	e.Label(row)
+	e.XORQ(at, at)
+	n := e.load(vecN)
+	e.Label(group)
+	if e.isa == kernel.AVX512 {
+		x, v, table, count, l := e.vec(), e.vec(), e.load(vecP(3)), e.load(vecStep), e.label("vector")
+		e.SHRQ(operand.U8(2), count)
+		e.VMOVUPS(mem(src, 0), x)
+		e.Label(l)
+		idx, k := e.vec(), e.K()
+		e.VMOVUPS(mem(table, 0), idx)
+		e.KMOVW(mem(table, 64), k)
+		e.VPERMPS(x, idx, v)
+		if add {
+			old := e.vec()
+			e.VMOVUPS_Z(indexed(res, at, 1, 0), k, old)
+			e.VADDPS(old, v, v)
+		}
+		e.VMOVUPS(v, k, indexed(dst, at, 1, 0))
+		e.ADDQ(operand.U32(spreadEntry), table)
+		e.ADDQ(operand.U32(64), at)
+		e.DECQ(count)
+		e.JNZ(e.jump(l))
+		e.ADDQ(operand.U32(64), src)
+		e.SUBQ(operand.U32(16), n)
+	} else {
+		x := e.XMM()
+		e.VMOVSS(mem(src, 0), x)
+		if add {
+			e.VADDSS(indexed(res, at, 1, 0), x, x)
+		}
+		e.VMOVSS(x, indexed(dst, at, 1, 0))
+		step := e.load(vecStep)
+		e.ADDQ(step, at)
+		e.ADDQ(operand.U32(4), src)
+		e.DECQ(n)
+	}
+	e.JNZ(e.jump(group))
+	e.ADDQ(stride, dst)
+	if add {
+		e.ADDQ(stride, res)
+	}
+	e.DECQ(rows)
+	e.JNZ(e.jump(row))
+}
+
+// spreadEntry is the size of one entry of vec.spreadTable.
+const spreadEntry = 68

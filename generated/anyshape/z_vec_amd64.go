@@ -61,6 +61,15 @@ func vec_f32_rotate_avx512(a *kernel.VecArgs)
 func vec_f32_adamw_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_spread_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_spreadadd_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_peak_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_gelu_avx2(a *kernel.VecArgs)
 
 //go:noescape
@@ -113,3 +122,12 @@ func vec_f32_rotate_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_adamw_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_spread_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_spreadadd_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_peak_avx2(a *kernel.VecArgs)

@@ -26,6 +26,9 @@ func init() {
 		15: vec_f32_colsum_avx512,
 		16: vec_f32_rotate_avx512,
 		17: vec_f32_adamw_avx512,
+		18: vec_f32_spread_avx512,
+		19: vec_f32_spreadadd_avx512,
+		20: vec_f32_peak_avx512,
 	})
 	kernel.RegisterVec("avx2", map[kernel.VecOp]kernel.VecFunc{
 		0:  vec_f32_gelu_avx2,
@@ -46,5 +49,8 @@ func init() {
 		15: vec_f32_colsum_avx2,
 		16: vec_f32_rotate_avx2,
 		17: vec_f32_adamw_avx2,
+		18: vec_f32_spread_avx2,
+		19: vec_f32_spreadadd_avx2,
+		20: vec_f32_peak_avx2,
 	})
 }

@@ -8,8 +8,9 @@ type VecArgs struct {
 	// P are the operands: up to six vectors of N entries.
 	P [6]unsafe.Pointer
 	N int
-	// Rows and Stride (bytes) serve the operations over several rows.
-	Rows, Stride int
+	// Rows and Stride (bytes) serve the operations over several rows, Step
+	// those whose results do not lie side by side.
+	Rows, Stride, Step int
 	// S are scalar operands, R scalar results.
 	S [10]float32
 	R [2]float32
@@ -38,10 +39,13 @@ const (
 	OpColSum
 	OpRotate
 	OpAdamW
+	OpSpread
+	OpSpreadAdd
+	OpPeak
 	NumVecOps
 )
 
-var vecNames = [NumVecOps]string{"gelu", "gelubackward", "swiglu", "swiglubackward", "sum", "sumdeviations", "normalize", "normsums", "normapply", "max", "expsum", "softmaxbackward", "dot", "scale", "axpy", "colsum", "rotate", "adamw"}
+var vecNames = [NumVecOps]string{"gelu", "gelubackward", "swiglu", "swiglubackward", "sum", "sumdeviations", "normalize", "normsums", "normapply", "max", "expsum", "softmaxbackward", "dot", "scale", "axpy", "colsum", "rotate", "adamw", "spread", "spreadadd", "peak"}
 
 func (op VecOp) String() string { return vecNames[op] }
 

@@ -170,6 +170,33 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 			w[i] = w[i]*s[0] - m[i]*s[6]/(float32(math.Sqrt(float64(v[i]*s[7])))+s[8])
 		}
 	},
+	// Rows rows of N entries of P1, stored Step bytes apart from P0 on, rows
+	// Stride bytes apart.
+	kernel.OpSpread: func(a *kernel.VecArgs) { spread(a, nil) },
+	// The same, each added to what P2 holds in its place.
+	kernel.OpSpreadAdd: func(a *kernel.VecArgs) { spread(a, a.P[2]) },
+	// N rounds of R0 floating-point operations each, in no memory.
+	kernel.OpPeak: func(a *kernel.VecArgs) {
+		var s [8]float32
+		for range a.N {
+			for i := range s {
+				s[i] += s[i] * s[i]
+			}
+		}
+		a.R[0] = 2 * float32(len(s))
+	},
+}
+
+func spread(a *kernel.VecArgs, add unsafe.Pointer) {
+	for r := range a.Rows {
+		for i, x := range unsafe.Slice((*float32)(unsafe.Add(a.P[1], 4*r*a.N)), a.N) {
+			at := r*a.Stride + i*a.Step
+			if add != nil {
+				x += *(*float32)(unsafe.Add(add, at))
+			}
+			*(*float32)(unsafe.Add(a.P[0], at)) = x
+		}
+	}
 }
 
 // p is operand i.

@@ -5,6 +5,7 @@
 package vec
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"unsafe"
@@ -284,4 +285,64 @@ func (t *Table) AdamW(p, g, m, v []float32, c AdamWStep) {
 		float32(1 - c.LR*c.Decay), float32(c.Beta1), float32(1 - c.Beta1), float32(c.Beta2), float32(1 - c.Beta2),
 		float32(c.GradScale), float32(c.LR / c.Bias1), float32(1 / c.Bias2), float32(c.Eps),
 	}}, p, g, m, v)
+}
+
+// Spread stores the rows of a tight tile [rows, n] with a distance of step
+// between neighbours, into rows of dst that are ld entries apart; where add
+// is not nil, each is added to what add, laid out as dst, holds in its place.
+// The tile must be a whole number of 16 entries wide.
+type Spread struct {
+	t     *Table
+	step  int
+	table []byte
+}
+
+// NewSpread prepares the table of a distance.
+func (t *Table) NewSpread(step int) *Spread {
+	s := &Spread{t: t, step: step}
+	// Vector v of 16 destinations holds, in its lanes whose place is a
+	// multiple of step, entry place/step of the tile's vector.
+	for v := range step {
+		mask := uint32(0)
+		for lane := range 16 {
+			place := 16*v + lane
+			if place%step == 0 {
+				mask |= 1 << lane
+			}
+			s.table = binary.LittleEndian.AppendUint32(s.table, uint32(place/step))
+		}
+		s.table = binary.LittleEndian.AppendUint32(s.table, mask)
+	}
+	return s
+}
+
+// Run spreads rows of n entries; dst and add begin at the first row's first
+// destination.
+func (s *Spread) Run(dst, tile, add []float32, rows, n, ld int) {
+	_, _ = dst[(rows-1)*ld+(n-1)*s.step], tile[rows*n-1]
+	if n%16 != 0 {
+		panic("vec: a tile to spread is not a whole number of vectors wide")
+	}
+	a := kernel.VecArgs{N: n, Rows: rows, Stride: 4 * ld, Step: 4 * s.step}
+	a.P[0], a.P[1], a.P[3] = unsafe.Pointer(&dst[0]), unsafe.Pointer(&tile[0]), unsafe.Pointer(&s.table[0])
+	op := kernel.OpSpread
+	if add != nil {
+		_ = add[(rows-1)*ld+(n-1)*s.step]
+		a.P[2], op = unsafe.Pointer(&add[0]), kernel.OpSpreadAdd
+	}
+	s.t.call(op, &a)
+}
+
+// Peak runs about the given number of floating-point operations as
+// independent multiply-adds, in registers, and returns how many it ran: what
+// the instruction set can do at best on one core.
+func (t *Table) Peak(flops float64) float64 {
+	var a kernel.VecArgs
+	done := 0.0
+	for done < flops {
+		a.N = 1 << 10
+		t.call(kernel.OpPeak, &a)
+		done += float64(a.N) * float64(a.R[0])
+	}
+	return done
 }
