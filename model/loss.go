@@ -133,6 +133,14 @@ func (tr *Trace) forward(ids []int32, batch, seq int) {
 	t.normForward(&t.norm, tr.final, tr.out, tr.fstats, m)
 }
 
+// Profile is the model's, with what this trace's calls spent on activations
+// and softmax.
+func (tr *Trace) Profile() Profile {
+	p := *tr.m.prof
+	p.Activation, p.Softmax = tr.ws.Elementwise(), tr.aws.Elementwise()
+	return p
+}
+
 // Logits runs the model on batch sequences and writes [len(ids), vocab].
 func (tr *Trace) Logits(logits []float32, ids []int32, batch int) error {
 	seq, err := tr.check(ids, nil, batch)

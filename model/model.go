@@ -113,6 +113,16 @@ func (t *Model) Repack() {
 	t.head.Repack()
 }
 
+// Close frees the packed weights; the parameters stay.
+func (t *Model) Close() {
+	for _, l := range t.layers {
+		l.qkv.Close()
+		l.out.Close()
+		l.ffn.Close()
+	}
+	t.head.Close()
+}
+
 // Pool is the pool that the model runs on.
 func (t *Model) Pool() *rt.Pool { return t.opt.Pool }
 

@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"math"
+	"time"
 	"unsafe"
 
 	"github.com/structuredffn/sffn/gen/plan"
@@ -165,20 +166,7 @@ func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride
 	for k0 := 0; k0 < pos+rows; k0 += keyBlock {
 		keys := min(keyBlock, pos+rows-k0)
 		a.scores(s, c.kt[k0*a.HeadDim:], s.p, q, qStride, rows, keys)
-		for i := range rows {
-			row := s.p[i*keyBlock:][:keys]
-			n := max(0, min(keys, pos+i+1-k0))
-			if n > 0 {
-				m := max(s.max[i], a.vec.Max(row[:n])*a.Scale)
-				corr := float32(math.Exp(float64(s.max[i] - m)))
-				s.sum[i] = s.sum[i]*corr + a.vec.ExpSum(row[:n], row[:n], a.Scale, m)
-				if k0 > 0 && corr != 1 {
-					a.vec.Scale(out[i*a.cols:][:a.cols], corr)
-				}
-				s.max[i] = m
-			}
-			clear(row[n:])
-		}
+		s.elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys) })
 		args := kernel.Args{
 			A: unsafe.Pointer(&s.p[0]), LDA: 4 * keyBlock, KStep: 4,
 			B: unsafe.Pointer(&c.v[k0*a.cols]), PanelStep: 4 * keyBlock * plan.Panel,
@@ -189,13 +177,35 @@ func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride
 		}
 		a.mul.run(&s.scratch, args, rows, keys, a.cols/plan.Panel)
 	}
-	for i := range rows {
-		row := o[i*oStride:][:a.HeadDim]
-		copy(row, out[i*a.cols:])
-		a.vec.Scale(row, 1/s.sum[i])
-		if lse != nil {
-			lse[i] = s.max[i] + float32(math.Log(float64(s.sum[i])))
+	s.elementwise(func() {
+		for i := range rows {
+			row := o[i*oStride:][:a.HeadDim]
+			copy(row, out[i*a.cols:])
+			a.vec.Scale(row, 1/s.sum[i])
+			if lse != nil {
+				lse[i] = s.max[i] + float32(math.Log(float64(s.sum[i])))
+			}
 		}
+	})
+}
+
+// softmaxBlock turns the scores of one block of keys into exponentials
+// relative to the largest score so far, and rescales what earlier blocks gave
+// where that one grew.
+func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, keys int) {
+	for i := range rows {
+		row := s.p[i*keyBlock:][:keys]
+		n := max(0, min(keys, pos+i+1-k0))
+		if n > 0 {
+			m := max(s.max[i], a.vec.Max(row[:n])*a.Scale)
+			corr := float32(math.Exp(float64(s.max[i] - m)))
+			s.sum[i] = s.sum[i]*corr + a.vec.ExpSum(row[:n], row[:n], a.Scale, m)
+			if k0 > 0 && corr != 1 {
+				a.vec.Scale(out[i*a.cols:][:a.cols], corr)
+			}
+			s.max[i] = m
+		}
+		clear(row[n:])
 	}
 }
 
@@ -244,6 +254,16 @@ func (b *buffer) floats(n int) []float32 {
 		b.data = b.arena.Floats(n)
 	}
 	return b.data[:n]
+}
+
+// Elementwise is the time that this workspace's calls have spent outside
+// matrix products, averaged over the pool's threads.
+func (w *AttnWorkspace) Elementwise() time.Duration {
+	var d time.Duration
+	for i := range w.scratch {
+		d += w.scratch[i].spent
+	}
+	return d / time.Duration(len(w.scratch))
 }
 
 // Close frees the workspace.
@@ -322,10 +342,12 @@ func (a *Attention) Backward(dqkv, do, o, lse, qkv []float32, batch, seq int, ws
 		s.grow(a)
 		b, h := i/a.QHeads, i%a.QHeads
 		d := delta[i*seq:][:seq]
-		for r := range d {
-			at := (b*seq+r)*out + h*hd
-			d[r] = a.vec.Dot(do[at:at+hd], o[at:at+hd])
-		}
+		s.elementwise(func() {
+			for r := range d {
+				at := (b*seq+r)*out + h*hd
+				d[r] = a.vec.Dot(do[at:at+hd], o[at:at+hd])
+			}
+		})
 		kv := b*a.KVHeads + h/a.group
 		g := headGradient{
 			kv: kvs(kv), opposite: opposite(kv),
@@ -387,16 +409,18 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	q, do := g.q[q0*g.width:], g.do[q0*g.out:]
 	a.scores(s, g.kv.kt[k0*a.HeadDim:], s.p, q, g.width, rows, keys)
 	a.scores(s, g.opposite.kt[k0*a.HeadDim:], s.dp, do, g.out, rows, keys)
-	for i := range rows {
-		n := max(0, min(keys, q0+i+1-k0))
-		p, dp := s.p[i*keyBlock:][:keys], s.dp[i*keyBlock:][:keys]
-		if n > 0 {
-			a.vec.ExpSum(p[:n], p[:n], a.Scale, g.lse[q0+i])
-			a.vec.SoftmaxBackward(dp[:n], p[:n], dp[:n], g.delta[q0+i], a.Scale)
+	s.elementwise(func() {
+		for i := range rows {
+			n := max(0, min(keys, q0+i+1-k0))
+			p, dp := s.p[i*keyBlock:][:keys], s.dp[i*keyBlock:][:keys]
+			if n > 0 {
+				a.vec.ExpSum(p[:n], p[:n], a.Scale, g.lse[q0+i])
+				a.vec.SoftmaxBackward(dp[:n], p[:n], dp[:n], g.delta[q0+i], a.Scale)
+			}
+			clear(p[n:])
+			clear(dp[n:])
 		}
-		clear(p[n:])
-		clear(dp[n:])
-	}
+	})
 	// dQ: the first block of keys overwrites.
 	out := s.out[:rows*a.cols]
 	a.mul.run(&s.scratch, kernel.Args{

@@ -52,6 +52,12 @@ func (f *FFN) NewSaved(rows int) *Saved {
 	return newSaved(rows, f.fc1.zWidth(), f.fc2.zWidth(), f.fc1.preWidth())
 }
 
+// Close frees the packed weights. The network must not be used afterwards.
+func (f *FFN) Close() {
+	f.fc1.packs.Close()
+	f.fc2.packs.Close()
+}
+
 // MarkStale says that the weights have changed: Forward and Backward refuse
 // to run until Repack.
 func (f *FFN) MarkStale() { f.fc1.stale, f.fc2.stale = true, true }

@@ -55,6 +55,7 @@ type layer struct {
 	gradients []*gradient
 	bias      *biasGradient
 	stale     bool
+	packs     Arena
 }
 
 func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
@@ -65,7 +66,7 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 	t := plan.For(opt.ISA)
 	for i, f := range p.Factors {
 		bias := p.Spec.Bias && i == len(p.Factors)-1
-		fwd, err := bind(f.Forward(), t, bias)
+		fwd, err := l.bind(f.Forward(), t, bias)
 		if err != nil {
 			return nil, err
 		}
@@ -73,7 +74,7 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 		if !opt.Train {
 			continue
 		}
-		bwd, err := bind(f.BackwardData(), t, false)
+		bwd, err := l.bind(f.BackwardData(), t, false)
 		if err != nil {
 			return nil, err
 		}
@@ -91,10 +92,10 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 	return l, nil
 }
 
-func bind(ps []plan.Product, t plan.Target, bias bool) ([]*product, error) {
+func (l *layer) bind(ps []plan.Product, t plan.Target, bias bool) ([]*product, error) {
 	var qs []*product
 	for _, p := range ps {
-		q, err := newProduct(p, t, bias)
+		q, err := newProduct(p, t, bias, &l.packs)
 		if err != nil {
 			return nil, err
 		}

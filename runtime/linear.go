@@ -67,6 +67,9 @@ func (l *Linear) NewWorkspace() *Workspace { return NewWorkspace(l.layer.opt.Poo
 // NewSaved returns room for the forward pass of up to rows rows.
 func (l *Linear) NewSaved(rows int) *Saved { return newSaved(rows, l.layer.zWidth(), 0, 0) }
 
+// Close frees the packed weights. The layer must not be used afterwards.
+func (l *Linear) Close() { l.layer.packs.Close() }
+
 // MarkStale says that the weights have changed: Forward and Backward refuse
 // to run until Repack.
 func (l *Linear) MarkStale() { l.layer.stale = true }

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"time"
 	"unsafe"
 
 	"github.com/structuredffn/sffn/gen/plan"
@@ -42,7 +43,7 @@ type kblock struct {
 // width classes of kblock.tiles
 var widths = [3]int{2 * plan.Panel, plan.Panel, plan.HalfPanel}
 
-func newProduct(p plan.Product, t plan.Target, bias bool) (*product, error) {
+func newProduct(p plan.Product, t plan.Target, bias bool, arena *Arena) (*product, error) {
 	q := &product{Product: p, target: t, columns: p.Columns(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: plan.Panel}
 	q.panels = (q.columns + plan.Panel - 1) / plan.Panel
 	if p.Epilogue == kernel.SwiGLU {
@@ -73,9 +74,9 @@ func newProduct(p plan.Product, t plan.Target, bias bool) (*product, error) {
 		q.blocks = append(q.blocks, b)
 		k0 += kc
 	}
-	q.pack = make([]float32, p.Depth()*q.columns)
+	q.pack = arena.Floats(p.Depth() * q.columns)
 	if bias {
-		q.bias = make([]float32, q.columns)
+		q.bias = arena.Floats(q.columns)
 	}
 	if len(p.N) == 1 && p.N[0].Store.Step > 1 && p.Epilogue == kernel.Linear {
 		q.spread = vec.For(t.ISA).NewSpread(p.N[0].Store.Step)
@@ -324,6 +325,15 @@ type scratch struct {
 	// left holds one strip of the left operand, right a group of panels.
 	left, right []float32
 	seg         kernel.Segment
+	// spent is the time outside matrix products.
+	spent time.Duration
+}
+
+// elementwise runs a pass that is no matrix product.
+func (s *scratch) elementwise(f func()) {
+	start := time.Now()
+	f()
+	s.spent += time.Since(start)
 }
 
 const scratchTile = 16 * plan.Panel

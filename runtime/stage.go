@@ -86,7 +86,7 @@ func (w *Workspace) rowStep(worker, i int) {
 	for k := range w.stages {
 		st := &w.stages[k]
 		if st.rows != nil {
-			st.rows(r0, r1)
+			w.scratch[worker].elementwise(func() { st.rows(r0, r1) })
 			continue
 		}
 		for _, p := range st.products {
@@ -99,7 +99,7 @@ func (w *Workspace) rowStep(worker, i int) {
 func (w *Workspace) unitStep(worker, i int) {
 	st := w.at
 	if st.rows != nil {
-		st.rows(i*rowTiles, min(w.m, (i+1)*rowTiles))
+		w.scratch[worker].elementwise(func() { st.rows(i*rowTiles, min(w.m, (i+1)*rowTiles)) })
 		return
 	}
 	for _, p := range st.products {

@@ -1,6 +1,10 @@
 package runtime
 
-import "github.com/structuredffn/sffn/gen/plan"
+import (
+	"time"
+
+	"github.com/structuredffn/sffn/gen/plan"
+)
 
 // Workspace is the scratch memory of one caller. All of its layers share it;
 // it grows to what the largest one needs. It must not be used by two calls at
@@ -66,6 +70,16 @@ func (w *Workspace) floats(s slot, n int) []float32 {
 		b.data = b.arena.Floats(n)
 	}
 	return b.data[:n]
+}
+
+// Elementwise is the time that this workspace's calls have spent outside
+// matrix products, averaged over the pool's threads.
+func (w *Workspace) Elementwise() time.Duration {
+	var d time.Duration
+	for i := range w.scratch {
+		d += w.scratch[i].spent
+	}
+	return d / time.Duration(len(w.scratch))
 }
 
 // Close frees the workspace's buffers.

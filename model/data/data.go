@@ -5,6 +5,7 @@ package data
 
 import (
 	"fmt"
+	"hash/fnv"
 	"os"
 	"path/filepath"
 	"slices"
@@ -140,6 +141,17 @@ func (s *Split) Close() {
 	for _, sh := range s.shards {
 		sh.file.Close()
 	}
+}
+
+// Fingerprint tells this data from any other.
+func (s *Set) Fingerprint() string {
+	h := fnv.New64a()
+	for _, split := range []*Split{s.Train, s.Validation} {
+		for _, sh := range split.shards {
+			fmt.Fprintln(h, sh.tokens, sh.sum)
+		}
+	}
+	return fmt.Sprintf("%016x", h.Sum64())
 }
 
 // Len is the number of tokens.

@@ -68,6 +68,7 @@ func layerCase(d *data, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
+	defer layer.Close()
 	ws, saved := layer.NewWorkspace(), layer.NewSaved(m)
 	defer ws.Close()
 	defer saved.Close()
@@ -93,6 +94,7 @@ func mergedMatrix(l spec.Linear, factors [][]float32, opt rt.Options) ([]float32
 	if err != nil {
 		return nil, err
 	}
+	defer layer.Close()
 	ws := layer.NewWorkspace()
 	defer ws.Close()
 	eye := make([]float32, l.In*l.In)
@@ -136,6 +138,7 @@ func mlpCase(d *data, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
+	defer ffn.Close()
 	ws, saved := ffn.NewWorkspace(), ffn.NewSaved(m)
 	defer ws.Close()
 	defer saved.Close()

@@ -77,6 +77,7 @@ func modelCase(d *data, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
+	defer m.Close()
 	tr := m.NewTrace(len(ids))
 	defer tr.Close()
 	logits := make([]float32, len(ids)*s.Vocab)
@@ -176,6 +177,7 @@ func trajectoryCase(d *data, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
+	defer m.Close()
 	grads := model.NewParams(s)
 	defer grads.Close()
 	o := d.Optimizer

@@ -1,5 +1,3 @@
-// Package train runs training: the optimizer, the loop with its logs and
-// checkpoints, and what resume needs.
 package train
 
 import (
@@ -39,9 +37,8 @@ func (o *AdamW) Close() {
 	o.V.Close()
 }
 
-// Step updates the parameters; the caller repacks the model. It returns the
-// global
-// L2 norm of the gradients before clipping.
+// Step updates the parameters, after which the model has to be repacked. It
+// returns the global L2 norm of the gradients before clipping.
 func (o *AdamW) Step(grads *model.Params, lr float64) float64 {
 	g, p := grads.Data, o.m.Params.Data
 	v := o.m.Vec()

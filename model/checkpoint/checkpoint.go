@@ -1,0 +1,294 @@
+// Package checkpoint writes the state of a training run to disk and reads it
+// back. A run's folder holds one folder a checkpoint, step-00000400, with
+//
+//	config.yaml              the configuration, as it was given
+//	model.safetensors        parameters, by the reference's names, row-major
+//	optimizer.safetensors    moments, m.NAME and v.NAME
+//	state.json               step, data, and what else resume needs
+//
+// Nothing in it depends on the instruction set or the number of threads. A
+// checkpoint appears whole, by one rename, or not at all.
+package checkpoint
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/safetensors"
+)
+
+// State is what resume needs beside tensors. The random numbers of a run are
+// functions of its seed and step, and so is its place in the data.
+type State struct {
+	Name  string `json:"name"`
+	Step  int    `json:"step"`
+	Steps int    `json:"steps"`
+	// Tokenizer and Data tell which data the run reads.
+	Tokenizer string `json:"tokenizer"`
+	Data      string `json:"data"`
+	// TokensPerSecond is the rate of training so far.
+	TokensPerSecond float64 `json:"tokens_per_second"`
+}
+
+const (
+	prefix        = "step-"
+	unfinished    = ".unfinished-"
+	configFile    = "config.yaml"
+	modelFile     = "model.safetensors"
+	optimizerFile = "optimizer.safetensors"
+	stateFile     = "state.json"
+)
+
+// Save writes a checkpoint into the folder of a run, then removes all but the
+// newest keep ones. When it fails, for want of space or anything else, the
+// earlier checkpoints stay as they are. It returns the checkpoint's folder.
+func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (dir string, err error) {
+	name := fmt.Sprintf("%s%08d", prefix, s.Step)
+	dir = filepath.Join(run, name)
+	if err := os.MkdirAll(run, 0o777); err != nil {
+		return "", err
+	}
+	if err := removeUnfinished(run); err != nil {
+		return "", err
+	}
+	tmp := filepath.Join(run, unfinished+name)
+	if err := os.Mkdir(tmp, 0o777); err != nil {
+		return "", err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("checkpoint %s: %w; the earlier checkpoints are whole", dir, err), os.RemoveAll(tmp))
+		}
+	}()
+	state, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	var moments []safetensors.Value
+	for _, x := range []struct {
+		prefix string
+		p      *model.Params
+	}{{"m.", m}, {"v.", v}} {
+		moments = append(moments, values(x.prefix, x.p)...)
+	}
+	for _, f := range []struct {
+		name  string
+		write func(f *os.File) error
+	}{
+		{configFile, func(f *os.File) error { _, err := f.Write(source); return err }},
+		{modelFile, func(f *os.File) error {
+			return safetensors.Write(f, values("", p), map[string]string{"format": "pt"})
+		}},
+		{optimizerFile, func(f *os.File) error { return safetensors.Write(f, moments, nil) }},
+		{stateFile, func(f *os.File) error { _, err := f.Write(append(state, '\n')); return err }},
+	} {
+		if err := writeSynced(filepath.Join(tmp, f.name), f.write); err != nil {
+			return "", err
+		}
+	}
+	if err := replace(tmp, dir); err != nil {
+		return "", err
+	}
+	return dir, prune(run, dir, keep)
+}
+
+func writeSynced(name string, write func(*os.File) error) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(write(f), f.Sync())
+	return errors.Join(err, f.Close())
+}
+
+// replace renames tmp to dir, and makes sure that the rename lasts.
+func replace(tmp, dir string) error {
+	if err := syncDir(tmp); err != nil {
+		return err
+	}
+	// A run that resumed from an older checkpoint comes by the same step
+	// again, with the same content.
+	if _, err := os.Stat(dir); err == nil {
+		old := filepath.Join(filepath.Dir(dir), unfinished+"old")
+		if err := os.Rename(dir, old); err != nil {
+			return err
+		}
+		defer os.RemoveAll(old)
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+func syncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// removeUnfinished removes what a killed process was writing.
+func removeUnfinished(run string) error {
+	old, err := filepath.Glob(filepath.Join(run, unfinished+"*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range old {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func prune(run, newest string, keep int) error {
+	all, err := list(run)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(dir string) bool { return dir == newest })
+	for _, dir := range all[:max(0, len(all)-max(0, keep-1))] {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list returns the checkpoints of a run, oldest first.
+func list(run string) ([]string, error) {
+	entries, err := os.ReadDir(run)
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
+			dirs = append(dirs, filepath.Join(run, e.Name()))
+		}
+	}
+	return dirs, nil // ReadDir sorts, and the numbers are padded
+}
+
+// ErrNone says that a folder has no checkpoint.
+var ErrNone = errors.New("no checkpoint")
+
+// Find returns the newest checkpoint of a run, or the folder itself where it
+// is a checkpoint.
+func Find(run string) (string, error) {
+	if _, err := os.Stat(filepath.Join(run, stateFile)); err == nil {
+		return run, nil
+	}
+	all, err := list(run)
+	if err != nil {
+		return "", err
+	}
+	if len(all) == 0 {
+		return "", fmt.Errorf("%s: %w, want a folder %s%s inside", run, ErrNone, prefix, "N")
+	}
+	return all[len(all)-1], nil
+}
+
+func values(prefix string, p *model.Params) []safetensors.Value {
+	var vs []safetensors.Value
+	for _, q := range p.List() {
+		vs = append(vs, safetensors.Value{Name: prefix + q.Name, Shape: q.Shape, Data: p.Get(q.Name)})
+	}
+	return vs
+}
+
+// maxText bounds the small files of a checkpoint.
+const maxText = 1 << 20
+
+func readText(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxText {
+		return nil, fmt.Errorf("%s: %d bytes, want at most %d", name, info.Size(), maxText)
+	}
+	return os.ReadFile(name)
+}
+
+// Describe reads the configuration and state of a checkpoint.
+func Describe(dir string) (*specfile.Config, State, error) {
+	var s State
+	src, err := readText(filepath.Join(dir, configFile))
+	if err != nil {
+		return nil, s, err
+	}
+	c, err := specfile.Parse(filepath.Join(dir, configFile), src)
+	if err != nil {
+		return nil, s, err
+	}
+	name := filepath.Join(dir, stateFile)
+	text, err := readText(name)
+	if err != nil {
+		return nil, s, err
+	}
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, s, fmt.Errorf("%s: %w", name, err)
+	}
+	if s.Steps < 1 || s.Step < 0 || s.Step > s.Steps {
+		return nil, s, fmt.Errorf("%s: step %d of %d is impossible", name, s.Step, s.Steps)
+	}
+	c.Model.Name, c.Train.Steps = s.Name, s.Steps
+	return c, s, nil
+}
+
+// Load reads the parameters of a checkpoint into p.
+func Load(dir string, p *model.Params) error {
+	return load(filepath.Join(dir, modelFile), map[string]*model.Params{"": p})
+}
+
+// LoadMoments reads the moments of the optimizer.
+func LoadMoments(dir string, m, v *model.Params) error {
+	return load(filepath.Join(dir, optimizerFile), map[string]*model.Params{"m.": m, "v.": v})
+}
+
+// Verify reads the header of a checkpoint's model and checks that it has the
+// parameters, and no others, before anything of their size is allocated.
+func Verify(dir string, c *specfile.Config) error {
+	f, err := safetensors.Open(filepath.Join(dir, modelFile))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	want := c.Model.Params()
+	for _, q := range want {
+		t, ok := f.Lookup(q.Name)
+		if !ok || !slices.Equal(t.Shape, q.Shape) {
+			return fmt.Errorf("%s: %s has shape %v, the configuration says %v", filepath.Join(dir, modelFile), q.Name, t.Shape, q.Shape)
+		}
+	}
+	if n := len(f.Tensors()); n != len(want) {
+		return fmt.Errorf("%s: %d tensors, the configuration has %d parameters", filepath.Join(dir, modelFile), n, len(want))
+	}
+	return nil
+}
+
+func load(name string, sets map[string]*model.Params) error {
+	f, err := safetensors.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for prefix, p := range sets {
+		for _, q := range p.List() {
+			if err := f.ReadFloat32s(p.Get(q.Name), prefix+q.Name, q.Shape); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
