@@ -1,0 +1,96 @@
+package model
+
+import (
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// Memory is what a model is predicted to take, in bytes.
+type Memory struct {
+	Weights   int64 `json:"weights"`
+	Packs     int64 `json:"packs"`
+	Gradients int64 `json:"gradients"`
+	Moments   int64 `json:"moments"`
+	// PerToken is the memory of the activations of one token of a
+	// micro-batch, Fixed what does not grow with it.
+	PerToken int64 `json:"activations_per_token"`
+	Fixed    int64 `json:"fixed"`
+}
+
+// Total is the memory of a run with micro-batches of so many tokens.
+func (m Memory) Total(tokens int) int64 {
+	return m.Weights + m.Packs + m.Gradients + m.Moments + m.Fixed + m.PerToken*int64(tokens)
+}
+
+// PredictMemory counts the buffers that training a model holds, or, without
+// train, running it; threads each have scratch of their own.
+func PredictMemory(s spec.Model, train bool, threads int) Memory {
+	n := int64(0)
+	for _, p := range s.Params() {
+		n += int64(roundUp(p.Size()))
+	}
+	m := Memory{Weights: 4 * n}
+	if train {
+		m.Gradients, m.Moments = 4*n, 8*n
+	}
+	h, qkv := s.Hidden, s.QKV().Out
+	perToken := 0
+	linear := func(l spec.Linear) {
+		m.Packs += packs(plan.NewLayer(l), train)
+	}
+	widest := 0 // scratch of the widest FFN
+	for i := range s.Layers {
+		linear(s.QKV())
+		linear(s.Output())
+		f := s.LayerFFN(i)
+		p := plan.NewFFN(f)
+		m.Packs += packs(p.FC1, train) + packs(p.FC2, train)
+		z := inner(p.FC1) + inner(p.FC2)
+		// What a layer's trace holds, and what its FFN saves.
+		perToken += 4*h + qkv + s.AttnDim + s.QHeads + 4 + z + len(p.FC1.Bias)
+		scratch := f.FFN
+		if train {
+			scratch += len(p.FC1.Bias) + z
+		}
+		widest = max(widest, scratch)
+	}
+	linear(s.Head())
+	perToken += 2*h + 2 + widest
+	if train {
+		perToken += 3*h + qkv + s.AttnDim
+	}
+	// Attention packs keys and values twice, and sums the gradients of both.
+	heads := s.HeadDim() + panels(s.HeadDim())
+	perToken += s.KVHeads * heads
+	if train {
+		perToken += s.KVHeads*heads + s.QHeads*(2*panels(s.HeadDim())+1)
+	}
+	m.PerToken = 4 * int64(perToken)
+	m.Fixed = 4*int64(headRows)*int64(s.Vocab) + int64(threads)*2<<20
+	return m
+}
+
+func panels(n int) int { return (n + plan.Panel - 1) / plan.Panel * plan.Panel }
+
+// inner counts the intermediate entries of one row.
+func inner(l plan.Layer) int {
+	n := 0
+	for _, f := range l.Factors[:len(l.Factors)-1] {
+		n += f.OutWidth
+	}
+	return n
+}
+
+func packs(l plan.Layer, train bool) int64 {
+	n := 0
+	for _, f := range l.Factors {
+		ps := f.Forward()
+		if train {
+			ps = append(ps, f.BackwardData()...)
+		}
+		for _, p := range ps {
+			n += p.Depth()*p.Columns() + p.Columns()
+		}
+	}
+	return 4 * int64(n)
+}

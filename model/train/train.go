@@ -1,0 +1,312 @@
+// Package train runs training: the optimizer, the loop with its metrics and
+// checkpoints, and what resume needs.
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"time"
+
+	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/initial"
+	"github.com/structuredffn/sffn/model/schedule"
+	rt "github.com/structuredffn/sffn/runtime"
+)
+
+// Run describes a training run.
+type Run struct {
+	Config *specfile.Config
+	Data   *data.Set
+	// Dir is the run's folder: checkpoints, metrics, loss curve.
+	Dir string
+	// Resume continues from the newest checkpoint in Dir.
+	Resume bool
+	// SaveEvery is the time between checkpoints, 0 for one at the end only;
+	// the newest Keep stay.
+	SaveEvery time.Duration
+	Keep      int
+	// Options pick the pool and the instruction set.
+	Options rt.Options
+	// Reduce, where not nil, runs between the backward pass and clipping: it
+	// replaces the gradients by their mean over World processes, of which this
+	// one is number Rank. Each reads its own share of the data.
+	Reduce      func(grads []float32) error
+	Rank, World int
+	// OnStep and OnNote, where not nil, follow the run.
+	OnStep func(Progress)
+	OnNote func(string)
+}
+
+// Progress is the state of a run after a step.
+type Progress struct {
+	Metrics
+	Steps int
+	// FLOPS is the rate of floating-point operations since the last report, a
+	// backward pass counted as two forward passes.
+	FLOPS float64
+	ETA   time.Duration
+}
+
+// Result is how a run ended.
+type Result struct {
+	Step, Steps     int
+	Checkpoint      string
+	ValLoss         float64 // NaN where it was interrupted before the end
+	TokensPerSecond float64
+	Interrupted     bool
+	Profile         model.Profile
+	Elapsed         time.Duration
+}
+
+// trainer is a run at work.
+type trainer struct {
+	*Run
+	model *model.Model
+	grads *model.Params
+	adam  *AdamW
+	trace *model.Trace
+	data  *data.Sampler
+	lr    schedule.LR
+	step  int
+
+	ids, targets       []int32
+	valIDs, valTargets []int32
+
+	start   time.Time
+	trained time.Duration // without validation and saving
+	before  int           // steps that an earlier process ran
+	rate    float64       // tokens a second, smoothed
+}
+
+// Train trains until the last step, or until ctx ends: then it finishes the
+// step, saves, and returns with Interrupted set.
+func (r *Run) Train(ctx context.Context) (*Result, error) {
+	t, err := r.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	metrics, err := openMetrics(r.Dir, t.step)
+	if err != nil {
+		return nil, err
+	}
+	defer metrics.Close()
+	res := &Result{Steps: r.Config.Train.Steps, ValLoss: math.NaN()}
+	saved := time.Now()
+	for t.step < res.Steps && ctx.Err() == nil {
+		p, err := t.advance()
+		if err != nil {
+			return nil, err
+		}
+		every := r.Config.Train.EvalEvery
+		if t.step == res.Steps || every > 0 && t.step%every == 0 {
+			loss, err := t.validate()
+			if err != nil {
+				return nil, err
+			}
+			p.ValLoss, res.ValLoss = &loss, loss
+		}
+		if err := appendMetrics(metrics, p.Metrics); err != nil {
+			return nil, err
+		}
+		if r.OnStep != nil {
+			r.OnStep(p)
+		}
+		if r.SaveEvery > 0 && time.Since(saved) > r.SaveEvery && t.step < res.Steps {
+			if res.Checkpoint, err = t.save(); err != nil {
+				return nil, err
+			}
+			t.note("saved %s", res.Checkpoint)
+			saved = time.Now()
+		}
+	}
+	if t.step == res.Steps && math.IsNaN(res.ValLoss) { // nothing was left to do
+		if res.ValLoss, err = t.validate(); err != nil {
+			return nil, err
+		}
+	}
+	if res.Checkpoint, err = t.save(); err != nil {
+		return nil, err
+	}
+	res.Step, res.Interrupted = t.step, t.step < res.Steps
+	res.TokensPerSecond, res.Profile, res.Elapsed = t.rate, t.trace.Profile(), time.Since(t.start)
+	return res, drawCurve(r.Dir, r.Config.Model.Name, res.Steps)
+}
+
+func (t *trainer) note(format string, args ...any) {
+	if t.OnNote != nil {
+		t.OnNote(fmt.Sprintf(format, args...))
+	}
+}
+
+// begin allocates and fills everything, from scratch or from a checkpoint.
+func (r *Run) begin() (*trainer, error) {
+	c := r.Config
+	if r.World == 0 {
+		r.World = 1
+	}
+	if r.Rank < 0 || r.Rank >= r.World || r.World > 1 && r.Reduce == nil {
+		return nil, fmt.Errorf("rank %d of %d processes: want a rank from 0, and Reduce with more than one process", r.Rank, r.World)
+	}
+	if v := r.Data.Train.Vocab(); v > c.Model.Vocab {
+		return nil, fmt.Errorf("vocab: the data has %d ids, the model takes %d", v, c.Model.Vocab)
+	}
+	var from string
+	var state checkpoint.State
+	if latest, err := checkpoint.Find(r.Dir); err == nil {
+		if !r.Resume {
+			return nil, fmt.Errorf("%s holds a run already (%s); resume it, or choose another folder", r.Dir, latest)
+		}
+		from = latest
+		if state, err = r.check(latest); err != nil {
+			return nil, err
+		}
+	} else if r.Resume {
+		return nil, fmt.Errorf("nothing to resume: %w", err)
+	} else if !errors.Is(err, checkpoint.ErrNone) && !os.IsNotExist(err) {
+		return nil, err
+	}
+	sampler, err := data.NewSampler(r.Data.Train, c.Train.Seq, c.Train.Seed)
+	if err != nil {
+		return nil, err
+	}
+	tr := c.Train
+	t := &trainer{Run: r, data: sampler, start: time.Now(), step: state.Step, before: state.Step, rate: state.TokensPerSecond,
+		lr: schedule.NewLR(tr.LR, tr.MinLR, tr.Warmup, tr.Steps)}
+	if t.valIDs, t.valTargets, err = r.Data.Validation.Windows(max(1, tr.EvalTokens/tr.Seq), tr.Seq); err != nil {
+		return nil, fmt.Errorf("validation data: %w", err)
+	}
+	params := model.NewParams(c.Model)
+	if from == "" {
+		initial.Model(params, c.Model, tr.Seed, r.Options.Pool)
+	} else if err := checkpoint.Load(from, params); err != nil {
+		return nil, err
+	}
+	opt := r.Options
+	opt.Train = true
+	if t.model, err = model.New(c.Model, params, opt); err != nil {
+		return nil, err
+	}
+	t.adam = NewAdamW(t.model, tr.Beta1, tr.Beta2, tr.Eps, tr.WeightDecay, tr.Clip)
+	t.adam.Steps = state.Step
+	if from != "" {
+		if err := checkpoint.LoadMoments(from, t.adam.M, t.adam.V); err != nil {
+			return nil, err
+		}
+		t.note("resuming %s at step %d of %d", from, t.step, tr.Steps)
+	} else if err := os.MkdirAll(r.Dir, 0o777); err != nil {
+		return nil, err
+	}
+	t.grads = model.NewParams(c.Model)
+	t.trace = t.model.NewTrace(tr.Batch * tr.Seq)
+	t.ids, t.targets = make([]int32, tr.Batch*tr.Seq), make([]int32, tr.Batch*tr.Seq)
+	t.note("ready after %.1f s", time.Since(t.start).Seconds())
+	return t, nil
+}
+
+// check compares a checkpoint with the run that is to continue it.
+func (r *Run) check(dir string) (checkpoint.State, error) {
+	c, s, err := checkpoint.Describe(dir)
+	if err != nil {
+		return s, err
+	}
+	if got, want := r.Config.Train.Steps, s.Steps; got != want {
+		return s, fmt.Errorf("steps: the run was planned for %d steps, which its learning rate follows; it cannot resume with %d", want, got)
+	}
+	if c.Model != r.Config.Model || c.Train != r.Config.Train {
+		return s, fmt.Errorf("the configuration is not the one of %s; resume with that one, or start another run", dir)
+	}
+	if got := r.Data.Fingerprint(); got != s.Data {
+		return s, fmt.Errorf("the data (%s) is not what %s was trained on (%s); prepare it again from the same corpus, or start another run", got, dir, s.Data)
+	}
+	return s, checkpoint.Verify(dir, c)
+}
+
+func (t *trainer) close() {
+	t.trace.Close()
+	t.adam.Close()
+	t.grads.Close()
+	t.model.Params.Close()
+	t.model.Close()
+}
+
+// advance runs one step.
+func (t *trainer) advance() (Progress, error) {
+	c := &t.Config.Train
+	start := time.Now()
+	loss := 0.0
+	for micro := range c.Accumulate {
+		// Sequences are numbered through steps, micro-batches and ranks.
+		first := uint64((t.step*c.Accumulate+micro)*t.World+t.Rank) * uint64(c.Batch)
+		if err := t.data.Read(t.ids, t.targets, first, c.Batch); err != nil {
+			return Progress{}, err
+		}
+		l, err := t.trace.Backward(t.grads, t.ids, t.targets, c.Batch, 1/float64(c.Accumulate), micro > 0)
+		if err != nil {
+			return Progress{}, err
+		}
+		loss += l / float64(c.Accumulate)
+	}
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return Progress{}, fmt.Errorf("step %d: the loss is %v: training diverged; try a lower lr than %v or a longer warm-up", t.step+1, loss, c.LR)
+	}
+	if t.Reduce != nil {
+		if err := t.Reduce(t.grads.Data); err != nil {
+			return Progress{}, fmt.Errorf("step %d: reducing gradients: %w", t.step+1, err)
+		}
+	}
+	opt := time.Now()
+	lr := t.lr.At(t.step)
+	norm := t.adam.Step(t.grads, lr)
+	t.model.Profile().Optimizer += time.Since(opt)
+	t.model.Repack()
+	t.step++
+	spent := time.Since(start)
+	t.trained += spent
+	tokens := c.Batch * c.Seq * c.Accumulate * t.World
+	// The rate follows the last ten steps or so.
+	now := float64(tokens) / spent.Seconds()
+	if n := t.step - t.before; n == 1 {
+		t.rate = now
+	} else {
+		t.rate += (now - t.rate) / float64(min(n, 10))
+	}
+	flops := 3 * float64(t.Config.Model.ForwardFLOPs(c.Batch, c.Seq)) / float64(c.Batch*c.Seq)
+	return Progress{
+		Metrics: Metrics{Step: t.step, Loss: loss, LR: lr, GradNorm: norm, Tokens: int64(t.step) * int64(tokens), TokensPerSecond: t.rate},
+		Steps:   c.Steps,
+		FLOPS:   flops * t.rate,
+		ETA:     time.Duration(float64(c.Steps-t.step) * float64(tokens) / t.rate * float64(time.Second)),
+	}, nil
+}
+
+// validate is the loss on the validation windows.
+func (t *trainer) validate() (float64, error) {
+	return Evaluate(t.trace, t.valIDs, t.valTargets, t.Config.Train.Seq, t.Config.Train.Batch)
+}
+
+// Evaluate is the mean loss over windows of seq tokens, batch at a time.
+func Evaluate(tr *model.Trace, ids, targets []int32, seq, batch int) (float64, error) {
+	sum := 0.0
+	for at := 0; at < len(ids); at += batch * seq {
+		end := min(len(ids), at+batch*seq)
+		loss, err := tr.Loss(ids[at:end], targets[at:end], (end-at)/seq)
+		if err != nil {
+			return 0, err
+		}
+		sum += loss * float64(end-at)
+	}
+	return sum / float64(len(ids)), nil
+}
+
+func (t *trainer) save() (string, error) {
+	s := checkpoint.State{Name: t.Config.Model.Name, Step: t.step, Steps: t.Config.Train.Steps,
+		Tokenizer: t.Data.Tokenizer.Name(), Data: t.Data.Fingerprint(), TokensPerSecond: t.rate}
+	return checkpoint.Save(t.Dir, t.Config.Source, s, t.model.Params, t.adam.M, t.adam.V, t.Keep)
+}
