@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/klauspost/cpuid/v2"
 )
 
 // Pool is a set of persistent workers that share out chunks of work. The
@@ -35,11 +37,17 @@ type worker struct {
 // maxSpins bounds the spinning of an idle worker, about 50 microseconds.
 const maxSpins = 1 << 15
 
+// DefaultThreads is the number of threads that Go may use, but no more than
+// physical cores: the threads of one core share its multiply-add units.
+func DefaultThreads() int {
+	return min(runtime.GOMAXPROCS(0), max(1, runtime.NumCPU()/max(1, cpuid.CPU.ThreadsPerCore)))
+}
+
 // NewPool starts a pool of the given number of threads, the caller's
-// included; 0 means one for each core that Go may use. Close it when done.
+// included; 0 means DefaultThreads. Close it when done.
 func NewPool(threads int) *Pool {
 	if threads <= 0 {
-		threads = runtime.GOMAXPROCS(0)
+		threads = DefaultThreads()
 	}
 	p := &Pool{threads: threads, spins: maxSpins}
 	if threads > runtime.GOMAXPROCS(0) {

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/klauspost/cpuid/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/checkpoint"
+	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// information is what info prints with --json.
+type information struct {
+	Name                    string               `json:"name"`
+	Params                  int64                `json:"params"`
+	FormulaParams           int64                `json:"formula_params"`
+	FormulaWithoutEmbedding int64                `json:"formula_params_without_embedding"`
+	MLPWeights              int64                `json:"mlp_weight_params"`
+	Batch                   int                  `json:"batch"`
+	Seq                     int                  `json:"seq"`
+	ForwardFLOPs            int64                `json:"forward_flops"` // of Batch sequences of Seq tokens
+	MLPFLOPs                int64                `json:"mlp_flops"`
+	TrainFLOPs              float64              `json:"train_flops"` // of all steps
+	Steps                   int                  `json:"steps"`
+	Memory                  model.Memory         `json:"memory"`
+	TrainMemory             int64                `json:"train_memory"`
+	Kernels                 []model.LayerKernels `json:"kernels"`
+	CPU                     string               `json:"cpu"`
+	ISA                     kernel.ISA           `json:"isa"`
+	Available               []kernel.ISA         `json:"isa_available"`
+	Threads                 int                  `json:"threads"`
+	Warnings                []string             `json:"warnings"`
+}
+
+func newInfo() *cobra.Command {
+	var config, name string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "info",
+		Short: "Show the size and cost of a model, and how it runs here",
+		Args:  cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := infoConfig(config, name)
+			if err != nil {
+				return err
+			}
+			isa, err := kernel.Default()
+			if err != nil {
+				return &cli.UsageError{Err: err}
+			}
+			i := inform(c, isa)
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), i)
+			}
+			return i.print(cmd.OutOrStdout())
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&config, "config", "", "YAML file or preset")
+	fl.StringVar(&name, "model", "", "folder of a run or checkpoint")
+	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+func infoConfig(config, name string) (*specfile.Config, error) {
+	switch {
+	case (config == "") == (name == ""):
+		return nil, cli.Usagef("give either --config FILE|PRESET or --model RUN")
+	case config != "":
+		return specfile.Load(config)
+	}
+	dir, err := checkpoint.Find(name)
+	if err != nil {
+		return nil, fmt.Errorf("--model: %w", err)
+	}
+	c, _, err := checkpoint.Describe(dir)
+	return c, err
+}
+
+func inform(c *specfile.Config, isa kernel.ISA) information {
+	n, t, threads := c.Model.Count(), c.Train, rt.DefaultThreads()
+	mem := model.PredictMemory(c.Model, true, threads)
+	forward := c.Model.ForwardFLOPs(t.Batch, t.Seq)
+	return information{
+		Name: c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
+		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: forward, MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
+		TrainFLOPs: 3 * float64(forward) * float64(t.Accumulate) * float64(t.Steps), Steps: t.Steps,
+		Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq), Kernels: model.Kernels(c.Model, isa),
+		CPU: cpuid.CPU.BrandName, ISA: isa, Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings(),
+	}
+}
+
+func (i information) print(w io.Writer) error {
+	mib := func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+	fmt.Fprintf(w, "%s\n\n", i.Name)
+	rows := [][]string{
+		{"parameters", fmt.Sprint(i.Params)},
+		{"weights, embedding counted once", fmt.Sprint(i.FormulaParams)},
+		{"feed-forward weights", fmt.Sprint(i.MLPWeights)},
+		{fmt.Sprintf("forward FLOPs of %d x %d tokens", i.Batch, i.Seq), fmt.Sprint(i.ForwardFLOPs)},
+		{"of them feed-forward", fmt.Sprint(i.MLPFLOPs)},
+		{fmt.Sprintf("FLOPs of %d training steps", i.Steps), fmt.Sprintf("%.4g", i.TrainFLOPs)},
+		{"memory: weights", mib(i.Memory.Weights)},
+		{"packed for the kernels", mib(i.Memory.Packs)},
+		{"gradients", mib(i.Memory.Gradients)},
+		{"moments", mib(i.Memory.Moments)},
+		{"activations of a token", fmt.Sprintf("%.1f KiB", float64(i.Memory.PerToken)/(1<<10))},
+		{"training in all", mib(i.TrainMemory)},
+	}
+	for _, r := range rows {
+		fmt.Fprintf(w, "%34s  %s\n", r[0], r[1])
+	}
+	fmt.Fprintf(w, "\n%s: %s of %v, %d threads\n\n", i.CPU, i.ISA, i.Available, i.Threads)
+	kernels := [][]string{{"layer", "count", "specialised kernels linked"}}
+	for _, k := range i.Kernels {
+		kernels = append(kernels, []string{k.Layer, fmt.Sprint(k.Count), fmt.Sprintf("%d of %d", k.Linked, k.Wanted)})
+	}
+	if err := table(w, kernels); err != nil {
+		return err
+	}
+	for _, s := range i.Warnings {
+		fmt.Fprintln(w, "warning:", s)
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/model/data"
+)
+
+func newPrepare() *cobra.Command {
+	var corpus, tokenizer, out string
+	var text []string
+	cmd := &cobra.Command{
+		Use:   "prepare",
+		Short: "Turn text into a folder of tokens for training",
+		Long: `Turn text into a folder of tokens for training.
+
+--corpus goroot is the Go source of this machine: the standard library without
+tests, commands, vendored, generated and duplicate files. --text reads files,
+and the text files below folders. A twentieth of the documents, chosen by the
+hash of their paths, is held out for validation.`,
+		Example: `  sffn prepare --corpus goroot --out data
+  sffn prepare --text book.txt --text notes/ --out data`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := require(cmd, "out"); err != nil {
+				return err
+			}
+			tok, err := tokenizerFlag(tokenizer)
+			if err != nil {
+				return err
+			}
+			var docs []data.Document
+			switch {
+			case (corpus == "") == (len(text) == 0):
+				return cli.Usagef("give either --corpus goroot or --text FILE-or-DIR")
+			case corpus == "goroot":
+				docs, err = data.GoRoot()
+			case corpus != "":
+				return cli.Usagef("--corpus: unknown corpus %q; valid is goroot, or use --text", corpus)
+			default:
+				docs, err = data.Text(text)
+			}
+			if err != nil {
+				return err
+			}
+			bar := newBar(cmd.ErrOrStderr(), "documents", len(docs))
+			err = data.Prepare(out, docs, tok, func(done, _ int) { bar.set(done) })
+			bar.close()
+			if err != nil {
+				return err
+			}
+			set, err := data.Open(out)
+			if err != nil {
+				return err
+			}
+			defer set.Close()
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d documents, %d training and %d validation tokens (%s tokenizer)\n",
+				out, len(docs), set.Train.Len(), set.Validation.Len(), tok.Name())
+			return err
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&corpus, "corpus", "", "a corpus that every machine has: goroot")
+	fl.StringArrayVar(&text, "text", nil, "text file or folder; may come several times")
+	fl.StringVar(&tokenizer, "tokenizer", "byte", "tokenizer: byte")
+	fl.StringVar(&out, "out", "", "folder to write")
+	return cmd
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/structuredffn/sffn/model/train"
+)
+
+// bar is a progress bar on a terminal, and nothing elsewhere.
+type bar struct {
+	p    *mpb.Progress
+	b    *mpb.Bar
+	text string
+}
+
+func newBar(w io.Writer, name string, total int) *bar {
+	if !onTerminal(w) {
+		return &bar{}
+	}
+	b := &bar{p: mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh())}
+	b.b = b.p.AddBar(int64(total),
+		mpb.PrependDecorators(decor.Name(name+" "), decor.CountersNoUnit("%d/%d")),
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return b.text })))
+	return b
+}
+
+func (b *bar) set(n int) {
+	if b.b != nil {
+		b.b.SetCurrent(int64(n))
+	}
+}
+
+func (b *bar) close() {
+	if b.b != nil {
+		b.b.Abort(false)
+		b.p.Wait()
+	}
+}
+
+// trainingLog shows a run: a bar on a terminal, and lines elsewhere.
+type trainingLog struct {
+	w    io.Writer
+	peak float64
+	bar  *bar
+	last time.Time
+}
+
+func newTrainingLog(w io.Writer, steps int, peak float64) *trainingLog {
+	return &trainingLog{w: w, peak: peak, bar: newBar(w, "step", steps)}
+}
+
+// logEvery is the time between lines where there is no terminal.
+const logEvery = 10 * time.Second
+
+func (l *trainingLog) step(p train.Progress) {
+	line := fmt.Sprintf("loss %.4f  %s tokens/s  %.0f %% of peak  ETA %s", p.Loss, count(p.TokensPerSecond), 100*p.FLOPS/l.peak, p.ETA.Round(time.Second))
+	if p.ValLoss != nil {
+		line += fmt.Sprintf("  validation %.4f", *p.ValLoss)
+	}
+	l.bar.text = " " + line
+	l.bar.set(p.Step)
+	if l.bar.b == nil && (p.Step == 1 || p.Step == p.Steps || p.ValLoss != nil || time.Since(l.last) >= logEvery) {
+		l.last = time.Now()
+		fmt.Fprintf(l.w, "step %d/%d  %s\n", p.Step, p.Steps, line)
+	}
+}
+
+func (l *trainingLog) note(s string) {
+	if l.bar.p != nil {
+		fmt.Fprintln(l.bar.p, s)
+		return
+	}
+	fmt.Fprintln(l.w, s)
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/internal/memory"
+	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/train"
+	rt "github.com/structuredffn/sffn/runtime"
+)
+
+func newTrain() *cobra.Command {
+	var m machine
+	var config, dataDir string
+	var steps int
+	var profile bool
+	var run train.Run
+	cmd := &cobra.Command{
+		Use:   "train",
+		Short: "Train a model",
+		Long: `Train a model on a folder that sffn prepare made.
+
+The run's folder holds checkpoints, metrics.jsonl (one object a step) and, at
+the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
+--resume continues with the same bits as if nothing had happened.`,
+		Example: `  sffn train --config demo --data data --out run
+  sffn train --data data --out run --resume`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := require(cmd, "data", "out"); err != nil {
+				return err
+			}
+			var err error
+			if run.Config, err = trainConfig(config, run.Dir, run.Resume, steps, cmd.Flags().Changed("steps")); err != nil {
+				return err
+			}
+			if run.Keep < 1 {
+				return cli.Usagef("--keep: %d is out of range, want 1 or more", run.Keep)
+			}
+			if run.SaveEvery < 0 {
+				return cli.Usagef("--save-every: %v is out of range, want 0 (at the end only) or more", run.SaveEvery)
+			}
+			if run.Data, err = data.Open(dataDir); err != nil {
+				return err
+			}
+			defer run.Data.Close()
+			if err := m.open(); err != nil {
+				return err
+			}
+			defer m.close()
+			run.Options = m.Options
+			out, log := cmd.OutOrStdout(), cmd.ErrOrStderr()
+			if err := checkMemory(run.Config, m.Pool.Threads()); err != nil {
+				return err
+			}
+			describe(log, run.Config, m.Options)
+			progress := newTrainingLog(log, run.Config.Train.Steps, rt.Peak(m.Pool, m.ISA))
+			run.OnStep, run.OnNote = progress.step, progress.note
+			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			res, err := run.Train(ctx)
+			progress.bar.close()
+			if err != nil {
+				return err
+			}
+			if profile {
+				if err := printProfile(out, res.Profile); err != nil {
+					return err
+				}
+			}
+			if res.Interrupted {
+				fmt.Fprintf(out, "interrupted at step %d of %d, saved %s; continue with --resume\n", res.Step, res.Steps, res.Checkpoint)
+				return nil
+			}
+			_, err = fmt.Fprintf(out, "trained %d steps, validation loss %.4f nats per token; %s, %s\n",
+				res.Steps, res.ValLoss, res.Checkpoint, filepath.Join(run.Dir, train.CurveFile))
+			return err
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&config, "config", "", "YAML file or preset; with --resume the run's own is the default")
+	fl.StringVar(&dataDir, "data", "", "folder that sffn prepare made")
+	fl.StringVar(&run.Dir, "out", "", "folder of the run")
+	fl.IntVar(&steps, "steps", 0, "optimizer steps instead of the configuration's")
+	fl.BoolVar(&run.Resume, "resume", false, "continue from the newest checkpoint in --out")
+	fl.DurationVar(&run.SaveEvery, "save-every", 5*time.Minute, "time between checkpoints, 0 for one at the end only")
+	fl.IntVar(&run.Keep, "keep", 2, "checkpoints to keep")
+	fl.BoolVar(&profile, "profile", false, "print where the time went")
+	m.flag(cmd)
+	return cmd
+}
+
+// trainConfig finds the configuration of a run: the one given, or that of the
+// run which resumes.
+func trainConfig(name, dir string, resume bool, steps int, override bool) (*specfile.Config, error) {
+	if override && steps < 1 {
+		return nil, cli.Usagef("--steps: %d is out of range, want 1 or more", steps)
+	}
+	if name == "" && !resume {
+		return nil, cli.Usagef("--config is missing: YAML file or preset")
+	}
+	var saved *specfile.Config
+	if resume {
+		latest, err := checkpoint.Find(dir)
+		if err != nil {
+			return nil, fmt.Errorf("nothing to resume: %w", err)
+		}
+		if saved, _, err = checkpoint.Describe(latest); err != nil {
+			return nil, err
+		}
+	}
+	c := saved
+	if name != "" {
+		var err error
+		if c, err = specfile.Load(name); err != nil {
+			return nil, err
+		}
+		if saved != nil && !override {
+			c.Train.Steps = saved.Train.Steps
+		}
+	}
+	if override {
+		c.Train.Steps = steps
+	}
+	return c, nil
+}
+
+// checkMemory refuses what cannot fit.
+func checkMemory(c *specfile.Config, threads int) error {
+	need := model.PredictMemory(c.Model, true, threads).Total(c.Train.Batch * c.Train.Seq)
+	free, ok := memory.Available()
+	if ok && need > free {
+		return fmt.Errorf("training %s needs about %s bytes, %s are available; lower batch or seq, or take a smaller model", c.Model.Name, count(float64(need)), count(float64(free)))
+	}
+	return nil
+}
+
+// describe says what is about to be trained, and which layers have no
+// specialised kernels.
+func describe(w io.Writer, c *specfile.Config, o rt.Options) {
+	n := c.Model.Count()
+	fmt.Fprintf(w, "%s: %s parameters, %s of them in feed-forward weights; %s on %d threads\n",
+		c.Model.Name, count(float64(n.Total)), count(float64(n.MLPWeights)), o.ISA, o.Pool.Threads())
+	for _, k := range model.Kernels(c.Model, o.ISA) {
+		if k.Linked < k.Wanted {
+			fmt.Fprintf(w, "%s runs any-shape kernels (%d of %d specialised ones are linked); sffngen makes them\n", k.Layer, k.Linked, k.Wanted)
+		}
+	}
+	for _, warning := range c.Model.Warnings() {
+		fmt.Fprintln(w, "warning:", warning)
+	}
+}
+
+func printProfile(w io.Writer, p model.Profile) error {
+	var total, outside time.Duration
+	for _, s := range p.Shares() {
+		total += s.Time
+		if !s.Product {
+			outside += s.Time
+		}
+	}
+	percent := func(d time.Duration) string { return fmt.Sprintf("%.1f %%", 100*d.Seconds()/total.Seconds()) }
+	rows := [][]string{{"where the time went", "seconds", "share"}}
+	for _, s := range p.Shares() {
+		rows = append(rows, []string{s.Name, fmt.Sprintf("%.2f", s.Time.Seconds()), percent(s.Time)})
+	}
+	rows = append(rows, []string{"outside matrix products", fmt.Sprintf("%.2f", outside.Seconds()), percent(outside)})
+	return table(w, rows)
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/model/golden"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+func newVerify() *cobra.Command {
+	var m machine
+	var dir string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Check this machine's kernels against golden vectors",
+		Long: `Check this machine's kernels against a folder of golden vectors, with the layers,
+models and optimizer that train and decode. Every value must be within its
+tensor's own absolute tolerance; "worst" is the largest share of it.`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := require(cmd, "golden"); err != nil {
+				return err
+			}
+			if err := m.open(); err != nil {
+				return err
+			}
+			defer m.close()
+			out := struct {
+				ISA     kernel.ISA      `json:"isa"`
+				Passed  int             `json:"passed"`
+				Failed  int             `json:"failed"`
+				Skipped int             `json:"skipped"`
+				Cases   []golden.Result `json:"cases"`
+			}{ISA: m.ISA}
+			w := cmd.OutOrStdout()
+			err := golden.Run(dir, m.Options, func(r golden.Result) {
+				out.Cases = append(out.Cases, r)
+				line := fmt.Sprintf("worst %.3f at %s", r.Worst, r.Tensor)
+				switch r.Status {
+				case golden.Passed:
+					out.Passed++
+				case golden.Failed:
+					out.Failed++
+					line = r.Reason
+				default:
+					out.Skipped++
+					line = r.Reason
+				}
+				if !asJSON {
+					fmt.Fprintf(w, "%-8s %s: %s\n", r.Status, r.Case, line)
+				}
+			})
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = printJSON(w, out)
+			} else {
+				_, err = fmt.Fprintf(w, "%s: %d passed, %d failed, %d skipped\n", m.ISA, out.Passed, out.Failed, out.Skipped)
+			}
+			if err == nil && out.Failed > 0 {
+				err = fmt.Errorf("%d of %d cases failed", out.Failed, len(out.Cases))
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dir, "golden", "", "folder of golden vectors: manifest.json and safetensors files")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	m.flag(cmd)
+	return cmd
+}
