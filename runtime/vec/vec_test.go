@@ -1,0 +1,364 @@
+package vec
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/structuredffn/sffn/internal/guard"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// operands are vectors that end at a protected page, so that a kernel which
+// reads or writes past the end faults.
+type operands struct {
+	t   *testing.T
+	rng *rand.Rand
+}
+
+func (o operands) normal(n int, std float64) []float32 {
+	x := guard.Floats(o.t, n)
+	for i := range x {
+		x[i] = float32(std * o.rng.NormFloat64())
+	}
+	return x
+}
+
+func (o operands) positive(n int) []float32 {
+	x := o.normal(n, 1)
+	for i := range x {
+		x[i] = float32(math.Abs(float64(x[i])))
+	}
+	return x
+}
+
+// poisoned is an output that nobody has written.
+func (o operands) poisoned(n int) []float32 {
+	x := guard.Floats(o.t, n)
+	for i := range x {
+		x[i] = float32(math.NaN())
+	}
+	return x
+}
+
+// close compares with a float64 reference; eps is relative to the reference
+// plus scale.
+func (o operands) close(what string, got []float32, want func(i int) float64, eps, scale float64) {
+	o.t.Helper()
+	for i, g := range got {
+		w := want(i)
+		if !(math.Abs(float64(g)-w) <= eps*(math.Abs(w)+scale)) {
+			o.t.Fatalf("%s[%d] of %d = %v, want %v", what, i, len(got), g, w)
+		}
+	}
+}
+
+const ulp = 0x1p-23
+
+func gelu64(x float64) (y, dy float64) {
+	c := math.Sqrt(2 / math.Pi)
+	u := c * (x + 0.044715*x*x*x)
+	th := math.Tanh(u)
+	return 0.5 * x * (1 + th), 0.5*(1+th) + 0.5*x*(1-th*th)*c*(1+3*0.044715*x*x)
+}
+
+func silu64(x float64) (y, dy float64) {
+	s := 1 / (1 + math.Exp(-x))
+	return x * s, s + x*s*(1-s)
+}
+
+func f(x float32) float64 { return float64(x) }
+
+// Lengths cover every tail of both vector widths, unrolled loops and chunks.
+func lengths() []int {
+	var ns []int
+	for n := range 70 {
+		ns = append(ns, n)
+	}
+	return append(ns, 127, 768, 1023, chunk+5)
+}
+
+// Every operation on every instruction set of this machine, against float64.
+func TestOperations(t *testing.T) {
+	for _, isa := range kernel.Available() {
+		t.Run(string(isa), func(t *testing.T) {
+			tab := For(isa)
+			o := operands{t, rand.New(rand.NewPCG(1, 2))}
+			for _, n := range lengths() {
+				testActivations(tab, o, n)
+				testLinear(tab, o, n)
+				if n == 0 {
+					continue
+				}
+				testReductions(tab, o, n)
+				testAdamW(tab, o, n)
+				if n < 2000 {
+					testNorms(tab, o, n)
+					testRows(tab, o, n)
+				}
+			}
+		})
+	}
+}
+
+// Activations are within 4 ulp of a result of size 1: the exponential's
+// polynomial and range reduction are good to 2, and each is followed by a
+// division and two products.
+func testActivations(tab *Table, o operands, n int) {
+	x, da, u := o.normal(n, 4), o.normal(n, 1), o.normal(n, 1)
+	if n > 4 {
+		x[0], x[1], x[2], x[3] = 0, 100, -100, 30
+	}
+	y := o.poisoned(n)
+	tab.GELU(y, x)
+	o.close("gelu", y, func(i int) float64 { v, _ := gelu64(f(x[i])); return v }, 8*ulp, 1)
+	a, dh := o.poisoned(n), o.poisoned(n)
+	tab.GELUBackward(a, dh, x, da)
+	o.close("gelu again", a, func(i int) float64 { v, _ := gelu64(f(x[i])); return v }, 8*ulp, 1)
+	o.close("gelu'", dh, func(i int) float64 { _, d := gelu64(f(x[i])); return d * f(da[i]) }, 32*ulp, 1)
+	tab.SwiGLU(y, x, u)
+	swiglu := func(i int) float64 { v, _ := silu64(f(x[i])); return v * f(u[i]) }
+	o.close("swiglu", y, swiglu, 8*ulp, 1)
+	dg, du := o.poisoned(n), o.poisoned(n)
+	tab.SwiGLUBackward(a, dg, du, x, u, da)
+	o.close("swiglu again", a, swiglu, 8*ulp, 1)
+	o.close("d gate", dg, func(i int) float64 { _, d := silu64(f(x[i])); return d * f(da[i]) * f(u[i]) }, 32*ulp, 1)
+	o.close("d up", du, func(i int) float64 { v, _ := silu64(f(x[i])); return v * f(da[i]) }, 8*ulp, 1)
+}
+
+func testLinear(tab *Table, o operands, n int) {
+	x, y := o.normal(n, 1), o.normal(n, 1)
+	old := append([]float32(nil), y...)
+	tab.Axpy(y, 0.75, x)
+	o.close("axpy", y, func(i int) float64 { return f(old[i]) + 0.75*f(x[i]) }, ulp, 1)
+	copy(old, y)
+	tab.Add(y, x)
+	o.close("add", y, func(i int) float64 { return f(old[i]) + f(x[i]) }, ulp, 1)
+	copy(old, y)
+	tab.Scale(y, -3)
+	o.close("scale", y, func(i int) float64 { return -3 * f(old[i]) }, ulp, 0)
+	p, dp, ds := o.positive(n), o.normal(n, 1), o.poisoned(n)
+	tab.SoftmaxBackward(ds, p, dp, 0.25, 0.125)
+	o.close("softmax backward", ds, func(i int) float64 { return f(p[i]) * (f(dp[i]) - 0.25) * 0.125 }, 4*ulp, 1)
+}
+
+// A sum of n float32 in w lanes has an error below (n/w + log2 w + 1) ulp of
+// the sum of absolute values; w is 1 at worst.
+func testReductions(tab *Table, o operands, n int) {
+	x, y := o.normal(n, 1), o.normal(n, 1)
+	sum := func(g func(i int) float64) (s, abs float64) {
+		for i := range n {
+			s += g(i)
+			abs += math.Abs(g(i))
+		}
+		return s, abs
+	}
+	near := func(what string, got float64, g func(i int) float64) {
+		o.t.Helper()
+		s, abs := sum(g)
+		if !(math.Abs(got-s) <= float64(n+8)*ulp*abs) {
+			o.t.Fatalf("%s of %d = %v, want %v", what, n, got, s)
+		}
+	}
+	near("dot", f(tab.Dot(x, y)), func(i int) float64 { return f(x[i]) * f(y[i]) })
+	near("squares", tab.SumSquares(x), func(i int) float64 { return f(x[i]) * f(x[i]) })
+	want := math.Inf(-1)
+	for _, v := range x {
+		want = max(want, f(v))
+	}
+	if got := tab.Max(x); f(got) != want {
+		o.t.Fatalf("max of %d = %v, want %v", n, got, want)
+	}
+	if n > 2 {
+		x[n-1], x[1] = float32(math.Inf(-1)), -1000
+	}
+	e := o.poisoned(n)
+	got := tab.ExpSum(e, x, 0.5, 1)
+	exp := func(i int) float64 { return math.Exp(0.5*f(x[i]) - 1) }
+	o.close("exp", e, exp, 8*ulp, 0x1p-120)
+	near("exp's sum", f(got), exp)
+}
+
+func testAdamW(tab *Table, o operands, n int) {
+	p, g, m, v := o.normal(n, 1), o.normal(n, 1), o.normal(n, 1), o.positive(n)
+	old := [3][]float32{append([]float32(nil), p...), append([]float32(nil), m...), append([]float32(nil), v...)}
+	c := AdamWStep{LR: 0.01, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Decay: 0.1, Bias1: 0.19, Bias2: 0.002, GradScale: 0.5}
+	tab.AdamW(p, g, m, v, c)
+	mw := func(i int) float64 { return c.Beta1*f(old[1][i]) + (1-c.Beta1)*f(g[i])*c.GradScale }
+	vw := func(i int) float64 {
+		return c.Beta2*f(old[2][i]) + (1-c.Beta2)*f(g[i])*f(g[i])*c.GradScale*c.GradScale
+	}
+	o.close("m", m, mw, 4*ulp, 1)
+	o.close("v", v, vw, 4*ulp, 1)
+	o.close("p", p, func(i int) float64 {
+		return f(old[0][i])*(1-c.LR*c.Decay) - c.LR*(mw(i)/c.Bias1)/(math.Sqrt(vw(i)/c.Bias2)+c.Eps)
+	}, 8*ulp, 1)
+}
+
+// Norms of rows of n entries.
+func testNorms(tab *Table, o operands, n int) {
+	const rows = 3
+	x, w, b, dy := o.normal(rows*n, 2), o.normal(n, 1), o.normal(n, 1), o.normal(rows*n, 1)
+	for i := range x {
+		x[i] += 1
+	}
+	y, mean, rstd := o.poisoned(rows*n), o.poisoned(rows), o.poisoned(rows)
+	for _, rms := range []bool{false, true} {
+		mu, rs := make([]float64, rows), make([]float64, rows)
+		for r := range rows {
+			s, sq := 0.0, 0.0
+			for _, v := range x[r*n : (r+1)*n] {
+				s += f(v)
+			}
+			if !rms {
+				mu[r] = s / float64(n)
+			}
+			for _, v := range x[r*n : (r+1)*n] {
+				sq += (f(v) - mu[r]) * (f(v) - mu[r])
+			}
+			rs[r] = 1 / math.Sqrt(sq/float64(n)+Eps)
+		}
+		norm := func(i int) float64 { return (f(x[i]) - mu[i/n]) * rs[i/n] }
+		// The mean's error is ulp*log(n) of |x|, enlarged by rstd.
+		big := 1.0
+		for _, v := range rs {
+			big = max(big, v)
+		}
+		dx, dw, db := o.normal(rows*n, 1), o.normal(n, 1), o.normal(n, 1)
+		olddx, olddw, olddb := append([]float32(nil), dx...), append([]float32(nil), dw...), append([]float32(nil), db...)
+		if rms {
+			tab.RMSNorm(y, rstd, x, w, make([]float32, n), rows, n)
+			tab.RMSNormBackward(dx, dw, db, dy, x, w, rstd, rows, n)
+		} else {
+			tab.LayerNorm(y, mean, rstd, x, w, b, rows, n)
+			tab.LayerNormBackward(dx, dw, db, dy, x, w, mean, rstd, rows, n)
+		}
+		if big > 100 {
+			continue // one entry a row: the deviations cancel
+		}
+		eps := 64 * ulp * big
+		what := fmt.Sprintf("norm (rms %v) of %d", rms, n)
+		o.close(what, y, func(i int) float64 {
+			if rms {
+				return norm(i) * f(w[i%n])
+			}
+			return norm(i)*f(w[i%n]) + f(b[i%n])
+		}, eps, 4)
+		o.close(what+": dx", dx, func(i int) float64 {
+			r := i / n
+			g, gn := 0.0, 0.0
+			for j := range n {
+				v := f(dy[r*n+j]) * f(w[j])
+				g += v
+				gn += v * norm(r*n+j)
+			}
+			if rms {
+				g = 0
+			}
+			return f(olddx[i]) + rs[r]*(f(dy[i])*f(w[i%n])-g/float64(n)-norm(i)*gn/float64(n))
+		}, eps*4, 4*big)
+		o.close(what+": dw", dw, func(j int) float64 {
+			s := f(olddw[j])
+			for r := range rows {
+				s += f(dy[r*n+j]) * norm(r*n+j)
+			}
+			return s
+		}, eps, 4)
+		if !rms {
+			o.close(what+": db", db, func(j int) float64 {
+				s := f(olddb[j])
+				for r := range rows {
+					s += f(dy[r*n+j])
+				}
+				return s
+			}, eps, 4)
+		}
+	}
+}
+
+// Operations over several rows of n entries.
+func testRows(tab *Table, o operands, n int) {
+	const rows = 5
+	ld := n + 3
+	x := o.normal((rows-1)*ld+n, 1)
+	dst := o.normal(n, 1)
+	old := append([]float32(nil), dst...)
+	tab.ColSum(dst, x, rows, n, ld)
+	o.close("column sums", dst, func(j int) float64 {
+		s := f(old[j])
+		for r := range rows {
+			s += f(x[r*ld+j])
+		}
+		return s
+	}, 8*ulp, 4)
+
+	const heads = 3
+	stride := 2*n + 5
+	q := o.normal((heads-1)*stride+2*n, 1)
+	cos, sin := o.normal(n, 1), o.normal(n, 1)
+	before := append([]float32(nil), q...)
+	rotated := func(sign float64) func(i int) float64 {
+		return func(i int) float64 {
+			switch h, j := i/stride, i%stride; {
+			case j < n:
+				return f(before[i])*f(cos[j]) - sign*f(before[h*stride+n+j])*f(sin[j])
+			case j < 2*n:
+				return f(before[i])*f(cos[j-n]) + sign*f(before[h*stride+j-n])*f(sin[j-n])
+			}
+			return f(before[i]) // between heads
+		}
+	}
+	tab.RoPE(q, cos, sin, heads, stride, n)
+	o.close("rope", q, rotated(1), 8*ulp, 4)
+	copy(before, q)
+	tab.RoPEBackward(q, cos, sin, heads, stride, n)
+	o.close("rope back", q, rotated(-1), 8*ulp, 4)
+
+	if n%16 == 0 && n <= 64 {
+		for _, step := range []int{2, 3, 4, 5, 7, 16, 33} {
+			testSpread(tab, o, n, step)
+		}
+	}
+}
+
+func testSpread(tab *Table, o operands, n, step int) {
+	const rows = 3
+	ld := n*step + 1
+	size := (rows-1)*ld + (n-1)*step + 1
+	tile := o.normal(rows*n, 1)
+	add := o.normal(size, 1)
+	s := tab.NewSpread(step)
+	for _, with := range []bool{false, true} {
+		dst := o.poisoned(size)
+		var a []float32
+		if with {
+			a = add
+		}
+		s.Run(dst, tile, a, rows, n, ld)
+		for i, got := range dst {
+			r, c := i/ld, i%ld
+			if c%step != 0 || c/step >= n {
+				if got == got {
+					o.t.Fatalf("spread by %d wrote %v between its places", step, got)
+				}
+				continue
+			}
+			want := tile[r*n+c/step]
+			if with {
+				want += add[i]
+			}
+			if got != want {
+				o.t.Fatalf("spread by %d (add %v): [%d][%d] = %v, want %v", step, with, r, c/step, got, want)
+			}
+		}
+	}
+}
+
+func TestPeak(t *testing.T) {
+	for _, isa := range kernel.Available() {
+		if n := For(isa).Peak(1e6); n < 1e6 {
+			t.Errorf("%s: %g operations, want 1e6 or more", isa, n)
+		}
+	}
+}
