@@ -65,7 +65,7 @@ func newProduct(p plan.Product, t plan.Target, bias bool, arena *Arena) (*produc
 				}
 				b.tiles[w][mr], b.scratch[w][mr] = f, f
 				if shaped, ok := k.Shaped(p, b.segs); ok {
-					if info, ok := kernel.Lookup(shaped.Name()); ok {
+					if info, ok := lookupShaped(shaped.Name()); ok {
 						b.tiles[w][mr] = info.Func
 					}
 				}

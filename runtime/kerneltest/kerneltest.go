@@ -290,6 +290,7 @@ func FFN(t *testing.T, s spec.FFN) {
 		y := make([]float32, rows*s.Hidden)
 		f.Forward(y, x, nil, rows, nil, ws)
 		ws.Close()
+		f.Close()
 		results[isa] = y
 	}
 	largest := float32(0)
