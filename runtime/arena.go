@@ -1,6 +1,9 @@
 package runtime
 
-import "unsafe"
+import (
+	"sync/atomic"
+	"unsafe"
+)
 
 // Arena hands out 64-byte-aligned float32 buffers from anonymous memory
 // outside the Go heap, on huge pages where the system grants them. Row
@@ -9,10 +12,12 @@ import "unsafe"
 type Arena struct {
 	maps [][]byte
 	rest []byte
+	size int64
 }
 
 const (
 	hugePage  = 2 << 20
+	smallPage = 16 << 10 // a multiple of the systems' pages
 	cacheLine = 64
 )
 
@@ -32,18 +37,33 @@ func (a *Arena) Floats(n int) []float32 {
 }
 
 func (a *Arena) grow(size int) {
-	size = (size + hugePage - 1) &^ (hugePage - 1)
-	b := mapMemory(size + hugePage)
-	a.maps = append(a.maps, b)
-	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (hugePage - 1)
-	a.rest = b[skip : skip+size]
-	adviseHuge(a.rest)
+	if size < hugePage/2 {
+		size = (size + smallPage - 1) &^ (smallPage - 1)
+		a.rest = mapMemory(size)
+		a.maps = append(a.maps, a.rest)
+	} else {
+		size = (size + hugePage - 1) &^ (hugePage - 1)
+		b := mapMemory(size + hugePage)
+		a.maps = append(a.maps, b)
+		skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (hugePage - 1)
+		a.rest = b[skip : skip+size]
+		adviseHuge(a.rest)
+	}
+	a.size += int64(size)
+	mapped.Add(int64(size))
 }
+
+// mapped counts the bytes that arenas hold.
+var mapped atomic.Int64
+
+// ArenaBytes is the memory that all open arenas hold, in bytes.
+func ArenaBytes() int64 { return mapped.Load() }
 
 // Close frees the arena. Its buffers must not be used afterwards.
 func (a *Arena) Close() {
 	for _, b := range a.maps {
 		unmapMemory(b)
 	}
-	a.maps, a.rest = nil, nil
+	mapped.Add(-a.size)
+	a.maps, a.rest, a.size = nil, nil, 0
 }

@@ -1,0 +1,348 @@
+package model_test
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/initial"
+	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// build makes a model with parameters far from any symmetric start.
+func build(t testing.TB, s spec.Model, isa kernel.ISA, threads int) *model.Model {
+	t.Helper()
+	pool := rt.NewPool(threads)
+	t.Cleanup(pool.Close)
+	p := model.NewParams(s)
+	t.Cleanup(p.Close)
+	initial.Model(p, s, 3, pool)
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, q := range p.List() {
+		for i, w := range p.Get(q.Name) {
+			p.Get(q.Name)[i] = w + float32(0.1*r.NormFloat64())
+		}
+	}
+	m, err := model.New(s, p, rt.Options{ISA: isa, Pool: pool, Train: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	return m
+}
+
+func tokens(r *rand.Rand, n, vocab int) []int32 {
+	ids := make([]int32, n)
+	for i := range ids {
+		ids[i] = int32(r.IntN(vocab))
+	}
+	return ids
+}
+
+// drawSpec draws a small model of any form.
+func drawSpec(t *rapid.T) spec.Model {
+	pick := func(name string, n int) int { return rapid.IntRange(0, n-1).Draw(t, name) }
+	kv := 1 + pick("kv", 2)
+	q := kv * (1 + pick("group", 2))
+	s := spec.Model{
+		Name: "drawn", Vocab: 11 + pick("vocab", 30), Hidden: 12 * (1 + pick("hidden", 2)), FFN: 12 * (1 + pick("ffn", 4)), Layers: 1 + pick("layers", 3),
+		AttnDim: q * 2 * (1 + pick("head", 4)), QHeads: q, KVHeads: kv, MaxPositions: 24,
+		Kind: []spec.Kind{spec.Dense, spec.LowRank, spec.BlockDense, spec.BlockShuffle}[pick("kind", 4)], FirstLayerDense: pick("first", 2) == 0,
+		Act: []spec.Act{spec.GELU, spec.SwiGLU}[pick("act", 2)], Bias: pick("bias", 2) == 0,
+		Norm: []spec.Norm{spec.LayerNorm, spec.RMSNorm}[pick("norm", 2)], Position: []spec.Position{spec.RoPE, spec.Absolute}[pick("position", 2)],
+		RotaryBase: 10000, ScaleAttnByLayer: pick("scale", 2) == 0, TieEmbeddings: pick("tie", 2) == 0, InitStd: 0.2,
+	}
+	switch s.Kind {
+	case spec.LowRank:
+		s.Rank = 1 + pick("rank", 12)
+	case spec.BlockDense:
+		s.Blocks = []int{1, 2, 3}[pick("blocks", 3)]
+		s.Rank = 6 * (1 + pick("rank", 2))
+	case spec.BlockShuffle:
+		s.Blocks = []int{1, 2, 3, 4, 6}[pick("blocks", 5)]
+	}
+	return s
+}
+
+// The gradient of each parameter, against the difference of two losses along
+// a direction of that parameter alone.
+func TestGradients(t *testing.T) {
+	isas := kernel.Available()
+	for seed := range 30 {
+		s := rapid.Custom(drawSpec).Example(seed)
+		t.Run(fmt.Sprintf("%d_%s_%s_%s", seed, s.Kind, s.Act, s.Norm), func(t *testing.T) { testGradients(t, s, isas[seed%len(isas)]) })
+	}
+}
+
+func testGradients(t *testing.T, s spec.Model, isa kernel.ISA) {
+	if err := s.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	m := build(t, s, isa, 2)
+	r := rand.New(rand.NewPCG(9, 9))
+	const batch, seq = 2, 9
+	ids, targets := tokens(r, batch*seq, s.Vocab), tokens(r, batch*seq, s.Vocab)
+	tr := m.NewTrace(batch * seq)
+	defer tr.Close()
+	grads := model.NewParams(s)
+	defer grads.Close()
+	if _, err := tr.Backward(grads, ids, targets, batch, 1, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range m.Params.List() {
+		w, g := m.Params.Get(q.Name), grads.Get(q.Name)
+		// Along the gradient's own direction the difference is largest.
+		norm := 0.0
+		for _, v := range g {
+			norm += float64(v) * float64(v)
+		}
+		norm = math.Sqrt(norm)
+		if norm < 1e-5 {
+			continue
+		}
+		old := slices.Clone(w)
+		at := func(eps float64) float64 {
+			for i := range w {
+				w[i] = old[i] + float32(eps*float64(g[i])/norm)
+			}
+			m.Repack()
+			loss, err := tr.Loss(ids, targets, batch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return loss
+		}
+		// Four points cancel the third derivative. A loss is good to about
+		// 1e-6, which a distance of 12*eps/16 divides.
+		const eps = 0.004
+		slope := (8*(at(eps)-at(-eps)) - (at(2*eps) - at(-2*eps))) / (12 * eps)
+		copy(w, old)
+		m.Repack()
+		if !(math.Abs(slope-norm) <= 2e-3*norm+1e-3) {
+			t.Errorf("%s: the loss rises by %v along the gradient, whose length is %v", q.Name, slope, norm)
+		}
+	}
+}
+
+var forms = []spec.Model{
+	{Name: "rope", Vocab: 50, Hidden: 24, FFN: 60, Layers: 2, AttnDim: 24, QHeads: 2, KVHeads: 2, MaxPositions: 300, Kind: spec.LowRank, Rank: 5,
+		FirstLayerDense: true, Act: spec.GELU, Bias: true, Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 1e4, TieEmbeddings: true, InitStd: 0.2},
+	{Name: "mqa", Vocab: 33, Hidden: 24, FFN: 60, Layers: 2, AttnDim: 48, QHeads: 6, KVHeads: 1, MaxPositions: 300, Kind: spec.BlockShuffle, Blocks: 3,
+		Act: spec.SwiGLU, Norm: spec.RMSNorm, Position: spec.Absolute, InitStd: 0.2},
+}
+
+// near allows the rounding of sums taken in another order.
+func near(t *testing.T, what string, got, want []float32) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d entries, want %d", what, len(got), len(want))
+	}
+	for i, w := range want {
+		if !(math.Abs(float64(got[i]-w)) <= 2e-5*(1+math.Abs(float64(w)))) {
+			t.Fatalf("%s: [%d] = %v, want %v", what, i, got[i], w)
+		}
+	}
+}
+
+// Decoding with the cache, in pieces of any length, equals one full pass; and
+// a batch equals its sequences one by one.
+func TestDecoder(t *testing.T) {
+	for _, isa := range kernel.Available() {
+		for _, s := range forms {
+			t.Run(fmt.Sprintf("%s/%s", isa, s.Name), func(t *testing.T) {
+				m := build(t, s, isa, 2)
+				r := rand.New(rand.NewPCG(8, 8))
+				const n, seqs = 290, 3 // more than one block of keys
+				tr := m.NewTrace(n)
+				defer tr.Close()
+				dec, err := m.NewDecoder(seqs, n)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer dec.Close()
+				var ids [seqs][]int32
+				var full [seqs][]float32
+				for i := range ids {
+					ids[i] = tokens(r, n, s.Vocab)
+					full[i] = make([]float32, n*s.Vocab)
+					if err := tr.Logits(full[i], ids[i], 1); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var at [seqs]int
+				for at[0] < n || at[1] < n || at[2] < n {
+					var who []int
+					var next [][]int32
+					for i := range ids {
+						if left := n - at[i]; left > 0 && r.IntN(3) > 0 {
+							k := 1 + r.IntN(min(left, 1+at[i]))
+							who, next = append(who, i), append(next, ids[i][at[i]:at[i]+k])
+							at[i] += k
+						}
+					}
+					logits, err := dec.Feed(who, next)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for j, i := range who {
+						near(t, fmt.Sprintf("sequence %d at %d", i, at[i]), logits[j*s.Vocab:(j+1)*s.Vocab], full[i][(at[i]-1)*s.Vocab:at[i]*s.Vocab])
+						if dec.Len(i) != at[i] {
+							t.Fatalf("the decoder holds %d tokens, want %d", dec.Len(i), at[i])
+						}
+					}
+				}
+				if _, err := dec.Feed([]int{0}, [][]int32{{1}}); err == nil || !strings.Contains(err.Error(), "there is room for 290") {
+					t.Errorf("a full decoder: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// Generating a batch gives what its prompts give alone, greedy or sampled.
+func TestGenerateBatch(t *testing.T) {
+	m := build(t, forms[0], kernel.Available()[0], 2)
+	r := rand.New(rand.NewPCG(8, 8))
+	prompts := [][]int32{tokens(r, 3, 50), tokens(r, 17, 50), tokens(r, 1, 50)}
+	generate := func(prompts [][]int32, s model.Sampling) [][]int32 {
+		dec, err := m.NewDecoder(len(prompts), 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dec.Close()
+		out := make([][]int32, len(prompts))
+		if err := dec.Generate(prompts, 40, -1, s, func(i int, id int32) bool {
+			out[i] = append(out[i], id)
+			return true
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	all := generate(prompts, model.Sampling{})
+	for i := range prompts {
+		if one := generate(prompts[i:i+1], model.Sampling{})[0]; !slices.Equal(one, all[i]) || len(one) != 40 {
+			t.Errorf("prompt %d alone gives %v, in a batch %v", i, one, all[i])
+		}
+	}
+	s := model.Sampling{Temperature: 1, TopK: 20, TopP: 0.9, Seed: 4}
+	a := generate(prompts, s)
+	if !slices.EqualFunc(a, generate(prompts, s), slices.Equal) {
+		t.Error("the same seed gives two texts")
+	}
+	if one := generate(prompts[:1], s)[0]; !slices.Equal(one, a[0]) {
+		t.Error("sampling depends on the rest of the batch")
+	}
+	s.Seed = 5
+	if slices.EqualFunc(a, generate(prompts, s), slices.Equal) {
+		t.Error("two seeds give the same text")
+	}
+	if slices.EqualFunc(a, all, slices.Equal) {
+		t.Error("sampling is greedy")
+	}
+	if top1 := generate(prompts, model.Sampling{Temperature: 2, TopK: 1}); !slices.EqualFunc(top1, all, slices.Equal) {
+		t.Error("top-k 1 is not greedy")
+	}
+	if tiny := generate(prompts, model.Sampling{Temperature: 2, TopP: 1e-9}); !slices.EqualFunc(tiny, all, slices.Equal) {
+		t.Error("a vanishing top-p is not greedy")
+	}
+}
+
+// Losses and gradients have the same bits for any number of threads, and
+// micro-batches that accumulate give the gradient of the whole batch.
+func TestThreadsAndAccumulation(t *testing.T) {
+	for _, s := range forms {
+		var first []float32
+		r := rand.New(rand.NewPCG(6, 6))
+		const batch, seq = 4, 70
+		ids, targets := tokens(r, batch*seq, s.Vocab), tokens(r, batch*seq, s.Vocab)
+		for _, threads := range []int{1, 2, 3, 16} {
+			m := build(t, s, "", threads)
+			tr := m.NewTrace(batch * seq)
+			grads := model.NewParams(s)
+			if _, err := tr.Backward(grads, ids, targets, batch, 1, false); err != nil {
+				t.Fatal(err)
+			}
+			if first == nil {
+				first = slices.Clone(grads.Data)
+			}
+			if !slices.Equal(first, grads.Data) {
+				t.Errorf("%s: %d threads give other gradients than 1", s.Name, threads)
+			}
+			for i := range batch {
+				at := i * seq
+				if _, err := tr.Backward(grads, ids[at:at+seq], targets[at:at+seq], 1, 1.0/batch, i > 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			near(t, s.Name+": accumulated", grads.Data, first)
+			tr.Close()
+			grads.Close()
+		}
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	s := forms[0]
+	m := build(t, s, "", 1)
+	tr := m.NewTrace(20)
+	defer tr.Close()
+	good := make([]int32, 20)
+	for what, f := range map[string]func() error{
+		"want 0 to 49":             func() error { _, err := tr.Loss([]int32{50}, []int32{0}, 1); return err },
+		"target token":             func() error { _, err := tr.Loss([]int32{0}, []int32{-1}, 1); return err },
+		"room for 20":              func() error { _, err := tr.Loss(make([]int32, 21), make([]int32, 21), 1); return err },
+		"no batch of 3":            func() error { _, err := tr.Loss(good, good, 3); return err },
+		"19 targets for 20":        func() error { _, err := tr.Loss(good, good[:19], 1); return err },
+		"a batch of 0 sequences":   func() error { _, err := m.NewDecoder(0, 10); return err },
+		"the model takes 1 to 300": func() error { _, err := m.NewDecoder(1, 301); return err },
+	} {
+		if err := f(); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("got %v, want it to contain %q", err, what)
+		}
+	}
+	for _, bad := range []model.Sampling{{Temperature: -1}, {Temperature: math.NaN()}, {TopK: -1}, {TopP: 1.5}} {
+		if bad.Validate() == nil {
+			t.Errorf("%+v is accepted", bad)
+		}
+	}
+}
+
+// The prediction counts every buffer that training maps.
+func TestMemory(t *testing.T) {
+	s := forms[0]
+	s.Vocab, s.Hidden, s.FFN, s.AttnDim, s.QHeads, s.KVHeads, s.Layers = 1000, 256, 1024, 256, 4, 4, 4
+	const rows = 1024
+	before := rt.ArenaBytes()
+	pool := rt.NewPool(2)
+	defer pool.Close()
+	p := model.NewParams(s)
+	defer p.Close()
+	m, err := model.New(s, p, rt.Options{Pool: pool, Train: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	grads := model.NewParams(s)
+	defer grads.Close()
+	tr := m.NewTrace(rows)
+	defer tr.Close()
+	ids := make([]int32, rows)
+	if _, err := tr.Backward(grads, ids, ids, rows/256, 1, false); err != nil {
+		t.Fatal(err)
+	}
+	want := model.PredictMemory(s, true, 2)
+	want.Moments = 0 // the optimizer is not here
+	got := rt.ArenaBytes() - before
+	if ratio := float64(got) / float64(want.Total(rows)); ratio < 0.7 || ratio > 1.2 {
+		t.Errorf("training takes %d bytes, predicted %d", got, want.Total(rows))
+	}
+}
