@@ -1,0 +1,149 @@
+package checkpoint
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model"
+)
+
+const source = "model: {vocab: 11, hidden: 8, ffn: 16, layers: 1, q_heads: 2, mlp: {kind: lowrank, rank: 2}}\n"
+
+func params(t testing.TB) (*specfile.Config, *model.Params) {
+	t.Helper()
+	c, err := specfile.Parse("small", []byte(source))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := model.NewParams(c.Model)
+	t.Cleanup(p.Close)
+	for _, q := range p.List() {
+		for i := range p.Get(q.Name) {
+			p.Get(q.Name)[i] = float32(i + len(q.Name))
+		}
+	}
+	return c, p
+}
+
+func save(t testing.TB, run string, step, keep int) string {
+	t.Helper()
+	_, p := params(t)
+	dir, err := Save(run, []byte(source), State{Name: "small", Step: step, Steps: 10, Tokenizer: "byte"}, p, p, p, keep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestRoundTrip(t *testing.T) {
+	run := t.TempDir()
+	dir := save(t, run, 3, 2)
+	if found, err := Find(run); err != nil || found != dir {
+		t.Fatalf("found %s, %v; want %s", found, err, dir)
+	}
+	if found, err := Find(dir); err != nil || found != dir {
+		t.Errorf("a checkpoint itself: %s, %v", found, err)
+	}
+	c, s, err := Describe(dir)
+	if err != nil || s.Step != 3 || c.Model.Name != "small" || c.Train.Steps != 10 {
+		t.Fatalf("%+v, %+v, %v", c.Model, s, err)
+	}
+	if err := Verify(dir, c); err != nil {
+		t.Error(err)
+	}
+	_, want := params(t)
+	p, m, v := model.NewParams(c.Model), model.NewParams(c.Model), model.NewParams(c.Model)
+	if err := errors.Join(Load(dir, p), LoadMoments(dir, m, v)); err != nil {
+		t.Fatal(err)
+	}
+	for _, got := range []*model.Params{p, m, v} {
+		if !slices.Equal(got.Data, want.Data) {
+			t.Error("what is read is not what was saved")
+		}
+		got.Close()
+	}
+}
+
+func TestKeep(t *testing.T) {
+	run := t.TempDir()
+	for step := 1; step <= 5; step++ {
+		save(t, run, step, 2)
+	}
+	save(t, run, 5, 2) // the same step again
+	all, err := list(run)
+	if err != nil || len(all) != 2 || !strings.HasSuffix(all[0], "4") || !strings.HasSuffix(all[1], "5") {
+		t.Errorf("kept %v, %v", all, err)
+	}
+	// What a killed process left is neither found nor kept.
+	if err := os.Mkdir(filepath.Join(run, unfinished+"step-00000009"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	save(t, run, 6, 2)
+	entries, err := os.ReadDir(run)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	empty := t.TempDir()
+	if _, err := Find(empty); !errors.Is(err, ErrNone) {
+		t.Errorf("an empty folder: %v", err)
+	}
+	if _, err := Find(filepath.Join(empty, "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no folder: %v", err)
+	}
+	for name, edit := range map[string]func(dir string) error{
+		"has shape [], the configuration says": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, configFile), []byte(strings.Replace(source, "layers: 1", "layers: 2", 1)), 0o666)
+		},
+		"tensors, the configuration has": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, configFile), []byte(strings.Replace(source, "vocab: 11,", "vocab: 11, bias: false,", 1)), 0o666)
+		},
+		"config.yaml:1:": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, configFile), []byte(strings.Replace(source, "hidden: 8", "hidden: -8", 1)), 0o666)
+		},
+		"state.json": func(dir string) error { return os.WriteFile(filepath.Join(dir, stateFile), []byte("[]"), 0o666) },
+		"want at most": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, stateFile), make([]byte, maxText+1), 0o666)
+		},
+		"no such file": func(dir string) error { return os.Remove(filepath.Join(dir, modelFile)) },
+	} {
+		dir := save(t, t.TempDir(), 1, 1)
+		if err := edit(dir); err != nil {
+			t.Fatal(err)
+		}
+		c, _, err := Describe(dir)
+		if err == nil {
+			err = Verify(dir, c)
+		}
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("got %v, want it to contain %q", err, name)
+		}
+	}
+}
+
+// Whatever the text files of a checkpoint hold, reading them gives a value or
+// an error.
+func FuzzDescribe(f *testing.F) {
+	f.Add([]byte(source), []byte(`{"name":"x","step":1,"steps":2}`))
+	f.Add([]byte("model: {}"), []byte(`{"step":-1}`))
+	f.Add([]byte(""), []byte("null"))
+	f.Fuzz(func(t *testing.T, config, state []byte) {
+		dir := t.TempDir()
+		for name, b := range map[string][]byte{configFile: config, stateFile: state} {
+			if err := os.WriteFile(filepath.Join(dir, name), b, 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, s, err := Describe(dir)
+		if err == nil && (s.Step > s.Steps || c.Model.Validate() != nil) {
+			t.Errorf("accepted %+v, %+v", s, c.Model)
+		}
+	})
+}

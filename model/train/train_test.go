@@ -1,0 +1,439 @@
+package train
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"image/png"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/token"
+	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+const tiny = `
+model:
+  vocab: 257
+  hidden: 32
+  ffn: 96
+  layers: 2
+  q_heads: 2
+  max_positions: 64
+  mlp: {kind: lowrank, rank: 8}
+train: {steps: 30, batch: 2, accumulate: 2, seq: 32, lr: 0.01, eval_every: 10, eval_tokens: 512}
+`
+
+func config(t testing.TB, src string) *specfile.Config {
+	t.Helper()
+	c, err := specfile.Parse("tiny", []byte(src))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func prepare(t testing.TB, dir string) {
+	t.Helper()
+	var docs []data.Document
+	for i := range 80 {
+		docs = append(docs, data.Document{Path: fmt.Sprint(i), Text: []byte(strings.Repeat(fmt.Sprintf("%d times %d is %d\n", i, i, i*i), 30))})
+	}
+	if err := data.Prepare(dir, docs, token.Bytes{}, func(int, int) {}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newRun opens the data and a pool for a run.
+func newRun(t testing.TB, dataDir, out string, threads int, isa kernel.ISA) *Run {
+	t.Helper()
+	set, err := data.Open(dataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(set.Close)
+	pool := rt.NewPool(threads)
+	t.Cleanup(pool.Close)
+	return &Run{Config: config(t, tiny), Data: set, Dir: out, Keep: 2, Options: rt.Options{Pool: pool, ISA: isa}}
+}
+
+func train(t testing.TB, r *Run) *Result {
+	t.Helper()
+	res, err := r.Train(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// weights reads everything that a checkpoint holds.
+func weights(t testing.TB, dir string) []byte {
+	t.Helper()
+	var all []byte
+	for _, name := range []string{"model.safetensors", "optimizer.safetensors"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b...)
+	}
+	return all
+}
+
+func TestTrain(t *testing.T) {
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "one"), 1, "")
+	var first, last Progress
+	r.OnStep = func(p Progress) {
+		if p.Step == 1 {
+			first = p
+		}
+		last = p
+	}
+	one := train(t, r)
+	if one.Interrupted || one.Step != 30 || !(one.ValLoss < 4) || !(last.Loss < first.Loss-1) {
+		t.Errorf("trained to %+v, loss %v to %v", one, first.Loss, last.Loss)
+	}
+	for _, threads := range []int{2, 3} {
+		many := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, fmt.Sprint(threads)), threads, ""))
+		if !bytes.Equal(weights(t, one.Checkpoint), weights(t, many.Checkpoint)) {
+			t.Errorf("%d threads train other weights than 1", threads)
+		}
+	}
+	lines, err := readMetrics(r.Dir, 100)
+	if err != nil || len(lines) != 30 || lines[29].Step != 30 || lines[9].ValLoss == nil || lines[8].ValLoss != nil || lines[29].Tokens != 30*2*2*32 {
+		t.Errorf("metrics: %d lines, %v", len(lines), err)
+	}
+	f, err := os.Open(filepath.Join(r.Dir, CurveFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := png.Decode(f); err != nil {
+		t.Errorf("%s: %v", CurveFile, err)
+	}
+	// A second run in the same folder would overwrite it.
+	if _, err := newRun(t, filepath.Join(dir, "data"), r.Dir, 1, "").Train(context.Background()); err == nil || !strings.Contains(err.Error(), "holds a run already") {
+		t.Errorf("starting over an old run: %v", err)
+	}
+}
+
+// An interrupt finishes the step and saves; the run that resumes, here with
+// another number of threads, ends with the bits of an unbroken one, and its
+// metrics have each step once.
+func TestInterrupt(t *testing.T) {
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	whole := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "whole"), 2, ""))
+	ctx, cancel := context.WithCancel(context.Background())
+	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "broken"), 2, "")
+	r.OnStep = func(p Progress) {
+		if p.Step == 13 {
+			cancel()
+		}
+	}
+	res, err := r.Train(ctx)
+	if err != nil || !res.Interrupted || res.Step != 13 {
+		t.Fatalf("interrupted: %+v, %v", res, err)
+	}
+	r = newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "broken"), 1, "")
+	r.Resume = true
+	if res = train(t, r); res.Step != 30 || !bytes.Equal(weights(t, res.Checkpoint), weights(t, whole.Checkpoint)) {
+		t.Error("the run that was interrupted ends with other weights")
+	}
+	lines, err := readMetrics(r.Dir, 100)
+	if err != nil || !slices.EqualFunc(lines, make([]int, 30), func(m Metrics, _ int) bool { return m.Loss > 0 }) {
+		t.Errorf("metrics: %d lines, %v", len(lines), err)
+	}
+	for i, m := range lines {
+		if m.Step != i+1 {
+			t.Fatalf("line %d of the metrics is step %d", i, m.Step)
+		}
+	}
+	// Nothing is left to do, which is no error.
+	if res = train(t, r); res.Step != 30 {
+		t.Errorf("resuming a finished run: %+v", res)
+	}
+}
+
+// The child process of TestKilled.
+const childEnv = "SFFN_TEST_TRAIN"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		os.Exit(trainChild(dir))
+	}
+	os.Exit(m.Run())
+}
+
+// trainChild trains in a process that will be killed, saving after each step.
+func trainChild(dir string) int {
+	c, err := specfile.Parse("tiny", []byte(tiny))
+	if err != nil {
+		return 3
+	}
+	set, err := data.Open(filepath.Join(dir, "data"))
+	if err != nil {
+		return 3
+	}
+	run := filepath.Join(dir, "killed")
+	_, none := checkpoint.Find(run)
+	r := &Run{Config: c, Data: set, Dir: run, Keep: 2, SaveEvery: 1, Resume: none == nil, Options: rt.Options{Pool: rt.NewPool(2)}}
+	if _, err := r.Train(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 3
+	}
+	return 0
+}
+
+// A process that is killed at any moment, also while it saves, loses nothing
+// that a checkpoint holds, and ends with the bits of an unbroken run.
+func TestKilled(t *testing.T) {
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	whole := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "whole"), 1, ""))
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
+	kills := 0
+	for attempt := 0; ; attempt++ {
+		cmd := exec.Command(exe)
+		cmd.Env = append(os.Environ(), childEnv+"="+dir)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- cmd.Wait() }()
+		var timeout <-chan time.Time
+		if attempt < 12 {
+			timeout = time.After(time.Duration(20+rng.IntN(180)) * time.Millisecond)
+		}
+		select {
+		case <-timeout:
+			if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+				t.Fatal(err)
+			}
+			if err := <-done; err == nil {
+				break // it had just finished
+			}
+			kills++
+			continue
+		case err := <-done:
+			if err != nil {
+				t.Fatalf("the trainer failed after %d kills: %v\n%s", kills, err, stderr.String())
+			}
+		}
+		break
+	}
+	if kills == 0 {
+		t.Error("the trainer was never killed")
+	}
+	t.Logf("killed %d times", kills)
+	last, err := checkpoint.Find(filepath.Join(dir, "killed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(weights(t, last), weights(t, whole.Checkpoint)) {
+		t.Error("the run that was killed ends with other weights")
+	}
+	err = filepath.WalkDir(filepath.Join(dir, "killed"), func(path string, e fs.DirEntry, err error) error {
+		if strings.Contains(path, "unfinished") {
+			t.Errorf("%s is left behind", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A run resumes on another instruction set, which rounds the activations and
+// norms otherwise, with nearly the same loss.
+func TestResumeOnAnotherISA(t *testing.T) {
+	isas := kernel.Available()
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	whole := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "whole"), 2, isas[0]))
+	ctx, cancel := context.WithCancel(context.Background())
+	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "moved"), 2, isas[0])
+	r.OnStep = func(p Progress) {
+		if p.Step == 15 {
+			cancel()
+		}
+	}
+	if _, err := r.Train(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r = newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "moved"), 2, isas[len(isas)-1])
+	r.Resume = true
+	if moved := train(t, r); !(moved.ValLoss-whole.ValLoss < 0.02 && whole.ValLoss-moved.ValLoss < 0.02) {
+		t.Errorf("%s to %s ends at %v, %s alone at %v", isas[0], isas[len(isas)-1], moved.ValLoss, isas[0], whole.ValLoss)
+	}
+}
+
+// What cannot be resumed says why.
+func TestResumeErrors(t *testing.T) {
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	run := filepath.Join(dir, "run")
+	res := train(t, newRun(t, filepath.Join(dir, "data"), run, 1, ""))
+	other := filepath.Join(dir, "other")
+	docs := []data.Document{}
+	for i := range 80 {
+		docs = append(docs, data.Document{Path: fmt.Sprint(i), Text: []byte(strings.Repeat("another text ", 30))})
+	}
+	if err := data.Prepare(other, docs, token.Bytes{}, func(int, int) {}); err != nil {
+		t.Fatal(err)
+	}
+	resume := func(dataDir string, edit func(*Run)) error {
+		r := newRun(t, dataDir, run, 1, "")
+		r.Resume = true
+		edit(r)
+		_, err := r.Train(context.Background())
+		return err
+	}
+	good := filepath.Join(dir, "data")
+	state := filepath.Join(res.Checkpoint, "state.json")
+	text, err := os.ReadFile(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		want string
+		err  func() error
+	}{
+		{"planned for 30 steps", func() error { return resume(good, func(r *Run) { r.Config.Train.Steps = 40 }) }},
+		{"the configuration is not the one", func() error { return resume(good, func(r *Run) { r.Config.Train.LR = 1 }) }},
+		{"is not what", func() error { return resume(other, func(*Run) {}) }},
+		{"nothing to resume", func() error { return resume(good, func(r *Run) { r.Dir = filepath.Join(dir, "nowhere") }) }},
+		{"rank 3 of 2", func() error { return resume(good, func(r *Run) { r.Rank, r.World = 3, 2 }) }},
+		{"is impossible", func() error {
+			if err := os.WriteFile(state, bytes.Replace(text, []byte(`"step": 30`), []byte(`"step": 31`), 1), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			return resume(good, func(*Run) {})
+		}},
+		{"state.json", func() error {
+			if err := os.WriteFile(state, []byte("{"), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			return resume(good, func(*Run) {})
+		}},
+		{"cut off or damaged", func() error {
+			if err := os.WriteFile(state, text, 0o666); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(filepath.Join(res.Checkpoint, "model.safetensors"), 5000); err != nil {
+				t.Fatal(err)
+			}
+			return resume(good, func(*Run) {})
+		}},
+	} {
+		if err := c.err(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v, want it to contain %q", err, c.want)
+		}
+	}
+}
+
+// Two processes that average their gradients read what one of twice the batch
+// reads; the hook sees the gradients before clipping.
+func TestReduce(t *testing.T) {
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "run"), 1, "")
+	calls := 0
+	r.Reduce = func(g []float32) error {
+		calls++
+		clear(g)
+		return nil
+	}
+	var norms []float64
+	r.OnStep = func(p Progress) { norms = append(norms, p.GradNorm) }
+	train(t, r)
+	if calls != 30 || slices.Max(norms) != 0 {
+		t.Errorf("%d calls, gradient norms %v after a hook that clears", calls, norms)
+	}
+	fail := errors.New("the network is down")
+	r = newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "fails"), 1, "")
+	r.Reduce = func([]float32) error { return fail }
+	if _, err := r.Train(context.Background()); !errors.Is(err, fail) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A checkpoint that cannot be written leaves the one before it whole.
+func TestSaveFails(t *testing.T) {
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	run := filepath.Join(dir, "run")
+	ctx, cancel := context.WithCancel(context.Background())
+	r := newRun(t, filepath.Join(dir, "data"), run, 1, "")
+	r.OnStep = func(p Progress) {
+		if p.Step == 5 {
+			cancel()
+		}
+	}
+	res, err := r.Train(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := weights(t, res.Checkpoint)
+	// A limit on the size of files stands for a full disk.
+	restore := limitFileSize(t, 16<<10)
+	r = newRun(t, filepath.Join(dir, "data"), run, 1, "")
+	r.Resume = true
+	_, err = r.Train(context.Background())
+	restore()
+	if err == nil || !strings.Contains(err.Error(), "the earlier checkpoints are whole") {
+		t.Errorf("got %v", err)
+	}
+	if !bytes.Equal(before, weights(t, res.Checkpoint)) {
+		t.Error("the earlier checkpoint has changed")
+	}
+	if latest, err := checkpoint.Find(run); err != nil || latest != res.Checkpoint {
+		t.Errorf("newest checkpoint %s, %v; want %s", latest, err, res.Checkpoint)
+	}
+}
+
+// Metrics files come from disk: nothing in them may do harm.
+func FuzzMetrics(f *testing.F) {
+	f.Add([]byte(`{"step":1,"loss":2.5}` + "\n" + `{"step":2,"loss":2,"val_loss":3}` + "\n{\"st"))
+	f.Add([]byte("\n\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, MetricsFile), b, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		w, err := openMetrics(dir, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		lines, err := readMetrics(dir, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range lines {
+			if m.Step > 3 {
+				t.Errorf("step %d is kept", m.Step)
+			}
+		}
+	})
+}
