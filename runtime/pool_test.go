@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -163,7 +162,7 @@ func TestGarbageCollection(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 	slices.Sort(took)
-	t.Log(fmt.Sprintf("runtime.GC() beside a running layer: median %v, slowest %v", took[15], took[29]))
+	t.Logf("runtime.GC() beside a running layer: median %v, slowest %v", took[15], took[29])
 	// The collector itself takes a millisecond or two; the machine may be
 	// busy, so that only the median is held to it.
 	if took[15] > 20*time.Millisecond {

@@ -1,0 +1,44 @@
+# make alone lists the targets.
+GO ?= go
+# Steps of the demo's runs, where the default takes too long: make demo STEPS=200
+STEPS ?=
+DEMO := build/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help generate build test check demo bench
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+generate: ## write all generated code again
+	$(GO) generate ./generated ./generated/anyshape
+
+build: ## build bin/sffn and bin/sffngen
+	$(GO) build -o bin/ ./cmd/sffn ./cmd/sffngen
+
+test: ## run all tests
+	$(GO) test ./...
+
+check: ## gofmt, vet for every kind of build, staticcheck
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags purego ./...
+	GOARCH=arm64 $(GO) vet ./...
+	$(GO) tool -modfile=tools.mod staticcheck ./...
+
+demo: ## generate kernels, prepare text, train a structured and a dense model, compare them
+	$(GO) run ./cmd/sffngen --config demo,demo-dense --out generated/demo
+	$(GO) build -o bin/ ./cmd/sffn
+	rm -rf $(DEMO)
+	bin/sffn prepare --corpus goroot --out $(DEMO)/data
+	bin/sffn train --config demo --data $(DEMO)/data --out $(DEMO)/structured $(if $(STEPS),--steps $(STEPS))
+	bin/sffn train --config demo-dense --data $(DEMO)/data --out $(DEMO)/dense $(if $(STEPS),--steps $(STEPS))
+	@echo
+	@echo "The structured model continues 'func (r *Reader) ':"
+	@echo
+	@bin/sffn generate --model $(DEMO)/structured --prompt 'func (r *Reader) ' --tokens 200 --temperature 0.7 --top-p 0.9
+	@echo
+	bin/sffn eval --model $(DEMO)/structured --model $(DEMO)/dense --data $(DEMO)/data --count-models 1,5
+
+bench: build ## time the kernels of the paper's S shapes
+	bin/sffn bench kernels
