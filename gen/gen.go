@@ -112,9 +112,12 @@ func (p Package) Files() ([]File, error) {
 	for _, isa := range isas {
 		kernels = append(kernels, plan.For(isa).Specialised(layers...)...)
 	}
-	files, err := kernelFiles(p.Name, kernels)
-	if err != nil {
-		return nil, err
+	var files []File
+	if len(kernels) > 0 { // layers of a few columns have none of their own
+		var err error
+		if files, err = kernelFiles(p.Name, kernels); err != nil {
+			return nil, err
+		}
 	}
 	if len(p.FFNs) > 0 {
 		src, err := bind.FFNs(p.Name, p.doc(), p.FFNs)
@@ -123,7 +126,7 @@ func (p Package) Files() ([]File, error) {
 		}
 		files = append(files, File{"z_ffn.go", src})
 	}
-	test, err := bind.Test(p.Name, p.FFNs)
+	test, err := bind.Test(p.Name, p.FFNs, len(kernels) > 0)
 	if err != nil {
 		return nil, err
 	}

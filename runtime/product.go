@@ -44,11 +44,8 @@ type kblock struct {
 var widths = [3]int{2 * plan.Panel, plan.Panel, plan.HalfPanel}
 
 func newProduct(p plan.Product, t plan.Target, bias bool, arena *Arena) (*product, error) {
-	q := &product{Product: p, target: t, columns: p.Columns(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: plan.Panel}
+	q := &product{Product: p, target: t, columns: p.Columns(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
 	q.panels = (q.columns + plan.Panel - 1) / plan.Panel
-	if p.Epilogue == kernel.SwiGLU {
-		q.results = plan.HalfPanel
-	}
 	k0 := 0
 	for i, kc := range p.KBlocks {
 		b := kblock{k0: k0, kc: kc}
@@ -167,7 +164,7 @@ type operands struct {
 
 // run computes rows [r0, r1) of the results of panels [p0, p1).
 func (q *product) run(s *scratch, o operands, r0, r1, p0, p1 int) {
-	full := q.fullPanels()
+	full := q.FullPanels()
 	for p0 < p1 {
 		n := min(q.target.PanelGroup(q.blocks[0].kc), p1-p0)
 		at, end := p0, p0+n
@@ -182,7 +179,7 @@ func (q *product) run(s *scratch, o operands, r0, r1, p0, p1 int) {
 				at += direct
 			}
 		}
-		if q.Direct && at < end && at*plan.Panel+plan.HalfPanel == q.columns && !q.ragged() {
+		if q.Direct && at < end && at == full && q.HalfPanel() {
 			q.direct(s, o, r0, r1, at, 1, 2)
 			at++
 		}
@@ -192,12 +189,6 @@ func (q *product) run(s *scratch, o operands, r0, r1, p0, p1 int) {
 		p0 = end
 	}
 }
-
-// fullPanels counts the panels that are 32 wide and without padding.
-func (q *product) fullPanels() int { return len(q.store) / q.results }
-
-// ragged reports whether the last vector of results is partly padding.
-func (q *product) ragged() bool { return len(q.store)%plan.HalfPanel != 0 }
 
 // direct runs n tiles of width class w, beginning at a panel, straight into
 // the destination.

@@ -97,11 +97,9 @@ func FFNs(pkg, doc string, ffns []spec.FFN) ([]byte, error) {
 	for line := range strings.Lines(doc) {
 		f.PackageComment("// " + strings.TrimSuffix(line, "\n"))
 	}
-	for _, s := range ffns {
-		suffix := ""
-		if len(ffns) > 1 {
-			suffix = Suffix(s)
-		}
+	names := suffixes(ffns)
+	for i, s := range ffns {
+		suffix := names[i]
 		what := describe(s)
 		f.Commentf("Spec%s is the %s whose kernels this package holds.", suffix, what)
 		f.Var().Id("Spec"+suffix).Op("=").Qual(specPath, "FFN").ValuesFunc(func(g *jen.Group) {
@@ -127,9 +125,32 @@ func FFNs(pkg, doc string, ffns []spec.FFN) ([]byte, error) {
 	return render(f)
 }
 
-// Suffix names a network among others of its package: Lowrank384GELU.
-func Suffix(s spec.FFN) string {
-	n := strings.ToUpper(string(s.Kind[:1])) + string(s.Kind[1:])
+// suffixes name networks apart: nothing for a single one, LowrankR384 among
+// others, LowrankR384H768F3072GeluBias where that is not enough.
+func suffixes(ffns []spec.FFN) []string {
+	names := make([]string, len(ffns))
+	if len(ffns) == 1 {
+		return names
+	}
+	seen := map[string]int{}
+	for i, s := range ffns {
+		names[i] = structure(s)
+		seen[names[i]]++
+	}
+	for i, s := range ffns {
+		if seen[names[i]] == 1 {
+			continue
+		}
+		names[i] += fmt.Sprintf("H%dF%d%s", s.Hidden, s.FFN, title(string(s.Act)))
+		if s.Bias {
+			names[i] += "Bias"
+		}
+	}
+	return names
+}
+
+func structure(s spec.FFN) string {
+	n := title(string(s.Kind))
 	if s.Rank > 0 {
 		n += fmt.Sprint("R", s.Rank)
 	}
@@ -138,6 +159,8 @@ func Suffix(s spec.FFN) string {
 	}
 	return n
 }
+
+func title(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 func describe(s spec.FFN) string {
 	d := fmt.Sprintf("%s FFN %d -> %d -> %d (%s", s.Kind, s.Hidden, s.FFN, s.Hidden, s.Act)
@@ -153,18 +176,16 @@ func describe(s spec.FFN) string {
 	return d + ")"
 }
 
-// Test writes the test that runs every kernel of the package on the machine
-// of whoever runs go test, against float64.
-func Test(pkg string, ffns []spec.FFN) ([]byte, error) {
+// Test writes the test that runs every kernel of the package, if it has any,
+// and its networks on the machine of whoever runs go test.
+func Test(pkg string, ffns []spec.FFN, kernels bool) ([]byte, error) {
 	f := newFile(pkg)
-	f.Func().Id("TestKernels").Params(jen.Id("t").Op("*").Qual("testing", "T")).Block(
-		jen.Qual(testPath, "Specialised").Call(jen.Id("t")))
+	if kernels {
+		f.Func().Id("TestKernels").Params(jen.Id("t").Op("*").Qual("testing", "T")).Block(
+			jen.Qual(testPath, "Specialised").Call(jen.Id("t")))
+	}
 	f.Func().Id("TestFFNs").Params(jen.Id("t").Op("*").Qual("testing", "T")).BlockFunc(func(g *jen.Group) {
-		for _, s := range ffns {
-			suffix := ""
-			if len(ffns) > 1 {
-				suffix = Suffix(s)
-			}
+		for _, suffix := range suffixes(ffns) {
 			g.Qual(testPath, "FFN").Call(jen.Id("t"), jen.Id("Spec"+suffix))
 		}
 	})

@@ -148,7 +148,7 @@ func (t Target) Kernels(p Product) []Kernel {
 	for i, kc := range p.KBlocks {
 		_, segs := Relative(p.Segments(k0, kc))
 		k0 += kc
-		for _, nr := range t.tileWidths(p.Columns()) {
+		for _, nr := range t.tileWidths(p) {
 			for _, mr := range []int{t.MainMR[nr], 1} {
 				k, ok := (Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: p.BlockEpilogue(i)}).Shaped(p, segs)
 				if ok && !slices.ContainsFunc(ks, func(o Kernel) bool { return o.Name() == k.Name() }) {
@@ -160,14 +160,21 @@ func (t Target) Kernels(p Product) []Kernel {
 	return ks
 }
 
-// tileWidths lists the widths that a product of that many columns runs with.
-func (t Target) tileWidths(columns int) []int {
+// tileWidths lists the widths of the tiles that store a product's results
+// themselves. A last panel with padding goes through the scratch tile.
+func (t Target) tileWidths(p Product) []int {
+	panels := p.FullPanels()
 	var ws []int
 	for _, w := range t.Widths() {
-		if columns >= w {
-			ws = append(ws, w)
-			columns %= w
+		switch {
+		case w == 2*Panel && panels >= 2:
+			panels %= 2
+		case w == Panel && panels > 0:
+		case w == HalfPanel && p.HalfPanel():
+		default:
+			continue
 		}
+		ws = append(ws, w)
 	}
 	return ws
 }

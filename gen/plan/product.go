@@ -104,6 +104,23 @@ func (p Product) Columns() int {
 	return n
 }
 
+// PanelResults is the number of results of one panel: SwiGLU's hold pairs.
+func (p Product) PanelResults() int {
+	if p.Epilogue == kernel.SwiGLU {
+		return HalfPanel
+	}
+	return Panel
+}
+
+// FullPanels counts the panels that are 32 columns wide and without padding.
+func (p Product) FullPanels() int { return p.Results() / p.PanelResults() }
+
+// HalfPanel reports whether a last panel of 16 columns, without padding,
+// follows them.
+func (p Product) HalfPanel() bool {
+	return p.Epilogue != kernel.SwiGLU && p.Results()%Panel == HalfPanel
+}
+
 // Depth is the number of products in each sum.
 func (p Product) Depth() int { return Len(p.K) }
 

@@ -7,9 +7,6 @@ package demo
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 //go:noescape
-func mul_f32_k256_1x16_avx512(a *kernel.Args)
-
-//go:noescape
 func mul_f32_k256_1x64_avx512(a *kernel.Args)
 
 //go:noescape
@@ -23,9 +20,6 @@ func mul_f32_k256a256c1024_6x64_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k256a256c256_6x64_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k256a256c257_12x16_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k256a256c257_6x64_avx512(a *kernel.Args)
@@ -73,9 +67,6 @@ func mul_f32_k768_1x64_avx512(a *kernel.Args)
 func mul_f32_k768a768c256_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256_1x16_avx2(a *kernel.Args)
-
-//go:noescape
 func mul_f32_k256_1x32_avx2(a *kernel.Args)
 
 //go:noescape
@@ -89,9 +80,6 @@ func mul_f32_k256a256c1024_6x32_gelu_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k256a256c256_6x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k256a256c257_6x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k256a256c257_6x32_avx2(a *kernel.Args)

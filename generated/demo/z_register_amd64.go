@@ -11,10 +11,6 @@ const _ = uint(1 - kernel.ABI)
 
 func init() {
 	kernel.Register(
-		kernel.Info{Name: "mul_f32_k256_1x16_avx512", ISA: "avx512", MR: 1, NR: 16, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256_1x16_avx512},
 		kernel.Info{Name: "mul_f32_k256_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,
@@ -35,10 +31,6 @@ func init() {
 			Len: 256,
 			Off: 0,
 		}}}, Func: mul_f32_k256a256c256_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c257_12x16_avx512", ISA: "avx512", MR: 12, NR: 16, Shape: &kernel.Shape{LDA: 1024, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a256c257_12x16_avx512},
 		kernel.Info{Name: "mul_f32_k256a256c257_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1024, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,
@@ -99,10 +91,6 @@ func init() {
 			Len: 768,
 			Off: 0,
 		}}}, Func: mul_f32_k768a768c256_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k256_1x16_avx2", ISA: "avx2", MR: 1, NR: 16, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256_1x16_avx2},
 		kernel.Info{Name: "mul_f32_k256_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,
@@ -123,10 +111,6 @@ func init() {
 			Len: 256,
 			Off: 0,
 		}}}, Func: mul_f32_k256a256c256_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k256a256c257_6x16_avx2", ISA: "avx2", MR: 6, NR: 16, Shape: &kernel.Shape{LDA: 1024, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a256c257_6x16_avx2},
 		kernel.Info{Name: "mul_f32_k256a256c257_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen"
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// scratchModule makes a module outside this one, which it uses through a
+// replace, with the same versions of everything else.
+func scratchModule(t *testing.T, name string) (dir string) {
+	t.Helper()
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := os.ReadFile(filepath.Join(root, "go.sum"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const self = "github.com/structuredffn/sffn"
+	text := strings.Replace(string(mod), "module "+self, "module "+name, 1)
+	text += fmt.Sprintf("\nrequire %s v0.0.0\n\nreplace %s => %s\n", self, self, root)
+	dir = t.TempDir()
+	for file, data := range map[string][]byte{"go.mod": []byte(text), "go.sum": sum} {
+		if err := os.WriteFile(filepath.Join(dir, file), data, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// command runs the go command in a scratch module, on the network never.
+func command(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// A user's own module: go generate for a shape of its own, its tests, a
+// trainer linked with the kernels.
+func TestDownstream(t *testing.T) {
+	dir := scratchModule(t, "example.com/trainer")
+	src, err := os.ReadFile(filepath.Join("testdata", "downstream", "main.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), src, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	command(t, dir, "generate", ".")
+	command(t, dir, "test", "./...")
+	out := command(t, dir, "run", ".")
+	losses := regexp.MustCompile(`loss ([\d.]+)`).FindAllStringSubmatch(out, -1)
+	if len(losses) != 60 {
+		t.Fatalf("the trainer printed\n%s", out)
+	}
+	first, err1 := strconv.ParseFloat(losses[0][1], 64)
+	last, err2 := strconv.ParseFloat(losses[59][1], 64)
+	if err1 != nil || err2 != nil || !(last < first/2) {
+		t.Errorf("the loss went from %v to %v", first, last)
+	}
+}
+
+// Random specs, generated into one scratch module, assembled and run: each
+// package's own test compares every kernel with float64, and the network on
+// every instruction set.
+func TestDrawnSpecs(t *testing.T) {
+	dir := scratchModule(t, "example.com/drawn")
+	r := rand.New(rand.NewPCG(11, 12))
+	for i := range 12 {
+		f := drawFFN(r)
+		pkg := gen.Package{Name: fmt.Sprintf("p%d", i), FFNs: []spec.FFN{f}}
+		t.Logf("%s: %s", pkg.Name, f.Name())
+		files, err := pkg.Files()
+		if err != nil {
+			t.Fatalf("%s: %v", f.Name(), err)
+		}
+		if err := gen.Write(filepath.Join(dir, pkg.Name), files); err != nil {
+			t.Fatal(err)
+		}
+	}
+	command(t, dir, "test", "./...")
+}
+
+func drawFFN(r *rand.Rand) spec.FFN {
+	kind := []spec.Kind{spec.Dense, spec.LowRank, spec.BlockDense, spec.BlockShuffle}[r.IntN(4)]
+	f := spec.FFN{Kind: kind, Hidden: 1 + r.IntN(200), FFN: 1 + r.IntN(900), Act: []spec.Act{spec.GELU, spec.SwiGLU}[r.IntN(2)], Bias: r.IntN(2) == 0}
+	switch kind {
+	case spec.LowRank:
+		f.Rank = 1 + r.IntN(min(f.Hidden, f.FFN))
+	case spec.BlockDense:
+		f.Blocks = 1 + r.IntN(4)
+		f.Hidden, f.FFN, f.Rank = f.Hidden*f.Blocks, f.FFN/2*f.Blocks+f.Blocks, f.Blocks*(1+r.IntN(40))
+	case spec.BlockShuffle:
+		f.Blocks = 1 + r.IntN(6)
+		f.Hidden, f.FFN = f.Hidden/2*f.Blocks+f.Blocks, f.FFN/4*f.Blocks+f.Blocks
+	}
+	return f
+}
+
+// The generator needs none of what it generates: without generated/ it still
+// builds.
+func TestNeedsNothingGenerated(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for line := range bytes.Lines(out) {
+		if bytes.Contains(line, []byte("sffn/generated")) || bytes.Contains(line, []byte("sffn/runtime\n")) {
+			t.Errorf("sffngen imports %s", line)
+		}
+	}
+}
