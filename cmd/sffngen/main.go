@@ -97,7 +97,11 @@ func (f *flags) packageOf() (gen.Package, error) {
 	if f.out == "" && !f.explain {
 		return p, cli.Usagef("--out is missing: the folder to write")
 	}
-	if f.pkg == "" {
+	switch {
+	case f.pkg != "":
+	case f.out == "":
+		f.pkg = "explained" // never written
+	default:
 		abs, err := filepath.Abs(f.out)
 		if err != nil {
 			return p, err

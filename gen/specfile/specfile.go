@@ -7,6 +7,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -145,7 +146,7 @@ func Parse(name string, src []byte) (*Config, error) {
 	f := defaults()
 	dec := yaml.NewDecoder(bytes.NewReader(src), yaml.Strict())
 	if err := dec.Decode(&f); err != nil {
-		return nil, fmt.Errorf("%s: %s", name, yaml.FormatError(err, false, true))
+		return nil, syntaxError(name, err)
 	}
 	if f.Model == nil || f.Train == nil {
 		return nil, fmt.Errorf("%s: the section model: or train: is empty", name)
@@ -156,6 +157,19 @@ func Parse(name string, src []byte) (*Config, error) {
 		return nil, locate(name, src, err)
 	}
 	return c, nil
+}
+
+// syntaxError puts the file's name before the line and column, which the
+// library writes as [line:column] where it has them.
+func syntaxError(name string, err error) error {
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: the file is empty, want the sections model: and train:", name)
+	}
+	msg := strings.TrimSpace(yaml.FormatError(err, false, true))
+	if rest, ok := strings.CutPrefix(msg, "["); ok {
+		return errors.New(name + ":" + strings.Replace(rest, "]", ":", 1))
+	}
+	return fmt.Errorf("%s: %s", name, msg)
 }
 
 func (m *modelFile) spec() spec.Model {

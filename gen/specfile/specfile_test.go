@@ -53,8 +53,8 @@ const good = `model:
 
 func TestErrors(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
-		{"unknown field", "layers: 2", "layers: 2\n  depth: 3", "unknown field \"depth\""},
-		{"duplicate key", "layers: 2", "layers: 2\n  layers: 3", "[6:3] mapping key \"layers\" already defined at [5:3]"},
+		{"unknown field", "layers: 2", "layers: 2\n  depth: 3", "bad.yaml:6:3: unknown field \"depth\""},
+		{"duplicate key", "layers: 2", "layers: 2\n  layers: 3", "bad.yaml:6:3: mapping key \"layers\" already defined at [5:3]"},
 		{"zero", "hidden: 64", "hidden: 0", "bad.yaml:3:11: hidden: 0 is out of range, want 1 to 1048576"},
 		{"negative", "ffn: 256", "ffn: -1", "bad.yaml:4:8: ffn: -1 is out of range"},
 		{"overflow", "vocab: 257", "vocab: 99999999999999999999", "vocab"},
@@ -66,7 +66,9 @@ func TestErrors(t *testing.T) {
 		{"heads", "q_heads: 4", "q_heads: 5", "q_heads: 5 does not divide attn_dim 64"},
 		{"seq", "rank: 16}", "rank: 16}\ntrain: {seq: 5000}", "seq: 5000 is more than the model's max_positions 1024"},
 		{"wrong type", "hidden: 64", "hidden: many", "hidden: many"},
-		{"empty", good, "model:\n", "is empty"},
+		{"empty section", good, "model:\n", "is empty"},
+		{"empty", good, "", "the file is empty"},
+		{"no YAML", good, "model: [", "bad.yaml:1:8: sequence end token"},
 	} {
 		src := strings.Replace(good, tt.old, tt.new, 1)
 		if src == good {

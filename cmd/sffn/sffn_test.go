@@ -1,0 +1,43 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"sffn": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			// corpus FILE writes a text long enough for both splits.
+			"corpus": func(ts *testscript.TestScript, _ bool, args []string) {
+				var b bytes.Buffer
+				for i := range 40000 {
+					fmt.Fprintf(&b, "line %d of %s, and %d more\n", i, args[0], i*i%97)
+				}
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), b.Bytes(), 0o666))
+			},
+			// same FILE FILE compares bytes.
+			"same": func(ts *testscript.TestScript, neg bool, args []string) {
+				if equal := ts.ReadFile(args[0]) == ts.ReadFile(args[1]); equal == neg {
+					ts.Fatalf("%s and %s: same is %v", args[0], args[1], equal)
+				}
+			},
+			// lines FILE N counts lines.
+			"lines": func(ts *testscript.TestScript, _ bool, args []string) {
+				if n := fmt.Sprint(strings.Count(ts.ReadFile(args[0]), "\n")); n != args[1] {
+					ts.Fatalf("%s has %s lines, want %s", args[0], n, args[1])
+				}
+			},
+		},
+	})
+}
