@@ -121,9 +121,11 @@ func TestOversubscribed(t *testing.T) {
 }
 
 // The garbage collector stops a running layer within milliseconds: kernels are
-// leaves that nothing can interrupt, so the loops around them must be.
+// leaves that nothing can interrupt, so the loops around them must be. One
+// core is left to the collector; without, it waits for the scheduler's time
+// slices of 10 ms beside any busy program.
 func TestGarbageCollection(t *testing.T) {
-	pool := NewPool(0)
+	pool := NewPool(max(1, runtime.GOMAXPROCS(0)-1))
 	defer pool.Close()
 	s := spec.FFN{Kind: spec.Dense, Hidden: 512, FFN: 2048, Act: spec.GELU}
 	r := rand.New(rand.NewPCG(1, 1))
@@ -152,20 +154,27 @@ func TestGarbageCollection(t *testing.T) {
 		}
 	})
 	<-started
-	var took []time.Duration
-	for range 30 {
-		start := time.Now()
-		runtime.GC()
-		took = append(took, time.Since(start))
-		time.Sleep(time.Millisecond)
+	// Other programs may hold the cores for a while: the best of several
+	// medians is the layer's own doing.
+	best := time.Hour
+	for range 8 {
+		var took []time.Duration
+		for range 15 {
+			start := time.Now()
+			runtime.GC()
+			took = append(took, time.Since(start))
+			time.Sleep(time.Millisecond)
+		}
+		slices.Sort(took)
+		best = min(best, took[7])
+		t.Logf("runtime.GC() beside a running layer: median %v, slowest %v", took[7], took[14])
+		if best < 3*time.Millisecond {
+			break
+		}
 	}
 	stop.Store(true)
 	wg.Wait()
-	slices.Sort(took)
-	t.Logf("runtime.GC() beside a running layer: median %v, slowest %v", took[15], took[29])
-	// The collector itself takes a millisecond or two; the machine may be
-	// busy, so that only the median is held to it.
-	if took[15] > 20*time.Millisecond {
-		t.Errorf("runtime.GC() takes %v (median) beside a running layer, want low milliseconds", took[15])
+	if best > 5*time.Millisecond {
+		t.Errorf("runtime.GC() takes %v beside a running layer, want low milliseconds", best)
 	}
 }
