@@ -61,7 +61,7 @@ func NewAttention(s AttentionSpec, opt Options) (*Attention, error) {
 // runs, in whole panels.
 type multiplier struct {
 	target plan.Target
-	tiles  [3][16]kernel.Func
+	tiles  [len(widths)][16]kernel.Func
 }
 
 func newMultiplier(t plan.Target) (*multiplier, error) {
@@ -84,9 +84,9 @@ func (m *multiplier) run(s *scratch, a kernel.Args, rows, depth, panels int) {
 	s.seg = kernel.Segment{Len: depth}
 	a.Segs, a.NSegs = unsafe.Pointer(&s.seg), 1
 	for panels > 0 {
-		w, n, step := 1, panels, 1
+		w, n, step := oneWide, panels, 1
 		if panels > 1 && m.target.Wide(rows) {
-			w, n, step = 0, panels/2, 2
+			w, n, step = twoWide, panels/2, 2
 		}
 		s.args = a
 		s.args.NTiles, s.args.NR = n, widths[w]

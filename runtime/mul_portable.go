@@ -27,13 +27,14 @@ func init() {
 //	C[i,j] = act(s)
 //
 // For SwiGLU, B's panels hold 16 gates and 16 ups; C[i,j] = silu(g) * u has
-// half as many columns, and there is no residual.
+// half as many columns, and there is no residual. A tile of 48 columns is a
+// product's last: NTiles is 1.
 func mulPortable(a *kernel.Args) {
-	width := min(a.NR, plan.Panel)
+	width := plan.PanelWidth(a.NR)
 	for t := range a.NTiles * (a.NR / width) {
 		b := unsafe.Add(a.B, t*a.PanelStep)
 		for i := range a.MR {
-			var sum [plan.Panel]float32
+			var sum [plan.LongPanel]float32
 			s := sum[:width]
 			at := b
 			for _, seg := range unsafe.Slice((*kernel.Segment)(a.Segs), a.NSegs) {

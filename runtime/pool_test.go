@@ -123,7 +123,8 @@ func TestOversubscribed(t *testing.T) {
 // The garbage collector stops a running layer within milliseconds: kernels are
 // leaves that nothing can interrupt, so the loops around them must be. One
 // core is left to the collector; without, it waits for the scheduler's time
-// slices of 10 ms beside any busy program.
+// slices of 10 ms beside any busy program. Other programs may hold the cores
+// for as long as that, too: plain Go code, measured in turn, tells.
 func TestGarbageCollection(t *testing.T) {
 	pool := NewPool(max(1, runtime.GOMAXPROCS(0)-1))
 	defer pool.Close()
@@ -138,43 +139,56 @@ func TestGarbageCollection(t *testing.T) {
 	defer f.Close()
 	const m = 1024
 	x, y, dx := random(r, m*s.Hidden, 1), poisoned(m*s.Hidden), poisoned(m*s.Hidden)
+	ws, saved := f.NewWorkspace(), f.NewSaved(m)
+	defer ws.Close()
+	defer saved.Close()
+	sums := make([]float32, pool.Threads())
+	plain := func() {
+		pool.Run(pool.Threads(), func(_, i int) {
+			for _, v := range x {
+				sums[i] += v
+			}
+		})
+	}
+	layer := func() {
+		f.Forward(y, x, nil, m, saved, ws)
+		f.Backward(dx, g, x, x, m, saved, false, ws)
+	}
+	var slowest time.Duration
+	for range 10 {
+		limit := 3*collections(plain) + 3*time.Millisecond
+		took := collections(layer)
+		t.Logf("runtime.GC() beside a running layer: median %v, at most %v expected", took, limit)
+		if took <= limit {
+			return
+		}
+		slowest = took
+	}
+	t.Errorf("runtime.GC() takes %v beside a running layer, far longer than beside plain Go code", slowest)
+}
+
+// collections is the median time of a collection while f runs over and over.
+func collections(f func()) time.Duration {
 	var stop atomic.Bool
 	var wg sync.WaitGroup
 	started := make(chan bool)
 	wg.Go(func() {
-		ws, saved := f.NewWorkspace(), f.NewSaved(m)
-		defer ws.Close()
-		defer saved.Close()
-		for i := 0; !stop.Load(); i++ {
-			f.Forward(y, x, nil, m, saved, ws)
-			f.Backward(dx, g, x, x, m, saved, false, ws)
-			if i == 0 {
-				close(started)
-			}
+		f()
+		close(started)
+		for !stop.Load() {
+			f()
 		}
 	})
 	<-started
-	// Other programs may hold the cores for a while: the best of several
-	// medians is the layer's own doing.
-	best := time.Hour
-	for range 8 {
-		var took []time.Duration
-		for range 15 {
-			start := time.Now()
-			runtime.GC()
-			took = append(took, time.Since(start))
-			time.Sleep(time.Millisecond)
-		}
-		slices.Sort(took)
-		best = min(best, took[7])
-		t.Logf("runtime.GC() beside a running layer: median %v, slowest %v", took[7], took[14])
-		if best < 3*time.Millisecond {
-			break
-		}
+	var took []time.Duration
+	for range 15 {
+		start := time.Now()
+		runtime.GC()
+		took = append(took, time.Since(start))
+		time.Sleep(time.Millisecond)
 	}
 	stop.Store(true)
 	wg.Wait()
-	if best > 5*time.Millisecond {
-		t.Errorf("runtime.GC() takes %v beside a running layer, want low milliseconds", best)
-	}
+	slices.Sort(took)
+	return took[len(took)/2]
 }

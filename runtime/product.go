@@ -35,25 +35,43 @@ type kblock struct {
 	k0, kc int
 	base   int // bytes
 	segs   []kernel.Segment
-	// tiles[w][mr] runs mr rows; w counts the target's 64-, 32- and 16-wide
-	// tiles. scratch holds the kernels whose C is the scratch tile.
-	tiles, scratch [3][16]kernel.Func
+	// tiles[w][mr] runs mr rows of width class w. scratch holds the kernels
+	// whose C is the scratch tile.
+	tiles, scratch [len(widths)][16]kernel.Func
 }
 
-// width classes of kblock.tiles
-var widths = [3]int{2 * plan.Panel, plan.Panel, plan.HalfPanel}
+// The classes of tiles by width: two panels, one, and the last panels that are
+// not 32 wide.
+const (
+	twoWide = iota
+	oneWide
+	halfWide
+	longWide
+)
+
+var widths = [...]int{twoWide: 2 * plan.Panel, oneWide: plan.Panel, halfWide: plan.HalfPanel, longWide: plan.LongPanel}
+
+// widthClass is the class of a tile over one panel of the given width.
+func widthClass(width int) int {
+	switch width {
+	case plan.HalfPanel:
+		return halfWide
+	case plan.LongPanel:
+		return longWide
+	}
+	return oneWide
+}
 
 func newProduct(p plan.Product, t plan.Target, bias bool, arena *Arena) (*product, error) {
-	q := &product{Product: p, target: t, columns: p.Columns(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
-	q.panels = (q.columns + plan.Panel - 1) / plan.Panel
+	q := &product{Product: p, target: t, columns: p.Columns(), panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
 	k0 := 0
 	for i, kc := range p.KBlocks {
 		b := kblock{k0: k0, kc: kc}
 		b.base, b.segs = plan.Relative(p.Segments(k0, kc))
 		for w, nr := range widths {
 			for mr := 1; mr <= t.MaxMR[nr]; mr++ {
-				if p.Epilogue == kernel.SwiGLU && nr == plan.HalfPanel {
-					continue // SwiGLU has no half panels
+				if p.Epilogue == kernel.SwiGLU && nr%plan.Panel != 0 {
+					continue // SwiGLU's panels are all 32 wide
 				}
 				k := plan.Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: p.BlockEpilogue(i)}
 				f, err := lookup(k)
@@ -90,7 +108,7 @@ func (q *product) packWeights(panel int, w []float32, f plan.Factor) {
 		ldCol, ldK = 1, f.In
 	}
 	cols := q.cols[panel*plan.Panel:]
-	cols = cols[:min(len(cols), plan.Panel)]
+	cols = cols[:q.panelWidth(panel)]
 	for _, b := range q.blocks {
 		packPanel(q.panel(b, panel), w, cols, q.ks[b.k0:b.k0+b.kc], ldCol, ldK)
 	}
@@ -152,8 +170,14 @@ func contiguous(idx []int) bool {
 }
 
 func (q *product) panel(b kblock, panel int) []float32 {
-	width := min(plan.Panel, q.columns-panel*plan.Panel)
-	return q.pack[b.k0*q.columns+panel*plan.Panel*b.kc:][:b.kc*width]
+	return q.pack[b.k0*q.columns+panel*plan.Panel*b.kc:][:b.kc*q.panelWidth(panel)]
+}
+
+func (q *product) panelWidth(panel int) int {
+	if panel == q.panels-1 {
+		return q.LastPanel()
+	}
+	return plan.Panel
 }
 
 // operands are the buffers of one product over rows of SrcWidth and DstWidth
@@ -170,17 +194,17 @@ func (q *product) run(s *scratch, o operands, r0, r1, p0, p1 int) {
 		at, end := p0, p0+n
 		if direct := min(end, full) - at; q.Direct && direct > 0 {
 			if q.target.Wide(r1-r0) && direct >= 2 {
-				q.direct(s, o, r0, r1, at, direct/2, 0)
+				q.direct(s, o, r0, r1, at, direct/2, twoWide)
 				at += direct &^ 1
 				direct &= 1
 			}
 			if direct > 0 {
-				q.direct(s, o, r0, r1, at, direct, 1)
+				q.direct(s, o, r0, r1, at, direct, oneWide)
 				at += direct
 			}
 		}
-		if q.Direct && at < end && at == full && q.HalfPanel() {
-			q.direct(s, o, r0, r1, at, 1, 2)
+		if q.Direct && at < end && at == full && q.LastDirect() {
+			q.direct(s, o, r0, r1, at, 1, widthClass(q.LastPanel()))
 			at++
 		}
 		if at < end {
@@ -237,12 +261,14 @@ func (q *product) setFlags(a *kernel.Args, block, panel int) {
 // stays in the L1 cache, and sends each result to its place.
 func (q *product) indirect(s *scratch, o operands, r0, r1, p0, p1 int) {
 	a := &s.args
+	widest := max(plan.Panel, q.panelWidth(p1-1))
 	for r := r0; r < r1; {
-		mr := q.target.RowTile(r1-r, plan.Panel)
+		mr := q.target.RowTile(r1-r, widest)
 		for panel := p0; panel < p1; panel++ {
-			w, out := 1, q.results
-			if q.columns-panel*plan.Panel < plan.Panel {
-				w, out = 2, plan.HalfPanel
+			w := widthClass(q.panelWidth(panel))
+			out := q.results
+			if w != oneWide {
+				out = widths[w]
 			}
 			for i := range q.blocks {
 				b := &q.blocks[i]
@@ -256,7 +282,7 @@ func (q *product) indirect(s *scratch, o operands, r0, r1, p0, p1 int) {
 					MR: mr, NR: widths[w], Epilogue: q.BlockEpilogue(i),
 				}
 				if a.Epilogue != kernel.Linear {
-					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), 4*plan.Panel, 4*plan.HalfPanel
+					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), 4*plan.LongPanel, 4*plan.HalfPanel
 				}
 				q.setFlags(a, i, panel)
 				s.call(b.scratch[w][mr])
@@ -299,9 +325,9 @@ func (q *product) scatter(s *scratch, o operands, r, mr, c0, width int) {
 		}
 		pre := o.pre[(r+i)*q.PreWidth:][:q.PreWidth]
 		for j, at := range store {
-			pre[at] = s.pre[i*plan.Panel+j]
+			pre[at] = s.pre[i*plan.LongPanel+j]
 			if q.Epilogue == kernel.SwiGLU {
-				pre[q.DstWidth+at] = s.pre[i*plan.Panel+plan.HalfPanel+j]
+				pre[q.DstWidth+at] = s.pre[i*plan.LongPanel+plan.HalfPanel+j]
 			}
 		}
 	}
@@ -327,7 +353,7 @@ func (s *scratch) elementwise(f func()) {
 	s.spent += time.Since(start)
 }
 
-const scratchTile = 16 * plan.Panel
+const scratchTile = 16 * plan.LongPanel
 
 // call runs a kernel. Kernels are leaves that cannot be preempted; the
 // prologue of this method is where the garbage collector stops the loop.

@@ -21,7 +21,7 @@ type gradient struct {
 	in, out           [][]int
 	inWidth, outWidth int
 	nIn, nOut         int
-	strips            [3][16]kernel.Func
+	strips            [len(widths)][16]kernel.Func
 }
 
 func newGradient(f plan.Factor, t plan.Target) (*gradient, error) {
@@ -30,9 +30,12 @@ func newGradient(f plan.Factor, t plan.Target) (*gradient, error) {
 		in, out := f.WeightIndex(b)
 		g.in, g.out = append(g.in, in), append(g.out, out)
 	}
-	for w := 1; w < len(widths); w++ {
-		for mr := 1; mr <= t.MainMR[widths[w]]; mr++ {
-			fn, err := lookup(plan.Kernel{ISA: t.ISA, MR: mr, NR: widths[w], Strip: true})
+	for w, nr := range widths {
+		if nr > plan.Panel {
+			continue
+		}
+		for mr := 1; mr <= t.MainMR[nr]; mr++ {
+			fn, err := lookup(plan.Kernel{ISA: t.ISA, MR: mr, NR: nr, Strip: true})
 			if err != nil {
 				return nil, err
 			}
@@ -100,7 +103,7 @@ func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
 			mr := u.target.StripRows(u.c1 - c)
 			s.packLeft(u.dy[m0*u.outWidth:], u.outWidth, rows, out[c:c+mr])
 			if n := min(full, u.p1) - u.p0; n > 0 {
-				s.strip(u.strips[1][mr], kernel.Args{
+				s.strip(u.strips[oneWide][mr], kernel.Args{
 					B: unsafe.Pointer(&s.right[0]), C: unsafe.Pointer(&dw[c*u.nIn+u.p0*plan.Panel]),
 					LDC: 4 * u.nIn, NTiles: n, MR: mr, NR: plan.Panel,
 				}, rows, add)
@@ -117,9 +120,9 @@ func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
 func (u *weightUnit) edge(s *scratch, dw []float32, c, mr, rows int, add bool) {
 	full := u.nIn / plan.Panel
 	n := u.nIn - full*plan.Panel
-	w := 1
+	w := oneWide
 	if n <= plan.HalfPanel {
-		w = 2
+		w = halfWide
 	}
 	s.strip(u.strips[w][mr], kernel.Args{
 		B: unsafe.Pointer(&s.right[(full-u.p0)*plan.Panel*rows]), C: unsafe.Pointer(&s.tile[0]),

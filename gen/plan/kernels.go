@@ -99,7 +99,7 @@ func (t Target) Any() []Kernel {
 		for mr := 1; mr <= t.MaxMR[nr]; mr++ {
 			for _, epi := range []kernel.Epilogue{kernel.Linear, kernel.GELU, kernel.SwiGLU} {
 				// SwiGLU's panels are all full ones.
-				if epi == kernel.SwiGLU && nr == HalfPanel {
+				if epi == kernel.SwiGLU && nr%Panel != 0 {
 					continue
 				}
 				ks = append(ks, Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: epi})
@@ -115,7 +115,7 @@ func (t Target) Any() []Kernel {
 // Widths lists the tile widths of the target, widest first.
 func (t Target) Widths() []int {
 	var ws []int
-	for _, w := range []int{2 * Panel, Panel, HalfPanel} {
+	for _, w := range []int{2 * Panel, LongPanel, Panel, HalfPanel} {
 		if t.MaxMR[w] > 0 {
 			ws = append(ws, w)
 		}
@@ -170,7 +170,7 @@ func (t Target) tileWidths(p Product) []int {
 		case w == 2*Panel && panels >= 2:
 			panels %= 2
 		case w == Panel && panels > 0:
-		case w == HalfPanel && p.HalfPanel():
+		case w == p.LastPanel() && w != Panel && p.LastDirect():
 		default:
 			continue
 		}

@@ -112,14 +112,22 @@ func (p Product) PanelResults() int {
 	return Panel
 }
 
-// FullPanels counts the panels that are 32 columns wide and without padding.
-func (p Product) FullPanels() int { return p.Results() / p.PanelResults() }
+// Panels counts the panels of the pack.
+func (p Product) Panels() int { return max(1, p.Columns()/Panel) }
 
-// HalfPanel reports whether a last panel of 16 columns, without padding,
-// follows them.
-func (p Product) HalfPanel() bool {
-	return p.Epilogue != kernel.SwiGLU && p.Results()%Panel == HalfPanel
+// LastPanel is the width of the last one.
+func (p Product) LastPanel() int { return p.Columns() - (p.Panels()-1)*Panel }
+
+// FullPanels counts the panels that are 32 columns wide and without padding.
+func (p Product) FullPanels() int {
+	if p.LastPanel() != Panel {
+		return p.Panels() - 1
+	}
+	return p.Results() / p.PanelResults()
 }
+
+// LastDirect reports whether a last panel that is not 32 wide has no padding.
+func (p Product) LastDirect() bool { return p.LastPanel() != Panel && p.Results() == p.Columns() }
 
 // Depth is the number of products in each sum.
 func (p Product) Depth() int { return Len(p.K) }

@@ -21,11 +21,22 @@ type Target struct {
 	L2 int
 }
 
-// Panels are 32 columns wide, the last one of a product may be half of that.
+// Panels are 32 columns wide. The last one of a product whose columns leave 16
+// over is 48 wide, or 16 where there are no more.
 const (
 	Panel     = 32
 	HalfPanel = 16
+	LongPanel = 48
 )
+
+// PanelWidth is the width of the panels that a tile of nr columns reads: a
+// 64-wide tile takes two.
+func PanelWidth(nr int) int {
+	if nr == 2*Panel {
+		return Panel
+	}
+	return nr
+}
 
 // StripMR is the number of rows that backward-weight packs side by side.
 func (t Target) StripMR() int { return t.MainMR[Panel] }
@@ -43,25 +54,27 @@ func (t Target) StripRows(n int) int {
 var targets = map[kernel.ISA]Target{
 	// 6x64 and 12x32 keep 24 accumulators, the loaded panel rows and one
 	// broadcast in 32 registers; 14x32 serves up to 14 rows in one pass.
+	// Tiles of 6 rows stay within the ways of the L1 cache where rows lie a
+	// multiple of 4096 bytes apart.
 	kernel.AVX512: {
 		ISA:    kernel.AVX512,
-		MaxMR:  map[int]int{64: 6, 32: 14, 16: 14},
-		MainMR: map[int]int{64: 6, 32: 12, 16: 12},
+		MaxMR:  map[int]int{64: 6, 48: 8, 32: 14, 16: 14},
+		MainMR: map[int]int{64: 6, 48: 6, 32: 12, 16: 12},
 		L2:     1 << 20,
 	},
 	// 6x16 keeps 12 accumulators in 16 registers; a 32-wide panel is swept in
-	// two halves.
+	// two halves, a 48-wide one in three.
 	kernel.AVX2: {
 		ISA:    kernel.AVX2,
-		MaxMR:  map[int]int{32: 6, 16: 6},
-		MainMR: map[int]int{32: 6, 16: 6},
+		MaxMR:  map[int]int{48: 6, 32: 6, 16: 6},
+		MainMR: map[int]int{48: 6, 32: 6, 16: 6},
 		L2:     256 << 10,
 	},
 	// The portable kernel takes any tile; small ones stay in the L1 cache.
 	kernel.Portable: {
 		ISA:    kernel.Portable,
-		MaxMR:  map[int]int{32: 6, 16: 6},
-		MainMR: map[int]int{32: 6, 16: 6},
+		MaxMR:  map[int]int{48: 6, 32: 6, 16: 6},
+		MainMR: map[int]int{48: 6, 32: 6, 16: 6},
 		L2:     256 << 10,
 	},
 }

@@ -68,10 +68,13 @@ type tile struct {
 
 func (e *asm) mul(k plan.Kernel) {
 	e.function(k.Name())
-	m := &tile{asm: e, Kernel: k, sweeps: 1, rowBytes: 4 * min(k.NR, plan.Panel), paired: k.NR > plan.Panel}
+	m := &tile{asm: e, Kernel: k, sweeps: 1, rowBytes: 4 * plan.PanelWidth(k.NR), paired: k.NR == 2*plan.Panel}
 	vectors := k.NR / e.lanes
 	if e.isa == kernel.AVX2 && k.NR == plan.Panel {
 		m.sweeps, vectors = 2, vectors/2
+	}
+	if e.isa == kernel.AVX2 && k.NR == plan.LongPanel {
+		m.sweeps, vectors = 3, vectors/3
 	}
 	for j := range vectors {
 		at := j * e.bytes % m.rowBytes
@@ -89,8 +92,11 @@ func (e *asm) mul(k plan.Kernel) {
 	m.epilogue()
 	e.INCQ(m.t)
 	n := e.load(argNTiles)
-	if m.sweeps == 2 {
+	switch m.sweeps {
+	case 2:
 		e.ADDQ(n, n)
+	case 3:
+		e.LEAQ(indexed(n, n, 2, 0), n)
 	}
 	e.CMPQ(m.t, n)
 	e.JL(e.jump(next))
@@ -109,6 +115,12 @@ func (m *tile) beginTile(vectors int) {
 	}
 	m.b = m.GP64()
 	m.MOVQ(m.t, m.b)
+	if m.sweeps == 3 {
+		// A 48-wide panel is a product's last: there is no other tile.
+		m.SHLQ(operand.U8(6), m.b)
+		m.ADDQ(m.field(argB), m.b)
+		return
+	}
 	half := m.GP64()
 	if m.sweeps == 2 {
 		// Tile t is sweep t&1 of panel t>>1.

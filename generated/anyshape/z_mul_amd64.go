@@ -97,6 +97,12 @@ func mul_f32_any_1x32_gelu_avx512(a *kernel.Args)
 func mul_f32_any_1x32_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_1x48_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_1x48_gelu_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_1x64_avx512(a *kernel.Args)
 
 //go:noescape
@@ -119,6 +125,12 @@ func mul_f32_any_2x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x32_swiglu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_2x48_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_2x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x64_avx512(a *kernel.Args)
@@ -145,6 +157,12 @@ func mul_f32_any_3x32_gelu_avx512(a *kernel.Args)
 func mul_f32_any_3x32_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_3x48_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_3x48_gelu_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_3x64_avx512(a *kernel.Args)
 
 //go:noescape
@@ -167,6 +185,12 @@ func mul_f32_any_4x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x32_swiglu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_4x48_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_4x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x64_avx512(a *kernel.Args)
@@ -193,6 +217,12 @@ func mul_f32_any_5x32_gelu_avx512(a *kernel.Args)
 func mul_f32_any_5x32_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_5x48_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_5x48_gelu_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_5x64_avx512(a *kernel.Args)
 
 //go:noescape
@@ -215,6 +245,12 @@ func mul_f32_any_6x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x32_swiglu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x48_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x64_avx512(a *kernel.Args)
@@ -241,6 +277,12 @@ func mul_f32_any_7x32_gelu_avx512(a *kernel.Args)
 func mul_f32_any_7x32_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_7x48_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_7x48_gelu_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_8x16_avx512(a *kernel.Args)
 
 //go:noescape
@@ -254,6 +296,12 @@ func mul_f32_any_8x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_8x32_swiglu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_8x48_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_8x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_9x16_avx512(a *kernel.Args)
@@ -358,6 +406,12 @@ func mul_f32_any_1x32_gelu_avx2(a *kernel.Args)
 func mul_f32_any_1x32_swiglu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_1x48_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_1x48_gelu_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_2x16_avx2(a *kernel.Args)
 
 //go:noescape
@@ -371,6 +425,12 @@ func mul_f32_any_2x32_gelu_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x32_swiglu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_2x48_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_2x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x16_avx2(a *kernel.Args)
@@ -388,6 +448,12 @@ func mul_f32_any_3x32_gelu_avx2(a *kernel.Args)
 func mul_f32_any_3x32_swiglu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_3x48_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_3x48_gelu_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_4x16_avx2(a *kernel.Args)
 
 //go:noescape
@@ -401,6 +467,12 @@ func mul_f32_any_4x32_gelu_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x32_swiglu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_4x48_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_4x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x16_avx2(a *kernel.Args)
@@ -418,6 +490,12 @@ func mul_f32_any_5x32_gelu_avx2(a *kernel.Args)
 func mul_f32_any_5x32_swiglu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_5x48_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_5x48_gelu_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_6x16_avx2(a *kernel.Args)
 
 //go:noescape
@@ -431,6 +509,12 @@ func mul_f32_any_6x32_gelu_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x32_swiglu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x48_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_strip_1x16_avx2(a *kernel.Args)

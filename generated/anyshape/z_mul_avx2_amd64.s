@@ -794,117 +794,93 @@ skip53:
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_2x16_avx2(a *byte)
+// func mul_f32_any_1x48_avx2(a *byte)
 // Requires: AVX, FMA3
-TEXT ·mul_f32_any_2x16_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_any_1x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile54:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
 	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
+	SHLQ   $0x06, DX
 	ADDQ   8(AX), DX
 	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+	MOVQ   72(AX), SI
+	LEAQ   (BX)(BX*2), BX
+	MOVQ   48(AX), BX
+	MOVQ   56(AX), DI
 
 seg55:
-	MOVQ (AX), R9
-	ADDQ (SI), R9
-	MOVQ 8(SI), R10
-	SUBQ $+4, R10
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
 	JL   rest56
 
 main58:
-	VMOVUPS      (DX), Y4
-	VMOVUPS      32(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	VMOVUPS      64(DX), Y4
-	VMOVUPS      96(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	VMOVUPS      128(DX), Y4
-	VMOVUPS      160(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	VMOVUPS      192(DX), Y4
-	VMOVUPS      224(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	ADDQ         $+256, DX
-	SUBQ         $+4, R10
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      224(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      576(DX), Y2
+	VMOVUPS      608(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+768, DX
+	SUBQ         $+4, R9
 	JGE          main58
 
 rest56:
-	ADDQ $+4, R10
+	ADDQ $+4, R9
 	JZ   end57
 
 one59:
-	VMOVUPS      (DX), Y4
-	VMOVUPS      32(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	ADDQ         $+64, DX
-	DECQ         R10
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+192, DX
+	DECQ         R9
 	JNZ          one59
 
 end57:
-	ADDQ   $+16, SI
-	DECQ   R8
+	ADDQ   $+16, BX
+	DECQ   DI
 	JNZ    seg55
 	TESTL  $0x00000001, 124(AX)
 	JZ     skip60
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
-	MOVQ   80(AX), BX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
 
 skip60:
 	TESTL        $0x00000002, 124(AX)
 	JZ           skip61
-	VBROADCASTSS 120(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
+	VBROADCASTSS 120(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
 
 skip61:
 	MOVQ    24(AX), DX
@@ -913,12 +889,10 @@ skip61:
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
-	VMOVUPS (DX), Y4
-	VADDPS  Y4, Y0, Y0
-	VADDPS  Y4, Y2, Y2
-	VMOVUPS 32(DX), Y4
-	VADDPS  Y4, Y1, Y1
-	VADDPS  Y4, Y3, Y3
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
 
 skip62:
 	MOVQ   32(AX), DX
@@ -927,141 +901,110 @@ skip62:
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
-	MOVQ   80(AX), BX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
 
 skip63:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
-	MOVQ    80(AX), BX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
 	INCQ    CX
 	MOVQ    104(AX), DX
+	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
 	JL      tile54
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_2x16_gelu_avx2(a *byte)
+// func mul_f32_any_1x48_gelu_avx2(a *byte)
 // Requires: AVX, AVX2, FMA3
-TEXT ·mul_f32_any_2x16_gelu_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_any_1x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile64:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
 	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
+	SHLQ   $0x06, DX
 	ADDQ   8(AX), DX
 	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+	MOVQ   72(AX), SI
+	LEAQ   (BX)(BX*2), BX
+	MOVQ   48(AX), BX
+	MOVQ   56(AX), DI
 
 seg65:
-	MOVQ (AX), R9
-	ADDQ (SI), R9
-	MOVQ 8(SI), R10
-	SUBQ $+4, R10
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
 	JL   rest66
 
 main68:
-	VMOVUPS      (DX), Y4
-	VMOVUPS      32(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	VMOVUPS      64(DX), Y4
-	VMOVUPS      96(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	VMOVUPS      128(DX), Y4
-	VMOVUPS      160(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	VMOVUPS      192(DX), Y4
-	VMOVUPS      224(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	ADDQ         $+256, DX
-	SUBQ         $+4, R10
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      224(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      576(DX), Y2
+	VMOVUPS      608(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+768, DX
+	SUBQ         $+4, R9
 	JGE          main68
 
 rest66:
-	ADDQ $+4, R10
+	ADDQ $+4, R9
 	JZ   end67
 
 one69:
-	VMOVUPS      (DX), Y4
-	VMOVUPS      32(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	ADDQ         $+64, DX
-	DECQ         R10
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+192, DX
+	DECQ         R9
 	JNZ          one69
 
 end67:
-	ADDQ   $+16, SI
-	DECQ   R8
+	ADDQ   $+16, BX
+	DECQ   DI
 	JNZ    seg65
 	TESTL  $0x00000001, 124(AX)
 	JZ     skip70
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
-	MOVQ   80(AX), BX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
 
 skip70:
 	TESTL        $0x00000002, 124(AX)
 	JZ           skip71
-	VBROADCASTSS 120(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
+	VBROADCASTSS 120(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
 
 skip71:
 	MOVQ    24(AX), DX
@@ -1070,12 +1013,10 @@ skip71:
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
-	VMOVUPS (DX), Y4
-	VADDPS  Y4, Y0, Y0
-	VADDPS  Y4, Y2, Y2
-	VMOVUPS 32(DX), Y4
-	VADDPS  Y4, Y1, Y1
-	VADDPS  Y4, Y3, Y3
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
 
 skip72:
 	MOVQ   32(AX), DX
@@ -1084,12 +1025,8 @@ skip72:
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
-	MOVQ   80(AX), BX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
 
 skip73:
 	MOVQ    40(AX), DX
@@ -1098,117 +1035,68 @@ skip73:
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
-	MOVQ    88(AX), BX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
 
 skip74:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
-	VMULPS      Y0, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y5
-	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VCVTPS2DQ   Y5, Y5
-	VPSLLD      $0x17, Y5, Y5
-	VPADDD      Y5, Y6, Y6
-	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VDIVPS      Y4, Y0, Y0
-	VMULPS      Y1, Y1, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
-	VMULPS      Y1, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y5
-	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VCVTPS2DQ   Y5, Y5
-	VPSLLD      $0x17, Y5, Y5
-	VPADDD      Y5, Y6, Y6
-	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VDIVPS      Y4, Y1, Y1
+	VMULPS      Y0, Y0, Y2
+	VMULPS      constants_avx2<>+0(SB), Y2, Y2
+	VADDPS      constants_avx2<>+32(SB), Y2, Y2
+	VMULPS      Y0, Y2, Y2
+	VMINPS      constants_avx2<>+64(SB), Y2, Y2
+	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
+	VROUNDPS    $0x08, Y2, Y3
+	VSUBPS      Y3, Y2, Y2
+	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VCVTPS2DQ   Y3, Y3
+	VPSLLD      $0x17, Y3, Y3
+	VPADDD      Y3, Y4, Y4
+	VMOVAPS     Y4, Y2
+	VADDPS      constants_avx2<>+320(SB), Y2, Y2
+	VDIVPS      Y2, Y0, Y0
+	VMULPS      Y1, Y1, Y2
+	VMULPS      constants_avx2<>+0(SB), Y2, Y2
+	VADDPS      constants_avx2<>+32(SB), Y2, Y2
+	VMULPS      Y1, Y2, Y2
+	VMINPS      constants_avx2<>+64(SB), Y2, Y2
+	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
+	VROUNDPS    $0x08, Y2, Y3
+	VSUBPS      Y3, Y2, Y2
+	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VCVTPS2DQ   Y3, Y3
+	VPSLLD      $0x17, Y3, Y3
+	VPADDD      Y3, Y4, Y4
+	VMOVAPS     Y4, Y2
+	VADDPS      constants_avx2<>+320(SB), Y2, Y2
+	VDIVPS      Y2, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y4, Y4
-	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y4, Y4
-	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
 	INCQ        CX
 	MOVQ        104(AX), DX
+	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
 	JL          tile64
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_2x32_avx2(a *byte)
+// func mul_f32_any_2x16_avx2(a *byte)
 // Requires: AVX, FMA3
-TEXT ·mul_f32_any_2x32_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_any_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -1218,14 +1106,9 @@ tile75:
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
 	ADDQ   8(AX), DX
-	ADDQ   BX, DX
 	MOVQ   64(AX), BX
 	MOVQ   72(AX), DI
 	LEAQ   (BX)(BX*2), SI
@@ -1249,6 +1132,15 @@ main79:
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
 	ADDQ         DI, R9
+	VMOVUPS      64(DX), Y4
+	VMOVUPS      96(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
 	VMOVUPS      128(DX), Y4
 	VMOVUPS      160(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1258,8 +1150,8 @@ main79:
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
 	ADDQ         DI, R9
-	VMOVUPS      256(DX), Y4
-	VMOVUPS      288(DX), Y5
+	VMOVUPS      192(DX), Y4
+	VMOVUPS      224(DX), Y5
 	VBROADCASTSS (R9), Y6
 	VFMADD231PS  Y4, Y6, Y0
 	VFMADD231PS  Y5, Y6, Y1
@@ -1267,16 +1159,7 @@ main79:
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
 	ADDQ         DI, R9
-	VMOVUPS      384(DX), Y4
-	VMOVUPS      416(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	ADDQ         $+512, DX
+	ADDQ         $+256, DX
 	SUBQ         $+4, R10
 	JGE          main79
 
@@ -1294,7 +1177,7 @@ one80:
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
 	ADDQ         DI, R9
-	ADDQ         $+128, DX
+	ADDQ         $+64, DX
 	DECQ         R10
 	JNZ          one80
 
@@ -1328,13 +1211,7 @@ skip82:
 	TESTQ   DX, DX
 	JZ      skip83
 	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
+	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Y4
 	VADDPS  Y4, Y0, Y0
@@ -1369,15 +1246,14 @@ skip84:
 	VMOVUPS Y3, 32(DX)
 	INCQ    CX
 	MOVQ    104(AX), DX
-	ADDQ    DX, DX
 	CMPQ    CX, DX
 	JL      tile75
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_2x32_gelu_avx2(a *byte)
+// func mul_f32_any_2x16_gelu_avx2(a *byte)
 // Requires: AVX, AVX2, FMA3
-TEXT ·mul_f32_any_2x32_gelu_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_any_2x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -1387,14 +1263,9 @@ tile85:
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
 	ADDQ   8(AX), DX
-	ADDQ   BX, DX
 	MOVQ   64(AX), BX
 	MOVQ   72(AX), DI
 	LEAQ   (BX)(BX*2), SI
@@ -1418,6 +1289,15 @@ main89:
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
 	ADDQ         DI, R9
+	VMOVUPS      64(DX), Y4
+	VMOVUPS      96(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
 	VMOVUPS      128(DX), Y4
 	VMOVUPS      160(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1427,8 +1307,8 @@ main89:
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
 	ADDQ         DI, R9
-	VMOVUPS      256(DX), Y4
-	VMOVUPS      288(DX), Y5
+	VMOVUPS      192(DX), Y4
+	VMOVUPS      224(DX), Y5
 	VBROADCASTSS (R9), Y6
 	VFMADD231PS  Y4, Y6, Y0
 	VFMADD231PS  Y5, Y6, Y1
@@ -1436,16 +1316,7 @@ main89:
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
 	ADDQ         DI, R9
-	VMOVUPS      384(DX), Y4
-	VMOVUPS      416(DX), Y5
-	VBROADCASTSS (R9), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS (R9)(BX*1), Y6
-	VFMADD231PS  Y4, Y6, Y2
-	VFMADD231PS  Y5, Y6, Y3
-	ADDQ         DI, R9
-	ADDQ         $+512, DX
+	ADDQ         $+256, DX
 	SUBQ         $+4, R10
 	JGE          main89
 
@@ -1463,7 +1334,7 @@ one90:
 	VFMADD231PS  Y4, Y6, Y2
 	VFMADD231PS  Y5, Y6, Y3
 	ADDQ         DI, R9
-	ADDQ         $+128, DX
+	ADDQ         $+64, DX
 	DECQ         R10
 	JNZ          one90
 
@@ -1497,13 +1368,7 @@ skip92:
 	TESTQ   DX, DX
 	JZ      skip93
 	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
+	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Y4
 	VADDPS  Y4, Y0, Y0
@@ -1636,15 +1501,14 @@ skip95:
 	VMOVUPS     Y3, 32(DX)
 	INCQ        CX
 	MOVQ        104(AX), DX
-	ADDQ        DX, DX
 	CMPQ        CX, DX
 	JL          tile85
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_2x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
-TEXT ·mul_f32_any_2x32_swiglu_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_any_2x32_avx2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·mul_f32_any_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -1656,7 +1520,7 @@ tile96:
 	MOVQ   CX, DX
 	MOVQ   CX, BX
 	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
+	SHLQ   $0x06, BX
 	SHRQ   $0x01, DX
 	MOVQ   112(AX), SI
 	IMULQ  SI, DX
@@ -1676,6 +1540,442 @@ seg97:
 	JL   rest98
 
 main100:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Y4
+	VMOVUPS      160(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      256(DX), Y4
+	VMOVUPS      288(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Y4
+	VMOVUPS      416(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+512, DX
+	SUBQ         $+4, R10
+	JGE          main100
+
+rest98:
+	ADDQ $+4, R10
+	JZ   end99
+
+one101:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+128, DX
+	DECQ         R10
+	JNZ          one101
+
+end99:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg97
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip102
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip102:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip103
+	VBROADCASTSS 120(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip103:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip104
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip104:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip105
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip105:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile96
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x32_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·mul_f32_any_2x32_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile106:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   CX, DX
+	MOVQ   CX, BX
+	ANDQ   $0x00000001, BX
+	SHLQ   $0x06, BX
+	SHRQ   $0x01, DX
+	MOVQ   112(AX), SI
+	IMULQ  SI, DX
+	ADDQ   8(AX), DX
+	ADDQ   BX, DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg107:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest108
+
+main110:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Y4
+	VMOVUPS      160(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      256(DX), Y4
+	VMOVUPS      288(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Y4
+	VMOVUPS      416(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+512, DX
+	SUBQ         $+4, R10
+	JGE          main110
+
+rest108:
+	ADDQ $+4, R10
+	JZ   end109
+
+one111:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+128, DX
+	DECQ         R10
+	JNZ          one111
+
+end109:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg107
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip112
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip112:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip113
+	VBROADCASTSS 120(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip113:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip114
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip114:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip115
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip115:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip116
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+
+skip116:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x00000040, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Y0, Y0, Y4
+	VMULPS      constants_avx2<>+0(SB), Y4, Y4
+	VADDPS      constants_avx2<>+32(SB), Y4, Y4
+	VMULPS      Y0, Y4, Y4
+	VMINPS      constants_avx2<>+64(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VROUNDPS    $0x08, Y4, Y5
+	VSUBPS      Y5, Y4, Y4
+	VMOVUPS     constants_avx2<>+128(SB), Y6
+	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VCVTPS2DQ   Y5, Y5
+	VPSLLD      $0x17, Y5, Y5
+	VPADDD      Y5, Y6, Y6
+	VMOVAPS     Y6, Y4
+	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VDIVPS      Y4, Y0, Y0
+	VMULPS      Y1, Y1, Y4
+	VMULPS      constants_avx2<>+0(SB), Y4, Y4
+	VADDPS      constants_avx2<>+32(SB), Y4, Y4
+	VMULPS      Y1, Y4, Y4
+	VMINPS      constants_avx2<>+64(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VROUNDPS    $0x08, Y4, Y5
+	VSUBPS      Y5, Y4, Y4
+	VMOVUPS     constants_avx2<>+128(SB), Y6
+	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VCVTPS2DQ   Y5, Y5
+	VPSLLD      $0x17, Y5, Y5
+	VPADDD      Y5, Y6, Y6
+	VMOVAPS     Y6, Y4
+	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VDIVPS      Y4, Y1, Y1
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     Y1, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y2, Y2, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y2, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y4, Y4
+	VMOVAPS     Y4, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y3, Y3, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y3, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y4, Y4
+	VMOVAPS     Y4, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y3, Y3
+	VMOVUPS     Y2, (DX)
+	VMOVUPS     Y3, 32(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	ADDQ        DX, DX
+	CMPQ        CX, DX
+	JL          tile106
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x32_swiglu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·mul_f32_any_2x32_swiglu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile117:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   CX, DX
+	MOVQ   CX, BX
+	ANDQ   $0x00000001, BX
+	SHLQ   $0x05, BX
+	SHRQ   $0x01, DX
+	MOVQ   112(AX), SI
+	IMULQ  SI, DX
+	ADDQ   8(AX), DX
+	ADDQ   BX, DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg118:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest119
+
+main121:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1714,13 +2014,13 @@ main100:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main100
+	JGE          main121
 
-rest98:
+rest119:
 	ADDQ $+4, R10
-	JZ   end99
+	JZ   end120
 
-one101:
+one122:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1732,14 +2032,14 @@ one101:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one101
+	JNZ          one122
 
-end99:
+end120:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg97
+	JNZ    seg118
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip102
+	JZ     skip123
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -1756,19 +2056,19 @@ end99:
 	ADDQ   BX, DX
 	VADDPS (DX), Y3, Y3
 
-skip102:
+skip123:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip103
+	JZ           skip124
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip103:
+skip124:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip104
+	JZ      skip125
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1785,10 +2085,10 @@ skip103:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip104:
+skip125:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip105
+	JZ      skip126
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -1805,9 +2105,9 @@ skip104:
 	ADDQ    BX, DX
 	VMOVUPS Y3, (DX)
 
-skip105:
+skip126:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip106
+	JNZ         skip127
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -1854,12 +2154,424 @@ skip105:
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 
-skip106:
+skip127:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile96
+	JL   tile117
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x48_avx2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·mul_f32_any_2x48_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile128:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   CX, DX
+	SHLQ   $0x06, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg129:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest130
+
+main132:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Y4
+	VMOVUPS      224(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Y4
+	VMOVUPS      416(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      576(DX), Y4
+	VMOVUPS      608(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+768, DX
+	SUBQ         $+4, R10
+	JGE          main132
+
+rest130:
+	ADDQ $+4, R10
+	JZ   end131
+
+one133:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+192, DX
+	DECQ         R10
+	JNZ          one133
+
+end131:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg129
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip134
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip134:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip135
+	VBROADCASTSS 120(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip135:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip136
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip136:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip137
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip137:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	LEAQ    (DX)(DX*2), DX
+	CMPQ    CX, DX
+	JL      tile128
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x48_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·mul_f32_any_2x48_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile138:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   CX, DX
+	SHLQ   $0x06, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg139:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest140
+
+main142:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Y4
+	VMOVUPS      224(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Y4
+	VMOVUPS      416(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      576(DX), Y4
+	VMOVUPS      608(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+768, DX
+	SUBQ         $+4, R10
+	JGE          main142
+
+rest140:
+	ADDQ $+4, R10
+	JZ   end141
+
+one143:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+192, DX
+	DECQ         R10
+	JNZ          one143
+
+end141:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg139
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip144
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip144:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip145
+	VBROADCASTSS 120(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip145:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip146
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip146:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip147
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip147:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip148
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+
+skip148:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x00000040, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Y0, Y0, Y4
+	VMULPS      constants_avx2<>+0(SB), Y4, Y4
+	VADDPS      constants_avx2<>+32(SB), Y4, Y4
+	VMULPS      Y0, Y4, Y4
+	VMINPS      constants_avx2<>+64(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VROUNDPS    $0x08, Y4, Y5
+	VSUBPS      Y5, Y4, Y4
+	VMOVUPS     constants_avx2<>+128(SB), Y6
+	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VCVTPS2DQ   Y5, Y5
+	VPSLLD      $0x17, Y5, Y5
+	VPADDD      Y5, Y6, Y6
+	VMOVAPS     Y6, Y4
+	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VDIVPS      Y4, Y0, Y0
+	VMULPS      Y1, Y1, Y4
+	VMULPS      constants_avx2<>+0(SB), Y4, Y4
+	VADDPS      constants_avx2<>+32(SB), Y4, Y4
+	VMULPS      Y1, Y4, Y4
+	VMINPS      constants_avx2<>+64(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VROUNDPS    $0x08, Y4, Y5
+	VSUBPS      Y5, Y4, Y4
+	VMOVUPS     constants_avx2<>+128(SB), Y6
+	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VCVTPS2DQ   Y5, Y5
+	VPSLLD      $0x17, Y5, Y5
+	VPADDD      Y5, Y6, Y6
+	VMOVAPS     Y6, Y4
+	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VDIVPS      Y4, Y1, Y1
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     Y1, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y2, Y2, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y2, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y4, Y4
+	VMOVAPS     Y4, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y3, Y3, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y3, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y4, Y4
+	VMOVAPS     Y4, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y3, Y3
+	VMOVUPS     Y2, (DX)
+	VMOVUPS     Y3, 32(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	LEAQ        (DX)(DX*2), DX
+	CMPQ        CX, DX
+	JL          tile138
 	VZEROUPPER
 	RET
 
@@ -1869,7 +2581,7 @@ TEXT ·mul_f32_any_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile107:
+tile149:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -1886,14 +2598,14 @@ tile107:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg108:
+seg150:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest109
+	JL   rest151
 
-main111:
+main153:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -1944,13 +2656,13 @@ main111:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main111
+	JGE          main153
 
-rest109:
+rest151:
 	ADDQ $+4, R10
-	JZ   end110
+	JZ   end152
 
-one112:
+one154:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -1965,14 +2677,14 @@ one112:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one112
+	JNZ          one154
 
-end110:
+end152:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg108
+	JNZ    seg150
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip113
+	JZ     skip155
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1986,9 +2698,9 @@ end110:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip113:
+skip155:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip114
+	JZ           skip156
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -1997,10 +2709,10 @@ skip113:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip114:
+skip156:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip115
+	JZ      skip157
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2013,10 +2725,10 @@ skip114:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip115:
+skip157:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip116
+	JZ     skip158
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2030,7 +2742,7 @@ skip115:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip116:
+skip158:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2046,7 +2758,7 @@ skip116:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile107
+	JL      tile149
 	VZEROUPPER
 	RET
 
@@ -2056,7 +2768,7 @@ TEXT ·mul_f32_any_3x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile117:
+tile159:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2073,14 +2785,14 @@ tile117:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg118:
+seg160:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest119
+	JL   rest161
 
-main121:
+main163:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -2131,13 +2843,13 @@ main121:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main121
+	JGE          main163
 
-rest119:
+rest161:
 	ADDQ $+4, R10
-	JZ   end120
+	JZ   end162
 
-one122:
+one164:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -2152,14 +2864,14 @@ one122:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one122
+	JNZ          one164
 
-end120:
+end162:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg118
+	JNZ    seg160
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip123
+	JZ     skip165
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2173,9 +2885,9 @@ end120:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip123:
+skip165:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip124
+	JZ           skip166
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -2184,10 +2896,10 @@ skip123:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip124:
+skip166:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip125
+	JZ      skip167
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2200,10 +2912,10 @@ skip124:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip125:
+skip167:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip126
+	JZ     skip168
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2217,10 +2929,10 @@ skip125:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip126:
+skip168:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip127
+	JZ      skip169
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2234,7 +2946,7 @@ skip126:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip127:
+skip169:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -2376,7 +3088,7 @@ skip127:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile117
+	JL          tile159
 	VZEROUPPER
 	RET
 
@@ -2386,7 +3098,7 @@ TEXT ·mul_f32_any_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile128:
+tile170:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2408,14 +3120,14 @@ tile128:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg129:
+seg171:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest130
+	JL   rest172
 
-main132:
+main174:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -2466,13 +3178,13 @@ main132:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main132
+	JGE          main174
 
-rest130:
+rest172:
 	ADDQ $+4, R10
-	JZ   end131
+	JZ   end173
 
-one133:
+one175:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -2487,14 +3199,14 @@ one133:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one133
+	JNZ          one175
 
-end131:
+end173:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg129
+	JNZ    seg171
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip134
+	JZ     skip176
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2508,9 +3220,9 @@ end131:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip134:
+skip176:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip135
+	JZ           skip177
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -2519,10 +3231,10 @@ skip134:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip135:
+skip177:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip136
+	JZ      skip178
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2541,10 +3253,10 @@ skip135:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip136:
+skip178:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip137
+	JZ     skip179
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2558,7 +3270,7 @@ skip136:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip137:
+skip179:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2575,7 +3287,7 @@ skip137:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile128
+	JL      tile170
 	VZEROUPPER
 	RET
 
@@ -2585,7 +3297,7 @@ TEXT ·mul_f32_any_3x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile138:
+tile180:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2607,14 +3319,14 @@ tile138:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg139:
+seg181:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest140
+	JL   rest182
 
-main142:
+main184:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -2665,13 +3377,13 @@ main142:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main142
+	JGE          main184
 
-rest140:
+rest182:
 	ADDQ $+4, R10
-	JZ   end141
+	JZ   end183
 
-one143:
+one185:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -2686,14 +3398,14 @@ one143:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one143
+	JNZ          one185
 
-end141:
+end183:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg139
+	JNZ    seg181
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip144
+	JZ     skip186
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2707,9 +3419,9 @@ end141:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip144:
+skip186:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip145
+	JZ           skip187
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -2718,10 +3430,10 @@ skip144:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip145:
+skip187:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip146
+	JZ      skip188
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2740,10 +3452,10 @@ skip145:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip146:
+skip188:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip147
+	JZ     skip189
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2757,10 +3469,10 @@ skip146:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip147:
+skip189:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip148
+	JZ      skip190
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2774,7 +3486,7 @@ skip147:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip148:
+skip190:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -2917,7 +3629,7 @@ skip148:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile138
+	JL          tile180
 	VZEROUPPER
 	RET
 
@@ -2927,7 +3639,7 @@ TEXT ·mul_f32_any_3x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile149:
+tile191:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2949,14 +3661,14 @@ tile149:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg150:
+seg192:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest151
+	JL   rest193
 
-main153:
+main195:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -3007,13 +3719,13 @@ main153:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main153
+	JGE          main195
 
-rest151:
+rest193:
 	ADDQ $+4, R10
-	JZ   end152
+	JZ   end194
 
-one154:
+one196:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -3028,14 +3740,14 @@ one154:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one154
+	JNZ          one196
 
-end152:
+end194:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg150
+	JNZ    seg192
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip155
+	JZ     skip197
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -3056,9 +3768,9 @@ end152:
 	ADDQ   BX, DX
 	VADDPS (DX), Y5, Y5
 
-skip155:
+skip197:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip156
+	JZ           skip198
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -3067,10 +3779,10 @@ skip155:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip156:
+skip198:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip157
+	JZ      skip199
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3089,10 +3801,10 @@ skip156:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip157:
+skip199:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip158
+	JZ      skip200
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -3113,9 +3825,9 @@ skip157:
 	ADDQ    BX, DX
 	VMOVUPS Y5, (DX)
 
-skip158:
+skip200:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip159
+	JNZ         skip201
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -3183,12 +3895,529 @@ skip158:
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 
-skip159:
+skip201:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile149
+	JL   tile191
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x48_avx2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·mul_f32_any_3x48_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile202:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ   CX, DX
+	SHLQ   $0x06, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg203:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest204
+
+main206:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Y6
+	VMOVUPS      224(DX), Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Y6
+	VMOVUPS      416(DX), Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, R9
+	VMOVUPS      576(DX), Y6
+	VMOVUPS      608(DX), Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, R9
+	ADDQ         $+768, DX
+	SUBQ         $+4, R10
+	JGE          main206
+
+rest204:
+	ADDQ $+4, R10
+	JZ   end205
+
+one207:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, R9
+	ADDQ         $+192, DX
+	DECQ         R10
+	JNZ          one207
+
+end205:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg203
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip208
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip208:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip209
+	VBROADCASTSS 120(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip209:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip210
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip210:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip211
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip211:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	LEAQ    (DX)(DX*2), DX
+	CMPQ    CX, DX
+	JL      tile202
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x48_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·mul_f32_any_3x48_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile212:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ   CX, DX
+	SHLQ   $0x06, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg213:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest214
+
+main216:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Y6
+	VMOVUPS      224(DX), Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Y6
+	VMOVUPS      416(DX), Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, R9
+	VMOVUPS      576(DX), Y6
+	VMOVUPS      608(DX), Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, R9
+	ADDQ         $+768, DX
+	SUBQ         $+4, R10
+	JGE          main216
+
+rest214:
+	ADDQ $+4, R10
+	JZ   end215
+
+one217:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         DI, R9
+	ADDQ         $+192, DX
+	DECQ         R10
+	JNZ          one217
+
+end215:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg213
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip218
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip218:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip219
+	VBROADCASTSS 120(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip219:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip220
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip220:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip221
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip221:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip222
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+
+skip222:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x00000040, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Y0, Y0, Y6
+	VMULPS      constants_avx2<>+0(SB), Y6, Y6
+	VADDPS      constants_avx2<>+32(SB), Y6, Y6
+	VMULPS      Y0, Y6, Y6
+	VMINPS      constants_avx2<>+64(SB), Y6, Y6
+	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
+	VROUNDPS    $0x08, Y6, Y7
+	VSUBPS      Y7, Y6, Y6
+	VMOVUPS     constants_avx2<>+128(SB), Y8
+	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
+	VCVTPS2DQ   Y7, Y7
+	VPSLLD      $0x17, Y7, Y7
+	VPADDD      Y7, Y8, Y8
+	VMOVAPS     Y8, Y6
+	VADDPS      constants_avx2<>+320(SB), Y6, Y6
+	VDIVPS      Y6, Y0, Y0
+	VMULPS      Y1, Y1, Y6
+	VMULPS      constants_avx2<>+0(SB), Y6, Y6
+	VADDPS      constants_avx2<>+32(SB), Y6, Y6
+	VMULPS      Y1, Y6, Y6
+	VMINPS      constants_avx2<>+64(SB), Y6, Y6
+	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
+	VROUNDPS    $0x08, Y6, Y7
+	VSUBPS      Y7, Y6, Y6
+	VMOVUPS     constants_avx2<>+128(SB), Y8
+	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
+	VCVTPS2DQ   Y7, Y7
+	VPSLLD      $0x17, Y7, Y7
+	VPADDD      Y7, Y8, Y8
+	VMOVAPS     Y8, Y6
+	VADDPS      constants_avx2<>+320(SB), Y6, Y6
+	VDIVPS      Y6, Y1, Y1
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     Y1, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y2, Y2, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y2, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y6
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y6, Y6
+	VMOVAPS     Y6, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y3, Y3, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y3, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y6
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y6, Y6
+	VMOVAPS     Y6, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y3, Y3
+	VMOVUPS     Y2, (DX)
+	VMOVUPS     Y3, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y4, Y4, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y4, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y5, Y5, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y5, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y5, Y5
+	VMOVUPS     Y4, (DX)
+	VMOVUPS     Y5, 32(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	LEAQ        (DX)(DX*2), DX
+	CMPQ        CX, DX
+	JL          tile212
 	VZEROUPPER
 	RET
 
@@ -3198,7 +4427,7 @@ TEXT ·mul_f32_any_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile160:
+tile223:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -3217,14 +4446,14 @@ tile160:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg161:
+seg224:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest162
+	JL   rest225
 
-main164:
+main227:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -3287,13 +4516,13 @@ main164:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main164
+	JGE          main227
 
-rest162:
+rest225:
 	ADDQ $+4, R11
-	JZ   end163
+	JZ   end226
 
-one165:
+one228:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -3311,14 +4540,14 @@ one165:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one165
+	JNZ          one228
 
-end163:
+end226:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg161
+	JNZ    seg224
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip166
+	JZ     skip229
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3335,9 +4564,9 @@ end163:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip166:
+skip229:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip167
+	JZ           skip230
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -3348,10 +4577,10 @@ skip166:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip167:
+skip230:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip168
+	JZ      skip231
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3366,10 +4595,10 @@ skip167:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip168:
+skip231:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip169
+	JZ     skip232
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3386,7 +4615,7 @@ skip168:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip169:
+skip232:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3405,7 +4634,7 @@ skip169:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile160
+	JL      tile223
 	VZEROUPPER
 	RET
 
@@ -3415,7 +4644,7 @@ TEXT ·mul_f32_any_4x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile170:
+tile233:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -3434,14 +4663,14 @@ tile170:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg171:
+seg234:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest172
+	JL   rest235
 
-main174:
+main237:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -3504,13 +4733,13 @@ main174:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main174
+	JGE          main237
 
-rest172:
+rest235:
 	ADDQ $+4, R11
-	JZ   end173
+	JZ   end236
 
-one175:
+one238:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -3528,14 +4757,14 @@ one175:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one175
+	JNZ          one238
 
-end173:
+end236:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg171
+	JNZ    seg234
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip176
+	JZ     skip239
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3552,9 +4781,9 @@ end173:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip176:
+skip239:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip177
+	JZ           skip240
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -3565,10 +4794,10 @@ skip176:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip177:
+skip240:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip178
+	JZ      skip241
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3583,10 +4812,10 @@ skip177:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip178:
+skip241:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip179
+	JZ     skip242
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3603,10 +4832,10 @@ skip178:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip179:
+skip242:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip180
+	JZ      skip243
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3623,7 +4852,7 @@ skip179:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip180:
+skip243:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -3810,7 +5039,7 @@ skip180:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile170
+	JL          tile233
 	VZEROUPPER
 	RET
 
@@ -3820,7 +5049,7 @@ TEXT ·mul_f32_any_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile181:
+tile244:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -3844,14 +5073,14 @@ tile181:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg182:
+seg245:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest183
+	JL   rest246
 
-main185:
+main248:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -3914,13 +5143,13 @@ main185:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main185
+	JGE          main248
 
-rest183:
+rest246:
 	ADDQ $+4, R11
-	JZ   end184
+	JZ   end247
 
-one186:
+one249:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -3938,14 +5167,14 @@ one186:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one186
+	JNZ          one249
 
-end184:
+end247:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg182
+	JNZ    seg245
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip187
+	JZ     skip250
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3962,9 +5191,9 @@ end184:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip187:
+skip250:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip188
+	JZ           skip251
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -3975,10 +5204,10 @@ skip187:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip188:
+skip251:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip189
+	JZ      skip252
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3999,10 +5228,10 @@ skip188:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip189:
+skip252:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip190
+	JZ     skip253
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4019,7 +5248,7 @@ skip189:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip190:
+skip253:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4039,7 +5268,7 @@ skip190:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile181
+	JL      tile244
 	VZEROUPPER
 	RET
 
@@ -4049,7 +5278,7 @@ TEXT ·mul_f32_any_4x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile191:
+tile254:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -4073,14 +5302,14 @@ tile191:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg192:
+seg255:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest193
+	JL   rest256
 
-main195:
+main258:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -4143,13 +5372,13 @@ main195:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main195
+	JGE          main258
 
-rest193:
+rest256:
 	ADDQ $+4, R11
-	JZ   end194
+	JZ   end257
 
-one196:
+one259:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -4167,14 +5396,14 @@ one196:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one196
+	JNZ          one259
 
-end194:
+end257:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg192
+	JNZ    seg255
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip197
+	JZ     skip260
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4191,9 +5420,9 @@ end194:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip197:
+skip260:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip198
+	JZ           skip261
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -4204,10 +5433,10 @@ skip197:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip198:
+skip261:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip199
+	JZ      skip262
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -4228,10 +5457,10 @@ skip198:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip199:
+skip262:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip200
+	JZ     skip263
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4248,10 +5477,10 @@ skip199:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip200:
+skip263:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip201
+	JZ      skip264
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4268,7 +5497,7 @@ skip200:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip201:
+skip264:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -4456,7 +5685,7 @@ skip201:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile191
+	JL          tile254
 	VZEROUPPER
 	RET
 
@@ -4466,7 +5695,7 @@ TEXT ·mul_f32_any_4x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile202:
+tile265:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -4490,14 +5719,14 @@ tile202:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg203:
+seg266:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest204
+	JL   rest267
 
-main206:
+main269:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -4560,13 +5789,13 @@ main206:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main206
+	JGE          main269
 
-rest204:
+rest267:
 	ADDQ $+4, R11
-	JZ   end205
+	JZ   end268
 
-one207:
+one270:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -4584,14 +5813,14 @@ one207:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one207
+	JNZ          one270
 
-end205:
+end268:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg203
+	JNZ    seg266
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip208
+	JZ     skip271
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -4616,9 +5845,9 @@ end205:
 	ADDQ   BX, DX
 	VADDPS (DX), Y7, Y7
 
-skip208:
+skip271:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip209
+	JZ           skip272
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -4629,10 +5858,10 @@ skip208:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip209:
+skip272:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip210
+	JZ      skip273
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -4653,10 +5882,10 @@ skip209:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip210:
+skip273:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip211
+	JZ      skip274
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -4681,9 +5910,9 @@ skip210:
 	ADDQ    BX, DX
 	VMOVUPS Y7, (DX)
 
-skip211:
+skip274:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip212
+	JNZ         skip275
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -4772,12 +6001,634 @@ skip211:
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 
-skip212:
+skip275:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile202
+	JL   tile265
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_4x48_avx2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·mul_f32_any_4x48_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile276:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   CX, DX
+	SHLQ   $0x06, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg277:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	MOVQ 8(R8), R11
+	SUBQ $+4, R11
+	JL   rest278
+
+main280:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(BX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, R10
+	VMOVUPS      192(DX), Y8
+	VMOVUPS      224(DX), Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(BX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, R10
+	VMOVUPS      384(DX), Y8
+	VMOVUPS      416(DX), Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(BX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, R10
+	VMOVUPS      576(DX), Y8
+	VMOVUPS      608(DX), Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(BX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, R10
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main280
+
+rest278:
+	ADDQ $+4, R11
+	JZ   end279
+
+one281:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(BX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one281
+
+end279:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg277
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip282
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip282:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip283
+	VBROADCASTSS 120(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip283:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip284
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip284:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip285
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip285:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	LEAQ    (DX)(DX*2), DX
+	CMPQ    CX, DX
+	JL      tile276
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_4x48_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·mul_f32_any_4x48_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile286:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   CX, DX
+	SHLQ   $0x06, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg287:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	MOVQ 8(R8), R11
+	SUBQ $+4, R11
+	JL   rest288
+
+main290:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(BX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, R10
+	VMOVUPS      192(DX), Y8
+	VMOVUPS      224(DX), Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(BX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, R10
+	VMOVUPS      384(DX), Y8
+	VMOVUPS      416(DX), Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(BX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, R10
+	VMOVUPS      576(DX), Y8
+	VMOVUPS      608(DX), Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(BX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, R10
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main290
+
+rest288:
+	ADDQ $+4, R11
+	JZ   end289
+
+one291:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(BX*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(BX*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         DI, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one291
+
+end289:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg287
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip292
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip292:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip293
+	VBROADCASTSS 120(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip293:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip294
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip294:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip295
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip295:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip296
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+
+skip296:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x00000040, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Y0, Y0, Y8
+	VMULPS      constants_avx2<>+0(SB), Y8, Y8
+	VADDPS      constants_avx2<>+32(SB), Y8, Y8
+	VMULPS      Y0, Y8, Y8
+	VMINPS      constants_avx2<>+64(SB), Y8, Y8
+	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
+	VROUNDPS    $0x08, Y8, Y9
+	VSUBPS      Y9, Y8, Y8
+	VMOVUPS     constants_avx2<>+128(SB), Y10
+	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
+	VCVTPS2DQ   Y9, Y9
+	VPSLLD      $0x17, Y9, Y9
+	VPADDD      Y9, Y10, Y10
+	VMOVAPS     Y10, Y8
+	VADDPS      constants_avx2<>+320(SB), Y8, Y8
+	VDIVPS      Y8, Y0, Y0
+	VMULPS      Y1, Y1, Y8
+	VMULPS      constants_avx2<>+0(SB), Y8, Y8
+	VADDPS      constants_avx2<>+32(SB), Y8, Y8
+	VMULPS      Y1, Y8, Y8
+	VMINPS      constants_avx2<>+64(SB), Y8, Y8
+	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
+	VROUNDPS    $0x08, Y8, Y9
+	VSUBPS      Y9, Y8, Y8
+	VMOVUPS     constants_avx2<>+128(SB), Y10
+	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
+	VCVTPS2DQ   Y9, Y9
+	VPSLLD      $0x17, Y9, Y9
+	VPADDD      Y9, Y10, Y10
+	VMOVAPS     Y10, Y8
+	VADDPS      constants_avx2<>+320(SB), Y8, Y8
+	VDIVPS      Y8, Y1, Y1
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     Y1, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y2, Y2, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y2, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y8
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y8, Y8
+	VMOVAPS     Y8, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y3, Y3, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y3, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y8
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y8, Y8
+	VMOVAPS     Y8, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y3, Y3
+	VMOVUPS     Y2, (DX)
+	VMOVUPS     Y3, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y4, Y4, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y4, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y5, Y5, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y5, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y5, Y5
+	VMOVUPS     Y4, (DX)
+	VMOVUPS     Y5, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y6, Y6, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y6, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y7, Y7, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y7, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y7, Y7
+	VMOVUPS     Y6, (DX)
+	VMOVUPS     Y7, 32(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	LEAQ        (DX)(DX*2), DX
+	CMPQ        CX, DX
+	JL          tile286
 	VZEROUPPER
 	RET
 
@@ -4787,7 +6638,7 @@ TEXT ·mul_f32_any_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile213:
+tile297:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -4808,14 +6659,14 @@ tile213:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg214:
+seg298:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest215
+	JL   rest299
 
-main217:
+main301:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -4890,13 +6741,13 @@ main217:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main217
+	JGE          main301
 
-rest215:
+rest299:
 	ADDQ $+4, R11
-	JZ   end216
+	JZ   end300
 
-one218:
+one302:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -4917,14 +6768,14 @@ one218:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one218
+	JNZ          one302
 
-end216:
+end300:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg214
+	JNZ    seg298
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip219
+	JZ     skip303
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4944,9 +6795,9 @@ end216:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip219:
+skip303:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip220
+	JZ           skip304
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -4959,10 +6810,10 @@ skip219:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip220:
+skip304:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip221
+	JZ      skip305
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4979,10 +6830,10 @@ skip220:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip221:
+skip305:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip222
+	JZ     skip306
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5002,7 +6853,7 @@ skip221:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip222:
+skip306:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5024,7 +6875,7 @@ skip222:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile213
+	JL      tile297
 	VZEROUPPER
 	RET
 
@@ -5034,7 +6885,7 @@ TEXT ·mul_f32_any_5x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile223:
+tile307:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5055,14 +6906,14 @@ tile223:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg224:
+seg308:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest225
+	JL   rest309
 
-main227:
+main311:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -5137,13 +6988,13 @@ main227:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main227
+	JGE          main311
 
-rest225:
+rest309:
 	ADDQ $+4, R11
-	JZ   end226
+	JZ   end310
 
-one228:
+one312:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -5164,14 +7015,14 @@ one228:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one228
+	JNZ          one312
 
-end226:
+end310:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg224
+	JNZ    seg308
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip229
+	JZ     skip313
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5191,9 +7042,9 @@ end226:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip229:
+skip313:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip230
+	JZ           skip314
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -5206,10 +7057,10 @@ skip229:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip230:
+skip314:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip231
+	JZ      skip315
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5226,10 +7077,10 @@ skip230:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip231:
+skip315:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip232
+	JZ     skip316
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5249,10 +7100,10 @@ skip231:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip232:
+skip316:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip233
+	JZ      skip317
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5272,7 +7123,7 @@ skip232:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip233:
+skip317:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -5504,7 +7355,7 @@ skip233:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile223
+	JL          tile307
 	VZEROUPPER
 	RET
 
@@ -5514,7 +7365,7 @@ TEXT ·mul_f32_any_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile234:
+tile318:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5540,14 +7391,14 @@ tile234:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg235:
+seg319:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest236
+	JL   rest320
 
-main238:
+main322:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -5622,13 +7473,13 @@ main238:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main238
+	JGE          main322
 
-rest236:
+rest320:
 	ADDQ $+4, R11
-	JZ   end237
+	JZ   end321
 
-one239:
+one323:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -5649,14 +7500,14 @@ one239:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one239
+	JNZ          one323
 
-end237:
+end321:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg235
+	JNZ    seg319
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip240
+	JZ     skip324
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5676,9 +7527,9 @@ end237:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip240:
+skip324:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip241
+	JZ           skip325
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -5691,10 +7542,10 @@ skip240:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip241:
+skip325:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip242
+	JZ      skip326
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5717,10 +7568,10 @@ skip241:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip242:
+skip326:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip243
+	JZ     skip327
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5740,7 +7591,7 @@ skip242:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip243:
+skip327:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5763,7 +7614,7 @@ skip243:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile234
+	JL      tile318
 	VZEROUPPER
 	RET
 
@@ -5773,7 +7624,7 @@ TEXT ·mul_f32_any_5x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile244:
+tile328:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5799,14 +7650,14 @@ tile244:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg245:
+seg329:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest246
+	JL   rest330
 
-main248:
+main332:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -5881,13 +7732,13 @@ main248:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main248
+	JGE          main332
 
-rest246:
+rest330:
 	ADDQ $+4, R11
-	JZ   end247
+	JZ   end331
 
-one249:
+one333:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -5908,14 +7759,14 @@ one249:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one249
+	JNZ          one333
 
-end247:
+end331:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg245
+	JNZ    seg329
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip250
+	JZ     skip334
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5935,9 +7786,9 @@ end247:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip250:
+skip334:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip251
+	JZ           skip335
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -5950,10 +7801,10 @@ skip250:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip251:
+skip335:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip252
+	JZ      skip336
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5976,10 +7827,10 @@ skip251:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip252:
+skip336:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip253
+	JZ     skip337
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5999,10 +7850,10 @@ skip252:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip253:
+skip337:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip254
+	JZ      skip338
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6022,7 +7873,7 @@ skip253:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip254:
+skip338:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -6255,7 +8106,7 @@ skip254:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile244
+	JL          tile328
 	VZEROUPPER
 	RET
 
@@ -6265,7 +8116,7 @@ TEXT ·mul_f32_any_5x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile255:
+tile339:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -6291,14 +8142,14 @@ tile255:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg256:
+seg340:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest257
+	JL   rest341
 
-main259:
+main343:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -6373,13 +8224,13 @@ main259:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main259
+	JGE          main343
 
-rest257:
+rest341:
 	ADDQ $+4, R11
-	JZ   end258
+	JZ   end342
 
-one260:
+one344:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -6400,14 +8251,14 @@ one260:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one260
+	JNZ          one344
 
-end258:
+end342:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg256
+	JNZ    seg340
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip261
+	JZ     skip345
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -6436,9 +8287,9 @@ end258:
 	ADDQ   BX, DX
 	VADDPS (DX), Y9, Y9
 
-skip261:
+skip345:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip262
+	JZ           skip346
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -6451,10 +8302,10 @@ skip261:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip262:
+skip346:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip263
+	JZ      skip347
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -6477,10 +8328,10 @@ skip262:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip263:
+skip347:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip264
+	JZ      skip348
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -6509,9 +8360,9 @@ skip263:
 	ADDQ    BX, DX
 	VMOVUPS Y9, (DX)
 
-skip264:
+skip348:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip265
+	JNZ         skip349
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -6621,12 +8472,739 @@ skip264:
 	VDIVPS      Y0, Y9, Y9
 	VMOVUPS     Y9, (DX)
 
-skip265:
+skip349:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile255
+	JL   tile339
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x48_avx2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·mul_f32_any_5x48_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile350:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	MOVQ   CX, DX
+	SHLQ   $0x06, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg351:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	MOVQ 8(R8), R11
+	SUBQ $+4, R11
+	JL   rest352
+
+main354:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(BX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(BX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DI, R10
+	VMOVUPS      192(DX), Y10
+	VMOVUPS      224(DX), Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(BX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(BX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DI, R10
+	VMOVUPS      384(DX), Y10
+	VMOVUPS      416(DX), Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(BX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(BX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DI, R10
+	VMOVUPS      576(DX), Y10
+	VMOVUPS      608(DX), Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(BX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(BX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DI, R10
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main354
+
+rest352:
+	ADDQ $+4, R11
+	JZ   end353
+
+one355:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(BX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(BX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DI, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one355
+
+end353:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg351
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip356
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip356:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip357
+	VBROADCASTSS 120(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip357:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip358
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip358:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip359
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip359:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	LEAQ    (DX)(DX*2), DX
+	CMPQ    CX, DX
+	JL      tile350
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x48_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·mul_f32_any_5x48_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile360:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	MOVQ   CX, DX
+	SHLQ   $0x06, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg361:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	MOVQ 8(R8), R11
+	SUBQ $+4, R11
+	JL   rest362
+
+main364:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(BX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(BX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DI, R10
+	VMOVUPS      192(DX), Y10
+	VMOVUPS      224(DX), Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(BX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(BX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DI, R10
+	VMOVUPS      384(DX), Y10
+	VMOVUPS      416(DX), Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(BX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(BX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DI, R10
+	VMOVUPS      576(DX), Y10
+	VMOVUPS      608(DX), Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(BX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(BX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DI, R10
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main364
+
+rest362:
+	ADDQ $+4, R11
+	JZ   end363
+
+one365:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(BX*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(BX*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(BX*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         DI, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one365
+
+end363:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg361
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip366
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip366:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip367
+	VBROADCASTSS 120(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip367:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip368
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip368:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip369
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip369:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip370
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+
+skip370:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x00000040, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Y0, Y0, Y10
+	VMULPS      constants_avx2<>+0(SB), Y10, Y10
+	VADDPS      constants_avx2<>+32(SB), Y10, Y10
+	VMULPS      Y0, Y10, Y10
+	VMINPS      constants_avx2<>+64(SB), Y10, Y10
+	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
+	VROUNDPS    $0x08, Y10, Y11
+	VSUBPS      Y11, Y10, Y10
+	VMOVUPS     constants_avx2<>+128(SB), Y12
+	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
+	VCVTPS2DQ   Y11, Y11
+	VPSLLD      $0x17, Y11, Y11
+	VPADDD      Y11, Y12, Y12
+	VMOVAPS     Y12, Y10
+	VADDPS      constants_avx2<>+320(SB), Y10, Y10
+	VDIVPS      Y10, Y0, Y0
+	VMULPS      Y1, Y1, Y10
+	VMULPS      constants_avx2<>+0(SB), Y10, Y10
+	VADDPS      constants_avx2<>+32(SB), Y10, Y10
+	VMULPS      Y1, Y10, Y10
+	VMINPS      constants_avx2<>+64(SB), Y10, Y10
+	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
+	VROUNDPS    $0x08, Y10, Y11
+	VSUBPS      Y11, Y10, Y10
+	VMOVUPS     constants_avx2<>+128(SB), Y12
+	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
+	VCVTPS2DQ   Y11, Y11
+	VPSLLD      $0x17, Y11, Y11
+	VPADDD      Y11, Y12, Y12
+	VMOVAPS     Y12, Y10
+	VADDPS      constants_avx2<>+320(SB), Y10, Y10
+	VDIVPS      Y10, Y1, Y1
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     Y1, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y2, Y2, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y2, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y10
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y10, Y10
+	VMOVAPS     Y10, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y3, Y3, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y3, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y10
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y10, Y10
+	VMOVAPS     Y10, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y3, Y3
+	VMOVUPS     Y2, (DX)
+	VMOVUPS     Y3, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y4, Y4, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y4, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y5, Y5, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y5, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y5, Y5
+	VMOVUPS     Y4, (DX)
+	VMOVUPS     Y5, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y6, Y6, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y6, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y7, Y7, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y7, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y7, Y7
+	VMOVUPS     Y6, (DX)
+	VMOVUPS     Y7, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y8, Y8, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y8, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y8, Y8
+	VMULPS      Y9, Y9, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y9, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y9, Y9
+	VMOVUPS     Y8, (DX)
+	VMOVUPS     Y9, 32(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	LEAQ        (DX)(DX*2), DX
+	CMPQ        CX, DX
+	JL          tile360
 	VZEROUPPER
 	RET
 
@@ -6636,7 +9214,7 @@ TEXT ·mul_f32_any_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile266:
+tile371:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -6659,16 +9237,16 @@ tile266:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg267:
+seg372:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest268
+	JL   rest373
 
-main270:
+main375:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -6759,13 +9337,13 @@ main270:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main270
+	JGE          main375
 
-rest268:
+rest373:
 	ADDQ $+4, R12
-	JZ   end269
+	JZ   end374
 
-one271:
+one376:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -6790,14 +9368,14 @@ one271:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one271
+	JNZ          one376
 
-end269:
+end374:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg267
+	JNZ    seg372
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip272
+	JZ     skip377
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6820,9 +9398,9 @@ end269:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip272:
+skip377:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip273
+	JZ           skip378
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -6837,10 +9415,10 @@ skip272:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip273:
+skip378:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip274
+	JZ      skip379
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6859,10 +9437,10 @@ skip273:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip274:
+skip379:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip275
+	JZ     skip380
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6885,7 +9463,7 @@ skip274:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip275:
+skip380:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6910,7 +9488,7 @@ skip275:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile266
+	JL      tile371
 	VZEROUPPER
 	RET
 
@@ -6920,7 +9498,7 @@ TEXT ·mul_f32_any_6x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile276:
+tile381:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -6943,16 +9521,16 @@ tile276:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg277:
+seg382:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest278
+	JL   rest383
 
-main280:
+main385:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -7043,13 +9621,13 @@ main280:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main280
+	JGE          main385
 
-rest278:
+rest383:
 	ADDQ $+4, R12
-	JZ   end279
+	JZ   end384
 
-one281:
+one386:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -7074,14 +9652,14 @@ one281:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one281
+	JNZ          one386
 
-end279:
+end384:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg277
+	JNZ    seg382
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip282
+	JZ     skip387
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7104,9 +9682,9 @@ end279:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip282:
+skip387:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip283
+	JZ           skip388
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -7121,10 +9699,10 @@ skip282:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip283:
+skip388:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip284
+	JZ      skip389
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7143,10 +9721,10 @@ skip283:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip284:
+skip389:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip285
+	JZ     skip390
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7169,10 +9747,10 @@ skip284:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip285:
+skip390:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip286
+	JZ      skip391
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7195,7 +9773,7 @@ skip285:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip286:
+skip391:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -7472,7 +10050,7 @@ skip286:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile276
+	JL          tile381
 	VZEROUPPER
 	RET
 
@@ -7482,7 +10060,7 @@ TEXT ·mul_f32_any_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile287:
+tile392:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -7510,16 +10088,16 @@ tile287:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg288:
+seg393:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest289
+	JL   rest394
 
-main291:
+main396:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -7610,13 +10188,13 @@ main291:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main291
+	JGE          main396
 
-rest289:
+rest394:
 	ADDQ $+4, R12
-	JZ   end290
+	JZ   end395
 
-one292:
+one397:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -7641,14 +10219,14 @@ one292:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one292
+	JNZ          one397
 
-end290:
+end395:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg288
+	JNZ    seg393
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip293
+	JZ     skip398
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7671,9 +10249,9 @@ end290:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip293:
+skip398:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip294
+	JZ           skip399
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -7688,10 +10266,10 @@ skip293:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip294:
+skip399:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip295
+	JZ      skip400
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7716,10 +10294,10 @@ skip294:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip295:
+skip400:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip296
+	JZ     skip401
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7742,7 +10320,7 @@ skip295:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip296:
+skip401:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7768,7 +10346,7 @@ skip296:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile287
+	JL      tile392
 	VZEROUPPER
 	RET
 
@@ -7778,7 +10356,7 @@ TEXT ·mul_f32_any_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile297:
+tile402:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -7806,16 +10384,16 @@ tile297:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg298:
+seg403:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest299
+	JL   rest404
 
-main301:
+main406:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -7906,13 +10484,13 @@ main301:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main301
+	JGE          main406
 
-rest299:
+rest404:
 	ADDQ $+4, R12
-	JZ   end300
+	JZ   end405
 
-one302:
+one407:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -7937,14 +10515,14 @@ one302:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one302
+	JNZ          one407
 
-end300:
+end405:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg298
+	JNZ    seg403
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip303
+	JZ     skip408
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7967,9 +10545,9 @@ end300:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip303:
+skip408:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip304
+	JZ           skip409
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -7984,10 +10562,10 @@ skip303:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip304:
+skip409:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip305
+	JZ      skip410
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8012,10 +10590,10 @@ skip304:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip305:
+skip410:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip306
+	JZ     skip411
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8038,10 +10616,10 @@ skip305:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip306:
+skip411:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip307
+	JZ      skip412
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8064,7 +10642,7 @@ skip306:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip307:
+skip412:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -8342,7 +10920,7 @@ skip307:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile297
+	JL          tile402
 	VZEROUPPER
 	RET
 
@@ -8352,7 +10930,7 @@ TEXT ·mul_f32_any_6x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile308:
+tile413:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -8380,16 +10958,16 @@ tile308:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg309:
+seg414:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest310
+	JL   rest415
 
-main312:
+main417:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -8480,13 +11058,13 @@ main312:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main312
+	JGE          main417
 
-rest310:
+rest415:
 	ADDQ $+4, R12
-	JZ   end311
+	JZ   end416
 
-one313:
+one418:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -8511,14 +11089,14 @@ one313:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one313
+	JNZ          one418
 
-end311:
+end416:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg309
+	JNZ    seg414
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip314
+	JZ     skip419
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -8551,9 +11129,9 @@ end311:
 	ADDQ   BX, DX
 	VADDPS (DX), Y11, Y11
 
-skip314:
+skip419:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip315
+	JZ           skip420
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -8568,10 +11146,10 @@ skip314:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip315:
+skip420:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip316
+	JZ      skip421
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8596,10 +11174,10 @@ skip315:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip316:
+skip421:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip317
+	JZ      skip422
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -8632,9 +11210,9 @@ skip316:
 	ADDQ    BX, DX
 	VMOVUPS Y11, (DX)
 
-skip317:
+skip422:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip318
+	JNZ         skip423
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -8765,12 +11343,858 @@ skip317:
 	VDIVPS      Y0, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
-skip318:
+skip423:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile308
+	JL   tile413
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x48_avx2(a *byte)
+// Requires: AVX, FMA3
+TEXT ·mul_f32_any_6x48_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile424:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	MOVQ   CX, DX
+	SHLQ   $0x06, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg425:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest426
+
+main428:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      192(DX), Y12
+	VMOVUPS      224(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      576(DX), Y12
+	VMOVUPS      608(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main428
+
+rest426:
+	ADDQ $+4, R12
+	JZ   end427
+
+one429:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one429
+
+end427:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg425
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip430
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip430:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip431
+	VBROADCASTSS 120(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip431:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip432
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip432:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip433
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip433:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	LEAQ    (DX)(DX*2), DX
+	CMPQ    CX, DX
+	JL      tile424
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x48_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·mul_f32_any_6x48_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile434:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	MOVQ   CX, DX
+	SHLQ   $0x06, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg435:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest436
+
+main438:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      192(DX), Y12
+	VMOVUPS      224(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      576(DX), Y12
+	VMOVUPS      608(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main438
+
+rest436:
+	ADDQ $+4, R12
+	JZ   end437
+
+one439:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one439
+
+end437:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg435
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip440
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip440:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip441
+	VBROADCASTSS 120(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip441:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip442
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip442:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip443
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip443:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip444
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip444:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x00000040, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Y0, Y0, Y12
+	VMULPS      constants_avx2<>+0(SB), Y12, Y12
+	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      Y0, Y12, Y12
+	VMINPS      constants_avx2<>+64(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VROUNDPS    $0x08, Y12, Y13
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     constants_avx2<>+128(SB), Y14
+	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VCVTPS2DQ   Y13, Y13
+	VPSLLD      $0x17, Y13, Y13
+	VPADDD      Y13, Y14, Y14
+	VMOVAPS     Y14, Y12
+	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VDIVPS      Y12, Y0, Y0
+	VMULPS      Y1, Y1, Y12
+	VMULPS      constants_avx2<>+0(SB), Y12, Y12
+	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      Y1, Y12, Y12
+	VMINPS      constants_avx2<>+64(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VROUNDPS    $0x08, Y12, Y13
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     constants_avx2<>+128(SB), Y14
+	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VCVTPS2DQ   Y13, Y13
+	VPSLLD      $0x17, Y13, Y13
+	VPADDD      Y13, Y14, Y14
+	VMOVAPS     Y14, Y12
+	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VDIVPS      Y12, Y1, Y1
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     Y1, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y2, Y2, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y2, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y12
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y12, Y12
+	VMOVAPS     Y12, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y3, Y3, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y3, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y12
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y12, Y12
+	VMOVAPS     Y12, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y3, Y3
+	VMOVUPS     Y2, (DX)
+	VMOVUPS     Y3, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y4, Y4, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y4, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y5, Y5, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y5, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y5, Y5
+	VMOVUPS     Y4, (DX)
+	VMOVUPS     Y5, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y6, Y6, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y6, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y7, Y7, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y7, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y7, Y7
+	VMOVUPS     Y6, (DX)
+	VMOVUPS     Y7, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y8, Y8, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y8, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y8, Y8
+	VMULPS      Y9, Y9, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y9, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y9, Y9
+	VMOVUPS     Y8, (DX)
+	VMOVUPS     Y9, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y10, Y10, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y10, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y10, Y10
+	VMULPS      Y11, Y11, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y11, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y11, Y11
+	VMOVUPS     Y10, (DX)
+	VMOVUPS     Y11, 32(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	LEAQ        (DX)(DX*2), DX
+	CMPQ        CX, DX
+	JL          tile434
 	VZEROUPPER
 	RET
 
@@ -8780,7 +12204,7 @@ TEXT ·mul_f32_strip_1x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile319:
+tile445:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	MOVQ   CX, DX
@@ -8791,9 +12215,9 @@ tile319:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest320
+	JL     rest446
 
-main322:
+main448:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -8817,13 +12241,13 @@ main322:
 	ADDQ         $+256, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main322
+	JGE          main448
 
-rest320:
+rest446:
 	ADDQ $+4, SI
-	JZ   end321
+	JZ   end447
 
-one323:
+one449:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -8832,28 +12256,28 @@ one323:
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one323
+	JNZ          one449
 
-end321:
+end447:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip324
+	JZ     skip450
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip324:
+skip450:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip325
+	JZ           skip451
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip325:
+skip451:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip326
+	JZ      skip452
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8862,17 +12286,17 @@ skip325:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip326:
+skip452:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip327
+	JZ     skip453
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip327:
+skip453:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8881,7 +12305,7 @@ skip327:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile319
+	JL      tile445
 	VZEROUPPER
 	RET
 
@@ -8891,7 +12315,7 @@ TEXT ·mul_f32_strip_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile328:
+tile454:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	MOVQ   CX, DX
@@ -8907,9 +12331,9 @@ tile328:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest329
+	JL     rest455
 
-main331:
+main457:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -8933,13 +12357,13 @@ main331:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main331
+	JGE          main457
 
-rest329:
+rest455:
 	ADDQ $+4, SI
-	JZ   end330
+	JZ   end456
 
-one332:
+one458:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -8948,28 +12372,28 @@ one332:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one332
+	JNZ          one458
 
-end330:
+end456:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip333
+	JZ     skip459
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip333:
+skip459:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip334
+	JZ           skip460
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip334:
+skip460:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip335
+	JZ      skip461
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8984,17 +12408,17 @@ skip334:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip335:
+skip461:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip336
+	JZ     skip462
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip336:
+skip462:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9004,7 +12428,7 @@ skip336:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile328
+	JL      tile454
 	VZEROUPPER
 	RET
 
@@ -9014,7 +12438,7 @@ TEXT ·mul_f32_strip_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile337:
+tile463:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -9027,9 +12451,9 @@ tile337:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest338
+	JL     rest464
 
-main340:
+main466:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -9065,13 +12489,13 @@ main340:
 	ADDQ         $+256, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main340
+	JGE          main466
 
-rest338:
+rest464:
 	ADDQ $+4, SI
-	JZ   end339
+	JZ   end465
 
-one341:
+one467:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -9083,11 +12507,11 @@ one341:
 	ADDQ         $+64, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one341
+	JNZ          one467
 
-end339:
+end465:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip342
+	JZ     skip468
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9098,19 +12522,19 @@ end339:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip342:
+skip468:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip343
+	JZ           skip469
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip343:
+skip469:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip344
+	JZ      skip470
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9121,10 +12545,10 @@ skip343:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip344:
+skip470:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip345
+	JZ     skip471
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9135,7 +12559,7 @@ skip344:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip345:
+skip471:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9148,7 +12572,7 @@ skip345:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile337
+	JL      tile463
 	VZEROUPPER
 	RET
 
@@ -9158,7 +12582,7 @@ TEXT ·mul_f32_strip_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile346:
+tile472:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -9176,9 +12600,9 @@ tile346:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest347
+	JL     rest473
 
-main349:
+main475:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -9214,13 +12638,13 @@ main349:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main349
+	JGE          main475
 
-rest347:
+rest473:
 	ADDQ $+4, SI
-	JZ   end348
+	JZ   end474
 
-one350:
+one476:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -9232,11 +12656,11 @@ one350:
 	ADDQ         $+128, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one350
+	JNZ          one476
 
-end348:
+end474:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip351
+	JZ     skip477
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9247,19 +12671,19 @@ end348:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip351:
+skip477:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip352
+	JZ           skip478
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip352:
+skip478:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip353
+	JZ      skip479
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9276,10 +12700,10 @@ skip352:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip353:
+skip479:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip354
+	JZ     skip480
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9290,7 +12714,7 @@ skip353:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip354:
+skip480:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9304,7 +12728,7 @@ skip354:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile346
+	JL      tile472
 	VZEROUPPER
 	RET
 
@@ -9314,7 +12738,7 @@ TEXT ·mul_f32_strip_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile355:
+tile481:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -9329,9 +12753,9 @@ tile355:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest356
+	JL     rest482
 
-main358:
+main484:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -9379,13 +12803,13 @@ main358:
 	ADDQ         $+256, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main358
+	JGE          main484
 
-rest356:
+rest482:
 	ADDQ $+4, SI
-	JZ   end357
+	JZ   end483
 
-one359:
+one485:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -9400,11 +12824,11 @@ one359:
 	ADDQ         $+64, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one359
+	JNZ          one485
 
-end357:
+end483:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip360
+	JZ     skip486
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9418,9 +12842,9 @@ end357:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip360:
+skip486:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip361
+	JZ           skip487
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -9429,10 +12853,10 @@ skip360:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip361:
+skip487:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip362
+	JZ      skip488
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9445,10 +12869,10 @@ skip361:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip362:
+skip488:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip363
+	JZ     skip489
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9462,7 +12886,7 @@ skip362:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip363:
+skip489:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9478,7 +12902,7 @@ skip363:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile355
+	JL      tile481
 	VZEROUPPER
 	RET
 
@@ -9488,7 +12912,7 @@ TEXT ·mul_f32_strip_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile364:
+tile490:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -9508,9 +12932,9 @@ tile364:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest365
+	JL     rest491
 
-main367:
+main493:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -9558,13 +12982,13 @@ main367:
 	ADDQ         $+512, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main367
+	JGE          main493
 
-rest365:
+rest491:
 	ADDQ $+4, SI
-	JZ   end366
+	JZ   end492
 
-one368:
+one494:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -9579,11 +13003,11 @@ one368:
 	ADDQ         $+128, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one368
+	JNZ          one494
 
-end366:
+end492:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip369
+	JZ     skip495
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9597,9 +13021,9 @@ end366:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip369:
+skip495:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip370
+	JZ           skip496
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -9608,10 +13032,10 @@ skip369:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip370:
+skip496:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip371
+	JZ      skip497
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9630,10 +13054,10 @@ skip370:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip371:
+skip497:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip372
+	JZ     skip498
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9647,7 +13071,7 @@ skip371:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip372:
+skip498:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9664,7 +13088,7 @@ skip372:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile364
+	JL      tile490
 	VZEROUPPER
 	RET
 
@@ -9674,7 +13098,7 @@ TEXT ·mul_f32_strip_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile373:
+tile499:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -9691,9 +13115,9 @@ tile373:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest374
+	JL     rest500
 
-main376:
+main502:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -9753,13 +13177,13 @@ main376:
 	ADDQ         $+256, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main376
+	JGE          main502
 
-rest374:
+rest500:
 	ADDQ $+4, SI
-	JZ   end375
+	JZ   end501
 
-one377:
+one503:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -9777,11 +13201,11 @@ one377:
 	ADDQ         $+64, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one377
+	JNZ          one503
 
-end375:
+end501:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip378
+	JZ     skip504
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9798,9 +13222,9 @@ end375:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip378:
+skip504:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip379
+	JZ           skip505
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -9811,10 +13235,10 @@ skip378:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip379:
+skip505:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip380
+	JZ      skip506
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9829,10 +13253,10 @@ skip379:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip380:
+skip506:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip381
+	JZ     skip507
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9849,7 +13273,7 @@ skip380:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip381:
+skip507:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9868,7 +13292,7 @@ skip381:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile373
+	JL      tile499
 	VZEROUPPER
 	RET
 
@@ -9878,7 +13302,7 @@ TEXT ·mul_f32_strip_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile382:
+tile508:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -9900,9 +13324,9 @@ tile382:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest383
+	JL     rest509
 
-main385:
+main511:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -9962,13 +13386,13 @@ main385:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main385
+	JGE          main511
 
-rest383:
+rest509:
 	ADDQ $+4, SI
-	JZ   end384
+	JZ   end510
 
-one386:
+one512:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -9986,11 +13410,11 @@ one386:
 	ADDQ         $+128, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one386
+	JNZ          one512
 
-end384:
+end510:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip387
+	JZ     skip513
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10007,9 +13431,9 @@ end384:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip387:
+skip513:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip388
+	JZ           skip514
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -10020,10 +13444,10 @@ skip387:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip388:
+skip514:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip389
+	JZ      skip515
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10044,10 +13468,10 @@ skip388:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip389:
+skip515:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip390
+	JZ     skip516
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10064,7 +13488,7 @@ skip389:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip390:
+skip516:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10084,7 +13508,7 @@ skip390:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile382
+	JL      tile508
 	VZEROUPPER
 	RET
 
@@ -10094,7 +13518,7 @@ TEXT ·mul_f32_strip_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile391:
+tile517:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -10113,9 +13537,9 @@ tile391:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest392
+	JL     rest518
 
-main394:
+main520:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -10187,13 +13611,13 @@ main394:
 	ADDQ         $+256, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main394
+	JGE          main520
 
-rest392:
+rest518:
 	ADDQ $+4, SI
-	JZ   end393
+	JZ   end519
 
-one395:
+one521:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -10214,11 +13638,11 @@ one395:
 	ADDQ         $+64, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one395
+	JNZ          one521
 
-end393:
+end519:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip396
+	JZ     skip522
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10238,9 +13662,9 @@ end393:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip396:
+skip522:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip397
+	JZ           skip523
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -10253,10 +13677,10 @@ skip396:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip397:
+skip523:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip398
+	JZ      skip524
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10273,10 +13697,10 @@ skip397:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip398:
+skip524:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip399
+	JZ     skip525
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10296,7 +13720,7 @@ skip398:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip399:
+skip525:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10318,7 +13742,7 @@ skip399:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile391
+	JL      tile517
 	VZEROUPPER
 	RET
 
@@ -10328,7 +13752,7 @@ TEXT ·mul_f32_strip_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile400:
+tile526:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -10352,9 +13776,9 @@ tile400:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest401
+	JL     rest527
 
-main403:
+main529:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -10426,13 +13850,13 @@ main403:
 	ADDQ         $+512, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main403
+	JGE          main529
 
-rest401:
+rest527:
 	ADDQ $+4, SI
-	JZ   end402
+	JZ   end528
 
-one404:
+one530:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -10453,11 +13877,11 @@ one404:
 	ADDQ         $+128, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one404
+	JNZ          one530
 
-end402:
+end528:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip405
+	JZ     skip531
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10477,9 +13901,9 @@ end402:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip405:
+skip531:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip406
+	JZ           skip532
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -10492,10 +13916,10 @@ skip405:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip406:
+skip532:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip407
+	JZ      skip533
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10518,10 +13942,10 @@ skip406:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip407:
+skip533:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip408
+	JZ     skip534
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10541,7 +13965,7 @@ skip407:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip408:
+skip534:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10564,7 +13988,7 @@ skip408:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile400
+	JL      tile526
 	VZEROUPPER
 	RET
 
@@ -10574,7 +13998,7 @@ TEXT ·mul_f32_strip_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile409:
+tile535:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -10595,9 +14019,9 @@ tile409:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest410
+	JL     rest536
 
-main412:
+main538:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -10681,13 +14105,13 @@ main412:
 	ADDQ         $+256, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main412
+	JGE          main538
 
-rest410:
+rest536:
 	ADDQ $+4, SI
-	JZ   end411
+	JZ   end537
 
-one413:
+one539:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -10711,11 +14135,11 @@ one413:
 	ADDQ         $+64, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one413
+	JNZ          one539
 
-end411:
+end537:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip414
+	JZ     skip540
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10738,9 +14162,9 @@ end411:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip414:
+skip540:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip415
+	JZ           skip541
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -10755,10 +14179,10 @@ skip414:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip415:
+skip541:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip416
+	JZ      skip542
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10777,10 +14201,10 @@ skip415:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip416:
+skip542:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip417
+	JZ     skip543
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10803,7 +14227,7 @@ skip416:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip417:
+skip543:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10828,7 +14252,7 @@ skip417:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile409
+	JL      tile535
 	VZEROUPPER
 	RET
 
@@ -10838,7 +14262,7 @@ TEXT ·mul_f32_strip_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile418:
+tile544:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -10864,9 +14288,9 @@ tile418:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest419
+	JL     rest545
 
-main421:
+main547:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -10950,13 +14374,13 @@ main421:
 	ADDQ         $+512, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main421
+	JGE          main547
 
-rest419:
+rest545:
 	ADDQ $+4, SI
-	JZ   end420
+	JZ   end546
 
-one422:
+one548:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -10980,11 +14404,11 @@ one422:
 	ADDQ         $+128, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one422
+	JNZ          one548
 
-end420:
+end546:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip423
+	JZ     skip549
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11007,9 +14431,9 @@ end420:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip423:
+skip549:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip424
+	JZ           skip550
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11024,10 +14448,10 @@ skip423:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip424:
+skip550:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip425
+	JZ      skip551
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11052,10 +14476,10 @@ skip424:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip425:
+skip551:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip426
+	JZ     skip552
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11078,7 +14502,7 @@ skip425:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip426:
+skip552:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11104,7 +14528,7 @@ skip426:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile418
+	JL      tile544
 	VZEROUPPER
 	RET
 

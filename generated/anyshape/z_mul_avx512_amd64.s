@@ -16482,9 +16482,9 @@ skip318:
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_1x64_avx512(a *byte)
+// func mul_f32_any_1x48_avx512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·mul_f32_any_1x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_any_1x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -16492,148 +16492,130 @@ tile319:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
 	MOVQ   CX, DX
 	MOVQ   112(AX), BX
 	IMULQ  BX, DX
-	ADDQ   DX, DX
 	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), DI
-	LEAQ   (SI)(SI*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), SI
+	LEAQ   (BX)(BX*2), BX
+	MOVQ   48(AX), BX
+	MOVQ   56(AX), DI
 
 seg320:
-	MOVQ (AX), R9
-	ADDQ (SI), R9
-	MOVQ 8(SI), R10
-	SUBQ $+4, R10
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
 	JL   rest321
 
 main323:
-	VMOVUPS      (DX), Z4
-	VMOVUPS      64(DX), Z5
-	VMOVUPS      (DX)(BX*1), Z6
-	VMOVUPS      64(DX)(BX*1), Z7
-	VBROADCASTSS (R9), Z8
-	VFMADD231PS  Z4, Z8, Z0
-	VFMADD231PS  Z5, Z8, Z1
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         DI, R9
-	VMOVUPS      128(DX), Z4
-	VMOVUPS      192(DX), Z5
-	VMOVUPS      128(DX)(BX*1), Z6
-	VMOVUPS      192(DX)(BX*1), Z7
-	VBROADCASTSS (R9), Z8
-	VFMADD231PS  Z4, Z8, Z0
-	VFMADD231PS  Z5, Z8, Z1
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         DI, R9
+	VMOVUPS      (DX), Z3
+	VMOVUPS      64(DX), Z4
+	VMOVUPS      128(DX), Z5
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Z3
 	VMOVUPS      256(DX), Z4
 	VMOVUPS      320(DX), Z5
-	VMOVUPS      256(DX)(BX*1), Z6
-	VMOVUPS      320(DX)(BX*1), Z7
-	VBROADCASTSS (R9), Z8
-	VFMADD231PS  Z4, Z8, Z0
-	VFMADD231PS  Z5, Z8, Z1
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         DI, R9
-	VMOVUPS      384(DX), Z4
-	VMOVUPS      448(DX), Z5
-	VMOVUPS      384(DX)(BX*1), Z6
-	VMOVUPS      448(DX)(BX*1), Z7
-	VBROADCASTSS (R9), Z8
-	VFMADD231PS  Z4, Z8, Z0
-	VFMADD231PS  Z5, Z8, Z1
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         DI, R9
-	ADDQ         $+512, DX
-	SUBQ         $+4, R10
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         SI, R8
+	VMOVUPS      384(DX), Z3
+	VMOVUPS      448(DX), Z4
+	VMOVUPS      512(DX), Z5
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         SI, R8
+	VMOVUPS      576(DX), Z3
+	VMOVUPS      640(DX), Z4
+	VMOVUPS      704(DX), Z5
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         SI, R8
+	ADDQ         $+768, DX
+	SUBQ         $+4, R9
 	JGE          main323
 
 rest321:
-	ADDQ $+4, R10
+	ADDQ $+4, R9
 	JZ   end322
 
 one324:
-	VMOVUPS      (DX), Z4
-	VMOVUPS      64(DX), Z5
-	VMOVUPS      (DX)(BX*1), Z6
-	VMOVUPS      64(DX)(BX*1), Z7
-	VBROADCASTSS (R9), Z8
-	VFMADD231PS  Z4, Z8, Z0
-	VFMADD231PS  Z5, Z8, Z1
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         DI, R9
-	ADDQ         $+128, DX
-	DECQ         R10
+	VMOVUPS      (DX), Z3
+	VMOVUPS      64(DX), Z4
+	VMOVUPS      128(DX), Z5
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         SI, R8
+	ADDQ         $+192, DX
+	DECQ         R9
 	JNZ          one324
 
 end322:
-	ADDQ   $+16, SI
-	DECQ   R8
+	ADDQ   $+16, BX
+	DECQ   DI
 	JNZ    seg320
 	TESTL  $0x00000001, 124(AX)
 	JZ     skip325
 	MOVQ   16(AX), DX
-	IMUL3Q $0x00000100, CX, BX
+	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
 
 skip325:
 	TESTL        $0x00000002, 124(AX)
 	JZ           skip326
-	VBROADCASTSS 120(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
+	VBROADCASTSS 120(AX), Z3
+	VMULPS       Z3, Z0, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z3, Z2, Z2
 
 skip326:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
 	JZ      skip327
 	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
+	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
-	VMOVUPS (DX), Z4
-	VADDPS  Z4, Z0, Z0
-	VMOVUPS 64(DX), Z4
-	VADDPS  Z4, Z1, Z1
-	VMOVUPS 128(DX), Z4
-	VADDPS  Z4, Z2, Z2
-	VMOVUPS 192(DX), Z4
-	VADDPS  Z4, Z3, Z3
+	VMOVUPS (DX), Z3
+	VADDPS  Z3, Z0, Z0
+	VMOVUPS 64(DX), Z3
+	VADDPS  Z3, Z1, Z1
+	VMOVUPS 128(DX), Z3
+	VADDPS  Z3, Z2, Z2
 
 skip327:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
 	JZ     skip328
 	MOVQ   32(AX), DX
-	IMUL3Q $0x00000100, CX, BX
+	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
 
 skip328:
 	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
+	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Z0, (DX)
 	VMOVUPS Z1, 64(DX)
 	VMOVUPS Z2, 128(DX)
-	VMOVUPS Z3, 192(DX)
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
@@ -16641,9 +16623,9 @@ skip328:
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_1x64_gelu_avx512(a *byte)
+// func mul_f32_any_1x48_gelu_avx512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·mul_f32_any_1x64_gelu_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_any_1x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -16651,244 +16633,204 @@ tile329:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
 	MOVQ   CX, DX
 	MOVQ   112(AX), BX
 	IMULQ  BX, DX
-	ADDQ   DX, DX
 	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), DI
-	LEAQ   (SI)(SI*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), SI
+	LEAQ   (BX)(BX*2), BX
+	MOVQ   48(AX), BX
+	MOVQ   56(AX), DI
 
 seg330:
-	MOVQ (AX), R9
-	ADDQ (SI), R9
-	MOVQ 8(SI), R10
-	SUBQ $+4, R10
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
 	JL   rest331
 
 main333:
-	VMOVUPS      (DX), Z4
-	VMOVUPS      64(DX), Z5
-	VMOVUPS      (DX)(BX*1), Z6
-	VMOVUPS      64(DX)(BX*1), Z7
-	VBROADCASTSS (R9), Z8
-	VFMADD231PS  Z4, Z8, Z0
-	VFMADD231PS  Z5, Z8, Z1
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         DI, R9
-	VMOVUPS      128(DX), Z4
-	VMOVUPS      192(DX), Z5
-	VMOVUPS      128(DX)(BX*1), Z6
-	VMOVUPS      192(DX)(BX*1), Z7
-	VBROADCASTSS (R9), Z8
-	VFMADD231PS  Z4, Z8, Z0
-	VFMADD231PS  Z5, Z8, Z1
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         DI, R9
+	VMOVUPS      (DX), Z3
+	VMOVUPS      64(DX), Z4
+	VMOVUPS      128(DX), Z5
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Z3
 	VMOVUPS      256(DX), Z4
 	VMOVUPS      320(DX), Z5
-	VMOVUPS      256(DX)(BX*1), Z6
-	VMOVUPS      320(DX)(BX*1), Z7
-	VBROADCASTSS (R9), Z8
-	VFMADD231PS  Z4, Z8, Z0
-	VFMADD231PS  Z5, Z8, Z1
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         DI, R9
-	VMOVUPS      384(DX), Z4
-	VMOVUPS      448(DX), Z5
-	VMOVUPS      384(DX)(BX*1), Z6
-	VMOVUPS      448(DX)(BX*1), Z7
-	VBROADCASTSS (R9), Z8
-	VFMADD231PS  Z4, Z8, Z0
-	VFMADD231PS  Z5, Z8, Z1
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         DI, R9
-	ADDQ         $+512, DX
-	SUBQ         $+4, R10
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         SI, R8
+	VMOVUPS      384(DX), Z3
+	VMOVUPS      448(DX), Z4
+	VMOVUPS      512(DX), Z5
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         SI, R8
+	VMOVUPS      576(DX), Z3
+	VMOVUPS      640(DX), Z4
+	VMOVUPS      704(DX), Z5
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         SI, R8
+	ADDQ         $+768, DX
+	SUBQ         $+4, R9
 	JGE          main333
 
 rest331:
-	ADDQ $+4, R10
+	ADDQ $+4, R9
 	JZ   end332
 
 one334:
-	VMOVUPS      (DX), Z4
-	VMOVUPS      64(DX), Z5
-	VMOVUPS      (DX)(BX*1), Z6
-	VMOVUPS      64(DX)(BX*1), Z7
-	VBROADCASTSS (R9), Z8
-	VFMADD231PS  Z4, Z8, Z0
-	VFMADD231PS  Z5, Z8, Z1
-	VFMADD231PS  Z6, Z8, Z2
-	VFMADD231PS  Z7, Z8, Z3
-	ADDQ         DI, R9
-	ADDQ         $+128, DX
-	DECQ         R10
+	VMOVUPS      (DX), Z3
+	VMOVUPS      64(DX), Z4
+	VMOVUPS      128(DX), Z5
+	VBROADCASTSS (R8), Z6
+	VFMADD231PS  Z3, Z6, Z0
+	VFMADD231PS  Z4, Z6, Z1
+	VFMADD231PS  Z5, Z6, Z2
+	ADDQ         SI, R8
+	ADDQ         $+192, DX
+	DECQ         R9
 	JNZ          one334
 
 end332:
-	ADDQ   $+16, SI
-	DECQ   R8
+	ADDQ   $+16, BX
+	DECQ   DI
 	JNZ    seg330
 	TESTL  $0x00000001, 124(AX)
 	JZ     skip335
 	MOVQ   16(AX), DX
-	IMUL3Q $0x00000100, CX, BX
+	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
 
 skip335:
 	TESTL        $0x00000002, 124(AX)
 	JZ           skip336
-	VBROADCASTSS 120(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
+	VBROADCASTSS 120(AX), Z3
+	VMULPS       Z3, Z0, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z3, Z2, Z2
 
 skip336:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
 	JZ      skip337
 	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
+	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
-	VMOVUPS (DX), Z4
-	VADDPS  Z4, Z0, Z0
-	VMOVUPS 64(DX), Z4
-	VADDPS  Z4, Z1, Z1
-	VMOVUPS 128(DX), Z4
-	VADDPS  Z4, Z2, Z2
-	VMOVUPS 192(DX), Z4
-	VADDPS  Z4, Z3, Z3
+	VMOVUPS (DX), Z3
+	VADDPS  Z3, Z0, Z0
+	VMOVUPS 64(DX), Z3
+	VADDPS  Z3, Z1, Z1
+	VMOVUPS 128(DX), Z3
+	VADDPS  Z3, Z2, Z2
 
 skip337:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
 	JZ     skip338
 	MOVQ   32(AX), DX
-	IMUL3Q $0x00000100, CX, BX
+	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
 
 skip338:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
 	JZ      skip339
 	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
+	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Z0, (DX)
 	VMOVUPS Z1, 64(DX)
 	VMOVUPS Z2, 128(DX)
-	VMOVUPS Z3, 192(DX)
 
 skip339:
 	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000100, CX, BX
+	IMUL3Q      $0x000000c0, CX, BX
 	ADDQ        BX, DX
-	VMULPS      Z0, Z0, Z4
-	VMULPS      constants_avx512<>+0(SB), Z4, Z4
-	VADDPS      constants_avx512<>+64(SB), Z4, Z4
-	VMULPS      Z0, Z4, Z4
-	VMINPS      constants_avx512<>+128(SB), Z4, Z4
-	VMAXPS      constants_avx512<>+192(SB), Z4, Z4
-	VRNDSCALEPS $0x08, Z4, Z5
-	VSUBPS      Z5, Z4, Z4
-	VMOVUPS     constants_avx512<>+256(SB), Z6
-	VFMADD213PS constants_avx512<>+320(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
-	VCVTPS2DQ   Z5, Z5
-	VPSLLD      $0x17, Z5, Z5
-	VPADDD      Z5, Z6, Z6
-	VMOVAPS     Z6, Z4
-	VADDPS      constants_avx512<>+640(SB), Z4, Z4
-	VDIVPS      Z4, Z0, Z0
-	VMULPS      Z1, Z1, Z4
-	VMULPS      constants_avx512<>+0(SB), Z4, Z4
-	VADDPS      constants_avx512<>+64(SB), Z4, Z4
-	VMULPS      Z1, Z4, Z4
-	VMINPS      constants_avx512<>+128(SB), Z4, Z4
-	VMAXPS      constants_avx512<>+192(SB), Z4, Z4
-	VRNDSCALEPS $0x08, Z4, Z5
-	VSUBPS      Z5, Z4, Z4
-	VMOVUPS     constants_avx512<>+256(SB), Z6
-	VFMADD213PS constants_avx512<>+320(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
-	VCVTPS2DQ   Z5, Z5
-	VPSLLD      $0x17, Z5, Z5
-	VPADDD      Z5, Z6, Z6
-	VMOVAPS     Z6, Z4
-	VADDPS      constants_avx512<>+640(SB), Z4, Z4
-	VDIVPS      Z4, Z1, Z1
-	VMULPS      Z2, Z2, Z4
-	VMULPS      constants_avx512<>+0(SB), Z4, Z4
-	VADDPS      constants_avx512<>+64(SB), Z4, Z4
-	VMULPS      Z2, Z4, Z4
-	VMINPS      constants_avx512<>+128(SB), Z4, Z4
-	VMAXPS      constants_avx512<>+192(SB), Z4, Z4
-	VRNDSCALEPS $0x08, Z4, Z5
-	VSUBPS      Z5, Z4, Z4
-	VMOVUPS     constants_avx512<>+256(SB), Z6
-	VFMADD213PS constants_avx512<>+320(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
-	VCVTPS2DQ   Z5, Z5
-	VPSLLD      $0x17, Z5, Z5
-	VPADDD      Z5, Z6, Z6
-	VMOVAPS     Z6, Z4
-	VADDPS      constants_avx512<>+640(SB), Z4, Z4
-	VDIVPS      Z4, Z2, Z2
-	VMULPS      Z3, Z3, Z4
-	VMULPS      constants_avx512<>+0(SB), Z4, Z4
-	VADDPS      constants_avx512<>+64(SB), Z4, Z4
-	VMULPS      Z3, Z4, Z4
-	VMINPS      constants_avx512<>+128(SB), Z4, Z4
-	VMAXPS      constants_avx512<>+192(SB), Z4, Z4
-	VRNDSCALEPS $0x08, Z4, Z5
-	VSUBPS      Z5, Z4, Z4
-	VMOVUPS     constants_avx512<>+256(SB), Z6
-	VFMADD213PS constants_avx512<>+320(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
-	VCVTPS2DQ   Z5, Z5
-	VPSLLD      $0x17, Z5, Z5
-	VPADDD      Z5, Z6, Z6
-	VMOVAPS     Z6, Z4
-	VADDPS      constants_avx512<>+640(SB), Z4, Z4
-	VDIVPS      Z4, Z3, Z3
+	VMULPS      Z0, Z0, Z3
+	VMULPS      constants_avx512<>+0(SB), Z3, Z3
+	VADDPS      constants_avx512<>+64(SB), Z3, Z3
+	VMULPS      Z0, Z3, Z3
+	VMINPS      constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	VRNDSCALEPS $0x08, Z3, Z4
+	VSUBPS      Z4, Z3, Z3
+	VMOVUPS     constants_avx512<>+256(SB), Z5
+	VFMADD213PS constants_avx512<>+320(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
+	VCVTPS2DQ   Z4, Z4
+	VPSLLD      $0x17, Z4, Z4
+	VPADDD      Z4, Z5, Z5
+	VMOVAPS     Z5, Z3
+	VADDPS      constants_avx512<>+640(SB), Z3, Z3
+	VDIVPS      Z3, Z0, Z0
+	VMULPS      Z1, Z1, Z3
+	VMULPS      constants_avx512<>+0(SB), Z3, Z3
+	VADDPS      constants_avx512<>+64(SB), Z3, Z3
+	VMULPS      Z1, Z3, Z3
+	VMINPS      constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	VRNDSCALEPS $0x08, Z3, Z4
+	VSUBPS      Z4, Z3, Z3
+	VMOVUPS     constants_avx512<>+256(SB), Z5
+	VFMADD213PS constants_avx512<>+320(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
+	VCVTPS2DQ   Z4, Z4
+	VPSLLD      $0x17, Z4, Z4
+	VPADDD      Z4, Z5, Z5
+	VMOVAPS     Z5, Z3
+	VADDPS      constants_avx512<>+640(SB), Z3, Z3
+	VDIVPS      Z3, Z1, Z1
+	VMULPS      Z2, Z2, Z3
+	VMULPS      constants_avx512<>+0(SB), Z3, Z3
+	VADDPS      constants_avx512<>+64(SB), Z3, Z3
+	VMULPS      Z2, Z3, Z3
+	VMINPS      constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	VRNDSCALEPS $0x08, Z3, Z4
+	VSUBPS      Z4, Z3, Z3
+	VMOVUPS     constants_avx512<>+256(SB), Z5
+	VFMADD213PS constants_avx512<>+320(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
+	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
+	VCVTPS2DQ   Z4, Z4
+	VPSLLD      $0x17, Z4, Z4
+	VPADDD      Z4, Z5, Z5
+	VMOVAPS     Z5, Z3
+	VADDPS      constants_avx512<>+640(SB), Z3, Z3
+	VDIVPS      Z3, Z2, Z2
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	VMOVUPS     Z2, 128(DX)
-	VMOVUPS     Z3, 192(DX)
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
@@ -16896,9 +16838,9 @@ skip339:
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_1x64_swiglu_avx512(a *byte)
+// func mul_f32_any_1x64_avx512(a *byte)
 // Requires: AVX, AVX512F
-TEXT ·mul_f32_any_1x64_swiglu_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_any_1x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -16995,17 +16937,13 @@ end343:
 	JNZ    seg341
 	TESTL  $0x00000001, 124(AX)
 	JZ     skip346
-	MOVQ   40(AX), DX
-	IMUL3Q $0x00000080, CX, BX
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z2, Z2
-	MOVQ   40(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	ADDQ   96(AX), DX
-	VADDPS (DX), Z1, Z1
-	VADDPS 64(DX), Z3, Z3
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
 
 skip346:
 	TESTL        $0x00000002, 124(AX)
@@ -17033,9 +16971,427 @@ skip347:
 	VADDPS  Z4, Z3, Z3
 
 skip348:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip349
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+
+skip349:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile340
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x64_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_1x64_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile350:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   DX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), SI
+	MOVQ   72(AX), DI
+	LEAQ   (SI)(SI*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg351:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest352
+
+main354:
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VMOVUPS      (DX)(BX*1), Z6
+	VMOVUPS      64(DX)(BX*1), Z7
+	VBROADCASTSS (R9), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Z4
+	VMOVUPS      192(DX), Z5
+	VMOVUPS      128(DX)(BX*1), Z6
+	VMOVUPS      192(DX)(BX*1), Z7
+	VBROADCASTSS (R9), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         DI, R9
+	VMOVUPS      256(DX), Z4
+	VMOVUPS      320(DX), Z5
+	VMOVUPS      256(DX)(BX*1), Z6
+	VMOVUPS      320(DX)(BX*1), Z7
+	VBROADCASTSS (R9), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Z4
+	VMOVUPS      448(DX), Z5
+	VMOVUPS      384(DX)(BX*1), Z6
+	VMOVUPS      448(DX)(BX*1), Z7
+	VBROADCASTSS (R9), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         DI, R9
+	ADDQ         $+512, DX
+	SUBQ         $+4, R10
+	JGE          main354
+
+rest352:
+	ADDQ $+4, R10
+	JZ   end353
+
+one355:
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VMOVUPS      (DX)(BX*1), Z6
+	VMOVUPS      64(DX)(BX*1), Z7
+	VBROADCASTSS (R9), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         DI, R9
+	ADDQ         $+128, DX
+	DECQ         R10
+	JNZ          one355
+
+end353:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg351
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip356
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+
+skip356:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip357
+	VBROADCASTSS 120(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip357:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip358
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z4
+	VADDPS  Z4, Z0, Z0
+	VMOVUPS 64(DX), Z4
+	VADDPS  Z4, Z1, Z1
+	VMOVUPS 128(DX), Z4
+	VADDPS  Z4, Z2, Z2
+	VMOVUPS 192(DX), Z4
+	VADDPS  Z4, Z3, Z3
+
+skip358:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip359
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+
+skip359:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip349
+	JZ      skip360
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+
+skip360:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x00000100, CX, BX
+	ADDQ        BX, DX
+	VMULPS      Z0, Z0, Z4
+	VMULPS      constants_avx512<>+0(SB), Z4, Z4
+	VADDPS      constants_avx512<>+64(SB), Z4, Z4
+	VMULPS      Z0, Z4, Z4
+	VMINPS      constants_avx512<>+128(SB), Z4, Z4
+	VMAXPS      constants_avx512<>+192(SB), Z4, Z4
+	VRNDSCALEPS $0x08, Z4, Z5
+	VSUBPS      Z5, Z4, Z4
+	VMOVUPS     constants_avx512<>+256(SB), Z6
+	VFMADD213PS constants_avx512<>+320(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
+	VCVTPS2DQ   Z5, Z5
+	VPSLLD      $0x17, Z5, Z5
+	VPADDD      Z5, Z6, Z6
+	VMOVAPS     Z6, Z4
+	VADDPS      constants_avx512<>+640(SB), Z4, Z4
+	VDIVPS      Z4, Z0, Z0
+	VMULPS      Z1, Z1, Z4
+	VMULPS      constants_avx512<>+0(SB), Z4, Z4
+	VADDPS      constants_avx512<>+64(SB), Z4, Z4
+	VMULPS      Z1, Z4, Z4
+	VMINPS      constants_avx512<>+128(SB), Z4, Z4
+	VMAXPS      constants_avx512<>+192(SB), Z4, Z4
+	VRNDSCALEPS $0x08, Z4, Z5
+	VSUBPS      Z5, Z4, Z4
+	VMOVUPS     constants_avx512<>+256(SB), Z6
+	VFMADD213PS constants_avx512<>+320(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
+	VCVTPS2DQ   Z5, Z5
+	VPSLLD      $0x17, Z5, Z5
+	VPADDD      Z5, Z6, Z6
+	VMOVAPS     Z6, Z4
+	VADDPS      constants_avx512<>+640(SB), Z4, Z4
+	VDIVPS      Z4, Z1, Z1
+	VMULPS      Z2, Z2, Z4
+	VMULPS      constants_avx512<>+0(SB), Z4, Z4
+	VADDPS      constants_avx512<>+64(SB), Z4, Z4
+	VMULPS      Z2, Z4, Z4
+	VMINPS      constants_avx512<>+128(SB), Z4, Z4
+	VMAXPS      constants_avx512<>+192(SB), Z4, Z4
+	VRNDSCALEPS $0x08, Z4, Z5
+	VSUBPS      Z5, Z4, Z4
+	VMOVUPS     constants_avx512<>+256(SB), Z6
+	VFMADD213PS constants_avx512<>+320(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
+	VCVTPS2DQ   Z5, Z5
+	VPSLLD      $0x17, Z5, Z5
+	VPADDD      Z5, Z6, Z6
+	VMOVAPS     Z6, Z4
+	VADDPS      constants_avx512<>+640(SB), Z4, Z4
+	VDIVPS      Z4, Z2, Z2
+	VMULPS      Z3, Z3, Z4
+	VMULPS      constants_avx512<>+0(SB), Z4, Z4
+	VADDPS      constants_avx512<>+64(SB), Z4, Z4
+	VMULPS      Z3, Z4, Z4
+	VMINPS      constants_avx512<>+128(SB), Z4, Z4
+	VMAXPS      constants_avx512<>+192(SB), Z4, Z4
+	VRNDSCALEPS $0x08, Z4, Z5
+	VSUBPS      Z5, Z4, Z4
+	VMOVUPS     constants_avx512<>+256(SB), Z6
+	VFMADD213PS constants_avx512<>+320(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
+	VCVTPS2DQ   Z5, Z5
+	VPSLLD      $0x17, Z5, Z5
+	VPADDD      Z5, Z6, Z6
+	VMOVAPS     Z6, Z4
+	VADDPS      constants_avx512<>+640(SB), Z4, Z4
+	VDIVPS      Z4, Z3, Z3
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     Z2, 128(DX)
+	VMOVUPS     Z3, 192(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile350
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x64_swiglu_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_1x64_swiglu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile361:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   DX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), SI
+	MOVQ   72(AX), DI
+	LEAQ   (SI)(SI*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg362:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest363
+
+main365:
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VMOVUPS      (DX)(BX*1), Z6
+	VMOVUPS      64(DX)(BX*1), Z7
+	VBROADCASTSS (R9), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Z4
+	VMOVUPS      192(DX), Z5
+	VMOVUPS      128(DX)(BX*1), Z6
+	VMOVUPS      192(DX)(BX*1), Z7
+	VBROADCASTSS (R9), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         DI, R9
+	VMOVUPS      256(DX), Z4
+	VMOVUPS      320(DX), Z5
+	VMOVUPS      256(DX)(BX*1), Z6
+	VMOVUPS      320(DX)(BX*1), Z7
+	VBROADCASTSS (R9), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Z4
+	VMOVUPS      448(DX), Z5
+	VMOVUPS      384(DX)(BX*1), Z6
+	VMOVUPS      448(DX)(BX*1), Z7
+	VBROADCASTSS (R9), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         DI, R9
+	ADDQ         $+512, DX
+	SUBQ         $+4, R10
+	JGE          main365
+
+rest363:
+	ADDQ $+4, R10
+	JZ   end364
+
+one366:
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VMOVUPS      (DX)(BX*1), Z6
+	VMOVUPS      64(DX)(BX*1), Z7
+	VBROADCASTSS (R9), Z8
+	VFMADD231PS  Z4, Z8, Z0
+	VFMADD231PS  Z5, Z8, Z1
+	VFMADD231PS  Z6, Z8, Z2
+	VFMADD231PS  Z7, Z8, Z3
+	ADDQ         DI, R9
+	ADDQ         $+128, DX
+	DECQ         R10
+	JNZ          one366
+
+end364:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg362
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip367
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z2, Z2
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	ADDQ   96(AX), DX
+	VADDPS (DX), Z1, Z1
+	VADDPS 64(DX), Z3, Z3
+
+skip367:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip368
+	VBROADCASTSS 120(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip368:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip369
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z4
+	VADDPS  Z4, Z0, Z0
+	VMOVUPS 64(DX), Z4
+	VADDPS  Z4, Z1, Z1
+	VMOVUPS 128(DX), Z4
+	VADDPS  Z4, Z2, Z2
+	VMOVUPS 192(DX), Z4
+	VADDPS  Z4, Z3, Z3
+
+skip369:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip370
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17048,9 +17404,9 @@ skip348:
 	VMOVUPS Z1, (DX)
 	VMOVUPS Z3, 64(DX)
 
-skip349:
+skip370:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip350
+	JNZ         skip371
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -17095,11 +17451,11 @@ skip349:
 	VMOVUPS     Z1, (DX)
 	VMOVUPS     Z3, 64(DX)
 
-skip350:
+skip371:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile340
+	JL   tile361
 	VZEROUPPER
 	RET
 
@@ -17109,7 +17465,7 @@ TEXT ·mul_f32_any_2x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile351:
+tile372:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	MOVQ   CX, DX
@@ -17122,14 +17478,14 @@ tile351:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg352:
+seg373:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest353
+	JL   rest374
 
-main355:
+main376:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -17156,13 +17512,13 @@ main355:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main355
+	JGE          main376
 
-rest353:
+rest374:
 	ADDQ $+4, R10
-	JZ   end354
+	JZ   end375
 
-one356:
+one377:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -17171,14 +17527,14 @@ one356:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one356
+	JNZ          one377
 
-end354:
+end375:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg352
+	JNZ    seg373
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip357
+	JZ     skip378
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17187,17 +17543,17 @@ end354:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip357:
+skip378:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip358
+	JZ           skip379
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip358:
+skip379:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip359
+	JZ      skip380
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17205,10 +17561,10 @@ skip358:
 	VADDPS  Z2, Z0, Z0
 	VADDPS  Z2, Z1, Z1
 
-skip359:
+skip380:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip360
+	JZ     skip381
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17217,7 +17573,7 @@ skip359:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip360:
+skip381:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17228,7 +17584,7 @@ skip360:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile351
+	JL      tile372
 	VZEROUPPER
 	RET
 
@@ -17238,7 +17594,7 @@ TEXT ·mul_f32_any_2x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile361:
+tile382:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	MOVQ   CX, DX
@@ -17251,14 +17607,14 @@ tile361:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg362:
+seg383:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest363
+	JL   rest384
 
-main365:
+main386:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -17285,13 +17641,13 @@ main365:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main365
+	JGE          main386
 
-rest363:
+rest384:
 	ADDQ $+4, R10
-	JZ   end364
+	JZ   end385
 
-one366:
+one387:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -17300,14 +17656,14 @@ one366:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one366
+	JNZ          one387
 
-end364:
+end385:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg362
+	JNZ    seg383
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip367
+	JZ     skip388
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17316,17 +17672,17 @@ end364:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip367:
+skip388:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip368
+	JZ           skip389
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip368:
+skip389:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip369
+	JZ      skip390
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17334,10 +17690,10 @@ skip368:
 	VADDPS  Z2, Z0, Z0
 	VADDPS  Z2, Z1, Z1
 
-skip369:
+skip390:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip370
+	JZ     skip391
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17346,10 +17702,10 @@ skip369:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip370:
+skip391:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip371
+	JZ      skip392
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17358,7 +17714,7 @@ skip370:
 	ADDQ    BX, DX
 	VMOVUPS Z1, (DX)
 
-skip371:
+skip392:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -17411,7 +17767,7 @@ skip371:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile361
+	JL          tile382
 	VZEROUPPER
 	RET
 
@@ -17421,7 +17777,7 @@ TEXT ·mul_f32_any_2x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile372:
+tile393:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -17436,14 +17792,14 @@ tile372:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg373:
+seg394:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest374
+	JL   rest395
 
-main376:
+main397:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -17482,13 +17838,13 @@ main376:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main376
+	JGE          main397
 
-rest374:
+rest395:
 	ADDQ $+4, R10
-	JZ   end375
+	JZ   end396
 
-one377:
+one398:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -17500,14 +17856,14 @@ one377:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one377
+	JNZ          one398
 
-end375:
+end396:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg373
+	JNZ    seg394
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip378
+	JZ     skip399
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -17518,19 +17874,19 @@ end375:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip378:
+skip399:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip379
+	JZ           skip400
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip379:
+skip400:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip380
+	JZ      skip401
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17541,10 +17897,10 @@ skip379:
 	VADDPS  Z4, Z1, Z1
 	VADDPS  Z4, Z3, Z3
 
-skip380:
+skip401:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip381
+	JZ     skip402
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -17555,7 +17911,7 @@ skip380:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip381:
+skip402:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17568,7 +17924,7 @@ skip381:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile372
+	JL      tile393
 	VZEROUPPER
 	RET
 
@@ -17578,7 +17934,7 @@ TEXT ·mul_f32_any_2x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile382:
+tile403:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -17593,14 +17949,14 @@ tile382:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg383:
+seg404:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest384
+	JL   rest405
 
-main386:
+main407:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -17639,13 +17995,13 @@ main386:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main386
+	JGE          main407
 
-rest384:
+rest405:
 	ADDQ $+4, R10
-	JZ   end385
+	JZ   end406
 
-one387:
+one408:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -17657,14 +18013,14 @@ one387:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one387
+	JNZ          one408
 
-end385:
+end406:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg383
+	JNZ    seg404
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip388
+	JZ     skip409
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -17675,19 +18031,19 @@ end385:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip388:
+skip409:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip389
+	JZ           skip410
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip389:
+skip410:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip390
+	JZ      skip411
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17698,10 +18054,10 @@ skip389:
 	VADDPS  Z4, Z1, Z1
 	VADDPS  Z4, Z3, Z3
 
-skip390:
+skip411:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip391
+	JZ     skip412
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -17712,10 +18068,10 @@ skip390:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip391:
+skip412:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip392
+	JZ      skip413
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17726,7 +18082,7 @@ skip391:
 	VMOVUPS Z2, (DX)
 	VMOVUPS Z3, 64(DX)
 
-skip392:
+skip413:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -17823,7 +18179,7 @@ skip392:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile382
+	JL          tile403
 	VZEROUPPER
 	RET
 
@@ -17833,7 +18189,7 @@ TEXT ·mul_f32_any_2x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile393:
+tile414:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -17848,14 +18204,14 @@ tile393:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg394:
+seg415:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest395
+	JL   rest416
 
-main397:
+main418:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -17894,13 +18250,13 @@ main397:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main397
+	JGE          main418
 
-rest395:
+rest416:
 	ADDQ $+4, R10
-	JZ   end396
+	JZ   end417
 
-one398:
+one419:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -17912,14 +18268,14 @@ one398:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one398
+	JNZ          one419
 
-end396:
+end417:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg394
+	JNZ    seg415
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip399
+	JZ     skip420
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17936,19 +18292,19 @@ end396:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip399:
+skip420:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip400
+	JZ           skip421
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip400:
+skip421:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip401
+	JZ      skip422
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17959,10 +18315,10 @@ skip400:
 	VADDPS  Z4, Z1, Z1
 	VADDPS  Z4, Z3, Z3
 
-skip401:
+skip422:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip402
+	JZ      skip423
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17979,9 +18335,9 @@ skip401:
 	ADDQ    BX, DX
 	VMOVUPS Z3, (DX)
 
-skip402:
+skip423:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip403
+	JNZ         skip424
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -18028,11 +18384,523 @@ skip402:
 	VDIVPS      Z4, Z3, Z3
 	VMOVUPS     Z3, (DX)
 
-skip403:
+skip424:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile393
+	JL   tile414
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x48_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_2x48_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile425:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg426:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest427
+
+main429:
+	VMOVUPS      (DX), Z6
+	VMOVUPS      64(DX), Z7
+	VMOVUPS      128(DX), Z8
+	VBROADCASTSS (R9), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R9)(BX*1), Z9
+	VFMADD231PS  Z6, Z9, Z3
+	VFMADD231PS  Z7, Z9, Z4
+	VFMADD231PS  Z8, Z9, Z5
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Z6
+	VMOVUPS      256(DX), Z7
+	VMOVUPS      320(DX), Z8
+	VBROADCASTSS (R9), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R9)(BX*1), Z9
+	VFMADD231PS  Z6, Z9, Z3
+	VFMADD231PS  Z7, Z9, Z4
+	VFMADD231PS  Z8, Z9, Z5
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Z6
+	VMOVUPS      448(DX), Z7
+	VMOVUPS      512(DX), Z8
+	VBROADCASTSS (R9), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R9)(BX*1), Z9
+	VFMADD231PS  Z6, Z9, Z3
+	VFMADD231PS  Z7, Z9, Z4
+	VFMADD231PS  Z8, Z9, Z5
+	ADDQ         DI, R9
+	VMOVUPS      576(DX), Z6
+	VMOVUPS      640(DX), Z7
+	VMOVUPS      704(DX), Z8
+	VBROADCASTSS (R9), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R9)(BX*1), Z9
+	VFMADD231PS  Z6, Z9, Z3
+	VFMADD231PS  Z7, Z9, Z4
+	VFMADD231PS  Z8, Z9, Z5
+	ADDQ         DI, R9
+	ADDQ         $+768, DX
+	SUBQ         $+4, R10
+	JGE          main429
+
+rest427:
+	ADDQ $+4, R10
+	JZ   end428
+
+one430:
+	VMOVUPS      (DX), Z6
+	VMOVUPS      64(DX), Z7
+	VMOVUPS      128(DX), Z8
+	VBROADCASTSS (R9), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R9)(BX*1), Z9
+	VFMADD231PS  Z6, Z9, Z3
+	VFMADD231PS  Z7, Z9, Z4
+	VFMADD231PS  Z8, Z9, Z5
+	ADDQ         DI, R9
+	ADDQ         $+192, DX
+	DECQ         R10
+	JNZ          one430
+
+end428:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg426
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip431
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+
+skip431:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip432
+	VBROADCASTSS 120(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip432:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip433
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z6
+	VADDPS  Z6, Z0, Z0
+	VADDPS  Z6, Z3, Z3
+	VMOVUPS 64(DX), Z6
+	VADDPS  Z6, Z1, Z1
+	VADDPS  Z6, Z4, Z4
+	VMOVUPS 128(DX), Z6
+	VADDPS  Z6, Z2, Z2
+	VADDPS  Z6, Z5, Z5
+
+skip433:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip434
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+
+skip434:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile425
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x48_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_2x48_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile435:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg436:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest437
+
+main439:
+	VMOVUPS      (DX), Z6
+	VMOVUPS      64(DX), Z7
+	VMOVUPS      128(DX), Z8
+	VBROADCASTSS (R9), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R9)(BX*1), Z9
+	VFMADD231PS  Z6, Z9, Z3
+	VFMADD231PS  Z7, Z9, Z4
+	VFMADD231PS  Z8, Z9, Z5
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Z6
+	VMOVUPS      256(DX), Z7
+	VMOVUPS      320(DX), Z8
+	VBROADCASTSS (R9), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R9)(BX*1), Z9
+	VFMADD231PS  Z6, Z9, Z3
+	VFMADD231PS  Z7, Z9, Z4
+	VFMADD231PS  Z8, Z9, Z5
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Z6
+	VMOVUPS      448(DX), Z7
+	VMOVUPS      512(DX), Z8
+	VBROADCASTSS (R9), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R9)(BX*1), Z9
+	VFMADD231PS  Z6, Z9, Z3
+	VFMADD231PS  Z7, Z9, Z4
+	VFMADD231PS  Z8, Z9, Z5
+	ADDQ         DI, R9
+	VMOVUPS      576(DX), Z6
+	VMOVUPS      640(DX), Z7
+	VMOVUPS      704(DX), Z8
+	VBROADCASTSS (R9), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R9)(BX*1), Z9
+	VFMADD231PS  Z6, Z9, Z3
+	VFMADD231PS  Z7, Z9, Z4
+	VFMADD231PS  Z8, Z9, Z5
+	ADDQ         DI, R9
+	ADDQ         $+768, DX
+	SUBQ         $+4, R10
+	JGE          main439
+
+rest437:
+	ADDQ $+4, R10
+	JZ   end438
+
+one440:
+	VMOVUPS      (DX), Z6
+	VMOVUPS      64(DX), Z7
+	VMOVUPS      128(DX), Z8
+	VBROADCASTSS (R9), Z9
+	VFMADD231PS  Z6, Z9, Z0
+	VFMADD231PS  Z7, Z9, Z1
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R9)(BX*1), Z9
+	VFMADD231PS  Z6, Z9, Z3
+	VFMADD231PS  Z7, Z9, Z4
+	VFMADD231PS  Z8, Z9, Z5
+	ADDQ         DI, R9
+	ADDQ         $+192, DX
+	DECQ         R10
+	JNZ          one440
+
+end438:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg436
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip441
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+
+skip441:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip442
+	VBROADCASTSS 120(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip442:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip443
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z6
+	VADDPS  Z6, Z0, Z0
+	VADDPS  Z6, Z3, Z3
+	VMOVUPS 64(DX), Z6
+	VADDPS  Z6, Z1, Z1
+	VADDPS  Z6, Z4, Z4
+	VMOVUPS 128(DX), Z6
+	VADDPS  Z6, Z2, Z2
+	VADDPS  Z6, Z5, Z5
+
+skip443:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip444
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+
+skip444:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip445
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+
+skip445:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x000000c0, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Z0, Z0, Z6
+	VMULPS      constants_avx512<>+0(SB), Z6, Z6
+	VADDPS      constants_avx512<>+64(SB), Z6, Z6
+	VMULPS      Z0, Z6, Z6
+	VMINPS      constants_avx512<>+128(SB), Z6, Z6
+	VMAXPS      constants_avx512<>+192(SB), Z6, Z6
+	VRNDSCALEPS $0x08, Z6, Z7
+	VSUBPS      Z7, Z6, Z6
+	VMOVUPS     constants_avx512<>+256(SB), Z8
+	VFMADD213PS constants_avx512<>+320(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
+	VCVTPS2DQ   Z7, Z7
+	VPSLLD      $0x17, Z7, Z7
+	VPADDD      Z7, Z8, Z8
+	VMOVAPS     Z8, Z6
+	VADDPS      constants_avx512<>+640(SB), Z6, Z6
+	VDIVPS      Z6, Z0, Z0
+	VMULPS      Z1, Z1, Z6
+	VMULPS      constants_avx512<>+0(SB), Z6, Z6
+	VADDPS      constants_avx512<>+64(SB), Z6, Z6
+	VMULPS      Z1, Z6, Z6
+	VMINPS      constants_avx512<>+128(SB), Z6, Z6
+	VMAXPS      constants_avx512<>+192(SB), Z6, Z6
+	VRNDSCALEPS $0x08, Z6, Z7
+	VSUBPS      Z7, Z6, Z6
+	VMOVUPS     constants_avx512<>+256(SB), Z8
+	VFMADD213PS constants_avx512<>+320(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
+	VCVTPS2DQ   Z7, Z7
+	VPSLLD      $0x17, Z7, Z7
+	VPADDD      Z7, Z8, Z8
+	VMOVAPS     Z8, Z6
+	VADDPS      constants_avx512<>+640(SB), Z6, Z6
+	VDIVPS      Z6, Z1, Z1
+	VMULPS      Z2, Z2, Z6
+	VMULPS      constants_avx512<>+0(SB), Z6, Z6
+	VADDPS      constants_avx512<>+64(SB), Z6, Z6
+	VMULPS      Z2, Z6, Z6
+	VMINPS      constants_avx512<>+128(SB), Z6, Z6
+	VMAXPS      constants_avx512<>+192(SB), Z6, Z6
+	VRNDSCALEPS $0x08, Z6, Z7
+	VSUBPS      Z7, Z6, Z6
+	VMOVUPS     constants_avx512<>+256(SB), Z8
+	VFMADD213PS constants_avx512<>+320(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
+	VCVTPS2DQ   Z7, Z7
+	VPSLLD      $0x17, Z7, Z7
+	VPADDD      Z7, Z8, Z8
+	VMOVAPS     Z8, Z6
+	VADDPS      constants_avx512<>+640(SB), Z6, Z6
+	VDIVPS      Z6, Z2, Z2
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     Z2, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z3, Z3, Z6
+	VMULPS      constants_avx512<>+0(SB), Z6, Z6
+	VADDPS      constants_avx512<>+64(SB), Z6, Z6
+	VMULPS      Z3, Z6, Z6
+	VMINPS      constants_avx512<>+128(SB), Z6, Z6
+	VMAXPS      constants_avx512<>+192(SB), Z6, Z6
+	VRNDSCALEPS $0x08, Z6, Z7
+	VSUBPS      Z7, Z6, Z6
+	VMOVUPS     constants_avx512<>+256(SB), Z8
+	VFMADD213PS constants_avx512<>+320(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
+	VCVTPS2DQ   Z7, Z7
+	VPSLLD      $0x17, Z7, Z7
+	VPADDD      Z7, Z8, Z8
+	VMOVAPS     Z8, Z6
+	VADDPS      constants_avx512<>+640(SB), Z6, Z6
+	VDIVPS      Z6, Z3, Z3
+	VMULPS      Z4, Z4, Z6
+	VMULPS      constants_avx512<>+0(SB), Z6, Z6
+	VADDPS      constants_avx512<>+64(SB), Z6, Z6
+	VMULPS      Z4, Z6, Z6
+	VMINPS      constants_avx512<>+128(SB), Z6, Z6
+	VMAXPS      constants_avx512<>+192(SB), Z6, Z6
+	VRNDSCALEPS $0x08, Z6, Z7
+	VSUBPS      Z7, Z6, Z6
+	VMOVUPS     constants_avx512<>+256(SB), Z8
+	VFMADD213PS constants_avx512<>+320(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
+	VCVTPS2DQ   Z7, Z7
+	VPSLLD      $0x17, Z7, Z7
+	VPADDD      Z7, Z8, Z8
+	VMOVAPS     Z8, Z6
+	VADDPS      constants_avx512<>+640(SB), Z6, Z6
+	VDIVPS      Z6, Z4, Z4
+	VMULPS      Z5, Z5, Z6
+	VMULPS      constants_avx512<>+0(SB), Z6, Z6
+	VADDPS      constants_avx512<>+64(SB), Z6, Z6
+	VMULPS      Z5, Z6, Z6
+	VMINPS      constants_avx512<>+128(SB), Z6, Z6
+	VMAXPS      constants_avx512<>+192(SB), Z6, Z6
+	VRNDSCALEPS $0x08, Z6, Z7
+	VSUBPS      Z7, Z6, Z6
+	VMOVUPS     constants_avx512<>+256(SB), Z8
+	VFMADD213PS constants_avx512<>+320(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
+	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
+	VCVTPS2DQ   Z7, Z7
+	VPSLLD      $0x17, Z7, Z7
+	VPADDD      Z7, Z8, Z8
+	VMOVAPS     Z8, Z6
+	VADDPS      constants_avx512<>+640(SB), Z6, Z6
+	VDIVPS      Z6, Z5, Z5
+	VMOVUPS     Z3, (DX)
+	VMOVUPS     Z4, 64(DX)
+	VMOVUPS     Z5, 128(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile435
 	VZEROUPPER
 	RET
 
@@ -18042,7 +18910,7 @@ TEXT ·mul_f32_any_2x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile404:
+tile446:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -18062,14 +18930,14 @@ tile404:
 	MOVQ   48(AX), DI
 	MOVQ   56(AX), R9
 
-seg405:
+seg447:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest406
+	JL   rest448
 
-main408:
+main450:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -18132,13 +19000,13 @@ main408:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main408
+	JGE          main450
 
-rest406:
+rest448:
 	ADDQ $+4, R11
-	JZ   end407
+	JZ   end449
 
-one409:
+one451:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -18156,14 +19024,14 @@ one409:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one409
+	JNZ          one451
 
-end407:
+end449:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg405
+	JNZ    seg447
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip410
+	JZ     skip452
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -18178,9 +19046,9 @@ end407:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip410:
+skip452:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip411
+	JZ           skip453
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -18191,10 +19059,10 @@ skip410:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip411:
+skip453:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip412
+	JZ      skip454
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -18211,10 +19079,10 @@ skip411:
 	VADDPS  Z8, Z3, Z3
 	VADDPS  Z8, Z7, Z7
 
-skip412:
+skip454:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip413
+	JZ     skip455
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -18229,7 +19097,7 @@ skip412:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip413:
+skip455:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -18246,7 +19114,7 @@ skip413:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile404
+	JL      tile446
 	VZEROUPPER
 	RET
 
@@ -18256,7 +19124,7 @@ TEXT ·mul_f32_any_2x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile414:
+tile456:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -18276,14 +19144,14 @@ tile414:
 	MOVQ   48(AX), DI
 	MOVQ   56(AX), R9
 
-seg415:
+seg457:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest416
+	JL   rest458
 
-main418:
+main460:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -18346,13 +19214,13 @@ main418:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main418
+	JGE          main460
 
-rest416:
+rest458:
 	ADDQ $+4, R11
-	JZ   end417
+	JZ   end459
 
-one419:
+one461:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -18370,14 +19238,14 @@ one419:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one419
+	JNZ          one461
 
-end417:
+end459:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg415
+	JNZ    seg457
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip420
+	JZ     skip462
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -18392,9 +19260,9 @@ end417:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip420:
+skip462:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip421
+	JZ           skip463
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -18405,10 +19273,10 @@ skip420:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip421:
+skip463:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip422
+	JZ      skip464
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -18425,10 +19293,10 @@ skip421:
 	VADDPS  Z8, Z3, Z3
 	VADDPS  Z8, Z7, Z7
 
-skip422:
+skip464:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip423
+	JZ     skip465
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -18443,10 +19311,10 @@ skip422:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip423:
+skip465:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip424
+	JZ      skip466
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -18461,7 +19329,7 @@ skip423:
 	VMOVUPS Z6, 128(DX)
 	VMOVUPS Z7, 192(DX)
 
-skip424:
+skip466:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -18646,7 +19514,7 @@ skip424:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile414
+	JL          tile456
 	VZEROUPPER
 	RET
 
@@ -18656,7 +19524,7 @@ TEXT ·mul_f32_any_2x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile425:
+tile467:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -18676,14 +19544,14 @@ tile425:
 	MOVQ   48(AX), DI
 	MOVQ   56(AX), R9
 
-seg426:
+seg468:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest427
+	JL   rest469
 
-main429:
+main471:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -18746,13 +19614,13 @@ main429:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main429
+	JGE          main471
 
-rest427:
+rest469:
 	ADDQ $+4, R11
-	JZ   end428
+	JZ   end470
 
-one430:
+one472:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -18770,14 +19638,14 @@ one430:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one430
+	JNZ          one472
 
-end428:
+end470:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg426
+	JNZ    seg468
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip431
+	JZ     skip473
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -18798,9 +19666,9 @@ end428:
 	VADDPS (DX), Z5, Z5
 	VADDPS 64(DX), Z7, Z7
 
-skip431:
+skip473:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip432
+	JZ           skip474
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -18811,10 +19679,10 @@ skip431:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip432:
+skip474:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip433
+	JZ      skip475
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -18831,10 +19699,10 @@ skip432:
 	VADDPS  Z8, Z3, Z3
 	VADDPS  Z8, Z7, Z7
 
-skip433:
+skip475:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip434
+	JZ      skip476
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -18855,9 +19723,9 @@ skip433:
 	VMOVUPS Z5, (DX)
 	VMOVUPS Z7, 64(DX)
 
-skip434:
+skip476:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip435
+	JNZ         skip477
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -18944,11 +19812,11 @@ skip434:
 	VMOVUPS     Z5, (DX)
 	VMOVUPS     Z7, 64(DX)
 
-skip435:
+skip477:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile425
+	JL   tile467
 	VZEROUPPER
 	RET
 
@@ -18958,7 +19826,7 @@ TEXT ·mul_f32_any_3x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile436:
+tile478:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -18972,14 +19840,14 @@ tile436:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg437:
+seg479:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest438
+	JL   rest480
 
-main440:
+main482:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -19014,13 +19882,13 @@ main440:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main440
+	JGE          main482
 
-rest438:
+rest480:
 	ADDQ $+4, R10
-	JZ   end439
+	JZ   end481
 
-one441:
+one483:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -19031,14 +19899,14 @@ one441:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one441
+	JNZ          one483
 
-end439:
+end481:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg437
+	JNZ    seg479
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip442
+	JZ     skip484
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19049,18 +19917,18 @@ end439:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip442:
+skip484:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip443
+	JZ           skip485
 	VBROADCASTSS 120(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip443:
+skip485:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip444
+	JZ      skip486
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19069,10 +19937,10 @@ skip443:
 	VADDPS  Z3, Z1, Z1
 	VADDPS  Z3, Z2, Z2
 
-skip444:
+skip486:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip445
+	JZ     skip487
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19083,7 +19951,7 @@ skip444:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip445:
+skip487:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19096,7 +19964,7 @@ skip445:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile436
+	JL      tile478
 	VZEROUPPER
 	RET
 
@@ -19106,7 +19974,7 @@ TEXT ·mul_f32_any_3x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile446:
+tile488:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -19120,14 +19988,14 @@ tile446:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg447:
+seg489:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest448
+	JL   rest490
 
-main450:
+main492:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -19162,13 +20030,13 @@ main450:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main450
+	JGE          main492
 
-rest448:
+rest490:
 	ADDQ $+4, R10
-	JZ   end449
+	JZ   end491
 
-one451:
+one493:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -19179,14 +20047,14 @@ one451:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one451
+	JNZ          one493
 
-end449:
+end491:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg447
+	JNZ    seg489
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip452
+	JZ     skip494
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19197,18 +20065,18 @@ end449:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip452:
+skip494:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip453
+	JZ           skip495
 	VBROADCASTSS 120(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip453:
+skip495:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip454
+	JZ      skip496
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19217,10 +20085,10 @@ skip453:
 	VADDPS  Z3, Z1, Z1
 	VADDPS  Z3, Z2, Z2
 
-skip454:
+skip496:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip455
+	JZ     skip497
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19231,10 +20099,10 @@ skip454:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip455:
+skip497:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip456
+	JZ      skip498
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19245,7 +20113,7 @@ skip455:
 	ADDQ    BX, DX
 	VMOVUPS Z2, (DX)
 
-skip456:
+skip498:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -19321,7 +20189,7 @@ skip456:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile446
+	JL          tile488
 	VZEROUPPER
 	RET
 
@@ -19331,7 +20199,7 @@ TEXT ·mul_f32_any_3x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile457:
+tile499:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -19348,14 +20216,14 @@ tile457:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg458:
+seg500:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest459
+	JL   rest501
 
-main461:
+main503:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -19406,13 +20274,13 @@ main461:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main461
+	JGE          main503
 
-rest459:
+rest501:
 	ADDQ $+4, R10
-	JZ   end460
+	JZ   end502
 
-one462:
+one504:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -19427,14 +20295,14 @@ one462:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one462
+	JNZ          one504
 
-end460:
+end502:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg458
+	JNZ    seg500
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip463
+	JZ     skip505
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -19448,9 +20316,9 @@ end460:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip463:
+skip505:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip464
+	JZ           skip506
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -19459,10 +20327,10 @@ skip463:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip464:
+skip506:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip465
+	JZ      skip507
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -19475,10 +20343,10 @@ skip464:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip465:
+skip507:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip466
+	JZ     skip508
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -19492,7 +20360,7 @@ skip465:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip466:
+skip508:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -19508,7 +20376,7 @@ skip466:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile457
+	JL      tile499
 	VZEROUPPER
 	RET
 
@@ -19518,7 +20386,7 @@ TEXT ·mul_f32_any_3x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile467:
+tile509:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -19535,14 +20403,14 @@ tile467:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg468:
+seg510:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest469
+	JL   rest511
 
-main471:
+main513:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -19593,13 +20461,13 @@ main471:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main471
+	JGE          main513
 
-rest469:
+rest511:
 	ADDQ $+4, R10
-	JZ   end470
+	JZ   end512
 
-one472:
+one514:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -19614,14 +20482,14 @@ one472:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one472
+	JNZ          one514
 
-end470:
+end512:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg468
+	JNZ    seg510
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip473
+	JZ     skip515
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -19635,9 +20503,9 @@ end470:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip473:
+skip515:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip474
+	JZ           skip516
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -19646,10 +20514,10 @@ skip473:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip474:
+skip516:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip475
+	JZ      skip517
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -19662,10 +20530,10 @@ skip474:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip475:
+skip517:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip476
+	JZ     skip518
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -19679,10 +20547,10 @@ skip475:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip476:
+skip518:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip477
+	JZ      skip519
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -19696,7 +20564,7 @@ skip476:
 	VMOVUPS Z4, (DX)
 	VMOVUPS Z5, 64(DX)
 
-skip477:
+skip519:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -19838,7 +20706,7 @@ skip477:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile467
+	JL          tile509
 	VZEROUPPER
 	RET
 
@@ -19848,7 +20716,7 @@ TEXT ·mul_f32_any_3x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile478:
+tile520:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -19865,14 +20733,14 @@ tile478:
 	MOVQ   48(AX), SI
 	MOVQ   56(AX), R8
 
-seg479:
+seg521:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest480
+	JL   rest522
 
-main482:
+main524:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -19923,13 +20791,13 @@ main482:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main482
+	JGE          main524
 
-rest480:
+rest522:
 	ADDQ $+4, R10
-	JZ   end481
+	JZ   end523
 
-one483:
+one525:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -19944,14 +20812,14 @@ one483:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one483
+	JNZ          one525
 
-end481:
+end523:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg479
+	JNZ    seg521
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip484
+	JZ     skip526
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19972,9 +20840,9 @@ end481:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip484:
+skip526:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip485
+	JZ           skip527
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -19983,10 +20851,10 @@ skip484:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip485:
+skip527:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip486
+	JZ      skip528
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -19999,10 +20867,10 @@ skip485:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip486:
+skip528:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip487
+	JZ      skip529
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -20023,9 +20891,9 @@ skip486:
 	ADDQ    BX, DX
 	VMOVUPS Z5, (DX)
 
-skip487:
+skip529:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip488
+	JNZ         skip530
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -20093,11 +20961,672 @@ skip487:
 	VDIVPS      Z6, Z5, Z5
 	VMOVUPS     Z5, (DX)
 
-skip488:
+skip530:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile478
+	JL   tile520
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x48_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_3x48_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile531:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg532:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest533
+
+main535:
+	VMOVUPS      (DX), Z9
+	VMOVUPS      64(DX), Z10
+	VMOVUPS      128(DX), Z11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (R9)(BX*2), Z12
+	VFMADD231PS  Z9, Z12, Z6
+	VFMADD231PS  Z10, Z12, Z7
+	VFMADD231PS  Z11, Z12, Z8
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Z9
+	VMOVUPS      256(DX), Z10
+	VMOVUPS      320(DX), Z11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (R9)(BX*2), Z12
+	VFMADD231PS  Z9, Z12, Z6
+	VFMADD231PS  Z10, Z12, Z7
+	VFMADD231PS  Z11, Z12, Z8
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Z9
+	VMOVUPS      448(DX), Z10
+	VMOVUPS      512(DX), Z11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (R9)(BX*2), Z12
+	VFMADD231PS  Z9, Z12, Z6
+	VFMADD231PS  Z10, Z12, Z7
+	VFMADD231PS  Z11, Z12, Z8
+	ADDQ         DI, R9
+	VMOVUPS      576(DX), Z9
+	VMOVUPS      640(DX), Z10
+	VMOVUPS      704(DX), Z11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (R9)(BX*2), Z12
+	VFMADD231PS  Z9, Z12, Z6
+	VFMADD231PS  Z10, Z12, Z7
+	VFMADD231PS  Z11, Z12, Z8
+	ADDQ         DI, R9
+	ADDQ         $+768, DX
+	SUBQ         $+4, R10
+	JGE          main535
+
+rest533:
+	ADDQ $+4, R10
+	JZ   end534
+
+one536:
+	VMOVUPS      (DX), Z9
+	VMOVUPS      64(DX), Z10
+	VMOVUPS      128(DX), Z11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (R9)(BX*2), Z12
+	VFMADD231PS  Z9, Z12, Z6
+	VFMADD231PS  Z10, Z12, Z7
+	VFMADD231PS  Z11, Z12, Z8
+	ADDQ         DI, R9
+	ADDQ         $+192, DX
+	DECQ         R10
+	JNZ          one536
+
+end534:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg532
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip537
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+
+skip537:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip538
+	VBROADCASTSS 120(AX), Z9
+	VMULPS       Z9, Z0, Z0
+	VMULPS       Z9, Z1, Z1
+	VMULPS       Z9, Z2, Z2
+	VMULPS       Z9, Z3, Z3
+	VMULPS       Z9, Z4, Z4
+	VMULPS       Z9, Z5, Z5
+	VMULPS       Z9, Z6, Z6
+	VMULPS       Z9, Z7, Z7
+	VMULPS       Z9, Z8, Z8
+
+skip538:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip539
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z9
+	VADDPS  Z9, Z0, Z0
+	VADDPS  Z9, Z3, Z3
+	VADDPS  Z9, Z6, Z6
+	VMOVUPS 64(DX), Z9
+	VADDPS  Z9, Z1, Z1
+	VADDPS  Z9, Z4, Z4
+	VADDPS  Z9, Z7, Z7
+	VMOVUPS 128(DX), Z9
+	VADDPS  Z9, Z2, Z2
+	VADDPS  Z9, Z5, Z5
+	VADDPS  Z9, Z8, Z8
+
+skip539:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip540
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+
+skip540:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile531
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x48_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_3x48_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile541:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), SI
+	MOVQ   56(AX), R8
+
+seg542:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest543
+
+main545:
+	VMOVUPS      (DX), Z9
+	VMOVUPS      64(DX), Z10
+	VMOVUPS      128(DX), Z11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (R9)(BX*2), Z12
+	VFMADD231PS  Z9, Z12, Z6
+	VFMADD231PS  Z10, Z12, Z7
+	VFMADD231PS  Z11, Z12, Z8
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Z9
+	VMOVUPS      256(DX), Z10
+	VMOVUPS      320(DX), Z11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (R9)(BX*2), Z12
+	VFMADD231PS  Z9, Z12, Z6
+	VFMADD231PS  Z10, Z12, Z7
+	VFMADD231PS  Z11, Z12, Z8
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Z9
+	VMOVUPS      448(DX), Z10
+	VMOVUPS      512(DX), Z11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (R9)(BX*2), Z12
+	VFMADD231PS  Z9, Z12, Z6
+	VFMADD231PS  Z10, Z12, Z7
+	VFMADD231PS  Z11, Z12, Z8
+	ADDQ         DI, R9
+	VMOVUPS      576(DX), Z9
+	VMOVUPS      640(DX), Z10
+	VMOVUPS      704(DX), Z11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (R9)(BX*2), Z12
+	VFMADD231PS  Z9, Z12, Z6
+	VFMADD231PS  Z10, Z12, Z7
+	VFMADD231PS  Z11, Z12, Z8
+	ADDQ         DI, R9
+	ADDQ         $+768, DX
+	SUBQ         $+4, R10
+	JGE          main545
+
+rest543:
+	ADDQ $+4, R10
+	JZ   end544
+
+one546:
+	VMOVUPS      (DX), Z9
+	VMOVUPS      64(DX), Z10
+	VMOVUPS      128(DX), Z11
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z9, Z12, Z0
+	VFMADD231PS  Z10, Z12, Z1
+	VFMADD231PS  Z11, Z12, Z2
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z9, Z12, Z3
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSS (R9)(BX*2), Z12
+	VFMADD231PS  Z9, Z12, Z6
+	VFMADD231PS  Z10, Z12, Z7
+	VFMADD231PS  Z11, Z12, Z8
+	ADDQ         DI, R9
+	ADDQ         $+192, DX
+	DECQ         R10
+	JNZ          one546
+
+end544:
+	ADDQ   $+16, SI
+	DECQ   R8
+	JNZ    seg542
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip547
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+
+skip547:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip548
+	VBROADCASTSS 120(AX), Z9
+	VMULPS       Z9, Z0, Z0
+	VMULPS       Z9, Z1, Z1
+	VMULPS       Z9, Z2, Z2
+	VMULPS       Z9, Z3, Z3
+	VMULPS       Z9, Z4, Z4
+	VMULPS       Z9, Z5, Z5
+	VMULPS       Z9, Z6, Z6
+	VMULPS       Z9, Z7, Z7
+	VMULPS       Z9, Z8, Z8
+
+skip548:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip549
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z9
+	VADDPS  Z9, Z0, Z0
+	VADDPS  Z9, Z3, Z3
+	VADDPS  Z9, Z6, Z6
+	VMOVUPS 64(DX), Z9
+	VADDPS  Z9, Z1, Z1
+	VADDPS  Z9, Z4, Z4
+	VADDPS  Z9, Z7, Z7
+	VMOVUPS 128(DX), Z9
+	VADDPS  Z9, Z2, Z2
+	VADDPS  Z9, Z5, Z5
+	VADDPS  Z9, Z8, Z8
+
+skip549:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip550
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+
+skip550:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip551
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+
+skip551:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x000000c0, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Z0, Z0, Z9
+	VMULPS      constants_avx512<>+0(SB), Z9, Z9
+	VADDPS      constants_avx512<>+64(SB), Z9, Z9
+	VMULPS      Z0, Z9, Z9
+	VMINPS      constants_avx512<>+128(SB), Z9, Z9
+	VMAXPS      constants_avx512<>+192(SB), Z9, Z9
+	VRNDSCALEPS $0x08, Z9, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     constants_avx512<>+256(SB), Z11
+	VFMADD213PS constants_avx512<>+320(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
+	VCVTPS2DQ   Z10, Z10
+	VPSLLD      $0x17, Z10, Z10
+	VPADDD      Z10, Z11, Z11
+	VMOVAPS     Z11, Z9
+	VADDPS      constants_avx512<>+640(SB), Z9, Z9
+	VDIVPS      Z9, Z0, Z0
+	VMULPS      Z1, Z1, Z9
+	VMULPS      constants_avx512<>+0(SB), Z9, Z9
+	VADDPS      constants_avx512<>+64(SB), Z9, Z9
+	VMULPS      Z1, Z9, Z9
+	VMINPS      constants_avx512<>+128(SB), Z9, Z9
+	VMAXPS      constants_avx512<>+192(SB), Z9, Z9
+	VRNDSCALEPS $0x08, Z9, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     constants_avx512<>+256(SB), Z11
+	VFMADD213PS constants_avx512<>+320(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
+	VCVTPS2DQ   Z10, Z10
+	VPSLLD      $0x17, Z10, Z10
+	VPADDD      Z10, Z11, Z11
+	VMOVAPS     Z11, Z9
+	VADDPS      constants_avx512<>+640(SB), Z9, Z9
+	VDIVPS      Z9, Z1, Z1
+	VMULPS      Z2, Z2, Z9
+	VMULPS      constants_avx512<>+0(SB), Z9, Z9
+	VADDPS      constants_avx512<>+64(SB), Z9, Z9
+	VMULPS      Z2, Z9, Z9
+	VMINPS      constants_avx512<>+128(SB), Z9, Z9
+	VMAXPS      constants_avx512<>+192(SB), Z9, Z9
+	VRNDSCALEPS $0x08, Z9, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     constants_avx512<>+256(SB), Z11
+	VFMADD213PS constants_avx512<>+320(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
+	VCVTPS2DQ   Z10, Z10
+	VPSLLD      $0x17, Z10, Z10
+	VPADDD      Z10, Z11, Z11
+	VMOVAPS     Z11, Z9
+	VADDPS      constants_avx512<>+640(SB), Z9, Z9
+	VDIVPS      Z9, Z2, Z2
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     Z2, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z3, Z3, Z9
+	VMULPS      constants_avx512<>+0(SB), Z9, Z9
+	VADDPS      constants_avx512<>+64(SB), Z9, Z9
+	VMULPS      Z3, Z9, Z9
+	VMINPS      constants_avx512<>+128(SB), Z9, Z9
+	VMAXPS      constants_avx512<>+192(SB), Z9, Z9
+	VRNDSCALEPS $0x08, Z9, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     constants_avx512<>+256(SB), Z11
+	VFMADD213PS constants_avx512<>+320(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
+	VCVTPS2DQ   Z10, Z10
+	VPSLLD      $0x17, Z10, Z10
+	VPADDD      Z10, Z11, Z11
+	VMOVAPS     Z11, Z9
+	VADDPS      constants_avx512<>+640(SB), Z9, Z9
+	VDIVPS      Z9, Z3, Z3
+	VMULPS      Z4, Z4, Z9
+	VMULPS      constants_avx512<>+0(SB), Z9, Z9
+	VADDPS      constants_avx512<>+64(SB), Z9, Z9
+	VMULPS      Z4, Z9, Z9
+	VMINPS      constants_avx512<>+128(SB), Z9, Z9
+	VMAXPS      constants_avx512<>+192(SB), Z9, Z9
+	VRNDSCALEPS $0x08, Z9, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     constants_avx512<>+256(SB), Z11
+	VFMADD213PS constants_avx512<>+320(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
+	VCVTPS2DQ   Z10, Z10
+	VPSLLD      $0x17, Z10, Z10
+	VPADDD      Z10, Z11, Z11
+	VMOVAPS     Z11, Z9
+	VADDPS      constants_avx512<>+640(SB), Z9, Z9
+	VDIVPS      Z9, Z4, Z4
+	VMULPS      Z5, Z5, Z9
+	VMULPS      constants_avx512<>+0(SB), Z9, Z9
+	VADDPS      constants_avx512<>+64(SB), Z9, Z9
+	VMULPS      Z5, Z9, Z9
+	VMINPS      constants_avx512<>+128(SB), Z9, Z9
+	VMAXPS      constants_avx512<>+192(SB), Z9, Z9
+	VRNDSCALEPS $0x08, Z9, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     constants_avx512<>+256(SB), Z11
+	VFMADD213PS constants_avx512<>+320(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
+	VCVTPS2DQ   Z10, Z10
+	VPSLLD      $0x17, Z10, Z10
+	VPADDD      Z10, Z11, Z11
+	VMOVAPS     Z11, Z9
+	VADDPS      constants_avx512<>+640(SB), Z9, Z9
+	VDIVPS      Z9, Z5, Z5
+	VMOVUPS     Z3, (DX)
+	VMOVUPS     Z4, 64(DX)
+	VMOVUPS     Z5, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z6, Z6, Z9
+	VMULPS      constants_avx512<>+0(SB), Z9, Z9
+	VADDPS      constants_avx512<>+64(SB), Z9, Z9
+	VMULPS      Z6, Z9, Z9
+	VMINPS      constants_avx512<>+128(SB), Z9, Z9
+	VMAXPS      constants_avx512<>+192(SB), Z9, Z9
+	VRNDSCALEPS $0x08, Z9, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     constants_avx512<>+256(SB), Z11
+	VFMADD213PS constants_avx512<>+320(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
+	VCVTPS2DQ   Z10, Z10
+	VPSLLD      $0x17, Z10, Z10
+	VPADDD      Z10, Z11, Z11
+	VMOVAPS     Z11, Z9
+	VADDPS      constants_avx512<>+640(SB), Z9, Z9
+	VDIVPS      Z9, Z6, Z6
+	VMULPS      Z7, Z7, Z9
+	VMULPS      constants_avx512<>+0(SB), Z9, Z9
+	VADDPS      constants_avx512<>+64(SB), Z9, Z9
+	VMULPS      Z7, Z9, Z9
+	VMINPS      constants_avx512<>+128(SB), Z9, Z9
+	VMAXPS      constants_avx512<>+192(SB), Z9, Z9
+	VRNDSCALEPS $0x08, Z9, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     constants_avx512<>+256(SB), Z11
+	VFMADD213PS constants_avx512<>+320(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
+	VCVTPS2DQ   Z10, Z10
+	VPSLLD      $0x17, Z10, Z10
+	VPADDD      Z10, Z11, Z11
+	VMOVAPS     Z11, Z9
+	VADDPS      constants_avx512<>+640(SB), Z9, Z9
+	VDIVPS      Z9, Z7, Z7
+	VMULPS      Z8, Z8, Z9
+	VMULPS      constants_avx512<>+0(SB), Z9, Z9
+	VADDPS      constants_avx512<>+64(SB), Z9, Z9
+	VMULPS      Z8, Z9, Z9
+	VMINPS      constants_avx512<>+128(SB), Z9, Z9
+	VMAXPS      constants_avx512<>+192(SB), Z9, Z9
+	VRNDSCALEPS $0x08, Z9, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     constants_avx512<>+256(SB), Z11
+	VFMADD213PS constants_avx512<>+320(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
+	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
+	VCVTPS2DQ   Z10, Z10
+	VPSLLD      $0x17, Z10, Z10
+	VPADDD      Z10, Z11, Z11
+	VMOVAPS     Z11, Z9
+	VADDPS      constants_avx512<>+640(SB), Z9, Z9
+	VDIVPS      Z9, Z8, Z8
+	VMOVUPS     Z6, (DX)
+	VMOVUPS     Z7, 64(DX)
+	VMOVUPS     Z8, 128(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile541
 	VZEROUPPER
 	RET
 
@@ -20107,7 +21636,7 @@ TEXT ·mul_f32_any_3x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile489:
+tile552:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -20131,14 +21660,14 @@ tile489:
 	MOVQ   48(AX), DI
 	MOVQ   56(AX), R9
 
-seg490:
+seg553:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest491
+	JL   rest554
 
-main493:
+main556:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -20221,13 +21750,13 @@ main493:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main493
+	JGE          main556
 
-rest491:
+rest554:
 	ADDQ $+4, R11
-	JZ   end492
+	JZ   end555
 
-one494:
+one557:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -20250,14 +21779,14 @@ one494:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one494
+	JNZ          one557
 
-end492:
+end555:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg490
+	JNZ    seg553
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip495
+	JZ     skip558
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -20277,9 +21806,9 @@ end492:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip495:
+skip558:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip496
+	JZ           skip559
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -20294,10 +21823,10 @@ skip495:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip496:
+skip559:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip497
+	JZ      skip560
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -20318,10 +21847,10 @@ skip496:
 	VADDPS  Z12, Z7, Z7
 	VADDPS  Z12, Z11, Z11
 
-skip497:
+skip560:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip498
+	JZ     skip561
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -20341,7 +21870,7 @@ skip497:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip498:
+skip561:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -20363,7 +21892,7 @@ skip498:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile489
+	JL      tile552
 	VZEROUPPER
 	RET
 
@@ -20373,7 +21902,7 @@ TEXT ·mul_f32_any_3x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile499:
+tile562:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -20397,14 +21926,14 @@ tile499:
 	MOVQ   48(AX), DI
 	MOVQ   56(AX), R9
 
-seg500:
+seg563:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest501
+	JL   rest564
 
-main503:
+main566:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -20487,13 +22016,13 @@ main503:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main503
+	JGE          main566
 
-rest501:
+rest564:
 	ADDQ $+4, R11
-	JZ   end502
+	JZ   end565
 
-one504:
+one567:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -20516,14 +22045,14 @@ one504:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one504
+	JNZ          one567
 
-end502:
+end565:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg500
+	JNZ    seg563
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip505
+	JZ     skip568
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -20543,9 +22072,9 @@ end502:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip505:
+skip568:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip506
+	JZ           skip569
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -20560,10 +22089,10 @@ skip505:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip506:
+skip569:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip507
+	JZ      skip570
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -20584,10 +22113,10 @@ skip506:
 	VADDPS  Z12, Z7, Z7
 	VADDPS  Z12, Z11, Z11
 
-skip507:
+skip570:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip508
+	JZ     skip571
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -20607,10 +22136,10 @@ skip507:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip508:
+skip571:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip509
+	JZ      skip572
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -20630,7 +22159,7 @@ skip508:
 	VMOVUPS Z10, 128(DX)
 	VMOVUPS Z11, 192(DX)
 
-skip509:
+skip572:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -20904,7 +22433,7 @@ skip509:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile499
+	JL          tile562
 	VZEROUPPER
 	RET
 
@@ -20914,7 +22443,7 @@ TEXT ·mul_f32_any_3x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile510:
+tile573:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -20938,14 +22467,14 @@ tile510:
 	MOVQ   48(AX), DI
 	MOVQ   56(AX), R9
 
-seg511:
+seg574:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest512
+	JL   rest575
 
-main514:
+main577:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -21028,13 +22557,13 @@ main514:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main514
+	JGE          main577
 
-rest512:
+rest575:
 	ADDQ $+4, R11
-	JZ   end513
+	JZ   end576
 
-one515:
+one578:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -21057,14 +22586,14 @@ one515:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one515
+	JNZ          one578
 
-end513:
+end576:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg511
+	JNZ    seg574
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip516
+	JZ     skip579
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -21091,9 +22620,9 @@ end513:
 	VADDPS (DX), Z9, Z9
 	VADDPS 64(DX), Z11, Z11
 
-skip516:
+skip579:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip517
+	JZ           skip580
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -21108,10 +22637,10 @@ skip516:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip517:
+skip580:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip518
+	JZ      skip581
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -21132,10 +22661,10 @@ skip517:
 	VADDPS  Z12, Z7, Z7
 	VADDPS  Z12, Z11, Z11
 
-skip518:
+skip581:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip519
+	JZ      skip582
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -21162,9 +22691,9 @@ skip518:
 	VMOVUPS Z9, (DX)
 	VMOVUPS Z11, 64(DX)
 
-skip519:
+skip582:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip520
+	JNZ         skip583
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -21292,11 +22821,11 @@ skip519:
 	VMOVUPS     Z9, (DX)
 	VMOVUPS     Z11, 64(DX)
 
-skip520:
+skip583:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile510
+	JL   tile573
 	VZEROUPPER
 	RET
 
@@ -21306,7 +22835,7 @@ TEXT ·mul_f32_any_4x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile521:
+tile584:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -21321,14 +22850,14 @@ tile521:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg522:
+seg585:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest523
+	JL   rest586
 
-main525:
+main588:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R10), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -21371,13 +22900,13 @@ main525:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main525
+	JGE          main588
 
-rest523:
+rest586:
 	ADDQ $+4, R11
-	JZ   end524
+	JZ   end587
 
-one526:
+one589:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R10), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -21390,14 +22919,14 @@ one526:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one526
+	JNZ          one589
 
-end524:
+end587:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg522
+	JNZ    seg585
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip527
+	JZ     skip590
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -21410,19 +22939,19 @@ end524:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip527:
+skip590:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip528
+	JZ           skip591
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip528:
+skip591:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip529
+	JZ      skip592
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -21432,10 +22961,10 @@ skip528:
 	VADDPS  Z4, Z2, Z2
 	VADDPS  Z4, Z3, Z3
 
-skip529:
+skip592:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip530
+	JZ     skip593
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -21448,7 +22977,7 @@ skip529:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip530:
+skip593:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -21463,7 +22992,7 @@ skip530:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile521
+	JL      tile584
 	VZEROUPPER
 	RET
 
@@ -21473,7 +23002,7 @@ TEXT ·mul_f32_any_4x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile531:
+tile594:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -21488,14 +23017,14 @@ tile531:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg532:
+seg595:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest533
+	JL   rest596
 
-main535:
+main598:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R10), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -21538,13 +23067,13 @@ main535:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main535
+	JGE          main598
 
-rest533:
+rest596:
 	ADDQ $+4, R11
-	JZ   end534
+	JZ   end597
 
-one536:
+one599:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R10), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -21557,14 +23086,14 @@ one536:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one536
+	JNZ          one599
 
-end534:
+end597:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg532
+	JNZ    seg595
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip537
+	JZ     skip600
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -21577,19 +23106,19 @@ end534:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip537:
+skip600:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip538
+	JZ           skip601
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip538:
+skip601:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip539
+	JZ      skip602
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -21599,10 +23128,10 @@ skip538:
 	VADDPS  Z4, Z2, Z2
 	VADDPS  Z4, Z3, Z3
 
-skip539:
+skip602:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip540
+	JZ     skip603
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -21615,10 +23144,10 @@ skip539:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip540:
+skip603:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip541
+	JZ      skip604
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -21631,7 +23160,7 @@ skip540:
 	ADDQ    BX, DX
 	VMOVUPS Z3, (DX)
 
-skip541:
+skip604:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -21730,7 +23259,7 @@ skip541:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile531
+	JL          tile594
 	VZEROUPPER
 	RET
 
@@ -21740,7 +23269,7 @@ TEXT ·mul_f32_any_4x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile542:
+tile605:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -21759,14 +23288,14 @@ tile542:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg543:
+seg606:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest544
+	JL   rest607
 
-main546:
+main609:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -21829,13 +23358,13 @@ main546:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main546
+	JGE          main609
 
-rest544:
+rest607:
 	ADDQ $+4, R11
-	JZ   end545
+	JZ   end608
 
-one547:
+one610:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -21853,14 +23382,14 @@ one547:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one547
+	JNZ          one610
 
-end545:
+end608:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg543
+	JNZ    seg606
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip548
+	JZ     skip611
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -21877,9 +23406,9 @@ end545:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip548:
+skip611:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip549
+	JZ           skip612
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -21890,10 +23419,10 @@ skip548:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip549:
+skip612:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip550
+	JZ      skip613
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -21908,10 +23437,10 @@ skip549:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip550:
+skip613:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip551
+	JZ     skip614
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -21928,7 +23457,7 @@ skip550:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip551:
+skip614:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -21947,7 +23476,7 @@ skip551:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile542
+	JL      tile605
 	VZEROUPPER
 	RET
 
@@ -21957,7 +23486,7 @@ TEXT ·mul_f32_any_4x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile552:
+tile615:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -21976,14 +23505,14 @@ tile552:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg553:
+seg616:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest554
+	JL   rest617
 
-main556:
+main619:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -22046,13 +23575,13 @@ main556:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main556
+	JGE          main619
 
-rest554:
+rest617:
 	ADDQ $+4, R11
-	JZ   end555
+	JZ   end618
 
-one557:
+one620:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -22070,14 +23599,14 @@ one557:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one557
+	JNZ          one620
 
-end555:
+end618:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg553
+	JNZ    seg616
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip558
+	JZ     skip621
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -22094,9 +23623,9 @@ end555:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip558:
+skip621:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip559
+	JZ           skip622
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -22107,10 +23636,10 @@ skip558:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip559:
+skip622:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip560
+	JZ      skip623
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -22125,10 +23654,10 @@ skip559:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip560:
+skip623:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip561
+	JZ     skip624
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -22145,10 +23674,10 @@ skip560:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip561:
+skip624:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip562
+	JZ      skip625
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -22165,7 +23694,7 @@ skip561:
 	VMOVUPS Z6, (DX)
 	VMOVUPS Z7, 64(DX)
 
-skip562:
+skip625:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -22352,7 +23881,7 @@ skip562:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile552
+	JL          tile615
 	VZEROUPPER
 	RET
 
@@ -22362,7 +23891,7 @@ TEXT ·mul_f32_any_4x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile563:
+tile626:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -22381,14 +23910,14 @@ tile563:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg564:
+seg627:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest565
+	JL   rest628
 
-main567:
+main630:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -22451,13 +23980,13 @@ main567:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main567
+	JGE          main630
 
-rest565:
+rest628:
 	ADDQ $+4, R11
-	JZ   end566
+	JZ   end629
 
-one568:
+one631:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -22475,14 +24004,14 @@ one568:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one568
+	JNZ          one631
 
-end566:
+end629:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg564
+	JNZ    seg627
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip569
+	JZ     skip632
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -22507,9 +24036,9 @@ end566:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip569:
+skip632:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip570
+	JZ           skip633
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -22520,10 +24049,10 @@ skip569:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip570:
+skip633:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip571
+	JZ      skip634
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -22538,10 +24067,10 @@ skip570:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip571:
+skip634:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip572
+	JZ      skip635
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -22566,9 +24095,9 @@ skip571:
 	ADDQ    BX, DX
 	VMOVUPS Z7, (DX)
 
-skip572:
+skip635:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip573
+	JNZ         skip636
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -22657,11 +24186,821 @@ skip572:
 	VDIVPS      Z8, Z7, Z7
 	VMOVUPS     Z7, (DX)
 
-skip573:
+skip636:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile563
+	JL   tile626
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_4x48_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_4x48_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile637:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg638:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	MOVQ 8(R8), R11
+	SUBQ $+4, R11
+	JL   rest639
+
+main641:
+	VMOVUPS      (DX), Z12
+	VMOVUPS      64(DX), Z13
+	VMOVUPS      128(DX), Z14
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (R10)(BX*1), Z15
+	VFMADD231PS  Z12, Z15, Z3
+	VFMADD231PS  Z13, Z15, Z4
+	VFMADD231PS  Z14, Z15, Z5
+	VBROADCASTSS (R10)(BX*2), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VFMADD231PS  Z14, Z15, Z8
+	VBROADCASTSS (R10)(SI*1), Z15
+	VFMADD231PS  Z12, Z15, Z9
+	VFMADD231PS  Z13, Z15, Z10
+	VFMADD231PS  Z14, Z15, Z11
+	ADDQ         DI, R10
+	VMOVUPS      192(DX), Z12
+	VMOVUPS      256(DX), Z13
+	VMOVUPS      320(DX), Z14
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (R10)(BX*1), Z15
+	VFMADD231PS  Z12, Z15, Z3
+	VFMADD231PS  Z13, Z15, Z4
+	VFMADD231PS  Z14, Z15, Z5
+	VBROADCASTSS (R10)(BX*2), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VFMADD231PS  Z14, Z15, Z8
+	VBROADCASTSS (R10)(SI*1), Z15
+	VFMADD231PS  Z12, Z15, Z9
+	VFMADD231PS  Z13, Z15, Z10
+	VFMADD231PS  Z14, Z15, Z11
+	ADDQ         DI, R10
+	VMOVUPS      384(DX), Z12
+	VMOVUPS      448(DX), Z13
+	VMOVUPS      512(DX), Z14
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (R10)(BX*1), Z15
+	VFMADD231PS  Z12, Z15, Z3
+	VFMADD231PS  Z13, Z15, Z4
+	VFMADD231PS  Z14, Z15, Z5
+	VBROADCASTSS (R10)(BX*2), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VFMADD231PS  Z14, Z15, Z8
+	VBROADCASTSS (R10)(SI*1), Z15
+	VFMADD231PS  Z12, Z15, Z9
+	VFMADD231PS  Z13, Z15, Z10
+	VFMADD231PS  Z14, Z15, Z11
+	ADDQ         DI, R10
+	VMOVUPS      576(DX), Z12
+	VMOVUPS      640(DX), Z13
+	VMOVUPS      704(DX), Z14
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (R10)(BX*1), Z15
+	VFMADD231PS  Z12, Z15, Z3
+	VFMADD231PS  Z13, Z15, Z4
+	VFMADD231PS  Z14, Z15, Z5
+	VBROADCASTSS (R10)(BX*2), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VFMADD231PS  Z14, Z15, Z8
+	VBROADCASTSS (R10)(SI*1), Z15
+	VFMADD231PS  Z12, Z15, Z9
+	VFMADD231PS  Z13, Z15, Z10
+	VFMADD231PS  Z14, Z15, Z11
+	ADDQ         DI, R10
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main641
+
+rest639:
+	ADDQ $+4, R11
+	JZ   end640
+
+one642:
+	VMOVUPS      (DX), Z12
+	VMOVUPS      64(DX), Z13
+	VMOVUPS      128(DX), Z14
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (R10)(BX*1), Z15
+	VFMADD231PS  Z12, Z15, Z3
+	VFMADD231PS  Z13, Z15, Z4
+	VFMADD231PS  Z14, Z15, Z5
+	VBROADCASTSS (R10)(BX*2), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VFMADD231PS  Z14, Z15, Z8
+	VBROADCASTSS (R10)(SI*1), Z15
+	VFMADD231PS  Z12, Z15, Z9
+	VFMADD231PS  Z13, Z15, Z10
+	VFMADD231PS  Z14, Z15, Z11
+	ADDQ         DI, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one642
+
+end640:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg638
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip643
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+
+skip643:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip644
+	VBROADCASTSS 120(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip644:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip645
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z12
+	VADDPS  Z12, Z0, Z0
+	VADDPS  Z12, Z3, Z3
+	VADDPS  Z12, Z6, Z6
+	VADDPS  Z12, Z9, Z9
+	VMOVUPS 64(DX), Z12
+	VADDPS  Z12, Z1, Z1
+	VADDPS  Z12, Z4, Z4
+	VADDPS  Z12, Z7, Z7
+	VADDPS  Z12, Z10, Z10
+	VMOVUPS 128(DX), Z12
+	VADDPS  Z12, Z2, Z2
+	VADDPS  Z12, Z5, Z5
+	VADDPS  Z12, Z8, Z8
+	VADDPS  Z12, Z11, Z11
+
+skip645:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip646
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+
+skip646:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile637
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_4x48_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_4x48_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile647:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg648:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	MOVQ 8(R8), R11
+	SUBQ $+4, R11
+	JL   rest649
+
+main651:
+	VMOVUPS      (DX), Z12
+	VMOVUPS      64(DX), Z13
+	VMOVUPS      128(DX), Z14
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (R10)(BX*1), Z15
+	VFMADD231PS  Z12, Z15, Z3
+	VFMADD231PS  Z13, Z15, Z4
+	VFMADD231PS  Z14, Z15, Z5
+	VBROADCASTSS (R10)(BX*2), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VFMADD231PS  Z14, Z15, Z8
+	VBROADCASTSS (R10)(SI*1), Z15
+	VFMADD231PS  Z12, Z15, Z9
+	VFMADD231PS  Z13, Z15, Z10
+	VFMADD231PS  Z14, Z15, Z11
+	ADDQ         DI, R10
+	VMOVUPS      192(DX), Z12
+	VMOVUPS      256(DX), Z13
+	VMOVUPS      320(DX), Z14
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (R10)(BX*1), Z15
+	VFMADD231PS  Z12, Z15, Z3
+	VFMADD231PS  Z13, Z15, Z4
+	VFMADD231PS  Z14, Z15, Z5
+	VBROADCASTSS (R10)(BX*2), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VFMADD231PS  Z14, Z15, Z8
+	VBROADCASTSS (R10)(SI*1), Z15
+	VFMADD231PS  Z12, Z15, Z9
+	VFMADD231PS  Z13, Z15, Z10
+	VFMADD231PS  Z14, Z15, Z11
+	ADDQ         DI, R10
+	VMOVUPS      384(DX), Z12
+	VMOVUPS      448(DX), Z13
+	VMOVUPS      512(DX), Z14
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (R10)(BX*1), Z15
+	VFMADD231PS  Z12, Z15, Z3
+	VFMADD231PS  Z13, Z15, Z4
+	VFMADD231PS  Z14, Z15, Z5
+	VBROADCASTSS (R10)(BX*2), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VFMADD231PS  Z14, Z15, Z8
+	VBROADCASTSS (R10)(SI*1), Z15
+	VFMADD231PS  Z12, Z15, Z9
+	VFMADD231PS  Z13, Z15, Z10
+	VFMADD231PS  Z14, Z15, Z11
+	ADDQ         DI, R10
+	VMOVUPS      576(DX), Z12
+	VMOVUPS      640(DX), Z13
+	VMOVUPS      704(DX), Z14
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (R10)(BX*1), Z15
+	VFMADD231PS  Z12, Z15, Z3
+	VFMADD231PS  Z13, Z15, Z4
+	VFMADD231PS  Z14, Z15, Z5
+	VBROADCASTSS (R10)(BX*2), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VFMADD231PS  Z14, Z15, Z8
+	VBROADCASTSS (R10)(SI*1), Z15
+	VFMADD231PS  Z12, Z15, Z9
+	VFMADD231PS  Z13, Z15, Z10
+	VFMADD231PS  Z14, Z15, Z11
+	ADDQ         DI, R10
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main651
+
+rest649:
+	ADDQ $+4, R11
+	JZ   end650
+
+one652:
+	VMOVUPS      (DX), Z12
+	VMOVUPS      64(DX), Z13
+	VMOVUPS      128(DX), Z14
+	VBROADCASTSS (R10), Z15
+	VFMADD231PS  Z12, Z15, Z0
+	VFMADD231PS  Z13, Z15, Z1
+	VFMADD231PS  Z14, Z15, Z2
+	VBROADCASTSS (R10)(BX*1), Z15
+	VFMADD231PS  Z12, Z15, Z3
+	VFMADD231PS  Z13, Z15, Z4
+	VFMADD231PS  Z14, Z15, Z5
+	VBROADCASTSS (R10)(BX*2), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VFMADD231PS  Z14, Z15, Z8
+	VBROADCASTSS (R10)(SI*1), Z15
+	VFMADD231PS  Z12, Z15, Z9
+	VFMADD231PS  Z13, Z15, Z10
+	VFMADD231PS  Z14, Z15, Z11
+	ADDQ         DI, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one652
+
+end650:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg648
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip653
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+
+skip653:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip654
+	VBROADCASTSS 120(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip654:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip655
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z12
+	VADDPS  Z12, Z0, Z0
+	VADDPS  Z12, Z3, Z3
+	VADDPS  Z12, Z6, Z6
+	VADDPS  Z12, Z9, Z9
+	VMOVUPS 64(DX), Z12
+	VADDPS  Z12, Z1, Z1
+	VADDPS  Z12, Z4, Z4
+	VADDPS  Z12, Z7, Z7
+	VADDPS  Z12, Z10, Z10
+	VMOVUPS 128(DX), Z12
+	VADDPS  Z12, Z2, Z2
+	VADDPS  Z12, Z5, Z5
+	VADDPS  Z12, Z8, Z8
+	VADDPS  Z12, Z11, Z11
+
+skip655:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip656
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+
+skip656:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip657
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+
+skip657:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x000000c0, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Z0, Z0, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z0, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z0, Z0
+	VMULPS      Z1, Z1, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z1, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z1, Z1
+	VMULPS      Z2, Z2, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z2, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z2, Z2
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     Z2, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z3, Z3, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z3, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z3, Z3
+	VMULPS      Z4, Z4, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z4, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z4, Z4
+	VMULPS      Z5, Z5, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z5, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z5, Z5
+	VMOVUPS     Z3, (DX)
+	VMOVUPS     Z4, 64(DX)
+	VMOVUPS     Z5, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z6, Z6, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z6, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z6, Z6
+	VMULPS      Z7, Z7, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z7, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z7, Z7
+	VMULPS      Z8, Z8, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z8, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z8, Z8
+	VMOVUPS     Z6, (DX)
+	VMOVUPS     Z7, 64(DX)
+	VMOVUPS     Z8, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z9, Z9, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z9, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z9, Z9
+	VMULPS      Z10, Z10, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z10, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z10, Z10
+	VMULPS      Z11, Z11, Z12
+	VMULPS      constants_avx512<>+0(SB), Z12, Z12
+	VADDPS      constants_avx512<>+64(SB), Z12, Z12
+	VMULPS      Z11, Z12, Z12
+	VMINPS      constants_avx512<>+128(SB), Z12, Z12
+	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
+	VRNDSCALEPS $0x08, Z12, Z13
+	VSUBPS      Z13, Z12, Z12
+	VMOVUPS     constants_avx512<>+256(SB), Z14
+	VFMADD213PS constants_avx512<>+320(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
+	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
+	VCVTPS2DQ   Z13, Z13
+	VPSLLD      $0x17, Z13, Z13
+	VPADDD      Z13, Z14, Z14
+	VMOVAPS     Z14, Z12
+	VADDPS      constants_avx512<>+640(SB), Z12, Z12
+	VDIVPS      Z12, Z11, Z11
+	VMOVUPS     Z9, (DX)
+	VMOVUPS     Z10, 64(DX)
+	VMOVUPS     Z11, 128(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile647
 	VZEROUPPER
 	RET
 
@@ -22671,7 +25010,7 @@ TEXT ·mul_f32_any_4x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile574:
+tile658:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -22699,14 +25038,14 @@ tile574:
 	MOVQ   48(AX), R9
 	MOVQ   56(AX), R10
 
-seg575:
+seg659:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest576
+	JL   rest660
 
-main578:
+main662:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -22809,13 +25148,13 @@ main578:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main578
+	JGE          main662
 
-rest576:
+rest660:
 	ADDQ $+4, R12
-	JZ   end577
+	JZ   end661
 
-one579:
+one663:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -22843,14 +25182,14 @@ one579:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one579
+	JNZ          one663
 
-end577:
+end661:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg575
+	JNZ    seg659
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip580
+	JZ     skip664
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -22875,9 +25214,9 @@ end577:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip580:
+skip664:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip581
+	JZ           skip665
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -22896,10 +25235,10 @@ skip580:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip581:
+skip665:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip582
+	JZ      skip666
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -22924,10 +25263,10 @@ skip581:
 	VADDPS  Z16, Z11, Z11
 	VADDPS  Z16, Z15, Z15
 
-skip582:
+skip666:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip583
+	JZ     skip667
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -22952,7 +25291,7 @@ skip582:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip583:
+skip667:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -22979,7 +25318,7 @@ skip583:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile574
+	JL      tile658
 	VZEROUPPER
 	RET
 
@@ -22989,7 +25328,7 @@ TEXT ·mul_f32_any_4x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile584:
+tile668:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -23017,14 +25356,14 @@ tile584:
 	MOVQ   48(AX), R9
 	MOVQ   56(AX), R10
 
-seg585:
+seg669:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest586
+	JL   rest670
 
-main588:
+main672:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -23127,13 +25466,13 @@ main588:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main588
+	JGE          main672
 
-rest586:
+rest670:
 	ADDQ $+4, R12
-	JZ   end587
+	JZ   end671
 
-one589:
+one673:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -23161,14 +25500,14 @@ one589:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one589
+	JNZ          one673
 
-end587:
+end671:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg585
+	JNZ    seg669
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip590
+	JZ     skip674
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -23193,9 +25532,9 @@ end587:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip590:
+skip674:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip591
+	JZ           skip675
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -23214,10 +25553,10 @@ skip590:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip591:
+skip675:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip592
+	JZ      skip676
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -23242,10 +25581,10 @@ skip591:
 	VADDPS  Z16, Z11, Z11
 	VADDPS  Z16, Z15, Z15
 
-skip592:
+skip676:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip593
+	JZ     skip677
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -23270,10 +25609,10 @@ skip592:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip593:
+skip677:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip594
+	JZ      skip678
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -23298,7 +25637,7 @@ skip593:
 	VMOVUPS Z14, 128(DX)
 	VMOVUPS Z15, 192(DX)
 
-skip594:
+skip678:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -23661,7 +26000,7 @@ skip594:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile584
+	JL          tile668
 	VZEROUPPER
 	RET
 
@@ -23671,7 +26010,7 @@ TEXT ·mul_f32_any_4x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile595:
+tile679:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -23699,14 +26038,14 @@ tile595:
 	MOVQ   48(AX), R9
 	MOVQ   56(AX), R10
 
-seg596:
+seg680:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest597
+	JL   rest681
 
-main599:
+main683:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -23809,13 +26148,13 @@ main599:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main599
+	JGE          main683
 
-rest597:
+rest681:
 	ADDQ $+4, R12
-	JZ   end598
+	JZ   end682
 
-one600:
+one684:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -23843,14 +26182,14 @@ one600:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one600
+	JNZ          one684
 
-end598:
+end682:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg596
+	JNZ    seg680
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip601
+	JZ     skip685
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -23883,9 +26222,9 @@ end598:
 	VADDPS (DX), Z13, Z13
 	VADDPS 64(DX), Z15, Z15
 
-skip601:
+skip685:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip602
+	JZ           skip686
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -23904,10 +26243,10 @@ skip601:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip602:
+skip686:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip603
+	JZ      skip687
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -23932,10 +26271,10 @@ skip602:
 	VADDPS  Z16, Z11, Z11
 	VADDPS  Z16, Z15, Z15
 
-skip603:
+skip687:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip604
+	JZ      skip688
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -23968,9 +26307,9 @@ skip603:
 	VMOVUPS Z13, (DX)
 	VMOVUPS Z15, 64(DX)
 
-skip604:
+skip688:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip605
+	JNZ         skip689
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -24139,11 +26478,11 @@ skip604:
 	VMOVUPS     Z13, (DX)
 	VMOVUPS     Z15, 64(DX)
 
-skip605:
+skip689:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile595
+	JL   tile679
 	VZEROUPPER
 	RET
 
@@ -24153,7 +26492,7 @@ TEXT ·mul_f32_any_5x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile606:
+tile690:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -24169,14 +26508,14 @@ tile606:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg607:
+seg691:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest608
+	JL   rest692
 
-main610:
+main694:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R10), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -24227,13 +26566,13 @@ main610:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main610
+	JGE          main694
 
-rest608:
+rest692:
 	ADDQ $+4, R11
-	JZ   end609
+	JZ   end693
 
-one611:
+one695:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R10), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -24248,14 +26587,14 @@ one611:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one611
+	JNZ          one695
 
-end609:
+end693:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg607
+	JNZ    seg691
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip612
+	JZ     skip696
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -24270,9 +26609,9 @@ end609:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip612:
+skip696:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip613
+	JZ           skip697
 	VBROADCASTSS 120(AX), Z5
 	VMULPS       Z5, Z0, Z0
 	VMULPS       Z5, Z1, Z1
@@ -24280,10 +26619,10 @@ skip612:
 	VMULPS       Z5, Z3, Z3
 	VMULPS       Z5, Z4, Z4
 
-skip613:
+skip697:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip614
+	JZ      skip698
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -24294,10 +26633,10 @@ skip613:
 	VADDPS  Z5, Z3, Z3
 	VADDPS  Z5, Z4, Z4
 
-skip614:
+skip698:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip615
+	JZ     skip699
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -24312,7 +26651,7 @@ skip614:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip615:
+skip699:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -24329,7 +26668,7 @@ skip615:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile606
+	JL      tile690
 	VZEROUPPER
 	RET
 
@@ -24339,7 +26678,7 @@ TEXT ·mul_f32_any_5x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile616:
+tile700:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -24355,14 +26694,14 @@ tile616:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg617:
+seg701:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest618
+	JL   rest702
 
-main620:
+main704:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R10), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -24413,13 +26752,13 @@ main620:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main620
+	JGE          main704
 
-rest618:
+rest702:
 	ADDQ $+4, R11
-	JZ   end619
+	JZ   end703
 
-one621:
+one705:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R10), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -24434,14 +26773,14 @@ one621:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one621
+	JNZ          one705
 
-end619:
+end703:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg617
+	JNZ    seg701
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip622
+	JZ     skip706
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -24456,9 +26795,9 @@ end619:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip622:
+skip706:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip623
+	JZ           skip707
 	VBROADCASTSS 120(AX), Z5
 	VMULPS       Z5, Z0, Z0
 	VMULPS       Z5, Z1, Z1
@@ -24466,10 +26805,10 @@ skip622:
 	VMULPS       Z5, Z3, Z3
 	VMULPS       Z5, Z4, Z4
 
-skip623:
+skip707:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip624
+	JZ      skip708
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -24480,10 +26819,10 @@ skip623:
 	VADDPS  Z5, Z3, Z3
 	VADDPS  Z5, Z4, Z4
 
-skip624:
+skip708:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip625
+	JZ     skip709
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -24498,10 +26837,10 @@ skip624:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip625:
+skip709:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip626
+	JZ      skip710
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -24516,7 +26855,7 @@ skip625:
 	ADDQ    BX, DX
 	VMOVUPS Z4, (DX)
 
-skip626:
+skip710:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -24638,7 +26977,7 @@ skip626:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile616
+	JL          tile700
 	VZEROUPPER
 	RET
 
@@ -24648,7 +26987,7 @@ TEXT ·mul_f32_any_5x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile627:
+tile711:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -24669,14 +27008,14 @@ tile627:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg628:
+seg712:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest629
+	JL   rest713
 
-main631:
+main715:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -24751,13 +27090,13 @@ main631:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main631
+	JGE          main715
 
-rest629:
+rest713:
 	ADDQ $+4, R11
-	JZ   end630
+	JZ   end714
 
-one632:
+one716:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -24778,14 +27117,14 @@ one632:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one632
+	JNZ          one716
 
-end630:
+end714:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg628
+	JNZ    seg712
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip633
+	JZ     skip717
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -24805,9 +27144,9 @@ end630:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip633:
+skip717:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip634
+	JZ           skip718
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -24820,10 +27159,10 @@ skip633:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip634:
+skip718:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip635
+	JZ      skip719
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -24840,10 +27179,10 @@ skip634:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip635:
+skip719:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip636
+	JZ     skip720
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -24863,7 +27202,7 @@ skip635:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip636:
+skip720:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -24885,7 +27224,7 @@ skip636:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile627
+	JL      tile711
 	VZEROUPPER
 	RET
 
@@ -24895,7 +27234,7 @@ TEXT ·mul_f32_any_5x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile637:
+tile721:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -24916,14 +27255,14 @@ tile637:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg638:
+seg722:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest639
+	JL   rest723
 
-main641:
+main725:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -24998,13 +27337,13 @@ main641:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main641
+	JGE          main725
 
-rest639:
+rest723:
 	ADDQ $+4, R11
-	JZ   end640
+	JZ   end724
 
-one642:
+one726:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -25025,14 +27364,14 @@ one642:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one642
+	JNZ          one726
 
-end640:
+end724:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg638
+	JNZ    seg722
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip643
+	JZ     skip727
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -25052,9 +27391,9 @@ end640:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip643:
+skip727:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip644
+	JZ           skip728
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -25067,10 +27406,10 @@ skip643:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip644:
+skip728:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip645
+	JZ      skip729
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25087,10 +27426,10 @@ skip644:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip645:
+skip729:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip646
+	JZ     skip730
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -25110,10 +27449,10 @@ skip645:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip646:
+skip730:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip647
+	JZ      skip731
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25133,7 +27472,7 @@ skip646:
 	VMOVUPS Z8, (DX)
 	VMOVUPS Z9, 64(DX)
 
-skip647:
+skip731:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -25365,7 +27704,7 @@ skip647:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile637
+	JL          tile721
 	VZEROUPPER
 	RET
 
@@ -25375,7 +27714,7 @@ TEXT ·mul_f32_any_5x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile648:
+tile732:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -25396,14 +27735,14 @@ tile648:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg649:
+seg733:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest650
+	JL   rest734
 
-main652:
+main736:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -25478,13 +27817,13 @@ main652:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main652
+	JGE          main736
 
-rest650:
+rest734:
 	ADDQ $+4, R11
-	JZ   end651
+	JZ   end735
 
-one653:
+one737:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -25505,14 +27844,14 @@ one653:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one653
+	JNZ          one737
 
-end651:
+end735:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg649
+	JNZ    seg733
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip654
+	JZ     skip738
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -25541,9 +27880,9 @@ end651:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip654:
+skip738:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip655
+	JZ           skip739
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -25556,10 +27895,10 @@ skip654:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip655:
+skip739:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip656
+	JZ      skip740
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25576,10 +27915,10 @@ skip655:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip656:
+skip740:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip657
+	JZ      skip741
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -25608,9 +27947,9 @@ skip656:
 	ADDQ    BX, DX
 	VMOVUPS Z9, (DX)
 
-skip657:
+skip741:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip658
+	JNZ         skip742
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -25720,11 +28059,970 @@ skip657:
 	VDIVPS      Z10, Z9, Z9
 	VMOVUPS     Z9, (DX)
 
-skip658:
+skip742:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile648
+	JL   tile732
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x48_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_5x48_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile743:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg744:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	MOVQ 8(R8), R11
+	SUBQ $+4, R11
+	JL   rest745
+
+main747:
+	VMOVUPS      (DX), Z15
+	VMOVUPS      64(DX), Z16
+	VMOVUPS      128(DX), Z17
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z15, Z18, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z17, Z18, Z2
+	VBROADCASTSS (R10)(BX*1), Z18
+	VFMADD231PS  Z15, Z18, Z3
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(BX*2), Z18
+	VFMADD231PS  Z15, Z18, Z6
+	VFMADD231PS  Z16, Z18, Z7
+	VFMADD231PS  Z17, Z18, Z8
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z15, Z18, Z9
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R10)(BX*4), Z18
+	VFMADD231PS  Z15, Z18, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z17, Z18, Z14
+	ADDQ         DI, R10
+	VMOVUPS      192(DX), Z15
+	VMOVUPS      256(DX), Z16
+	VMOVUPS      320(DX), Z17
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z15, Z18, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z17, Z18, Z2
+	VBROADCASTSS (R10)(BX*1), Z18
+	VFMADD231PS  Z15, Z18, Z3
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(BX*2), Z18
+	VFMADD231PS  Z15, Z18, Z6
+	VFMADD231PS  Z16, Z18, Z7
+	VFMADD231PS  Z17, Z18, Z8
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z15, Z18, Z9
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R10)(BX*4), Z18
+	VFMADD231PS  Z15, Z18, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z17, Z18, Z14
+	ADDQ         DI, R10
+	VMOVUPS      384(DX), Z15
+	VMOVUPS      448(DX), Z16
+	VMOVUPS      512(DX), Z17
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z15, Z18, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z17, Z18, Z2
+	VBROADCASTSS (R10)(BX*1), Z18
+	VFMADD231PS  Z15, Z18, Z3
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(BX*2), Z18
+	VFMADD231PS  Z15, Z18, Z6
+	VFMADD231PS  Z16, Z18, Z7
+	VFMADD231PS  Z17, Z18, Z8
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z15, Z18, Z9
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R10)(BX*4), Z18
+	VFMADD231PS  Z15, Z18, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z17, Z18, Z14
+	ADDQ         DI, R10
+	VMOVUPS      576(DX), Z15
+	VMOVUPS      640(DX), Z16
+	VMOVUPS      704(DX), Z17
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z15, Z18, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z17, Z18, Z2
+	VBROADCASTSS (R10)(BX*1), Z18
+	VFMADD231PS  Z15, Z18, Z3
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(BX*2), Z18
+	VFMADD231PS  Z15, Z18, Z6
+	VFMADD231PS  Z16, Z18, Z7
+	VFMADD231PS  Z17, Z18, Z8
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z15, Z18, Z9
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R10)(BX*4), Z18
+	VFMADD231PS  Z15, Z18, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z17, Z18, Z14
+	ADDQ         DI, R10
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main747
+
+rest745:
+	ADDQ $+4, R11
+	JZ   end746
+
+one748:
+	VMOVUPS      (DX), Z15
+	VMOVUPS      64(DX), Z16
+	VMOVUPS      128(DX), Z17
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z15, Z18, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z17, Z18, Z2
+	VBROADCASTSS (R10)(BX*1), Z18
+	VFMADD231PS  Z15, Z18, Z3
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(BX*2), Z18
+	VFMADD231PS  Z15, Z18, Z6
+	VFMADD231PS  Z16, Z18, Z7
+	VFMADD231PS  Z17, Z18, Z8
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z15, Z18, Z9
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R10)(BX*4), Z18
+	VFMADD231PS  Z15, Z18, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z17, Z18, Z14
+	ADDQ         DI, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one748
+
+end746:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg744
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip749
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+
+skip749:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip750
+	VBROADCASTSS 120(AX), Z15
+	VMULPS       Z15, Z0, Z0
+	VMULPS       Z15, Z1, Z1
+	VMULPS       Z15, Z2, Z2
+	VMULPS       Z15, Z3, Z3
+	VMULPS       Z15, Z4, Z4
+	VMULPS       Z15, Z5, Z5
+	VMULPS       Z15, Z6, Z6
+	VMULPS       Z15, Z7, Z7
+	VMULPS       Z15, Z8, Z8
+	VMULPS       Z15, Z9, Z9
+	VMULPS       Z15, Z10, Z10
+	VMULPS       Z15, Z11, Z11
+	VMULPS       Z15, Z12, Z12
+	VMULPS       Z15, Z13, Z13
+	VMULPS       Z15, Z14, Z14
+
+skip750:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip751
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z15
+	VADDPS  Z15, Z0, Z0
+	VADDPS  Z15, Z3, Z3
+	VADDPS  Z15, Z6, Z6
+	VADDPS  Z15, Z9, Z9
+	VADDPS  Z15, Z12, Z12
+	VMOVUPS 64(DX), Z15
+	VADDPS  Z15, Z1, Z1
+	VADDPS  Z15, Z4, Z4
+	VADDPS  Z15, Z7, Z7
+	VADDPS  Z15, Z10, Z10
+	VADDPS  Z15, Z13, Z13
+	VMOVUPS 128(DX), Z15
+	VADDPS  Z15, Z2, Z2
+	VADDPS  Z15, Z5, Z5
+	VADDPS  Z15, Z8, Z8
+	VADDPS  Z15, Z11, Z11
+	VADDPS  Z15, Z14, Z14
+
+skip751:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip752
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+
+skip752:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile743
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x48_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_5x48_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile753:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg754:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	MOVQ 8(R8), R11
+	SUBQ $+4, R11
+	JL   rest755
+
+main757:
+	VMOVUPS      (DX), Z15
+	VMOVUPS      64(DX), Z16
+	VMOVUPS      128(DX), Z17
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z15, Z18, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z17, Z18, Z2
+	VBROADCASTSS (R10)(BX*1), Z18
+	VFMADD231PS  Z15, Z18, Z3
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(BX*2), Z18
+	VFMADD231PS  Z15, Z18, Z6
+	VFMADD231PS  Z16, Z18, Z7
+	VFMADD231PS  Z17, Z18, Z8
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z15, Z18, Z9
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R10)(BX*4), Z18
+	VFMADD231PS  Z15, Z18, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z17, Z18, Z14
+	ADDQ         DI, R10
+	VMOVUPS      192(DX), Z15
+	VMOVUPS      256(DX), Z16
+	VMOVUPS      320(DX), Z17
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z15, Z18, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z17, Z18, Z2
+	VBROADCASTSS (R10)(BX*1), Z18
+	VFMADD231PS  Z15, Z18, Z3
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(BX*2), Z18
+	VFMADD231PS  Z15, Z18, Z6
+	VFMADD231PS  Z16, Z18, Z7
+	VFMADD231PS  Z17, Z18, Z8
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z15, Z18, Z9
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R10)(BX*4), Z18
+	VFMADD231PS  Z15, Z18, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z17, Z18, Z14
+	ADDQ         DI, R10
+	VMOVUPS      384(DX), Z15
+	VMOVUPS      448(DX), Z16
+	VMOVUPS      512(DX), Z17
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z15, Z18, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z17, Z18, Z2
+	VBROADCASTSS (R10)(BX*1), Z18
+	VFMADD231PS  Z15, Z18, Z3
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(BX*2), Z18
+	VFMADD231PS  Z15, Z18, Z6
+	VFMADD231PS  Z16, Z18, Z7
+	VFMADD231PS  Z17, Z18, Z8
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z15, Z18, Z9
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R10)(BX*4), Z18
+	VFMADD231PS  Z15, Z18, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z17, Z18, Z14
+	ADDQ         DI, R10
+	VMOVUPS      576(DX), Z15
+	VMOVUPS      640(DX), Z16
+	VMOVUPS      704(DX), Z17
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z15, Z18, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z17, Z18, Z2
+	VBROADCASTSS (R10)(BX*1), Z18
+	VFMADD231PS  Z15, Z18, Z3
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(BX*2), Z18
+	VFMADD231PS  Z15, Z18, Z6
+	VFMADD231PS  Z16, Z18, Z7
+	VFMADD231PS  Z17, Z18, Z8
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z15, Z18, Z9
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R10)(BX*4), Z18
+	VFMADD231PS  Z15, Z18, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z17, Z18, Z14
+	ADDQ         DI, R10
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main757
+
+rest755:
+	ADDQ $+4, R11
+	JZ   end756
+
+one758:
+	VMOVUPS      (DX), Z15
+	VMOVUPS      64(DX), Z16
+	VMOVUPS      128(DX), Z17
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z15, Z18, Z0
+	VFMADD231PS  Z16, Z18, Z1
+	VFMADD231PS  Z17, Z18, Z2
+	VBROADCASTSS (R10)(BX*1), Z18
+	VFMADD231PS  Z15, Z18, Z3
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(BX*2), Z18
+	VFMADD231PS  Z15, Z18, Z6
+	VFMADD231PS  Z16, Z18, Z7
+	VFMADD231PS  Z17, Z18, Z8
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z15, Z18, Z9
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R10)(BX*4), Z18
+	VFMADD231PS  Z15, Z18, Z12
+	VFMADD231PS  Z16, Z18, Z13
+	VFMADD231PS  Z17, Z18, Z14
+	ADDQ         DI, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one758
+
+end756:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg754
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip759
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+
+skip759:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip760
+	VBROADCASTSS 120(AX), Z15
+	VMULPS       Z15, Z0, Z0
+	VMULPS       Z15, Z1, Z1
+	VMULPS       Z15, Z2, Z2
+	VMULPS       Z15, Z3, Z3
+	VMULPS       Z15, Z4, Z4
+	VMULPS       Z15, Z5, Z5
+	VMULPS       Z15, Z6, Z6
+	VMULPS       Z15, Z7, Z7
+	VMULPS       Z15, Z8, Z8
+	VMULPS       Z15, Z9, Z9
+	VMULPS       Z15, Z10, Z10
+	VMULPS       Z15, Z11, Z11
+	VMULPS       Z15, Z12, Z12
+	VMULPS       Z15, Z13, Z13
+	VMULPS       Z15, Z14, Z14
+
+skip760:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip761
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z15
+	VADDPS  Z15, Z0, Z0
+	VADDPS  Z15, Z3, Z3
+	VADDPS  Z15, Z6, Z6
+	VADDPS  Z15, Z9, Z9
+	VADDPS  Z15, Z12, Z12
+	VMOVUPS 64(DX), Z15
+	VADDPS  Z15, Z1, Z1
+	VADDPS  Z15, Z4, Z4
+	VADDPS  Z15, Z7, Z7
+	VADDPS  Z15, Z10, Z10
+	VADDPS  Z15, Z13, Z13
+	VMOVUPS 128(DX), Z15
+	VADDPS  Z15, Z2, Z2
+	VADDPS  Z15, Z5, Z5
+	VADDPS  Z15, Z8, Z8
+	VADDPS  Z15, Z11, Z11
+	VADDPS  Z15, Z14, Z14
+
+skip761:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip762
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+
+skip762:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip763
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+
+skip763:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x000000c0, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Z0, Z0, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z0, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z0, Z0
+	VMULPS      Z1, Z1, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z1, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z1, Z1
+	VMULPS      Z2, Z2, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z2, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z2, Z2
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     Z2, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z3, Z3, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z3, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z3, Z3
+	VMULPS      Z4, Z4, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z4, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z4, Z4
+	VMULPS      Z5, Z5, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z5, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z5, Z5
+	VMOVUPS     Z3, (DX)
+	VMOVUPS     Z4, 64(DX)
+	VMOVUPS     Z5, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z6, Z6, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z6, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z6, Z6
+	VMULPS      Z7, Z7, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z7, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z7, Z7
+	VMULPS      Z8, Z8, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z8, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z8, Z8
+	VMOVUPS     Z6, (DX)
+	VMOVUPS     Z7, 64(DX)
+	VMOVUPS     Z8, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z9, Z9, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z9, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z9, Z9
+	VMULPS      Z10, Z10, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z10, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z10, Z10
+	VMULPS      Z11, Z11, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z11, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z11, Z11
+	VMOVUPS     Z9, (DX)
+	VMOVUPS     Z10, 64(DX)
+	VMOVUPS     Z11, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z12, Z12, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z12, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z12, Z12
+	VMULPS      Z13, Z13, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z13, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z13, Z13
+	VMULPS      Z14, Z14, Z15
+	VMULPS      constants_avx512<>+0(SB), Z15, Z15
+	VADDPS      constants_avx512<>+64(SB), Z15, Z15
+	VMULPS      Z14, Z15, Z15
+	VMINPS      constants_avx512<>+128(SB), Z15, Z15
+	VMAXPS      constants_avx512<>+192(SB), Z15, Z15
+	VRNDSCALEPS $0x08, Z15, Z16
+	VSUBPS      Z16, Z15, Z15
+	VMOVUPS     constants_avx512<>+256(SB), Z17
+	VFMADD213PS constants_avx512<>+320(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
+	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
+	VCVTPS2DQ   Z16, Z16
+	VPSLLD      $0x17, Z16, Z16
+	VPADDD      Z16, Z17, Z17
+	VMOVAPS     Z17, Z15
+	VADDPS      constants_avx512<>+640(SB), Z15, Z15
+	VDIVPS      Z15, Z14, Z14
+	VMOVUPS     Z12, (DX)
+	VMOVUPS     Z13, 64(DX)
+	VMOVUPS     Z14, 128(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile753
 	VZEROUPPER
 	RET
 
@@ -25734,7 +29032,7 @@ TEXT ·mul_f32_any_5x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile659:
+tile764:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -25766,14 +29064,14 @@ tile659:
 	MOVQ   48(AX), R9
 	MOVQ   56(AX), R10
 
-seg660:
+seg765:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest661
+	JL   rest766
 
-main663:
+main768:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -25896,13 +29194,13 @@ main663:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main663
+	JGE          main768
 
-rest661:
+rest766:
 	ADDQ $+4, R12
-	JZ   end662
+	JZ   end767
 
-one664:
+one769:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -25935,14 +29233,14 @@ one664:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one664
+	JNZ          one769
 
-end662:
+end767:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg660
+	JNZ    seg765
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip665
+	JZ     skip770
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -25972,9 +29270,9 @@ end662:
 	VADDPS 128(DX), Z18, Z18
 	VADDPS 192(DX), Z19, Z19
 
-skip665:
+skip770:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip666
+	JZ           skip771
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -25997,10 +29295,10 @@ skip665:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip666:
+skip771:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip667
+	JZ      skip772
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -26029,10 +29327,10 @@ skip666:
 	VADDPS  Z20, Z15, Z15
 	VADDPS  Z20, Z19, Z19
 
-skip667:
+skip772:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip668
+	JZ     skip773
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -26062,7 +29360,7 @@ skip667:
 	VADDPS 128(DX), Z18, Z18
 	VADDPS 192(DX), Z19, Z19
 
-skip668:
+skip773:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -26094,7 +29392,7 @@ skip668:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile659
+	JL      tile764
 	VZEROUPPER
 	RET
 
@@ -26104,7 +29402,7 @@ TEXT ·mul_f32_any_5x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile669:
+tile774:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -26136,14 +29434,14 @@ tile669:
 	MOVQ   48(AX), R9
 	MOVQ   56(AX), R10
 
-seg670:
+seg775:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest671
+	JL   rest776
 
-main673:
+main778:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -26266,13 +29564,13 @@ main673:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main673
+	JGE          main778
 
-rest671:
+rest776:
 	ADDQ $+4, R12
-	JZ   end672
+	JZ   end777
 
-one674:
+one779:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -26305,14 +29603,14 @@ one674:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one674
+	JNZ          one779
 
-end672:
+end777:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg670
+	JNZ    seg775
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip675
+	JZ     skip780
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -26342,9 +29640,9 @@ end672:
 	VADDPS 128(DX), Z18, Z18
 	VADDPS 192(DX), Z19, Z19
 
-skip675:
+skip780:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip676
+	JZ           skip781
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -26367,10 +29665,10 @@ skip675:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip676:
+skip781:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip677
+	JZ      skip782
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -26399,10 +29697,10 @@ skip676:
 	VADDPS  Z20, Z15, Z15
 	VADDPS  Z20, Z19, Z19
 
-skip677:
+skip782:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip678
+	JZ     skip783
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -26432,10 +29730,10 @@ skip677:
 	VADDPS 128(DX), Z18, Z18
 	VADDPS 192(DX), Z19, Z19
 
-skip678:
+skip783:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip679
+	JZ      skip784
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -26465,7 +29763,7 @@ skip678:
 	VMOVUPS Z18, 128(DX)
 	VMOVUPS Z19, 192(DX)
 
-skip679:
+skip784:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -26917,7 +30215,7 @@ skip679:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile669
+	JL          tile774
 	VZEROUPPER
 	RET
 
@@ -26927,7 +30225,7 @@ TEXT ·mul_f32_any_5x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile680:
+tile785:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -26959,14 +30257,14 @@ tile680:
 	MOVQ   48(AX), R9
 	MOVQ   56(AX), R10
 
-seg681:
+seg786:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest682
+	JL   rest787
 
-main684:
+main789:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -27089,13 +30387,13 @@ main684:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main684
+	JGE          main789
 
-rest682:
+rest787:
 	ADDQ $+4, R12
-	JZ   end683
+	JZ   end788
 
-one685:
+one790:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -27128,14 +30426,14 @@ one685:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one685
+	JNZ          one790
 
-end683:
+end788:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg681
+	JNZ    seg786
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip686
+	JZ     skip791
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -27174,9 +30472,9 @@ end683:
 	VADDPS (DX), Z17, Z17
 	VADDPS 64(DX), Z19, Z19
 
-skip686:
+skip791:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip687
+	JZ           skip792
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -27199,10 +30497,10 @@ skip686:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip687:
+skip792:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip688
+	JZ      skip793
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -27231,10 +30529,10 @@ skip687:
 	VADDPS  Z20, Z15, Z15
 	VADDPS  Z20, Z19, Z19
 
-skip688:
+skip793:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip689
+	JZ      skip794
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -27273,9 +30571,9 @@ skip688:
 	VMOVUPS Z17, (DX)
 	VMOVUPS Z19, 64(DX)
 
-skip689:
+skip794:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip690
+	JNZ         skip795
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -27485,11 +30783,11 @@ skip689:
 	VMOVUPS     Z17, (DX)
 	VMOVUPS     Z19, 64(DX)
 
-skip690:
+skip795:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile680
+	JL   tile785
 	VZEROUPPER
 	RET
 
@@ -27499,7 +30797,7 @@ TEXT ·mul_f32_any_6x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile691:
+tile796:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -27516,16 +30814,16 @@ tile691:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg692:
+seg797:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest693
+	JL   rest798
 
-main695:
+main800:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R10), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -27588,13 +30886,13 @@ main695:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main695
+	JGE          main800
 
-rest693:
+rest798:
 	ADDQ $+4, R12
-	JZ   end694
+	JZ   end799
 
-one696:
+one801:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R10), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -27612,14 +30910,14 @@ one696:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one696
+	JNZ          one801
 
-end694:
+end799:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg692
+	JNZ    seg797
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip697
+	JZ     skip802
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -27636,9 +30934,9 @@ end694:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip697:
+skip802:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip698
+	JZ           skip803
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -27647,10 +30945,10 @@ skip697:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip698:
+skip803:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip699
+	JZ      skip804
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -27662,10 +30960,10 @@ skip698:
 	VADDPS  Z6, Z4, Z4
 	VADDPS  Z6, Z5, Z5
 
-skip699:
+skip804:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip700
+	JZ     skip805
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -27682,7 +30980,7 @@ skip699:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip700:
+skip805:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -27701,7 +30999,7 @@ skip700:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile691
+	JL      tile796
 	VZEROUPPER
 	RET
 
@@ -27711,7 +31009,7 @@ TEXT ·mul_f32_any_6x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile701:
+tile806:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -27728,16 +31026,16 @@ tile701:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg702:
+seg807:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest703
+	JL   rest808
 
-main705:
+main810:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R10), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -27800,13 +31098,13 @@ main705:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main705
+	JGE          main810
 
-rest703:
+rest808:
 	ADDQ $+4, R12
-	JZ   end704
+	JZ   end809
 
-one706:
+one811:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R10), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -27824,14 +31122,14 @@ one706:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one706
+	JNZ          one811
 
-end704:
+end809:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg702
+	JNZ    seg807
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip707
+	JZ     skip812
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -27848,9 +31146,9 @@ end704:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip707:
+skip812:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip708
+	JZ           skip813
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -27859,10 +31157,10 @@ skip707:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip708:
+skip813:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip709
+	JZ      skip814
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -27874,10 +31172,10 @@ skip708:
 	VADDPS  Z6, Z4, Z4
 	VADDPS  Z6, Z5, Z5
 
-skip709:
+skip814:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip710
+	JZ     skip815
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -27894,10 +31192,10 @@ skip709:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip710:
+skip815:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip711
+	JZ      skip816
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -27914,7 +31212,7 @@ skip710:
 	ADDQ    BX, DX
 	VMOVUPS Z5, (DX)
 
-skip711:
+skip816:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -28059,7 +31357,7 @@ skip711:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile701
+	JL          tile806
 	VZEROUPPER
 	RET
 
@@ -28069,7 +31367,7 @@ TEXT ·mul_f32_any_6x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile712:
+tile817:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -28092,16 +31390,16 @@ tile712:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg713:
+seg818:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest714
+	JL   rest819
 
-main716:
+main821:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -28192,13 +31490,13 @@ main716:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main716
+	JGE          main821
 
-rest714:
+rest819:
 	ADDQ $+4, R12
-	JZ   end715
+	JZ   end820
 
-one717:
+one822:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -28223,14 +31521,14 @@ one717:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one717
+	JNZ          one822
 
-end715:
+end820:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg713
+	JNZ    seg818
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip718
+	JZ     skip823
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -28253,9 +31551,9 @@ end715:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip718:
+skip823:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip719
+	JZ           skip824
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -28270,10 +31568,10 @@ skip718:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip719:
+skip824:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip720
+	JZ      skip825
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -28292,10 +31590,10 @@ skip719:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip720:
+skip825:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip721
+	JZ     skip826
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -28318,7 +31616,7 @@ skip720:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip721:
+skip826:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -28343,7 +31641,7 @@ skip721:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile712
+	JL      tile817
 	VZEROUPPER
 	RET
 
@@ -28353,7 +31651,7 @@ TEXT ·mul_f32_any_6x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile722:
+tile827:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -28376,16 +31674,16 @@ tile722:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg723:
+seg828:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest724
+	JL   rest829
 
-main726:
+main831:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -28476,13 +31774,13 @@ main726:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main726
+	JGE          main831
 
-rest724:
+rest829:
 	ADDQ $+4, R12
-	JZ   end725
+	JZ   end830
 
-one727:
+one832:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -28507,14 +31805,14 @@ one727:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one727
+	JNZ          one832
 
-end725:
+end830:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg723
+	JNZ    seg828
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip728
+	JZ     skip833
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -28537,9 +31835,9 @@ end725:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip728:
+skip833:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip729
+	JZ           skip834
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -28554,10 +31852,10 @@ skip728:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip729:
+skip834:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip730
+	JZ      skip835
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -28576,10 +31874,10 @@ skip729:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip730:
+skip835:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip731
+	JZ     skip836
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -28602,10 +31900,10 @@ skip730:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip731:
+skip836:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip732
+	JZ      skip837
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -28628,7 +31926,7 @@ skip731:
 	VMOVUPS Z10, (DX)
 	VMOVUPS Z11, 64(DX)
 
-skip732:
+skip837:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -28905,7 +32203,7 @@ skip732:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile722
+	JL          tile827
 	VZEROUPPER
 	RET
 
@@ -28915,7 +32213,7 @@ TEXT ·mul_f32_any_6x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile733:
+tile838:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -28938,16 +32236,16 @@ tile733:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg734:
+seg839:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest735
+	JL   rest840
 
-main737:
+main842:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -29038,13 +32336,13 @@ main737:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main737
+	JGE          main842
 
-rest735:
+rest840:
 	ADDQ $+4, R12
-	JZ   end736
+	JZ   end841
 
-one738:
+one843:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -29069,14 +32367,14 @@ one738:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one738
+	JNZ          one843
 
-end736:
+end841:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg734
+	JNZ    seg839
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip739
+	JZ     skip844
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -29109,9 +32407,9 @@ end736:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip739:
+skip844:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip740
+	JZ           skip845
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -29126,10 +32424,10 @@ skip739:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip740:
+skip845:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip741
+	JZ      skip846
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -29148,10 +32446,10 @@ skip740:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip741:
+skip846:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip742
+	JZ      skip847
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -29184,9 +32482,9 @@ skip741:
 	ADDQ    BX, DX
 	VMOVUPS Z11, (DX)
 
-skip742:
+skip847:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip743
+	JNZ         skip848
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -29317,11 +32615,1133 @@ skip742:
 	VDIVPS      Z12, Z11, Z11
 	VMOVUPS     Z11, (DX)
 
-skip743:
+skip848:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile733
+	JL   tile838
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x48_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_6x48_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile849:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg850:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest851
+
+main853:
+	VMOVUPS      (DX), Z18
+	VMOVUPS      64(DX), Z19
+	VMOVUPS      128(DX), Z20
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z18, Z21, Z0
+	VFMADD231PS  Z19, Z21, Z1
+	VFMADD231PS  Z20, Z21, Z2
+	VBROADCASTSS (R10)(BX*1), Z21
+	VFMADD231PS  Z18, Z21, Z3
+	VFMADD231PS  Z19, Z21, Z4
+	VFMADD231PS  Z20, Z21, Z5
+	VBROADCASTSS (R10)(BX*2), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VFMADD231PS  Z20, Z21, Z8
+	VBROADCASTSS (R10)(SI*1), Z21
+	VFMADD231PS  Z18, Z21, Z9
+	VFMADD231PS  Z19, Z21, Z10
+	VFMADD231PS  Z20, Z21, Z11
+	VBROADCASTSS (R10)(BX*4), Z21
+	VFMADD231PS  Z18, Z21, Z12
+	VFMADD231PS  Z19, Z21, Z13
+	VFMADD231PS  Z20, Z21, Z14
+	VBROADCASTSS (R11), Z21
+	VFMADD231PS  Z18, Z21, Z15
+	VFMADD231PS  Z19, Z21, Z16
+	VFMADD231PS  Z20, Z21, Z17
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      192(DX), Z18
+	VMOVUPS      256(DX), Z19
+	VMOVUPS      320(DX), Z20
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z18, Z21, Z0
+	VFMADD231PS  Z19, Z21, Z1
+	VFMADD231PS  Z20, Z21, Z2
+	VBROADCASTSS (R10)(BX*1), Z21
+	VFMADD231PS  Z18, Z21, Z3
+	VFMADD231PS  Z19, Z21, Z4
+	VFMADD231PS  Z20, Z21, Z5
+	VBROADCASTSS (R10)(BX*2), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VFMADD231PS  Z20, Z21, Z8
+	VBROADCASTSS (R10)(SI*1), Z21
+	VFMADD231PS  Z18, Z21, Z9
+	VFMADD231PS  Z19, Z21, Z10
+	VFMADD231PS  Z20, Z21, Z11
+	VBROADCASTSS (R10)(BX*4), Z21
+	VFMADD231PS  Z18, Z21, Z12
+	VFMADD231PS  Z19, Z21, Z13
+	VFMADD231PS  Z20, Z21, Z14
+	VBROADCASTSS (R11), Z21
+	VFMADD231PS  Z18, Z21, Z15
+	VFMADD231PS  Z19, Z21, Z16
+	VFMADD231PS  Z20, Z21, Z17
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      384(DX), Z18
+	VMOVUPS      448(DX), Z19
+	VMOVUPS      512(DX), Z20
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z18, Z21, Z0
+	VFMADD231PS  Z19, Z21, Z1
+	VFMADD231PS  Z20, Z21, Z2
+	VBROADCASTSS (R10)(BX*1), Z21
+	VFMADD231PS  Z18, Z21, Z3
+	VFMADD231PS  Z19, Z21, Z4
+	VFMADD231PS  Z20, Z21, Z5
+	VBROADCASTSS (R10)(BX*2), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VFMADD231PS  Z20, Z21, Z8
+	VBROADCASTSS (R10)(SI*1), Z21
+	VFMADD231PS  Z18, Z21, Z9
+	VFMADD231PS  Z19, Z21, Z10
+	VFMADD231PS  Z20, Z21, Z11
+	VBROADCASTSS (R10)(BX*4), Z21
+	VFMADD231PS  Z18, Z21, Z12
+	VFMADD231PS  Z19, Z21, Z13
+	VFMADD231PS  Z20, Z21, Z14
+	VBROADCASTSS (R11), Z21
+	VFMADD231PS  Z18, Z21, Z15
+	VFMADD231PS  Z19, Z21, Z16
+	VFMADD231PS  Z20, Z21, Z17
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      576(DX), Z18
+	VMOVUPS      640(DX), Z19
+	VMOVUPS      704(DX), Z20
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z18, Z21, Z0
+	VFMADD231PS  Z19, Z21, Z1
+	VFMADD231PS  Z20, Z21, Z2
+	VBROADCASTSS (R10)(BX*1), Z21
+	VFMADD231PS  Z18, Z21, Z3
+	VFMADD231PS  Z19, Z21, Z4
+	VFMADD231PS  Z20, Z21, Z5
+	VBROADCASTSS (R10)(BX*2), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VFMADD231PS  Z20, Z21, Z8
+	VBROADCASTSS (R10)(SI*1), Z21
+	VFMADD231PS  Z18, Z21, Z9
+	VFMADD231PS  Z19, Z21, Z10
+	VFMADD231PS  Z20, Z21, Z11
+	VBROADCASTSS (R10)(BX*4), Z21
+	VFMADD231PS  Z18, Z21, Z12
+	VFMADD231PS  Z19, Z21, Z13
+	VFMADD231PS  Z20, Z21, Z14
+	VBROADCASTSS (R11), Z21
+	VFMADD231PS  Z18, Z21, Z15
+	VFMADD231PS  Z19, Z21, Z16
+	VFMADD231PS  Z20, Z21, Z17
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main853
+
+rest851:
+	ADDQ $+4, R12
+	JZ   end852
+
+one854:
+	VMOVUPS      (DX), Z18
+	VMOVUPS      64(DX), Z19
+	VMOVUPS      128(DX), Z20
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z18, Z21, Z0
+	VFMADD231PS  Z19, Z21, Z1
+	VFMADD231PS  Z20, Z21, Z2
+	VBROADCASTSS (R10)(BX*1), Z21
+	VFMADD231PS  Z18, Z21, Z3
+	VFMADD231PS  Z19, Z21, Z4
+	VFMADD231PS  Z20, Z21, Z5
+	VBROADCASTSS (R10)(BX*2), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VFMADD231PS  Z20, Z21, Z8
+	VBROADCASTSS (R10)(SI*1), Z21
+	VFMADD231PS  Z18, Z21, Z9
+	VFMADD231PS  Z19, Z21, Z10
+	VFMADD231PS  Z20, Z21, Z11
+	VBROADCASTSS (R10)(BX*4), Z21
+	VFMADD231PS  Z18, Z21, Z12
+	VFMADD231PS  Z19, Z21, Z13
+	VFMADD231PS  Z20, Z21, Z14
+	VBROADCASTSS (R11), Z21
+	VFMADD231PS  Z18, Z21, Z15
+	VFMADD231PS  Z19, Z21, Z16
+	VFMADD231PS  Z20, Z21, Z17
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one854
+
+end852:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg850
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip855
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+
+skip855:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip856
+	VBROADCASTSS 120(AX), Z18
+	VMULPS       Z18, Z0, Z0
+	VMULPS       Z18, Z1, Z1
+	VMULPS       Z18, Z2, Z2
+	VMULPS       Z18, Z3, Z3
+	VMULPS       Z18, Z4, Z4
+	VMULPS       Z18, Z5, Z5
+	VMULPS       Z18, Z6, Z6
+	VMULPS       Z18, Z7, Z7
+	VMULPS       Z18, Z8, Z8
+	VMULPS       Z18, Z9, Z9
+	VMULPS       Z18, Z10, Z10
+	VMULPS       Z18, Z11, Z11
+	VMULPS       Z18, Z12, Z12
+	VMULPS       Z18, Z13, Z13
+	VMULPS       Z18, Z14, Z14
+	VMULPS       Z18, Z15, Z15
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+
+skip856:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip857
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z18
+	VADDPS  Z18, Z0, Z0
+	VADDPS  Z18, Z3, Z3
+	VADDPS  Z18, Z6, Z6
+	VADDPS  Z18, Z9, Z9
+	VADDPS  Z18, Z12, Z12
+	VADDPS  Z18, Z15, Z15
+	VMOVUPS 64(DX), Z18
+	VADDPS  Z18, Z1, Z1
+	VADDPS  Z18, Z4, Z4
+	VADDPS  Z18, Z7, Z7
+	VADDPS  Z18, Z10, Z10
+	VADDPS  Z18, Z13, Z13
+	VADDPS  Z18, Z16, Z16
+	VMOVUPS 128(DX), Z18
+	VADDPS  Z18, Z2, Z2
+	VADDPS  Z18, Z5, Z5
+	VADDPS  Z18, Z8, Z8
+	VADDPS  Z18, Z11, Z11
+	VADDPS  Z18, Z14, Z14
+	VADDPS  Z18, Z17, Z17
+
+skip857:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip858
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+
+skip858:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, 128(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile849
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x48_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_6x48_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile859:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg860:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest861
+
+main863:
+	VMOVUPS      (DX), Z18
+	VMOVUPS      64(DX), Z19
+	VMOVUPS      128(DX), Z20
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z18, Z21, Z0
+	VFMADD231PS  Z19, Z21, Z1
+	VFMADD231PS  Z20, Z21, Z2
+	VBROADCASTSS (R10)(BX*1), Z21
+	VFMADD231PS  Z18, Z21, Z3
+	VFMADD231PS  Z19, Z21, Z4
+	VFMADD231PS  Z20, Z21, Z5
+	VBROADCASTSS (R10)(BX*2), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VFMADD231PS  Z20, Z21, Z8
+	VBROADCASTSS (R10)(SI*1), Z21
+	VFMADD231PS  Z18, Z21, Z9
+	VFMADD231PS  Z19, Z21, Z10
+	VFMADD231PS  Z20, Z21, Z11
+	VBROADCASTSS (R10)(BX*4), Z21
+	VFMADD231PS  Z18, Z21, Z12
+	VFMADD231PS  Z19, Z21, Z13
+	VFMADD231PS  Z20, Z21, Z14
+	VBROADCASTSS (R11), Z21
+	VFMADD231PS  Z18, Z21, Z15
+	VFMADD231PS  Z19, Z21, Z16
+	VFMADD231PS  Z20, Z21, Z17
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      192(DX), Z18
+	VMOVUPS      256(DX), Z19
+	VMOVUPS      320(DX), Z20
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z18, Z21, Z0
+	VFMADD231PS  Z19, Z21, Z1
+	VFMADD231PS  Z20, Z21, Z2
+	VBROADCASTSS (R10)(BX*1), Z21
+	VFMADD231PS  Z18, Z21, Z3
+	VFMADD231PS  Z19, Z21, Z4
+	VFMADD231PS  Z20, Z21, Z5
+	VBROADCASTSS (R10)(BX*2), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VFMADD231PS  Z20, Z21, Z8
+	VBROADCASTSS (R10)(SI*1), Z21
+	VFMADD231PS  Z18, Z21, Z9
+	VFMADD231PS  Z19, Z21, Z10
+	VFMADD231PS  Z20, Z21, Z11
+	VBROADCASTSS (R10)(BX*4), Z21
+	VFMADD231PS  Z18, Z21, Z12
+	VFMADD231PS  Z19, Z21, Z13
+	VFMADD231PS  Z20, Z21, Z14
+	VBROADCASTSS (R11), Z21
+	VFMADD231PS  Z18, Z21, Z15
+	VFMADD231PS  Z19, Z21, Z16
+	VFMADD231PS  Z20, Z21, Z17
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      384(DX), Z18
+	VMOVUPS      448(DX), Z19
+	VMOVUPS      512(DX), Z20
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z18, Z21, Z0
+	VFMADD231PS  Z19, Z21, Z1
+	VFMADD231PS  Z20, Z21, Z2
+	VBROADCASTSS (R10)(BX*1), Z21
+	VFMADD231PS  Z18, Z21, Z3
+	VFMADD231PS  Z19, Z21, Z4
+	VFMADD231PS  Z20, Z21, Z5
+	VBROADCASTSS (R10)(BX*2), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VFMADD231PS  Z20, Z21, Z8
+	VBROADCASTSS (R10)(SI*1), Z21
+	VFMADD231PS  Z18, Z21, Z9
+	VFMADD231PS  Z19, Z21, Z10
+	VFMADD231PS  Z20, Z21, Z11
+	VBROADCASTSS (R10)(BX*4), Z21
+	VFMADD231PS  Z18, Z21, Z12
+	VFMADD231PS  Z19, Z21, Z13
+	VFMADD231PS  Z20, Z21, Z14
+	VBROADCASTSS (R11), Z21
+	VFMADD231PS  Z18, Z21, Z15
+	VFMADD231PS  Z19, Z21, Z16
+	VFMADD231PS  Z20, Z21, Z17
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      576(DX), Z18
+	VMOVUPS      640(DX), Z19
+	VMOVUPS      704(DX), Z20
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z18, Z21, Z0
+	VFMADD231PS  Z19, Z21, Z1
+	VFMADD231PS  Z20, Z21, Z2
+	VBROADCASTSS (R10)(BX*1), Z21
+	VFMADD231PS  Z18, Z21, Z3
+	VFMADD231PS  Z19, Z21, Z4
+	VFMADD231PS  Z20, Z21, Z5
+	VBROADCASTSS (R10)(BX*2), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VFMADD231PS  Z20, Z21, Z8
+	VBROADCASTSS (R10)(SI*1), Z21
+	VFMADD231PS  Z18, Z21, Z9
+	VFMADD231PS  Z19, Z21, Z10
+	VFMADD231PS  Z20, Z21, Z11
+	VBROADCASTSS (R10)(BX*4), Z21
+	VFMADD231PS  Z18, Z21, Z12
+	VFMADD231PS  Z19, Z21, Z13
+	VFMADD231PS  Z20, Z21, Z14
+	VBROADCASTSS (R11), Z21
+	VFMADD231PS  Z18, Z21, Z15
+	VFMADD231PS  Z19, Z21, Z16
+	VFMADD231PS  Z20, Z21, Z17
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main863
+
+rest861:
+	ADDQ $+4, R12
+	JZ   end862
+
+one864:
+	VMOVUPS      (DX), Z18
+	VMOVUPS      64(DX), Z19
+	VMOVUPS      128(DX), Z20
+	VBROADCASTSS (R10), Z21
+	VFMADD231PS  Z18, Z21, Z0
+	VFMADD231PS  Z19, Z21, Z1
+	VFMADD231PS  Z20, Z21, Z2
+	VBROADCASTSS (R10)(BX*1), Z21
+	VFMADD231PS  Z18, Z21, Z3
+	VFMADD231PS  Z19, Z21, Z4
+	VFMADD231PS  Z20, Z21, Z5
+	VBROADCASTSS (R10)(BX*2), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VFMADD231PS  Z20, Z21, Z8
+	VBROADCASTSS (R10)(SI*1), Z21
+	VFMADD231PS  Z18, Z21, Z9
+	VFMADD231PS  Z19, Z21, Z10
+	VFMADD231PS  Z20, Z21, Z11
+	VBROADCASTSS (R10)(BX*4), Z21
+	VFMADD231PS  Z18, Z21, Z12
+	VFMADD231PS  Z19, Z21, Z13
+	VFMADD231PS  Z20, Z21, Z14
+	VBROADCASTSS (R11), Z21
+	VFMADD231PS  Z18, Z21, Z15
+	VFMADD231PS  Z19, Z21, Z16
+	VFMADD231PS  Z20, Z21, Z17
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one864
+
+end862:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg860
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip865
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+
+skip865:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip866
+	VBROADCASTSS 120(AX), Z18
+	VMULPS       Z18, Z0, Z0
+	VMULPS       Z18, Z1, Z1
+	VMULPS       Z18, Z2, Z2
+	VMULPS       Z18, Z3, Z3
+	VMULPS       Z18, Z4, Z4
+	VMULPS       Z18, Z5, Z5
+	VMULPS       Z18, Z6, Z6
+	VMULPS       Z18, Z7, Z7
+	VMULPS       Z18, Z8, Z8
+	VMULPS       Z18, Z9, Z9
+	VMULPS       Z18, Z10, Z10
+	VMULPS       Z18, Z11, Z11
+	VMULPS       Z18, Z12, Z12
+	VMULPS       Z18, Z13, Z13
+	VMULPS       Z18, Z14, Z14
+	VMULPS       Z18, Z15, Z15
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+
+skip866:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip867
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z18
+	VADDPS  Z18, Z0, Z0
+	VADDPS  Z18, Z3, Z3
+	VADDPS  Z18, Z6, Z6
+	VADDPS  Z18, Z9, Z9
+	VADDPS  Z18, Z12, Z12
+	VADDPS  Z18, Z15, Z15
+	VMOVUPS 64(DX), Z18
+	VADDPS  Z18, Z1, Z1
+	VADDPS  Z18, Z4, Z4
+	VADDPS  Z18, Z7, Z7
+	VADDPS  Z18, Z10, Z10
+	VADDPS  Z18, Z13, Z13
+	VADDPS  Z18, Z16, Z16
+	VMOVUPS 128(DX), Z18
+	VADDPS  Z18, Z2, Z2
+	VADDPS  Z18, Z5, Z5
+	VADDPS  Z18, Z8, Z8
+	VADDPS  Z18, Z11, Z11
+	VADDPS  Z18, Z14, Z14
+	VADDPS  Z18, Z17, Z17
+
+skip867:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip868
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+
+skip868:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip869
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, 128(DX)
+
+skip869:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x000000c0, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Z0, Z0, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z0, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z0, Z0
+	VMULPS      Z1, Z1, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z1, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z1, Z1
+	VMULPS      Z2, Z2, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z2, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z2, Z2
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     Z2, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z3, Z3, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z3, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z3, Z3
+	VMULPS      Z4, Z4, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z4, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z4, Z4
+	VMULPS      Z5, Z5, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z5, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z5, Z5
+	VMOVUPS     Z3, (DX)
+	VMOVUPS     Z4, 64(DX)
+	VMOVUPS     Z5, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z6, Z6, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z6, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z6, Z6
+	VMULPS      Z7, Z7, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z7, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z7, Z7
+	VMULPS      Z8, Z8, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z8, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z8, Z8
+	VMOVUPS     Z6, (DX)
+	VMOVUPS     Z7, 64(DX)
+	VMOVUPS     Z8, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z9, Z9, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z9, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z9, Z9
+	VMULPS      Z10, Z10, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z10, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z10, Z10
+	VMULPS      Z11, Z11, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z11, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z11, Z11
+	VMOVUPS     Z9, (DX)
+	VMOVUPS     Z10, 64(DX)
+	VMOVUPS     Z11, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z12, Z12, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z12, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z12, Z12
+	VMULPS      Z13, Z13, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z13, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z13, Z13
+	VMULPS      Z14, Z14, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z14, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z14, Z14
+	VMOVUPS     Z12, (DX)
+	VMOVUPS     Z13, 64(DX)
+	VMOVUPS     Z14, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z15, Z15, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z15, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z15, Z15
+	VMULPS      Z16, Z16, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z16, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z16, Z16
+	VMULPS      Z17, Z17, Z18
+	VMULPS      constants_avx512<>+0(SB), Z18, Z18
+	VADDPS      constants_avx512<>+64(SB), Z18, Z18
+	VMULPS      Z17, Z18, Z18
+	VMINPS      constants_avx512<>+128(SB), Z18, Z18
+	VMAXPS      constants_avx512<>+192(SB), Z18, Z18
+	VRNDSCALEPS $0x08, Z18, Z19
+	VSUBPS      Z19, Z18, Z18
+	VMOVUPS     constants_avx512<>+256(SB), Z20
+	VFMADD213PS constants_avx512<>+320(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
+	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
+	VCVTPS2DQ   Z19, Z19
+	VPSLLD      $0x17, Z19, Z19
+	VPADDD      Z19, Z20, Z20
+	VMOVAPS     Z20, Z18
+	VADDPS      constants_avx512<>+640(SB), Z18, Z18
+	VDIVPS      Z18, Z17, Z17
+	VMOVUPS     Z15, (DX)
+	VMOVUPS     Z16, 64(DX)
+	VMOVUPS     Z17, 128(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile859
 	VZEROUPPER
 	RET
 
@@ -29331,7 +33751,7 @@ TEXT ·mul_f32_any_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile744:
+tile870:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -29367,16 +33787,16 @@ tile744:
 	MOVQ   48(AX), R9
 	MOVQ   56(AX), R10
 
-seg745:
+seg871:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest746
+	JL   rest872
 
-main748:
+main874:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -29523,13 +33943,13 @@ main748:
 	ADDQ         R8, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main748
+	JGE          main874
 
-rest746:
+rest872:
 	ADDQ $+4, R13
-	JZ   end747
+	JZ   end873
 
-one749:
+one875:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -29568,14 +33988,14 @@ one749:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one749
+	JNZ          one875
 
-end747:
+end873:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg745
+	JNZ    seg871
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip750
+	JZ     skip876
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -29610,9 +34030,9 @@ end747:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip750:
+skip876:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip751
+	JZ           skip877
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -29639,10 +34059,10 @@ skip750:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip751:
+skip877:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip752
+	JZ      skip878
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -29675,10 +34095,10 @@ skip751:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip752:
+skip878:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip753
+	JZ     skip879
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -29713,7 +34133,7 @@ skip752:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip753:
+skip879:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -29750,7 +34170,7 @@ skip753:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile744
+	JL      tile870
 	VZEROUPPER
 	RET
 
@@ -29760,7 +34180,7 @@ TEXT ·mul_f32_any_6x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile754:
+tile880:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -29796,16 +34216,16 @@ tile754:
 	MOVQ   48(AX), R9
 	MOVQ   56(AX), R10
 
-seg755:
+seg881:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest756
+	JL   rest882
 
-main758:
+main884:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -29952,13 +34372,13 @@ main758:
 	ADDQ         R8, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main758
+	JGE          main884
 
-rest756:
+rest882:
 	ADDQ $+4, R13
-	JZ   end757
+	JZ   end883
 
-one759:
+one885:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -29997,14 +34417,14 @@ one759:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one759
+	JNZ          one885
 
-end757:
+end883:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg755
+	JNZ    seg881
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip760
+	JZ     skip886
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -30039,9 +34459,9 @@ end757:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip760:
+skip886:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip761
+	JZ           skip887
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -30068,10 +34488,10 @@ skip760:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip761:
+skip887:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip762
+	JZ      skip888
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -30104,10 +34524,10 @@ skip761:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip762:
+skip888:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip763
+	JZ     skip889
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -30142,10 +34562,10 @@ skip762:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip763:
+skip889:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip764
+	JZ      skip890
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -30180,7 +34600,7 @@ skip763:
 	VMOVUPS Z22, 128(DX)
 	VMOVUPS Z23, 192(DX)
 
-skip764:
+skip890:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -30721,7 +35141,7 @@ skip764:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile754
+	JL          tile880
 	VZEROUPPER
 	RET
 
@@ -30731,7 +35151,7 @@ TEXT ·mul_f32_any_6x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile765:
+tile891:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -30767,16 +35187,16 @@ tile765:
 	MOVQ   48(AX), R9
 	MOVQ   56(AX), R10
 
-seg766:
+seg892:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest767
+	JL   rest893
 
-main769:
+main895:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -30923,13 +35343,13 @@ main769:
 	ADDQ         R8, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main769
+	JGE          main895
 
-rest767:
+rest893:
 	ADDQ $+4, R13
-	JZ   end768
+	JZ   end894
 
-one770:
+one896:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -30968,14 +35388,14 @@ one770:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one770
+	JNZ          one896
 
-end768:
+end894:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg766
+	JNZ    seg892
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip771
+	JZ     skip897
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -31020,9 +35440,9 @@ end768:
 	VADDPS (DX), Z21, Z21
 	VADDPS 64(DX), Z23, Z23
 
-skip771:
+skip897:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip772
+	JZ           skip898
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -31049,10 +35469,10 @@ skip771:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip772:
+skip898:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip773
+	JZ      skip899
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -31085,10 +35505,10 @@ skip772:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip773:
+skip899:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip774
+	JZ      skip900
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -31133,9 +35553,9 @@ skip773:
 	VMOVUPS Z21, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip774:
+skip900:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip775
+	JNZ         skip901
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -31386,11 +35806,11 @@ skip774:
 	VMOVUPS     Z21, (DX)
 	VMOVUPS     Z23, 64(DX)
 
-skip775:
+skip901:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile765
+	JL   tile891
 	VZEROUPPER
 	RET
 
@@ -31400,7 +35820,7 @@ TEXT ·mul_f32_any_7x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile776:
+tile902:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -31418,16 +35838,16 @@ tile776:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg777:
+seg903:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest778
+	JL   rest904
 
-main780:
+main906:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -31498,13 +35918,13 @@ main780:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main780
+	JGE          main906
 
-rest778:
+rest904:
 	ADDQ $+4, R12
-	JZ   end779
+	JZ   end905
 
-one781:
+one907:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -31524,14 +35944,14 @@ one781:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one781
+	JNZ          one907
 
-end779:
+end905:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg777
+	JNZ    seg903
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip782
+	JZ     skip908
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -31550,9 +35970,9 @@ end779:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip782:
+skip908:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip783
+	JZ           skip909
 	VBROADCASTSS 120(AX), Z7
 	VMULPS       Z7, Z0, Z0
 	VMULPS       Z7, Z1, Z1
@@ -31562,10 +35982,10 @@ skip782:
 	VMULPS       Z7, Z5, Z5
 	VMULPS       Z7, Z6, Z6
 
-skip783:
+skip909:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip784
+	JZ      skip910
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -31578,10 +35998,10 @@ skip783:
 	VADDPS  Z7, Z5, Z5
 	VADDPS  Z7, Z6, Z6
 
-skip784:
+skip910:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip785
+	JZ     skip911
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -31600,7 +36020,7 @@ skip784:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip785:
+skip911:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -31621,7 +36041,7 @@ skip785:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile776
+	JL      tile902
 	VZEROUPPER
 	RET
 
@@ -31631,7 +36051,7 @@ TEXT ·mul_f32_any_7x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile786:
+tile912:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -31649,16 +36069,16 @@ tile786:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg787:
+seg913:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest788
+	JL   rest914
 
-main790:
+main916:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -31729,13 +36149,13 @@ main790:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main790
+	JGE          main916
 
-rest788:
+rest914:
 	ADDQ $+4, R12
-	JZ   end789
+	JZ   end915
 
-one791:
+one917:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -31755,14 +36175,14 @@ one791:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one791
+	JNZ          one917
 
-end789:
+end915:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg787
+	JNZ    seg913
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip792
+	JZ     skip918
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -31781,9 +36201,9 @@ end789:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip792:
+skip918:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip793
+	JZ           skip919
 	VBROADCASTSS 120(AX), Z7
 	VMULPS       Z7, Z0, Z0
 	VMULPS       Z7, Z1, Z1
@@ -31793,10 +36213,10 @@ skip792:
 	VMULPS       Z7, Z5, Z5
 	VMULPS       Z7, Z6, Z6
 
-skip793:
+skip919:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip794
+	JZ      skip920
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -31809,10 +36229,10 @@ skip793:
 	VADDPS  Z7, Z5, Z5
 	VADDPS  Z7, Z6, Z6
 
-skip794:
+skip920:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip795
+	JZ     skip921
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -31831,10 +36251,10 @@ skip794:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip795:
+skip921:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip796
+	JZ      skip922
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -31853,7 +36273,7 @@ skip795:
 	ADDQ    BX, DX
 	VMOVUPS Z6, (DX)
 
-skip796:
+skip922:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -32021,7 +36441,7 @@ skip796:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile786
+	JL          tile912
 	VZEROUPPER
 	RET
 
@@ -32031,7 +36451,7 @@ TEXT ·mul_f32_any_7x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile797:
+tile923:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -32056,16 +36476,16 @@ tile797:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg798:
+seg924:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest799
+	JL   rest925
 
-main801:
+main927:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -32168,13 +36588,13 @@ main801:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main801
+	JGE          main927
 
-rest799:
+rest925:
 	ADDQ $+4, R12
-	JZ   end800
+	JZ   end926
 
-one802:
+one928:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -32202,14 +36622,14 @@ one802:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one802
+	JNZ          one928
 
-end800:
+end926:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg798
+	JNZ    seg924
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip803
+	JZ     skip929
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -32235,9 +36655,9 @@ end800:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip803:
+skip929:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip804
+	JZ           skip930
 	VBROADCASTSS 120(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -32254,10 +36674,10 @@ skip803:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip804:
+skip930:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip805
+	JZ      skip931
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -32278,10 +36698,10 @@ skip804:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip805:
+skip931:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip806
+	JZ     skip932
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -32307,7 +36727,7 @@ skip805:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip806:
+skip932:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -32335,7 +36755,7 @@ skip806:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile797
+	JL      tile923
 	VZEROUPPER
 	RET
 
@@ -32345,7 +36765,7 @@ TEXT ·mul_f32_any_7x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile807:
+tile933:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -32370,16 +36790,16 @@ tile807:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg808:
+seg934:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest809
+	JL   rest935
 
-main811:
+main937:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -32482,13 +36902,13 @@ main811:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main811
+	JGE          main937
 
-rest809:
+rest935:
 	ADDQ $+4, R12
-	JZ   end810
+	JZ   end936
 
-one812:
+one938:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -32516,14 +36936,14 @@ one812:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one812
+	JNZ          one938
 
-end810:
+end936:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg808
+	JNZ    seg934
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip813
+	JZ     skip939
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -32549,9 +36969,9 @@ end810:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip813:
+skip939:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip814
+	JZ           skip940
 	VBROADCASTSS 120(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -32568,10 +36988,10 @@ skip813:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip814:
+skip940:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip815
+	JZ      skip941
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -32592,10 +37012,10 @@ skip814:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip815:
+skip941:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip816
+	JZ     skip942
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -32621,10 +37041,10 @@ skip815:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip816:
+skip942:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip817
+	JZ      skip943
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -32650,7 +37070,7 @@ skip816:
 	VMOVUPS Z12, (DX)
 	VMOVUPS Z13, 64(DX)
 
-skip817:
+skip943:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -32972,7 +37392,7 @@ skip817:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile807
+	JL          tile933
 	VZEROUPPER
 	RET
 
@@ -32982,7 +37402,7 @@ TEXT ·mul_f32_any_7x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile818:
+tile944:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -33007,16 +37427,16 @@ tile818:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg819:
+seg945:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest820
+	JL   rest946
 
-main822:
+main948:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -33119,13 +37539,13 @@ main822:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main822
+	JGE          main948
 
-rest820:
+rest946:
 	ADDQ $+4, R12
-	JZ   end821
+	JZ   end947
 
-one823:
+one949:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -33153,14 +37573,14 @@ one823:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one823
+	JNZ          one949
 
-end821:
+end947:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg819
+	JNZ    seg945
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip824
+	JZ     skip950
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -33197,9 +37617,9 @@ end821:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip824:
+skip950:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip825
+	JZ           skip951
 	VBROADCASTSS 120(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -33216,10 +37636,10 @@ skip824:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip825:
+skip951:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip826
+	JZ      skip952
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -33240,10 +37660,10 @@ skip825:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip826:
+skip952:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip827
+	JZ      skip953
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -33280,9 +37700,9 @@ skip826:
 	ADDQ    BX, DX
 	VMOVUPS Z13, (DX)
 
-skip827:
+skip953:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip828
+	JNZ         skip954
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -33434,11 +37854,1282 @@ skip827:
 	VDIVPS      Z14, Z13, Z13
 	VMOVUPS     Z13, (DX)
 
-skip828:
+skip954:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile818
+	JL   tile944
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_7x48_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_7x48_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile955:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg956:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest957
+
+main959:
+	VMOVUPS      (DX), Z21
+	VMOVUPS      64(DX), Z22
+	VMOVUPS      128(DX), Z23
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z21, Z24, Z0
+	VFMADD231PS  Z22, Z24, Z1
+	VFMADD231PS  Z23, Z24, Z2
+	VBROADCASTSS (R10)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z3
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (R10)(BX*2), Z24
+	VFMADD231PS  Z21, Z24, Z6
+	VFMADD231PS  Z22, Z24, Z7
+	VFMADD231PS  Z23, Z24, Z8
+	VBROADCASTSS (R10)(SI*1), Z24
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R10)(BX*4), Z24
+	VFMADD231PS  Z21, Z24, Z12
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z14
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z21, Z24, Z15
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R11)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z18
+	VFMADD231PS  Z22, Z24, Z19
+	VFMADD231PS  Z23, Z24, Z20
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      192(DX), Z21
+	VMOVUPS      256(DX), Z22
+	VMOVUPS      320(DX), Z23
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z21, Z24, Z0
+	VFMADD231PS  Z22, Z24, Z1
+	VFMADD231PS  Z23, Z24, Z2
+	VBROADCASTSS (R10)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z3
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (R10)(BX*2), Z24
+	VFMADD231PS  Z21, Z24, Z6
+	VFMADD231PS  Z22, Z24, Z7
+	VFMADD231PS  Z23, Z24, Z8
+	VBROADCASTSS (R10)(SI*1), Z24
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R10)(BX*4), Z24
+	VFMADD231PS  Z21, Z24, Z12
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z14
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z21, Z24, Z15
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R11)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z18
+	VFMADD231PS  Z22, Z24, Z19
+	VFMADD231PS  Z23, Z24, Z20
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      384(DX), Z21
+	VMOVUPS      448(DX), Z22
+	VMOVUPS      512(DX), Z23
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z21, Z24, Z0
+	VFMADD231PS  Z22, Z24, Z1
+	VFMADD231PS  Z23, Z24, Z2
+	VBROADCASTSS (R10)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z3
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (R10)(BX*2), Z24
+	VFMADD231PS  Z21, Z24, Z6
+	VFMADD231PS  Z22, Z24, Z7
+	VFMADD231PS  Z23, Z24, Z8
+	VBROADCASTSS (R10)(SI*1), Z24
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R10)(BX*4), Z24
+	VFMADD231PS  Z21, Z24, Z12
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z14
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z21, Z24, Z15
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R11)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z18
+	VFMADD231PS  Z22, Z24, Z19
+	VFMADD231PS  Z23, Z24, Z20
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      576(DX), Z21
+	VMOVUPS      640(DX), Z22
+	VMOVUPS      704(DX), Z23
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z21, Z24, Z0
+	VFMADD231PS  Z22, Z24, Z1
+	VFMADD231PS  Z23, Z24, Z2
+	VBROADCASTSS (R10)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z3
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (R10)(BX*2), Z24
+	VFMADD231PS  Z21, Z24, Z6
+	VFMADD231PS  Z22, Z24, Z7
+	VFMADD231PS  Z23, Z24, Z8
+	VBROADCASTSS (R10)(SI*1), Z24
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R10)(BX*4), Z24
+	VFMADD231PS  Z21, Z24, Z12
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z14
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z21, Z24, Z15
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R11)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z18
+	VFMADD231PS  Z22, Z24, Z19
+	VFMADD231PS  Z23, Z24, Z20
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main959
+
+rest957:
+	ADDQ $+4, R12
+	JZ   end958
+
+one960:
+	VMOVUPS      (DX), Z21
+	VMOVUPS      64(DX), Z22
+	VMOVUPS      128(DX), Z23
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z21, Z24, Z0
+	VFMADD231PS  Z22, Z24, Z1
+	VFMADD231PS  Z23, Z24, Z2
+	VBROADCASTSS (R10)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z3
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (R10)(BX*2), Z24
+	VFMADD231PS  Z21, Z24, Z6
+	VFMADD231PS  Z22, Z24, Z7
+	VFMADD231PS  Z23, Z24, Z8
+	VBROADCASTSS (R10)(SI*1), Z24
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R10)(BX*4), Z24
+	VFMADD231PS  Z21, Z24, Z12
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z14
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z21, Z24, Z15
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R11)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z18
+	VFMADD231PS  Z22, Z24, Z19
+	VFMADD231PS  Z23, Z24, Z20
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one960
+
+end958:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg956
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip961
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	VADDPS 128(DX), Z20, Z20
+
+skip961:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip962
+	VBROADCASTSS 120(AX), Z21
+	VMULPS       Z21, Z0, Z0
+	VMULPS       Z21, Z1, Z1
+	VMULPS       Z21, Z2, Z2
+	VMULPS       Z21, Z3, Z3
+	VMULPS       Z21, Z4, Z4
+	VMULPS       Z21, Z5, Z5
+	VMULPS       Z21, Z6, Z6
+	VMULPS       Z21, Z7, Z7
+	VMULPS       Z21, Z8, Z8
+	VMULPS       Z21, Z9, Z9
+	VMULPS       Z21, Z10, Z10
+	VMULPS       Z21, Z11, Z11
+	VMULPS       Z21, Z12, Z12
+	VMULPS       Z21, Z13, Z13
+	VMULPS       Z21, Z14, Z14
+	VMULPS       Z21, Z15, Z15
+	VMULPS       Z21, Z16, Z16
+	VMULPS       Z21, Z17, Z17
+	VMULPS       Z21, Z18, Z18
+	VMULPS       Z21, Z19, Z19
+	VMULPS       Z21, Z20, Z20
+
+skip962:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip963
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z21
+	VADDPS  Z21, Z0, Z0
+	VADDPS  Z21, Z3, Z3
+	VADDPS  Z21, Z6, Z6
+	VADDPS  Z21, Z9, Z9
+	VADDPS  Z21, Z12, Z12
+	VADDPS  Z21, Z15, Z15
+	VADDPS  Z21, Z18, Z18
+	VMOVUPS 64(DX), Z21
+	VADDPS  Z21, Z1, Z1
+	VADDPS  Z21, Z4, Z4
+	VADDPS  Z21, Z7, Z7
+	VADDPS  Z21, Z10, Z10
+	VADDPS  Z21, Z13, Z13
+	VADDPS  Z21, Z16, Z16
+	VADDPS  Z21, Z19, Z19
+	VMOVUPS 128(DX), Z21
+	VADDPS  Z21, Z2, Z2
+	VADDPS  Z21, Z5, Z5
+	VADDPS  Z21, Z8, Z8
+	VADDPS  Z21, Z11, Z11
+	VADDPS  Z21, Z14, Z14
+	VADDPS  Z21, Z17, Z17
+	VADDPS  Z21, Z20, Z20
+
+skip963:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip964
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	VADDPS 128(DX), Z20, Z20
+
+skip964:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	VMOVUPS Z20, 128(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile955
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_7x48_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_7x48_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile965:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg966:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest967
+
+main969:
+	VMOVUPS      (DX), Z21
+	VMOVUPS      64(DX), Z22
+	VMOVUPS      128(DX), Z23
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z21, Z24, Z0
+	VFMADD231PS  Z22, Z24, Z1
+	VFMADD231PS  Z23, Z24, Z2
+	VBROADCASTSS (R10)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z3
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (R10)(BX*2), Z24
+	VFMADD231PS  Z21, Z24, Z6
+	VFMADD231PS  Z22, Z24, Z7
+	VFMADD231PS  Z23, Z24, Z8
+	VBROADCASTSS (R10)(SI*1), Z24
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R10)(BX*4), Z24
+	VFMADD231PS  Z21, Z24, Z12
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z14
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z21, Z24, Z15
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R11)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z18
+	VFMADD231PS  Z22, Z24, Z19
+	VFMADD231PS  Z23, Z24, Z20
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      192(DX), Z21
+	VMOVUPS      256(DX), Z22
+	VMOVUPS      320(DX), Z23
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z21, Z24, Z0
+	VFMADD231PS  Z22, Z24, Z1
+	VFMADD231PS  Z23, Z24, Z2
+	VBROADCASTSS (R10)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z3
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (R10)(BX*2), Z24
+	VFMADD231PS  Z21, Z24, Z6
+	VFMADD231PS  Z22, Z24, Z7
+	VFMADD231PS  Z23, Z24, Z8
+	VBROADCASTSS (R10)(SI*1), Z24
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R10)(BX*4), Z24
+	VFMADD231PS  Z21, Z24, Z12
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z14
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z21, Z24, Z15
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R11)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z18
+	VFMADD231PS  Z22, Z24, Z19
+	VFMADD231PS  Z23, Z24, Z20
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      384(DX), Z21
+	VMOVUPS      448(DX), Z22
+	VMOVUPS      512(DX), Z23
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z21, Z24, Z0
+	VFMADD231PS  Z22, Z24, Z1
+	VFMADD231PS  Z23, Z24, Z2
+	VBROADCASTSS (R10)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z3
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (R10)(BX*2), Z24
+	VFMADD231PS  Z21, Z24, Z6
+	VFMADD231PS  Z22, Z24, Z7
+	VFMADD231PS  Z23, Z24, Z8
+	VBROADCASTSS (R10)(SI*1), Z24
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R10)(BX*4), Z24
+	VFMADD231PS  Z21, Z24, Z12
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z14
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z21, Z24, Z15
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R11)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z18
+	VFMADD231PS  Z22, Z24, Z19
+	VFMADD231PS  Z23, Z24, Z20
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      576(DX), Z21
+	VMOVUPS      640(DX), Z22
+	VMOVUPS      704(DX), Z23
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z21, Z24, Z0
+	VFMADD231PS  Z22, Z24, Z1
+	VFMADD231PS  Z23, Z24, Z2
+	VBROADCASTSS (R10)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z3
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (R10)(BX*2), Z24
+	VFMADD231PS  Z21, Z24, Z6
+	VFMADD231PS  Z22, Z24, Z7
+	VFMADD231PS  Z23, Z24, Z8
+	VBROADCASTSS (R10)(SI*1), Z24
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R10)(BX*4), Z24
+	VFMADD231PS  Z21, Z24, Z12
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z14
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z21, Z24, Z15
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R11)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z18
+	VFMADD231PS  Z22, Z24, Z19
+	VFMADD231PS  Z23, Z24, Z20
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main969
+
+rest967:
+	ADDQ $+4, R12
+	JZ   end968
+
+one970:
+	VMOVUPS      (DX), Z21
+	VMOVUPS      64(DX), Z22
+	VMOVUPS      128(DX), Z23
+	VBROADCASTSS (R10), Z24
+	VFMADD231PS  Z21, Z24, Z0
+	VFMADD231PS  Z22, Z24, Z1
+	VFMADD231PS  Z23, Z24, Z2
+	VBROADCASTSS (R10)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z3
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSS (R10)(BX*2), Z24
+	VFMADD231PS  Z21, Z24, Z6
+	VFMADD231PS  Z22, Z24, Z7
+	VFMADD231PS  Z23, Z24, Z8
+	VBROADCASTSS (R10)(SI*1), Z24
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R10)(BX*4), Z24
+	VFMADD231PS  Z21, Z24, Z12
+	VFMADD231PS  Z22, Z24, Z13
+	VFMADD231PS  Z23, Z24, Z14
+	VBROADCASTSS (R11), Z24
+	VFMADD231PS  Z21, Z24, Z15
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSS (R11)(BX*1), Z24
+	VFMADD231PS  Z21, Z24, Z18
+	VFMADD231PS  Z22, Z24, Z19
+	VFMADD231PS  Z23, Z24, Z20
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one970
+
+end968:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg966
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip971
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	VADDPS 128(DX), Z20, Z20
+
+skip971:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip972
+	VBROADCASTSS 120(AX), Z21
+	VMULPS       Z21, Z0, Z0
+	VMULPS       Z21, Z1, Z1
+	VMULPS       Z21, Z2, Z2
+	VMULPS       Z21, Z3, Z3
+	VMULPS       Z21, Z4, Z4
+	VMULPS       Z21, Z5, Z5
+	VMULPS       Z21, Z6, Z6
+	VMULPS       Z21, Z7, Z7
+	VMULPS       Z21, Z8, Z8
+	VMULPS       Z21, Z9, Z9
+	VMULPS       Z21, Z10, Z10
+	VMULPS       Z21, Z11, Z11
+	VMULPS       Z21, Z12, Z12
+	VMULPS       Z21, Z13, Z13
+	VMULPS       Z21, Z14, Z14
+	VMULPS       Z21, Z15, Z15
+	VMULPS       Z21, Z16, Z16
+	VMULPS       Z21, Z17, Z17
+	VMULPS       Z21, Z18, Z18
+	VMULPS       Z21, Z19, Z19
+	VMULPS       Z21, Z20, Z20
+
+skip972:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip973
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z21
+	VADDPS  Z21, Z0, Z0
+	VADDPS  Z21, Z3, Z3
+	VADDPS  Z21, Z6, Z6
+	VADDPS  Z21, Z9, Z9
+	VADDPS  Z21, Z12, Z12
+	VADDPS  Z21, Z15, Z15
+	VADDPS  Z21, Z18, Z18
+	VMOVUPS 64(DX), Z21
+	VADDPS  Z21, Z1, Z1
+	VADDPS  Z21, Z4, Z4
+	VADDPS  Z21, Z7, Z7
+	VADDPS  Z21, Z10, Z10
+	VADDPS  Z21, Z13, Z13
+	VADDPS  Z21, Z16, Z16
+	VADDPS  Z21, Z19, Z19
+	VMOVUPS 128(DX), Z21
+	VADDPS  Z21, Z2, Z2
+	VADDPS  Z21, Z5, Z5
+	VADDPS  Z21, Z8, Z8
+	VADDPS  Z21, Z11, Z11
+	VADDPS  Z21, Z14, Z14
+	VADDPS  Z21, Z17, Z17
+	VADDPS  Z21, Z20, Z20
+
+skip973:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip974
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	VADDPS 128(DX), Z20, Z20
+
+skip974:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip975
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	VMOVUPS Z20, 128(DX)
+
+skip975:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x000000c0, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Z0, Z0, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z0, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z0, Z0
+	VMULPS      Z1, Z1, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z1, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z1, Z1
+	VMULPS      Z2, Z2, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z2, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z2, Z2
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     Z2, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z3, Z3, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z3, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z3, Z3
+	VMULPS      Z4, Z4, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z4, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z4, Z4
+	VMULPS      Z5, Z5, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z5, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z5, Z5
+	VMOVUPS     Z3, (DX)
+	VMOVUPS     Z4, 64(DX)
+	VMOVUPS     Z5, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z6, Z6, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z6, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z6, Z6
+	VMULPS      Z7, Z7, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z7, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z7, Z7
+	VMULPS      Z8, Z8, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z8, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z8, Z8
+	VMOVUPS     Z6, (DX)
+	VMOVUPS     Z7, 64(DX)
+	VMOVUPS     Z8, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z9, Z9, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z9, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z9, Z9
+	VMULPS      Z10, Z10, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z10, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z10, Z10
+	VMULPS      Z11, Z11, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z11, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z11, Z11
+	VMOVUPS     Z9, (DX)
+	VMOVUPS     Z10, 64(DX)
+	VMOVUPS     Z11, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z12, Z12, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z12, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z12, Z12
+	VMULPS      Z13, Z13, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z13, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z13, Z13
+	VMULPS      Z14, Z14, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z14, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z14, Z14
+	VMOVUPS     Z12, (DX)
+	VMOVUPS     Z13, 64(DX)
+	VMOVUPS     Z14, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z15, Z15, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z15, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z15, Z15
+	VMULPS      Z16, Z16, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z16, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z16, Z16
+	VMULPS      Z17, Z17, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z17, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z17, Z17
+	VMOVUPS     Z15, (DX)
+	VMOVUPS     Z16, 64(DX)
+	VMOVUPS     Z17, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z18, Z18, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z18, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z18, Z18
+	VMULPS      Z19, Z19, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z19, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z19, Z19
+	VMULPS      Z20, Z20, Z21
+	VMULPS      constants_avx512<>+0(SB), Z21, Z21
+	VADDPS      constants_avx512<>+64(SB), Z21, Z21
+	VMULPS      Z20, Z21, Z21
+	VMINPS      constants_avx512<>+128(SB), Z21, Z21
+	VMAXPS      constants_avx512<>+192(SB), Z21, Z21
+	VRNDSCALEPS $0x08, Z21, Z22
+	VSUBPS      Z22, Z21, Z21
+	VMOVUPS     constants_avx512<>+256(SB), Z23
+	VFMADD213PS constants_avx512<>+320(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
+	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
+	VCVTPS2DQ   Z22, Z22
+	VPSLLD      $0x17, Z22, Z22
+	VPADDD      Z22, Z23, Z23
+	VMOVAPS     Z23, Z21
+	VADDPS      constants_avx512<>+640(SB), Z21, Z21
+	VDIVPS      Z21, Z20, Z20
+	VMOVUPS     Z18, (DX)
+	VMOVUPS     Z19, 64(DX)
+	VMOVUPS     Z20, 128(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile965
 	VZEROUPPER
 	RET
 
@@ -33448,7 +39139,7 @@ TEXT ·mul_f32_any_8x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile829:
+tile976:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -33467,16 +39158,16 @@ tile829:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg830:
+seg977:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest831
+	JL   rest978
 
-main833:
+main980:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R10), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -33555,13 +39246,13 @@ main833:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main833
+	JGE          main980
 
-rest831:
+rest978:
 	ADDQ $+4, R12
-	JZ   end832
+	JZ   end979
 
-one834:
+one981:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R10), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -33583,14 +39274,14 @@ one834:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one834
+	JNZ          one981
 
-end832:
+end979:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg830
+	JNZ    seg977
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip835
+	JZ     skip982
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -33611,9 +39302,9 @@ end832:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip835:
+skip982:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip836
+	JZ           skip983
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -33624,10 +39315,10 @@ skip835:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip836:
+skip983:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip837
+	JZ      skip984
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -33641,10 +39332,10 @@ skip836:
 	VADDPS  Z8, Z6, Z6
 	VADDPS  Z8, Z7, Z7
 
-skip837:
+skip984:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip838
+	JZ     skip985
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -33665,7 +39356,7 @@ skip837:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip838:
+skip985:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -33688,7 +39379,7 @@ skip838:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile829
+	JL      tile976
 	VZEROUPPER
 	RET
 
@@ -33698,7 +39389,7 @@ TEXT ·mul_f32_any_8x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile839:
+tile986:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -33717,16 +39408,16 @@ tile839:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg840:
+seg987:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest841
+	JL   rest988
 
-main843:
+main990:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R10), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -33805,13 +39496,13 @@ main843:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main843
+	JGE          main990
 
-rest841:
+rest988:
 	ADDQ $+4, R12
-	JZ   end842
+	JZ   end989
 
-one844:
+one991:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R10), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -33833,14 +39524,14 @@ one844:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one844
+	JNZ          one991
 
-end842:
+end989:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg840
+	JNZ    seg987
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip845
+	JZ     skip992
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -33861,9 +39552,9 @@ end842:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip845:
+skip992:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip846
+	JZ           skip993
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -33874,10 +39565,10 @@ skip845:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip846:
+skip993:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip847
+	JZ      skip994
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -33891,10 +39582,10 @@ skip846:
 	VADDPS  Z8, Z6, Z6
 	VADDPS  Z8, Z7, Z7
 
-skip847:
+skip994:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip848
+	JZ     skip995
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -33915,10 +39606,10 @@ skip847:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip848:
+skip995:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip849
+	JZ      skip996
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -33939,7 +39630,7 @@ skip848:
 	ADDQ    BX, DX
 	VMOVUPS Z7, (DX)
 
-skip849:
+skip996:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -34130,7 +39821,7 @@ skip849:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile839
+	JL          tile986
 	VZEROUPPER
 	RET
 
@@ -34140,7 +39831,7 @@ TEXT ·mul_f32_any_8x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile850:
+tile997:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -34167,16 +39858,16 @@ tile850:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg851:
+seg998:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest852
+	JL   rest999
 
-main854:
+main1001:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -34291,13 +39982,13 @@ main854:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main854
+	JGE          main1001
 
-rest852:
+rest999:
 	ADDQ $+4, R12
-	JZ   end853
+	JZ   end1000
 
-one855:
+one1002:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -34328,14 +40019,14 @@ one855:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one855
+	JNZ          one1002
 
-end853:
+end1000:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg851
+	JNZ    seg998
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip856
+	JZ     skip1003
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -34364,9 +40055,9 @@ end853:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip856:
+skip1003:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip857
+	JZ           skip1004
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -34385,10 +40076,10 @@ skip856:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip857:
+skip1004:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip858
+	JZ      skip1005
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -34411,10 +40102,10 @@ skip857:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip858:
+skip1005:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip859
+	JZ     skip1006
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -34443,7 +40134,7 @@ skip858:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip859:
+skip1006:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -34474,7 +40165,7 @@ skip859:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile850
+	JL      tile997
 	VZEROUPPER
 	RET
 
@@ -34484,7 +40175,7 @@ TEXT ·mul_f32_any_8x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile860:
+tile1007:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -34511,16 +40202,16 @@ tile860:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg861:
+seg1008:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest862
+	JL   rest1009
 
-main864:
+main1011:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -34635,13 +40326,13 @@ main864:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main864
+	JGE          main1011
 
-rest862:
+rest1009:
 	ADDQ $+4, R12
-	JZ   end863
+	JZ   end1010
 
-one865:
+one1012:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -34672,14 +40363,14 @@ one865:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one865
+	JNZ          one1012
 
-end863:
+end1010:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg861
+	JNZ    seg1008
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip866
+	JZ     skip1013
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -34708,9 +40399,9 @@ end863:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip866:
+skip1013:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip867
+	JZ           skip1014
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -34729,10 +40420,10 @@ skip866:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip867:
+skip1014:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip868
+	JZ      skip1015
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -34755,10 +40446,10 @@ skip867:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip868:
+skip1015:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip869
+	JZ     skip1016
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -34787,10 +40478,10 @@ skip868:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip869:
+skip1016:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip870
+	JZ      skip1017
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -34819,7 +40510,7 @@ skip869:
 	VMOVUPS Z14, (DX)
 	VMOVUPS Z15, 64(DX)
 
-skip870:
+skip1017:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -35186,7 +40877,7 @@ skip870:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile860
+	JL          tile1007
 	VZEROUPPER
 	RET
 
@@ -35196,7 +40887,7 @@ TEXT ·mul_f32_any_8x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile871:
+tile1018:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -35223,16 +40914,16 @@ tile871:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg872:
+seg1019:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest873
+	JL   rest1020
 
-main875:
+main1022:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -35347,13 +41038,13 @@ main875:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main875
+	JGE          main1022
 
-rest873:
+rest1020:
 	ADDQ $+4, R12
-	JZ   end874
+	JZ   end1021
 
-one876:
+one1023:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -35384,14 +41075,14 @@ one876:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one876
+	JNZ          one1023
 
-end874:
+end1021:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg872
+	JNZ    seg1019
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip877
+	JZ     skip1024
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -35432,9 +41123,9 @@ end874:
 	ADDQ   BX, DX
 	VADDPS (DX), Z15, Z15
 
-skip877:
+skip1024:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip878
+	JZ           skip1025
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -35453,10 +41144,10 @@ skip877:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip878:
+skip1025:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip879
+	JZ      skip1026
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -35479,10 +41170,10 @@ skip878:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip879:
+skip1026:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip880
+	JZ      skip1027
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -35523,9 +41214,9 @@ skip879:
 	ADDQ    BX, DX
 	VMOVUPS Z15, (DX)
 
-skip880:
+skip1027:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip881
+	JNZ         skip1028
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -35698,11 +41389,1431 @@ skip880:
 	VDIVPS      Z16, Z15, Z15
 	VMOVUPS     Z15, (DX)
 
-skip881:
+skip1028:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile871
+	JL   tile1018
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_8x48_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_8x48_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile1029:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg1030:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest1031
+
+main1033:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VMOVUPS      128(DX), Z26
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z24, Z27, Z0
+	VFMADD231PS  Z25, Z27, Z1
+	VFMADD231PS  Z26, Z27, Z2
+	VBROADCASTSS (R10)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z3
+	VFMADD231PS  Z25, Z27, Z4
+	VFMADD231PS  Z26, Z27, Z5
+	VBROADCASTSS (R10)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VFMADD231PS  Z26, Z27, Z8
+	VBROADCASTSS (R10)(SI*1), Z27
+	VFMADD231PS  Z24, Z27, Z9
+	VFMADD231PS  Z25, Z27, Z10
+	VFMADD231PS  Z26, Z27, Z11
+	VBROADCASTSS (R10)(BX*4), Z27
+	VFMADD231PS  Z24, Z27, Z12
+	VFMADD231PS  Z25, Z27, Z13
+	VFMADD231PS  Z26, Z27, Z14
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z24, Z27, Z15
+	VFMADD231PS  Z25, Z27, Z16
+	VFMADD231PS  Z26, Z27, Z17
+	VBROADCASTSS (R11)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VFMADD231PS  Z26, Z27, Z20
+	VBROADCASTSS (R11)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z21
+	VFMADD231PS  Z25, Z27, Z22
+	VFMADD231PS  Z26, Z27, Z23
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      192(DX), Z24
+	VMOVUPS      256(DX), Z25
+	VMOVUPS      320(DX), Z26
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z24, Z27, Z0
+	VFMADD231PS  Z25, Z27, Z1
+	VFMADD231PS  Z26, Z27, Z2
+	VBROADCASTSS (R10)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z3
+	VFMADD231PS  Z25, Z27, Z4
+	VFMADD231PS  Z26, Z27, Z5
+	VBROADCASTSS (R10)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VFMADD231PS  Z26, Z27, Z8
+	VBROADCASTSS (R10)(SI*1), Z27
+	VFMADD231PS  Z24, Z27, Z9
+	VFMADD231PS  Z25, Z27, Z10
+	VFMADD231PS  Z26, Z27, Z11
+	VBROADCASTSS (R10)(BX*4), Z27
+	VFMADD231PS  Z24, Z27, Z12
+	VFMADD231PS  Z25, Z27, Z13
+	VFMADD231PS  Z26, Z27, Z14
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z24, Z27, Z15
+	VFMADD231PS  Z25, Z27, Z16
+	VFMADD231PS  Z26, Z27, Z17
+	VBROADCASTSS (R11)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VFMADD231PS  Z26, Z27, Z20
+	VBROADCASTSS (R11)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z21
+	VFMADD231PS  Z25, Z27, Z22
+	VFMADD231PS  Z26, Z27, Z23
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VMOVUPS      512(DX), Z26
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z24, Z27, Z0
+	VFMADD231PS  Z25, Z27, Z1
+	VFMADD231PS  Z26, Z27, Z2
+	VBROADCASTSS (R10)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z3
+	VFMADD231PS  Z25, Z27, Z4
+	VFMADD231PS  Z26, Z27, Z5
+	VBROADCASTSS (R10)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VFMADD231PS  Z26, Z27, Z8
+	VBROADCASTSS (R10)(SI*1), Z27
+	VFMADD231PS  Z24, Z27, Z9
+	VFMADD231PS  Z25, Z27, Z10
+	VFMADD231PS  Z26, Z27, Z11
+	VBROADCASTSS (R10)(BX*4), Z27
+	VFMADD231PS  Z24, Z27, Z12
+	VFMADD231PS  Z25, Z27, Z13
+	VFMADD231PS  Z26, Z27, Z14
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z24, Z27, Z15
+	VFMADD231PS  Z25, Z27, Z16
+	VFMADD231PS  Z26, Z27, Z17
+	VBROADCASTSS (R11)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VFMADD231PS  Z26, Z27, Z20
+	VBROADCASTSS (R11)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z21
+	VFMADD231PS  Z25, Z27, Z22
+	VFMADD231PS  Z26, Z27, Z23
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      576(DX), Z24
+	VMOVUPS      640(DX), Z25
+	VMOVUPS      704(DX), Z26
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z24, Z27, Z0
+	VFMADD231PS  Z25, Z27, Z1
+	VFMADD231PS  Z26, Z27, Z2
+	VBROADCASTSS (R10)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z3
+	VFMADD231PS  Z25, Z27, Z4
+	VFMADD231PS  Z26, Z27, Z5
+	VBROADCASTSS (R10)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VFMADD231PS  Z26, Z27, Z8
+	VBROADCASTSS (R10)(SI*1), Z27
+	VFMADD231PS  Z24, Z27, Z9
+	VFMADD231PS  Z25, Z27, Z10
+	VFMADD231PS  Z26, Z27, Z11
+	VBROADCASTSS (R10)(BX*4), Z27
+	VFMADD231PS  Z24, Z27, Z12
+	VFMADD231PS  Z25, Z27, Z13
+	VFMADD231PS  Z26, Z27, Z14
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z24, Z27, Z15
+	VFMADD231PS  Z25, Z27, Z16
+	VFMADD231PS  Z26, Z27, Z17
+	VBROADCASTSS (R11)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VFMADD231PS  Z26, Z27, Z20
+	VBROADCASTSS (R11)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z21
+	VFMADD231PS  Z25, Z27, Z22
+	VFMADD231PS  Z26, Z27, Z23
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main1033
+
+rest1031:
+	ADDQ $+4, R12
+	JZ   end1032
+
+one1034:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VMOVUPS      128(DX), Z26
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z24, Z27, Z0
+	VFMADD231PS  Z25, Z27, Z1
+	VFMADD231PS  Z26, Z27, Z2
+	VBROADCASTSS (R10)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z3
+	VFMADD231PS  Z25, Z27, Z4
+	VFMADD231PS  Z26, Z27, Z5
+	VBROADCASTSS (R10)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VFMADD231PS  Z26, Z27, Z8
+	VBROADCASTSS (R10)(SI*1), Z27
+	VFMADD231PS  Z24, Z27, Z9
+	VFMADD231PS  Z25, Z27, Z10
+	VFMADD231PS  Z26, Z27, Z11
+	VBROADCASTSS (R10)(BX*4), Z27
+	VFMADD231PS  Z24, Z27, Z12
+	VFMADD231PS  Z25, Z27, Z13
+	VFMADD231PS  Z26, Z27, Z14
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z24, Z27, Z15
+	VFMADD231PS  Z25, Z27, Z16
+	VFMADD231PS  Z26, Z27, Z17
+	VBROADCASTSS (R11)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VFMADD231PS  Z26, Z27, Z20
+	VBROADCASTSS (R11)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z21
+	VFMADD231PS  Z25, Z27, Z22
+	VFMADD231PS  Z26, Z27, Z23
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one1034
+
+end1032:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg1030
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip1035
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	VADDPS 128(DX), Z20, Z20
+	ADDQ   BX, DX
+	VADDPS (DX), Z21, Z21
+	VADDPS 64(DX), Z22, Z22
+	VADDPS 128(DX), Z23, Z23
+
+skip1035:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip1036
+	VBROADCASTSS 120(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip1036:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1037
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z21, Z21
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 128(DX), Z24
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z20, Z20
+	VADDPS  Z24, Z23, Z23
+
+skip1037:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip1038
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	VADDPS 128(DX), Z20, Z20
+	ADDQ   BX, DX
+	VADDPS (DX), Z21, Z21
+	VADDPS 64(DX), Z22, Z22
+	VADDPS 128(DX), Z23, Z23
+
+skip1038:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	VMOVUPS Z20, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z21, (DX)
+	VMOVUPS Z22, 64(DX)
+	VMOVUPS Z23, 128(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile1029
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_8x48_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·mul_f32_any_8x48_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile1039:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	MOVQ   CX, DX
+	MOVQ   112(AX), BX
+	IMULQ  BX, DX
+	ADDQ   8(AX), DX
+	MOVQ   64(AX), BX
+	MOVQ   72(AX), DI
+	LEAQ   (BX)(BX*2), SI
+	MOVQ   48(AX), R8
+	MOVQ   56(AX), R9
+
+seg1040:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest1041
+
+main1043:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VMOVUPS      128(DX), Z26
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z24, Z27, Z0
+	VFMADD231PS  Z25, Z27, Z1
+	VFMADD231PS  Z26, Z27, Z2
+	VBROADCASTSS (R10)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z3
+	VFMADD231PS  Z25, Z27, Z4
+	VFMADD231PS  Z26, Z27, Z5
+	VBROADCASTSS (R10)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VFMADD231PS  Z26, Z27, Z8
+	VBROADCASTSS (R10)(SI*1), Z27
+	VFMADD231PS  Z24, Z27, Z9
+	VFMADD231PS  Z25, Z27, Z10
+	VFMADD231PS  Z26, Z27, Z11
+	VBROADCASTSS (R10)(BX*4), Z27
+	VFMADD231PS  Z24, Z27, Z12
+	VFMADD231PS  Z25, Z27, Z13
+	VFMADD231PS  Z26, Z27, Z14
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z24, Z27, Z15
+	VFMADD231PS  Z25, Z27, Z16
+	VFMADD231PS  Z26, Z27, Z17
+	VBROADCASTSS (R11)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VFMADD231PS  Z26, Z27, Z20
+	VBROADCASTSS (R11)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z21
+	VFMADD231PS  Z25, Z27, Z22
+	VFMADD231PS  Z26, Z27, Z23
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      192(DX), Z24
+	VMOVUPS      256(DX), Z25
+	VMOVUPS      320(DX), Z26
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z24, Z27, Z0
+	VFMADD231PS  Z25, Z27, Z1
+	VFMADD231PS  Z26, Z27, Z2
+	VBROADCASTSS (R10)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z3
+	VFMADD231PS  Z25, Z27, Z4
+	VFMADD231PS  Z26, Z27, Z5
+	VBROADCASTSS (R10)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VFMADD231PS  Z26, Z27, Z8
+	VBROADCASTSS (R10)(SI*1), Z27
+	VFMADD231PS  Z24, Z27, Z9
+	VFMADD231PS  Z25, Z27, Z10
+	VFMADD231PS  Z26, Z27, Z11
+	VBROADCASTSS (R10)(BX*4), Z27
+	VFMADD231PS  Z24, Z27, Z12
+	VFMADD231PS  Z25, Z27, Z13
+	VFMADD231PS  Z26, Z27, Z14
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z24, Z27, Z15
+	VFMADD231PS  Z25, Z27, Z16
+	VFMADD231PS  Z26, Z27, Z17
+	VBROADCASTSS (R11)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VFMADD231PS  Z26, Z27, Z20
+	VBROADCASTSS (R11)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z21
+	VFMADD231PS  Z25, Z27, Z22
+	VFMADD231PS  Z26, Z27, Z23
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VMOVUPS      512(DX), Z26
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z24, Z27, Z0
+	VFMADD231PS  Z25, Z27, Z1
+	VFMADD231PS  Z26, Z27, Z2
+	VBROADCASTSS (R10)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z3
+	VFMADD231PS  Z25, Z27, Z4
+	VFMADD231PS  Z26, Z27, Z5
+	VBROADCASTSS (R10)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VFMADD231PS  Z26, Z27, Z8
+	VBROADCASTSS (R10)(SI*1), Z27
+	VFMADD231PS  Z24, Z27, Z9
+	VFMADD231PS  Z25, Z27, Z10
+	VFMADD231PS  Z26, Z27, Z11
+	VBROADCASTSS (R10)(BX*4), Z27
+	VFMADD231PS  Z24, Z27, Z12
+	VFMADD231PS  Z25, Z27, Z13
+	VFMADD231PS  Z26, Z27, Z14
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z24, Z27, Z15
+	VFMADD231PS  Z25, Z27, Z16
+	VFMADD231PS  Z26, Z27, Z17
+	VBROADCASTSS (R11)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VFMADD231PS  Z26, Z27, Z20
+	VBROADCASTSS (R11)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z21
+	VFMADD231PS  Z25, Z27, Z22
+	VFMADD231PS  Z26, Z27, Z23
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      576(DX), Z24
+	VMOVUPS      640(DX), Z25
+	VMOVUPS      704(DX), Z26
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z24, Z27, Z0
+	VFMADD231PS  Z25, Z27, Z1
+	VFMADD231PS  Z26, Z27, Z2
+	VBROADCASTSS (R10)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z3
+	VFMADD231PS  Z25, Z27, Z4
+	VFMADD231PS  Z26, Z27, Z5
+	VBROADCASTSS (R10)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VFMADD231PS  Z26, Z27, Z8
+	VBROADCASTSS (R10)(SI*1), Z27
+	VFMADD231PS  Z24, Z27, Z9
+	VFMADD231PS  Z25, Z27, Z10
+	VFMADD231PS  Z26, Z27, Z11
+	VBROADCASTSS (R10)(BX*4), Z27
+	VFMADD231PS  Z24, Z27, Z12
+	VFMADD231PS  Z25, Z27, Z13
+	VFMADD231PS  Z26, Z27, Z14
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z24, Z27, Z15
+	VFMADD231PS  Z25, Z27, Z16
+	VFMADD231PS  Z26, Z27, Z17
+	VBROADCASTSS (R11)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VFMADD231PS  Z26, Z27, Z20
+	VBROADCASTSS (R11)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z21
+	VFMADD231PS  Z25, Z27, Z22
+	VFMADD231PS  Z26, Z27, Z23
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main1043
+
+rest1041:
+	ADDQ $+4, R12
+	JZ   end1042
+
+one1044:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VMOVUPS      128(DX), Z26
+	VBROADCASTSS (R10), Z27
+	VFMADD231PS  Z24, Z27, Z0
+	VFMADD231PS  Z25, Z27, Z1
+	VFMADD231PS  Z26, Z27, Z2
+	VBROADCASTSS (R10)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z3
+	VFMADD231PS  Z25, Z27, Z4
+	VFMADD231PS  Z26, Z27, Z5
+	VBROADCASTSS (R10)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VFMADD231PS  Z26, Z27, Z8
+	VBROADCASTSS (R10)(SI*1), Z27
+	VFMADD231PS  Z24, Z27, Z9
+	VFMADD231PS  Z25, Z27, Z10
+	VFMADD231PS  Z26, Z27, Z11
+	VBROADCASTSS (R10)(BX*4), Z27
+	VFMADD231PS  Z24, Z27, Z12
+	VFMADD231PS  Z25, Z27, Z13
+	VFMADD231PS  Z26, Z27, Z14
+	VBROADCASTSS (R11), Z27
+	VFMADD231PS  Z24, Z27, Z15
+	VFMADD231PS  Z25, Z27, Z16
+	VFMADD231PS  Z26, Z27, Z17
+	VBROADCASTSS (R11)(BX*1), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VFMADD231PS  Z26, Z27, Z20
+	VBROADCASTSS (R11)(BX*2), Z27
+	VFMADD231PS  Z24, Z27, Z21
+	VFMADD231PS  Z25, Z27, Z22
+	VFMADD231PS  Z26, Z27, Z23
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one1044
+
+end1042:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg1040
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip1045
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	VADDPS 128(DX), Z20, Z20
+	ADDQ   BX, DX
+	VADDPS (DX), Z21, Z21
+	VADDPS 64(DX), Z22, Z22
+	VADDPS 128(DX), Z23, Z23
+
+skip1045:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip1046
+	VBROADCASTSS 120(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip1046:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1047
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z21, Z21
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 128(DX), Z24
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z20, Z20
+	VADDPS  Z24, Z23, Z23
+
+skip1047:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip1048
+	MOVQ   32(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	VADDPS 128(DX), Z20, Z20
+	ADDQ   BX, DX
+	VADDPS (DX), Z21, Z21
+	VADDPS 64(DX), Z22, Z22
+	VADDPS 128(DX), Z23, Z23
+
+skip1048:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1049
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	VMOVUPS Z20, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z21, (DX)
+	VMOVUPS Z22, 64(DX)
+	VMOVUPS Z23, 128(DX)
+
+skip1049:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x000000c0, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Z0, Z0, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z0, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z0, Z0
+	VMULPS      Z1, Z1, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z1, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z1, Z1
+	VMULPS      Z2, Z2, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z2, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z2, Z2
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     Z2, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z3, Z3, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z3, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z3, Z3
+	VMULPS      Z4, Z4, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z4, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z4, Z4
+	VMULPS      Z5, Z5, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z5, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z5, Z5
+	VMOVUPS     Z3, (DX)
+	VMOVUPS     Z4, 64(DX)
+	VMOVUPS     Z5, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z6, Z6, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z6, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z6, Z6
+	VMULPS      Z7, Z7, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z7, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z7, Z7
+	VMULPS      Z8, Z8, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z8, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z8, Z8
+	VMOVUPS     Z6, (DX)
+	VMOVUPS     Z7, 64(DX)
+	VMOVUPS     Z8, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z9, Z9, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z9, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z9, Z9
+	VMULPS      Z10, Z10, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z10, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z10, Z10
+	VMULPS      Z11, Z11, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z11, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z11, Z11
+	VMOVUPS     Z9, (DX)
+	VMOVUPS     Z10, 64(DX)
+	VMOVUPS     Z11, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z12, Z12, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z12, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z12, Z12
+	VMULPS      Z13, Z13, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z13, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z13, Z13
+	VMULPS      Z14, Z14, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z14, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z14, Z14
+	VMOVUPS     Z12, (DX)
+	VMOVUPS     Z13, 64(DX)
+	VMOVUPS     Z14, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z15, Z15, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z15, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z15, Z15
+	VMULPS      Z16, Z16, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z16, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z16, Z16
+	VMULPS      Z17, Z17, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z17, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z17, Z17
+	VMOVUPS     Z15, (DX)
+	VMOVUPS     Z16, 64(DX)
+	VMOVUPS     Z17, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z18, Z18, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z18, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z18, Z18
+	VMULPS      Z19, Z19, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z19, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z19, Z19
+	VMULPS      Z20, Z20, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z20, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z20, Z20
+	VMOVUPS     Z18, (DX)
+	VMOVUPS     Z19, 64(DX)
+	VMOVUPS     Z20, 128(DX)
+	ADDQ        BX, DX
+	VMULPS      Z21, Z21, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z21, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z21, Z21
+	VMULPS      Z22, Z22, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z22, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z22, Z22
+	VMULPS      Z23, Z23, Z24
+	VMULPS      constants_avx512<>+0(SB), Z24, Z24
+	VADDPS      constants_avx512<>+64(SB), Z24, Z24
+	VMULPS      Z23, Z24, Z24
+	VMINPS      constants_avx512<>+128(SB), Z24, Z24
+	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
+	VRNDSCALEPS $0x08, Z24, Z25
+	VSUBPS      Z25, Z24, Z24
+	VMOVUPS     constants_avx512<>+256(SB), Z26
+	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
+	VCVTPS2DQ   Z25, Z25
+	VPSLLD      $0x17, Z25, Z25
+	VPADDD      Z25, Z26, Z26
+	VMOVAPS     Z26, Z24
+	VADDPS      constants_avx512<>+640(SB), Z24, Z24
+	VDIVPS      Z24, Z23, Z23
+	VMOVUPS     Z21, (DX)
+	VMOVUPS     Z22, 64(DX)
+	VMOVUPS     Z23, 128(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile1039
 	VZEROUPPER
 	RET
 
@@ -35712,7 +42823,7 @@ TEXT ·mul_f32_any_9x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile882:
+tile1050:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -35732,16 +42843,16 @@ tile882:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg883:
+seg1051:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest884
+	JL   rest1052
 
-main886:
+main1054:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R10), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -35828,13 +42939,13 @@ main886:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main886
+	JGE          main1054
 
-rest884:
+rest1052:
 	ADDQ $+4, R12
-	JZ   end885
+	JZ   end1053
 
-one887:
+one1055:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R10), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -35858,14 +42969,14 @@ one887:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one887
+	JNZ          one1055
 
-end885:
+end1053:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg883
+	JNZ    seg1051
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip888
+	JZ     skip1056
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -35888,9 +42999,9 @@ end885:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip888:
+skip1056:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip889
+	JZ           skip1057
 	VBROADCASTSS 120(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -35902,10 +43013,10 @@ skip888:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip889:
+skip1057:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip890
+	JZ      skip1058
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -35920,10 +43031,10 @@ skip889:
 	VADDPS  Z9, Z7, Z7
 	VADDPS  Z9, Z8, Z8
 
-skip890:
+skip1058:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip891
+	JZ     skip1059
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -35946,7 +43057,7 @@ skip890:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip891:
+skip1059:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -35971,7 +43082,7 @@ skip891:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile882
+	JL      tile1050
 	VZEROUPPER
 	RET
 
@@ -35981,7 +43092,7 @@ TEXT ·mul_f32_any_9x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile892:
+tile1060:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -36001,16 +43112,16 @@ tile892:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg893:
+seg1061:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest894
+	JL   rest1062
 
-main896:
+main1064:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R10), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -36097,13 +43208,13 @@ main896:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main896
+	JGE          main1064
 
-rest894:
+rest1062:
 	ADDQ $+4, R12
-	JZ   end895
+	JZ   end1063
 
-one897:
+one1065:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R10), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -36127,14 +43238,14 @@ one897:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one897
+	JNZ          one1065
 
-end895:
+end1063:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg893
+	JNZ    seg1061
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip898
+	JZ     skip1066
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -36157,9 +43268,9 @@ end895:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip898:
+skip1066:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip899
+	JZ           skip1067
 	VBROADCASTSS 120(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -36171,10 +43282,10 @@ skip898:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip899:
+skip1067:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip900
+	JZ      skip1068
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -36189,10 +43300,10 @@ skip899:
 	VADDPS  Z9, Z7, Z7
 	VADDPS  Z9, Z8, Z8
 
-skip900:
+skip1068:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip901
+	JZ     skip1069
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -36215,10 +43326,10 @@ skip900:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip901:
+skip1069:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip902
+	JZ      skip1070
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -36241,7 +43352,7 @@ skip901:
 	ADDQ    BX, DX
 	VMOVUPS Z8, (DX)
 
-skip902:
+skip1070:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -36455,7 +43566,7 @@ skip902:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile892
+	JL          tile1060
 	VZEROUPPER
 	RET
 
@@ -36465,7 +43576,7 @@ TEXT ·mul_f32_any_9x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile903:
+tile1071:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -36494,16 +43605,16 @@ tile903:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg904:
+seg1072:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest905
+	JL   rest1073
 
-main907:
+main1075:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -36630,13 +43741,13 @@ main907:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main907
+	JGE          main1075
 
-rest905:
+rest1073:
 	ADDQ $+4, R12
-	JZ   end906
+	JZ   end1074
 
-one908:
+one1076:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -36670,14 +43781,14 @@ one908:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one908
+	JNZ          one1076
 
-end906:
+end1074:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg904
+	JNZ    seg1072
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip909
+	JZ     skip1077
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -36709,9 +43820,9 @@ end906:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip909:
+skip1077:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip910
+	JZ           skip1078
 	VBROADCASTSS 120(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -36732,10 +43843,10 @@ skip909:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip910:
+skip1078:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip911
+	JZ      skip1079
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -36760,10 +43871,10 @@ skip910:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip911:
+skip1079:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip912
+	JZ     skip1080
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -36795,7 +43906,7 @@ skip911:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip912:
+skip1080:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -36829,7 +43940,7 @@ skip912:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile903
+	JL      tile1071
 	VZEROUPPER
 	RET
 
@@ -36839,7 +43950,7 @@ TEXT ·mul_f32_any_9x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile913:
+tile1081:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -36868,16 +43979,16 @@ tile913:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg914:
+seg1082:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest915
+	JL   rest1083
 
-main917:
+main1085:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -37004,13 +44115,13 @@ main917:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main917
+	JGE          main1085
 
-rest915:
+rest1083:
 	ADDQ $+4, R12
-	JZ   end916
+	JZ   end1084
 
-one918:
+one1086:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -37044,14 +44155,14 @@ one918:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one918
+	JNZ          one1086
 
-end916:
+end1084:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg914
+	JNZ    seg1082
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip919
+	JZ     skip1087
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -37083,9 +44194,9 @@ end916:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip919:
+skip1087:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip920
+	JZ           skip1088
 	VBROADCASTSS 120(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -37106,10 +44217,10 @@ skip919:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip920:
+skip1088:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip921
+	JZ      skip1089
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -37134,10 +44245,10 @@ skip920:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip921:
+skip1089:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip922
+	JZ     skip1090
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -37169,10 +44280,10 @@ skip921:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip922:
+skip1090:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip923
+	JZ      skip1091
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -37204,7 +44315,7 @@ skip922:
 	VMOVUPS Z16, (DX)
 	VMOVUPS Z17, 64(DX)
 
-skip923:
+skip1091:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -37616,7 +44727,7 @@ skip923:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile913
+	JL          tile1081
 	VZEROUPPER
 	RET
 
@@ -37626,7 +44737,7 @@ TEXT ·mul_f32_any_9x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile924:
+tile1092:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -37655,16 +44766,16 @@ tile924:
 	MOVQ   48(AX), R8
 	MOVQ   56(AX), R9
 
-seg925:
+seg1093:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest926
+	JL   rest1094
 
-main928:
+main1096:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -37791,13 +44902,13 @@ main928:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main928
+	JGE          main1096
 
-rest926:
+rest1094:
 	ADDQ $+4, R12
-	JZ   end927
+	JZ   end1095
 
-one929:
+one1097:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -37831,14 +44942,14 @@ one929:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one929
+	JNZ          one1097
 
-end927:
+end1095:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg925
+	JNZ    seg1093
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip930
+	JZ     skip1098
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -37883,9 +44994,9 @@ end927:
 	ADDQ   BX, DX
 	VADDPS (DX), Z17, Z17
 
-skip930:
+skip1098:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip931
+	JZ           skip1099
 	VBROADCASTSS 120(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -37906,10 +45017,10 @@ skip930:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip931:
+skip1099:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip932
+	JZ      skip1100
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -37934,10 +45045,10 @@ skip931:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip932:
+skip1100:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip933
+	JZ      skip1101
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -37982,9 +45093,9 @@ skip932:
 	ADDQ    BX, DX
 	VMOVUPS Z17, (DX)
 
-skip933:
+skip1101:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip934
+	JNZ         skip1102
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -38178,11 +45289,11 @@ skip933:
 	VDIVPS      Z18, Z17, Z17
 	VMOVUPS     Z17, (DX)
 
-skip934:
+skip1102:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile924
+	JL   tile1092
 	VZEROUPPER
 	RET
 
@@ -38192,7 +45303,7 @@ TEXT ·mul_f32_strip_10x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile935:
+tile1103:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -38211,9 +45322,9 @@ tile935:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest936
+	JL     rest1104
 
-main938:
+main1106:
 	VMOVUPS      (DX), Z10
 	VBROADCASTSS (BX), Z11
 	VFMADD231PS  Z10, Z11, Z0
@@ -38301,13 +45412,13 @@ main938:
 	ADDQ         $+256, DX
 	ADDQ         $+160, BX
 	SUBQ         $+4, SI
-	JGE          main938
+	JGE          main1106
 
-rest936:
+rest1104:
 	ADDQ $+4, SI
-	JZ   end937
+	JZ   end1105
 
-one939:
+one1107:
 	VMOVUPS      (DX), Z10
 	VBROADCASTSS (BX), Z11
 	VFMADD231PS  Z10, Z11, Z0
@@ -38332,11 +45443,11 @@ one939:
 	ADDQ         $+64, DX
 	ADDQ         $+40, BX
 	DECQ         SI
-	JNZ          one939
+	JNZ          one1107
 
-end937:
+end1105:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip940
+	JZ     skip1108
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -38361,9 +45472,9 @@ end937:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip940:
+skip1108:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip941
+	JZ           skip1109
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -38376,10 +45487,10 @@ skip940:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip941:
+skip1109:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip942
+	JZ      skip1110
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -38395,10 +45506,10 @@ skip941:
 	VADDPS  Z10, Z8, Z8
 	VADDPS  Z10, Z9, Z9
 
-skip942:
+skip1110:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip943
+	JZ     skip1111
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -38423,7 +45534,7 @@ skip942:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip943:
+skip1111:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -38450,7 +45561,7 @@ skip943:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile935
+	JL      tile1103
 	VZEROUPPER
 	RET
 
@@ -38460,7 +45571,7 @@ TEXT ·mul_f32_strip_10x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile944:
+tile1112:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -38489,9 +45600,9 @@ tile944:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest945
+	JL     rest1113
 
-main947:
+main1115:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (BX), Z22
@@ -38623,13 +45734,13 @@ main947:
 	ADDQ         $+512, DX
 	ADDQ         $+160, BX
 	SUBQ         $+4, SI
-	JGE          main947
+	JGE          main1115
 
-rest945:
+rest1113:
 	ADDQ $+4, SI
-	JZ   end946
+	JZ   end1114
 
-one948:
+one1116:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (BX), Z22
@@ -38665,11 +45776,11 @@ one948:
 	ADDQ         $+128, DX
 	ADDQ         $+40, BX
 	DECQ         SI
-	JNZ          one948
+	JNZ          one1116
 
-end946:
+end1114:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip949
+	JZ     skip1117
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -38704,9 +45815,9 @@ end946:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip949:
+skip1117:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip950
+	JZ           skip1118
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -38729,10 +45840,10 @@ skip949:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip950:
+skip1118:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip951
+	JZ      skip1119
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -38759,10 +45870,10 @@ skip950:
 	VADDPS  Z20, Z17, Z17
 	VADDPS  Z20, Z19, Z19
 
-skip951:
+skip1119:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip952
+	JZ     skip1120
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -38797,7 +45908,7 @@ skip951:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip952:
+skip1120:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -38834,7 +45945,7 @@ skip952:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile944
+	JL      tile1112
 	VZEROUPPER
 	RET
 
@@ -38844,7 +45955,7 @@ TEXT ·mul_f32_strip_11x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile953:
+tile1121:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -38864,9 +45975,9 @@ tile953:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest954
+	JL     rest1122
 
-main956:
+main1124:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (BX), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -38962,13 +46073,13 @@ main956:
 	ADDQ         $+256, DX
 	ADDQ         $+176, BX
 	SUBQ         $+4, SI
-	JGE          main956
+	JGE          main1124
 
-rest954:
+rest1122:
 	ADDQ $+4, SI
-	JZ   end955
+	JZ   end1123
 
-one957:
+one1125:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (BX), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -38995,11 +46106,11 @@ one957:
 	ADDQ         $+64, DX
 	ADDQ         $+44, BX
 	DECQ         SI
-	JNZ          one957
+	JNZ          one1125
 
-end955:
+end1123:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip958
+	JZ     skip1126
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39026,9 +46137,9 @@ end955:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip958:
+skip1126:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip959
+	JZ           skip1127
 	VBROADCASTSS 120(AX), Z11
 	VMULPS       Z11, Z0, Z0
 	VMULPS       Z11, Z1, Z1
@@ -39042,10 +46153,10 @@ skip958:
 	VMULPS       Z11, Z9, Z9
 	VMULPS       Z11, Z10, Z10
 
-skip959:
+skip1127:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip960
+	JZ      skip1128
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39062,10 +46173,10 @@ skip959:
 	VADDPS  Z11, Z9, Z9
 	VADDPS  Z11, Z10, Z10
 
-skip960:
+skip1128:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip961
+	JZ     skip1129
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39092,7 +46203,7 @@ skip960:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip961:
+skip1129:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39121,7 +46232,7 @@ skip961:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile953
+	JL      tile1121
 	VZEROUPPER
 	RET
 
@@ -39131,7 +46242,7 @@ TEXT ·mul_f32_strip_11x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile962:
+tile1130:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -39162,9 +46273,9 @@ tile962:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest963
+	JL     rest1131
 
-main965:
+main1133:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (BX), Z24
@@ -39308,13 +46419,13 @@ main965:
 	ADDQ         $+512, DX
 	ADDQ         $+176, BX
 	SUBQ         $+4, SI
-	JGE          main965
+	JGE          main1133
 
-rest963:
+rest1131:
 	ADDQ $+4, SI
-	JZ   end964
+	JZ   end1132
 
-one966:
+one1134:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (BX), Z24
@@ -39353,11 +46464,11 @@ one966:
 	ADDQ         $+128, DX
 	ADDQ         $+44, BX
 	DECQ         SI
-	JNZ          one966
+	JNZ          one1134
 
-end964:
+end1132:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip967
+	JZ     skip1135
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -39395,9 +46506,9 @@ end964:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip967:
+skip1135:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip968
+	JZ           skip1136
 	VBROADCASTSS 120(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
@@ -39422,10 +46533,10 @@ skip967:
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
 
-skip968:
+skip1136:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip969
+	JZ      skip1137
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -39454,10 +46565,10 @@ skip968:
 	VADDPS  Z22, Z19, Z19
 	VADDPS  Z22, Z21, Z21
 
-skip969:
+skip1137:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip970
+	JZ     skip1138
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -39495,7 +46606,7 @@ skip969:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip970:
+skip1138:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -39535,7 +46646,7 @@ skip970:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile962
+	JL      tile1130
 	VZEROUPPER
 	RET
 
@@ -39545,7 +46656,7 @@ TEXT ·mul_f32_strip_12x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile971:
+tile1139:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -39566,9 +46677,9 @@ tile971:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest972
+	JL     rest1140
 
-main974:
+main1142:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (BX), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -39672,13 +46783,13 @@ main974:
 	ADDQ         $+256, DX
 	ADDQ         $+192, BX
 	SUBQ         $+4, SI
-	JGE          main974
+	JGE          main1142
 
-rest972:
+rest1140:
 	ADDQ $+4, SI
-	JZ   end973
+	JZ   end1141
 
-one975:
+one1143:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (BX), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -39707,11 +46818,11 @@ one975:
 	ADDQ         $+64, DX
 	ADDQ         $+48, BX
 	DECQ         SI
-	JNZ          one975
+	JNZ          one1143
 
-end973:
+end1141:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip976
+	JZ     skip1144
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39740,9 +46851,9 @@ end973:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip976:
+skip1144:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip977
+	JZ           skip1145
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -39757,10 +46868,10 @@ skip976:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip977:
+skip1145:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip978
+	JZ      skip1146
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39778,10 +46889,10 @@ skip977:
 	VADDPS  Z12, Z10, Z10
 	VADDPS  Z12, Z11, Z11
 
-skip978:
+skip1146:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip979
+	JZ     skip1147
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39810,7 +46921,7 @@ skip978:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip979:
+skip1147:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39841,7 +46952,7 @@ skip979:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile971
+	JL      tile1139
 	VZEROUPPER
 	RET
 
@@ -39851,7 +46962,7 @@ TEXT ·mul_f32_strip_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile980:
+tile1148:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -39884,9 +46995,9 @@ tile980:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest981
+	JL     rest1149
 
-main983:
+main1151:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (BX), Z26
@@ -40042,13 +47153,13 @@ main983:
 	ADDQ         $+512, DX
 	ADDQ         $+192, BX
 	SUBQ         $+4, SI
-	JGE          main983
+	JGE          main1151
 
-rest981:
+rest1149:
 	ADDQ $+4, SI
-	JZ   end982
+	JZ   end1150
 
-one984:
+one1152:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (BX), Z26
@@ -40090,11 +47201,11 @@ one984:
 	ADDQ         $+128, DX
 	ADDQ         $+48, BX
 	DECQ         SI
-	JNZ          one984
+	JNZ          one1152
 
-end982:
+end1150:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip985
+	JZ     skip1153
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -40135,9 +47246,9 @@ end982:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip985:
+skip1153:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip986
+	JZ           skip1154
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -40164,10 +47275,10 @@ skip985:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip986:
+skip1154:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip987
+	JZ      skip1155
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40198,10 +47309,10 @@ skip986:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip987:
+skip1155:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip988
+	JZ     skip1156
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -40242,7 +47353,7 @@ skip987:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip988:
+skip1156:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40285,7 +47396,7 @@ skip988:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile980
+	JL      tile1148
 	VZEROUPPER
 	RET
 
@@ -40295,7 +47406,7 @@ TEXT ·mul_f32_strip_1x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile989:
+tile1157:
 	VPXORD Z0, Z0, Z0
 	MOVQ   CX, DX
 	MOVQ   112(AX), BX
@@ -40305,9 +47416,9 @@ tile989:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest990
+	JL     rest1158
 
-main992:
+main1160:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (BX), Z2
 	VFMADD231PS  Z1, Z2, Z0
@@ -40323,55 +47434,55 @@ main992:
 	ADDQ         $+256, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main992
+	JGE          main1160
 
-rest990:
+rest1158:
 	ADDQ $+4, SI
-	JZ   end991
+	JZ   end1159
 
-one993:
+one1161:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (BX), Z2
 	VFMADD231PS  Z1, Z2, Z0
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one993
+	JNZ          one1161
 
-end991:
+end1159:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip994
+	JZ     skip1162
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip994:
+skip1162:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip995
+	JZ           skip1163
 	VBROADCASTSS 120(AX), Z1
 	VMULPS       Z1, Z0, Z0
 
-skip995:
+skip1163:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip996
+	JZ      skip1164
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
 
-skip996:
+skip1164:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip997
+	JZ     skip1165
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip997:
+skip1165:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -40379,7 +47490,7 @@ skip997:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile989
+	JL      tile1157
 	VZEROUPPER
 	RET
 
@@ -40389,7 +47500,7 @@ TEXT ·mul_f32_strip_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile998:
+tile1166:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	MOVQ   CX, DX
@@ -40400,9 +47511,9 @@ tile998:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest999
+	JL     rest1167
 
-main1001:
+main1169:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -40426,13 +47537,13 @@ main1001:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main1001
+	JGE          main1169
 
-rest999:
+rest1167:
 	ADDQ $+4, SI
-	JZ   end1000
+	JZ   end1168
 
-one1002:
+one1170:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -40441,28 +47552,28 @@ one1002:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one1002
+	JNZ          one1170
 
-end1000:
+end1168:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1003
+	JZ     skip1171
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip1003:
+skip1171:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1004
+	JZ           skip1172
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip1004:
+skip1172:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1005
+	JZ      skip1173
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40471,17 +47582,17 @@ skip1004:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip1005:
+skip1173:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1006
+	JZ     skip1174
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip1006:
+skip1174:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40490,7 +47601,7 @@ skip1006:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile998
+	JL      tile1166
 	VZEROUPPER
 	RET
 
@@ -40500,7 +47611,7 @@ TEXT ·mul_f32_strip_2x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1007:
+tile1175:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	MOVQ   CX, DX
@@ -40511,9 +47622,9 @@ tile1007:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1008
+	JL     rest1176
 
-main1010:
+main1178:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (BX), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -40537,13 +47648,13 @@ main1010:
 	ADDQ         $+256, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main1010
+	JGE          main1178
 
-rest1008:
+rest1176:
 	ADDQ $+4, SI
-	JZ   end1009
+	JZ   end1177
 
-one1011:
+one1179:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (BX), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -40552,11 +47663,11 @@ one1011:
 	ADDQ         $+64, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one1011
+	JNZ          one1179
 
-end1009:
+end1177:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1012
+	JZ     skip1180
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -40565,17 +47676,17 @@ end1009:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip1012:
+skip1180:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1013
+	JZ           skip1181
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip1013:
+skip1181:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1014
+	JZ      skip1182
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -40583,10 +47694,10 @@ skip1013:
 	VADDPS  Z2, Z0, Z0
 	VADDPS  Z2, Z1, Z1
 
-skip1014:
+skip1182:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1015
+	JZ     skip1183
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -40595,7 +47706,7 @@ skip1014:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip1015:
+skip1183:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -40606,7 +47717,7 @@ skip1015:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1007
+	JL      tile1175
 	VZEROUPPER
 	RET
 
@@ -40616,7 +47727,7 @@ TEXT ·mul_f32_strip_2x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1016:
+tile1184:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -40629,9 +47740,9 @@ tile1016:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1017
+	JL     rest1185
 
-main1019:
+main1187:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (BX), Z6
@@ -40667,13 +47778,13 @@ main1019:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main1019
+	JGE          main1187
 
-rest1017:
+rest1185:
 	ADDQ $+4, SI
-	JZ   end1018
+	JZ   end1186
 
-one1020:
+one1188:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (BX), Z6
@@ -40685,11 +47796,11 @@ one1020:
 	ADDQ         $+128, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one1020
+	JNZ          one1188
 
-end1018:
+end1186:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1021
+	JZ     skip1189
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -40700,19 +47811,19 @@ end1018:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip1021:
+skip1189:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1022
+	JZ           skip1190
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip1022:
+skip1190:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1023
+	JZ      skip1191
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40723,10 +47834,10 @@ skip1022:
 	VADDPS  Z4, Z1, Z1
 	VADDPS  Z4, Z3, Z3
 
-skip1023:
+skip1191:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1024
+	JZ     skip1192
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -40737,7 +47848,7 @@ skip1023:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip1024:
+skip1192:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40750,7 +47861,7 @@ skip1024:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1016
+	JL      tile1184
 	VZEROUPPER
 	RET
 
@@ -40760,7 +47871,7 @@ TEXT ·mul_f32_strip_3x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1025:
+tile1193:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -40772,9 +47883,9 @@ tile1025:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1026
+	JL     rest1194
 
-main1028:
+main1196:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -40806,13 +47917,13 @@ main1028:
 	ADDQ         $+256, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main1028
+	JGE          main1196
 
-rest1026:
+rest1194:
 	ADDQ $+4, SI
-	JZ   end1027
+	JZ   end1195
 
-one1029:
+one1197:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -40823,11 +47934,11 @@ one1029:
 	ADDQ         $+64, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one1029
+	JNZ          one1197
 
-end1027:
+end1195:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1030
+	JZ     skip1198
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -40838,18 +47949,18 @@ end1027:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip1030:
+skip1198:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1031
+	JZ           skip1199
 	VBROADCASTSS 120(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip1031:
+skip1199:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1032
+	JZ      skip1200
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -40858,10 +47969,10 @@ skip1031:
 	VADDPS  Z3, Z1, Z1
 	VADDPS  Z3, Z2, Z2
 
-skip1032:
+skip1200:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1033
+	JZ     skip1201
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -40872,7 +47983,7 @@ skip1032:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip1033:
+skip1201:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -40885,7 +47996,7 @@ skip1033:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1025
+	JL      tile1193
 	VZEROUPPER
 	RET
 
@@ -40895,7 +48006,7 @@ TEXT ·mul_f32_strip_3x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1034:
+tile1202:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -40910,9 +48021,9 @@ tile1034:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1035
+	JL     rest1203
 
-main1037:
+main1205:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (BX), Z8
@@ -40960,13 +48071,13 @@ main1037:
 	ADDQ         $+512, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main1037
+	JGE          main1205
 
-rest1035:
+rest1203:
 	ADDQ $+4, SI
-	JZ   end1036
+	JZ   end1204
 
-one1038:
+one1206:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (BX), Z8
@@ -40981,11 +48092,11 @@ one1038:
 	ADDQ         $+128, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one1038
+	JNZ          one1206
 
-end1036:
+end1204:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1039
+	JZ     skip1207
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -40999,9 +48110,9 @@ end1036:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip1039:
+skip1207:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1040
+	JZ           skip1208
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -41010,10 +48121,10 @@ skip1039:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1040:
+skip1208:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1041
+	JZ      skip1209
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -41026,10 +48137,10 @@ skip1040:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip1041:
+skip1209:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1042
+	JZ     skip1210
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -41043,7 +48154,7 @@ skip1041:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip1042:
+skip1210:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -41059,7 +48170,7 @@ skip1042:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1034
+	JL      tile1202
 	VZEROUPPER
 	RET
 
@@ -41069,7 +48180,7 @@ TEXT ·mul_f32_strip_4x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1043:
+tile1211:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -41082,9 +48193,9 @@ tile1043:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1044
+	JL     rest1212
 
-main1046:
+main1214:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (BX), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -41124,13 +48235,13 @@ main1046:
 	ADDQ         $+256, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main1046
+	JGE          main1214
 
-rest1044:
+rest1212:
 	ADDQ $+4, SI
-	JZ   end1045
+	JZ   end1213
 
-one1047:
+one1215:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (BX), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -41143,11 +48254,11 @@ one1047:
 	ADDQ         $+64, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one1047
+	JNZ          one1215
 
-end1045:
+end1213:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1048
+	JZ     skip1216
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -41160,19 +48271,19 @@ end1045:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip1048:
+skip1216:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1049
+	JZ           skip1217
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip1049:
+skip1217:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1050
+	JZ      skip1218
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -41182,10 +48293,10 @@ skip1049:
 	VADDPS  Z4, Z2, Z2
 	VADDPS  Z4, Z3, Z3
 
-skip1050:
+skip1218:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1051
+	JZ     skip1219
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -41198,7 +48309,7 @@ skip1050:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip1051:
+skip1219:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -41213,7 +48324,7 @@ skip1051:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1043
+	JL      tile1211
 	VZEROUPPER
 	RET
 
@@ -41223,7 +48334,7 @@ TEXT ·mul_f32_strip_4x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1052:
+tile1220:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -41240,9 +48351,9 @@ tile1052:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1053
+	JL     rest1221
 
-main1055:
+main1223:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (BX), Z10
@@ -41302,13 +48413,13 @@ main1055:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main1055
+	JGE          main1223
 
-rest1053:
+rest1221:
 	ADDQ $+4, SI
-	JZ   end1054
+	JZ   end1222
 
-one1056:
+one1224:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (BX), Z10
@@ -41326,11 +48437,11 @@ one1056:
 	ADDQ         $+128, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one1056
+	JNZ          one1224
 
-end1054:
+end1222:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1057
+	JZ     skip1225
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -41347,9 +48458,9 @@ end1054:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip1057:
+skip1225:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1058
+	JZ           skip1226
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -41360,10 +48471,10 @@ skip1057:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1058:
+skip1226:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1059
+	JZ      skip1227
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -41378,10 +48489,10 @@ skip1058:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip1059:
+skip1227:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1060
+	JZ     skip1228
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -41398,7 +48509,7 @@ skip1059:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip1060:
+skip1228:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -41417,7 +48528,7 @@ skip1060:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1052
+	JL      tile1220
 	VZEROUPPER
 	RET
 
@@ -41427,7 +48538,7 @@ TEXT ·mul_f32_strip_5x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1061:
+tile1229:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -41441,9 +48552,9 @@ tile1061:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1062
+	JL     rest1230
 
-main1064:
+main1232:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (BX), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -41491,13 +48602,13 @@ main1064:
 	ADDQ         $+256, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main1064
+	JGE          main1232
 
-rest1062:
+rest1230:
 	ADDQ $+4, SI
-	JZ   end1063
+	JZ   end1231
 
-one1065:
+one1233:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (BX), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -41512,11 +48623,11 @@ one1065:
 	ADDQ         $+64, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one1065
+	JNZ          one1233
 
-end1063:
+end1231:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1066
+	JZ     skip1234
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -41531,9 +48642,9 @@ end1063:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip1066:
+skip1234:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1067
+	JZ           skip1235
 	VBROADCASTSS 120(AX), Z5
 	VMULPS       Z5, Z0, Z0
 	VMULPS       Z5, Z1, Z1
@@ -41541,10 +48652,10 @@ skip1066:
 	VMULPS       Z5, Z3, Z3
 	VMULPS       Z5, Z4, Z4
 
-skip1067:
+skip1235:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1068
+	JZ      skip1236
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -41555,10 +48666,10 @@ skip1067:
 	VADDPS  Z5, Z3, Z3
 	VADDPS  Z5, Z4, Z4
 
-skip1068:
+skip1236:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1069
+	JZ     skip1237
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -41573,7 +48684,7 @@ skip1068:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip1069:
+skip1237:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -41590,7 +48701,7 @@ skip1069:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1061
+	JL      tile1229
 	VZEROUPPER
 	RET
 
@@ -41600,7 +48711,7 @@ TEXT ·mul_f32_strip_5x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1070:
+tile1238:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -41619,9 +48730,9 @@ tile1070:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1071
+	JL     rest1239
 
-main1073:
+main1241:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (BX), Z12
@@ -41693,13 +48804,13 @@ main1073:
 	ADDQ         $+512, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main1073
+	JGE          main1241
 
-rest1071:
+rest1239:
 	ADDQ $+4, SI
-	JZ   end1072
+	JZ   end1240
 
-one1074:
+one1242:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (BX), Z12
@@ -41720,11 +48831,11 @@ one1074:
 	ADDQ         $+128, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one1074
+	JNZ          one1242
 
-end1072:
+end1240:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1075
+	JZ     skip1243
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -41744,9 +48855,9 @@ end1072:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip1075:
+skip1243:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1076
+	JZ           skip1244
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -41759,10 +48870,10 @@ skip1075:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip1076:
+skip1244:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1077
+	JZ      skip1245
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -41779,10 +48890,10 @@ skip1076:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip1077:
+skip1245:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1078
+	JZ     skip1246
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -41802,7 +48913,7 @@ skip1077:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip1078:
+skip1246:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -41824,7 +48935,7 @@ skip1078:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1070
+	JL      tile1238
 	VZEROUPPER
 	RET
 
@@ -41834,7 +48945,7 @@ TEXT ·mul_f32_strip_6x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1079:
+tile1247:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -41849,9 +48960,9 @@ tile1079:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1080
+	JL     rest1248
 
-main1082:
+main1250:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (BX), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -41907,13 +49018,13 @@ main1082:
 	ADDQ         $+256, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main1082
+	JGE          main1250
 
-rest1080:
+rest1248:
 	ADDQ $+4, SI
-	JZ   end1081
+	JZ   end1249
 
-one1083:
+one1251:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (BX), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -41930,11 +49041,11 @@ one1083:
 	ADDQ         $+64, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one1083
+	JNZ          one1251
 
-end1081:
+end1249:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1084
+	JZ     skip1252
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -41951,9 +49062,9 @@ end1081:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip1084:
+skip1252:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1085
+	JZ           skip1253
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -41962,10 +49073,10 @@ skip1084:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1085:
+skip1253:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1086
+	JZ      skip1254
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -41977,10 +49088,10 @@ skip1085:
 	VADDPS  Z6, Z4, Z4
 	VADDPS  Z6, Z5, Z5
 
-skip1086:
+skip1254:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1087
+	JZ     skip1255
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -41997,7 +49108,7 @@ skip1086:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip1087:
+skip1255:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -42016,7 +49127,7 @@ skip1087:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1079
+	JL      tile1247
 	VZEROUPPER
 	RET
 
@@ -42026,7 +49137,7 @@ TEXT ·mul_f32_strip_6x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1088:
+tile1256:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -42047,9 +49158,9 @@ tile1088:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1089
+	JL     rest1257
 
-main1091:
+main1259:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (BX), Z14
@@ -42133,13 +49244,13 @@ main1091:
 	ADDQ         $+512, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main1091
+	JGE          main1259
 
-rest1089:
+rest1257:
 	ADDQ $+4, SI
-	JZ   end1090
+	JZ   end1258
 
-one1092:
+one1260:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (BX), Z14
@@ -42163,11 +49274,11 @@ one1092:
 	ADDQ         $+128, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one1092
+	JNZ          one1260
 
-end1090:
+end1258:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1093
+	JZ     skip1261
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -42190,9 +49301,9 @@ end1090:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip1093:
+skip1261:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1094
+	JZ           skip1262
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -42207,10 +49318,10 @@ skip1093:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1094:
+skip1262:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1095
+	JZ      skip1263
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -42229,10 +49340,10 @@ skip1094:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip1095:
+skip1263:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1096
+	JZ     skip1264
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -42255,7 +49366,7 @@ skip1095:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip1096:
+skip1264:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -42280,7 +49391,7 @@ skip1096:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1088
+	JL      tile1256
 	VZEROUPPER
 	RET
 
@@ -42290,7 +49401,7 @@ TEXT ·mul_f32_strip_7x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1097:
+tile1265:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -42306,9 +49417,9 @@ tile1097:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1098
+	JL     rest1266
 
-main1100:
+main1268:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (BX), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -42372,13 +49483,13 @@ main1100:
 	ADDQ         $+256, DX
 	ADDQ         $+112, BX
 	SUBQ         $+4, SI
-	JGE          main1100
+	JGE          main1268
 
-rest1098:
+rest1266:
 	ADDQ $+4, SI
-	JZ   end1099
+	JZ   end1267
 
-one1101:
+one1269:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (BX), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -42397,11 +49508,11 @@ one1101:
 	ADDQ         $+64, DX
 	ADDQ         $+28, BX
 	DECQ         SI
-	JNZ          one1101
+	JNZ          one1269
 
-end1099:
+end1267:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1102
+	JZ     skip1270
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -42420,9 +49531,9 @@ end1099:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip1102:
+skip1270:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1103
+	JZ           skip1271
 	VBROADCASTSS 120(AX), Z7
 	VMULPS       Z7, Z0, Z0
 	VMULPS       Z7, Z1, Z1
@@ -42432,10 +49543,10 @@ skip1102:
 	VMULPS       Z7, Z5, Z5
 	VMULPS       Z7, Z6, Z6
 
-skip1103:
+skip1271:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1104
+	JZ      skip1272
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -42448,10 +49559,10 @@ skip1103:
 	VADDPS  Z7, Z5, Z5
 	VADDPS  Z7, Z6, Z6
 
-skip1104:
+skip1272:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1105
+	JZ     skip1273
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -42470,7 +49581,7 @@ skip1104:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip1105:
+skip1273:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -42491,7 +49602,7 @@ skip1105:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1097
+	JL      tile1265
 	VZEROUPPER
 	RET
 
@@ -42501,7 +49612,7 @@ TEXT ·mul_f32_strip_7x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1106:
+tile1274:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -42524,9 +49635,9 @@ tile1106:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1107
+	JL     rest1275
 
-main1109:
+main1277:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (BX), Z16
@@ -42622,13 +49733,13 @@ main1109:
 	ADDQ         $+512, DX
 	ADDQ         $+112, BX
 	SUBQ         $+4, SI
-	JGE          main1109
+	JGE          main1277
 
-rest1107:
+rest1275:
 	ADDQ $+4, SI
-	JZ   end1108
+	JZ   end1276
 
-one1110:
+one1278:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (BX), Z16
@@ -42655,11 +49766,11 @@ one1110:
 	ADDQ         $+128, DX
 	ADDQ         $+28, BX
 	DECQ         SI
-	JNZ          one1110
+	JNZ          one1278
 
-end1108:
+end1276:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1111
+	JZ     skip1279
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -42685,9 +49796,9 @@ end1108:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip1111:
+skip1279:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1112
+	JZ           skip1280
 	VBROADCASTSS 120(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -42704,10 +49815,10 @@ skip1111:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip1112:
+skip1280:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1113
+	JZ      skip1281
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -42728,10 +49839,10 @@ skip1112:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip1113:
+skip1281:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1114
+	JZ     skip1282
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -42757,7 +49868,7 @@ skip1113:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip1114:
+skip1282:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -42785,7 +49896,7 @@ skip1114:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1106
+	JL      tile1274
 	VZEROUPPER
 	RET
 
@@ -42795,7 +49906,7 @@ TEXT ·mul_f32_strip_8x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1115:
+tile1283:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -42812,9 +49923,9 @@ tile1115:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1116
+	JL     rest1284
 
-main1118:
+main1286:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (BX), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -42886,13 +49997,13 @@ main1118:
 	ADDQ         $+256, DX
 	ADDQ         $+128, BX
 	SUBQ         $+4, SI
-	JGE          main1118
+	JGE          main1286
 
-rest1116:
+rest1284:
 	ADDQ $+4, SI
-	JZ   end1117
+	JZ   end1285
 
-one1119:
+one1287:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (BX), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -42913,11 +50024,11 @@ one1119:
 	ADDQ         $+64, DX
 	ADDQ         $+32, BX
 	DECQ         SI
-	JNZ          one1119
+	JNZ          one1287
 
-end1117:
+end1285:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1120
+	JZ     skip1288
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -42938,9 +50049,9 @@ end1117:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip1120:
+skip1288:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1121
+	JZ           skip1289
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -42951,10 +50062,10 @@ skip1120:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1121:
+skip1289:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1122
+	JZ      skip1290
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -42968,10 +50079,10 @@ skip1121:
 	VADDPS  Z8, Z6, Z6
 	VADDPS  Z8, Z7, Z7
 
-skip1122:
+skip1290:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1123
+	JZ     skip1291
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -42992,7 +50103,7 @@ skip1122:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip1123:
+skip1291:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -43015,7 +50126,7 @@ skip1123:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1115
+	JL      tile1283
 	VZEROUPPER
 	RET
 
@@ -43025,7 +50136,7 @@ TEXT ·mul_f32_strip_8x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1124:
+tile1292:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -43050,9 +50161,9 @@ tile1124:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1125
+	JL     rest1293
 
-main1127:
+main1295:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (BX), Z18
@@ -43160,13 +50271,13 @@ main1127:
 	ADDQ         $+512, DX
 	ADDQ         $+128, BX
 	SUBQ         $+4, SI
-	JGE          main1127
+	JGE          main1295
 
-rest1125:
+rest1293:
 	ADDQ $+4, SI
-	JZ   end1126
+	JZ   end1294
 
-one1128:
+one1296:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (BX), Z18
@@ -43196,11 +50307,11 @@ one1128:
 	ADDQ         $+128, DX
 	ADDQ         $+32, BX
 	DECQ         SI
-	JNZ          one1128
+	JNZ          one1296
 
-end1126:
+end1294:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1129
+	JZ     skip1297
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -43229,9 +50340,9 @@ end1126:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1129:
+skip1297:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1130
+	JZ           skip1298
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -43250,10 +50361,10 @@ skip1129:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1130:
+skip1298:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1131
+	JZ      skip1299
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -43276,10 +50387,10 @@ skip1130:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip1131:
+skip1299:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1132
+	JZ     skip1300
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -43308,7 +50419,7 @@ skip1131:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1132:
+skip1300:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -43339,7 +50450,7 @@ skip1132:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1124
+	JL      tile1292
 	VZEROUPPER
 	RET
 
@@ -43349,7 +50460,7 @@ TEXT ·mul_f32_strip_9x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1133:
+tile1301:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -43367,9 +50478,9 @@ tile1133:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1134
+	JL     rest1302
 
-main1136:
+main1304:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (BX), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -43449,13 +50560,13 @@ main1136:
 	ADDQ         $+256, DX
 	ADDQ         $+144, BX
 	SUBQ         $+4, SI
-	JGE          main1136
+	JGE          main1304
 
-rest1134:
+rest1302:
 	ADDQ $+4, SI
-	JZ   end1135
+	JZ   end1303
 
-one1137:
+one1305:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (BX), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -43478,11 +50589,11 @@ one1137:
 	ADDQ         $+64, DX
 	ADDQ         $+36, BX
 	DECQ         SI
-	JNZ          one1137
+	JNZ          one1305
 
-end1135:
+end1303:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1138
+	JZ     skip1306
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -43505,9 +50616,9 @@ end1135:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1138:
+skip1306:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1139
+	JZ           skip1307
 	VBROADCASTSS 120(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -43519,10 +50630,10 @@ skip1138:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip1139:
+skip1307:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1140
+	JZ      skip1308
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -43537,10 +50648,10 @@ skip1139:
 	VADDPS  Z9, Z7, Z7
 	VADDPS  Z9, Z8, Z8
 
-skip1140:
+skip1308:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1141
+	JZ     skip1309
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -43563,7 +50674,7 @@ skip1140:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1141:
+skip1309:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -43588,7 +50699,7 @@ skip1141:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1133
+	JL      tile1301
 	VZEROUPPER
 	RET
 
@@ -43598,7 +50709,7 @@ TEXT ·mul_f32_strip_9x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1142:
+tile1310:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -43625,9 +50736,9 @@ tile1142:
 	MOVQ   48(AX), SI
 	MOVQ   8(SI), SI
 	SUBQ   $+4, SI
-	JL     rest1143
+	JL     rest1311
 
-main1145:
+main1313:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (BX), Z20
@@ -43747,13 +50858,13 @@ main1145:
 	ADDQ         $+512, DX
 	ADDQ         $+144, BX
 	SUBQ         $+4, SI
-	JGE          main1145
+	JGE          main1313
 
-rest1143:
+rest1311:
 	ADDQ $+4, SI
-	JZ   end1144
+	JZ   end1312
 
-one1146:
+one1314:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (BX), Z20
@@ -43786,11 +50897,11 @@ one1146:
 	ADDQ         $+128, DX
 	ADDQ         $+36, BX
 	DECQ         SI
-	JNZ          one1146
+	JNZ          one1314
 
-end1144:
+end1312:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1147
+	JZ     skip1315
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -43822,9 +50933,9 @@ end1144:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1147:
+skip1315:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1148
+	JZ           skip1316
 	VBROADCASTSS 120(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -43845,10 +50956,10 @@ skip1147:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip1148:
+skip1316:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1149
+	JZ      skip1317
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -43873,10 +50984,10 @@ skip1148:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip1149:
+skip1317:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1150
+	JZ     skip1318
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -43908,7 +51019,7 @@ skip1149:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1150:
+skip1318:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -43942,7 +51053,7 @@ skip1150:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1142
+	JL      tile1310
 	VZEROUPPER
 	RET
 

@@ -7,6 +7,9 @@ package demo
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 //go:noescape
+func mul_f32_k256_1x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k256_1x64_avx512(a *kernel.Args)
 
 //go:noescape
@@ -20,6 +23,9 @@ func mul_f32_k256a256c1024_6x64_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k256a256c256_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k256a256c257_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k256a256c257_6x64_avx512(a *kernel.Args)

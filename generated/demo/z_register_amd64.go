@@ -11,6 +11,10 @@ const _ = uint(1 - kernel.ABI)
 
 func init() {
 	kernel.Register(
+		kernel.Info{Name: "mul_f32_k256_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 256,
+			Off: 0,
+		}}}, Func: mul_f32_k256_1x32_avx512},
 		kernel.Info{Name: "mul_f32_k256_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,
@@ -31,6 +35,10 @@ func init() {
 			Len: 256,
 			Off: 0,
 		}}}, Func: mul_f32_k256a256c256_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k256a256c257_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
+			Len: 256,
+			Off: 0,
+		}}}, Func: mul_f32_k256a256c257_12x32_avx512},
 		kernel.Info{Name: "mul_f32_k256a256c257_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1024, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,

@@ -16,10 +16,7 @@ func mul_f32_k128a256c3072_6x64_avx512(a *kernel.Args)
 func mul_f32_k128a256c768_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192_1x16_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k192_1x32_avx512(a *kernel.Args)
+func mul_f32_k192_1x48_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k192_1x64_avx512(a *kernel.Args)
@@ -40,10 +37,7 @@ func mul_f32_k192a192c768_6x64_avx512(a *kernel.Args)
 func mul_f32_k192a768c3072_6x64_gelu_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192a768c768_12x16_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k192a768c768_12x32_avx512(a *kernel.Args)
+func mul_f32_k192a768c768_6x48_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k192s4x192_1x64_avx512(a *kernel.Args)
@@ -196,16 +190,10 @@ func mul_f32_k768a768c512_6x64_avx512(a *kernel.Args)
 func mul_f32_k768a768c768_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k768s4x768_1x16_avx512(a *kernel.Args)
+func mul_f32_k768s4x768_1x48_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k768s4x768_1x32_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k768s4x768a3072c768_12x16_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k768s4x768a3072c768_12x32_avx512(a *kernel.Args)
+func mul_f32_k768s4x768a3072c768_6x48_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k128_1x32_avx2(a *kernel.Args)
@@ -217,13 +205,13 @@ func mul_f32_k128a256c3072_6x32_avx2(a *kernel.Args)
 func mul_f32_k128a256c768_6x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192_1x16_avx2(a *kernel.Args)
-
-//go:noescape
 func mul_f32_k192_1x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k192_1x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k192_1x48_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k192a192c3072_6x32_avx2(a *kernel.Args)
@@ -238,10 +226,7 @@ func mul_f32_k192a192c768_6x32_avx2(a *kernel.Args)
 func mul_f32_k192a768c3072_6x32_gelu_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192a768c768_6x16_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k192a768c768_6x32_avx2(a *kernel.Args)
+func mul_f32_k192a768c768_6x48_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k192s4x192_1x32_avx2(a *kernel.Args)
@@ -394,13 +379,7 @@ func mul_f32_k768a768c512_6x32_avx2(a *kernel.Args)
 func mul_f32_k768a768c768_6x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k768s4x768_1x16_avx2(a *kernel.Args)
+func mul_f32_k768s4x768_1x48_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k768s4x768_1x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k768s4x768a3072c768_6x16_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k768s4x768a3072c768_6x32_avx2(a *kernel.Args)
+func mul_f32_k768s4x768a3072c768_6x48_avx2(a *kernel.Args)

@@ -23,14 +23,10 @@ func init() {
 			Len: 128,
 			Off: 0,
 		}}}, Func: mul_f32_k128a256c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k192_1x16_avx512", ISA: "avx512", MR: 1, NR: 16, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k192_1x48_avx512", ISA: "avx512", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
-		}}}, Func: mul_f32_k192_1x16_avx512},
-		kernel.Info{Name: "mul_f32_k192_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192_1x32_avx512},
+		}}}, Func: mul_f32_k192_1x48_avx512},
 		kernel.Info{Name: "mul_f32_k192_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
@@ -55,14 +51,10 @@ func init() {
 			Len: 192,
 			Off: 0,
 		}}}, Func: mul_f32_k192a768c3072_6x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k192a768c768_12x16_avx512", ISA: "avx512", MR: 12, NR: 16, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k192a768c768_6x48_avx512", ISA: "avx512", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
-		}}}, Func: mul_f32_k192a768c768_12x16_avx512},
-		kernel.Info{Name: "mul_f32_k192a768c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a768c768_12x32_avx512},
+		}}}, Func: mul_f32_k192a768c768_6x48_avx512},
 		kernel.Info{Name: "mul_f32_k192s4x192_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 48,
 			Off: 0,
@@ -299,7 +291,7 @@ func init() {
 			Len: 768,
 			Off: 0,
 		}}}, Func: mul_f32_k768a768c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768s4x768_1x16_avx512", ISA: "avx512", MR: 1, NR: 16, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k768s4x768_1x48_avx512", ISA: "avx512", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
 		}, {
@@ -311,8 +303,8 @@ func init() {
 		}, {
 			Len: 192,
 			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768_1x16_avx512},
-		kernel.Info{Name: "mul_f32_k768s4x768_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k768s4x768_1x48_avx512},
+		kernel.Info{Name: "mul_f32_k768s4x768a3072c768_6x48_avx512", ISA: "avx512", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 12288, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
 		}, {
@@ -324,33 +316,7 @@ func init() {
 		}, {
 			Len: 192,
 			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k768s4x768a3072c768_12x16_avx512", ISA: "avx512", MR: 12, NR: 16, Shape: &kernel.Shape{LDA: 12288, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 3072,
-		}, {
-			Len: 192,
-			Off: 6144,
-		}, {
-			Len: 192,
-			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768a3072c768_12x16_avx512},
-		kernel.Info{Name: "mul_f32_k768s4x768a3072c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 12288, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 3072,
-		}, {
-			Len: 192,
-			Off: 6144,
-		}, {
-			Len: 192,
-			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768a3072c768_12x32_avx512},
+		}}}, Func: mul_f32_k768s4x768a3072c768_6x48_avx512},
 		kernel.Info{Name: "mul_f32_k128_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 128,
 			Off: 0,
@@ -363,10 +329,6 @@ func init() {
 			Len: 128,
 			Off: 0,
 		}}}, Func: mul_f32_k128a256c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k192_1x16_avx2", ISA: "avx2", MR: 1, NR: 16, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192_1x16_avx2},
 		kernel.Info{Name: "mul_f32_k192_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
@@ -375,6 +337,10 @@ func init() {
 			Len: 192,
 			Off: 0,
 		}}}, Func: mul_f32_k192_1x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k192_1x48_avx2", ISA: "avx2", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 192,
+			Off: 0,
+		}}}, Func: mul_f32_k192_1x48_avx2},
 		kernel.Info{Name: "mul_f32_k192a192c3072_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 768, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
@@ -391,14 +357,10 @@ func init() {
 			Len: 192,
 			Off: 0,
 		}}}, Func: mul_f32_k192a768c3072_6x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k192a768c768_6x16_avx2", ISA: "avx2", MR: 6, NR: 16, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k192a768c768_6x48_avx2", ISA: "avx2", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
-		}}}, Func: mul_f32_k192a768c768_6x16_avx2},
-		kernel.Info{Name: "mul_f32_k192a768c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a768c768_6x32_avx2},
+		}}}, Func: mul_f32_k192a768c768_6x48_avx2},
 		kernel.Info{Name: "mul_f32_k192s4x192_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 48,
 			Off: 0,
@@ -635,7 +597,7 @@ func init() {
 			Len: 768,
 			Off: 0,
 		}}}, Func: mul_f32_k768a768c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768s4x768_1x16_avx2", ISA: "avx2", MR: 1, NR: 16, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k768s4x768_1x48_avx2", ISA: "avx2", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
 		}, {
@@ -647,8 +609,8 @@ func init() {
 		}, {
 			Len: 192,
 			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768_1x16_avx2},
-		kernel.Info{Name: "mul_f32_k768s4x768_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k768s4x768_1x48_avx2},
+		kernel.Info{Name: "mul_f32_k768s4x768a3072c768_6x48_avx2", ISA: "avx2", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 12288, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
 		}, {
@@ -660,32 +622,6 @@ func init() {
 		}, {
 			Len: 192,
 			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k768s4x768a3072c768_6x16_avx2", ISA: "avx2", MR: 6, NR: 16, Shape: &kernel.Shape{LDA: 12288, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 3072,
-		}, {
-			Len: 192,
-			Off: 6144,
-		}, {
-			Len: 192,
-			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768a3072c768_6x16_avx2},
-		kernel.Info{Name: "mul_f32_k768s4x768a3072c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 3072,
-		}, {
-			Len: 192,
-			Off: 6144,
-		}, {
-			Len: 192,
-			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768a3072c768_6x32_avx2},
+		}}}, Func: mul_f32_k768s4x768a3072c768_6x48_avx2},
 	)
 }

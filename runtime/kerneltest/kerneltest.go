@@ -85,6 +85,9 @@ func mul(t *testing.T, k kernel.Info) {
 // that the kernel may read, B with the last panel, C with the last row.
 func newCall(t *testing.T, r *rand.Rand, k kernel.Info, lens []int, step, tiles, options int) *call {
 	c := &call{k: k}
+	if k.NR == plan.LongPanel {
+		tiles = 1
+	}
 	c.MR, c.NR, c.Epilogue, c.NTiles = k.MR, k.NR, k.Epilogue, tiles
 	c.cols = tiles * k.NR
 	if k.Epilogue == kernel.SwiGLU {
@@ -125,7 +128,7 @@ func newCall(t *testing.T, r *rand.Rand, k kernel.Info, lens []int, step, tiles,
 	}
 	c.LDA, c.KStep = 4*lda, 4*step
 	c.a = fill(r, guard.Floats(t, (k.MR-1)*lda+last+1), 1)
-	width := min(k.NR, plan.Panel)
+	width := plan.PanelWidth(k.NR)
 	panels := c.NTiles * k.NR / width
 	c.PanelStep = 4 * width * (c.depth + 1) // panels apart, as in a cache of keys
 	c.b = fill(r, guard.Floats(t, (panels-1)*c.PanelStep/4+width*c.depth), 1)
@@ -250,7 +253,7 @@ func (c *call) scaleAndBias(v float64, col int) float64 {
 }
 
 func (c *call) sum(i, col int) float64 {
-	width := min(c.NR, plan.Panel)
+	width := plan.PanelWidth(c.NR)
 	b := c.b[col/width*c.PanelStep/4+col%width:]
 	s, k := 0.0, 0
 	for _, seg := range c.segs {
