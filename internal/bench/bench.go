@@ -14,7 +14,7 @@ import (
 // Result is the speed of one operation of one layer.
 type Result struct {
 	Layer   string `json:"layer"`
-	Op      string `json:"op"` // forward or backward
+	Op      string `json:"op"` // forward, forward and save (for backward), backward
 	M       int    `json:"m"`  // rows (tokens)
 	Threads int    `json:"threads"`
 	// GFLOPS and Peak are medians, of the layer's useful operations and of the
@@ -30,8 +30,8 @@ type Result struct {
 // minTime is the shortest time that one measurement takes.
 const minTime = 20 * time.Millisecond
 
-// FFN times the forward and the backward pass of a network at m rows,
-// repeats times each.
+// FFN times the forward pass of a network at m rows, as for decoding and as
+// for training, and the backward pass, repeats times each.
 func FFN(f spec.FFN, m, repeats int, opt rt.Options) ([]Result, error) {
 	opt.Train = true
 	rng := rand.New(rand.NewPCG(1, 1))
@@ -69,14 +69,19 @@ func FFN(f spec.FFN, m, repeats int, opt rt.Options) ([]Result, error) {
 	defer ws.Close()
 	defer saved.Close()
 	flops := 2 * float64(m) * float64(f.FC1().Weights()+f.FC2().Weights())
-	forward := func() { ffn.Forward(y, x, nil, m, nil, ws) }
-	ffn.Forward(y, x, nil, m, saved, ws)
-	rs := []Result{
-		measure(flops, repeats, opt, forward),
-		measure(2*flops, repeats, opt, func() { ffn.Backward(dx, g, y, x, m, saved, false, ws) }),
-	}
-	for i, op := range []string{"forward", "backward"} {
-		rs[i].Layer, rs[i].Op, rs[i].M, rs[i].Threads = f.Name(), op, m, opt.Pool.Threads()
+	var rs []Result
+	for _, op := range []struct {
+		name  string
+		flops float64
+		run   func()
+	}{
+		{"forward", flops, func() { ffn.Forward(y, x, nil, m, nil, ws) }},
+		{"forward and save", flops, func() { ffn.Forward(y, x, nil, m, saved, ws) }},
+		{"backward", 2 * flops, func() { ffn.Backward(dx, g, y, x, m, saved, false, ws) }},
+	} {
+		r := measure(op.flops, repeats, opt, op.run)
+		r.Layer, r.Op, r.M, r.Threads = f.Name(), op.name, m, opt.Pool.Threads()
+		rs = append(rs, r)
 	}
 	return rs, nil
 }
