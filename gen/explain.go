@@ -65,7 +65,7 @@ func inner(l plan.Layer) int {
 
 func explainLayer(b *bytes.Buffer, name string, l plan.Layer) {
 	for _, f := range l.Factors {
-		fmt.Fprintf(b, "  %s.%s [%d: %d -> %d]", name, f.Param, f.Blocks, f.In, f.Out)
+		fmt.Fprintf(b, "  %s.%s [%d: %d -> %d]", name, f.Param, len(f.Blocks), f.In, f.Out)
 		if f.Then != spec.NoShuffle {
 			fmt.Fprintf(b, ", %s absorbed", f.Then)
 		}
@@ -77,7 +77,7 @@ func explainLayer(b *bytes.Buffer, name string, l plan.Layer) {
 
 func explainProducts(b *bytes.Buffer, pass string, ps []plan.Product) {
 	for _, q := range ps {
-		fmt.Fprintf(b, "    %-13s block %d: K %d in blocks %v, %d segments, step %d; N %d, padding %.2f", pass, q.Block, q.Depth(), q.KBlocks, len(q.K), q.KStep()/4, q.Results(), q.Padding())
+		fmt.Fprintf(b, "    %-13s block %d: K %d in blocks %v, %d segments, step %d; N %d to %s, padding %.2f", pass, q.Block, q.Depth(), q.KBlocks, len(q.K), q.KStep()/4, q.Results(), places(q.N), q.Padding())
 		if !q.Direct {
 			b.WriteString(", through scratch")
 		}
@@ -93,4 +93,16 @@ func explainProducts(b *bytes.Buffer, pass string, ps []plan.Product) {
 			}
 		}
 	}
+}
+
+// places says where results are stored: 48.. or, with a step, 1,5,9..
+func places(segs []plan.Seg) string {
+	r := segs[0].Store
+	switch {
+	case len(segs) > 1:
+		return fmt.Sprintf("%d runs from %d", len(segs), r.Off)
+	case r.Len > 1 && r.Step > 1:
+		return fmt.Sprintf("%d,%d..", r.Off, r.At(1))
+	}
+	return fmt.Sprintf("%d..", r.Off)
 }

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write generated/anyshape")
+var update = flag.Bool("update", false, "write generated/anyshape and testdata")
 
 // TestAnyShapeFresh holds the committed any-shape kernels to their emitters.
 func TestAnyShapeFresh(t *testing.T) {

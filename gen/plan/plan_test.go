@@ -1,0 +1,238 @@
+package plan
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+func drawFFN(t *rapid.T) spec.FFN {
+	n := func(name string, hi int) int { return rapid.IntRange(1, hi).Draw(t, name) }
+	f := spec.FFN{
+		Kind:   rapid.SampledFrom([]spec.Kind{spec.Dense, spec.LowRank, spec.BlockDense, spec.BlockShuffle}).Draw(t, "kind"),
+		Hidden: n("hidden", 100), FFN: n("ffn", 200), Act: rapid.SampledFrom([]spec.Act{spec.GELU, spec.SwiGLU}).Draw(t, "act"),
+	}
+	switch f.Kind {
+	case spec.LowRank:
+		f.Rank = n("rank", min(f.Hidden, f.FFN))
+	case spec.BlockDense:
+		f.Blocks = n("blocks", 5)
+		f.Hidden, f.FFN, f.Rank = f.Hidden*f.Blocks, f.FFN*f.Blocks, f.Blocks*n("rank", 20)
+	case spec.BlockShuffle:
+		f.Blocks = n("blocks", 7)
+		f.Hidden, f.FFN = f.Hidden*f.Blocks, f.FFN*f.Blocks
+	}
+	if err := f.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// A plan is right if running its products, place by place, is the layer: every
+// weight is used once, on the input and for the output that its canonical
+// index says, and every place of a row is written once.
+func TestProductsCoverFactors(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := NewFFN(drawFFN(t))
+		for _, l := range []Layer{p.FC1, p.FC2} {
+			for _, f := range l.Factors {
+				coversForward(t, f)
+				coversBackward(t, f)
+			}
+		}
+	})
+}
+
+func coversForward(t *rapid.T, f Factor) {
+	used := make([]int, f.Weights())
+	written := make([]int, f.OutWidth)
+	for _, p := range f.Forward() {
+		checkShape(t, p)
+		ins, outs := f.WeightIndex(p.Block)
+		ks, cols, store := p.KIndex(), p.ColumnIndex(), p.StoreIndex()
+		for _, at := range store {
+			written[at]++
+		}
+		for i, c := range cols {
+			if c < 0 {
+				continue
+			}
+			// The column's result, and where WeightIndex looks for its gradient.
+			at := resultOf(p, i, store)
+			if outs[c] != at {
+				t.Fatalf("%s block %d: output %d is stored at %d, its gradient is sought at %d", f.Param, p.Block, c, at, outs[c])
+			}
+			for _, k := range ks {
+				used[p.Block*f.In*f.Out+c*f.In+k]++
+			}
+		}
+		i := 0
+		for _, s := range p.Segments(0, p.Depth()) {
+			for d := range s.Len {
+				if place := s.Off/4 + d*p.KStep()/4; place != ins[ks[i]] {
+					t.Fatalf("%s block %d: k %d is read at %d, its input lies at %d", f.Param, p.Block, i, place, ins[ks[i]])
+				}
+				i++
+			}
+		}
+	}
+	once(t, f.Param+" weights", used)
+	once(t, f.Param+" places", written)
+}
+
+// resultOf is the place before the activation of packed column i.
+func resultOf(p Product, i int, store []int) int {
+	if p.Epilogue != kernel.SwiGLU {
+		return store[i]
+	}
+	place := store[i/Panel*HalfPanel+i%HalfPanel]
+	if i%Panel >= HalfPanel {
+		place += p.DstWidth
+	}
+	return place
+}
+
+func coversBackward(t *rapid.T, f Factor) {
+	used := make([]int, f.Weights())
+	written := make([]int, f.InWidth)
+	for _, p := range f.BackwardData() {
+		checkShape(t, p)
+		for _, at := range p.StoreIndex() {
+			written[at]++
+		}
+		for _, c := range p.ColumnIndex() {
+			for _, k := range p.KIndex() {
+				if c >= 0 {
+					used[p.Block*f.In*f.Out+k*f.In+c]++
+				}
+			}
+		}
+	}
+	once(t, f.Param+" weights backward", used)
+	once(t, f.Param+" places backward", written)
+}
+
+func once(t *rapid.T, what string, counts []int) {
+	for i, n := range counts {
+		if n != 1 {
+			t.Fatalf("%s: %d is used %d times", what, i, n)
+		}
+	}
+}
+
+// checkShape checks what kernels rely on.
+func checkShape(t *rapid.T, p Product) {
+	sum := 0
+	for i, kc := range p.KBlocks {
+		sum += kc
+		if kc < 1 || kc > maxKC || i < len(p.KBlocks)-1 && kc%4 != 0 {
+			t.Fatalf("blocks of k %v", p.KBlocks)
+		}
+	}
+	if sum != p.Depth() || p.Columns()%HalfPanel != 0 || p.Columns() < p.Results() {
+		t.Fatalf("blocks %v of %d products, %d columns for %d results", p.KBlocks, p.Depth(), p.Columns(), p.Results())
+	}
+	if last := p.LastPanel(); last != HalfPanel && last != Panel && last != LongPanel || (p.Panels()-1)*Panel+last != p.Columns() {
+		t.Fatalf("%d columns in %d panels, the last %d wide", p.Columns(), p.Panels(), last)
+	}
+	if p.Epilogue == kernel.SwiGLU && p.LastPanel() != Panel {
+		t.Fatal("a SwiGLU panel is not 32 wide")
+	}
+	if p.Direct {
+		for i, at := range p.StoreIndex() {
+			if at != p.StoreIndex()[0]+i {
+				t.Fatal("direct results do not lie side by side")
+			}
+		}
+	}
+}
+
+// The blocks of k depend on k alone: the same for every target.
+func TestKBlocks(t *testing.T) {
+	for k, want := range map[int][]int{0: nil, 1: {1}, 768: {768}, 769: {388, 381}, 3072: {768, 768, 768, 768}, 7424: {744, 744, 744, 744, 744, 744, 744, 744, 744, 728}} {
+		if got := KBlocks(k); !slices.Equal(got, want) {
+			t.Errorf("%d: %v, want %v", k, got, want)
+		}
+	}
+}
+
+// Tiles cover the rows, none is taller than its kernels, and tails are
+// balanced.
+func TestRows(t *testing.T) {
+	for _, target := range targets {
+		for _, w := range target.Widths() {
+			for m := range 200 {
+				sum := 0
+				for _, h := range target.Rows(m, w) {
+					sum += h
+					if h < 1 || h > target.MaxMR[w] {
+						t.Fatalf("%s: %d rows in tiles %v", target.ISA, m, target.Rows(m, w))
+					}
+				}
+				if sum != m {
+					t.Fatalf("%s: %d rows in tiles %v", target.ISA, m, target.Rows(m, w))
+				}
+			}
+		}
+	}
+	if got := For(kernel.AVX512).Rows(61, 2*Panel); !slices.Equal(got, []int{6, 6, 6, 6, 6, 6, 6, 6, 6, 4, 3}) {
+		t.Errorf("61 rows: %v", got)
+	}
+}
+
+// Which kernels serve the paper's shapes.
+func TestSpecialised(t *testing.T) {
+	names := func(l spec.Linear) (ns []string) {
+		for _, k := range For(kernel.AVX512).Kernels(NewLayer(l).Factors[0].Forward()[0]) {
+			ns = append(ns, k.Name())
+		}
+		return ns
+	}
+	for _, c := range []struct {
+		l    spec.Linear
+		want []string
+	}{
+		{spec.Linear{Kind: spec.Dense, In: 768, Out: 3072}, []string{"mul_f32_k768a768c3072_6x64_avx512", "mul_f32_k768_1x64_avx512"}},
+		{spec.Linear{Kind: spec.Dense, In: 768, Out: 96}, []string{"mul_f32_k768a768c96_6x64_avx512", "mul_f32_k768_1x64_avx512", "mul_f32_k768a768c96_12x32_avx512", "mul_f32_k768_1x32_avx512"}},
+		{spec.Linear{Kind: spec.Dense, In: 768, Out: 48}, []string{"mul_f32_k768a768c48_6x48_avx512", "mul_f32_k768_1x48_avx512"}},
+		{spec.Linear{Kind: spec.Dense, In: 768, Out: 16}, []string{"mul_f32_k768a768c16_12x16_avx512", "mul_f32_k768_1x16_avx512"}},
+		{spec.Linear{Kind: spec.Dense, In: 768, Out: 7}, nil},
+		{spec.Linear{Kind: spec.LowRank, In: 3072, Out: 768, Rank: 192}, []string{"mul_f32_k768a3072c192_6x64_avx512", "mul_f32_k768_1x64_avx512"}},
+	} {
+		if got := names(c.l); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.l.Name(), got, c.want)
+		}
+	}
+}
+
+// Names carry the whole plan: two kernels with one name are one kernel.
+func TestNamesAreUnique(t *testing.T) {
+	for _, target := range targets {
+		seen := map[string]bool{}
+		for _, k := range target.Any() {
+			if seen[k.Name()] {
+				t.Errorf("%s comes twice", k.Name())
+			}
+			seen[k.Name()] = true
+		}
+	}
+}
+
+func TestPanelGroup(t *testing.T) {
+	for _, target := range targets {
+		for _, kc := range []int{1, 64, 192, 768} {
+			n := target.PanelGroup(kc)
+			if n < 2 || n%2 != 0 || n > 2 && 4*Panel*kc*n > target.L2/2 {
+				t.Errorf("%s: groups of %d panels of depth %d", target.ISA, n, kc)
+			}
+		}
+	}
+	if p := (Product{N: []Seg{{Store: Run{Len: 1}}}}).Padding(); math.Abs(p-16) > 1e-9 {
+		t.Errorf("one result in 16 columns has padding %v", p)
+	}
+}
