@@ -161,3 +161,25 @@ func TestAttentionErrors(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkAttention(b *testing.B) {
+	s := AttentionSpec{QHeads: 4, KVHeads: 4, HeadDim: 32, Scale: 0.2}
+	const batch, seq = 8, 128
+	pool := NewPool(1)
+	defer pool.Close()
+	a, err := NewAttention(s, Options{Pool: pool})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ws := a.NewWorkspace()
+	defer ws.Close()
+	rng := rand.New(rand.NewPCG(1, 1))
+	const m = batch * seq
+	qkv, do := random(rng, m*s.rowWidth(), 1), random(rng, m*s.QHeads*s.HeadDim, 1)
+	o, lse, dqkv := poisoned(len(do)), poisoned(m*s.QHeads), poisoned(len(qkv))
+	for b.Loop() {
+		a.Forward(o, lse, qkv, batch, seq, ws)
+		a.Backward(dqkv, do, o, lse, qkv, batch, seq, ws)
+	}
+	b.ReportMetric(float64(m)*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+}
