@@ -22,6 +22,7 @@ func (e *FieldError) Error() string { return e.Field + ": " + e.Msg }
 // count that the project computes, inside an int64.
 const (
 	MaxWidth  = 1 << 20
+	MaxLayers = 1 << 12
 	MaxParams = 1 << 40
 )
 
@@ -31,9 +32,11 @@ func (c *checker) fail(field, format string, args ...any) {
 	c.errs = append(c.errs, &FieldError{field, fmt.Sprintf(format, args...)})
 }
 
-func (c *checker) width(field string, v int) bool {
-	if v < 1 || v > MaxWidth {
-		c.fail(field, "%d is out of range, want 1 to %d", v, MaxWidth)
+func (c *checker) width(field string, v int) bool { return c.within(field, v, MaxWidth) }
+
+func (c *checker) within(field string, v, limit int) bool {
+	if v < 1 || v > limit {
+		c.fail(field, "%d is out of range, want 1 to %d", v, limit)
 		return false
 	}
 	return true
@@ -149,11 +152,12 @@ func (m Model) Validate() error {
 		name string
 		v    int
 	}{
-		{"vocab", m.Vocab}, {"hidden", m.Hidden}, {"ffn", m.FFN}, {"layers", m.Layers}, {"attn_dim", m.AttnDim},
+		{"vocab", m.Vocab}, {"hidden", m.Hidden}, {"ffn", m.FFN}, {"attn_dim", m.AttnDim},
 		{"q_heads", m.QHeads}, {"kv_heads", m.KVHeads}, {"max_positions", m.MaxPositions},
 	} {
 		ok = c.width(f.name, f.v) && ok
 	}
+	ok = c.within("layers", m.Layers, MaxLayers) && ok
 	if ok {
 		c.heads(m)
 		c.ffn(m.structuredFFN())
