@@ -126,8 +126,12 @@ func (a *Attention) put(c keysValues, k, v []float32, stride, pos, n int) {
 		p := pos + i
 		dst := c.v[p/keyBlock*keyBlock*a.cols+p%keyBlock*plan.Panel:]
 		row := v[i*stride:][:a.HeadDim]
-		for c := 0; c < a.HeadDim; c += plan.Panel {
-			copy(dst[c*keyBlock:][:plan.Panel], row[c:])
+		c := 0
+		for ; c+plan.Panel <= a.HeadDim; c += plan.Panel {
+			*(*[plan.Panel]float32)(dst[c*keyBlock:]) = [plan.Panel]float32(row[c:])
+		}
+		if c < a.HeadDim {
+			copy(dst[c*keyBlock:], row[c:])
 		}
 	}
 }

@@ -90,8 +90,8 @@ func pass(t *testing.T, f spec.FFN, isa kernel.ISA, threads, m int) network {
 // generated lists networks that have specialised kernels: of every kind, with
 // one and with several blocks of k.
 var generated = []spec.FFN{
-	{Kind: spec.Dense, Hidden: 256, FFN: 1024, Act: spec.GELU, Bias: true},
-	{Kind: spec.LowRank, Hidden: 256, FFN: 1024, Rank: 64, Act: spec.GELU, Bias: true},
+	{Kind: spec.Dense, Hidden: 128, FFN: 384, Act: spec.SwiGLU, Bias: true},
+	{Kind: spec.LowRank, Hidden: 128, FFN: 384, Rank: 32, Act: spec.SwiGLU, Bias: true},
 	{Kind: spec.Dense, Hidden: 768, FFN: 3072, Act: spec.GELU, Bias: true},
 	{Kind: spec.LowRank, Hidden: 768, FFN: 3072, Rank: 192, Act: spec.GELU, Bias: true},
 	{Kind: spec.BlockDense, Hidden: 768, FFN: 3072, Rank: 256, Blocks: 2, Act: spec.GELU, Bias: true},

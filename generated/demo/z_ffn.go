@@ -3,11 +3,11 @@
 // Package demo holds kernels specialised for these shapes, registered when the
 // package is linked:
 //
-//   - ffn_dense_256x1024_gelu_bias
-//   - ffn_lowrank_256x1024_r64_gelu_bias
-//   - dense_256x768_bias
-//   - dense_256x256_bias
-//   - dense_256x257
+//   - ffn_dense_128x384_swiglu_bias
+//   - ffn_lowrank_128x384_r32_swiglu_bias
+//   - dense_128x384_bias
+//   - dense_128x128_bias
+//   - dense_128x257
 package demo
 
 import (
@@ -15,24 +15,24 @@ import (
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
-// SpecDense is the dense FFN 256 -> 1024 -> 256 (gelu, bias) whose kernels this package holds.
-var SpecDense = spec.FFN{Kind: "dense", Hidden: 256, FFN: 1024, Act: "gelu", Bias: true}
+// SpecDense is the dense FFN 128 -> 384 -> 128 (swiglu, bias) whose kernels this package holds.
+var SpecDense = spec.FFN{Kind: "dense", Hidden: 128, FFN: 384, Act: "swiglu", Bias: true}
 
 /*
-NewDense binds the weights of the dense FFN 256 -> 1024 -> 256 (gelu, bias) to these kernels, or to the
+NewDense binds the weights of the dense FFN 128 -> 384 -> 128 (swiglu, bias) to these kernels, or to the
 portable ones where the CPU has no vector unit that they know.
 */
 func NewDense(w rt.FFNWeights, opt rt.Options) (*rt.FFN, error) {
 	return rt.NewFFN(SpecDense, w, opt)
 }
 
-// SpecLowrankR64 is the lowrank FFN 256 -> 1024 -> 256 (gelu, rank 64, bias) whose kernels this package holds.
-var SpecLowrankR64 = spec.FFN{Kind: "lowrank", Hidden: 256, FFN: 1024, Rank: 64, Act: "gelu", Bias: true}
+// SpecLowrankR32 is the lowrank FFN 128 -> 384 -> 128 (swiglu, rank 32, bias) whose kernels this package holds.
+var SpecLowrankR32 = spec.FFN{Kind: "lowrank", Hidden: 128, FFN: 384, Rank: 32, Act: "swiglu", Bias: true}
 
 /*
-NewLowrankR64 binds the weights of the lowrank FFN 256 -> 1024 -> 256 (gelu, rank 64, bias) to these kernels, or to the
+NewLowrankR32 binds the weights of the lowrank FFN 128 -> 384 -> 128 (swiglu, rank 32, bias) to these kernels, or to the
 portable ones where the CPU has no vector unit that they know.
 */
-func NewLowrankR64(w rt.FFNWeights, opt rt.Options) (*rt.FFN, error) {
-	return rt.NewFFN(SpecLowrankR64, w, opt)
+func NewLowrankR32(w rt.FFNWeights, opt rt.Options) (*rt.FFN, error) {
+	return rt.NewFFN(SpecLowrankR32, w, opt)
 }

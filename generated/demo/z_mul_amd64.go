@@ -7,127 +7,133 @@ package demo
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 //go:noescape
-func mul_f32_k256_1x32_avx512(a *kernel.Args)
+func mul_f32_k128_1x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256_1x64_avx512(a *kernel.Args)
+func mul_f32_k128_1x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256_1x64_gelu_avx512(a *kernel.Args)
+func mul_f32_k128_1x64_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c1024_6x64_avx512(a *kernel.Args)
+func mul_f32_k128a128c128_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c1024_6x64_gelu_avx512(a *kernel.Args)
+func mul_f32_k128a128c257_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c256_6x64_avx512(a *kernel.Args)
+func mul_f32_k128a128c257_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c257_12x32_avx512(a *kernel.Args)
+func mul_f32_k128a128c32_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c257_6x64_avx512(a *kernel.Args)
+func mul_f32_k128a128c384_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c64_6x64_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k256a256c768_6x64_avx512(a *kernel.Args)
+func mul_f32_k128a128c384_6x64_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k257_1x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k257a257c256_6x64_avx512(a *kernel.Args)
+func mul_f32_k257a257c128_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k512_1x64_avx512(a *kernel.Args)
+func mul_f32_k32_1x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k512a1024c256_6x64_avx512(a *kernel.Args)
+func mul_f32_k32_1x64_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k512a1024c64_6x64_avx512(a *kernel.Args)
+func mul_f32_k32a32c128_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k64_1x64_avx512(a *kernel.Args)
+func mul_f32_k32a32c384_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k64_1x64_gelu_avx512(a *kernel.Args)
+func mul_f32_k32a32c384_6x64_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k64a64c1024_6x64_avx512(a *kernel.Args)
+func mul_f32_k384_1x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k64a64c1024_6x64_gelu_avx512(a *kernel.Args)
+func mul_f32_k384_1x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k64a64c256_6x64_avx512(a *kernel.Args)
+func mul_f32_k384a384c128_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k768_1x64_avx512(a *kernel.Args)
+func mul_f32_k384a384c32_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k768a768c256_6x64_avx512(a *kernel.Args)
+func mul_f32_k768s2x384_1x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256_1x32_avx2(a *kernel.Args)
+func mul_f32_k768s2x384_1x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256_1x32_gelu_avx2(a *kernel.Args)
+func mul_f32_k768s2x384a768c128_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c1024_6x32_avx2(a *kernel.Args)
+func mul_f32_k768s2x384a768c32_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c1024_6x32_gelu_avx2(a *kernel.Args)
+func mul_f32_k128_1x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c256_6x32_avx2(a *kernel.Args)
+func mul_f32_k128_1x32_swiglu_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c257_6x32_avx2(a *kernel.Args)
+func mul_f32_k128a128c128_6x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c64_6x32_avx2(a *kernel.Args)
+func mul_f32_k128a128c257_6x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c768_6x32_avx2(a *kernel.Args)
+func mul_f32_k128a128c32_6x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k128a128c384_6x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k128a128c384_6x32_swiglu_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k257_1x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k257a257c256_6x32_avx2(a *kernel.Args)
+func mul_f32_k257a257c128_6x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k512_1x32_avx2(a *kernel.Args)
+func mul_f32_k32_1x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k512a1024c256_6x32_avx2(a *kernel.Args)
+func mul_f32_k32_1x32_swiglu_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k512a1024c64_6x32_avx2(a *kernel.Args)
+func mul_f32_k32a32c128_6x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k64_1x32_avx2(a *kernel.Args)
+func mul_f32_k32a32c384_6x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k64_1x32_gelu_avx2(a *kernel.Args)
+func mul_f32_k32a32c384_6x32_swiglu_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k64a64c1024_6x32_avx2(a *kernel.Args)
+func mul_f32_k384_1x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k64a64c1024_6x32_gelu_avx2(a *kernel.Args)
+func mul_f32_k384a384c128_6x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k64a64c256_6x32_avx2(a *kernel.Args)
+func mul_f32_k384a384c32_6x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k768_1x32_avx2(a *kernel.Args)
+func mul_f32_k768s2x384_1x32_avx2(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k768a768c256_6x32_avx2(a *kernel.Args)
+func mul_f32_k768s2x384a768c128_6x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768s2x384a768c32_6x32_avx2(a *kernel.Args)

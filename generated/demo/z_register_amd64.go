@@ -11,173 +11,202 @@ const _ = uint(1 - kernel.ABI)
 
 func init() {
 	kernel.Register(
-		kernel.Info{Name: "mul_f32_k256_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		kernel.Info{Name: "mul_f32_k128_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k256_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k128_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k256_1x64_gelu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128_1x64_avx512},
+		kernel.Info{Name: "mul_f32_k128_1x64_swiglu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256_1x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c1024_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1024, LDC: 4096, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128_1x64_swiglu_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 512, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c1024_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c1024_6x64_gelu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1024, LDC: 4096, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128a128c128_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c257_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c1024_6x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c256_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1024, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128a128c257_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c257_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 512, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c256_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c257_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128a128c257_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c32_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c257_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c257_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1024, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128a128c32_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c384_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c257_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c64_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1024, LDC: 256, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128a128c384_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c384_6x64_swiglu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c64_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1024, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a256c768_6x64_avx512},
+		}}}, Func: mul_f32_k128a128c384_6x64_swiglu_avx512},
 		kernel.Info{Name: "mul_f32_k257_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 257,
 			Off: 0,
 		}}}, Func: mul_f32_k257_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k257a257c256_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1028, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k257a257c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1028, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
 			Len: 257,
 			Off: 0,
-		}}}, Func: mul_f32_k257a257c256_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k512_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
+		}}}, Func: mul_f32_k257a257c128_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k32_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k512_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k512a1024c256_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 4096, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
+		}}}, Func: mul_f32_k32_1x64_avx512},
+		kernel.Info{Name: "mul_f32_k32_1x64_swiglu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k512a1024c256_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k512a1024c64_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 4096, LDC: 256, KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
+		}}}, Func: mul_f32_k32_1x64_swiglu_avx512},
+		kernel.Info{Name: "mul_f32_k32a32c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 128, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
+			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k512a1024c64_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k64_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 64,
+		}}}, Func: mul_f32_k32a32c128_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k32a32c384_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k64_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k64_1x64_gelu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 64,
+		}}}, Func: mul_f32_k32a32c384_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k32a32c384_6x64_swiglu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k64_1x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k64a64c1024_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 256, LDC: 4096, KStep: 4, Segs: []kernel.Segment{{
-			Len: 64,
+		}}}, Func: mul_f32_k32a32c384_6x64_swiglu_avx512},
+		kernel.Info{Name: "mul_f32_k384_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k64a64c1024_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k64a64c1024_6x64_gelu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 256, LDC: 4096, KStep: 4, Segs: []kernel.Segment{{
-			Len: 64,
+		}}}, Func: mul_f32_k384_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k384_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k64a64c1024_6x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k64a64c256_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 256, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 64,
+		}}}, Func: mul_f32_k384_1x64_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1536, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k64a64c256_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
+		}}}, Func: mul_f32_k384a384c128_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c32_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1536, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k768_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a768c256_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
+		}}}, Func: mul_f32_k384a384c32_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768s2x384_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k768a768c256_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k256_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}, {
+			Len: 384,
+			Off: 1536,
+		}}}, Func: mul_f32_k768s2x384_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k768s2x384_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k256_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k256_1x32_gelu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}, {
+			Len: 384,
+			Off: 1536,
+		}}}, Func: mul_f32_k768s2x384_1x64_avx512},
+		kernel.Info{Name: "mul_f32_k768s2x384a768c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k256_1x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k256a256c1024_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 4096, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}, {
+			Len: 384,
+			Off: 1536,
+		}}}, Func: mul_f32_k768s2x384a768c128_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768s2x384a768c32_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c1024_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k256a256c1024_6x32_gelu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1024, LDC: 4096, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}, {
+			Len: 384,
+			Off: 1536,
+		}}}, Func: mul_f32_k768s2x384a768c32_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c1024_6x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k256a256c256_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k128_1x32_swiglu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c256_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k256a256c257_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128_1x32_swiglu_avx2},
+		kernel.Info{Name: "mul_f32_k128a128c128_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c257_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k256a256c64_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 256, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128a128c128_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k128a128c257_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c64_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k256a256c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
+		}}}, Func: mul_f32_k128a128c257_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k128a128c32_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c768_6x32_avx2},
+		}}}, Func: mul_f32_k128a128c32_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k128a128c384_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
+			Off: 0,
+		}}}, Func: mul_f32_k128a128c384_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k128a128c384_6x32_swiglu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+			Len: 128,
+			Off: 0,
+		}}}, Func: mul_f32_k128a128c384_6x32_swiglu_avx2},
 		kernel.Info{Name: "mul_f32_k257_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 257,
 			Off: 0,
 		}}}, Func: mul_f32_k257_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k257a257c256_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1028, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k257a257c128_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1028, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
 			Len: 257,
 			Off: 0,
-		}}}, Func: mul_f32_k257a257c256_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k512_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
+		}}}, Func: mul_f32_k257a257c128_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k32_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k512_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k512a1024c256_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 4096, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
+		}}}, Func: mul_f32_k32_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k32_1x32_swiglu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k512a1024c256_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k512a1024c64_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 4096, LDC: 256, KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
+		}}}, Func: mul_f32_k32_1x32_swiglu_avx2},
+		kernel.Info{Name: "mul_f32_k32a32c128_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 128, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
+			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k512a1024c64_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k64_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 64,
+		}}}, Func: mul_f32_k32a32c128_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k32a32c384_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k64_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k64_1x32_gelu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 64,
+		}}}, Func: mul_f32_k32a32c384_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k32a32c384_6x32_swiglu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k64_1x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k64a64c1024_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 256, LDC: 4096, KStep: 4, Segs: []kernel.Segment{{
-			Len: 64,
+		}}}, Func: mul_f32_k32a32c384_6x32_swiglu_avx2},
+		kernel.Info{Name: "mul_f32_k384_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k64a64c1024_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k64a64c1024_6x32_gelu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 256, LDC: 4096, KStep: 4, Segs: []kernel.Segment{{
-			Len: 64,
+		}}}, Func: mul_f32_k384_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k384a384c128_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1536, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k64a64c1024_6x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k64a64c256_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 256, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 64,
+		}}}, Func: mul_f32_k384a384c128_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k384a384c32_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1536, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k64a64c256_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
+		}}}, Func: mul_f32_k384a384c32_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768s2x384_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k768_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a768c256_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
+		}, {
+			Len: 384,
+			Off: 1536,
+		}}}, Func: mul_f32_k768s2x384_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k768s2x384a768c128_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k768a768c256_6x32_avx2},
+		}, {
+			Len: 384,
+			Off: 1536,
+		}}}, Func: mul_f32_k768s2x384a768c128_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768s2x384a768c32_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
+			Len: 384,
+			Off: 0,
+		}, {
+			Len: 384,
+			Off: 1536,
+		}}}, Func: mul_f32_k768s2x384a768c32_6x32_avx2},
 	)
 }

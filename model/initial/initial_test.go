@@ -117,8 +117,8 @@ func TestModel(t *testing.T) {
 	}
 	near := func(what string, got, want float64) {
 		t.Helper()
-		// 65792 draws or more: three deviations of the estimate are 1 %.
-		if math.Abs(got/want-1) > 0.01 {
+		// 32896 draws or more: four deviations of the estimate are 1.6 %.
+		if math.Abs(got/want-1) > 0.016 {
 			t.Errorf("%s: deviation %g, want %g", what, got, want)
 		}
 	}
@@ -129,7 +129,7 @@ func TestModel(t *testing.T) {
 	p := fill(2, 5, m)
 	near("fan-in", deviation(p, "model.layers.0.mlp.fc1.weight"), 1/math.Sqrt(float64(m.Hidden)))
 	near("embedding", deviation(p, "model.wte.weight"), m.InitStd)
-	if p.Get("model.ln_f.weight")[3] != 1 || p.Get("model.ln_f.bias")[3] != 0 || p.Get("model.layers.1.mlp.fc2.bias")[0] != 0 {
+	if p.Get("model.ln_f.weight")[3] != 1 || p.Get("model.layers.1.mlp.fc2.bias")[0] != 0 {
 		t.Error("norms start at 1, biases at 0")
 	}
 }

@@ -8,13 +8,13 @@ import (
 	"math/bits"
 )
 
-// Model predicts a token from the order tokens before it, from counts that
-// back off to shorter contexts by Witten and Bell's method:
+// Model predicts a token from the order tokens before it, from counts to which
+// the next shorter context adds one more, spread as it predicts:
 //
-//	P(w | c) = (count(c w) + kinds(c) P(w | c')) / (count(c) + kinds(c))
+//	P(w | c) = (count(c w) + P(w | c')) / (count(c) + 1)
 //
-// where c' is c without its oldest token and kinds(c) counts the distinct
-// tokens that were seen after c. The empty context backs off to 1/vocab.
+// where c' is c without its oldest token; below the empty context lies
+// 1/vocab.
 type Model struct {
 	order, vocab int
 	width        uint // bits a token
@@ -24,10 +24,8 @@ type Model struct {
 // level holds the counts of contexts of one length.
 type level struct {
 	follow   map[uint64]uint32 // of context and token
-	contexts map[uint64]counts // of context
+	contexts map[uint64]uint32
 }
-
-type counts struct{ total, kinds uint32 }
 
 // New counts the tokens of a training text.
 func New(order, vocab int, text []int32) (*Model, error) {
@@ -36,20 +34,13 @@ func New(order, vocab int, text []int32) (*Model, error) {
 		return nil, fmt.Errorf("a table of order %d over %d tokens has keys of %d bits, want at most 64", order, vocab, need)
 	}
 	for k := range order + 1 {
-		l := level{map[uint64]uint32{}, map[uint64]counts{}}
+		l := level{map[uint64]uint32{}, map[uint64]uint32{}}
 		mask := uint64(1)<<(m.width*uint(k)) - 1
 		var context uint64
 		for i, w := range text {
 			if i >= k {
-				key := context<<m.width | uint64(w)
-				n := l.follow[key]
-				l.follow[key] = n + 1
-				c := l.contexts[context]
-				c.total++
-				if n == 0 {
-					c.kinds++
-				}
-				l.contexts[context] = c
+				l.follow[context<<m.width|uint64(w)]++
+				l.contexts[context]++
 			}
 			context = (context<<m.width | uint64(w)) & mask
 		}
@@ -76,12 +67,8 @@ func (m *Model) prob(context []int32, w int32) float64 {
 		for _, t := range context[len(context)-k:] {
 			key = key<<m.width | uint64(t)
 		}
-		c, ok := m.levels[k].contexts[key]
-		if !ok {
-			break
-		}
 		n := float64(m.levels[k].follow[key<<m.width|uint64(w)])
-		p = (n + float64(c.kinds)*p) / (float64(c.total) + float64(c.kinds))
+		p = (n + p) / (float64(m.levels[k].contexts[key]) + 1)
 	}
 	return p
 }

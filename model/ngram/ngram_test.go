@@ -30,13 +30,13 @@ func TestSumsToOne(t *testing.T) {
 }
 
 // By hand: in "0 1 0 1 0", order 1, after 0 came 1 twice. The empty context
-// has 5 tokens of 2 kinds.
+// has 5 tokens, 2 of them 1.
 func TestByHand(t *testing.T) {
 	m, err := New(1, 4, []int32{0, 1, 0, 1, 0})
 	if err != nil {
 		t.Fatal(err)
 	}
-	unigram := (2 + 2*0.25) / 7
+	unigram := (2 + 0.25) / 6
 	if got, want := m.prob([]int32{0}, 1), (2+unigram)/3; math.Abs(got-want) > 1e-15 {
 		t.Errorf("P(1|0) = %v, want %v", got, want)
 	}
