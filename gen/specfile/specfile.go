@@ -163,7 +163,7 @@ func Parse(name string, src []byte) (*Config, error) {
 // library writes as [line:column] where it has them.
 func syntaxError(name string, err error) error {
 	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: the file is empty, want the sections model: and train:", name)
+		return fmt.Errorf("%s: the file is empty, want a section model: and, to train, a section train: in it", name)
 	}
 	msg := strings.TrimSpace(yaml.FormatError(err, false, true))
 	if rest, ok := strings.CutPrefix(msg, "["); ok {

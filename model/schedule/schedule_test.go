@@ -1,0 +1,44 @@
+package schedule
+
+import (
+	"math"
+	"testing"
+)
+
+func TestLR(t *testing.T) {
+	l := NewLR(1, 0.1, 0.1, 40)
+	if l.Warmup != 4 || l.Min != 0.1 {
+		t.Fatalf("%+v", l)
+	}
+	// Half-way through the cosine lies the mean of peak and minimum.
+	for step, want := range map[int]float64{0: 0.25, 3: 1, 4: 1, 22: 0.55, 40: 0.1, 99: 0.1} {
+		if got := l.At(step); math.Abs(got-want) > 1e-15 {
+			t.Errorf("step %d: %v, want %v", step, got, want)
+		}
+	}
+	for step := 4; step < 40; step++ {
+		if l.At(step+1) >= l.At(step) {
+			t.Errorf("the rate rises at step %d", step+1)
+		}
+	}
+	// The reference cuts the double-precision product: 0.29 * 100 gives 28.
+	if w := NewLR(1, 0, 0.29, 100).Warmup; w != 28 {
+		t.Errorf("warm-up of %d steps, want 28", w)
+	}
+	if got := NewLR(1, 0.5, 0, 1).At(0); got != 1 {
+		t.Errorf("a single step without warm-up runs at %v", got)
+	}
+}
+
+func TestRatio(t *testing.T) {
+	for _, c := range []Course{Cosine, Linear} {
+		for step, want := range map[int]float64{0: 1, 5: 0.5, 10: 0, 11: 0} {
+			if got := Ratio(c, step, 10); math.Abs(got-want) > 1e-15 {
+				t.Errorf("%s: step %d of 10: %v, want %v", c, step, got, want)
+			}
+		}
+		if Ratio(c, 0, 0) != 0 {
+			t.Errorf("%s: no guided phase has a ratio", c)
+		}
+	}
+}
