@@ -2,9 +2,6 @@
 
 package train
 
-import "testing"
+import "errors"
 
-func limitFileSize(t *testing.T, _ uint64) func() {
-	t.Skip("this system cannot limit the size of files")
-	return nil
-}
+func limitFiles(uint64) error { return errors.New("this system cannot limit the size of files") }

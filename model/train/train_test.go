@@ -169,34 +169,57 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// The child process of TestKilled.
-const childEnv = "SFFN_TEST_TRAIN"
+// Tests run the trainer in a child process, the test binary itself, by these
+// variables: the folder of the data and the run, and what is to happen before.
+const (
+	childEnv      = "SFFN_TEST_TRAIN"
+	beforeEnv     = "SFFN_TEST_BEFORE"
+	limitFileSize = "limit the size of files"
+	childRun      = "child"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
-		os.Exit(trainChild(dir))
+		if err := trainChild(dir, os.Getenv(beforeEnv)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
 
-// trainChild trains in a process that will be killed, saving after each step.
-func trainChild(dir string) int {
+func child(t *testing.T, dir, before string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), childEnv+"="+dir, beforeEnv+"="+before)
+	return cmd
+}
+
+// trainChild trains, or resumes, saving after each step.
+func trainChild(dir, before string) error {
 	c, err := specfile.Parse("tiny", []byte(tiny))
 	if err != nil {
-		return 3
+		return err
 	}
 	set, err := data.Open(filepath.Join(dir, "data"))
 	if err != nil {
-		return 3
+		return err
 	}
-	run := filepath.Join(dir, "killed")
+	if before == limitFileSize {
+		if err := limitFiles(16 << 10); err != nil {
+			return err
+		}
+	}
+	run := filepath.Join(dir, childRun)
 	_, none := checkpoint.Find(run)
 	r := &Run{Config: c, Data: set, Dir: run, Keep: 2, SaveEvery: 1, Resume: none == nil, Options: rt.Options{Pool: rt.NewPool(2)}}
-	if _, err := r.Train(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 3
-	}
-	return 0
+	_, err = r.Train(context.Background())
+	return err
 }
 
 // A process that is killed at any moment, also while it saves, loses nothing
@@ -205,15 +228,10 @@ func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	prepare(t, filepath.Join(dir, "data"))
 	whole := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "whole"), 1, ""))
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	rng := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
 	kills := 0
 	for attempt := 0; ; attempt++ {
-		cmd := exec.Command(exe)
-		cmd.Env = append(os.Environ(), childEnv+"="+dir)
+		cmd := child(t, dir, "")
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		if err := cmd.Start(); err != nil {
@@ -246,14 +264,14 @@ func TestKilled(t *testing.T) {
 		t.Error("the trainer was never killed")
 	}
 	t.Logf("killed %d times", kills)
-	last, err := checkpoint.Find(filepath.Join(dir, "killed"))
+	last, err := checkpoint.Find(filepath.Join(dir, childRun))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(weights(t, last), weights(t, whole.Checkpoint)) {
 		t.Error("the run that was killed ends with other weights")
 	}
-	err = filepath.WalkDir(filepath.Join(dir, "killed"), func(path string, e fs.DirEntry, err error) error {
+	err = filepath.WalkDir(filepath.Join(dir, childRun), func(path string, e fs.DirEntry, err error) error {
 		if strings.Contains(path, "unfinished") {
 			t.Errorf("%s is left behind", path)
 		}
@@ -382,7 +400,7 @@ func TestReduce(t *testing.T) {
 func TestSaveFails(t *testing.T) {
 	dir := t.TempDir()
 	prepare(t, filepath.Join(dir, "data"))
-	run := filepath.Join(dir, "run")
+	run := filepath.Join(dir, childRun)
 	ctx, cancel := context.WithCancel(context.Background())
 	r := newRun(t, filepath.Join(dir, "data"), run, 1, "")
 	r.OnStep = func(p Progress) {
@@ -395,14 +413,10 @@ func TestSaveFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := weights(t, res.Checkpoint)
-	// A limit on the size of files stands for a full disk.
-	restore := limitFileSize(t, 16<<10)
-	r = newRun(t, filepath.Join(dir, "data"), run, 1, "")
-	r.Resume = true
-	_, err = r.Train(context.Background())
-	restore()
-	if err == nil || !strings.Contains(err.Error(), "the earlier checkpoints are whole") {
-		t.Errorf("got %v", err)
+	// A limit on the size of files, in another process, stands for a full disk.
+	out, err := child(t, dir, limitFileSize).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "the earlier checkpoints are whole") {
+		t.Errorf("the trainer ends with %v:\n%s", err, out)
 	}
 	if !bytes.Equal(before, weights(t, res.Checkpoint)) {
 		t.Error("the earlier checkpoint has changed")
