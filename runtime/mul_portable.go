@@ -36,15 +36,14 @@ func mulPortable(a *kernel.Args) {
 		for i := range a.MR {
 			var sum [plan.LongPanel]float32
 			s := sum[:width]
-			at := b
+			k := 0
 			for _, seg := range unsafe.Slice((*kernel.Segment)(a.Segs), a.NSegs) {
-				x := unsafe.Add(a.A, i*a.LDA+seg.Off)
-				for range seg.Len {
-					v := *(*float32)(x)
-					for j, w := range unsafe.Slice((*float32)(at), width) {
+				for d := range seg.Len {
+					v := *(*float32)(unsafe.Add(a.A, i*a.LDA+seg.Off+d*a.KStep))
+					for j, w := range unsafe.Slice((*float32)(unsafe.Add(b, 4*width*k)), width) {
 						s[j] += v * w
 					}
-					x, at = unsafe.Add(x, a.KStep), unsafe.Add(at, 4*width)
+					k++
 				}
 			}
 			if a.Epilogue == kernel.SwiGLU {
