@@ -83,23 +83,21 @@ func newMultiplier(t plan.Target) (*multiplier, error) {
 func (m *multiplier) run(s *scratch, a kernel.Args, rows, depth, panels int) {
 	s.seg = kernel.Segment{Len: depth}
 	a.Segs, a.NSegs = unsafe.Pointer(&s.seg), 1
-	for panels > 0 {
-		w, n, step := oneWide, panels, 1
-		if panels > 1 && m.target.Wide(rows) {
-			w, n, step = twoWide, panels/2, 2
+	for at := 0; at < panels; {
+		w, n, step := oneWide, panels-at, 1
+		if n > 1 && m.target.Wide(rows) {
+			w, n, step = twoWide, n/2, 2
 		}
 		s.args = a
+		s.args.B = unsafe.Add(a.B, at*a.PanelStep)
 		s.args.NTiles, s.args.NR = n, widths[w]
 		for r := 0; r < rows; r += s.args.MR {
 			s.args.MR = m.target.RowTile(rows-r, widths[w])
 			s.args.A = unsafe.Add(a.A, r*a.LDA)
-			s.args.C = unsafe.Add(a.C, r*a.LDC)
+			s.args.C = unsafe.Add(a.C, r*a.LDC+at*4*plan.Panel)
 			s.call(m.tiles[w][s.args.MR])
 		}
-		done := n * step
-		a.B = unsafe.Add(a.B, done*a.PanelStep)
-		a.C = unsafe.Add(a.C, done*4*plan.Panel)
-		panels -= done
+		at += n * step
 	}
 }
 
