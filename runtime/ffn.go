@@ -81,53 +81,79 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 	if m == 0 {
 		return
 	}
-	act := ws.floats(slotAct, m*f.spec.FFN)
-	var z1, z2, pre []float32
+	ws.begin(m)
+	act, rows := ws.local(slotAct, f.spec.FFN), m
+	var z1, z2, pre matrix
 	if saved != nil {
 		saved.check(m)
-		z1, z2, pre = saved.z1, saved.z2, saved.pre
+		z1, z2, pre = whole(saved.z1), whole(saved.z2), whole(saved.pre)
 	} else {
-		z1 = ws.floats(slotZ1, m*f.fc1.zWidth())
-		z2 = ws.floats(slotZ2, m*f.fc2.zWidth())
+		rows = ws.localRows()
+		z1, z2 = ws.local(slotZ1, f.fc1.zWidth()), ws.local(slotZ2, f.fc2.zWidth())
 		if f.spec.Act == spec.SwiGLU {
 			// Sums over several blocks of k pass through pre.
-			pre = ws.floats(slotPre, m*f.fc1.preWidth())
+			pre = ws.local(slotPre, f.fc1.preWidth())
 		}
 	}
-	ws.reset()
-	f.fc1.addForward(ws, act, x, pre, nil, f.fc1.intermediates(z1, m))
-	f.fc2.addForward(ws, y, act, nil, residual, f.fc2.intermediates(z2, m))
-	ws.exec(m)
+	f.fc1.addForward(ws, act, whole(x), pre, matrix{}, f.fc1.intermediates(z1, rows))
+	f.fc2.addForward(ws, whole(y), act, matrix{}, whole(residual), f.fc2.intermediates(z2, rows))
+	ws.exec()
 }
 
 // Backward computes, from dy [m, hidden] and the x and saved of the forward
 // pass, dx [m, hidden] (left out where nil) and the gradients of all
 // parameters, which it adds to g where accumulate, and overwrites otherwise.
 func (f *FFN) Backward(dx []float32, g FFNWeights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
+	f.BackwardData(dx, dy, m, saved, ws)
+	f.BackwardWeights(g, dy, x, m, saved, accumulate, ws)
+}
+
+// BackwardData is the first half of Backward: dx, and in ws the gradients of
+// the intermediates, which BackwardWeights needs.
+func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
 	h, name := f.spec.Hidden, f.fc1.plan.Spec.Name()
-	f.fc1.checkBackward(g.FC1)
-	f.fc2.checkBackward(g.FC2)
-	checkRows(name, "x", x, m, h)
+	f.fc1.checkTrain()
 	checkRows(name, "dy", dy, m, h)
 	if dx != nil {
 		checkRows(name, "dx", dx, m, h)
 	}
 	saved.check(m)
-	act := ws.floats(slotAct, m*f.spec.FFN)
-	dpre := ws.floats(slotDPre, m*f.fc1.preWidth())
-	z1, z2 := f.fc1.intermediates(saved.z1, m), f.fc2.intermediates(saved.z2, m)
-	dz1 := f.fc1.intermediates(ws.floats(slotDZ1, m*f.fc1.zWidth()), m)
-	dz2 := f.fc2.intermediates(ws.floats(slotDZ2, m*f.fc2.zWidth()), m)
+	b := f.backwardBuffers(m, ws)
 	// fc2 leaves the activation's gradient where the activation will be.
-	ws.reset()
-	f.fc2.addBackwardData(ws, act, dy, dz2)
-	ws.addRows(func(r0, r1 int) { f.activationBackward(act, dpre, saved.pre, r0, r1) })
-	f.fc1.addBackwardData(ws, dx, dpre, dz1)
-	ws.exec(m)
+	ws.begin(m)
+	f.fc2.addBackwardData(ws, whole(b.act), whole(dy), b.dz2)
+	ws.addRows(func(r0, r1 int) { f.activationBackward(b.act, b.dpre, saved.pre, r0, r1) })
+	f.fc1.addBackwardData(ws, whole(dx), whole(b.dpre), b.dz1)
+	ws.exec()
+}
+
+// BackwardWeights is the second half of Backward: it must follow the
+// BackwardData of the same rows, with the same dy, saved and ws.
+func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
+	f.fc1.checkGradients(g.FC1)
+	f.fc2.checkGradients(g.FC2)
+	checkRows(f.fc1.plan.Spec.Name(), "x", x, m, f.spec.Hidden)
+	b := f.backwardBuffers(m, ws)
+	z1, z2 := f.fc1.intermediates(whole(saved.z1), m), f.fc2.intermediates(whole(saved.z2), m)
 	sums := ws.floats(slotBias, f.fc1.preWidth()+f.fc2.preWidth())
-	ws.units = f.fc1.addGradients(ws.units[:0], g.FC1, dpre, x, z1, dz1, sums[:f.fc1.preWidth()])
-	ws.units = f.fc2.addGradients(ws.units, g.FC2, dy, act, z2, dz2, sums[f.fc1.preWidth():])
+	ws.units = f.fc1.addGradients(ws.units[:0], g.FC1, b.dpre, x, z1, b.dz1, sums[:f.fc1.preWidth()])
+	ws.units = f.fc2.addGradients(ws.units, g.FC2, dy, b.act, z2, b.dz2, sums[f.fc1.preWidth():])
 	ws.execWeights(m, accumulate)
+}
+
+// ffnGradients are the buffers between the halves of the backward pass.
+type ffnGradients struct {
+	act, dpre []float32
+	dz1, dz2  []matrix
+}
+
+func (f *FFN) backwardBuffers(m int, ws *Workspace) ffnGradients {
+	return ffnGradients{
+		act:  ws.floats(slotAct, m*f.spec.FFN),
+		dpre: ws.floats(slotDPre, m*f.fc1.preWidth()),
+		dz1:  f.fc1.intermediates(whole(ws.floats(slotDZ1, m*f.fc1.zWidth())), m),
+		dz2:  f.fc2.intermediates(whole(ws.floats(slotDZ2, m*f.fc2.zWidth())), m),
+	}
 }
 
 // activationBackward replaces rows of the activation's gradient in act by the

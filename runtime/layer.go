@@ -161,48 +161,48 @@ func (l *layer) repack() {
 // addForward adds the stages of y = act(layer(x)) (+ residual). z holds the
 // intermediates, one buffer a factor but the last; pre is for the values
 // before the activation.
-func (l *layer) addForward(ws *Workspace, y, x, pre, residual []float32, z [][]float32) {
+func (l *layer) addForward(ws *Workspace, y, x, pre, residual matrix, z []matrix) {
 	if l.stale {
 		panic("runtime: " + l.plan.Spec.Name() + ": the weights changed since they were packed; call Repack after each optimizer step")
 	}
 	src := x
 	for i, qs := range l.forward {
 		if i == len(l.forward)-1 {
-			ws.addProducts(qs, operands{src: src, dst: y, pre: pre, residual: residual})
+			ws.addProducts(qs, stage{src: src, dst: y, pre: pre, residual: residual})
 			break
 		}
-		ws.addProducts(qs, operands{src: src, dst: z[i]})
+		ws.addProducts(qs, stage{src: src, dst: z[i]})
 		src = z[i]
 	}
 }
 
 // addBackwardData adds the stages of dx = dy W. dz holds the gradients of the
 // intermediates. dx may be nil.
-func (l *layer) addBackwardData(ws *Workspace, dx, dy []float32, dz [][]float32) {
+func (l *layer) addBackwardData(ws *Workspace, dx, dy matrix, dz []matrix) {
 	src := dy
 	for i := len(l.backward) - 1; i >= 0; i-- {
 		dst := dx
 		if i > 0 {
 			dst = dz[i-1]
 		}
-		if dst == nil {
+		if dst.data == nil {
 			break
 		}
-		ws.addProducts(l.backward[i], operands{src: src, dst: dst})
+		ws.addProducts(l.backward[i], stage{src: src, dst: dst})
 		src = dst
 	}
 }
 
 // addGradients adds the units of all weight gradients and the bias's, for
 // which sums is scratch of one entry an output.
-func (l *layer) addGradients(units []weightUnit, g Weights, dy, x []float32, z, dz [][]float32, sums []float32) []weightUnit {
+func (l *layer) addGradients(units []weightUnit, g Weights, dy, x []float32, z, dz []matrix, sums []float32) []weightUnit {
 	for i, gr := range l.gradients {
 		in, out := x, dy
 		if i > 0 {
-			in = z[i-1]
+			in = z[i-1].data
 		}
 		if i < len(l.gradients)-1 {
-			out = dz[i]
+			out = dz[i].data
 		}
 		units = gr.addUnits(units, g.Factors[i], out, in)
 	}
@@ -212,12 +212,12 @@ func (l *layer) addGradients(units []weightUnit, g Weights, dy, x []float32, z, 
 	return units
 }
 
-// intermediates cuts buf into one [m, width] buffer for each factor but the
+// intermediates cuts buf, of m rows, into one matrix for each factor but the
 // last.
-func (l *layer) intermediates(buf []float32, m int) (z [][]float32) {
+func (l *layer) intermediates(buf matrix, m int) (z []matrix) {
 	for _, f := range l.plan.Factors[:len(l.plan.Factors)-1] {
-		z = append(z, buf[:m*f.OutWidth])
-		buf = buf[m*f.OutWidth:]
+		z = append(z, matrix{buf.data[:m*f.OutWidth], buf.local})
+		buf.data = buf.data[m*f.OutWidth:]
 	}
 	return z
 }

@@ -90,45 +90,63 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 	if m == 0 {
 		return
 	}
-	z := l.z(saved, m, ws)
-	ws.reset()
-	l.layer.addForward(ws, y, x, nil, residual, z)
-	ws.exec(m)
-}
-
-func (l *Linear) z(saved *Saved, m int, ws *Workspace) [][]float32 {
+	ws.begin(m)
+	var z []matrix
 	if saved == nil {
-		return l.layer.intermediates(ws.floats(slotZ1, m*l.layer.zWidth()), m)
+		z = l.layer.intermediates(ws.local(slotZ1, l.layer.zWidth()), ws.localRows())
+	} else {
+		saved.check(m)
+		z = l.layer.intermediates(whole(saved.z1), m)
 	}
-	saved.check(m)
-	return l.layer.intermediates(saved.z1, m)
+	l.layer.addForward(ws, whole(y), whole(x), matrix{}, whole(residual), z)
+	ws.exec()
 }
 
 // Backward computes, from dy [m, out] and the x and saved of the forward
 // pass, dx [m, in] (left out where nil) and the gradients of all parameters,
 // which it adds to g where accumulate, and overwrites otherwise.
 func (l *Linear) Backward(dx []float32, g Weights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
+	l.BackwardData(dx, dy, m, saved, ws)
+	l.BackwardWeights(g, dy, x, m, saved, accumulate, ws)
+}
+
+// BackwardData is the first half of Backward: dx, and in ws the gradients of
+// the intermediates, which BackwardWeights needs.
+func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
 	s := l.layer.plan.Spec
-	l.layer.checkBackward(g)
-	checkRows(s.Name(), "x", x, m, s.In)
+	l.layer.checkTrain()
 	checkRows(s.Name(), "dy", dy, m, s.Out)
 	if dx != nil {
 		checkRows(s.Name(), "dx", dx, m, s.In)
 	}
 	saved.check(m)
-	z := l.layer.intermediates(saved.z1, m)
-	dz := l.layer.intermediates(ws.floats(slotDZ1, m*l.layer.zWidth()), m)
-	ws.reset()
-	l.layer.addBackwardData(ws, dx, dy, dz)
-	ws.exec(m)
-	ws.units = l.layer.addGradients(ws.units[:0], g, dy, x, z, dz, ws.floats(slotBias, l.layer.preWidth()))
+	ws.begin(m)
+	l.layer.addBackwardData(ws, whole(dx), whole(dy), l.dz(m, ws))
+	ws.exec()
+}
+
+// BackwardWeights is the second half of Backward: it must follow the
+// BackwardData of the same rows, with the same dy, saved and ws.
+func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
+	l.layer.checkGradients(g)
+	checkRows(l.layer.plan.Spec.Name(), "x", x, m, l.layer.plan.Spec.In)
+	z := l.layer.intermediates(whole(saved.z1), m)
+	ws.units = l.layer.addGradients(ws.units[:0], g, dy, x, z, l.dz(m, ws), ws.floats(slotBias, l.layer.preWidth()))
 	ws.execWeights(m, accumulate)
 }
 
-func (l *layer) checkBackward(g Weights) {
+func (l *Linear) dz(m int, ws *Workspace) []matrix {
+	return l.layer.intermediates(whole(ws.floats(slotDZ1, m*l.layer.zWidth())), m)
+}
+
+func (l *layer) checkTrain() {
 	if !l.opt.Train {
-		panic("runtime: " + l.plan.Spec.Name() + ": Backward needs a layer made with Options.Train")
+		panic("runtime: " + l.plan.Spec.Name() + ": the backward pass needs a layer made with Options.Train")
 	}
+}
+
+func (l *layer) checkGradients(g Weights) {
+	l.checkTrain()
 	if err := checkWeights(l.plan.Spec, g); err != nil {
 		panic("gradients of " + err.Error())
 	}

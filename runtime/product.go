@@ -180,35 +180,35 @@ func (q *product) panelWidth(panel int) int {
 	return plan.Panel
 }
 
-// operands are the buffers of one product over rows of SrcWidth and DstWidth
-// entries; pre and residual may be nil.
+// operands are the rows of one product, from the first at work on, of SrcWidth,
+// DstWidth and PreWidth entries; pre and residual may be nil.
 type operands struct {
 	src, dst, pre, residual []float32
 }
 
-// run computes rows [r0, r1) of the results of panels [p0, p1).
-func (q *product) run(s *scratch, o operands, r0, r1, p0, p1 int) {
+// run computes m rows of the results of panels [p0, p1).
+func (q *product) run(s *scratch, o operands, m, p0, p1 int) {
 	full := q.FullPanels()
 	for p0 < p1 {
 		n := min(q.target.PanelGroup(q.blocks[0].kc), p1-p0)
 		at, end := p0, p0+n
 		if direct := min(end, full) - at; q.Direct && direct > 0 {
-			if q.target.Wide(r1-r0) && direct >= 2 {
-				q.direct(s, o, r0, r1, at, direct/2, twoWide)
+			if q.target.Pairs(q.Product) && q.target.Wide(m) && direct >= 2 {
+				q.direct(s, o, m, at, direct/2, twoWide)
 				at += direct &^ 1
 				direct &= 1
 			}
 			if direct > 0 {
-				q.direct(s, o, r0, r1, at, direct, oneWide)
+				q.direct(s, o, m, at, direct, oneWide)
 				at += direct
 			}
 		}
 		if q.Direct && at < end && at == full && q.LastDirect() {
-			q.direct(s, o, r0, r1, at, 1, widthClass(q.LastPanel()))
+			q.direct(s, o, m, at, 1, widthClass(q.LastPanel()))
 			at++
 		}
 		if at < end {
-			q.indirect(s, o, r0, r1, at, end)
+			q.indirect(s, o, m, at, end)
 		}
 		p0 = end
 	}
@@ -216,7 +216,7 @@ func (q *product) run(s *scratch, o operands, r0, r1, p0, p1 int) {
 
 // direct runs n tiles of width class w, beginning at a panel, straight into
 // the destination.
-func (q *product) direct(s *scratch, o operands, r0, r1, panel, n, w int) {
+func (q *product) direct(s *scratch, o operands, m, panel, n, w int) {
 	a := &s.args
 	col := q.store[0] + panel*q.results
 	for i := range q.blocks {
@@ -231,8 +231,8 @@ func (q *product) direct(s *scratch, o operands, r0, r1, panel, n, w int) {
 			NR: widths[w], Epilogue: q.BlockEpilogue(i),
 		}
 		q.setFlags(a, i, panel)
-		for r := r0; r < r1; r += a.MR {
-			a.MR = q.target.RowTile(r1-r, widths[w])
+		for r := 0; r < m; r += a.MR {
+			a.MR = q.target.RowTile(m-r, widths[w])
 			a.A = unsafe.Add(unsafe.Pointer(&o.src[r*q.SrcWidth]), b.base)
 			a.C = unsafe.Pointer(&o.dst[r*q.DstWidth+col])
 			if last && o.residual != nil {
@@ -259,11 +259,11 @@ func (q *product) setFlags(a *kernel.Args, block, panel int) {
 
 // indirect runs panels [p0, p1) tile by tile through the scratch tile, which
 // stays in the L1 cache, and sends each result to its place.
-func (q *product) indirect(s *scratch, o operands, r0, r1, p0, p1 int) {
+func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 	a := &s.args
 	widest := max(plan.Panel, q.panelWidth(p1-1))
-	for r := r0; r < r1; {
-		mr := q.target.RowTile(r1-r, widest)
+	for r := 0; r < m; {
+		mr := q.target.RowTile(m-r, widest)
 		for panel := p0; panel < p1; panel++ {
 			w := widthClass(q.panelWidth(panel))
 			out := q.results

@@ -7,21 +7,55 @@ import "github.com/structuredffn/sffn/gen/plan"
 // so that a block of rows may run through all stages before the next block.
 type stage struct {
 	products []*product
-	operands
+	// The operands of the products; pre and residual may be empty.
+	src, dst, pre, residual matrix
 	// rows, where products is nil, is the elementwise pass over rows [r0, r1).
 	rows func(r0, r1 int)
 	// units is the number of pairs of panels of all products.
 	units int
 }
 
-func (w *Workspace) reset() { w.stages = w.stages[:0] }
+// matrix is an operand of a stage: rows whose width its products know. A local
+// one holds only the rows at work, for each worker its own, so that it stays
+// in the cache.
+type matrix struct {
+	data  []float32
+	local bool
+}
 
-func (w *Workspace) addProducts(ps []*product, o operands) {
-	n := 0
-	for _, p := range ps {
-		n += p.units()
+// whole is a matrix of all rows.
+func whole(x []float32) matrix { return matrix{data: x} }
+
+// local returns the slot's buffer as a local matrix of the call at work.
+func (w *Workspace) local(s slot, width int) matrix {
+	return matrix{w.floats(s, w.localRows()*width), true}
+}
+
+// localRows is the number of rows that a local matrix holds.
+func (w *Workspace) localRows() int {
+	if w.rowChunk > 0 {
+		return w.rowChunk * w.pool.Threads()
 	}
-	w.stages = append(w.stages, stage{products: ps, operands: o, units: n})
+	return w.m
+}
+
+// from is the part of x that begins at row r0, which the worker has at work.
+func (w *Workspace) from(x matrix, worker, r0, width int) []float32 {
+	switch {
+	case x.data == nil:
+		return nil
+	case x.local:
+		return x.data[worker*w.rowChunk*width:]
+	}
+	return x.data[r0*width:]
+}
+
+func (w *Workspace) addProducts(ps []*product, st stage) {
+	st.products = ps
+	for _, p := range ps {
+		st.units += p.units()
+	}
+	w.stages = append(w.stages, st)
 }
 
 func (w *Workspace) addRows(f func(r0, r1 int)) {
@@ -43,14 +77,22 @@ const (
 	inlineFlops = 100_000
 )
 
-// exec runs the stages over m rows. Many rows are handed out in blocks that
-// pass through all stages; few rows in column units, stage by stage. How the
-// work is split never changes a sum.
-func (w *Workspace) exec(m int) {
-	w.m = m
+// begin starts the stages of a call over m rows. Many rows are handed out in
+// blocks that pass through all stages; few rows in column units, stage by
+// stage. How the work is split never changes a sum.
+func (w *Workspace) begin(m int) {
+	w.stages = w.stages[:0]
+	w.m, w.rowChunk = m, 0
 	threads := w.pool.Threads()
 	if chunk := m / (4 * threads) / rowTiles * rowTiles; chunk >= 2*rowTiles || threads == 1 {
 		w.rowChunk = min(max(chunk, rowTiles), maxRowChunk)
+	}
+}
+
+// exec runs the stages.
+func (w *Workspace) exec() {
+	m := w.m
+	if w.rowChunk > 0 {
 		w.pool.Run((m+w.rowChunk-1)/w.rowChunk, w.runRows)
 		return
 	}
@@ -89,8 +131,9 @@ func (w *Workspace) rowStep(worker, i int) {
 			w.scratch[worker].elementwise(func() { st.rows(r0, r1) })
 			continue
 		}
+		o := w.operands(st, worker, r0)
 		for _, p := range st.products {
-			p.run(&w.scratch[worker], st.operands, r0, r1, 0, p.panels)
+			p.run(&w.scratch[worker], o, r1-r0, 0, p.panels)
 		}
 	}
 }
@@ -107,8 +150,19 @@ func (w *Workspace) unitStep(worker, i int) {
 			i -= n
 			continue
 		}
-		p.run(&w.scratch[worker], st.operands, 0, w.m, 2*i, min(2*i+2, p.panels))
+		p.run(&w.scratch[worker], w.operands(st, 0, 0), w.m, 2*i, min(2*i+2, p.panels))
 		return
+	}
+}
+
+// operands are the rows from r0 on of a stage of products.
+func (w *Workspace) operands(st *stage, worker, r0 int) operands {
+	p := st.products[0]
+	return operands{
+		src:      w.from(st.src, worker, r0, p.SrcWidth),
+		dst:      w.from(st.dst, worker, r0, p.DstWidth),
+		pre:      w.from(st.pre, worker, r0, p.PreWidth),
+		residual: w.from(st.residual, worker, r0, p.DstWidth),
 	}
 }
 

@@ -79,7 +79,7 @@ threads; the share is the median of the ratios, with its quartiles.`,
 						return err
 					}
 					out.Results = append(out.Results, rs...)
-					bar.set(len(out.Results) / 3)
+					bar.set(len(out.Results) / 4)
 				}
 			}
 			bar.close()

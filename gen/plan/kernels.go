@@ -167,7 +167,7 @@ func (t Target) tileWidths(p Product) []int {
 	var ws []int
 	for _, w := range t.Widths() {
 		switch {
-		case w == 2*Panel && panels >= 2:
+		case w == 2*Panel && panels >= 2 && t.Pairs(p):
 			panels %= 2
 		case w == Panel && panels > 0:
 		case w == p.LastPanel() && w != Panel && p.LastDirect():

@@ -111,6 +111,15 @@ func (t Target) Wide(m int) bool {
 	return t.MaxMR[2*Panel] > 0 && (m <= t.MaxMR[2*Panel] || m > t.MaxMR[Panel])
 }
 
+// Pairs reports whether the product's panels run in pairs. A single panel of
+// a shallow product stays in the L1 cache from one row tile to the next, where
+// a pair would not; rows that lie a multiple of 2048 bytes apart would drive it
+// out again.
+func (t Target) Pairs(p Product) bool {
+	shallow := len(p.KBlocks) > 0 && 4*Panel*p.KBlocks[0] <= 32<<10
+	return t.MaxMR[2*Panel] > 0 && !(shallow && 4*p.SrcWidth%2048 != 0)
+}
+
 // PanelGroup is how many panels of depth kc stay in half of the L2 cache
 // while row tiles pass: even, at least 2.
 func (t Target) PanelGroup(kc int) int {

@@ -11,10 +11,11 @@ import (
 )
 
 // features lists what kernels of an instruction set may use: exactly what
-// the runtime looks for before it calls them.
+// the runtime looks for before it calls them. MMX+ is avo's word for the
+// prefetches, which every amd64 processor has.
 var features = map[kernel.ISA][]string{
-	kernel.AVX2:   {"AVX", "AVX2", "FMA3"},
-	kernel.AVX512: {"AVX", "AVX2", "FMA3", "AVX512F", "AVX512DQ", "AVX512BW", "AVX512VL"},
+	kernel.AVX2:   {"MMX+", "AVX", "AVX2", "FMA3"},
+	kernel.AVX512: {"MMX+", "AVX", "AVX2", "FMA3", "AVX512F", "AVX512DQ", "AVX512BW", "AVX512VL"},
 }
 
 // check rejects, after register allocation, what would fault or be slow on

@@ -88,6 +88,7 @@ func (e *asm) mul(k plan.Kernel) {
 	next := e.label("tile")
 	e.Label(next)
 	m.beginTile(vectors)
+	m.prefetch()
 	m.products()
 	m.epilogue()
 	e.INCQ(m.t)
@@ -142,6 +143,27 @@ func (m *tile) beginTile(vectors int) {
 	m.ADDQ(m.field(argB), m.b)
 	if m.sweeps == 2 {
 		m.ADDQ(half, m.b)
+	}
+}
+
+// prefetch asks for the lines that the epilogue will store to: rows lie too far
+// apart for the hardware to see them coming, and the products hide the wait.
+func (m *tile) prefetch() {
+	lines := func(base, ld, extra uintptr) {
+		m.rows(base, ld, extra, func(_ int, p reg.GPVirtual) {
+			for at := 0; at < m.stored(); at += 64 {
+				m.PREFETCHT0(mem(p, at))
+			}
+		})
+	}
+	lines(argC, argLDC, 0)
+	if m.Epilogue != kernel.Linear {
+		m.optional(argAux, func() {
+			lines(argAux, argLDAux, 0)
+			if m.Epilogue == kernel.SwiGLU {
+				lines(argAux, argLDAux, argUpAux)
+			}
+		})
 	}
 }
 

@@ -5,23 +5,27 @@
 #include "textflag.h"
 
 // func mul_f32_any_1x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_1x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile1:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), SI
+	LEAQ       (BX)(BX*2), BX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), DI
 
 seg2:
 	MOVQ (AX), R8
@@ -129,32 +133,45 @@ skip10:
 	RET
 
 // func mul_f32_any_1x16_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_1x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile11:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip12
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg12:
+skip12:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg13:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest13
+	JL   rest14
 
-main15:
+main16:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -181,13 +198,13 @@ main15:
 	ADDQ         SI, R8
 	ADDQ         $+256, DX
 	SUBQ         $+4, R9
-	JGE          main15
+	JGE          main16
 
-rest13:
+rest14:
 	ADDQ $+4, R9
-	JZ   end14
+	JZ   end15
 
-one16:
+one17:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -196,31 +213,31 @@ one16:
 	ADDQ         SI, R8
 	ADDQ         $+64, DX
 	DECQ         R9
-	JNZ          one16
+	JNZ          one17
 
-end14:
+end15:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg12
+	JNZ    seg13
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip17
+	JZ     skip18
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip17:
+skip18:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip18
+	JZ           skip19
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip18:
+skip19:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip19
+	JZ      skip20
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -229,27 +246,27 @@ skip18:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip19:
+skip20:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip20
+	JZ     skip21
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip20:
+skip21:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip21
+	JZ      skip22
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip21:
+skip22:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -305,37 +322,41 @@ skip21:
 	RET
 
 // func mul_f32_any_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile22:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile23:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), SI
+	LEAQ       (BX)(BX*2), BX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), DI
 
-seg23:
+seg24:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest24
+	JL   rest25
 
-main26:
+main27:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -362,13 +383,13 @@ main26:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main26
+	JGE          main27
 
-rest24:
+rest25:
 	ADDQ $+4, R9
-	JZ   end25
+	JZ   end26
 
-one27:
+one28:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -377,31 +398,31 @@ one27:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one27
+	JNZ          one28
 
-end25:
+end26:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg23
+	JNZ    seg24
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip28
+	JZ     skip29
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip28:
+skip29:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip29
+	JZ           skip30
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip29:
+skip30:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip30
+	JZ      skip31
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -416,17 +437,17 @@ skip29:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip30:
+skip31:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip31
+	JZ     skip32
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip31:
+skip32:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -436,42 +457,55 @@ skip31:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile22
+	JL      tile23
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile32:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile33:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip34
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg33:
+skip34:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg35:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest34
+	JL   rest36
 
-main36:
+main38:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -498,13 +532,13 @@ main36:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main36
+	JGE          main38
 
-rest34:
+rest36:
 	ADDQ $+4, R9
-	JZ   end35
+	JZ   end37
 
-one37:
+one39:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -513,31 +547,31 @@ one37:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one37
+	JNZ          one39
 
-end35:
+end37:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg33
+	JNZ    seg35
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip38
+	JZ     skip40
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip38:
+skip40:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip39
+	JZ           skip41
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip39:
+skip41:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip40
+	JZ      skip42
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -552,27 +586,27 @@ skip39:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip40:
+skip42:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip41
+	JZ     skip43
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip41:
+skip43:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip42
+	JZ      skip44
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip42:
+skip44:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -624,42 +658,60 @@ skip42:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile32
+	JL          tile33
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_1x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile43:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile45:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x05, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip46
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	PREFETCHT0 (BX)
 
-seg44:
+skip46:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg47:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest45
+	JL   rest48
 
-main47:
+main50:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -686,13 +738,13 @@ main47:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main47
+	JGE          main50
 
-rest45:
+rest48:
 	ADDQ $+4, R9
-	JZ   end46
+	JZ   end49
 
-one48:
+one51:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -701,14 +753,14 @@ one48:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one48
+	JNZ          one51
 
-end46:
+end49:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg44
+	JNZ    seg47
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip49
+	JZ     skip52
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -719,17 +771,17 @@ end46:
 	ADDQ   96(AX), DX
 	VADDPS (DX), Y1, Y1
 
-skip49:
+skip52:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip50
+	JZ           skip53
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip50:
+skip53:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip51
+	JZ      skip54
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -744,10 +796,10 @@ skip50:
 	VMOVUPS 64(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip51:
+skip54:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip52
+	JZ      skip55
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -758,9 +810,9 @@ skip51:
 	ADDQ    96(AX), DX
 	VMOVUPS Y1, (DX)
 
-skip52:
+skip55:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip53
+	JNZ         skip56
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -785,41 +837,45 @@ skip52:
 	VDIVPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
-skip53:
+skip56:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile43
+	JL   tile45
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x48_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_1x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile54:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile57:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), SI
+	LEAQ       (BX)(BX*2), BX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), DI
 
-seg55:
+seg58:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest56
+	JL   rest59
 
-main58:
+main61:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -846,13 +902,13 @@ main58:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main58
+	JGE          main61
 
-rest56:
+rest59:
 	ADDQ $+4, R9
-	JZ   end57
+	JZ   end60
 
-one59:
+one62:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -861,31 +917,31 @@ one59:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one59
+	JNZ          one62
 
-end57:
+end60:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg55
+	JNZ    seg58
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip60
+	JZ     skip63
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip60:
+skip63:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip61
+	JZ           skip64
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip61:
+skip64:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip62
+	JZ      skip65
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -894,17 +950,17 @@ skip61:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip62:
+skip65:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip63
+	JZ     skip66
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip63:
+skip66:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -914,36 +970,49 @@ skip63:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile54
+	JL      tile57
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x48_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_1x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile64:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile67:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip68
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg65:
+skip68:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg69:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest66
+	JL   rest70
 
-main68:
+main72:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -970,13 +1039,13 @@ main68:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main68
+	JGE          main72
 
-rest66:
+rest70:
 	ADDQ $+4, R9
-	JZ   end67
+	JZ   end71
 
-one69:
+one73:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -985,31 +1054,31 @@ one69:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one69
+	JNZ          one73
 
-end67:
+end71:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg65
+	JNZ    seg69
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip70
+	JZ     skip74
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip70:
+skip74:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip71
+	JZ           skip75
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip71:
+skip75:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip72
+	JZ      skip76
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1018,27 +1087,27 @@ skip71:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip72:
+skip76:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip73
+	JZ     skip77
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip73:
+skip77:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip74
+	JZ      skip78
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip74:
+skip78:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -1090,39 +1159,46 @@ skip74:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile64
+	JL          tile67
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile75:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile79:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg76:
+seg80:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest77
+	JL   rest81
 
-main79:
+main83:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1161,13 +1237,13 @@ main79:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main79
+	JGE          main83
 
-rest77:
+rest81:
 	ADDQ $+4, R10
-	JZ   end78
+	JZ   end82
 
-one80:
+one84:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1179,14 +1255,14 @@ one80:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one80
+	JNZ          one84
 
-end78:
+end82:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg76
+	JNZ    seg80
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip81
+	JZ     skip85
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1197,19 +1273,19 @@ end78:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip81:
+skip85:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip82
+	JZ           skip86
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip82:
+skip86:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip83
+	JZ      skip87
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1220,10 +1296,10 @@ skip82:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip83:
+skip87:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip84
+	JZ     skip88
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1234,7 +1310,7 @@ skip83:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip84:
+skip88:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1247,39 +1323,58 @@ skip84:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile75
+	JL      tile79
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x16_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_2x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile85:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile89:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip90
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg86:
+skip90:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg91:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest87
+	JL   rest92
 
-main89:
+main94:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1318,13 +1413,13 @@ main89:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main89
+	JGE          main94
 
-rest87:
+rest92:
 	ADDQ $+4, R10
-	JZ   end88
+	JZ   end93
 
-one90:
+one95:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1336,14 +1431,14 @@ one90:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one90
+	JNZ          one95
 
-end88:
+end93:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg86
+	JNZ    seg91
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip91
+	JZ     skip96
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1354,19 +1449,19 @@ end88:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip91:
+skip96:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip92
+	JZ           skip97
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip92:
+skip97:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip93
+	JZ      skip98
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1377,10 +1472,10 @@ skip92:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip93:
+skip98:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip94
+	JZ     skip99
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1391,10 +1486,10 @@ skip93:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip94:
+skip99:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip95
+	JZ      skip100
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1405,7 +1500,7 @@ skip94:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip95:
+skip100:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -1502,44 +1597,51 @@ skip95:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile85
+	JL          tile89
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile96:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile101:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg97:
+seg102:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest98
+	JL   rest103
 
-main100:
+main105:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1578,13 +1680,13 @@ main100:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main100
+	JGE          main105
 
-rest98:
+rest103:
 	ADDQ $+4, R10
-	JZ   end99
+	JZ   end104
 
-one101:
+one106:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1596,14 +1698,14 @@ one101:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one101
+	JNZ          one106
 
-end99:
+end104:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg97
+	JNZ    seg102
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip102
+	JZ     skip107
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1614,19 +1716,19 @@ end99:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip102:
+skip107:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip103
+	JZ           skip108
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip103:
+skip108:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip104
+	JZ      skip109
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1643,10 +1745,10 @@ skip103:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip104:
+skip109:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip105
+	JZ     skip110
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1657,7 +1759,7 @@ skip104:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip105:
+skip110:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1671,44 +1773,63 @@ skip105:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile96
+	JL      tile101
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_2x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile106:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile111:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip112
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg107:
+skip112:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg113:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest108
+	JL   rest114
 
-main110:
+main116:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1747,13 +1868,13 @@ main110:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main110
+	JGE          main116
 
-rest108:
+rest114:
 	ADDQ $+4, R10
-	JZ   end109
+	JZ   end115
 
-one111:
+one117:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1765,14 +1886,14 @@ one111:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one111
+	JNZ          one117
 
-end109:
+end115:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg107
+	JNZ    seg113
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip112
+	JZ     skip118
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1783,19 +1904,19 @@ end109:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip112:
+skip118:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip113
+	JZ           skip119
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip113:
+skip119:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip114
+	JZ      skip120
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1812,10 +1933,10 @@ skip113:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip114:
+skip120:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip115
+	JZ     skip121
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1826,10 +1947,10 @@ skip114:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip115:
+skip121:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip116
+	JZ      skip122
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1840,7 +1961,7 @@ skip115:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip116:
+skip122:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -1938,44 +2059,71 @@ skip116:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile106
+	JL          tile111
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_2x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile117:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile123:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x05, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip124
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg118:
+skip124:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg125:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest119
+	JL   rest126
 
-main121:
+main128:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2014,13 +2162,13 @@ main121:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main121
+	JGE          main128
 
-rest119:
+rest126:
 	ADDQ $+4, R10
-	JZ   end120
+	JZ   end127
 
-one122:
+one129:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2032,14 +2180,14 @@ one122:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one122
+	JNZ          one129
 
-end120:
+end127:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg118
+	JNZ    seg125
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip123
+	JZ     skip130
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -2056,19 +2204,19 @@ end120:
 	ADDQ   BX, DX
 	VADDPS (DX), Y3, Y3
 
-skip123:
+skip130:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip124
+	JZ           skip131
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip124:
+skip131:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip125
+	JZ      skip132
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2085,10 +2233,10 @@ skip124:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip125:
+skip132:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip126
+	JZ      skip133
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -2105,9 +2253,9 @@ skip125:
 	ADDQ    BX, DX
 	VMOVUPS Y3, (DX)
 
-skip126:
+skip133:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip127
+	JNZ         skip134
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -2154,43 +2302,50 @@ skip126:
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 
-skip127:
+skip134:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile117
+	JL   tile123
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x48_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_2x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile128:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile135:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg129:
+seg136:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest130
+	JL   rest137
 
-main132:
+main139:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2229,13 +2384,13 @@ main132:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main132
+	JGE          main139
 
-rest130:
+rest137:
 	ADDQ $+4, R10
-	JZ   end131
+	JZ   end138
 
-one133:
+one140:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2247,14 +2402,14 @@ one133:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one133
+	JNZ          one140
 
-end131:
+end138:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg129
+	JNZ    seg136
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip134
+	JZ     skip141
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2265,19 +2420,19 @@ end131:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip134:
+skip141:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip135
+	JZ           skip142
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip135:
+skip142:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip136
+	JZ      skip143
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2288,10 +2443,10 @@ skip135:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip136:
+skip143:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip137
+	JZ     skip144
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2302,7 +2457,7 @@ skip136:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip137:
+skip144:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2316,38 +2471,57 @@ skip137:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile128
+	JL      tile135
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x48_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_2x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile138:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile145:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip146
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg139:
+skip146:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg147:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest140
+	JL   rest148
 
-main142:
+main150:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2386,13 +2560,13 @@ main142:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main142
+	JGE          main150
 
-rest140:
+rest148:
 	ADDQ $+4, R10
-	JZ   end141
+	JZ   end149
 
-one143:
+one151:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2404,14 +2578,14 @@ one143:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one143
+	JNZ          one151
 
-end141:
+end149:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg139
+	JNZ    seg147
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip144
+	JZ     skip152
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2422,19 +2596,19 @@ end141:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip144:
+skip152:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip145
+	JZ           skip153
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip145:
+skip153:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip146
+	JZ      skip154
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2445,10 +2619,10 @@ skip145:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip146:
+skip154:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip147
+	JZ     skip155
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2459,10 +2633,10 @@ skip146:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip147:
+skip155:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip148
+	JZ      skip156
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2473,7 +2647,7 @@ skip147:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip148:
+skip156:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -2571,41 +2745,50 @@ skip148:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile138
+	JL          tile145
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile149:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile157:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg150:
+seg158:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest151
+	JL   rest159
 
-main153:
+main161:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -2656,13 +2839,13 @@ main153:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main153
+	JGE          main161
 
-rest151:
+rest159:
 	ADDQ $+4, R10
-	JZ   end152
+	JZ   end160
 
-one154:
+one162:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -2677,14 +2860,14 @@ one154:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one154
+	JNZ          one162
 
-end152:
+end160:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg150
+	JNZ    seg158
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip155
+	JZ     skip163
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2698,9 +2881,9 @@ end152:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip155:
+skip163:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip156
+	JZ           skip164
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -2709,10 +2892,10 @@ skip155:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip156:
+skip164:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip157
+	JZ      skip165
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2725,10 +2908,10 @@ skip156:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip157:
+skip165:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip158
+	JZ     skip166
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2742,7 +2925,7 @@ skip157:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip158:
+skip166:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2758,41 +2941,64 @@ skip158:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile149
+	JL      tile157
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x16_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_3x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile159:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile167:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip168
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg160:
+skip168:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg169:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest161
+	JL   rest170
 
-main163:
+main172:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -2843,13 +3049,13 @@ main163:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main163
+	JGE          main172
 
-rest161:
+rest170:
 	ADDQ $+4, R10
-	JZ   end162
+	JZ   end171
 
-one164:
+one173:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -2864,14 +3070,14 @@ one164:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one164
+	JNZ          one173
 
-end162:
+end171:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg160
+	JNZ    seg169
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip165
+	JZ     skip174
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2885,9 +3091,9 @@ end162:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip165:
+skip174:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip166
+	JZ           skip175
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -2896,10 +3102,10 @@ skip165:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip166:
+skip175:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip167
+	JZ      skip176
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2912,10 +3118,10 @@ skip166:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip167:
+skip176:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip168
+	JZ     skip177
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2929,10 +3135,10 @@ skip167:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip168:
+skip177:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip169
+	JZ      skip178
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2946,7 +3152,7 @@ skip168:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip169:
+skip178:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -3088,46 +3294,55 @@ skip169:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile159
+	JL          tile167
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile170:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile179:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg171:
+seg180:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest172
+	JL   rest181
 
-main174:
+main183:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -3178,13 +3393,13 @@ main174:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main174
+	JGE          main183
 
-rest172:
+rest181:
 	ADDQ $+4, R10
-	JZ   end173
+	JZ   end182
 
-one175:
+one184:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -3199,14 +3414,14 @@ one175:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one175
+	JNZ          one184
 
-end173:
+end182:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg171
+	JNZ    seg180
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip176
+	JZ     skip185
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3220,9 +3435,9 @@ end173:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip176:
+skip185:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip177
+	JZ           skip186
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -3231,10 +3446,10 @@ skip176:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip177:
+skip186:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip178
+	JZ      skip187
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3253,10 +3468,10 @@ skip177:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip178:
+skip187:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip179
+	JZ     skip188
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3270,7 +3485,7 @@ skip178:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip179:
+skip188:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3287,46 +3502,69 @@ skip179:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile170
+	JL      tile179
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_3x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile180:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile189:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip190
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg181:
+skip190:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg191:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest182
+	JL   rest192
 
-main184:
+main194:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -3377,13 +3615,13 @@ main184:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main184
+	JGE          main194
 
-rest182:
+rest192:
 	ADDQ $+4, R10
-	JZ   end183
+	JZ   end193
 
-one185:
+one195:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -3398,14 +3636,14 @@ one185:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one185
+	JNZ          one195
 
-end183:
+end193:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg181
+	JNZ    seg191
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip186
+	JZ     skip196
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3419,9 +3657,9 @@ end183:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip186:
+skip196:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip187
+	JZ           skip197
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -3430,10 +3668,10 @@ skip186:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip187:
+skip197:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip188
+	JZ      skip198
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3452,10 +3690,10 @@ skip187:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip188:
+skip198:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip189
+	JZ     skip199
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3469,10 +3707,10 @@ skip188:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip189:
+skip199:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip190
+	JZ      skip200
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3486,7 +3724,7 @@ skip189:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip190:
+skip200:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -3629,46 +3867,79 @@ skip190:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile180
+	JL          tile189
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_3x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile191:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile201:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x05, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip202
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg192:
+skip202:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg203:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest193
+	JL   rest204
 
-main195:
+main206:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -3719,13 +3990,13 @@ main195:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main195
+	JGE          main206
 
-rest193:
+rest204:
 	ADDQ $+4, R10
-	JZ   end194
+	JZ   end205
 
-one196:
+one207:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -3740,14 +4011,14 @@ one196:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one196
+	JNZ          one207
 
-end194:
+end205:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg192
+	JNZ    seg203
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip197
+	JZ     skip208
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -3768,9 +4039,9 @@ end194:
 	ADDQ   BX, DX
 	VADDPS (DX), Y5, Y5
 
-skip197:
+skip208:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip198
+	JZ           skip209
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -3779,10 +4050,10 @@ skip197:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip198:
+skip209:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip199
+	JZ      skip210
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3801,10 +4072,10 @@ skip198:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip199:
+skip210:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip200
+	JZ      skip211
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -3825,9 +4096,9 @@ skip199:
 	ADDQ    BX, DX
 	VMOVUPS Y5, (DX)
 
-skip200:
+skip211:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip201
+	JNZ         skip212
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -3895,45 +4166,54 @@ skip200:
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 
-skip201:
+skip212:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile191
+	JL   tile201
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x48_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_3x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile202:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile213:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg203:
+seg214:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest204
+	JL   rest215
 
-main206:
+main217:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -3984,13 +4264,13 @@ main206:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main206
+	JGE          main217
 
-rest204:
+rest215:
 	ADDQ $+4, R10
-	JZ   end205
+	JZ   end216
 
-one207:
+one218:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -4005,14 +4285,14 @@ one207:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one207
+	JNZ          one218
 
-end205:
+end216:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg203
+	JNZ    seg214
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip208
+	JZ     skip219
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4026,9 +4306,9 @@ end205:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip208:
+skip219:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip209
+	JZ           skip220
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -4037,10 +4317,10 @@ skip208:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip209:
+skip220:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip210
+	JZ      skip221
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4053,10 +4333,10 @@ skip209:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip210:
+skip221:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip211
+	JZ     skip222
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4070,7 +4350,7 @@ skip210:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip211:
+skip222:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4087,40 +4367,63 @@ skip211:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile202
+	JL      tile213
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x48_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_3x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile212:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile223:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip224
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg213:
+skip224:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg225:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest214
+	JL   rest226
 
-main216:
+main228:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -4171,13 +4474,13 @@ main216:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main216
+	JGE          main228
 
-rest214:
+rest226:
 	ADDQ $+4, R10
-	JZ   end215
+	JZ   end227
 
-one217:
+one229:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R9), Y8
@@ -4192,14 +4495,14 @@ one217:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one217
+	JNZ          one229
 
-end215:
+end227:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg213
+	JNZ    seg225
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip218
+	JZ     skip230
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4213,9 +4516,9 @@ end215:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip218:
+skip230:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip219
+	JZ           skip231
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -4224,10 +4527,10 @@ skip218:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip219:
+skip231:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip220
+	JZ      skip232
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4240,10 +4543,10 @@ skip219:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip220:
+skip232:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip221
+	JZ     skip233
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4257,10 +4560,10 @@ skip220:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip221:
+skip233:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip222
+	JZ      skip234
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4274,7 +4577,7 @@ skip221:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip222:
+skip234:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -4417,43 +4720,54 @@ skip222:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile212
+	JL          tile223
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile223:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile235:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg224:
+seg236:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest225
+	JL   rest237
 
-main227:
+main239:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -4516,13 +4830,13 @@ main227:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main227
+	JGE          main239
 
-rest225:
+rest237:
 	ADDQ $+4, R11
-	JZ   end226
+	JZ   end238
 
-one228:
+one240:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -4540,14 +4854,14 @@ one228:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one228
+	JNZ          one240
 
-end226:
+end238:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg224
+	JNZ    seg236
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip229
+	JZ     skip241
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4564,9 +4878,9 @@ end226:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip229:
+skip241:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip230
+	JZ           skip242
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -4577,10 +4891,10 @@ skip229:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip230:
+skip242:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip231
+	JZ      skip243
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4595,10 +4909,10 @@ skip230:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip231:
+skip243:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip232
+	JZ     skip244
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4615,7 +4929,7 @@ skip231:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip232:
+skip244:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4634,43 +4948,70 @@ skip232:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile223
+	JL      tile235
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x16_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_4x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile233:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile245:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip246
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg234:
+skip246:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg247:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest235
+	JL   rest248
 
-main237:
+main250:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -4733,13 +5074,13 @@ main237:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main237
+	JGE          main250
 
-rest235:
+rest248:
 	ADDQ $+4, R11
-	JZ   end236
+	JZ   end249
 
-one238:
+one251:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -4757,14 +5098,14 @@ one238:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one238
+	JNZ          one251
 
-end236:
+end249:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg234
+	JNZ    seg247
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip239
+	JZ     skip252
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4781,9 +5122,9 @@ end236:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip239:
+skip252:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip240
+	JZ           skip253
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -4794,10 +5135,10 @@ skip239:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip240:
+skip253:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip241
+	JZ      skip254
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4812,10 +5153,10 @@ skip240:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip241:
+skip254:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip242
+	JZ     skip255
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4832,10 +5173,10 @@ skip241:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip242:
+skip255:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip243
+	JZ      skip256
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4852,7 +5193,7 @@ skip242:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip243:
+skip256:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -5039,48 +5380,59 @@ skip243:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile233
+	JL          tile245
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile244:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile257:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg245:
+seg258:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest246
+	JL   rest259
 
-main248:
+main261:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -5143,13 +5495,13 @@ main248:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main248
+	JGE          main261
 
-rest246:
+rest259:
 	ADDQ $+4, R11
-	JZ   end247
+	JZ   end260
 
-one249:
+one262:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -5167,14 +5519,14 @@ one249:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one249
+	JNZ          one262
 
-end247:
+end260:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg245
+	JNZ    seg258
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip250
+	JZ     skip263
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5191,9 +5543,9 @@ end247:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip250:
+skip263:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip251
+	JZ           skip264
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -5204,10 +5556,10 @@ skip250:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip251:
+skip264:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip252
+	JZ      skip265
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5228,10 +5580,10 @@ skip251:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip252:
+skip265:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip253
+	JZ     skip266
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5248,7 +5600,7 @@ skip252:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip253:
+skip266:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5268,48 +5620,75 @@ skip253:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile244
+	JL      tile257
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_4x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile254:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile267:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip268
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg255:
+skip268:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg269:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest256
+	JL   rest270
 
-main258:
+main272:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -5372,13 +5751,13 @@ main258:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main258
+	JGE          main272
 
-rest256:
+rest270:
 	ADDQ $+4, R11
-	JZ   end257
+	JZ   end271
 
-one259:
+one273:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -5396,14 +5775,14 @@ one259:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one259
+	JNZ          one273
 
-end257:
+end271:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg255
+	JNZ    seg269
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip260
+	JZ     skip274
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5420,9 +5799,9 @@ end257:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip260:
+skip274:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip261
+	JZ           skip275
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -5433,10 +5812,10 @@ skip260:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip261:
+skip275:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip262
+	JZ      skip276
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5457,10 +5836,10 @@ skip261:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip262:
+skip276:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip263
+	JZ     skip277
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5477,10 +5856,10 @@ skip262:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip263:
+skip277:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip264
+	JZ      skip278
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5497,7 +5876,7 @@ skip263:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip264:
+skip278:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -5685,48 +6064,87 @@ skip264:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile254
+	JL          tile267
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_4x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile265:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile279:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x05, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip280
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg266:
+skip280:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg281:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest267
+	JL   rest282
 
-main269:
+main284:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -5789,13 +6207,13 @@ main269:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main269
+	JGE          main284
 
-rest267:
+rest282:
 	ADDQ $+4, R11
-	JZ   end268
+	JZ   end283
 
-one270:
+one285:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -5813,14 +6231,14 @@ one270:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one270
+	JNZ          one285
 
-end268:
+end283:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg266
+	JNZ    seg281
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip271
+	JZ     skip286
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -5845,9 +6263,9 @@ end268:
 	ADDQ   BX, DX
 	VADDPS (DX), Y7, Y7
 
-skip271:
+skip286:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip272
+	JZ           skip287
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -5858,10 +6276,10 @@ skip271:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip272:
+skip287:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip273
+	JZ      skip288
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5882,10 +6300,10 @@ skip272:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip273:
+skip288:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip274
+	JZ      skip289
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -5910,9 +6328,9 @@ skip273:
 	ADDQ    BX, DX
 	VMOVUPS Y7, (DX)
 
-skip274:
+skip289:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip275
+	JNZ         skip290
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -6001,47 +6419,58 @@ skip274:
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 
-skip275:
+skip290:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile265
+	JL   tile279
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x48_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_4x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile276:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile291:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg277:
+seg292:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest278
+	JL   rest293
 
-main280:
+main295:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -6104,13 +6533,13 @@ main280:
 	ADDQ         DI, R10
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main280
+	JGE          main295
 
-rest278:
+rest293:
 	ADDQ $+4, R11
-	JZ   end279
+	JZ   end294
 
-one281:
+one296:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -6128,14 +6557,14 @@ one281:
 	ADDQ         DI, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one281
+	JNZ          one296
 
-end279:
+end294:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg277
+	JNZ    seg292
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip282
+	JZ     skip297
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6152,9 +6581,9 @@ end279:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip282:
+skip297:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip283
+	JZ           skip298
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -6165,10 +6594,10 @@ skip282:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip283:
+skip298:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip284
+	JZ      skip299
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6183,10 +6612,10 @@ skip283:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip284:
+skip299:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip285
+	JZ     skip300
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6203,7 +6632,7 @@ skip284:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip285:
+skip300:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6223,42 +6652,69 @@ skip285:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile276
+	JL      tile291
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x48_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_4x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile286:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile301:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip302
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg287:
+skip302:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg303:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest288
+	JL   rest304
 
-main290:
+main306:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -6321,13 +6777,13 @@ main290:
 	ADDQ         DI, R10
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main290
+	JGE          main306
 
-rest288:
+rest304:
 	ADDQ $+4, R11
-	JZ   end289
+	JZ   end305
 
-one291:
+one307:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R10), Y10
@@ -6345,14 +6801,14 @@ one291:
 	ADDQ         DI, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one291
+	JNZ          one307
 
-end289:
+end305:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg287
+	JNZ    seg303
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip292
+	JZ     skip308
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6369,9 +6825,9 @@ end289:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip292:
+skip308:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip293
+	JZ           skip309
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -6382,10 +6838,10 @@ skip292:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip293:
+skip309:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip294
+	JZ      skip310
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6400,10 +6856,10 @@ skip293:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip294:
+skip310:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip295
+	JZ     skip311
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6420,10 +6876,10 @@ skip294:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip295:
+skip311:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip296
+	JZ      skip312
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6440,7 +6896,7 @@ skip295:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip296:
+skip312:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -6628,45 +7084,58 @@ skip296:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile286
+	JL          tile301
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile297:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile313:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg298:
+seg314:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest299
+	JL   rest315
 
-main301:
+main317:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -6741,13 +7210,13 @@ main301:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main301
+	JGE          main317
 
-rest299:
+rest315:
 	ADDQ $+4, R11
-	JZ   end300
+	JZ   end316
 
-one302:
+one318:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -6768,14 +7237,14 @@ one302:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one302
+	JNZ          one318
 
-end300:
+end316:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg298
+	JNZ    seg314
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip303
+	JZ     skip319
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6795,9 +7264,9 @@ end300:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip303:
+skip319:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip304
+	JZ           skip320
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -6810,10 +7279,10 @@ skip303:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip304:
+skip320:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip305
+	JZ      skip321
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6830,10 +7299,10 @@ skip304:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip305:
+skip321:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip306
+	JZ     skip322
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6853,7 +7322,7 @@ skip305:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip306:
+skip322:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6875,45 +7344,76 @@ skip306:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile297
+	JL      tile313
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x16_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_5x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile307:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile323:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip324
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg308:
+skip324:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg325:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest309
+	JL   rest326
 
-main311:
+main328:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -6988,13 +7488,13 @@ main311:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main311
+	JGE          main328
 
-rest309:
+rest326:
 	ADDQ $+4, R11
-	JZ   end310
+	JZ   end327
 
-one312:
+one329:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -7015,14 +7515,14 @@ one312:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one312
+	JNZ          one329
 
-end310:
+end327:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg308
+	JNZ    seg325
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip313
+	JZ     skip330
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7042,9 +7542,9 @@ end310:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip313:
+skip330:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip314
+	JZ           skip331
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -7057,10 +7557,10 @@ skip313:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip314:
+skip331:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip315
+	JZ      skip332
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7077,10 +7577,10 @@ skip314:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip315:
+skip332:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip316
+	JZ     skip333
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7100,10 +7600,10 @@ skip315:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip316:
+skip333:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip317
+	JZ      skip334
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7123,7 +7623,7 @@ skip316:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip317:
+skip334:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -7355,50 +7855,63 @@ skip317:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile307
+	JL          tile323
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile318:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile335:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg319:
+seg336:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest320
+	JL   rest337
 
-main322:
+main339:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -7473,13 +7986,13 @@ main322:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main322
+	JGE          main339
 
-rest320:
+rest337:
 	ADDQ $+4, R11
-	JZ   end321
+	JZ   end338
 
-one323:
+one340:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -7500,14 +8013,14 @@ one323:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one323
+	JNZ          one340
 
-end321:
+end338:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg319
+	JNZ    seg336
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip324
+	JZ     skip341
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7527,9 +8040,9 @@ end321:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip324:
+skip341:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip325
+	JZ           skip342
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -7542,10 +8055,10 @@ skip324:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip325:
+skip342:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip326
+	JZ      skip343
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7568,10 +8081,10 @@ skip325:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip326:
+skip343:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip327
+	JZ     skip344
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7591,7 +8104,7 @@ skip326:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip327:
+skip344:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7614,50 +8127,81 @@ skip327:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile318
+	JL      tile335
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_5x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile328:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile345:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip346
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg329:
+skip346:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg347:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest330
+	JL   rest348
 
-main332:
+main350:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -7732,13 +8276,13 @@ main332:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main332
+	JGE          main350
 
-rest330:
+rest348:
 	ADDQ $+4, R11
-	JZ   end331
+	JZ   end349
 
-one333:
+one351:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -7759,14 +8303,14 @@ one333:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one333
+	JNZ          one351
 
-end331:
+end349:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg329
+	JNZ    seg347
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip334
+	JZ     skip352
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7786,9 +8330,9 @@ end331:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip334:
+skip352:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip335
+	JZ           skip353
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -7801,10 +8345,10 @@ skip334:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip335:
+skip353:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip336
+	JZ      skip354
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7827,10 +8371,10 @@ skip335:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip336:
+skip354:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip337
+	JZ     skip355
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7850,10 +8394,10 @@ skip336:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip337:
+skip355:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip338
+	JZ      skip356
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7873,7 +8417,7 @@ skip337:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip338:
+skip356:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -8106,50 +8650,95 @@ skip338:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile328
+	JL          tile345
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_5x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile339:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile357:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x05, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip358
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg340:
+skip358:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg359:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest341
+	JL   rest360
 
-main343:
+main362:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -8224,13 +8813,13 @@ main343:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main343
+	JGE          main362
 
-rest341:
+rest360:
 	ADDQ $+4, R11
-	JZ   end342
+	JZ   end361
 
-one344:
+one363:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -8251,14 +8840,14 @@ one344:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one344
+	JNZ          one363
 
-end342:
+end361:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg340
+	JNZ    seg359
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip345
+	JZ     skip364
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -8287,9 +8876,9 @@ end342:
 	ADDQ   BX, DX
 	VADDPS (DX), Y9, Y9
 
-skip345:
+skip364:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip346
+	JZ           skip365
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -8302,10 +8891,10 @@ skip345:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip346:
+skip365:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip347
+	JZ      skip366
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8328,10 +8917,10 @@ skip346:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip347:
+skip366:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip348
+	JZ      skip367
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -8360,9 +8949,9 @@ skip347:
 	ADDQ    BX, DX
 	VMOVUPS Y9, (DX)
 
-skip348:
+skip367:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip349
+	JNZ         skip368
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -8472,49 +9061,62 @@ skip348:
 	VDIVPS      Y0, Y9, Y9
 	VMOVUPS     Y9, (DX)
 
-skip349:
+skip368:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile339
+	JL   tile357
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x48_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_5x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile350:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile369:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg351:
+seg370:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest352
+	JL   rest371
 
-main354:
+main373:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -8589,13 +9191,13 @@ main354:
 	ADDQ         DI, R10
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main354
+	JGE          main373
 
-rest352:
+rest371:
 	ADDQ $+4, R11
-	JZ   end353
+	JZ   end372
 
-one355:
+one374:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -8616,14 +9218,14 @@ one355:
 	ADDQ         DI, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one355
+	JNZ          one374
 
-end353:
+end372:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg351
+	JNZ    seg370
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip356
+	JZ     skip375
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8643,9 +9245,9 @@ end353:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip356:
+skip375:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip357
+	JZ           skip376
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -8658,10 +9260,10 @@ skip356:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip357:
+skip376:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip358
+	JZ      skip377
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8678,10 +9280,10 @@ skip357:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip358:
+skip377:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip359
+	JZ     skip378
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8701,7 +9303,7 @@ skip358:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip359:
+skip378:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8724,44 +9326,75 @@ skip359:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile350
+	JL      tile369
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x48_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_5x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile360:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile379:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip380
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg361:
+skip380:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg381:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest362
+	JL   rest382
 
-main364:
+main384:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -8836,13 +9469,13 @@ main364:
 	ADDQ         DI, R10
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main364
+	JGE          main384
 
-rest362:
+rest382:
 	ADDQ $+4, R11
-	JZ   end363
+	JZ   end383
 
-one365:
+one385:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R10), Y12
@@ -8863,14 +9496,14 @@ one365:
 	ADDQ         DI, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one365
+	JNZ          one385
 
-end363:
+end383:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg361
+	JNZ    seg381
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip366
+	JZ     skip386
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8890,9 +9523,9 @@ end363:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip366:
+skip386:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip367
+	JZ           skip387
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -8905,10 +9538,10 @@ skip366:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip367:
+skip387:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip368
+	JZ      skip388
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8925,10 +9558,10 @@ skip367:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip368:
+skip388:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip369
+	JZ     skip389
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8948,10 +9581,10 @@ skip368:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip369:
+skip389:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip370
+	JZ      skip390
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8971,7 +9604,7 @@ skip369:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip370:
+skip390:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -9204,49 +9837,64 @@ skip370:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile360
+	JL          tile379
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile371:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile391:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg372:
+seg392:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest373
+	JL   rest393
 
-main375:
+main395:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -9337,13 +9985,13 @@ main375:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main375
+	JGE          main395
 
-rest373:
+rest393:
 	ADDQ $+4, R12
-	JZ   end374
+	JZ   end394
 
-one376:
+one396:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -9368,14 +10016,14 @@ one376:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one376
+	JNZ          one396
 
-end374:
+end394:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg372
+	JNZ    seg392
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip377
+	JZ     skip397
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9398,9 +10046,9 @@ end374:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip377:
+skip397:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip378
+	JZ           skip398
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -9415,10 +10063,10 @@ skip377:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip378:
+skip398:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip379
+	JZ      skip399
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9437,10 +10085,10 @@ skip378:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip379:
+skip399:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip380
+	JZ     skip400
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9463,7 +10111,7 @@ skip379:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip380:
+skip400:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9488,901 +10136,73 @@ skip380:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile371
+	JL      tile391
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x16_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_6x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile381:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile401:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip402
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg382:
-	MOVQ (AX), R10
-	ADDQ (R8), R10
-	LEAQ (R10)(BX*4), R11
-	ADDQ BX, R11
-	MOVQ 8(R8), R12
-	SUBQ $+4, R12
-	JL   rest383
-
-main385:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	VMOVUPS      64(DX), Y12
-	VMOVUPS      96(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	VMOVUPS      192(DX), Y12
-	VMOVUPS      224(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	ADDQ         $+256, DX
-	SUBQ         $+4, R12
-	JGE          main385
-
-rest383:
-	ADDQ $+4, R12
-	JZ   end384
-
-one386:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	ADDQ         $+64, DX
-	DECQ         R12
-	JNZ          one386
-
-end384:
-	ADDQ   $+16, R8
-	DECQ   R9
-	JNZ    seg382
-	TESTL  $0x00000001, 124(AX)
-	JZ     skip387
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip387:
-	TESTL        $0x00000002, 124(AX)
-	JZ           skip388
-	VBROADCASTSS 120(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
-
-skip388:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip389
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip389:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip390
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip390:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip391
-	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    88(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-
-skip391:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
-	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	CMPQ        CX, DX
-	JL          tile381
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
-TEXT ·mul_f32_any_6x32_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile392:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
-
-seg393:
-	MOVQ (AX), R10
-	ADDQ (R8), R10
-	LEAQ (R10)(BX*4), R11
-	ADDQ BX, R11
-	MOVQ 8(R8), R12
-	SUBQ $+4, R12
-	JL   rest394
-
-main396:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	ADDQ         $+512, DX
-	SUBQ         $+4, R12
-	JGE          main396
-
-rest394:
-	ADDQ $+4, R12
-	JZ   end395
-
-one397:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	ADDQ         $+128, DX
-	DECQ         R12
-	JNZ          one397
-
-end395:
-	ADDQ   $+16, R8
-	DECQ   R9
-	JNZ    seg393
-	TESTL  $0x00000001, 124(AX)
-	JZ     skip398
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip398:
-	TESTL        $0x00000002, 124(AX)
-	JZ           skip399
-	VBROADCASTSS 120(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
-
-skip399:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip400
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip400:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip401
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip401:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile392
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
-TEXT ·mul_f32_any_6x32_gelu_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile402:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+skip402:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
 
 seg403:
 	MOVQ (AX), R10
@@ -10416,6 +10236,28 @@ main406:
 	VFMADD231PS  Y13, Y14, Y11
 	ADDQ         DI, R10
 	ADDQ         DI, R11
+	VMOVUPS      64(DX), Y12
+	VMOVUPS      96(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
 	VMOVUPS      128(DX), Y12
 	VMOVUPS      160(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -10438,8 +10280,8 @@ main406:
 	VFMADD231PS  Y13, Y14, Y11
 	ADDQ         DI, R10
 	ADDQ         DI, R11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
+	VMOVUPS      192(DX), Y12
+	VMOVUPS      224(DX), Y13
 	VBROADCASTSS (R10), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -10460,29 +10302,7 @@ main406:
 	VFMADD231PS  Y13, Y14, Y11
 	ADDQ         DI, R10
 	ADDQ         DI, R11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS (R10), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (R10)(BX*1), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS (R10)(BX*2), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (R10)(SI*1), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS (R10)(BX*4), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	ADDQ         $+512, DX
+	ADDQ         $+256, DX
 	SUBQ         $+4, R12
 	JGE          main406
 
@@ -10513,7 +10333,7 @@ one407:
 	VFMADD231PS  Y13, Y14, Y11
 	ADDQ         DI, R10
 	ADDQ         DI, R11
-	ADDQ         $+128, DX
+	ADDQ         $+64, DX
 	DECQ         R12
 	JNZ          one407
 
@@ -10567,13 +10387,7 @@ skip409:
 	TESTQ   DX, DX
 	JZ      skip410
 	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
+	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Y12
 	VADDPS  Y12, Y0, Y0
@@ -10918,45 +10732,59 @@ skip412:
 	VMOVUPS     Y11, 32(DX)
 	INCQ        CX
 	MOVQ        104(AX), DX
-	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile402
+	JL          tile401
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_6x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
-TEXT ·mul_f32_any_6x32_swiglu_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_any_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_any_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile413:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
 seg414:
 	MOVQ (AX), R10
@@ -10968,6 +10796,962 @@ seg414:
 	JL   rest415
 
 main417:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+512, DX
+	SUBQ         $+4, R12
+	JGE          main417
+
+rest415:
+	ADDQ $+4, R12
+	JZ   end416
+
+one418:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+128, DX
+	DECQ         R12
+	JNZ          one418
+
+end416:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg414
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip419
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip419:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip420
+	VBROADCASTSS 120(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip420:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip421
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip421:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip422
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip422:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile413
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x32_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x32_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile423:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip424
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip424:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg425:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest426
+
+main428:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+512, DX
+	SUBQ         $+4, R12
+	JGE          main428
+
+rest426:
+	ADDQ $+4, R12
+	JZ   end427
+
+one429:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(BX*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(BX*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(BX*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         $+128, DX
+	DECQ         R12
+	JNZ          one429
+
+end427:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg425
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip430
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip430:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip431
+	VBROADCASTSS 120(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip431:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip432
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip432:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip433
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip433:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip434
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip434:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x00000040, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Y0, Y0, Y12
+	VMULPS      constants_avx2<>+0(SB), Y12, Y12
+	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      Y0, Y12, Y12
+	VMINPS      constants_avx2<>+64(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VROUNDPS    $0x08, Y12, Y13
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     constants_avx2<>+128(SB), Y14
+	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VCVTPS2DQ   Y13, Y13
+	VPSLLD      $0x17, Y13, Y13
+	VPADDD      Y13, Y14, Y14
+	VMOVAPS     Y14, Y12
+	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VDIVPS      Y12, Y0, Y0
+	VMULPS      Y1, Y1, Y12
+	VMULPS      constants_avx2<>+0(SB), Y12, Y12
+	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      Y1, Y12, Y12
+	VMINPS      constants_avx2<>+64(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VROUNDPS    $0x08, Y12, Y13
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     constants_avx2<>+128(SB), Y14
+	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VCVTPS2DQ   Y13, Y13
+	VPSLLD      $0x17, Y13, Y13
+	VPADDD      Y13, Y14, Y14
+	VMOVAPS     Y14, Y12
+	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VDIVPS      Y12, Y1, Y1
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     Y1, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y2, Y2, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y2, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y12
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y12, Y12
+	VMOVAPS     Y12, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y3, Y3, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y3, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y12
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y12, Y12
+	VMOVAPS     Y12, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y3, Y3
+	VMOVUPS     Y2, (DX)
+	VMOVUPS     Y3, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y4, Y4, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y4, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y5, Y5, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y5, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y5, Y5
+	VMOVUPS     Y4, (DX)
+	VMOVUPS     Y5, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y6, Y6, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y6, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y7, Y7, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y7, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y7, Y7
+	VMOVUPS     Y6, (DX)
+	VMOVUPS     Y7, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y8, Y8, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y8, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y8, Y8
+	VMULPS      Y9, Y9, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y9, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y9, Y9
+	VMOVUPS     Y8, (DX)
+	VMOVUPS     Y9, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y10, Y10, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y10, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y10, Y10
+	VMULPS      Y11, Y11, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y11, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y11, Y11
+	VMOVUPS     Y10, (DX)
+	VMOVUPS     Y11, 32(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	ADDQ        DX, DX
+	CMPQ        CX, DX
+	JL          tile423
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x32_swiglu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x32_swiglu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile435:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x05, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip436
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip436:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg437:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest438
+
+main440:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -11058,13 +11842,13 @@ main417:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main417
+	JGE          main440
 
-rest415:
+rest438:
 	ADDQ $+4, R12
-	JZ   end416
+	JZ   end439
 
-one418:
+one441:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -11089,14 +11873,14 @@ one418:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one418
+	JNZ          one441
 
-end416:
+end439:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg414
+	JNZ    seg437
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip419
+	JZ     skip442
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -11129,9 +11913,9 @@ end416:
 	ADDQ   BX, DX
 	VADDPS (DX), Y11, Y11
 
-skip419:
+skip442:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip420
+	JZ           skip443
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11146,10 +11930,10 @@ skip419:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip420:
+skip443:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip421
+	JZ      skip444
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11174,10 +11958,10 @@ skip420:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip421:
+skip444:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip422
+	JZ      skip445
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -11210,9 +11994,9 @@ skip421:
 	ADDQ    BX, DX
 	VMOVUPS Y11, (DX)
 
-skip422:
+skip445:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip423
+	JNZ         skip446
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -11343,53 +12127,68 @@ skip422:
 	VDIVPS      Y0, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
-skip423:
+skip446:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile413
+	JL   tile435
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x48_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_6x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile424:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile447:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg425:
+seg448:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest426
+	JL   rest449
 
-main428:
+main451:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -11480,13 +12279,13 @@ main428:
 	ADDQ         DI, R11
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main428
+	JGE          main451
 
-rest426:
+rest449:
 	ADDQ $+4, R12
-	JZ   end427
+	JZ   end450
 
-one429:
+one452:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -11511,14 +12310,14 @@ one429:
 	ADDQ         DI, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one429
+	JNZ          one452
 
-end427:
+end450:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg425
+	JNZ    seg448
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip430
+	JZ     skip453
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11541,9 +12340,9 @@ end427:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip430:
+skip453:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip431
+	JZ           skip454
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11558,10 +12357,10 @@ skip430:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip431:
+skip454:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip432
+	JZ      skip455
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11580,10 +12379,10 @@ skip431:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip432:
+skip455:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip433
+	JZ     skip456
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11606,7 +12405,7 @@ skip432:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip433:
+skip456:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11632,48 +12431,83 @@ skip433:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile424
+	JL      tile447
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x48_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_any_6x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile434:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile457:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip458
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg435:
+skip458:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg459:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest436
+	JL   rest460
 
-main438:
+main462:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -11764,13 +12598,13 @@ main438:
 	ADDQ         DI, R11
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main438
+	JGE          main462
 
-rest436:
+rest460:
 	ADDQ $+4, R12
-	JZ   end437
+	JZ   end461
 
-one439:
+one463:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R10), Y14
@@ -11795,14 +12629,14 @@ one439:
 	ADDQ         DI, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one439
+	JNZ          one463
 
-end437:
+end461:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg435
+	JNZ    seg459
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip440
+	JZ     skip464
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11825,9 +12659,9 @@ end437:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip440:
+skip464:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip441
+	JZ           skip465
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11842,10 +12676,10 @@ skip440:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip441:
+skip465:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip442
+	JZ      skip466
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11864,10 +12698,10 @@ skip441:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip442:
+skip466:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip443
+	JZ     skip467
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11890,10 +12724,10 @@ skip442:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip443:
+skip467:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip444
+	JZ      skip468
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11916,7 +12750,7 @@ skip443:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip444:
+skip468:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -12194,30 +13028,34 @@ skip444:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile434
+	JL          tile457
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_1x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_1x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile445:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest446
+tile469:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest470
 
-main448:
+main472:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -12241,13 +13079,13 @@ main448:
 	ADDQ         $+256, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main448
+	JGE          main472
 
-rest446:
+rest470:
 	ADDQ $+4, SI
-	JZ   end447
+	JZ   end471
 
-one449:
+one473:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -12256,28 +13094,28 @@ one449:
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one449
+	JNZ          one473
 
-end447:
+end471:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip450
+	JZ     skip474
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip450:
+skip474:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip451
+	JZ           skip475
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip451:
+skip475:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip452
+	JZ      skip476
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12286,17 +13124,17 @@ skip451:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip452:
+skip476:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip453
+	JZ     skip477
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip453:
+skip477:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12305,35 +13143,39 @@ skip453:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile445
+	JL      tile469
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile454:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest455
+tile478:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest479
 
-main457:
+main481:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -12357,13 +13199,13 @@ main457:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main457
+	JGE          main481
 
-rest455:
+rest479:
 	ADDQ $+4, SI
-	JZ   end456
+	JZ   end480
 
-one458:
+one482:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -12372,28 +13214,28 @@ one458:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one458
+	JNZ          one482
 
-end456:
+end480:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip459
+	JZ     skip483
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip459:
+skip483:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip460
+	JZ           skip484
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip460:
+skip484:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip461
+	JZ      skip485
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12408,17 +13250,17 @@ skip460:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip461:
+skip485:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip462
+	JZ     skip486
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip462:
+skip486:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12428,32 +13270,39 @@ skip462:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile454
+	JL      tile478
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_2x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile463:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest464
+tile487:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest488
 
-main466:
+main490:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -12489,13 +13338,13 @@ main466:
 	ADDQ         $+256, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main466
+	JGE          main490
 
-rest464:
+rest488:
 	ADDQ $+4, SI
-	JZ   end465
+	JZ   end489
 
-one467:
+one491:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -12507,11 +13356,11 @@ one467:
 	ADDQ         $+64, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one467
+	JNZ          one491
 
-end465:
+end489:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip468
+	JZ     skip492
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12522,19 +13371,19 @@ end465:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip468:
+skip492:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip469
+	JZ           skip493
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip469:
+skip493:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip470
+	JZ      skip494
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12545,10 +13394,10 @@ skip469:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip470:
+skip494:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip471
+	JZ     skip495
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12559,7 +13408,7 @@ skip470:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip471:
+skip495:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12572,37 +13421,44 @@ skip471:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile463
+	JL      tile487
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_2x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile472:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest473
+tile496:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest497
 
-main475:
+main499:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -12638,13 +13494,13 @@ main475:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main475
+	JGE          main499
 
-rest473:
+rest497:
 	ADDQ $+4, SI
-	JZ   end474
+	JZ   end498
 
-one476:
+one500:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -12656,11 +13512,11 @@ one476:
 	ADDQ         $+128, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one476
+	JNZ          one500
 
-end474:
+end498:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip477
+	JZ     skip501
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12671,19 +13527,19 @@ end474:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip477:
+skip501:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip478
+	JZ           skip502
 	VBROADCASTSS 120(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip478:
+skip502:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip479
+	JZ      skip503
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12700,10 +13556,10 @@ skip478:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip479:
+skip503:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip480
+	JZ     skip504
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12714,7 +13570,7 @@ skip479:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip480:
+skip504:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12728,34 +13584,43 @@ skip480:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile472
+	JL      tile496
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_3x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile481:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest482
+tile505:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest506
 
-main484:
+main508:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -12803,13 +13668,13 @@ main484:
 	ADDQ         $+256, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main484
+	JGE          main508
 
-rest482:
+rest506:
 	ADDQ $+4, SI
-	JZ   end483
+	JZ   end507
 
-one485:
+one509:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -12824,11 +13689,11 @@ one485:
 	ADDQ         $+64, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one485
+	JNZ          one509
 
-end483:
+end507:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip486
+	JZ     skip510
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12842,9 +13707,9 @@ end483:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip486:
+skip510:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip487
+	JZ           skip511
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -12853,10 +13718,10 @@ skip486:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip487:
+skip511:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip488
+	JZ      skip512
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12869,10 +13734,10 @@ skip487:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip488:
+skip512:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip489
+	JZ     skip513
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12886,7 +13751,7 @@ skip488:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip489:
+skip513:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12902,39 +13767,48 @@ skip489:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile481
+	JL      tile505
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_3x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile490:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest491
+tile514:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest515
 
-main493:
+main517:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -12982,13 +13856,13 @@ main493:
 	ADDQ         $+512, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main493
+	JGE          main517
 
-rest491:
+rest515:
 	ADDQ $+4, SI
-	JZ   end492
+	JZ   end516
 
-one494:
+one518:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -13003,11 +13877,11 @@ one494:
 	ADDQ         $+128, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one494
+	JNZ          one518
 
-end492:
+end516:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip495
+	JZ     skip519
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13021,9 +13895,9 @@ end492:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip495:
+skip519:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip496
+	JZ           skip520
 	VBROADCASTSS 120(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -13032,10 +13906,10 @@ skip495:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip496:
+skip520:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip497
+	JZ      skip521
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13054,10 +13928,10 @@ skip496:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip497:
+skip521:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip498
+	JZ     skip522
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13071,7 +13945,7 @@ skip497:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip498:
+skip522:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13088,36 +13962,47 @@ skip498:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile490
+	JL      tile514
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_4x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile499:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest500
+tile523:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest524
 
-main502:
+main526:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -13177,13 +14062,13 @@ main502:
 	ADDQ         $+256, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main502
+	JGE          main526
 
-rest500:
+rest524:
 	ADDQ $+4, SI
-	JZ   end501
+	JZ   end525
 
-one503:
+one527:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -13201,11 +14086,11 @@ one503:
 	ADDQ         $+64, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one503
+	JNZ          one527
 
-end501:
+end525:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip504
+	JZ     skip528
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13222,9 +14107,9 @@ end501:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip504:
+skip528:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip505
+	JZ           skip529
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -13235,10 +14120,10 @@ skip504:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip505:
+skip529:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip506
+	JZ      skip530
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13253,10 +14138,10 @@ skip505:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip506:
+skip530:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip507
+	JZ     skip531
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13273,7 +14158,7 @@ skip506:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip507:
+skip531:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13292,41 +14177,52 @@ skip507:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile499
+	JL      tile523
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_4x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile508:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest509
+tile532:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest533
 
-main511:
+main535:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -13386,13 +14282,13 @@ main511:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main511
+	JGE          main535
 
-rest509:
+rest533:
 	ADDQ $+4, SI
-	JZ   end510
+	JZ   end534
 
-one512:
+one536:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -13410,11 +14306,11 @@ one512:
 	ADDQ         $+128, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one512
+	JNZ          one536
 
-end510:
+end534:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip513
+	JZ     skip537
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13431,9 +14327,9 @@ end510:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip513:
+skip537:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip514
+	JZ           skip538
 	VBROADCASTSS 120(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -13444,10 +14340,10 @@ skip513:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip514:
+skip538:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip515
+	JZ      skip539
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13468,10 +14364,10 @@ skip514:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip515:
+skip539:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip516
+	JZ     skip540
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13488,7 +14384,7 @@ skip515:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip516:
+skip540:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13508,38 +14404,51 @@ skip516:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile508
+	JL      tile532
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_5x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile517:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest518
+tile541:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest542
 
-main520:
+main544:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -13611,13 +14520,13 @@ main520:
 	ADDQ         $+256, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main520
+	JGE          main544
 
-rest518:
+rest542:
 	ADDQ $+4, SI
-	JZ   end519
+	JZ   end543
 
-one521:
+one545:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -13638,11 +14547,11 @@ one521:
 	ADDQ         $+64, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one521
+	JNZ          one545
 
-end519:
+end543:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip522
+	JZ     skip546
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13662,9 +14571,9 @@ end519:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip522:
+skip546:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip523
+	JZ           skip547
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -13677,10 +14586,10 @@ skip522:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip523:
+skip547:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip524
+	JZ      skip548
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13697,10 +14606,10 @@ skip523:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip524:
+skip548:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip525
+	JZ     skip549
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13720,7 +14629,7 @@ skip524:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip525:
+skip549:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13742,43 +14651,56 @@ skip525:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile517
+	JL      tile541
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_5x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile526:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest527
+tile550:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest551
 
-main529:
+main553:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -13850,13 +14772,13 @@ main529:
 	ADDQ         $+512, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main529
+	JGE          main553
 
-rest527:
+rest551:
 	ADDQ $+4, SI
-	JZ   end528
+	JZ   end552
 
-one530:
+one554:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -13877,11 +14799,11 @@ one530:
 	ADDQ         $+128, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one530
+	JNZ          one554
 
-end528:
+end552:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip531
+	JZ     skip555
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13901,9 +14823,9 @@ end528:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip531:
+skip555:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip532
+	JZ           skip556
 	VBROADCASTSS 120(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -13916,10 +14838,10 @@ skip531:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip532:
+skip556:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip533
+	JZ      skip557
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13942,10 +14864,10 @@ skip532:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip533:
+skip557:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip534
+	JZ     skip558
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13965,7 +14887,7 @@ skip533:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip534:
+skip558:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13988,40 +14910,55 @@ skip534:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile526
+	JL      tile550
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_6x16_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile535:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest536
+tile559:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest560
 
-main538:
+main562:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -14105,13 +15042,13 @@ main538:
 	ADDQ         $+256, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main538
+	JGE          main562
 
-rest536:
+rest560:
 	ADDQ $+4, SI
-	JZ   end537
+	JZ   end561
 
-one539:
+one563:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -14135,11 +15072,11 @@ one539:
 	ADDQ         $+64, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one539
+	JNZ          one563
 
-end537:
+end561:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip540
+	JZ     skip564
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14162,9 +15099,9 @@ end537:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip540:
+skip564:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip541
+	JZ           skip565
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -14179,10 +15116,10 @@ skip540:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip541:
+skip565:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip542
+	JZ      skip566
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14201,10 +15138,10 @@ skip541:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip542:
+skip566:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip543
+	JZ     skip567
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14227,7 +15164,7 @@ skip542:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip543:
+skip567:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14252,45 +15189,60 @@ skip543:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile535
+	JL      tile559
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_strip_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile544:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest545
+tile568:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest569
 
-main547:
+main571:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -14374,13 +15326,13 @@ main547:
 	ADDQ         $+512, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main547
+	JGE          main571
 
-rest545:
+rest569:
 	ADDQ $+4, SI
-	JZ   end546
+	JZ   end570
 
-one548:
+one572:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -14404,11 +15356,11 @@ one548:
 	ADDQ         $+128, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one548
+	JNZ          one572
 
-end546:
+end570:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip549
+	JZ     skip573
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14431,9 +15383,9 @@ end546:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip549:
+skip573:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip550
+	JZ           skip574
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -14448,10 +15400,10 @@ skip549:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip550:
+skip574:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip551
+	JZ      skip575
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -14476,10 +15428,10 @@ skip550:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip551:
+skip575:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip552
+	JZ     skip576
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14502,7 +15454,7 @@ skip551:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip552:
+skip576:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14528,7 +15480,7 @@ skip552:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile544
+	JL      tile568
 	VZEROUPPER
 	RET
 

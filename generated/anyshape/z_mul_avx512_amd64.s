@@ -5,31 +5,54 @@
 #include "textflag.h"
 
 // func mul_f32_any_10x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_10x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile1:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
 seg2:
 	MOVQ (AX), R10
@@ -293,42 +316,93 @@ skip10:
 	RET
 
 // func mul_f32_any_10x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_10x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile11:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip12
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg12:
+skip12:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg13:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest13
+	JL   rest14
 
-main15:
+main16:
 	VMOVUPS      (DX), Z10
 	VBROADCASTSS (R10), Z11
 	VFMADD231PS  Z10, Z11, Z0
@@ -423,13 +497,13 @@ main15:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main15
+	JGE          main16
 
-rest13:
+rest14:
 	ADDQ $+4, R12
-	JZ   end14
+	JZ   end15
 
-one16:
+one17:
 	VMOVUPS      (DX), Z10
 	VBROADCASTSS (R10), Z11
 	VFMADD231PS  Z10, Z11, Z0
@@ -455,14 +529,14 @@ one16:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one16
+	JNZ          one17
 
-end14:
+end15:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg12
+	JNZ    seg13
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip17
+	JZ     skip18
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -487,9 +561,9 @@ end14:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip17:
+skip18:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip18
+	JZ           skip19
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -502,10 +576,10 @@ skip17:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip18:
+skip19:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip19
+	JZ      skip20
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -521,10 +595,10 @@ skip18:
 	VADDPS  Z10, Z8, Z8
 	VADDPS  Z10, Z9, Z9
 
-skip19:
+skip20:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip20
+	JZ     skip21
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -549,10 +623,10 @@ skip19:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip20:
+skip21:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip21
+	JZ      skip22
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -577,7 +651,7 @@ skip20:
 	ADDQ    BX, DX
 	VMOVUPS Z9, (DX)
 
-skip21:
+skip22:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -819,52 +893,85 @@ skip21:
 	RET
 
 // func mul_f32_any_10x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_10x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile22:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile23:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg23:
+seg24:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest24
+	JL   rest25
 
-main26:
+main27:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R10), Z22
@@ -1003,13 +1110,13 @@ main26:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main26
+	JGE          main27
 
-rest24:
+rest25:
 	ADDQ $+4, R12
-	JZ   end25
+	JZ   end26
 
-one27:
+one28:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R10), Z22
@@ -1046,14 +1153,14 @@ one27:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one27
+	JNZ          one28
 
-end25:
+end26:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg23
+	JNZ    seg24
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip28
+	JZ     skip29
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -1088,9 +1195,9 @@ end25:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip28:
+skip29:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip29
+	JZ           skip30
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -1113,10 +1220,10 @@ skip28:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip29:
+skip30:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip30
+	JZ      skip31
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -1143,10 +1250,10 @@ skip29:
 	VADDPS  Z20, Z17, Z17
 	VADDPS  Z20, Z19, Z19
 
-skip30:
+skip31:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip31
+	JZ     skip32
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -1181,7 +1288,7 @@ skip30:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip31:
+skip32:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -1218,57 +1325,128 @@ skip31:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile22
+	JL      tile23
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_10x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_10x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile32:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile33:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip34
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg33:
+skip34:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg35:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest34
+	JL   rest36
 
-main36:
+main38:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R10), Z22
@@ -1407,13 +1585,13 @@ main36:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main36
+	JGE          main38
 
-rest34:
+rest36:
 	ADDQ $+4, R12
-	JZ   end35
+	JZ   end37
 
-one37:
+one39:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R10), Z22
@@ -1450,14 +1628,14 @@ one37:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one37
+	JNZ          one39
 
-end35:
+end37:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg33
+	JNZ    seg35
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip38
+	JZ     skip40
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -1492,9 +1670,9 @@ end35:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip38:
+skip40:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip39
+	JZ           skip41
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -1517,10 +1695,10 @@ skip38:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip39:
+skip41:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip40
+	JZ      skip42
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -1547,10 +1725,10 @@ skip39:
 	VADDPS  Z20, Z17, Z17
 	VADDPS  Z20, Z19, Z19
 
-skip40:
+skip42:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip41
+	JZ     skip43
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -1585,10 +1763,10 @@ skip40:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip41:
+skip43:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip42
+	JZ      skip44
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -1623,7 +1801,7 @@ skip41:
 	VMOVUPS Z18, (DX)
 	VMOVUPS Z19, 64(DX)
 
-skip42:
+skip44:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -2080,57 +2258,132 @@ skip42:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile32
+	JL          tile33
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_10x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_10x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile43:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile45:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip46
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg44:
+skip46:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg47:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest45
+	JL   rest48
 
-main47:
+main50:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R10), Z22
@@ -2269,13 +2522,13 @@ main47:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main47
+	JGE          main50
 
-rest45:
+rest48:
 	ADDQ $+4, R12
-	JZ   end46
+	JZ   end49
 
-one48:
+one51:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R10), Z22
@@ -2312,14 +2565,14 @@ one48:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one48
+	JNZ          one51
 
-end46:
+end49:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg44
+	JNZ    seg47
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip49
+	JZ     skip52
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2368,9 +2621,9 @@ end46:
 	ADDQ   BX, DX
 	VADDPS (DX), Z19, Z19
 
-skip49:
+skip52:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip50
+	JZ           skip53
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -2393,10 +2646,10 @@ skip49:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip50:
+skip53:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip51
+	JZ      skip54
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -2423,10 +2676,10 @@ skip50:
 	VADDPS  Z20, Z17, Z17
 	VADDPS  Z20, Z19, Z19
 
-skip51:
+skip54:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip52
+	JZ      skip55
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2475,9 +2728,9 @@ skip51:
 	ADDQ    BX, DX
 	VMOVUPS Z19, (DX)
 
-skip52:
+skip55:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip53
+	JNZ         skip56
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -2692,43 +2945,68 @@ skip52:
 	VDIVPS      Z20, Z19, Z19
 	VMOVUPS     Z19, (DX)
 
-skip53:
+skip56:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile43
+	JL   tile45
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_11x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_11x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile54:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile57:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg55:
+seg58:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -2737,9 +3015,9 @@ seg55:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest56
+	JL   rest59
 
-main58:
+main61:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (R10), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -2846,13 +3124,13 @@ main58:
 	ADDQ         DI, R12
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main58
+	JGE          main61
 
-rest56:
+rest59:
 	ADDQ $+4, R13
-	JZ   end57
+	JZ   end60
 
-one59:
+one62:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (R10), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -2881,14 +3159,14 @@ one59:
 	ADDQ         DI, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one59
+	JNZ          one62
 
-end57:
+end60:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg55
+	JNZ    seg58
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip60
+	JZ     skip63
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2915,9 +3193,9 @@ end57:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip60:
+skip63:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip61
+	JZ           skip64
 	VBROADCASTSS 120(AX), Z11
 	VMULPS       Z11, Z0, Z0
 	VMULPS       Z11, Z1, Z1
@@ -2931,10 +3209,10 @@ skip60:
 	VMULPS       Z11, Z9, Z9
 	VMULPS       Z11, Z10, Z10
 
-skip61:
+skip64:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip62
+	JZ      skip65
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2951,10 +3229,10 @@ skip61:
 	VADDPS  Z11, Z9, Z9
 	VADDPS  Z11, Z10, Z10
 
-skip62:
+skip65:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip63
+	JZ     skip66
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2981,7 +3259,7 @@ skip62:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip63:
+skip66:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3010,39 +3288,94 @@ skip63:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile54
+	JL      tile57
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_11x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_11x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile64:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile67:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip68
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg65:
+skip68:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg69:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -3051,9 +3384,9 @@ seg65:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest66
+	JL   rest70
 
-main68:
+main72:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (R10), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -3160,13 +3493,13 @@ main68:
 	ADDQ         DI, R12
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main68
+	JGE          main72
 
-rest66:
+rest70:
 	ADDQ $+4, R13
-	JZ   end67
+	JZ   end71
 
-one69:
+one73:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (R10), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -3195,14 +3528,14 @@ one69:
 	ADDQ         DI, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one69
+	JNZ          one73
 
-end67:
+end71:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg65
+	JNZ    seg69
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip70
+	JZ     skip74
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3229,9 +3562,9 @@ end67:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip70:
+skip74:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip71
+	JZ           skip75
 	VBROADCASTSS 120(AX), Z11
 	VMULPS       Z11, Z0, Z0
 	VMULPS       Z11, Z1, Z1
@@ -3245,10 +3578,10 @@ skip70:
 	VMULPS       Z11, Z9, Z9
 	VMULPS       Z11, Z10, Z10
 
-skip71:
+skip75:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip72
+	JZ      skip76
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3265,10 +3598,10 @@ skip71:
 	VADDPS  Z11, Z9, Z9
 	VADDPS  Z11, Z10, Z10
 
-skip72:
+skip76:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip73
+	JZ     skip77
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3295,10 +3628,10 @@ skip72:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip73:
+skip77:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip74
+	JZ      skip78
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3325,7 +3658,7 @@ skip73:
 	ADDQ    BX, DX
 	VMOVUPS Z10, (DX)
 
-skip74:
+skip78:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -3585,50 +3918,86 @@ skip74:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile64
+	JL          tile67
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_11x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_11x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile75:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile79:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg76:
+seg80:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -3637,9 +4006,9 @@ seg76:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest77
+	JL   rest81
 
-main79:
+main83:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R10), Z24
@@ -3794,13 +4163,13 @@ main79:
 	ADDQ         DI, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main79
+	JGE          main83
 
-rest77:
+rest81:
 	ADDQ $+4, R13
-	JZ   end78
+	JZ   end82
 
-one80:
+one84:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R10), Z24
@@ -3841,14 +4210,14 @@ one80:
 	ADDQ         DI, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one80
+	JNZ          one84
 
-end78:
+end82:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg76
+	JNZ    seg80
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip81
+	JZ     skip85
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -3886,9 +4255,9 @@ end78:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip81:
+skip85:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip82
+	JZ           skip86
 	VBROADCASTSS 120(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
@@ -3913,10 +4282,10 @@ skip81:
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
 
-skip82:
+skip86:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip83
+	JZ      skip87
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -3945,10 +4314,10 @@ skip82:
 	VADDPS  Z22, Z19, Z19
 	VADDPS  Z22, Z21, Z21
 
-skip83:
+skip87:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip84
+	JZ     skip88
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -3986,7 +4355,7 @@ skip83:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip84:
+skip88:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -4026,50 +4395,127 @@ skip84:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile75
+	JL      tile79
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_11x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_11x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile85:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile89:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip90
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg86:
+skip90:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg91:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -4078,9 +4524,9 @@ seg86:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest87
+	JL   rest92
 
-main89:
+main94:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R10), Z24
@@ -4235,13 +4681,13 @@ main89:
 	ADDQ         DI, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main89
+	JGE          main94
 
-rest87:
+rest92:
 	ADDQ $+4, R13
-	JZ   end88
+	JZ   end93
 
-one90:
+one95:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R10), Z24
@@ -4282,14 +4728,14 @@ one90:
 	ADDQ         DI, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one90
+	JNZ          one95
 
-end88:
+end93:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg86
+	JNZ    seg91
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip91
+	JZ     skip96
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -4327,9 +4773,9 @@ end88:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip91:
+skip96:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip92
+	JZ           skip97
 	VBROADCASTSS 120(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
@@ -4354,10 +4800,10 @@ skip91:
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
 
-skip92:
+skip97:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip93
+	JZ      skip98
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -4386,10 +4832,10 @@ skip92:
 	VADDPS  Z22, Z19, Z19
 	VADDPS  Z22, Z21, Z21
 
-skip93:
+skip98:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip94
+	JZ     skip99
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -4427,10 +4873,10 @@ skip93:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip94:
+skip99:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip95
+	JZ      skip100
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -4468,7 +4914,7 @@ skip94:
 	VMOVUPS Z20, (DX)
 	VMOVUPS Z21, 64(DX)
 
-skip95:
+skip100:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -4970,50 +5416,131 @@ skip95:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile85
+	JL          tile89
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_11x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_11x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile96:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile101:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip102
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg97:
+skip102:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg103:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -5022,9 +5549,9 @@ seg97:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest98
+	JL   rest104
 
-main100:
+main106:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R10), Z24
@@ -5179,13 +5706,13 @@ main100:
 	ADDQ         DI, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main100
+	JGE          main106
 
-rest98:
+rest104:
 	ADDQ $+4, R13
-	JZ   end99
+	JZ   end105
 
-one101:
+one107:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R10), Z24
@@ -5226,14 +5753,14 @@ one101:
 	ADDQ         DI, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one101
+	JNZ          one107
 
-end99:
+end105:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg97
+	JNZ    seg103
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip102
+	JZ     skip108
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5286,9 +5813,9 @@ end99:
 	ADDQ   BX, DX
 	VADDPS (DX), Z21, Z21
 
-skip102:
+skip108:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip103
+	JZ           skip109
 	VBROADCASTSS 120(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
@@ -5313,10 +5840,10 @@ skip102:
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
 
-skip103:
+skip109:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip104
+	JZ      skip110
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -5345,10 +5872,10 @@ skip103:
 	VADDPS  Z22, Z19, Z19
 	VADDPS  Z22, Z21, Z21
 
-skip104:
+skip110:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip105
+	JZ      skip111
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5401,9 +5928,9 @@ skip104:
 	ADDQ    BX, DX
 	VMOVUPS Z21, (DX)
 
-skip105:
+skip111:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip106
+	JNZ         skip112
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -5639,44 +6166,71 @@ skip105:
 	VDIVPS      Z22, Z21, Z21
 	VMOVUPS     Z21, (DX)
 
-skip106:
+skip112:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile96
+	JL   tile101
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_12x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_12x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile107:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile113:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg108:
+seg114:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -5685,9 +6239,9 @@ seg108:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest109
+	JL   rest115
 
-main111:
+main117:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (R10), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -5802,13 +6356,13 @@ main111:
 	ADDQ         DI, R12
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main111
+	JGE          main117
 
-rest109:
+rest115:
 	ADDQ $+4, R13
-	JZ   end110
+	JZ   end116
 
-one112:
+one118:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (R10), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -5839,14 +6393,14 @@ one112:
 	ADDQ         DI, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one112
+	JNZ          one118
 
-end110:
+end116:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg108
+	JNZ    seg114
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip113
+	JZ     skip119
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5875,9 +6429,9 @@ end110:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip113:
+skip119:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip114
+	JZ           skip120
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -5892,10 +6446,10 @@ skip113:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip114:
+skip120:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip115
+	JZ      skip121
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5913,10 +6467,10 @@ skip114:
 	VADDPS  Z12, Z10, Z10
 	VADDPS  Z12, Z11, Z11
 
-skip115:
+skip121:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip116
+	JZ     skip122
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5945,7 +6499,7 @@ skip115:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip116:
+skip122:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5976,40 +6530,99 @@ skip116:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile107
+	JL      tile113
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_12x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_12x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile117:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile123:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip124
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg118:
+skip124:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg125:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -6018,9 +6631,9 @@ seg118:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest119
+	JL   rest126
 
-main121:
+main128:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (R10), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -6135,13 +6748,13 @@ main121:
 	ADDQ         DI, R12
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main121
+	JGE          main128
 
-rest119:
+rest126:
 	ADDQ $+4, R13
-	JZ   end120
+	JZ   end127
 
-one122:
+one129:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (R10), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -6172,14 +6785,14 @@ one122:
 	ADDQ         DI, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one122
+	JNZ          one129
 
-end120:
+end127:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg118
+	JNZ    seg125
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip123
+	JZ     skip130
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6208,9 +6821,9 @@ end120:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip123:
+skip130:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip124
+	JZ           skip131
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -6225,10 +6838,10 @@ skip123:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip124:
+skip131:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip125
+	JZ      skip132
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6246,10 +6859,10 @@ skip124:
 	VADDPS  Z12, Z10, Z10
 	VADDPS  Z12, Z11, Z11
 
-skip125:
+skip132:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip126
+	JZ     skip133
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6278,10 +6891,10 @@ skip125:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip126:
+skip133:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip127
+	JZ      skip134
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6310,7 +6923,7 @@ skip126:
 	ADDQ    BX, DX
 	VMOVUPS Z11, (DX)
 
-skip127:
+skip134:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -6593,52 +7206,91 @@ skip127:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile117
+	JL          tile123
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_12x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile128:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile135:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg129:
+seg136:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -6647,9 +7299,9 @@ seg129:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest130
+	JL   rest137
 
-main132:
+main139:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R10), Z26
@@ -6816,13 +7468,13 @@ main132:
 	ADDQ         DI, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main132
+	JGE          main139
 
-rest130:
+rest137:
 	ADDQ $+4, R13
-	JZ   end131
+	JZ   end138
 
-one133:
+one140:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R10), Z26
@@ -6866,14 +7518,14 @@ one133:
 	ADDQ         DI, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one133
+	JNZ          one140
 
-end131:
+end138:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg129
+	JNZ    seg136
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip134
+	JZ     skip141
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -6914,9 +7566,9 @@ end131:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip134:
+skip141:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip135
+	JZ           skip142
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -6943,10 +7595,10 @@ skip134:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip135:
+skip142:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip136
+	JZ      skip143
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -6977,10 +7629,10 @@ skip135:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip136:
+skip143:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip137
+	JZ     skip144
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -7021,7 +7673,7 @@ skip136:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip137:
+skip144:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -7064,52 +7716,135 @@ skip137:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile128
+	JL      tile135
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_12x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_12x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile138:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile145:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip146
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg139:
+skip146:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg147:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -7118,9 +7853,9 @@ seg139:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest140
+	JL   rest148
 
-main142:
+main150:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R10), Z26
@@ -7287,13 +8022,13 @@ main142:
 	ADDQ         DI, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main142
+	JGE          main150
 
-rest140:
+rest148:
 	ADDQ $+4, R13
-	JZ   end141
+	JZ   end149
 
-one143:
+one151:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R10), Z26
@@ -7337,14 +8072,14 @@ one143:
 	ADDQ         DI, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one143
+	JNZ          one151
 
-end141:
+end149:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg139
+	JNZ    seg147
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip144
+	JZ     skip152
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -7385,9 +8120,9 @@ end141:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip144:
+skip152:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip145
+	JZ           skip153
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -7414,10 +8149,10 @@ skip144:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip145:
+skip153:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip146
+	JZ      skip154
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -7448,10 +8183,10 @@ skip145:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip146:
+skip154:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip147
+	JZ     skip155
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -7492,10 +8227,10 @@ skip146:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip147:
+skip155:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip148
+	JZ      skip156
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -7536,7 +8271,7 @@ skip147:
 	VMOVUPS Z22, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip148:
+skip156:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -8083,52 +8818,139 @@ skip148:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile138
+	JL          tile145
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_12x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_12x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile149:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile157:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip158
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg150:
+skip158:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg159:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -8137,9 +8959,9 @@ seg150:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest151
+	JL   rest160
 
-main153:
+main162:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R10), Z26
@@ -8306,13 +9128,13 @@ main153:
 	ADDQ         DI, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main153
+	JGE          main162
 
-rest151:
+rest160:
 	ADDQ $+4, R13
-	JZ   end152
+	JZ   end161
 
-one154:
+one163:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R10), Z26
@@ -8356,14 +9178,14 @@ one154:
 	ADDQ         DI, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one154
+	JNZ          one163
 
-end152:
+end161:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg150
+	JNZ    seg159
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip155
+	JZ     skip164
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8420,9 +9242,9 @@ end152:
 	ADDQ   BX, DX
 	VADDPS (DX), Z23, Z23
 
-skip155:
+skip164:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip156
+	JZ           skip165
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -8449,10 +9271,10 @@ skip155:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip156:
+skip165:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip157
+	JZ      skip166
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -8483,10 +9305,10 @@ skip156:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip157:
+skip166:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip158
+	JZ      skip167
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8543,9 +9365,9 @@ skip157:
 	ADDQ    BX, DX
 	VMOVUPS Z23, (DX)
 
-skip158:
+skip167:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip159
+	JNZ         skip168
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -8802,45 +9624,74 @@ skip158:
 	VDIVPS      Z24, Z23, Z23
 	VMOVUPS     Z23, (DX)
 
-skip159:
+skip168:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile149
+	JL   tile157
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_13x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_13x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile160:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile169:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg161:
+seg170:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -8849,9 +9700,9 @@ seg161:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest162
+	JL   rest171
 
-main164:
+main173:
 	VMOVUPS      (DX), Z13
 	VBROADCASTSS (R10), Z14
 	VFMADD231PS  Z13, Z14, Z0
@@ -8974,13 +9825,13 @@ main164:
 	ADDQ         DI, R12
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main164
+	JGE          main173
 
-rest162:
+rest171:
 	ADDQ $+4, R13
-	JZ   end163
+	JZ   end172
 
-one165:
+one174:
 	VMOVUPS      (DX), Z13
 	VBROADCASTSS (R10), Z14
 	VFMADD231PS  Z13, Z14, Z0
@@ -9013,14 +9864,14 @@ one165:
 	ADDQ         DI, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one165
+	JNZ          one174
 
-end163:
+end172:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg161
+	JNZ    seg170
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip166
+	JZ     skip175
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9051,9 +9902,9 @@ end163:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 
-skip166:
+skip175:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip167
+	JZ           skip176
 	VBROADCASTSS 120(AX), Z13
 	VMULPS       Z13, Z0, Z0
 	VMULPS       Z13, Z1, Z1
@@ -9069,10 +9920,10 @@ skip166:
 	VMULPS       Z13, Z11, Z11
 	VMULPS       Z13, Z12, Z12
 
-skip167:
+skip176:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip168
+	JZ      skip177
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9091,10 +9942,10 @@ skip167:
 	VADDPS  Z13, Z11, Z11
 	VADDPS  Z13, Z12, Z12
 
-skip168:
+skip177:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip169
+	JZ     skip178
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9125,7 +9976,7 @@ skip168:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 
-skip169:
+skip178:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9158,41 +10009,104 @@ skip169:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile160
+	JL      tile169
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_13x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_13x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile170:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile179:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip180
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg171:
+skip180:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg181:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -9201,9 +10115,9 @@ seg171:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest172
+	JL   rest182
 
-main174:
+main184:
 	VMOVUPS      (DX), Z13
 	VBROADCASTSS (R10), Z14
 	VFMADD231PS  Z13, Z14, Z0
@@ -9326,13 +10240,13 @@ main174:
 	ADDQ         DI, R12
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main174
+	JGE          main184
 
-rest172:
+rest182:
 	ADDQ $+4, R13
-	JZ   end173
+	JZ   end183
 
-one175:
+one185:
 	VMOVUPS      (DX), Z13
 	VBROADCASTSS (R10), Z14
 	VFMADD231PS  Z13, Z14, Z0
@@ -9365,14 +10279,14 @@ one175:
 	ADDQ         DI, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one175
+	JNZ          one185
 
-end173:
+end183:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg171
+	JNZ    seg181
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip176
+	JZ     skip186
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9403,9 +10317,9 @@ end173:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 
-skip176:
+skip186:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip177
+	JZ           skip187
 	VBROADCASTSS 120(AX), Z13
 	VMULPS       Z13, Z0, Z0
 	VMULPS       Z13, Z1, Z1
@@ -9421,10 +10335,10 @@ skip176:
 	VMULPS       Z13, Z11, Z11
 	VMULPS       Z13, Z12, Z12
 
-skip177:
+skip187:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip178
+	JZ      skip188
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9443,10 +10357,10 @@ skip177:
 	VADDPS  Z13, Z11, Z11
 	VADDPS  Z13, Z12, Z12
 
-skip178:
+skip188:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip179
+	JZ     skip189
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9477,10 +10391,10 @@ skip178:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 
-skip179:
+skip189:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip180
+	JZ      skip190
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9511,7 +10425,7 @@ skip179:
 	ADDQ    BX, DX
 	VMOVUPS Z12, (DX)
 
-skip180:
+skip190:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -9817,553 +10731,94 @@ skip180:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile170
+	JL          tile179
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_13x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_13x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile181:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	VPXORD Z24, Z24, Z24
-	VPXORD Z25, Z25, Z25
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
-
-seg182:
-	MOVQ (AX), R10
-	ADDQ (R8), R10
-	LEAQ (R10)(BX*4), R11
-	ADDQ BX, R11
-	LEAQ (R11)(BX*4), R12
-	ADDQ BX, R12
-	MOVQ 8(R8), R13
-	SUBQ $+4, R13
-	JL   rest183
-
-main185:
-	VMOVUPS      (DX), Z26
-	VMOVUPS      64(DX), Z27
-	VBROADCASTSS (R10), Z28
-	VFMADD231PS  Z26, Z28, Z0
-	VFMADD231PS  Z27, Z28, Z1
-	VBROADCASTSS (R10)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS (R10)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z4
-	VFMADD231PS  Z27, Z28, Z5
-	VBROADCASTSS (R10)(SI*1), Z28
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS (R10)(BX*4), Z28
-	VFMADD231PS  Z26, Z28, Z8
-	VFMADD231PS  Z27, Z28, Z9
-	VBROADCASTSS (R11), Z28
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS (R11)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z12
-	VFMADD231PS  Z27, Z28, Z13
-	VBROADCASTSS (R11)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS (R11)(SI*1), Z28
-	VFMADD231PS  Z26, Z28, Z16
-	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS (R11)(BX*4), Z28
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS (R12), Z28
-	VFMADD231PS  Z26, Z28, Z20
-	VFMADD231PS  Z27, Z28, Z21
-	VBROADCASTSS (R12)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VBROADCASTSS (R12)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z24
-	VFMADD231PS  Z27, Z28, Z25
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	ADDQ         DI, R12
-	VMOVUPS      128(DX), Z26
-	VMOVUPS      192(DX), Z27
-	VBROADCASTSS (R10), Z28
-	VFMADD231PS  Z26, Z28, Z0
-	VFMADD231PS  Z27, Z28, Z1
-	VBROADCASTSS (R10)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS (R10)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z4
-	VFMADD231PS  Z27, Z28, Z5
-	VBROADCASTSS (R10)(SI*1), Z28
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS (R10)(BX*4), Z28
-	VFMADD231PS  Z26, Z28, Z8
-	VFMADD231PS  Z27, Z28, Z9
-	VBROADCASTSS (R11), Z28
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS (R11)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z12
-	VFMADD231PS  Z27, Z28, Z13
-	VBROADCASTSS (R11)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS (R11)(SI*1), Z28
-	VFMADD231PS  Z26, Z28, Z16
-	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS (R11)(BX*4), Z28
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS (R12), Z28
-	VFMADD231PS  Z26, Z28, Z20
-	VFMADD231PS  Z27, Z28, Z21
-	VBROADCASTSS (R12)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VBROADCASTSS (R12)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z24
-	VFMADD231PS  Z27, Z28, Z25
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	ADDQ         DI, R12
-	VMOVUPS      256(DX), Z26
-	VMOVUPS      320(DX), Z27
-	VBROADCASTSS (R10), Z28
-	VFMADD231PS  Z26, Z28, Z0
-	VFMADD231PS  Z27, Z28, Z1
-	VBROADCASTSS (R10)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS (R10)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z4
-	VFMADD231PS  Z27, Z28, Z5
-	VBROADCASTSS (R10)(SI*1), Z28
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS (R10)(BX*4), Z28
-	VFMADD231PS  Z26, Z28, Z8
-	VFMADD231PS  Z27, Z28, Z9
-	VBROADCASTSS (R11), Z28
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS (R11)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z12
-	VFMADD231PS  Z27, Z28, Z13
-	VBROADCASTSS (R11)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS (R11)(SI*1), Z28
-	VFMADD231PS  Z26, Z28, Z16
-	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS (R11)(BX*4), Z28
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS (R12), Z28
-	VFMADD231PS  Z26, Z28, Z20
-	VFMADD231PS  Z27, Z28, Z21
-	VBROADCASTSS (R12)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VBROADCASTSS (R12)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z24
-	VFMADD231PS  Z27, Z28, Z25
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	ADDQ         DI, R12
-	VMOVUPS      384(DX), Z26
-	VMOVUPS      448(DX), Z27
-	VBROADCASTSS (R10), Z28
-	VFMADD231PS  Z26, Z28, Z0
-	VFMADD231PS  Z27, Z28, Z1
-	VBROADCASTSS (R10)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS (R10)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z4
-	VFMADD231PS  Z27, Z28, Z5
-	VBROADCASTSS (R10)(SI*1), Z28
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS (R10)(BX*4), Z28
-	VFMADD231PS  Z26, Z28, Z8
-	VFMADD231PS  Z27, Z28, Z9
-	VBROADCASTSS (R11), Z28
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS (R11)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z12
-	VFMADD231PS  Z27, Z28, Z13
-	VBROADCASTSS (R11)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS (R11)(SI*1), Z28
-	VFMADD231PS  Z26, Z28, Z16
-	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS (R11)(BX*4), Z28
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS (R12), Z28
-	VFMADD231PS  Z26, Z28, Z20
-	VFMADD231PS  Z27, Z28, Z21
-	VBROADCASTSS (R12)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VBROADCASTSS (R12)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z24
-	VFMADD231PS  Z27, Z28, Z25
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	ADDQ         DI, R12
-	ADDQ         $+512, DX
-	SUBQ         $+4, R13
-	JGE          main185
-
-rest183:
-	ADDQ $+4, R13
-	JZ   end184
-
-one186:
-	VMOVUPS      (DX), Z26
-	VMOVUPS      64(DX), Z27
-	VBROADCASTSS (R10), Z28
-	VFMADD231PS  Z26, Z28, Z0
-	VFMADD231PS  Z27, Z28, Z1
-	VBROADCASTSS (R10)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS (R10)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z4
-	VFMADD231PS  Z27, Z28, Z5
-	VBROADCASTSS (R10)(SI*1), Z28
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS (R10)(BX*4), Z28
-	VFMADD231PS  Z26, Z28, Z8
-	VFMADD231PS  Z27, Z28, Z9
-	VBROADCASTSS (R11), Z28
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS (R11)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z12
-	VFMADD231PS  Z27, Z28, Z13
-	VBROADCASTSS (R11)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS (R11)(SI*1), Z28
-	VFMADD231PS  Z26, Z28, Z16
-	VFMADD231PS  Z27, Z28, Z17
-	VBROADCASTSS (R11)(BX*4), Z28
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS (R12), Z28
-	VFMADD231PS  Z26, Z28, Z20
-	VFMADD231PS  Z27, Z28, Z21
-	VBROADCASTSS (R12)(BX*1), Z28
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VBROADCASTSS (R12)(BX*2), Z28
-	VFMADD231PS  Z26, Z28, Z24
-	VFMADD231PS  Z27, Z28, Z25
-	ADDQ         DI, R10
-	ADDQ         DI, R11
-	ADDQ         DI, R12
-	ADDQ         $+128, DX
-	DECQ         R13
-	JNZ          one186
-
-end184:
-	ADDQ   $+16, R8
-	DECQ   R9
-	JNZ    seg182
-	TESTL  $0x00000001, 124(AX)
-	JZ     skip187
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-	ADDQ   BX, DX
-	VADDPS (DX), Z24, Z24
-	VADDPS 64(DX), Z25, Z25
-
-skip187:
-	TESTL        $0x00000002, 124(AX)
-	JZ           skip188
-	VBROADCASTSS 120(AX), Z26
-	VMULPS       Z26, Z0, Z0
-	VMULPS       Z26, Z1, Z1
-	VMULPS       Z26, Z2, Z2
-	VMULPS       Z26, Z3, Z3
-	VMULPS       Z26, Z4, Z4
-	VMULPS       Z26, Z5, Z5
-	VMULPS       Z26, Z6, Z6
-	VMULPS       Z26, Z7, Z7
-	VMULPS       Z26, Z8, Z8
-	VMULPS       Z26, Z9, Z9
-	VMULPS       Z26, Z10, Z10
-	VMULPS       Z26, Z11, Z11
-	VMULPS       Z26, Z12, Z12
-	VMULPS       Z26, Z13, Z13
-	VMULPS       Z26, Z14, Z14
-	VMULPS       Z26, Z15, Z15
-	VMULPS       Z26, Z16, Z16
-	VMULPS       Z26, Z17, Z17
-	VMULPS       Z26, Z18, Z18
-	VMULPS       Z26, Z19, Z19
-	VMULPS       Z26, Z20, Z20
-	VMULPS       Z26, Z21, Z21
-	VMULPS       Z26, Z22, Z22
-	VMULPS       Z26, Z23, Z23
-	VMULPS       Z26, Z24, Z24
-	VMULPS       Z26, Z25, Z25
-
-skip188:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip189
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z26
-	VADDPS  Z26, Z0, Z0
-	VADDPS  Z26, Z2, Z2
-	VADDPS  Z26, Z4, Z4
-	VADDPS  Z26, Z6, Z6
-	VADDPS  Z26, Z8, Z8
-	VADDPS  Z26, Z10, Z10
-	VADDPS  Z26, Z12, Z12
-	VADDPS  Z26, Z14, Z14
-	VADDPS  Z26, Z16, Z16
-	VADDPS  Z26, Z18, Z18
-	VADDPS  Z26, Z20, Z20
-	VADDPS  Z26, Z22, Z22
-	VADDPS  Z26, Z24, Z24
-	VMOVUPS 64(DX), Z26
-	VADDPS  Z26, Z1, Z1
-	VADDPS  Z26, Z3, Z3
-	VADDPS  Z26, Z5, Z5
-	VADDPS  Z26, Z7, Z7
-	VADDPS  Z26, Z9, Z9
-	VADDPS  Z26, Z11, Z11
-	VADDPS  Z26, Z13, Z13
-	VADDPS  Z26, Z15, Z15
-	VADDPS  Z26, Z17, Z17
-	VADDPS  Z26, Z19, Z19
-	VADDPS  Z26, Z21, Z21
-	VADDPS  Z26, Z23, Z23
-	VADDPS  Z26, Z25, Z25
-
-skip189:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip190
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-	ADDQ   BX, DX
-	VADDPS (DX), Z24, Z24
-	VADDPS 64(DX), Z25, Z25
-
-skip190:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z2, (DX)
-	VMOVUPS Z3, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z6, (DX)
-	VMOVUPS Z7, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z10, (DX)
-	VMOVUPS Z11, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z14, (DX)
-	VMOVUPS Z15, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z18, (DX)
-	VMOVUPS Z19, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z20, (DX)
-	VMOVUPS Z21, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z22, (DX)
-	VMOVUPS Z23, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z24, (DX)
-	VMOVUPS Z25, 64(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile181
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_13x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
-TEXT ·mul_f32_any_13x32_gelu_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
 tile191:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	VPXORD Z24, Z24, Z24
-	VPXORD Z25, Z25, Z25
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	VPXORD     Z24, Z24, Z24
+	VPXORD     Z25, Z25, Z25
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
 seg192:
 	MOVQ (AX), R10
@@ -10774,9 +11229,599 @@ skip199:
 	VADDPS 64(DX), Z25, Z25
 
 skip200:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z24, (DX)
+	VMOVUPS Z25, 64(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile191
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_13x32_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_any_13x32_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile201:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	VPXORD     Z24, Z24, Z24
+	VPXORD     Z25, Z25, Z25
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip202
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+
+skip202:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg203:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(BX*4), R11
+	ADDQ BX, R11
+	LEAQ (R11)(BX*4), R12
+	ADDQ BX, R12
+	MOVQ 8(R8), R13
+	SUBQ $+4, R13
+	JL   rest204
+
+main206:
+	VMOVUPS      (DX), Z26
+	VMOVUPS      64(DX), Z27
+	VBROADCASTSS (R10), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS (R10)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS (R10)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z4
+	VFMADD231PS  Z27, Z28, Z5
+	VBROADCASTSS (R10)(SI*1), Z28
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS (R10)(BX*4), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS (R11), Z28
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS (R11)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z12
+	VFMADD231PS  Z27, Z28, Z13
+	VBROADCASTSS (R11)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS (R11)(SI*1), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS (R11)(BX*4), Z28
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS (R12), Z28
+	VFMADD231PS  Z26, Z28, Z20
+	VFMADD231PS  Z27, Z28, Z21
+	VBROADCASTSS (R12)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VBROADCASTSS (R12)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         DI, R12
+	VMOVUPS      128(DX), Z26
+	VMOVUPS      192(DX), Z27
+	VBROADCASTSS (R10), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS (R10)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS (R10)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z4
+	VFMADD231PS  Z27, Z28, Z5
+	VBROADCASTSS (R10)(SI*1), Z28
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS (R10)(BX*4), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS (R11), Z28
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS (R11)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z12
+	VFMADD231PS  Z27, Z28, Z13
+	VBROADCASTSS (R11)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS (R11)(SI*1), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS (R11)(BX*4), Z28
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS (R12), Z28
+	VFMADD231PS  Z26, Z28, Z20
+	VFMADD231PS  Z27, Z28, Z21
+	VBROADCASTSS (R12)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VBROADCASTSS (R12)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         DI, R12
+	VMOVUPS      256(DX), Z26
+	VMOVUPS      320(DX), Z27
+	VBROADCASTSS (R10), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS (R10)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS (R10)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z4
+	VFMADD231PS  Z27, Z28, Z5
+	VBROADCASTSS (R10)(SI*1), Z28
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS (R10)(BX*4), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS (R11), Z28
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS (R11)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z12
+	VFMADD231PS  Z27, Z28, Z13
+	VBROADCASTSS (R11)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS (R11)(SI*1), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS (R11)(BX*4), Z28
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS (R12), Z28
+	VFMADD231PS  Z26, Z28, Z20
+	VFMADD231PS  Z27, Z28, Z21
+	VBROADCASTSS (R12)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VBROADCASTSS (R12)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         DI, R12
+	VMOVUPS      384(DX), Z26
+	VMOVUPS      448(DX), Z27
+	VBROADCASTSS (R10), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS (R10)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS (R10)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z4
+	VFMADD231PS  Z27, Z28, Z5
+	VBROADCASTSS (R10)(SI*1), Z28
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS (R10)(BX*4), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS (R11), Z28
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS (R11)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z12
+	VFMADD231PS  Z27, Z28, Z13
+	VBROADCASTSS (R11)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS (R11)(SI*1), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS (R11)(BX*4), Z28
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS (R12), Z28
+	VFMADD231PS  Z26, Z28, Z20
+	VFMADD231PS  Z27, Z28, Z21
+	VBROADCASTSS (R12)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VBROADCASTSS (R12)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         DI, R12
+	ADDQ         $+512, DX
+	SUBQ         $+4, R13
+	JGE          main206
+
+rest204:
+	ADDQ $+4, R13
+	JZ   end205
+
+one207:
+	VMOVUPS      (DX), Z26
+	VMOVUPS      64(DX), Z27
+	VBROADCASTSS (R10), Z28
+	VFMADD231PS  Z26, Z28, Z0
+	VFMADD231PS  Z27, Z28, Z1
+	VBROADCASTSS (R10)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS (R10)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z4
+	VFMADD231PS  Z27, Z28, Z5
+	VBROADCASTSS (R10)(SI*1), Z28
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS (R10)(BX*4), Z28
+	VFMADD231PS  Z26, Z28, Z8
+	VFMADD231PS  Z27, Z28, Z9
+	VBROADCASTSS (R11), Z28
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS (R11)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z12
+	VFMADD231PS  Z27, Z28, Z13
+	VBROADCASTSS (R11)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS (R11)(SI*1), Z28
+	VFMADD231PS  Z26, Z28, Z16
+	VFMADD231PS  Z27, Z28, Z17
+	VBROADCASTSS (R11)(BX*4), Z28
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS (R12), Z28
+	VFMADD231PS  Z26, Z28, Z20
+	VFMADD231PS  Z27, Z28, Z21
+	VBROADCASTSS (R12)(BX*1), Z28
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VBROADCASTSS (R12)(BX*2), Z28
+	VFMADD231PS  Z26, Z28, Z24
+	VFMADD231PS  Z27, Z28, Z25
+	ADDQ         DI, R10
+	ADDQ         DI, R11
+	ADDQ         DI, R12
+	ADDQ         $+128, DX
+	DECQ         R13
+	JNZ          one207
+
+end205:
+	ADDQ   $+16, R8
+	DECQ   R9
+	JNZ    seg203
+	TESTL  $0x00000001, 124(AX)
+	JZ     skip208
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+	ADDQ   BX, DX
+	VADDPS (DX), Z24, Z24
+	VADDPS 64(DX), Z25, Z25
+
+skip208:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip209
+	VBROADCASTSS 120(AX), Z26
+	VMULPS       Z26, Z0, Z0
+	VMULPS       Z26, Z1, Z1
+	VMULPS       Z26, Z2, Z2
+	VMULPS       Z26, Z3, Z3
+	VMULPS       Z26, Z4, Z4
+	VMULPS       Z26, Z5, Z5
+	VMULPS       Z26, Z6, Z6
+	VMULPS       Z26, Z7, Z7
+	VMULPS       Z26, Z8, Z8
+	VMULPS       Z26, Z9, Z9
+	VMULPS       Z26, Z10, Z10
+	VMULPS       Z26, Z11, Z11
+	VMULPS       Z26, Z12, Z12
+	VMULPS       Z26, Z13, Z13
+	VMULPS       Z26, Z14, Z14
+	VMULPS       Z26, Z15, Z15
+	VMULPS       Z26, Z16, Z16
+	VMULPS       Z26, Z17, Z17
+	VMULPS       Z26, Z18, Z18
+	VMULPS       Z26, Z19, Z19
+	VMULPS       Z26, Z20, Z20
+	VMULPS       Z26, Z21, Z21
+	VMULPS       Z26, Z22, Z22
+	VMULPS       Z26, Z23, Z23
+	VMULPS       Z26, Z24, Z24
+	VMULPS       Z26, Z25, Z25
+
+skip209:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip210
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z26
+	VADDPS  Z26, Z0, Z0
+	VADDPS  Z26, Z2, Z2
+	VADDPS  Z26, Z4, Z4
+	VADDPS  Z26, Z6, Z6
+	VADDPS  Z26, Z8, Z8
+	VADDPS  Z26, Z10, Z10
+	VADDPS  Z26, Z12, Z12
+	VADDPS  Z26, Z14, Z14
+	VADDPS  Z26, Z16, Z16
+	VADDPS  Z26, Z18, Z18
+	VADDPS  Z26, Z20, Z20
+	VADDPS  Z26, Z22, Z22
+	VADDPS  Z26, Z24, Z24
+	VMOVUPS 64(DX), Z26
+	VADDPS  Z26, Z1, Z1
+	VADDPS  Z26, Z3, Z3
+	VADDPS  Z26, Z5, Z5
+	VADDPS  Z26, Z7, Z7
+	VADDPS  Z26, Z9, Z9
+	VADDPS  Z26, Z11, Z11
+	VADDPS  Z26, Z13, Z13
+	VADDPS  Z26, Z15, Z15
+	VADDPS  Z26, Z17, Z17
+	VADDPS  Z26, Z19, Z19
+	VADDPS  Z26, Z21, Z21
+	VADDPS  Z26, Z23, Z23
+	VADDPS  Z26, Z25, Z25
+
+skip210:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip211
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+	ADDQ   BX, DX
+	VADDPS (DX), Z24, Z24
+	VADDPS 64(DX), Z25, Z25
+
+skip211:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip201
+	JZ      skip212
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -10820,7 +11865,7 @@ skip200:
 	VMOVUPS Z24, (DX)
 	VMOVUPS Z25, 64(DX)
 
-skip201:
+skip212:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -11412,54 +12457,147 @@ skip201:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile191
+	JL          tile201
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_13x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_13x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile202:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	VPXORD Z24, Z24, Z24
-	VPXORD Z25, Z25, Z25
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile213:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	VPXORD     Z24, Z24, Z24
+	VPXORD     Z25, Z25, Z25
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip214
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg203:
+skip214:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg215:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -11468,9 +12606,9 @@ seg203:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest204
+	JL   rest216
 
-main206:
+main218:
 	VMOVUPS      (DX), Z26
 	VMOVUPS      64(DX), Z27
 	VBROADCASTSS (R10), Z28
@@ -11649,13 +12787,13 @@ main206:
 	ADDQ         DI, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main206
+	JGE          main218
 
-rest204:
+rest216:
 	ADDQ $+4, R13
-	JZ   end205
+	JZ   end217
 
-one207:
+one219:
 	VMOVUPS      (DX), Z26
 	VMOVUPS      64(DX), Z27
 	VBROADCASTSS (R10), Z28
@@ -11702,14 +12840,14 @@ one207:
 	ADDQ         DI, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one207
+	JNZ          one219
 
-end205:
+end217:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg203
+	JNZ    seg215
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip208
+	JZ     skip220
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11770,9 +12908,9 @@ end205:
 	ADDQ   BX, DX
 	VADDPS (DX), Z25, Z25
 
-skip208:
+skip220:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip209
+	JZ           skip221
 	VBROADCASTSS 120(AX), Z26
 	VMULPS       Z26, Z0, Z0
 	VMULPS       Z26, Z1, Z1
@@ -11801,10 +12939,10 @@ skip208:
 	VMULPS       Z26, Z24, Z24
 	VMULPS       Z26, Z25, Z25
 
-skip209:
+skip221:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip210
+	JZ      skip222
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -11837,10 +12975,10 @@ skip209:
 	VADDPS  Z26, Z23, Z23
 	VADDPS  Z26, Z25, Z25
 
-skip210:
+skip222:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip211
+	JZ      skip223
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11901,9 +13039,9 @@ skip210:
 	ADDQ    BX, DX
 	VMOVUPS Z25, (DX)
 
-skip211:
+skip223:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip212
+	JNZ         skip224
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -12181,46 +13319,77 @@ skip211:
 	VDIVPS      Z26, Z25, Z25
 	VMOVUPS     Z25, (DX)
 
-skip212:
+skip224:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile202
+	JL   tile213
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_14x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_14x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile213:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile225:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg214:
+seg226:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -12229,9 +13398,9 @@ seg214:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest215
+	JL   rest227
 
-main217:
+main229:
 	VMOVUPS      (DX), Z14
 	VBROADCASTSS (R10), Z15
 	VFMADD231PS  Z14, Z15, Z0
@@ -12362,13 +13531,13 @@ main217:
 	ADDQ         DI, R12
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main217
+	JGE          main229
 
-rest215:
+rest227:
 	ADDQ $+4, R13
-	JZ   end216
+	JZ   end228
 
-one218:
+one230:
 	VMOVUPS      (DX), Z14
 	VBROADCASTSS (R10), Z15
 	VFMADD231PS  Z14, Z15, Z0
@@ -12403,14 +13572,14 @@ one218:
 	ADDQ         DI, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one218
+	JNZ          one230
 
-end216:
+end228:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg214
+	JNZ    seg226
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip219
+	JZ     skip231
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12443,9 +13612,9 @@ end216:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip219:
+skip231:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip220
+	JZ           skip232
 	VBROADCASTSS 120(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -12462,10 +13631,10 @@ skip219:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip220:
+skip232:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip221
+	JZ      skip233
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12485,10 +13654,10 @@ skip220:
 	VADDPS  Z14, Z12, Z12
 	VADDPS  Z14, Z13, Z13
 
-skip221:
+skip233:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip222
+	JZ     skip234
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12521,7 +13690,7 @@ skip221:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip222:
+skip234:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12556,42 +13725,109 @@ skip222:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile213
+	JL      tile225
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_14x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_14x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile223:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile235:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip236
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg224:
+skip236:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg237:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -12600,9 +13836,9 @@ seg224:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest225
+	JL   rest238
 
-main227:
+main240:
 	VMOVUPS      (DX), Z14
 	VBROADCASTSS (R10), Z15
 	VFMADD231PS  Z14, Z15, Z0
@@ -12733,13 +13969,13 @@ main227:
 	ADDQ         DI, R12
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main227
+	JGE          main240
 
-rest225:
+rest238:
 	ADDQ $+4, R13
-	JZ   end226
+	JZ   end239
 
-one228:
+one241:
 	VMOVUPS      (DX), Z14
 	VBROADCASTSS (R10), Z15
 	VFMADD231PS  Z14, Z15, Z0
@@ -12774,14 +14010,14 @@ one228:
 	ADDQ         DI, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one228
+	JNZ          one241
 
-end226:
+end239:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg224
+	JNZ    seg237
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip229
+	JZ     skip242
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12814,9 +14050,9 @@ end226:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip229:
+skip242:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip230
+	JZ           skip243
 	VBROADCASTSS 120(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -12833,10 +14069,10 @@ skip229:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip230:
+skip243:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip231
+	JZ      skip244
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12856,10 +14092,10 @@ skip230:
 	VADDPS  Z14, Z12, Z12
 	VADDPS  Z14, Z13, Z13
 
-skip231:
+skip244:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip232
+	JZ     skip245
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12892,10 +14128,10 @@ skip231:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip232:
+skip245:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip233
+	JZ      skip246
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12928,7 +14164,7 @@ skip232:
 	ADDQ    BX, DX
 	VMOVUPS Z13, (DX)
 
-skip233:
+skip246:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -13257,56 +14493,101 @@ skip233:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile223
+	JL          tile235
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_14x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_14x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile234:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	VPXORD Z24, Z24, Z24
-	VPXORD Z25, Z25, Z25
-	VPXORD Z26, Z26, Z26
-	VPXORD Z27, Z27, Z27
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile247:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	VPXORD     Z24, Z24, Z24
+	VPXORD     Z25, Z25, Z25
+	VPXORD     Z26, Z26, Z26
+	VPXORD     Z27, Z27, Z27
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg235:
+seg248:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -13315,9 +14596,9 @@ seg235:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest236
+	JL   rest249
 
-main238:
+main251:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R10), Z30
@@ -13508,13 +14789,13 @@ main238:
 	ADDQ         DI, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main238
+	JGE          main251
 
-rest236:
+rest249:
 	ADDQ $+4, R13
-	JZ   end237
+	JZ   end250
 
-one239:
+one252:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R10), Z30
@@ -13564,14 +14845,14 @@ one239:
 	ADDQ         DI, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one239
+	JNZ          one252
 
-end237:
+end250:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg235
+	JNZ    seg248
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip240
+	JZ     skip253
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -13618,9 +14899,9 @@ end237:
 	VADDPS (DX), Z26, Z26
 	VADDPS 64(DX), Z27, Z27
 
-skip240:
+skip253:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip241
+	JZ           skip254
 	VBROADCASTSS 120(AX), Z28
 	VMULPS       Z28, Z0, Z0
 	VMULPS       Z28, Z1, Z1
@@ -13651,10 +14932,10 @@ skip240:
 	VMULPS       Z28, Z26, Z26
 	VMULPS       Z28, Z27, Z27
 
-skip241:
+skip254:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip242
+	JZ      skip255
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -13689,10 +14970,10 @@ skip241:
 	VADDPS  Z28, Z25, Z25
 	VADDPS  Z28, Z27, Z27
 
-skip242:
+skip255:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip243
+	JZ     skip256
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -13739,7 +15020,7 @@ skip242:
 	VADDPS (DX), Z26, Z26
 	VADDPS 64(DX), Z27, Z27
 
-skip243:
+skip256:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -13788,56 +15069,151 @@ skip243:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile234
+	JL      tile247
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_14x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_14x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile244:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	VPXORD Z24, Z24, Z24
-	VPXORD Z25, Z25, Z25
-	VPXORD Z26, Z26, Z26
-	VPXORD Z27, Z27, Z27
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile257:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	VPXORD     Z24, Z24, Z24
+	VPXORD     Z25, Z25, Z25
+	VPXORD     Z26, Z26, Z26
+	VPXORD     Z27, Z27, Z27
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip258
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg245:
+skip258:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg259:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -13846,9 +15222,9 @@ seg245:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest246
+	JL   rest260
 
-main248:
+main262:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R10), Z30
@@ -14039,13 +15415,13 @@ main248:
 	ADDQ         DI, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main248
+	JGE          main262
 
-rest246:
+rest260:
 	ADDQ $+4, R13
-	JZ   end247
+	JZ   end261
 
-one249:
+one263:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R10), Z30
@@ -14095,14 +15471,14 @@ one249:
 	ADDQ         DI, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one249
+	JNZ          one263
 
-end247:
+end261:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg245
+	JNZ    seg259
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip250
+	JZ     skip264
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -14149,9 +15525,9 @@ end247:
 	VADDPS (DX), Z26, Z26
 	VADDPS 64(DX), Z27, Z27
 
-skip250:
+skip264:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip251
+	JZ           skip265
 	VBROADCASTSS 120(AX), Z28
 	VMULPS       Z28, Z0, Z0
 	VMULPS       Z28, Z1, Z1
@@ -14182,10 +15558,10 @@ skip250:
 	VMULPS       Z28, Z26, Z26
 	VMULPS       Z28, Z27, Z27
 
-skip251:
+skip265:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip252
+	JZ      skip266
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -14220,10 +15596,10 @@ skip251:
 	VADDPS  Z28, Z25, Z25
 	VADDPS  Z28, Z27, Z27
 
-skip252:
+skip266:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip253
+	JZ     skip267
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -14270,10 +15646,10 @@ skip252:
 	VADDPS (DX), Z26, Z26
 	VADDPS 64(DX), Z27, Z27
 
-skip253:
+skip267:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip254
+	JZ      skip268
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -14320,7 +15696,7 @@ skip253:
 	VMOVUPS Z26, (DX)
 	VMOVUPS Z27, 64(DX)
 
-skip254:
+skip268:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -14957,56 +16333,155 @@ skip254:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile244
+	JL          tile257
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_14x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_14x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile255:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	VPXORD Z24, Z24, Z24
-	VPXORD Z25, Z25, Z25
-	VPXORD Z26, Z26, Z26
-	VPXORD Z27, Z27, Z27
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile269:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	VPXORD     Z24, Z24, Z24
+	VPXORD     Z25, Z25, Z25
+	VPXORD     Z26, Z26, Z26
+	VPXORD     Z27, Z27, Z27
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip270
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg256:
+skip270:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg271:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
@@ -15015,9 +16490,9 @@ seg256:
 	ADDQ BX, R12
 	MOVQ 8(R8), R13
 	SUBQ $+4, R13
-	JL   rest257
+	JL   rest272
 
-main259:
+main274:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R10), Z30
@@ -15208,13 +16683,13 @@ main259:
 	ADDQ         DI, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main259
+	JGE          main274
 
-rest257:
+rest272:
 	ADDQ $+4, R13
-	JZ   end258
+	JZ   end273
 
-one260:
+one275:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R10), Z30
@@ -15264,14 +16739,14 @@ one260:
 	ADDQ         DI, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one260
+	JNZ          one275
 
-end258:
+end273:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg256
+	JNZ    seg271
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip261
+	JZ     skip276
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15336,9 +16811,9 @@ end258:
 	ADDQ   BX, DX
 	VADDPS (DX), Z27, Z27
 
-skip261:
+skip276:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip262
+	JZ           skip277
 	VBROADCASTSS 120(AX), Z28
 	VMULPS       Z28, Z0, Z0
 	VMULPS       Z28, Z1, Z1
@@ -15369,10 +16844,10 @@ skip261:
 	VMULPS       Z28, Z26, Z26
 	VMULPS       Z28, Z27, Z27
 
-skip262:
+skip277:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip263
+	JZ      skip278
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -15407,10 +16882,10 @@ skip262:
 	VADDPS  Z28, Z25, Z25
 	VADDPS  Z28, Z27, Z27
 
-skip263:
+skip278:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip264
+	JZ      skip279
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15475,9 +16950,9 @@ skip263:
 	ADDQ    BX, DX
 	VMOVUPS Z27, (DX)
 
-skip264:
+skip279:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip265
+	JNZ         skip280
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -15776,40 +17251,44 @@ skip264:
 	VDIVPS      Z28, Z27, Z27
 	VMOVUPS     Z27, (DX)
 
-skip265:
+skip280:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile255
+	JL   tile269
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_1x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile266:
-	VPXORD Z0, Z0, Z0
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile281:
+	VPXORD     Z0, Z0, Z0
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), SI
+	LEAQ       (BX)(BX*2), BX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), DI
 
-seg267:
+seg282:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest268
+	JL   rest283
 
-main270:
+main285:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z1, Z2, Z0
@@ -15828,58 +17307,58 @@ main270:
 	ADDQ         SI, R8
 	ADDQ         $+256, DX
 	SUBQ         $+4, R9
-	JGE          main270
+	JGE          main285
 
-rest268:
+rest283:
 	ADDQ $+4, R9
-	JZ   end269
+	JZ   end284
 
-one271:
+one286:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z1, Z2, Z0
 	ADDQ         SI, R8
 	ADDQ         $+64, DX
 	DECQ         R9
-	JNZ          one271
+	JNZ          one286
 
-end269:
+end284:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg267
+	JNZ    seg282
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip272
+	JZ     skip287
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip272:
+skip287:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip273
+	JZ           skip288
 	VBROADCASTSS 120(AX), Z1
 	VMULPS       Z1, Z0, Z0
 
-skip273:
+skip288:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip274
+	JZ      skip289
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
 
-skip274:
+skip289:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip275
+	JZ     skip290
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip275:
+skip290:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15887,36 +17366,49 @@ skip275:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile266
+	JL      tile281
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_1x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile276:
-	VPXORD Z0, Z0, Z0
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile291:
+	VPXORD     Z0, Z0, Z0
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip292
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg277:
+skip292:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg293:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest278
+	JL   rest294
 
-main280:
+main296:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z1, Z2, Z0
@@ -15935,67 +17427,67 @@ main280:
 	ADDQ         SI, R8
 	ADDQ         $+256, DX
 	SUBQ         $+4, R9
-	JGE          main280
+	JGE          main296
 
-rest278:
+rest294:
 	ADDQ $+4, R9
-	JZ   end279
+	JZ   end295
 
-one281:
+one297:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z1, Z2, Z0
 	ADDQ         SI, R8
 	ADDQ         $+64, DX
 	DECQ         R9
-	JNZ          one281
+	JNZ          one297
 
-end279:
+end295:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg277
+	JNZ    seg293
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip282
+	JZ     skip298
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip282:
+skip298:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip283
+	JZ           skip299
 	VBROADCASTSS 120(AX), Z1
 	VMULPS       Z1, Z0, Z0
 
-skip283:
+skip299:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip284
+	JZ      skip300
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
 
-skip284:
+skip300:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip285
+	JZ     skip301
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip285:
+skip301:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip286
+	JZ      skip302
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Z0, (DX)
 
-skip286:
+skip302:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -16024,37 +17516,42 @@ skip286:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile276
+	JL          tile291
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile287:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile303:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), SI
+	LEAQ       (BX)(BX*2), BX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), DI
 
-seg288:
+seg304:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest289
+	JL   rest305
 
-main291:
+main307:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -16081,13 +17578,13 @@ main291:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main291
+	JGE          main307
 
-rest289:
+rest305:
 	ADDQ $+4, R9
-	JZ   end290
+	JZ   end306
 
-one292:
+one308:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -16096,31 +17593,31 @@ one292:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one292
+	JNZ          one308
 
-end290:
+end306:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg288
+	JNZ    seg304
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip293
+	JZ     skip309
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip293:
+skip309:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip294
+	JZ           skip310
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip294:
+skip310:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip295
+	JZ      skip311
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -16129,17 +17626,17 @@ skip294:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip295:
+skip311:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip296
+	JZ     skip312
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip296:
+skip312:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -16148,37 +17645,52 @@ skip296:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile287
+	JL      tile303
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_1x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile297:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile313:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip314
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg298:
+skip314:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg315:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest299
+	JL   rest316
 
-main301:
+main318:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -16205,13 +17717,13 @@ main301:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main301
+	JGE          main318
 
-rest299:
+rest316:
 	ADDQ $+4, R9
-	JZ   end300
+	JZ   end317
 
-one302:
+one319:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -16220,31 +17732,31 @@ one302:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one302
+	JNZ          one319
 
-end300:
+end317:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg298
+	JNZ    seg315
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip303
+	JZ     skip320
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip303:
+skip320:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip304
+	JZ           skip321
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip304:
+skip321:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip305
+	JZ      skip322
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -16253,27 +17765,27 @@ skip304:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip305:
+skip322:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip306
+	JZ     skip323
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip306:
+skip323:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip307
+	JZ      skip324
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Z0, (DX)
 	VMOVUPS Z1, 64(DX)
 
-skip307:
+skip324:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -16324,37 +17836,55 @@ skip307:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile297
+	JL          tile313
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_1x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile308:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile325:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip326
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	PREFETCHT0 (BX)
 
-seg309:
+skip326:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg327:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest310
+	JL   rest328
 
-main312:
+main330:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -16381,13 +17911,13 @@ main312:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main312
+	JGE          main330
 
-rest310:
+rest328:
 	ADDQ $+4, R9
-	JZ   end311
+	JZ   end329
 
-one313:
+one331:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -16396,14 +17926,14 @@ one313:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one313
+	JNZ          one331
 
-end311:
+end329:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg309
+	JNZ    seg327
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip314
+	JZ     skip332
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16414,17 +17944,17 @@ end311:
 	ADDQ   96(AX), DX
 	VADDPS (DX), Z1, Z1
 
-skip314:
+skip332:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip315
+	JZ           skip333
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip315:
+skip333:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip316
+	JZ      skip334
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -16433,10 +17963,10 @@ skip315:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip316:
+skip334:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip317
+	JZ      skip335
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16447,9 +17977,9 @@ skip316:
 	ADDQ    96(AX), DX
 	VMOVUPS Z1, (DX)
 
-skip317:
+skip335:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip318
+	JNZ         skip336
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -16474,42 +18004,48 @@ skip317:
 	VDIVPS      Z2, Z1, Z1
 	VMOVUPS     Z1, (DX)
 
-skip318:
+skip336:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile308
+	JL   tile325
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x48_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_1x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile319:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile337:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), SI
+	LEAQ       (BX)(BX*2), BX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), DI
 
-seg320:
+seg338:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest321
+	JL   rest339
 
-main323:
+main341:
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS      128(DX), Z5
@@ -16544,13 +18080,13 @@ main323:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main323
+	JGE          main341
 
-rest321:
+rest339:
 	ADDQ $+4, R9
-	JZ   end322
+	JZ   end340
 
-one324:
+one342:
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS      128(DX), Z5
@@ -16561,14 +18097,14 @@ one324:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one324
+	JNZ          one342
 
-end322:
+end340:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg320
+	JNZ    seg338
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip325
+	JZ     skip343
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -16576,18 +18112,18 @@ end322:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip325:
+skip343:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip326
+	JZ           skip344
 	VBROADCASTSS 120(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip326:
+skip344:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip327
+	JZ      skip345
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -16598,10 +18134,10 @@ skip326:
 	VMOVUPS 128(DX), Z3
 	VADDPS  Z3, Z2, Z2
 
-skip327:
+skip345:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip328
+	JZ     skip346
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -16609,7 +18145,7 @@ skip327:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip328:
+skip346:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -16619,38 +18155,55 @@ skip328:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile319
+	JL      tile337
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x48_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_1x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile329:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), SI
-	LEAQ   (BX)(BX*2), BX
-	MOVQ   48(AX), BX
-	MOVQ   56(AX), DI
+tile347:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip348
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
 
-seg330:
+skip348:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg349:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest331
+	JL   rest350
 
-main333:
+main352:
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS      128(DX), Z5
@@ -16685,13 +18238,13 @@ main333:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main333
+	JGE          main352
 
-rest331:
+rest350:
 	ADDQ $+4, R9
-	JZ   end332
+	JZ   end351
 
-one334:
+one353:
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS      128(DX), Z5
@@ -16702,14 +18255,14 @@ one334:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one334
+	JNZ          one353
 
-end332:
+end351:
 	ADDQ   $+16, BX
 	DECQ   DI
-	JNZ    seg330
+	JNZ    seg349
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip335
+	JZ     skip354
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -16717,18 +18270,18 @@ end332:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip335:
+skip354:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip336
+	JZ           skip355
 	VBROADCASTSS 120(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip336:
+skip355:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip337
+	JZ      skip356
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -16739,10 +18292,10 @@ skip336:
 	VMOVUPS 128(DX), Z3
 	VADDPS  Z3, Z2, Z2
 
-skip337:
+skip356:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip338
+	JZ     skip357
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -16750,10 +18303,10 @@ skip337:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip338:
+skip357:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip339
+	JZ      skip358
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -16761,7 +18314,7 @@ skip338:
 	VMOVUPS Z1, 64(DX)
 	VMOVUPS Z2, 128(DX)
 
-skip339:
+skip358:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x000000c0, CX, BX
 	ADDQ        BX, DX
@@ -16834,40 +18387,47 @@ skip339:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile329
+	JL          tile347
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x64_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_1x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile340:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), DI
-	LEAQ   (SI)(SI*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile359:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       64(AX), SI
+	MOVQ       72(AX), DI
+	LEAQ       (SI)(SI*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg341:
+seg360:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest342
+	JL   rest361
 
-main344:
+main363:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -16910,13 +18470,13 @@ main344:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main344
+	JGE          main363
 
-rest342:
+rest361:
 	ADDQ $+4, R10
-	JZ   end343
+	JZ   end362
 
-one345:
+one364:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -16929,14 +18489,14 @@ one345:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one345
+	JNZ          one364
 
-end343:
+end362:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg341
+	JNZ    seg360
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip346
+	JZ     skip365
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -16945,19 +18505,19 @@ end343:
 	VADDPS 128(DX), Z2, Z2
 	VADDPS 192(DX), Z3, Z3
 
-skip346:
+skip365:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip347
+	JZ           skip366
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip347:
+skip366:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip348
+	JZ      skip367
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -16970,10 +18530,10 @@ skip347:
 	VMOVUPS 192(DX), Z4
 	VADDPS  Z4, Z3, Z3
 
-skip348:
+skip367:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip349
+	JZ     skip368
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -16982,7 +18542,7 @@ skip348:
 	VADDPS 128(DX), Z2, Z2
 	VADDPS 192(DX), Z3, Z3
 
-skip349:
+skip368:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -16993,40 +18553,59 @@ skip349:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile340
+	JL      tile359
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x64_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_1x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile350:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), DI
-	LEAQ   (SI)(SI*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile369:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip370
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
 
-seg351:
+skip370:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), DI
+	LEAQ (SI)(SI*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg371:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest352
+	JL   rest372
 
-main354:
+main374:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -17069,13 +18648,13 @@ main354:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main354
+	JGE          main374
 
-rest352:
+rest372:
 	ADDQ $+4, R10
-	JZ   end353
+	JZ   end373
 
-one355:
+one375:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -17088,14 +18667,14 @@ one355:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one355
+	JNZ          one375
 
-end353:
+end373:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg351
+	JNZ    seg371
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip356
+	JZ     skip376
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -17104,19 +18683,19 @@ end353:
 	VADDPS 128(DX), Z2, Z2
 	VADDPS 192(DX), Z3, Z3
 
-skip356:
+skip376:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip357
+	JZ           skip377
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip357:
+skip377:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip358
+	JZ      skip378
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -17129,10 +18708,10 @@ skip357:
 	VMOVUPS 192(DX), Z4
 	VADDPS  Z4, Z3, Z3
 
-skip358:
+skip378:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip359
+	JZ     skip379
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -17141,10 +18720,10 @@ skip358:
 	VADDPS 128(DX), Z2, Z2
 	VADDPS 192(DX), Z3, Z3
 
-skip359:
+skip379:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip360
+	JZ      skip380
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -17153,7 +18732,7 @@ skip359:
 	VMOVUPS Z2, 128(DX)
 	VMOVUPS Z3, 192(DX)
 
-skip360:
+skip380:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -17248,40 +18827,61 @@ skip360:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile350
+	JL          tile369
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_1x64_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_1x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile361:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), DI
-	LEAQ   (SI)(SI*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile381:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip382
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	ADDQ       96(AX), SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
 
-seg362:
+skip382:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), DI
+	LEAQ (SI)(SI*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg383:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest363
+	JL   rest384
 
-main365:
+main386:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -17324,13 +18924,13 @@ main365:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main365
+	JGE          main386
 
-rest363:
+rest384:
 	ADDQ $+4, R10
-	JZ   end364
+	JZ   end385
 
-one366:
+one387:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -17343,14 +18943,14 @@ one366:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one366
+	JNZ          one387
 
-end364:
+end385:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg362
+	JNZ    seg383
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip367
+	JZ     skip388
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -17363,19 +18963,19 @@ end364:
 	VADDPS (DX), Z1, Z1
 	VADDPS 64(DX), Z3, Z3
 
-skip367:
+skip388:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip368
+	JZ           skip389
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip368:
+skip389:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip369
+	JZ      skip390
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -17388,10 +18988,10 @@ skip368:
 	VMOVUPS 192(DX), Z4
 	VADDPS  Z4, Z3, Z3
 
-skip369:
+skip390:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip370
+	JZ      skip391
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17404,9 +19004,9 @@ skip369:
 	VMOVUPS Z1, (DX)
 	VMOVUPS Z3, 64(DX)
 
-skip370:
+skip391:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip371
+	JNZ         skip392
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -17451,41 +19051,48 @@ skip370:
 	VMOVUPS     Z1, (DX)
 	VMOVUPS     Z3, 64(DX)
 
-skip371:
+skip392:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile361
+	JL   tile381
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_2x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile372:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile393:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg373:
+seg394:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest374
+	JL   rest395
 
-main376:
+main397:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -17512,13 +19119,13 @@ main376:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main376
+	JGE          main397
 
-rest374:
+rest395:
 	ADDQ $+4, R10
-	JZ   end375
+	JZ   end396
 
-one377:
+one398:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -17527,14 +19134,14 @@ one377:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one377
+	JNZ          one398
 
-end375:
+end396:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg373
+	JNZ    seg394
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip378
+	JZ     skip399
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17543,17 +19150,17 @@ end375:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip378:
+skip399:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip379
+	JZ           skip400
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip379:
+skip400:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip380
+	JZ      skip401
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17561,10 +19168,10 @@ skip379:
 	VADDPS  Z2, Z0, Z0
 	VADDPS  Z2, Z1, Z1
 
-skip380:
+skip401:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip381
+	JZ     skip402
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17573,7 +19180,7 @@ skip380:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip381:
+skip402:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17584,37 +19191,56 @@ skip381:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile372
+	JL      tile393
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_2x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile382:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile403:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip404
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg383:
+skip404:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg405:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest384
+	JL   rest406
 
-main386:
+main408:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -17641,13 +19267,13 @@ main386:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main386
+	JGE          main408
 
-rest384:
+rest406:
 	ADDQ $+4, R10
-	JZ   end385
+	JZ   end407
 
-one387:
+one409:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -17656,14 +19282,14 @@ one387:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one387
+	JNZ          one409
 
-end385:
+end407:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg383
+	JNZ    seg405
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip388
+	JZ     skip410
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17672,17 +19298,17 @@ end385:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip388:
+skip410:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip389
+	JZ           skip411
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip389:
+skip411:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip390
+	JZ      skip412
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17690,10 +19316,10 @@ skip389:
 	VADDPS  Z2, Z0, Z0
 	VADDPS  Z2, Z1, Z1
 
-skip390:
+skip412:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip391
+	JZ     skip413
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17702,10 +19328,10 @@ skip390:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip391:
+skip413:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip392
+	JZ      skip414
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17714,7 +19340,7 @@ skip391:
 	ADDQ    BX, DX
 	VMOVUPS Z1, (DX)
 
-skip392:
+skip414:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -17767,39 +19393,48 @@ skip392:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile382
+	JL          tile403
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_2x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile393:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile415:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg394:
+seg416:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest395
+	JL   rest417
 
-main397:
+main419:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -17838,13 +19473,13 @@ main397:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main397
+	JGE          main419
 
-rest395:
+rest417:
 	ADDQ $+4, R10
-	JZ   end396
+	JZ   end418
 
-one398:
+one420:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -17856,14 +19491,14 @@ one398:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one398
+	JNZ          one420
 
-end396:
+end418:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg394
+	JNZ    seg416
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip399
+	JZ     skip421
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -17874,19 +19509,19 @@ end396:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip399:
+skip421:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip400
+	JZ           skip422
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip400:
+skip422:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip401
+	JZ      skip423
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17897,10 +19532,10 @@ skip400:
 	VADDPS  Z4, Z1, Z1
 	VADDPS  Z4, Z3, Z3
 
-skip401:
+skip423:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip402
+	JZ     skip424
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -17911,7 +19546,7 @@ skip401:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip402:
+skip424:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17924,39 +19559,62 @@ skip402:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile393
+	JL      tile415
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_2x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile403:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile425:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip426
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg404:
+skip426:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg427:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest405
+	JL   rest428
 
-main407:
+main430:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -17995,13 +19653,13 @@ main407:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main407
+	JGE          main430
 
-rest405:
+rest428:
 	ADDQ $+4, R10
-	JZ   end406
+	JZ   end429
 
-one408:
+one431:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -18013,14 +19671,14 @@ one408:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one408
+	JNZ          one431
 
-end406:
+end429:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg404
+	JNZ    seg427
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip409
+	JZ     skip432
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -18031,19 +19689,19 @@ end406:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip409:
+skip432:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip410
+	JZ           skip433
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip410:
+skip433:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip411
+	JZ      skip434
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -18054,10 +19712,10 @@ skip410:
 	VADDPS  Z4, Z1, Z1
 	VADDPS  Z4, Z3, Z3
 
-skip411:
+skip434:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip412
+	JZ     skip435
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -18068,10 +19726,10 @@ skip411:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip412:
+skip435:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip413
+	JZ      skip436
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -18082,7 +19740,7 @@ skip412:
 	VMOVUPS Z2, (DX)
 	VMOVUPS Z3, 64(DX)
 
-skip413:
+skip436:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -18179,39 +19837,66 @@ skip413:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile403
+	JL          tile425
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_2x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile414:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile437:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip438
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg415:
+skip438:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg439:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest416
+	JL   rest440
 
-main418:
+main442:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -18250,13 +19935,13 @@ main418:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main418
+	JGE          main442
 
-rest416:
+rest440:
 	ADDQ $+4, R10
-	JZ   end417
+	JZ   end441
 
-one419:
+one443:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -18268,14 +19953,14 @@ one419:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one419
+	JNZ          one443
 
-end417:
+end441:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg415
+	JNZ    seg439
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip420
+	JZ     skip444
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18292,19 +19977,19 @@ end417:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip420:
+skip444:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip421
+	JZ           skip445
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip421:
+skip445:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip422
+	JZ      skip446
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -18315,10 +20000,10 @@ skip421:
 	VADDPS  Z4, Z1, Z1
 	VADDPS  Z4, Z3, Z3
 
-skip422:
+skip446:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip423
+	JZ      skip447
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -18335,9 +20020,9 @@ skip422:
 	ADDQ    BX, DX
 	VMOVUPS Z3, (DX)
 
-skip423:
+skip447:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip424
+	JNZ         skip448
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -18384,45 +20069,56 @@ skip423:
 	VDIVPS      Z4, Z3, Z3
 	VMOVUPS     Z3, (DX)
 
-skip424:
+skip448:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile414
+	JL   tile437
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x48_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_2x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile425:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile449:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg426:
+seg450:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest427
+	JL   rest451
 
-main429:
+main453:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VMOVUPS      128(DX), Z8
@@ -18473,13 +20169,13 @@ main429:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main429
+	JGE          main453
 
-rest427:
+rest451:
 	ADDQ $+4, R10
-	JZ   end428
+	JZ   end452
 
-one430:
+one454:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VMOVUPS      128(DX), Z8
@@ -18494,14 +20190,14 @@ one430:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one430
+	JNZ          one454
 
-end428:
+end452:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg426
+	JNZ    seg450
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip431
+	JZ     skip455
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -18514,9 +20210,9 @@ end428:
 	VADDPS 64(DX), Z4, Z4
 	VADDPS 128(DX), Z5, Z5
 
-skip431:
+skip455:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip432
+	JZ           skip456
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -18525,10 +20221,10 @@ skip431:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip432:
+skip456:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip433
+	JZ      skip457
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -18542,10 +20238,10 @@ skip432:
 	VADDPS  Z6, Z2, Z2
 	VADDPS  Z6, Z5, Z5
 
-skip433:
+skip457:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip434
+	JZ     skip458
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -18558,7 +20254,7 @@ skip433:
 	VADDPS 64(DX), Z4, Z4
 	VADDPS 128(DX), Z5, Z5
 
-skip434:
+skip458:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -18573,41 +20269,68 @@ skip434:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile425
+	JL      tile449
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x48_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_2x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile435:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile459:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip460
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
 
-seg436:
+skip460:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg461:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest437
+	JL   rest462
 
-main439:
+main464:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VMOVUPS      128(DX), Z8
@@ -18658,13 +20381,13 @@ main439:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main439
+	JGE          main464
 
-rest437:
+rest462:
 	ADDQ $+4, R10
-	JZ   end438
+	JZ   end463
 
-one440:
+one465:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VMOVUPS      128(DX), Z8
@@ -18679,14 +20402,14 @@ one440:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one440
+	JNZ          one465
 
-end438:
+end463:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg436
+	JNZ    seg461
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip441
+	JZ     skip466
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -18699,9 +20422,9 @@ end438:
 	VADDPS 64(DX), Z4, Z4
 	VADDPS 128(DX), Z5, Z5
 
-skip441:
+skip466:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip442
+	JZ           skip467
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -18710,10 +20433,10 @@ skip441:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip442:
+skip467:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip443
+	JZ      skip468
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -18727,10 +20450,10 @@ skip442:
 	VADDPS  Z6, Z2, Z2
 	VADDPS  Z6, Z5, Z5
 
-skip443:
+skip468:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip444
+	JZ     skip469
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -18743,10 +20466,10 @@ skip443:
 	VADDPS 64(DX), Z4, Z4
 	VADDPS 128(DX), Z5, Z5
 
-skip444:
+skip469:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip445
+	JZ      skip470
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -18759,7 +20482,7 @@ skip444:
 	VMOVUPS Z4, 64(DX)
 	VMOVUPS Z5, 128(DX)
 
-skip445:
+skip470:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x000000c0, CX, BX
 	ADDQ        BX, DX
@@ -18900,44 +20623,57 @@ skip445:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile435
+	JL          tile459
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x64_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_2x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile446:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), DI
-	MOVQ   56(AX), R9
+tile471:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       64(AX), SI
+	MOVQ       72(AX), R8
+	LEAQ       (SI)(SI*2), DI
+	MOVQ       48(AX), DI
+	MOVQ       56(AX), R9
 
-seg447:
+seg472:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest448
+	JL   rest473
 
-main450:
+main475:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -19000,13 +20736,13 @@ main450:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main450
+	JGE          main475
 
-rest448:
+rest473:
 	ADDQ $+4, R11
-	JZ   end449
+	JZ   end474
 
-one451:
+one476:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -19024,14 +20760,14 @@ one451:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one451
+	JNZ          one476
 
-end449:
+end474:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg447
+	JNZ    seg472
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip452
+	JZ     skip477
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -19046,9 +20782,9 @@ end449:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip452:
+skip477:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip453
+	JZ           skip478
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -19059,10 +20795,10 @@ skip452:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip453:
+skip478:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip454
+	JZ      skip479
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -19079,10 +20815,10 @@ skip453:
 	VADDPS  Z8, Z3, Z3
 	VADDPS  Z8, Z7, Z7
 
-skip454:
+skip479:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip455
+	JZ     skip480
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -19097,7 +20833,7 @@ skip454:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip455:
+skip480:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -19114,44 +20850,75 @@ skip455:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile446
+	JL      tile471
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x64_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_2x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile456:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), DI
-	MOVQ   56(AX), R9
+tile481:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip482
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
 
-seg457:
+skip482:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg483:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest458
+	JL   rest484
 
-main460:
+main486:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -19214,13 +20981,13 @@ main460:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main460
+	JGE          main486
 
-rest458:
+rest484:
 	ADDQ $+4, R11
-	JZ   end459
+	JZ   end485
 
-one461:
+one487:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -19238,14 +21005,14 @@ one461:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one461
+	JNZ          one487
 
-end459:
+end485:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg457
+	JNZ    seg483
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip462
+	JZ     skip488
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -19260,9 +21027,9 @@ end459:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip462:
+skip488:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip463
+	JZ           skip489
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -19273,10 +21040,10 @@ skip462:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip463:
+skip489:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip464
+	JZ      skip490
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -19293,10 +21060,10 @@ skip463:
 	VADDPS  Z8, Z3, Z3
 	VADDPS  Z8, Z7, Z7
 
-skip464:
+skip490:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip465
+	JZ     skip491
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -19311,10 +21078,10 @@ skip464:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip465:
+skip491:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip466
+	JZ      skip492
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -19329,7 +21096,7 @@ skip465:
 	VMOVUPS Z6, 128(DX)
 	VMOVUPS Z7, 192(DX)
 
-skip466:
+skip492:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -19514,44 +21281,77 @@ skip466:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile456
+	JL          tile481
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_2x64_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_2x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile467:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), DI
-	MOVQ   56(AX), R9
+tile493:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip494
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	ADDQ       96(AX), SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
 
-seg468:
+skip494:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg495:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest469
+	JL   rest496
 
-main471:
+main498:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -19614,13 +21414,13 @@ main471:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main471
+	JGE          main498
 
-rest469:
+rest496:
 	ADDQ $+4, R11
-	JZ   end470
+	JZ   end497
 
-one472:
+one499:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -19638,14 +21438,14 @@ one472:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one472
+	JNZ          one499
 
-end470:
+end497:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg468
+	JNZ    seg495
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip473
+	JZ     skip500
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -19666,9 +21466,9 @@ end470:
 	VADDPS (DX), Z5, Z5
 	VADDPS 64(DX), Z7, Z7
 
-skip473:
+skip500:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip474
+	JZ           skip501
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -19679,10 +21479,10 @@ skip473:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip474:
+skip501:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip475
+	JZ      skip502
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -19699,10 +21499,10 @@ skip474:
 	VADDPS  Z8, Z3, Z3
 	VADDPS  Z8, Z7, Z7
 
-skip475:
+skip502:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip476
+	JZ      skip503
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -19723,9 +21523,9 @@ skip475:
 	VMOVUPS Z5, (DX)
 	VMOVUPS Z7, 64(DX)
 
-skip476:
+skip503:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip477
+	JNZ         skip504
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -19812,42 +21612,51 @@ skip476:
 	VMOVUPS     Z5, (DX)
 	VMOVUPS     Z7, 64(DX)
 
-skip477:
+skip504:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile467
+	JL   tile493
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_3x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile478:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile505:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg479:
+seg506:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest480
+	JL   rest507
 
-main482:
+main509:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -19882,13 +21691,13 @@ main482:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main482
+	JGE          main509
 
-rest480:
+rest507:
 	ADDQ $+4, R10
-	JZ   end481
+	JZ   end508
 
-one483:
+one510:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -19899,14 +21708,14 @@ one483:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one483
+	JNZ          one510
 
-end481:
+end508:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg479
+	JNZ    seg506
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip484
+	JZ     skip511
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19917,18 +21726,18 @@ end481:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip484:
+skip511:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip485
+	JZ           skip512
 	VBROADCASTSS 120(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip485:
+skip512:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip486
+	JZ      skip513
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19937,10 +21746,10 @@ skip485:
 	VADDPS  Z3, Z1, Z1
 	VADDPS  Z3, Z2, Z2
 
-skip486:
+skip513:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip487
+	JZ     skip514
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19951,7 +21760,7 @@ skip486:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip487:
+skip514:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19964,38 +21773,61 @@ skip487:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile478
+	JL      tile505
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_3x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile488:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile515:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip516
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg489:
+skip516:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg517:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest490
+	JL   rest518
 
-main492:
+main520:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -20030,13 +21862,13 @@ main492:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main492
+	JGE          main520
 
-rest490:
+rest518:
 	ADDQ $+4, R10
-	JZ   end491
+	JZ   end519
 
-one493:
+one521:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -20047,14 +21879,14 @@ one493:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one493
+	JNZ          one521
 
-end491:
+end519:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg489
+	JNZ    seg517
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip494
+	JZ     skip522
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -20065,18 +21897,18 @@ end491:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip494:
+skip522:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip495
+	JZ           skip523
 	VBROADCASTSS 120(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip495:
+skip523:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip496
+	JZ      skip524
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -20085,10 +21917,10 @@ skip495:
 	VADDPS  Z3, Z1, Z1
 	VADDPS  Z3, Z2, Z2
 
-skip496:
+skip524:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip497
+	JZ     skip525
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -20099,10 +21931,10 @@ skip496:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip497:
+skip525:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip498
+	JZ      skip526
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -20113,7 +21945,7 @@ skip497:
 	ADDQ    BX, DX
 	VMOVUPS Z2, (DX)
 
-skip498:
+skip526:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -20189,41 +22021,53 @@ skip498:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile488
+	JL          tile515
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_3x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile499:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile527:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg500:
+seg528:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest501
+	JL   rest529
 
-main503:
+main531:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -20274,13 +22118,13 @@ main503:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main503
+	JGE          main531
 
-rest501:
+rest529:
 	ADDQ $+4, R10
-	JZ   end502
+	JZ   end530
 
-one504:
+one532:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -20295,14 +22139,14 @@ one504:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one504
+	JNZ          one532
 
-end502:
+end530:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg500
+	JNZ    seg528
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip505
+	JZ     skip533
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -20316,9 +22160,9 @@ end502:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip505:
+skip533:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip506
+	JZ           skip534
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -20327,10 +22171,10 @@ skip505:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip506:
+skip534:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip507
+	JZ      skip535
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -20343,10 +22187,10 @@ skip506:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip507:
+skip535:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip508
+	JZ     skip536
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -20360,7 +22204,7 @@ skip507:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip508:
+skip536:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -20376,41 +22220,70 @@ skip508:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile499
+	JL      tile527
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_3x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile509:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile537:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip538
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg510:
+skip538:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg539:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest511
+	JL   rest540
 
-main513:
+main542:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -20461,13 +22334,13 @@ main513:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main513
+	JGE          main542
 
-rest511:
+rest540:
 	ADDQ $+4, R10
-	JZ   end512
+	JZ   end541
 
-one514:
+one543:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -20482,14 +22355,14 @@ one514:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one514
+	JNZ          one543
 
-end512:
+end541:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg510
+	JNZ    seg539
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip515
+	JZ     skip544
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -20503,9 +22376,9 @@ end512:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip515:
+skip544:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip516
+	JZ           skip545
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -20514,10 +22387,10 @@ skip515:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip516:
+skip545:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip517
+	JZ      skip546
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -20530,10 +22403,10 @@ skip516:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip517:
+skip546:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip518
+	JZ     skip547
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -20547,10 +22420,10 @@ skip517:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip518:
+skip547:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip519
+	JZ      skip548
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -20564,7 +22437,7 @@ skip518:
 	VMOVUPS Z4, (DX)
 	VMOVUPS Z5, 64(DX)
 
-skip519:
+skip548:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -20706,41 +22579,74 @@ skip519:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile509
+	JL          tile537
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_3x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile520:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile549:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip550
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg521:
+skip550:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg551:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest522
+	JL   rest552
 
-main524:
+main554:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -20791,13 +22697,13 @@ main524:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main524
+	JGE          main554
 
-rest522:
+rest552:
 	ADDQ $+4, R10
-	JZ   end523
+	JZ   end553
 
-one525:
+one555:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R9), Z8
@@ -20812,14 +22718,14 @@ one525:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one525
+	JNZ          one555
 
-end523:
+end553:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg521
+	JNZ    seg551
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip526
+	JZ     skip556
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -20840,9 +22746,9 @@ end523:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip526:
+skip556:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip527
+	JZ           skip557
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -20851,10 +22757,10 @@ skip526:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip527:
+skip557:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip528
+	JZ      skip558
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -20867,10 +22773,10 @@ skip527:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip528:
+skip558:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip529
+	JZ      skip559
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -20891,9 +22797,9 @@ skip528:
 	ADDQ    BX, DX
 	VMOVUPS Z5, (DX)
 
-skip529:
+skip559:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip530
+	JNZ         skip560
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -20961,48 +22867,63 @@ skip529:
 	VDIVPS      Z6, Z5, Z5
 	VMOVUPS     Z5, (DX)
 
-skip530:
+skip560:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile520
+	JL   tile549
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x48_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_3x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile531:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile561:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
 
-seg532:
+seg562:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest533
+	JL   rest563
 
-main535:
+main565:
 	VMOVUPS      (DX), Z9
 	VMOVUPS      64(DX), Z10
 	VMOVUPS      128(DX), Z11
@@ -21069,13 +22990,13 @@ main535:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main535
+	JGE          main565
 
-rest533:
+rest563:
 	ADDQ $+4, R10
-	JZ   end534
+	JZ   end564
 
-one536:
+one566:
 	VMOVUPS      (DX), Z9
 	VMOVUPS      64(DX), Z10
 	VMOVUPS      128(DX), Z11
@@ -21094,14 +23015,14 @@ one536:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one536
+	JNZ          one566
 
-end534:
+end564:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg532
+	JNZ    seg562
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip537
+	JZ     skip567
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -21118,9 +23039,9 @@ end534:
 	VADDPS 64(DX), Z7, Z7
 	VADDPS 128(DX), Z8, Z8
 
-skip537:
+skip567:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip538
+	JZ           skip568
 	VBROADCASTSS 120(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -21132,10 +23053,10 @@ skip537:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip538:
+skip568:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip539
+	JZ      skip569
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -21152,10 +23073,10 @@ skip538:
 	VADDPS  Z9, Z5, Z5
 	VADDPS  Z9, Z8, Z8
 
-skip539:
+skip569:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip540
+	JZ     skip570
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -21172,7 +23093,7 @@ skip539:
 	VADDPS 64(DX), Z7, Z7
 	VADDPS 128(DX), Z8, Z8
 
-skip540:
+skip570:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -21191,44 +23112,79 @@ skip540:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile531
+	JL      tile561
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x48_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_3x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile541:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), SI
-	MOVQ   56(AX), R8
+tile571:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip572
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
 
-seg542:
+skip572:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg573:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest543
+	JL   rest574
 
-main545:
+main576:
 	VMOVUPS      (DX), Z9
 	VMOVUPS      64(DX), Z10
 	VMOVUPS      128(DX), Z11
@@ -21295,13 +23251,13 @@ main545:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main545
+	JGE          main576
 
-rest543:
+rest574:
 	ADDQ $+4, R10
-	JZ   end544
+	JZ   end575
 
-one546:
+one577:
 	VMOVUPS      (DX), Z9
 	VMOVUPS      64(DX), Z10
 	VMOVUPS      128(DX), Z11
@@ -21320,14 +23276,14 @@ one546:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one546
+	JNZ          one577
 
-end544:
+end575:
 	ADDQ   $+16, SI
 	DECQ   R8
-	JNZ    seg542
+	JNZ    seg573
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip547
+	JZ     skip578
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -21344,9 +23300,9 @@ end544:
 	VADDPS 64(DX), Z7, Z7
 	VADDPS 128(DX), Z8, Z8
 
-skip547:
+skip578:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip548
+	JZ           skip579
 	VBROADCASTSS 120(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -21358,10 +23314,10 @@ skip547:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip548:
+skip579:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip549
+	JZ      skip580
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -21378,10 +23334,10 @@ skip548:
 	VADDPS  Z9, Z5, Z5
 	VADDPS  Z9, Z8, Z8
 
-skip549:
+skip580:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip550
+	JZ     skip581
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -21398,10 +23354,10 @@ skip549:
 	VADDPS 64(DX), Z7, Z7
 	VADDPS 128(DX), Z8, Z8
 
-skip550:
+skip581:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip551
+	JZ      skip582
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -21418,7 +23374,7 @@ skip550:
 	VMOVUPS Z7, 64(DX)
 	VMOVUPS Z8, 128(DX)
 
-skip551:
+skip582:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x000000c0, CX, BX
 	ADDQ        BX, DX
@@ -21626,48 +23582,66 @@ skip551:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile541
+	JL          tile571
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x64_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_3x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile552:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), DI
-	MOVQ   56(AX), R9
+tile583:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       64(AX), SI
+	MOVQ       72(AX), R8
+	LEAQ       (SI)(SI*2), DI
+	MOVQ       48(AX), DI
+	MOVQ       56(AX), R9
 
-seg553:
+seg584:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest554
+	JL   rest585
 
-main556:
+main587:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -21750,13 +23724,13 @@ main556:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main556
+	JGE          main587
 
-rest554:
+rest585:
 	ADDQ $+4, R11
-	JZ   end555
+	JZ   end586
 
-one557:
+one588:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -21779,14 +23753,14 @@ one557:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one557
+	JNZ          one588
 
-end555:
+end586:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg553
+	JNZ    seg584
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip558
+	JZ     skip589
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -21806,9 +23780,9 @@ end555:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip558:
+skip589:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip559
+	JZ           skip590
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -21823,10 +23797,10 @@ skip558:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip559:
+skip590:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip560
+	JZ      skip591
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -21847,10 +23821,10 @@ skip559:
 	VADDPS  Z12, Z7, Z7
 	VADDPS  Z12, Z11, Z11
 
-skip560:
+skip591:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip561
+	JZ     skip592
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -21870,7 +23844,7 @@ skip560:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip561:
+skip592:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -21892,48 +23866,89 @@ skip561:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile552
+	JL      tile583
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x64_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_3x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile562:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), DI
-	MOVQ   56(AX), R9
+tile593:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip594
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
 
-seg563:
+skip594:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg595:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest564
+	JL   rest596
 
-main566:
+main598:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -22016,13 +24031,13 @@ main566:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main566
+	JGE          main598
 
-rest564:
+rest596:
 	ADDQ $+4, R11
-	JZ   end565
+	JZ   end597
 
-one567:
+one599:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -22045,14 +24060,14 @@ one567:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one567
+	JNZ          one599
 
-end565:
+end597:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg563
+	JNZ    seg595
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip568
+	JZ     skip600
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -22072,9 +24087,9 @@ end565:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip568:
+skip600:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip569
+	JZ           skip601
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -22089,10 +24104,10 @@ skip568:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip569:
+skip601:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip570
+	JZ      skip602
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -22113,10 +24128,10 @@ skip569:
 	VADDPS  Z12, Z7, Z7
 	VADDPS  Z12, Z11, Z11
 
-skip570:
+skip602:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip571
+	JZ     skip603
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -22136,10 +24151,10 @@ skip570:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip571:
+skip603:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip572
+	JZ      skip604
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -22159,7 +24174,7 @@ skip571:
 	VMOVUPS Z10, 128(DX)
 	VMOVUPS Z11, 192(DX)
 
-skip572:
+skip604:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -22433,48 +24448,90 @@ skip572:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile562
+	JL          tile593
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_3x64_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_3x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile573:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), DI
-	MOVQ   56(AX), R9
+tile605:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip606
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	ADDQ       96(AX), SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
 
-seg574:
+skip606:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg607:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest575
+	JL   rest608
 
-main577:
+main610:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -22557,13 +24614,13 @@ main577:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main577
+	JGE          main610
 
-rest575:
+rest608:
 	ADDQ $+4, R11
-	JZ   end576
+	JZ   end609
 
-one578:
+one611:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -22586,14 +24643,14 @@ one578:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one578
+	JNZ          one611
 
-end576:
+end609:
 	ADDQ   $+16, DI
 	DECQ   R9
-	JNZ    seg574
+	JNZ    seg607
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip579
+	JZ     skip612
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -22620,9 +24677,9 @@ end576:
 	VADDPS (DX), Z9, Z9
 	VADDPS 64(DX), Z11, Z11
 
-skip579:
+skip612:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip580
+	JZ           skip613
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -22637,10 +24694,10 @@ skip579:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip580:
+skip613:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip581
+	JZ      skip614
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -22661,10 +24718,10 @@ skip580:
 	VADDPS  Z12, Z7, Z7
 	VADDPS  Z12, Z11, Z11
 
-skip581:
+skip614:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip582
+	JZ      skip615
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -22691,9 +24748,9 @@ skip581:
 	VMOVUPS Z9, (DX)
 	VMOVUPS Z11, 64(DX)
 
-skip582:
+skip615:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip583
+	JNZ         skip616
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -22821,43 +24878,54 @@ skip582:
 	VMOVUPS     Z9, (DX)
 	VMOVUPS     Z11, 64(DX)
 
-skip583:
+skip616:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile573
+	JL   tile605
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_4x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile584:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile617:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg585:
+seg618:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest586
+	JL   rest619
 
-main588:
+main621:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R10), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -22900,13 +24968,13 @@ main588:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main588
+	JGE          main621
 
-rest586:
+rest619:
 	ADDQ $+4, R11
-	JZ   end587
+	JZ   end620
 
-one589:
+one622:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R10), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -22919,14 +24987,14 @@ one589:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one589
+	JNZ          one622
 
-end587:
+end620:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg585
+	JNZ    seg618
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip590
+	JZ     skip623
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -22939,19 +25007,19 @@ end587:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip590:
+skip623:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip591
+	JZ           skip624
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip591:
+skip624:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip592
+	JZ      skip625
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -22961,10 +25029,10 @@ skip591:
 	VADDPS  Z4, Z2, Z2
 	VADDPS  Z4, Z3, Z3
 
-skip592:
+skip625:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip593
+	JZ     skip626
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -22977,7 +25045,7 @@ skip592:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip593:
+skip626:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -22992,39 +25060,66 @@ skip593:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile584
+	JL      tile617
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_4x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile594:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile627:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip628
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg595:
+skip628:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg629:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest596
+	JL   rest630
 
-main598:
+main632:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R10), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -23067,13 +25162,13 @@ main598:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main598
+	JGE          main632
 
-rest596:
+rest630:
 	ADDQ $+4, R11
-	JZ   end597
+	JZ   end631
 
-one599:
+one633:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R10), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -23086,14 +25181,14 @@ one599:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one599
+	JNZ          one633
 
-end597:
+end631:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg595
+	JNZ    seg629
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip600
+	JZ     skip634
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -23106,19 +25201,19 @@ end597:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip600:
+skip634:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip601
+	JZ           skip635
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip601:
+skip635:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip602
+	JZ      skip636
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -23128,10 +25223,10 @@ skip601:
 	VADDPS  Z4, Z2, Z2
 	VADDPS  Z4, Z3, Z3
 
-skip602:
+skip636:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip603
+	JZ     skip637
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -23144,10 +25239,10 @@ skip602:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip603:
+skip637:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip604
+	JZ      skip638
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -23160,7 +25255,7 @@ skip603:
 	ADDQ    BX, DX
 	VMOVUPS Z3, (DX)
 
-skip604:
+skip638:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -23259,43 +25354,58 @@ skip604:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile594
+	JL          tile627
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_4x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile605:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile639:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg606:
+seg640:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest607
+	JL   rest641
 
-main609:
+main643:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -23358,13 +25468,13 @@ main609:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main609
+	JGE          main643
 
-rest607:
+rest641:
 	ADDQ $+4, R11
-	JZ   end608
+	JZ   end642
 
-one610:
+one644:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -23382,14 +25492,14 @@ one610:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one610
+	JNZ          one644
 
-end608:
+end642:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg606
+	JNZ    seg640
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip611
+	JZ     skip645
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -23406,9 +25516,9 @@ end608:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip611:
+skip645:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip612
+	JZ           skip646
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -23419,10 +25529,10 @@ skip611:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip612:
+skip646:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip613
+	JZ      skip647
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -23437,10 +25547,10 @@ skip612:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip613:
+skip647:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip614
+	JZ     skip648
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -23457,7 +25567,7 @@ skip613:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip614:
+skip648:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -23476,43 +25586,78 @@ skip614:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile605
+	JL      tile639
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_4x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile615:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile649:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip650
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg616:
+skip650:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg651:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest617
+	JL   rest652
 
-main619:
+main654:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -23575,13 +25720,13 @@ main619:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main619
+	JGE          main654
 
-rest617:
+rest652:
 	ADDQ $+4, R11
-	JZ   end618
+	JZ   end653
 
-one620:
+one655:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -23599,14 +25744,14 @@ one620:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one620
+	JNZ          one655
 
-end618:
+end653:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg616
+	JNZ    seg651
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip621
+	JZ     skip656
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -23623,9 +25768,9 @@ end618:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip621:
+skip656:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip622
+	JZ           skip657
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -23636,10 +25781,10 @@ skip621:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip622:
+skip657:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip623
+	JZ      skip658
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -23654,10 +25799,10 @@ skip622:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip623:
+skip658:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip624
+	JZ     skip659
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -23674,10 +25819,10 @@ skip623:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip624:
+skip659:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip625
+	JZ      skip660
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -23694,7 +25839,7 @@ skip624:
 	VMOVUPS Z6, (DX)
 	VMOVUPS Z7, 64(DX)
 
-skip625:
+skip660:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -23881,43 +26026,82 @@ skip625:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile615
+	JL          tile649
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_4x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile626:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile661:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip662
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg627:
+skip662:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg663:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest628
+	JL   rest664
 
-main630:
+main666:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -23980,13 +26164,13 @@ main630:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main630
+	JGE          main666
 
-rest628:
+rest664:
 	ADDQ $+4, R11
-	JZ   end629
+	JZ   end665
 
-one631:
+one667:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R10), Z10
@@ -24004,14 +26188,14 @@ one631:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one631
+	JNZ          one667
 
-end629:
+end665:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg627
+	JNZ    seg663
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip632
+	JZ     skip668
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -24036,9 +26220,9 @@ end629:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip632:
+skip668:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip633
+	JZ           skip669
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -24049,10 +26233,10 @@ skip632:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip633:
+skip669:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip634
+	JZ      skip670
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -24067,10 +26251,10 @@ skip633:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip634:
+skip670:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip635
+	JZ      skip671
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -24095,9 +26279,9 @@ skip634:
 	ADDQ    BX, DX
 	VMOVUPS Z7, (DX)
 
-skip635:
+skip671:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip636
+	JNZ         skip672
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -24186,51 +26370,70 @@ skip635:
 	VDIVPS      Z8, Z7, Z7
 	VMOVUPS     Z7, (DX)
 
-skip636:
+skip672:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile626
+	JL   tile661
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x48_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_4x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile637:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile673:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg638:
+seg674:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest639
+	JL   rest675
 
-main641:
+main677:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      128(DX), Z14
@@ -24313,13 +26516,13 @@ main641:
 	ADDQ         DI, R10
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main641
+	JGE          main677
 
-rest639:
+rest675:
 	ADDQ $+4, R11
-	JZ   end640
+	JZ   end676
 
-one642:
+one678:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      128(DX), Z14
@@ -24342,14 +26545,14 @@ one642:
 	ADDQ         DI, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one642
+	JNZ          one678
 
-end640:
+end676:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg638
+	JNZ    seg674
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip643
+	JZ     skip679
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -24370,9 +26573,9 @@ end640:
 	VADDPS 64(DX), Z10, Z10
 	VADDPS 128(DX), Z11, Z11
 
-skip643:
+skip679:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip644
+	JZ           skip680
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -24387,10 +26590,10 @@ skip643:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip644:
+skip680:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip645
+	JZ      skip681
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -24410,10 +26613,10 @@ skip644:
 	VADDPS  Z12, Z8, Z8
 	VADDPS  Z12, Z11, Z11
 
-skip645:
+skip681:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip646
+	JZ     skip682
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -24434,7 +26637,7 @@ skip645:
 	VADDPS 64(DX), Z10, Z10
 	VADDPS 128(DX), Z11, Z11
 
-skip646:
+skip682:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -24457,47 +26660,90 @@ skip646:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile637
+	JL      tile673
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x48_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_4x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile647:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile683:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip684
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
 
-seg648:
+skip684:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg685:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest649
+	JL   rest686
 
-main651:
+main688:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      128(DX), Z14
@@ -24580,13 +26826,13 @@ main651:
 	ADDQ         DI, R10
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main651
+	JGE          main688
 
-rest649:
+rest686:
 	ADDQ $+4, R11
-	JZ   end650
+	JZ   end687
 
-one652:
+one689:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      128(DX), Z14
@@ -24609,14 +26855,14 @@ one652:
 	ADDQ         DI, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one652
+	JNZ          one689
 
-end650:
+end687:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg648
+	JNZ    seg685
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip653
+	JZ     skip690
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -24637,9 +26883,9 @@ end650:
 	VADDPS 64(DX), Z10, Z10
 	VADDPS 128(DX), Z11, Z11
 
-skip653:
+skip690:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip654
+	JZ           skip691
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -24654,10 +26900,10 @@ skip653:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip654:
+skip691:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip655
+	JZ      skip692
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -24677,10 +26923,10 @@ skip654:
 	VADDPS  Z12, Z8, Z8
 	VADDPS  Z12, Z11, Z11
 
-skip655:
+skip692:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip656
+	JZ     skip693
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -24701,10 +26947,10 @@ skip655:
 	VADDPS 64(DX), Z10, Z10
 	VADDPS 128(DX), Z11, Z11
 
-skip656:
+skip693:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip657
+	JZ      skip694
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -24725,7 +26971,7 @@ skip656:
 	VMOVUPS Z10, 64(DX)
 	VMOVUPS Z11, 128(DX)
 
-skip657:
+skip694:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x000000c0, CX, BX
 	ADDQ        BX, DX
@@ -25000,52 +27246,75 @@ skip657:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile647
+	JL          tile683
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x64_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_4x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile658:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), R9
-	MOVQ   56(AX), R10
+tile695:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       64(AX), SI
+	MOVQ       72(AX), R8
+	LEAQ       (SI)(SI*2), DI
+	MOVQ       48(AX), R9
+	MOVQ       56(AX), R10
 
-seg659:
+seg696:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest660
+	JL   rest697
 
-main662:
+main699:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -25148,13 +27417,13 @@ main662:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main662
+	JGE          main699
 
-rest660:
+rest697:
 	ADDQ $+4, R12
-	JZ   end661
+	JZ   end698
 
-one663:
+one700:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -25182,14 +27451,14 @@ one663:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one663
+	JNZ          one700
 
-end661:
+end698:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg659
+	JNZ    seg696
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip664
+	JZ     skip701
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -25214,9 +27483,9 @@ end661:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip664:
+skip701:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip665
+	JZ           skip702
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -25235,10 +27504,10 @@ skip664:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip665:
+skip702:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip666
+	JZ      skip703
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -25263,10 +27532,10 @@ skip665:
 	VADDPS  Z16, Z11, Z11
 	VADDPS  Z16, Z15, Z15
 
-skip666:
+skip703:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip667
+	JZ     skip704
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -25291,7 +27560,7 @@ skip666:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip667:
+skip704:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -25318,52 +27587,103 @@ skip667:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile658
+	JL      tile695
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x64_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_4x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile668:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), R9
-	MOVQ   56(AX), R10
+tile705:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip706
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
 
-seg669:
+skip706:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg707:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest670
+	JL   rest708
 
-main672:
+main710:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -25466,13 +27786,13 @@ main672:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main672
+	JGE          main710
 
-rest670:
+rest708:
 	ADDQ $+4, R12
-	JZ   end671
+	JZ   end709
 
-one673:
+one711:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -25500,14 +27820,14 @@ one673:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one673
+	JNZ          one711
 
-end671:
+end709:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg669
+	JNZ    seg707
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip674
+	JZ     skip712
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -25532,9 +27852,9 @@ end671:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip674:
+skip712:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip675
+	JZ           skip713
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -25553,10 +27873,10 @@ skip674:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip675:
+skip713:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip676
+	JZ      skip714
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -25581,10 +27901,10 @@ skip675:
 	VADDPS  Z16, Z11, Z11
 	VADDPS  Z16, Z15, Z15
 
-skip676:
+skip714:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip677
+	JZ     skip715
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -25609,10 +27929,10 @@ skip676:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip677:
+skip715:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip678
+	JZ      skip716
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -25637,7 +27957,7 @@ skip677:
 	VMOVUPS Z14, 128(DX)
 	VMOVUPS Z15, 192(DX)
 
-skip678:
+skip716:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -26000,52 +28320,103 @@ skip678:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile668
+	JL          tile705
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_4x64_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_4x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile679:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), R9
-	MOVQ   56(AX), R10
+tile717:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip718
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	ADDQ       96(AX), SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
 
-seg680:
+skip718:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg719:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest681
+	JL   rest720
 
-main683:
+main722:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -26148,13 +28519,13 @@ main683:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main683
+	JGE          main722
 
-rest681:
+rest720:
 	ADDQ $+4, R12
-	JZ   end682
+	JZ   end721
 
-one684:
+one723:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -26182,14 +28553,14 @@ one684:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one684
+	JNZ          one723
 
-end682:
+end721:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg680
+	JNZ    seg719
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip685
+	JZ     skip724
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -26222,9 +28593,9 @@ end682:
 	VADDPS (DX), Z13, Z13
 	VADDPS 64(DX), Z15, Z15
 
-skip685:
+skip724:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip686
+	JZ           skip725
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -26243,10 +28614,10 @@ skip685:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip686:
+skip725:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip687
+	JZ      skip726
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -26271,10 +28642,10 @@ skip686:
 	VADDPS  Z16, Z11, Z11
 	VADDPS  Z16, Z15, Z15
 
-skip687:
+skip726:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip688
+	JZ      skip727
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -26307,9 +28678,9 @@ skip687:
 	VMOVUPS Z13, (DX)
 	VMOVUPS Z15, 64(DX)
 
-skip688:
+skip727:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip689
+	JNZ         skip728
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -26478,44 +28849,57 @@ skip688:
 	VMOVUPS     Z13, (DX)
 	VMOVUPS     Z15, 64(DX)
 
-skip689:
+skip728:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile679
+	JL   tile717
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_5x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile690:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile729:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg691:
+seg730:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest692
+	JL   rest731
 
-main694:
+main733:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R10), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -26566,13 +28950,13 @@ main694:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main694
+	JGE          main733
 
-rest692:
+rest731:
 	ADDQ $+4, R11
-	JZ   end693
+	JZ   end732
 
-one695:
+one734:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R10), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -26587,14 +28971,14 @@ one695:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one695
+	JNZ          one734
 
-end693:
+end732:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg691
+	JNZ    seg730
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip696
+	JZ     skip735
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -26609,9 +28993,9 @@ end693:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip696:
+skip735:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip697
+	JZ           skip736
 	VBROADCASTSS 120(AX), Z5
 	VMULPS       Z5, Z0, Z0
 	VMULPS       Z5, Z1, Z1
@@ -26619,10 +29003,10 @@ skip696:
 	VMULPS       Z5, Z3, Z3
 	VMULPS       Z5, Z4, Z4
 
-skip697:
+skip736:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip698
+	JZ      skip737
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -26633,10 +29017,10 @@ skip697:
 	VADDPS  Z5, Z3, Z3
 	VADDPS  Z5, Z4, Z4
 
-skip698:
+skip737:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip699
+	JZ     skip738
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -26651,7 +29035,7 @@ skip698:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip699:
+skip738:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -26668,40 +29052,71 @@ skip699:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile690
+	JL      tile729
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_5x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile700:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile739:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip740
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg701:
+skip740:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg741:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest702
+	JL   rest742
 
-main704:
+main744:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R10), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -26752,13 +29167,13 @@ main704:
 	ADDQ         DI, R10
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main704
+	JGE          main744
 
-rest702:
+rest742:
 	ADDQ $+4, R11
-	JZ   end703
+	JZ   end743
 
-one705:
+one745:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R10), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -26773,14 +29188,14 @@ one705:
 	ADDQ         DI, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one705
+	JNZ          one745
 
-end703:
+end743:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg701
+	JNZ    seg741
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip706
+	JZ     skip746
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -26795,9 +29210,9 @@ end703:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip706:
+skip746:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip707
+	JZ           skip747
 	VBROADCASTSS 120(AX), Z5
 	VMULPS       Z5, Z0, Z0
 	VMULPS       Z5, Z1, Z1
@@ -26805,10 +29220,10 @@ skip706:
 	VMULPS       Z5, Z3, Z3
 	VMULPS       Z5, Z4, Z4
 
-skip707:
+skip747:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip708
+	JZ      skip748
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -26819,10 +29234,10 @@ skip707:
 	VADDPS  Z5, Z3, Z3
 	VADDPS  Z5, Z4, Z4
 
-skip708:
+skip748:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip709
+	JZ     skip749
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -26837,10 +29252,10 @@ skip708:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip709:
+skip749:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip710
+	JZ      skip750
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -26855,7 +29270,7 @@ skip709:
 	ADDQ    BX, DX
 	VMOVUPS Z4, (DX)
 
-skip710:
+skip750:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -26977,45 +29392,63 @@ skip710:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile700
+	JL          tile739
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_5x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile711:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile751:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg712:
+seg752:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest713
+	JL   rest753
 
-main715:
+main755:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -27090,13 +29523,13 @@ main715:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main715
+	JGE          main755
 
-rest713:
+rest753:
 	ADDQ $+4, R11
-	JZ   end714
+	JZ   end754
 
-one716:
+one756:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -27117,14 +29550,14 @@ one716:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one716
+	JNZ          one756
 
-end714:
+end754:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg712
+	JNZ    seg752
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip717
+	JZ     skip757
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -27144,9 +29577,9 @@ end714:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip717:
+skip757:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip718
+	JZ           skip758
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -27159,10 +29592,10 @@ skip717:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip718:
+skip758:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip719
+	JZ      skip759
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -27179,10 +29612,10 @@ skip718:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip719:
+skip759:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip720
+	JZ     skip760
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -27202,7 +29635,7 @@ skip719:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip720:
+skip760:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -27224,45 +29657,86 @@ skip720:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile711
+	JL      tile751
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_5x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile721:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile761:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip762
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg722:
+skip762:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg763:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest723
+	JL   rest764
 
-main725:
+main766:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -27337,13 +29811,13 @@ main725:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main725
+	JGE          main766
 
-rest723:
+rest764:
 	ADDQ $+4, R11
-	JZ   end724
+	JZ   end765
 
-one726:
+one767:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -27364,14 +29838,14 @@ one726:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one726
+	JNZ          one767
 
-end724:
+end765:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg722
+	JNZ    seg763
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip727
+	JZ     skip768
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -27391,9 +29865,9 @@ end724:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip727:
+skip768:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip728
+	JZ           skip769
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -27406,10 +29880,10 @@ skip727:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip728:
+skip769:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip729
+	JZ      skip770
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -27426,10 +29900,10 @@ skip728:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip729:
+skip770:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip730
+	JZ     skip771
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -27449,10 +29923,10 @@ skip729:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip730:
+skip771:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip731
+	JZ      skip772
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -27472,7 +29946,7 @@ skip730:
 	VMOVUPS Z8, (DX)
 	VMOVUPS Z9, 64(DX)
 
-skip731:
+skip772:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -27704,45 +30178,90 @@ skip731:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile721
+	JL          tile761
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_5x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile732:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile773:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip774
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg733:
+skip774:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg775:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest734
+	JL   rest776
 
-main736:
+main778:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -27817,13 +30336,13 @@ main736:
 	ADDQ         DI, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main736
+	JGE          main778
 
-rest734:
+rest776:
 	ADDQ $+4, R11
-	JZ   end735
+	JZ   end777
 
-one737:
+one779:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R10), Z12
@@ -27844,14 +30363,14 @@ one737:
 	ADDQ         DI, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one737
+	JNZ          one779
 
-end735:
+end777:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg733
+	JNZ    seg775
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip738
+	JZ     skip780
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -27880,9 +30399,9 @@ end735:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip738:
+skip780:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip739
+	JZ           skip781
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -27895,10 +30414,10 @@ skip738:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip739:
+skip781:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip740
+	JZ      skip782
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -27915,10 +30434,10 @@ skip739:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip740:
+skip782:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip741
+	JZ      skip783
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -27947,9 +30466,9 @@ skip740:
 	ADDQ    BX, DX
 	VMOVUPS Z9, (DX)
 
-skip741:
+skip783:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip742
+	JNZ         skip784
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -28059,54 +30578,77 @@ skip741:
 	VDIVPS      Z10, Z9, Z9
 	VMOVUPS     Z9, (DX)
 
-skip742:
+skip784:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile732
+	JL   tile773
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x48_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_5x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile743:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile785:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg744:
+seg786:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest745
+	JL   rest787
 
-main747:
+main789:
 	VMOVUPS      (DX), Z15
 	VMOVUPS      64(DX), Z16
 	VMOVUPS      128(DX), Z17
@@ -28205,13 +30747,13 @@ main747:
 	ADDQ         DI, R10
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main747
+	JGE          main789
 
-rest745:
+rest787:
 	ADDQ $+4, R11
-	JZ   end746
+	JZ   end788
 
-one748:
+one790:
 	VMOVUPS      (DX), Z15
 	VMOVUPS      64(DX), Z16
 	VMOVUPS      128(DX), Z17
@@ -28238,14 +30780,14 @@ one748:
 	ADDQ         DI, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one748
+	JNZ          one790
 
-end746:
+end788:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg744
+	JNZ    seg786
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip749
+	JZ     skip791
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -28270,9 +30812,9 @@ end746:
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
 
-skip749:
+skip791:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip750
+	JZ           skip792
 	VBROADCASTSS 120(AX), Z15
 	VMULPS       Z15, Z0, Z0
 	VMULPS       Z15, Z1, Z1
@@ -28290,10 +30832,10 @@ skip749:
 	VMULPS       Z15, Z13, Z13
 	VMULPS       Z15, Z14, Z14
 
-skip750:
+skip792:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip751
+	JZ      skip793
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -28316,10 +30858,10 @@ skip750:
 	VADDPS  Z15, Z11, Z11
 	VADDPS  Z15, Z14, Z14
 
-skip751:
+skip793:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip752
+	JZ     skip794
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -28344,7 +30886,7 @@ skip751:
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
 
-skip752:
+skip794:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -28371,50 +30913,101 @@ skip752:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile743
+	JL      tile785
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x48_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_5x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile753:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile795:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip796
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
 
-seg754:
+skip796:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg797:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	MOVQ 8(R8), R11
 	SUBQ $+4, R11
-	JL   rest755
+	JL   rest798
 
-main757:
+main800:
 	VMOVUPS      (DX), Z15
 	VMOVUPS      64(DX), Z16
 	VMOVUPS      128(DX), Z17
@@ -28513,13 +31106,13 @@ main757:
 	ADDQ         DI, R10
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main757
+	JGE          main800
 
-rest755:
+rest798:
 	ADDQ $+4, R11
-	JZ   end756
+	JZ   end799
 
-one758:
+one801:
 	VMOVUPS      (DX), Z15
 	VMOVUPS      64(DX), Z16
 	VMOVUPS      128(DX), Z17
@@ -28546,14 +31139,14 @@ one758:
 	ADDQ         DI, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one758
+	JNZ          one801
 
-end756:
+end799:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg754
+	JNZ    seg797
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip759
+	JZ     skip802
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -28578,9 +31171,9 @@ end756:
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
 
-skip759:
+skip802:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip760
+	JZ           skip803
 	VBROADCASTSS 120(AX), Z15
 	VMULPS       Z15, Z0, Z0
 	VMULPS       Z15, Z1, Z1
@@ -28598,10 +31191,10 @@ skip759:
 	VMULPS       Z15, Z13, Z13
 	VMULPS       Z15, Z14, Z14
 
-skip760:
+skip803:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip761
+	JZ      skip804
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -28624,10 +31217,10 @@ skip760:
 	VADDPS  Z15, Z11, Z11
 	VADDPS  Z15, Z14, Z14
 
-skip761:
+skip804:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip762
+	JZ     skip805
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -28652,10 +31245,10 @@ skip761:
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
 
-skip762:
+skip805:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip763
+	JZ      skip806
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -28680,7 +31273,7 @@ skip762:
 	VMOVUPS Z13, 64(DX)
 	VMOVUPS Z14, 128(DX)
 
-skip763:
+skip806:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x000000c0, CX, BX
 	ADDQ        BX, DX
@@ -29022,56 +31615,84 @@ skip763:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile753
+	JL          tile795
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x64_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_5x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile764:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), R9
-	MOVQ   56(AX), R10
+tile807:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       64(AX), SI
+	MOVQ       72(AX), R8
+	LEAQ       (SI)(SI*2), DI
+	MOVQ       48(AX), R9
+	MOVQ       56(AX), R10
 
-seg765:
+seg808:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest766
+	JL   rest809
 
-main768:
+main811:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -29194,13 +31815,13 @@ main768:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main768
+	JGE          main811
 
-rest766:
+rest809:
 	ADDQ $+4, R12
-	JZ   end767
+	JZ   end810
 
-one769:
+one812:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -29233,14 +31854,14 @@ one769:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one769
+	JNZ          one812
 
-end767:
+end810:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg765
+	JNZ    seg808
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip770
+	JZ     skip813
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -29270,9 +31891,9 @@ end767:
 	VADDPS 128(DX), Z18, Z18
 	VADDPS 192(DX), Z19, Z19
 
-skip770:
+skip813:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip771
+	JZ           skip814
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -29295,10 +31916,10 @@ skip770:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip771:
+skip814:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip772
+	JZ      skip815
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -29327,10 +31948,10 @@ skip771:
 	VADDPS  Z20, Z15, Z15
 	VADDPS  Z20, Z19, Z19
 
-skip772:
+skip815:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip773
+	JZ     skip816
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -29360,7 +31981,7 @@ skip772:
 	VADDPS 128(DX), Z18, Z18
 	VADDPS 192(DX), Z19, Z19
 
-skip773:
+skip816:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -29392,56 +32013,117 @@ skip773:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile764
+	JL      tile807
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x64_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_5x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile774:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), R9
-	MOVQ   56(AX), R10
+tile817:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip818
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
 
-seg775:
+skip818:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg819:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest776
+	JL   rest820
 
-main778:
+main822:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -29564,13 +32246,13 @@ main778:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main778
+	JGE          main822
 
-rest776:
+rest820:
 	ADDQ $+4, R12
-	JZ   end777
+	JZ   end821
 
-one779:
+one823:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -29603,14 +32285,14 @@ one779:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one779
+	JNZ          one823
 
-end777:
+end821:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg775
+	JNZ    seg819
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip780
+	JZ     skip824
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -29640,9 +32322,9 @@ end777:
 	VADDPS 128(DX), Z18, Z18
 	VADDPS 192(DX), Z19, Z19
 
-skip780:
+skip824:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip781
+	JZ           skip825
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -29665,10 +32347,10 @@ skip780:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip781:
+skip825:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip782
+	JZ      skip826
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -29697,10 +32379,10 @@ skip781:
 	VADDPS  Z20, Z15, Z15
 	VADDPS  Z20, Z19, Z19
 
-skip782:
+skip826:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip783
+	JZ     skip827
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -29730,10 +32412,10 @@ skip782:
 	VADDPS 128(DX), Z18, Z18
 	VADDPS 192(DX), Z19, Z19
 
-skip783:
+skip827:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip784
+	JZ      skip828
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -29763,7 +32445,7 @@ skip783:
 	VMOVUPS Z18, 128(DX)
 	VMOVUPS Z19, 192(DX)
 
-skip784:
+skip828:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -30215,56 +32897,116 @@ skip784:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile774
+	JL          tile817
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x64_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_5x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile785:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), R9
-	MOVQ   56(AX), R10
+tile829:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip830
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	ADDQ       96(AX), SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
 
-seg786:
+skip830:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg831:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest787
+	JL   rest832
 
-main789:
+main834:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -30387,13 +33129,13 @@ main789:
 	ADDQ         R8, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main789
+	JGE          main834
 
-rest787:
+rest832:
 	ADDQ $+4, R12
-	JZ   end788
+	JZ   end833
 
-one790:
+one835:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VMOVUPS      (DX)(BX*1), Z22
@@ -30426,14 +33168,14 @@ one790:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one790
+	JNZ          one835
 
-end788:
+end833:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg786
+	JNZ    seg831
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip791
+	JZ     skip836
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -30472,9 +33214,9 @@ end788:
 	VADDPS (DX), Z17, Z17
 	VADDPS 64(DX), Z19, Z19
 
-skip791:
+skip836:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip792
+	JZ           skip837
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -30497,10 +33239,10 @@ skip791:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip792:
+skip837:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip793
+	JZ      skip838
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -30529,10 +33271,10 @@ skip792:
 	VADDPS  Z20, Z15, Z15
 	VADDPS  Z20, Z19, Z19
 
-skip793:
+skip838:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip794
+	JZ      skip839
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -30571,9 +33313,9 @@ skip793:
 	VMOVUPS Z17, (DX)
 	VMOVUPS Z19, 64(DX)
 
-skip794:
+skip839:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip795
+	JNZ         skip840
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -30783,47 +33525,62 @@ skip794:
 	VMOVUPS     Z17, (DX)
 	VMOVUPS     Z19, 64(DX)
 
-skip795:
+skip840:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile785
+	JL   tile829
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_6x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile796:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile841:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg797:
+seg842:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest798
+	JL   rest843
 
-main800:
+main845:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R10), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -30886,13 +33643,13 @@ main800:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main800
+	JGE          main845
 
-rest798:
+rest843:
 	ADDQ $+4, R12
-	JZ   end799
+	JZ   end844
 
-one801:
+one846:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R10), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -30910,14 +33667,14 @@ one801:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one801
+	JNZ          one846
 
-end799:
+end844:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg797
+	JNZ    seg842
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip802
+	JZ     skip847
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -30934,9 +33691,9 @@ end799:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip802:
+skip847:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip803
+	JZ           skip848
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -30945,10 +33702,10 @@ skip802:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip803:
+skip848:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip804
+	JZ      skip849
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -30960,10 +33717,10 @@ skip803:
 	VADDPS  Z6, Z4, Z4
 	VADDPS  Z6, Z5, Z5
 
-skip804:
+skip849:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip805
+	JZ     skip850
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -30980,7 +33737,7 @@ skip804:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip805:
+skip850:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -30999,43 +33756,78 @@ skip805:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile796
+	JL      tile841
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_6x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile806:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile851:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip852
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg807:
+skip852:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg853:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest808
+	JL   rest854
 
-main810:
+main856:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R10), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -31098,13 +33890,13 @@ main810:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main810
+	JGE          main856
 
-rest808:
+rest854:
 	ADDQ $+4, R12
-	JZ   end809
+	JZ   end855
 
-one811:
+one857:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R10), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -31122,14 +33914,14 @@ one811:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one811
+	JNZ          one857
 
-end809:
+end855:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg807
+	JNZ    seg853
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip812
+	JZ     skip858
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -31146,9 +33938,9 @@ end809:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip812:
+skip858:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip813
+	JZ           skip859
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -31157,10 +33949,10 @@ skip812:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip813:
+skip859:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip814
+	JZ      skip860
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -31172,10 +33964,10 @@ skip813:
 	VADDPS  Z6, Z4, Z4
 	VADDPS  Z6, Z5, Z5
 
-skip814:
+skip860:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip815
+	JZ     skip861
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -31192,10 +33984,10 @@ skip814:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip815:
+skip861:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip816
+	JZ      skip862
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -31212,7 +34004,7 @@ skip815:
 	ADDQ    BX, DX
 	VMOVUPS Z5, (DX)
 
-skip816:
+skip862:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -31357,49 +34149,70 @@ skip816:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile806
+	JL          tile851
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_6x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile817:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile863:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg818:
+seg864:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest819
+	JL   rest865
 
-main821:
+main867:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -31490,13 +34303,13 @@ main821:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main821
+	JGE          main867
 
-rest819:
+rest865:
 	ADDQ $+4, R12
-	JZ   end820
+	JZ   end866
 
-one822:
+one868:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -31521,14 +34334,14 @@ one822:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one822
+	JNZ          one868
 
-end820:
+end866:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg818
+	JNZ    seg864
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip823
+	JZ     skip869
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -31551,9 +34364,9 @@ end820:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip823:
+skip869:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip824
+	JZ           skip870
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -31568,10 +34381,10 @@ skip823:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip824:
+skip870:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip825
+	JZ      skip871
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -31590,10 +34403,10 @@ skip824:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip825:
+skip871:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip826
+	JZ     skip872
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -31616,7 +34429,7 @@ skip825:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip826:
+skip872:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -31641,49 +34454,96 @@ skip826:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile817
+	JL      tile863
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_6x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile827:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile873:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip874
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg828:
+skip874:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg875:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest829
+	JL   rest876
 
-main831:
+main878:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -31774,13 +34634,13 @@ main831:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main831
+	JGE          main878
 
-rest829:
+rest876:
 	ADDQ $+4, R12
-	JZ   end830
+	JZ   end877
 
-one832:
+one879:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -31805,14 +34665,14 @@ one832:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one832
+	JNZ          one879
 
-end830:
+end877:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg828
+	JNZ    seg875
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip833
+	JZ     skip880
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -31835,9 +34695,9 @@ end830:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip833:
+skip880:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip834
+	JZ           skip881
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -31852,10 +34712,10 @@ skip833:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip834:
+skip881:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip835
+	JZ      skip882
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -31874,10 +34734,10 @@ skip834:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip835:
+skip882:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip836
+	JZ     skip883
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -31900,10 +34760,10 @@ skip835:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip836:
+skip883:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip837
+	JZ      skip884
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -31926,7 +34786,7 @@ skip836:
 	VMOVUPS Z10, (DX)
 	VMOVUPS Z11, 64(DX)
 
-skip837:
+skip884:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -32203,49 +35063,100 @@ skip837:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile827
+	JL          tile873
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_6x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile838:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile885:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip886
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg839:
+skip886:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg887:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest840
+	JL   rest888
 
-main842:
+main890:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -32336,13 +35247,13 @@ main842:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main842
+	JGE          main890
 
-rest840:
+rest888:
 	ADDQ $+4, R12
-	JZ   end841
+	JZ   end889
 
-one843:
+one891:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R10), Z14
@@ -32367,14 +35278,14 @@ one843:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one843
+	JNZ          one891
 
-end841:
+end889:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg839
+	JNZ    seg887
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip844
+	JZ     skip892
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -32407,9 +35318,9 @@ end841:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip844:
+skip892:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip845
+	JZ           skip893
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -32424,10 +35335,10 @@ skip844:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip845:
+skip893:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip846
+	JZ      skip894
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -32446,10 +35357,10 @@ skip845:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip846:
+skip894:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip847
+	JZ      skip895
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -32482,9 +35393,9 @@ skip846:
 	ADDQ    BX, DX
 	VMOVUPS Z11, (DX)
 
-skip847:
+skip895:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip848
+	JNZ         skip896
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -32615,59 +35526,86 @@ skip847:
 	VDIVPS      Z12, Z11, Z11
 	VMOVUPS     Z11, (DX)
 
-skip848:
+skip896:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile838
+	JL   tile885
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x48_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_6x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile849:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile897:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg850:
+seg898:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest851
+	JL   rest899
 
-main853:
+main901:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VMOVUPS      128(DX), Z20
@@ -32786,13 +35724,13 @@ main853:
 	ADDQ         DI, R11
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main853
+	JGE          main901
 
-rest851:
+rest899:
 	ADDQ $+4, R12
-	JZ   end852
+	JZ   end900
 
-one854:
+one902:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VMOVUPS      128(DX), Z20
@@ -32824,14 +35762,14 @@ one854:
 	ADDQ         DI, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one854
+	JNZ          one902
 
-end852:
+end900:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg850
+	JNZ    seg898
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip855
+	JZ     skip903
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -32860,9 +35798,9 @@ end852:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip855:
+skip903:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip856
+	JZ           skip904
 	VBROADCASTSS 120(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -32883,10 +35821,10 @@ skip855:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip856:
+skip904:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip857
+	JZ      skip905
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -32912,10 +35850,10 @@ skip856:
 	VADDPS  Z18, Z14, Z14
 	VADDPS  Z18, Z17, Z17
 
-skip857:
+skip905:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip858
+	JZ     skip906
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -32944,7 +35882,7 @@ skip857:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip858:
+skip906:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -32975,55 +35913,114 @@ skip858:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile849
+	JL      tile897
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x48_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_6x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile859:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile907:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip908
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
 
-seg860:
+skip908:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg909:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest861
+	JL   rest910
 
-main863:
+main912:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VMOVUPS      128(DX), Z20
@@ -33142,13 +36139,13 @@ main863:
 	ADDQ         DI, R11
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main863
+	JGE          main912
 
-rest861:
+rest910:
 	ADDQ $+4, R12
-	JZ   end862
+	JZ   end911
 
-one864:
+one913:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VMOVUPS      128(DX), Z20
@@ -33180,14 +36177,14 @@ one864:
 	ADDQ         DI, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one864
+	JNZ          one913
 
-end862:
+end911:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg860
+	JNZ    seg909
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip865
+	JZ     skip914
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -33216,9 +36213,9 @@ end862:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip865:
+skip914:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip866
+	JZ           skip915
 	VBROADCASTSS 120(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -33239,10 +36236,10 @@ skip865:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip866:
+skip915:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip867
+	JZ      skip916
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -33268,10 +36265,10 @@ skip866:
 	VADDPS  Z18, Z14, Z14
 	VADDPS  Z18, Z17, Z17
 
-skip867:
+skip916:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip868
+	JZ     skip917
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -33300,10 +36297,10 @@ skip867:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip868:
+skip917:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip869
+	JZ      skip918
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -33332,7 +36329,7 @@ skip868:
 	VMOVUPS Z16, 64(DX)
 	VMOVUPS Z17, 128(DX)
 
-skip869:
+skip918:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x000000c0, CX, BX
 	ADDQ        BX, DX
@@ -33741,62 +36738,95 @@ skip869:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile859
+	JL          tile907
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x64_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile870:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), R9
-	MOVQ   56(AX), R10
+tile919:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       64(AX), SI
+	MOVQ       72(AX), R8
+	LEAQ       (SI)(SI*2), DI
+	MOVQ       48(AX), R9
+	MOVQ       56(AX), R10
 
-seg871:
+seg920:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest872
+	JL   rest921
 
-main874:
+main923:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -33943,13 +36973,13 @@ main874:
 	ADDQ         R8, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main874
+	JGE          main923
 
-rest872:
+rest921:
 	ADDQ $+4, R13
-	JZ   end873
+	JZ   end922
 
-one875:
+one924:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -33988,14 +37018,14 @@ one875:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one875
+	JNZ          one924
 
-end873:
+end922:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg871
+	JNZ    seg920
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip876
+	JZ     skip925
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -34030,9 +37060,9 @@ end873:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip876:
+skip925:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip877
+	JZ           skip926
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -34059,10 +37089,10 @@ skip876:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip877:
+skip926:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip878
+	JZ      skip927
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -34095,10 +37125,10 @@ skip877:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip878:
+skip927:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip879
+	JZ     skip928
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -34133,7 +37163,7 @@ skip878:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip879:
+skip928:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -34170,62 +37200,133 @@ skip879:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile870
+	JL      tile919
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x64_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_6x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile880:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), R9
-	MOVQ   56(AX), R10
+tile929:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip930
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
 
-seg881:
+skip930:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg931:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest882
+	JL   rest932
 
-main884:
+main934:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -34372,13 +37473,13 @@ main884:
 	ADDQ         R8, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main884
+	JGE          main934
 
-rest882:
+rest932:
 	ADDQ $+4, R13
-	JZ   end883
+	JZ   end933
 
-one885:
+one935:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -34417,14 +37518,14 @@ one885:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one885
+	JNZ          one935
 
-end883:
+end933:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg881
+	JNZ    seg931
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip886
+	JZ     skip936
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -34459,9 +37560,9 @@ end883:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip886:
+skip936:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip887
+	JZ           skip937
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -34488,10 +37589,10 @@ skip886:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip887:
+skip937:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip888
+	JZ      skip938
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -34524,10 +37625,10 @@ skip887:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip888:
+skip938:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip889
+	JZ     skip939
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -34562,10 +37663,10 @@ skip888:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip889:
+skip939:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip890
+	JZ      skip940
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -34600,7 +37701,7 @@ skip889:
 	VMOVUPS Z22, 128(DX)
 	VMOVUPS Z23, 192(DX)
 
-skip890:
+skip940:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -35141,62 +38242,131 @@ skip890:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile880
+	JL          tile929
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_6x64_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_6x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile891:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   DX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), SI
-	MOVQ   72(AX), R8
-	LEAQ   (SI)(SI*2), DI
-	MOVQ   48(AX), R9
-	MOVQ   56(AX), R10
+tile941:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip942
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	ADDQ       96(AX), SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
 
-seg892:
+skip942:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg943:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest893
+	JL   rest944
 
-main895:
+main946:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -35343,13 +38513,13 @@ main895:
 	ADDQ         R8, R12
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main895
+	JGE          main946
 
-rest893:
+rest944:
 	ADDQ $+4, R13
-	JZ   end894
+	JZ   end945
 
-one896:
+one947:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -35388,14 +38558,14 @@ one896:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one896
+	JNZ          one947
 
-end894:
+end945:
 	ADDQ   $+16, R9
 	DECQ   R10
-	JNZ    seg892
+	JNZ    seg943
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip897
+	JZ     skip948
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -35440,9 +38610,9 @@ end894:
 	VADDPS (DX), Z21, Z21
 	VADDPS 64(DX), Z23, Z23
 
-skip897:
+skip948:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip898
+	JZ           skip949
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -35469,10 +38639,10 @@ skip897:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip898:
+skip949:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip899
+	JZ      skip950
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -35505,10 +38675,10 @@ skip898:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip899:
+skip950:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip900
+	JZ      skip951
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -35553,9 +38723,9 @@ skip899:
 	VMOVUPS Z21, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip900:
+skip951:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip901
+	JNZ         skip952
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -35806,48 +38976,65 @@ skip900:
 	VMOVUPS     Z21, (DX)
 	VMOVUPS     Z23, 64(DX)
 
-skip901:
+skip952:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile891
+	JL   tile941
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_7x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_7x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile902:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile953:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg903:
+seg954:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest904
+	JL   rest955
 
-main906:
+main957:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -35918,13 +39105,13 @@ main906:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main906
+	JGE          main957
 
-rest904:
+rest955:
 	ADDQ $+4, R12
-	JZ   end905
+	JZ   end956
 
-one907:
+one958:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -35944,14 +39131,14 @@ one907:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one907
+	JNZ          one958
 
-end905:
+end956:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg903
+	JNZ    seg954
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip908
+	JZ     skip959
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -35970,9 +39157,9 @@ end905:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip908:
+skip959:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip909
+	JZ           skip960
 	VBROADCASTSS 120(AX), Z7
 	VMULPS       Z7, Z0, Z0
 	VMULPS       Z7, Z1, Z1
@@ -35982,10 +39169,10 @@ skip908:
 	VMULPS       Z7, Z5, Z5
 	VMULPS       Z7, Z6, Z6
 
-skip909:
+skip960:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip910
+	JZ      skip961
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -35998,10 +39185,10 @@ skip909:
 	VADDPS  Z7, Z5, Z5
 	VADDPS  Z7, Z6, Z6
 
-skip910:
+skip961:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip911
+	JZ     skip962
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -36020,7 +39207,7 @@ skip910:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip911:
+skip962:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -36041,44 +39228,83 @@ skip911:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile902
+	JL      tile953
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_7x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_7x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile912:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile963:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip964
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg913:
+skip964:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg965:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest914
+	JL   rest966
 
-main916:
+main968:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -36149,13 +39375,13 @@ main916:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main916
+	JGE          main968
 
-rest914:
+rest966:
 	ADDQ $+4, R12
-	JZ   end915
+	JZ   end967
 
-one917:
+one969:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -36175,14 +39401,14 @@ one917:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one917
+	JNZ          one969
 
-end915:
+end967:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg913
+	JNZ    seg965
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip918
+	JZ     skip970
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -36201,9 +39427,9 @@ end915:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip918:
+skip970:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip919
+	JZ           skip971
 	VBROADCASTSS 120(AX), Z7
 	VMULPS       Z7, Z0, Z0
 	VMULPS       Z7, Z1, Z1
@@ -36213,10 +39439,10 @@ skip918:
 	VMULPS       Z7, Z5, Z5
 	VMULPS       Z7, Z6, Z6
 
-skip919:
+skip971:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip920
+	JZ      skip972
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -36229,10 +39455,10 @@ skip919:
 	VADDPS  Z7, Z5, Z5
 	VADDPS  Z7, Z6, Z6
 
-skip920:
+skip972:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip921
+	JZ     skip973
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -36251,10 +39477,10 @@ skip920:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip921:
+skip973:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip922
+	JZ      skip974
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -36273,7 +39499,7 @@ skip921:
 	ADDQ    BX, DX
 	VMOVUPS Z6, (DX)
 
-skip922:
+skip974:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -36441,51 +39667,75 @@ skip922:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile912
+	JL          tile963
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_7x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_7x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile923:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile975:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg924:
+seg976:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest925
+	JL   rest977
 
-main927:
+main979:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -36588,13 +39838,13 @@ main927:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main927
+	JGE          main979
 
-rest925:
+rest977:
 	ADDQ $+4, R12
-	JZ   end926
+	JZ   end978
 
-one928:
+one980:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -36622,14 +39872,14 @@ one928:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one928
+	JNZ          one980
 
-end926:
+end978:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg924
+	JNZ    seg976
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip929
+	JZ     skip981
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -36655,9 +39905,9 @@ end926:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip929:
+skip981:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip930
+	JZ           skip982
 	VBROADCASTSS 120(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -36674,10 +39924,10 @@ skip929:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip930:
+skip982:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip931
+	JZ      skip983
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -36698,10 +39948,10 @@ skip930:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip931:
+skip983:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip932
+	JZ     skip984
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -36727,7 +39977,7 @@ skip931:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip932:
+skip984:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -36755,51 +40005,104 @@ skip932:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile923
+	JL      tile975
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_7x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_7x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile933:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile985:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip986
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg934:
+skip986:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg987:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest935
+	JL   rest988
 
-main937:
+main990:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -36902,13 +40205,13 @@ main937:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main937
+	JGE          main990
 
-rest935:
+rest988:
 	ADDQ $+4, R12
-	JZ   end936
+	JZ   end989
 
-one938:
+one991:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -36936,14 +40239,14 @@ one938:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one938
+	JNZ          one991
 
-end936:
+end989:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg934
+	JNZ    seg987
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip939
+	JZ     skip992
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -36969,9 +40272,9 @@ end936:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip939:
+skip992:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip940
+	JZ           skip993
 	VBROADCASTSS 120(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -36988,10 +40291,10 @@ skip939:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip940:
+skip993:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip941
+	JZ      skip994
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -37012,10 +40315,10 @@ skip940:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip941:
+skip994:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip942
+	JZ     skip995
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -37041,10 +40344,10 @@ skip941:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip942:
+skip995:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip943
+	JZ      skip996
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -37070,7 +40373,7 @@ skip942:
 	VMOVUPS Z12, (DX)
 	VMOVUPS Z13, 64(DX)
 
-skip943:
+skip996:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -37392,51 +40695,108 @@ skip943:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile933
+	JL          tile985
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_7x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_7x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile944:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile997:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip998
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg945:
+skip998:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg999:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest946
+	JL   rest1000
 
-main948:
+main1002:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -37539,13 +40899,13 @@ main948:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main948
+	JGE          main1002
 
-rest946:
+rest1000:
 	ADDQ $+4, R12
-	JZ   end947
+	JZ   end1001
 
-one949:
+one1003:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R10), Z16
@@ -37573,14 +40933,14 @@ one949:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one949
+	JNZ          one1003
 
-end947:
+end1001:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg945
+	JNZ    seg999
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip950
+	JZ     skip1004
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -37617,9 +40977,9 @@ end947:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip950:
+skip1004:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip951
+	JZ           skip1005
 	VBROADCASTSS 120(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -37636,10 +40996,10 @@ skip950:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip951:
+skip1005:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip952
+	JZ      skip1006
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -37660,10 +41020,10 @@ skip951:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip952:
+skip1006:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip953
+	JZ      skip1007
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -37700,9 +41060,9 @@ skip952:
 	ADDQ    BX, DX
 	VMOVUPS Z13, (DX)
 
-skip953:
+skip1007:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip954
+	JNZ         skip1008
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -37854,62 +41214,93 @@ skip953:
 	VDIVPS      Z14, Z13, Z13
 	VMOVUPS     Z13, (DX)
 
-skip954:
+skip1008:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile944
+	JL   tile997
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_7x48_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_7x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile955:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1009:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg956:
+seg1010:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest957
+	JL   rest1011
 
-main959:
+main1013:
 	VMOVUPS      (DX), Z21
 	VMOVUPS      64(DX), Z22
 	VMOVUPS      128(DX), Z23
@@ -38044,13 +41435,13 @@ main959:
 	ADDQ         DI, R11
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main959
+	JGE          main1013
 
-rest957:
+rest1011:
 	ADDQ $+4, R12
-	JZ   end958
+	JZ   end1012
 
-one960:
+one1014:
 	VMOVUPS      (DX), Z21
 	VMOVUPS      64(DX), Z22
 	VMOVUPS      128(DX), Z23
@@ -38086,14 +41477,14 @@ one960:
 	ADDQ         DI, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one960
+	JNZ          one1014
 
-end958:
+end1012:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg956
+	JNZ    seg1010
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip961
+	JZ     skip1015
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -38126,9 +41517,9 @@ end958:
 	VADDPS 64(DX), Z19, Z19
 	VADDPS 128(DX), Z20, Z20
 
-skip961:
+skip1015:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip962
+	JZ           skip1016
 	VBROADCASTSS 120(AX), Z21
 	VMULPS       Z21, Z0, Z0
 	VMULPS       Z21, Z1, Z1
@@ -38152,10 +41543,10 @@ skip961:
 	VMULPS       Z21, Z19, Z19
 	VMULPS       Z21, Z20, Z20
 
-skip962:
+skip1016:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip963
+	JZ      skip1017
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -38184,10 +41575,10 @@ skip962:
 	VADDPS  Z21, Z17, Z17
 	VADDPS  Z21, Z20, Z20
 
-skip963:
+skip1017:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip964
+	JZ     skip1018
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -38220,7 +41611,7 @@ skip963:
 	VADDPS 64(DX), Z19, Z19
 	VADDPS 128(DX), Z20, Z20
 
-skip964:
+skip1018:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -38255,58 +41646,125 @@ skip964:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile955
+	JL      tile1009
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_7x48_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_7x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile965:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1019:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1020
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
 
-seg966:
+skip1020:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg1021:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest967
+	JL   rest1022
 
-main969:
+main1024:
 	VMOVUPS      (DX), Z21
 	VMOVUPS      64(DX), Z22
 	VMOVUPS      128(DX), Z23
@@ -38441,13 +41899,13 @@ main969:
 	ADDQ         DI, R11
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main969
+	JGE          main1024
 
-rest967:
+rest1022:
 	ADDQ $+4, R12
-	JZ   end968
+	JZ   end1023
 
-one970:
+one1025:
 	VMOVUPS      (DX), Z21
 	VMOVUPS      64(DX), Z22
 	VMOVUPS      128(DX), Z23
@@ -38483,14 +41941,14 @@ one970:
 	ADDQ         DI, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one970
+	JNZ          one1025
 
-end968:
+end1023:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg966
+	JNZ    seg1021
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip971
+	JZ     skip1026
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -38523,9 +41981,9 @@ end968:
 	VADDPS 64(DX), Z19, Z19
 	VADDPS 128(DX), Z20, Z20
 
-skip971:
+skip1026:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip972
+	JZ           skip1027
 	VBROADCASTSS 120(AX), Z21
 	VMULPS       Z21, Z0, Z0
 	VMULPS       Z21, Z1, Z1
@@ -38549,10 +42007,10 @@ skip971:
 	VMULPS       Z21, Z19, Z19
 	VMULPS       Z21, Z20, Z20
 
-skip972:
+skip1027:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip973
+	JZ      skip1028
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -38581,10 +42039,10 @@ skip972:
 	VADDPS  Z21, Z17, Z17
 	VADDPS  Z21, Z20, Z20
 
-skip973:
+skip1028:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip974
+	JZ     skip1029
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -38617,10 +42075,10 @@ skip973:
 	VADDPS 64(DX), Z19, Z19
 	VADDPS 128(DX), Z20, Z20
 
-skip974:
+skip1029:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip975
+	JZ      skip1030
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -38653,7 +42111,7 @@ skip974:
 	VMOVUPS Z19, 64(DX)
 	VMOVUPS Z20, 128(DX)
 
-skip975:
+skip1030:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x000000c0, CX, BX
 	ADDQ        BX, DX
@@ -39129,45 +42587,64 @@ skip975:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile965
+	JL          tile1019
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_8x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_8x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile976:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1031:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg977:
+seg1032:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest978
+	JL   rest1033
 
-main980:
+main1035:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R10), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -39246,13 +42723,13 @@ main980:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main980
+	JGE          main1035
 
-rest978:
+rest1033:
 	ADDQ $+4, R12
-	JZ   end979
+	JZ   end1034
 
-one981:
+one1036:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R10), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -39274,14 +42751,14 @@ one981:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one981
+	JNZ          one1036
 
-end979:
+end1034:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg977
+	JNZ    seg1032
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip982
+	JZ     skip1037
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39302,9 +42779,9 @@ end979:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip982:
+skip1037:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip983
+	JZ           skip1038
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -39315,10 +42792,10 @@ skip982:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip983:
+skip1038:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip984
+	JZ      skip1039
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39332,10 +42809,10 @@ skip983:
 	VADDPS  Z8, Z6, Z6
 	VADDPS  Z8, Z7, Z7
 
-skip984:
+skip1039:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip985
+	JZ     skip1040
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39356,7 +42833,7 @@ skip984:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip985:
+skip1040:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39379,45 +42856,88 @@ skip985:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile976
+	JL      tile1031
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_8x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_8x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile986:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1041:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1042
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg987:
+skip1042:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg1043:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest988
+	JL   rest1044
 
-main990:
+main1046:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R10), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -39496,13 +43016,13 @@ main990:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main990
+	JGE          main1046
 
-rest988:
+rest1044:
 	ADDQ $+4, R12
-	JZ   end989
+	JZ   end1045
 
-one991:
+one1047:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R10), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -39524,14 +43044,14 @@ one991:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one991
+	JNZ          one1047
 
-end989:
+end1045:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg987
+	JNZ    seg1043
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip992
+	JZ     skip1048
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39552,9 +43072,9 @@ end989:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip992:
+skip1048:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip993
+	JZ           skip1049
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -39565,10 +43085,10 @@ skip992:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip993:
+skip1049:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip994
+	JZ      skip1050
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39582,10 +43102,10 @@ skip993:
 	VADDPS  Z8, Z6, Z6
 	VADDPS  Z8, Z7, Z7
 
-skip994:
+skip1050:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip995
+	JZ     skip1051
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39606,10 +43126,10 @@ skip994:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip995:
+skip1051:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip996
+	JZ      skip1052
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39630,7 +43150,7 @@ skip995:
 	ADDQ    BX, DX
 	VMOVUPS Z7, (DX)
 
-skip996:
+skip1052:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -39821,53 +43341,80 @@ skip996:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile986
+	JL          tile1041
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_8x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_8x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile997:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1053:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg998:
+seg1054:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest999
+	JL   rest1055
 
-main1001:
+main1057:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -39982,13 +43529,13 @@ main1001:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1001
+	JGE          main1057
 
-rest999:
+rest1055:
 	ADDQ $+4, R12
-	JZ   end1000
+	JZ   end1056
 
-one1002:
+one1058:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -40019,14 +43566,14 @@ one1002:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1002
+	JNZ          one1058
 
-end1000:
+end1056:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg998
+	JNZ    seg1054
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1003
+	JZ     skip1059
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -40055,9 +43602,9 @@ end1000:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1003:
+skip1059:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1004
+	JZ           skip1060
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -40076,10 +43623,10 @@ skip1003:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1004:
+skip1060:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1005
+	JZ      skip1061
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40102,10 +43649,10 @@ skip1004:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip1005:
+skip1061:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1006
+	JZ     skip1062
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -40134,7 +43681,7 @@ skip1005:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1006:
+skip1062:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40165,53 +43712,112 @@ skip1006:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile997
+	JL      tile1053
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_8x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_8x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1007:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1063:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1064
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg1008:
+skip1064:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg1065:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1009
+	JL   rest1066
 
-main1011:
+main1068:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -40326,13 +43932,13 @@ main1011:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1011
+	JGE          main1068
 
-rest1009:
+rest1066:
 	ADDQ $+4, R12
-	JZ   end1010
+	JZ   end1067
 
-one1012:
+one1069:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -40363,14 +43969,14 @@ one1012:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1012
+	JNZ          one1069
 
-end1010:
+end1067:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg1008
+	JNZ    seg1065
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1013
+	JZ     skip1070
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -40399,9 +44005,9 @@ end1010:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1013:
+skip1070:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1014
+	JZ           skip1071
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -40420,10 +44026,10 @@ skip1013:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1014:
+skip1071:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1015
+	JZ      skip1072
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40446,10 +44052,10 @@ skip1014:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip1015:
+skip1072:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1016
+	JZ     skip1073
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -40478,10 +44084,10 @@ skip1015:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1016:
+skip1073:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1017
+	JZ      skip1074
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40510,7 +44116,7 @@ skip1016:
 	VMOVUPS Z14, (DX)
 	VMOVUPS Z15, 64(DX)
 
-skip1017:
+skip1074:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -40877,53 +44483,116 @@ skip1017:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1007
+	JL          tile1063
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_8x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_8x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1018:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1075:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1076
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg1019:
+skip1076:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg1077:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1020
+	JL   rest1078
 
-main1022:
+main1080:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -41038,13 +44707,13 @@ main1022:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1022
+	JGE          main1080
 
-rest1020:
+rest1078:
 	ADDQ $+4, R12
-	JZ   end1021
+	JZ   end1079
 
-one1023:
+one1081:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R10), Z18
@@ -41075,14 +44744,14 @@ one1023:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1023
+	JNZ          one1081
 
-end1021:
+end1079:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg1019
+	JNZ    seg1077
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1024
+	JZ     skip1082
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -41123,9 +44792,9 @@ end1021:
 	ADDQ   BX, DX
 	VADDPS (DX), Z15, Z15
 
-skip1024:
+skip1082:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1025
+	JZ           skip1083
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -41144,10 +44813,10 @@ skip1024:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1025:
+skip1083:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1026
+	JZ      skip1084
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -41170,10 +44839,10 @@ skip1025:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip1026:
+skip1084:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1027
+	JZ      skip1085
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -41214,9 +44883,9 @@ skip1026:
 	ADDQ    BX, DX
 	VMOVUPS Z15, (DX)
 
-skip1027:
+skip1085:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip1028
+	JNZ         skip1086
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -41389,65 +45058,100 @@ skip1027:
 	VDIVPS      Z16, Z15, Z15
 	VMOVUPS     Z15, (DX)
 
-skip1028:
+skip1086:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1018
+	JL   tile1075
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_8x48_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_8x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1029:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1087:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg1030:
+seg1088:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1031
+	JL   rest1089
 
-main1033:
+main1091:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      128(DX), Z26
@@ -41598,13 +45302,13 @@ main1033:
 	ADDQ         DI, R11
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main1033
+	JGE          main1091
 
-rest1031:
+rest1089:
 	ADDQ $+4, R12
-	JZ   end1032
+	JZ   end1090
 
-one1034:
+one1092:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      128(DX), Z26
@@ -41644,14 +45348,14 @@ one1034:
 	ADDQ         DI, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one1034
+	JNZ          one1092
 
-end1032:
+end1090:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg1030
+	JNZ    seg1088
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1035
+	JZ     skip1093
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -41688,9 +45392,9 @@ end1032:
 	VADDPS 64(DX), Z22, Z22
 	VADDPS 128(DX), Z23, Z23
 
-skip1035:
+skip1093:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1036
+	JZ           skip1094
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -41717,10 +45421,10 @@ skip1035:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip1036:
+skip1094:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1037
+	JZ      skip1095
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -41752,10 +45456,10 @@ skip1036:
 	VADDPS  Z24, Z20, Z20
 	VADDPS  Z24, Z23, Z23
 
-skip1037:
+skip1095:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1038
+	JZ     skip1096
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -41792,7 +45496,7 @@ skip1037:
 	VADDPS 64(DX), Z22, Z22
 	VADDPS 128(DX), Z23, Z23
 
-skip1038:
+skip1096:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -41831,61 +45535,136 @@ skip1038:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1029
+	JL      tile1087
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_8x48_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_8x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1039:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1097:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1098
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x000000c0, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	PREFETCHT0 128(BX)
 
-seg1040:
+skip1098:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg1099:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1041
+	JL   rest1100
 
-main1043:
+main1102:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      128(DX), Z26
@@ -42036,13 +45815,13 @@ main1043:
 	ADDQ         DI, R11
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main1043
+	JGE          main1102
 
-rest1041:
+rest1100:
 	ADDQ $+4, R12
-	JZ   end1042
+	JZ   end1101
 
-one1044:
+one1103:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      128(DX), Z26
@@ -42082,14 +45861,14 @@ one1044:
 	ADDQ         DI, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one1044
+	JNZ          one1103
 
-end1042:
+end1101:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg1040
+	JNZ    seg1099
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1045
+	JZ     skip1104
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -42126,9 +45905,9 @@ end1042:
 	VADDPS 64(DX), Z22, Z22
 	VADDPS 128(DX), Z23, Z23
 
-skip1045:
+skip1104:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1046
+	JZ           skip1105
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -42155,10 +45934,10 @@ skip1045:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip1046:
+skip1105:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1047
+	JZ      skip1106
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -42190,10 +45969,10 @@ skip1046:
 	VADDPS  Z24, Z20, Z20
 	VADDPS  Z24, Z23, Z23
 
-skip1047:
+skip1106:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1048
+	JZ     skip1107
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -42230,10 +46009,10 @@ skip1047:
 	VADDPS 64(DX), Z22, Z22
 	VADDPS 128(DX), Z23, Z23
 
-skip1048:
+skip1107:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1049
+	JZ      skip1108
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -42270,7 +46049,7 @@ skip1048:
 	VMOVUPS Z22, 64(DX)
 	VMOVUPS Z23, 128(DX)
 
-skip1049:
+skip1108:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x000000c0, CX, BX
 	ADDQ        BX, DX
@@ -42813,46 +46592,67 @@ skip1049:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1039
+	JL          tile1097
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_9x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_9x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1050:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1109:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg1051:
+seg1110:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1052
+	JL   rest1111
 
-main1054:
+main1113:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R10), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -42939,13 +46739,13 @@ main1054:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main1054
+	JGE          main1113
 
-rest1052:
+rest1111:
 	ADDQ $+4, R12
-	JZ   end1053
+	JZ   end1112
 
-one1055:
+one1114:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R10), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -42969,14 +46769,14 @@ one1055:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one1055
+	JNZ          one1114
 
-end1053:
+end1112:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg1051
+	JNZ    seg1110
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1056
+	JZ     skip1115
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -42999,9 +46799,9 @@ end1053:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1056:
+skip1115:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1057
+	JZ           skip1116
 	VBROADCASTSS 120(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -43013,10 +46813,10 @@ skip1056:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip1057:
+skip1116:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1058
+	JZ      skip1117
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -43031,10 +46831,10 @@ skip1057:
 	VADDPS  Z9, Z7, Z7
 	VADDPS  Z9, Z8, Z8
 
-skip1058:
+skip1117:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1059
+	JZ     skip1118
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -43057,7 +46857,7 @@ skip1058:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1059:
+skip1118:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -43082,46 +46882,93 @@ skip1059:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1050
+	JL      tile1109
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_9x16_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_9x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1060:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1119:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1120
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg1061:
+skip1120:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg1121:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1062
+	JL   rest1122
 
-main1064:
+main1124:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R10), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -43208,13 +47055,13 @@ main1064:
 	ADDQ         DI, R11
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main1064
+	JGE          main1124
 
-rest1062:
+rest1122:
 	ADDQ $+4, R12
-	JZ   end1063
+	JZ   end1123
 
-one1065:
+one1125:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R10), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -43238,14 +47085,14 @@ one1065:
 	ADDQ         DI, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one1065
+	JNZ          one1125
 
-end1063:
+end1123:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg1061
+	JNZ    seg1121
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1066
+	JZ     skip1126
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -43268,9 +47115,9 @@ end1063:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1066:
+skip1126:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1067
+	JZ           skip1127
 	VBROADCASTSS 120(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -43282,10 +47129,10 @@ skip1066:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip1067:
+skip1127:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1068
+	JZ      skip1128
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -43300,10 +47147,10 @@ skip1067:
 	VADDPS  Z9, Z7, Z7
 	VADDPS  Z9, Z8, Z8
 
-skip1068:
+skip1128:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1069
+	JZ     skip1129
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -43326,10 +47173,10 @@ skip1068:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1069:
+skip1129:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1070
+	JZ      skip1130
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -43352,7 +47199,7 @@ skip1069:
 	ADDQ    BX, DX
 	VMOVUPS Z8, (DX)
 
-skip1070:
+skip1130:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -43566,55 +47413,85 @@ skip1070:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1060
+	JL          tile1119
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_9x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_9x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1071:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1131:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), R8
+	MOVQ       56(AX), R9
 
-seg1072:
+seg1132:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1073
+	JL   rest1133
 
-main1075:
+main1135:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -43741,13 +47618,13 @@ main1075:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1075
+	JGE          main1135
 
-rest1073:
+rest1133:
 	ADDQ $+4, R12
-	JZ   end1074
+	JZ   end1134
 
-one1076:
+one1136:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -43781,14 +47658,14 @@ one1076:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1076
+	JNZ          one1136
 
-end1074:
+end1134:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg1072
+	JNZ    seg1132
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1077
+	JZ     skip1137
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -43820,9 +47697,9 @@ end1074:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1077:
+skip1137:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1078
+	JZ           skip1138
 	VBROADCASTSS 120(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -43843,10 +47720,10 @@ skip1077:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip1078:
+skip1138:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1079
+	JZ      skip1139
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -43871,10 +47748,10 @@ skip1078:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip1079:
+skip1139:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1080
+	JZ     skip1140
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -43906,7 +47783,7 @@ skip1079:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1080:
+skip1140:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -43940,55 +47817,120 @@ skip1080:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1071
+	JL      tile1131
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_9x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_9x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1081:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1141:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1142
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
 
-seg1082:
+skip1142:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg1143:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1083
+	JL   rest1144
 
-main1085:
+main1146:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -44115,13 +48057,13 @@ main1085:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1085
+	JGE          main1146
 
-rest1083:
+rest1144:
 	ADDQ $+4, R12
-	JZ   end1084
+	JZ   end1145
 
-one1086:
+one1147:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -44155,14 +48097,14 @@ one1086:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1086
+	JNZ          one1147
 
-end1084:
+end1145:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg1082
+	JNZ    seg1143
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1087
+	JZ     skip1148
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -44194,9 +48136,9 @@ end1084:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1087:
+skip1148:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1088
+	JZ           skip1149
 	VBROADCASTSS 120(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -44217,10 +48159,10 @@ skip1087:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip1088:
+skip1149:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1089
+	JZ      skip1150
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -44245,10 +48187,10 @@ skip1088:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip1089:
+skip1150:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1090
+	JZ     skip1151
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -44280,10 +48222,10 @@ skip1089:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1090:
+skip1151:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1091
+	JZ      skip1152
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -44315,7 +48257,7 @@ skip1090:
 	VMOVUPS Z16, (DX)
 	VMOVUPS Z17, 64(DX)
 
-skip1091:
+skip1152:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -44727,55 +48669,124 @@ skip1091:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1081
+	JL          tile1141
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_9x32_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_any_9x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1092:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   64(AX), BX
-	MOVQ   72(AX), DI
-	LEAQ   (BX)(BX*2), SI
-	MOVQ   48(AX), R8
-	MOVQ   56(AX), R9
+tile1153:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1154
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-seg1093:
+skip1154:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg1155:
 	MOVQ (AX), R10
 	ADDQ (R8), R10
 	LEAQ (R10)(BX*4), R11
 	ADDQ BX, R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1094
+	JL   rest1156
 
-main1096:
+main1158:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -44902,13 +48913,13 @@ main1096:
 	ADDQ         DI, R11
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1096
+	JGE          main1158
 
-rest1094:
+rest1156:
 	ADDQ $+4, R12
-	JZ   end1095
+	JZ   end1157
 
-one1097:
+one1159:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R10), Z20
@@ -44942,14 +48953,14 @@ one1097:
 	ADDQ         DI, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1097
+	JNZ          one1159
 
-end1095:
+end1157:
 	ADDQ   $+16, R8
 	DECQ   R9
-	JNZ    seg1093
+	JNZ    seg1155
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1098
+	JZ     skip1160
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -44994,9 +49005,9 @@ end1095:
 	ADDQ   BX, DX
 	VADDPS (DX), Z17, Z17
 
-skip1098:
+skip1160:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1099
+	JZ           skip1161
 	VBROADCASTSS 120(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -45017,10 +49028,10 @@ skip1098:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip1099:
+skip1161:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1100
+	JZ      skip1162
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -45045,10 +49056,10 @@ skip1099:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip1100:
+skip1162:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1101
+	JZ      skip1163
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -45093,9 +49104,9 @@ skip1100:
 	ADDQ    BX, DX
 	VMOVUPS Z17, (DX)
 
-skip1101:
+skip1163:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip1102
+	JNZ         skip1164
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -45289,42 +49300,65 @@ skip1101:
 	VDIVPS      Z18, Z17, Z17
 	VMOVUPS     Z17, (DX)
 
-skip1102:
+skip1164:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1092
+	JL   tile1153
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_10x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_10x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1103:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1104
+tile1165:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1166
 
-main1106:
+main1168:
 	VMOVUPS      (DX), Z10
 	VBROADCASTSS (BX), Z11
 	VFMADD231PS  Z10, Z11, Z0
@@ -45412,13 +49446,13 @@ main1106:
 	ADDQ         $+256, DX
 	ADDQ         $+160, BX
 	SUBQ         $+4, SI
-	JGE          main1106
+	JGE          main1168
 
-rest1104:
+rest1166:
 	ADDQ $+4, SI
-	JZ   end1105
+	JZ   end1167
 
-one1107:
+one1169:
 	VMOVUPS      (DX), Z10
 	VBROADCASTSS (BX), Z11
 	VFMADD231PS  Z10, Z11, Z0
@@ -45443,11 +49477,11 @@ one1107:
 	ADDQ         $+64, DX
 	ADDQ         $+40, BX
 	DECQ         SI
-	JNZ          one1107
+	JNZ          one1169
 
-end1105:
+end1167:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1108
+	JZ     skip1170
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -45472,9 +49506,9 @@ end1105:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip1108:
+skip1170:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1109
+	JZ           skip1171
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -45487,10 +49521,10 @@ skip1108:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip1109:
+skip1171:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1110
+	JZ      skip1172
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -45506,10 +49540,10 @@ skip1109:
 	VADDPS  Z10, Z8, Z8
 	VADDPS  Z10, Z9, Z9
 
-skip1110:
+skip1172:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1111
+	JZ     skip1173
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -45534,7 +49568,7 @@ skip1110:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip1111:
+skip1173:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -45561,48 +49595,81 @@ skip1111:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1103
+	JL      tile1165
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_10x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_10x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1112:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1113
+tile1174:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1175
 
-main1115:
+main1177:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (BX), Z22
@@ -45734,13 +49801,13 @@ main1115:
 	ADDQ         $+512, DX
 	ADDQ         $+160, BX
 	SUBQ         $+4, SI
-	JGE          main1115
+	JGE          main1177
 
-rest1113:
+rest1175:
 	ADDQ $+4, SI
-	JZ   end1114
+	JZ   end1176
 
-one1116:
+one1178:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (BX), Z22
@@ -45776,11 +49843,11 @@ one1116:
 	ADDQ         $+128, DX
 	ADDQ         $+40, BX
 	DECQ         SI
-	JNZ          one1116
+	JNZ          one1178
 
-end1114:
+end1176:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1117
+	JZ     skip1179
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -45815,9 +49882,9 @@ end1114:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip1117:
+skip1179:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1118
+	JZ           skip1180
 	VBROADCASTSS 120(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -45840,10 +49907,10 @@ skip1117:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip1118:
+skip1180:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1119
+	JZ      skip1181
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -45870,10 +49937,10 @@ skip1118:
 	VADDPS  Z20, Z17, Z17
 	VADDPS  Z20, Z19, Z19
 
-skip1119:
+skip1181:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1120
+	JZ     skip1182
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -45908,7 +49975,7 @@ skip1119:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip1120:
+skip1182:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -45945,39 +50012,64 @@ skip1120:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1112
+	JL      tile1174
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_11x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_11x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1121:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1122
+tile1183:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1184
 
-main1124:
+main1186:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (BX), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -46073,13 +50165,13 @@ main1124:
 	ADDQ         $+256, DX
 	ADDQ         $+176, BX
 	SUBQ         $+4, SI
-	JGE          main1124
+	JGE          main1186
 
-rest1122:
+rest1184:
 	ADDQ $+4, SI
-	JZ   end1123
+	JZ   end1185
 
-one1125:
+one1187:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (BX), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -46106,11 +50198,11 @@ one1125:
 	ADDQ         $+64, DX
 	ADDQ         $+44, BX
 	DECQ         SI
-	JNZ          one1125
+	JNZ          one1187
 
-end1123:
+end1185:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1126
+	JZ     skip1188
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -46137,9 +50229,9 @@ end1123:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip1126:
+skip1188:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1127
+	JZ           skip1189
 	VBROADCASTSS 120(AX), Z11
 	VMULPS       Z11, Z0, Z0
 	VMULPS       Z11, Z1, Z1
@@ -46153,10 +50245,10 @@ skip1126:
 	VMULPS       Z11, Z9, Z9
 	VMULPS       Z11, Z10, Z10
 
-skip1127:
+skip1189:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1128
+	JZ      skip1190
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -46173,10 +50265,10 @@ skip1127:
 	VADDPS  Z11, Z9, Z9
 	VADDPS  Z11, Z10, Z10
 
-skip1128:
+skip1190:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1129
+	JZ     skip1191
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -46203,7 +50295,7 @@ skip1128:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip1129:
+skip1191:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -46232,50 +50324,86 @@ skip1129:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1121
+	JL      tile1183
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_11x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_11x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1130:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1131
+tile1192:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1193
 
-main1133:
+main1195:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (BX), Z24
@@ -46419,13 +50547,13 @@ main1133:
 	ADDQ         $+512, DX
 	ADDQ         $+176, BX
 	SUBQ         $+4, SI
-	JGE          main1133
+	JGE          main1195
 
-rest1131:
+rest1193:
 	ADDQ $+4, SI
-	JZ   end1132
+	JZ   end1194
 
-one1134:
+one1196:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (BX), Z24
@@ -46464,11 +50592,11 @@ one1134:
 	ADDQ         $+128, DX
 	ADDQ         $+44, BX
 	DECQ         SI
-	JNZ          one1134
+	JNZ          one1196
 
-end1132:
+end1194:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1135
+	JZ     skip1197
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -46506,9 +50634,9 @@ end1132:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip1135:
+skip1197:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1136
+	JZ           skip1198
 	VBROADCASTSS 120(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
@@ -46533,10 +50661,10 @@ skip1135:
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
 
-skip1136:
+skip1198:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1137
+	JZ      skip1199
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -46565,10 +50693,10 @@ skip1136:
 	VADDPS  Z22, Z19, Z19
 	VADDPS  Z22, Z21, Z21
 
-skip1137:
+skip1199:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1138
+	JZ     skip1200
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -46606,7 +50734,7 @@ skip1137:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip1138:
+skip1200:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -46646,40 +50774,67 @@ skip1138:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1130
+	JL      tile1192
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_12x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_12x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1139:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1140
+tile1201:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1202
 
-main1142:
+main1204:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (BX), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -46783,13 +50938,13 @@ main1142:
 	ADDQ         $+256, DX
 	ADDQ         $+192, BX
 	SUBQ         $+4, SI
-	JGE          main1142
+	JGE          main1204
 
-rest1140:
+rest1202:
 	ADDQ $+4, SI
-	JZ   end1141
+	JZ   end1203
 
-one1143:
+one1205:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (BX), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -46818,11 +50973,11 @@ one1143:
 	ADDQ         $+64, DX
 	ADDQ         $+48, BX
 	DECQ         SI
-	JNZ          one1143
+	JNZ          one1205
 
-end1141:
+end1203:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1144
+	JZ     skip1206
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -46851,9 +51006,9 @@ end1141:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip1144:
+skip1206:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1145
+	JZ           skip1207
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -46868,10 +51023,10 @@ skip1144:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1145:
+skip1207:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1146
+	JZ      skip1208
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -46889,10 +51044,10 @@ skip1145:
 	VADDPS  Z12, Z10, Z10
 	VADDPS  Z12, Z11, Z11
 
-skip1146:
+skip1208:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1147
+	JZ     skip1209
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -46921,7 +51076,7 @@ skip1146:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip1147:
+skip1209:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -46952,52 +51107,91 @@ skip1147:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1139
+	JL      tile1201
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_12x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1148:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1149
+tile1210:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1211
 
-main1151:
+main1213:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (BX), Z26
@@ -47153,13 +51347,13 @@ main1151:
 	ADDQ         $+512, DX
 	ADDQ         $+192, BX
 	SUBQ         $+4, SI
-	JGE          main1151
+	JGE          main1213
 
-rest1149:
+rest1211:
 	ADDQ $+4, SI
-	JZ   end1150
+	JZ   end1212
 
-one1152:
+one1214:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (BX), Z26
@@ -47201,11 +51395,11 @@ one1152:
 	ADDQ         $+128, DX
 	ADDQ         $+48, BX
 	DECQ         SI
-	JNZ          one1152
+	JNZ          one1214
 
-end1150:
+end1212:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1153
+	JZ     skip1215
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -47246,9 +51440,9 @@ end1150:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip1153:
+skip1215:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1154
+	JZ           skip1216
 	VBROADCASTSS 120(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -47275,10 +51469,10 @@ skip1153:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip1154:
+skip1216:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1155
+	JZ      skip1217
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -47309,10 +51503,10 @@ skip1154:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip1155:
+skip1217:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1156
+	JZ     skip1218
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -47353,7 +51547,7 @@ skip1155:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip1156:
+skip1218:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -47396,29 +51590,33 @@ skip1156:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1148
+	JL      tile1210
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_1x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_1x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1157:
-	VPXORD Z0, Z0, Z0
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1158
+tile1219:
+	VPXORD     Z0, Z0, Z0
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1220
 
-main1160:
+main1222:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (BX), Z2
 	VFMADD231PS  Z1, Z2, Z0
@@ -47434,55 +51632,55 @@ main1160:
 	ADDQ         $+256, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main1160
+	JGE          main1222
 
-rest1158:
+rest1220:
 	ADDQ $+4, SI
-	JZ   end1159
+	JZ   end1221
 
-one1161:
+one1223:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (BX), Z2
 	VFMADD231PS  Z1, Z2, Z0
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one1161
+	JNZ          one1223
 
-end1159:
+end1221:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1162
+	JZ     skip1224
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip1162:
+skip1224:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1163
+	JZ           skip1225
 	VBROADCASTSS 120(AX), Z1
 	VMULPS       Z1, Z0, Z0
 
-skip1163:
+skip1225:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1164
+	JZ      skip1226
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
 
-skip1164:
+skip1226:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1165
+	JZ     skip1227
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip1165:
+skip1227:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -47490,30 +51688,35 @@ skip1165:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1157
+	JL      tile1219
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_1x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1166:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1167
+tile1228:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1229
 
-main1169:
+main1231:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -47537,13 +51740,13 @@ main1169:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main1169
+	JGE          main1231
 
-rest1167:
+rest1229:
 	ADDQ $+4, SI
-	JZ   end1168
+	JZ   end1230
 
-one1170:
+one1232:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -47552,28 +51755,28 @@ one1170:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one1170
+	JNZ          one1232
 
-end1168:
+end1230:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1171
+	JZ     skip1233
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip1171:
+skip1233:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1172
+	JZ           skip1234
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip1172:
+skip1234:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1173
+	JZ      skip1235
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -47582,17 +51785,17 @@ skip1172:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip1173:
+skip1235:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1174
+	JZ     skip1236
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip1174:
+skip1236:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -47601,30 +51804,37 @@ skip1174:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1166
+	JL      tile1228
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_2x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_2x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1175:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1176
+tile1237:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1238
 
-main1178:
+main1240:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (BX), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -47648,13 +51858,13 @@ main1178:
 	ADDQ         $+256, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main1178
+	JGE          main1240
 
-rest1176:
+rest1238:
 	ADDQ $+4, SI
-	JZ   end1177
+	JZ   end1239
 
-one1179:
+one1241:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (BX), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -47663,11 +51873,11 @@ one1179:
 	ADDQ         $+64, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one1179
+	JNZ          one1241
 
-end1177:
+end1239:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1180
+	JZ     skip1242
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -47676,17 +51886,17 @@ end1177:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip1180:
+skip1242:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1181
+	JZ           skip1243
 	VBROADCASTSS 120(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip1181:
+skip1243:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1182
+	JZ      skip1244
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -47694,10 +51904,10 @@ skip1181:
 	VADDPS  Z2, Z0, Z0
 	VADDPS  Z2, Z1, Z1
 
-skip1182:
+skip1244:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1183
+	JZ     skip1245
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -47706,7 +51916,7 @@ skip1182:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip1183:
+skip1245:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -47717,32 +51927,41 @@ skip1183:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1175
+	JL      tile1237
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_2x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_2x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1184:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1185
+tile1246:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1247
 
-main1187:
+main1249:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (BX), Z6
@@ -47778,13 +51997,13 @@ main1187:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main1187
+	JGE          main1249
 
-rest1185:
+rest1247:
 	ADDQ $+4, SI
-	JZ   end1186
+	JZ   end1248
 
-one1188:
+one1250:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (BX), Z6
@@ -47796,11 +52015,11 @@ one1188:
 	ADDQ         $+128, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one1188
+	JNZ          one1250
 
-end1186:
+end1248:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1189
+	JZ     skip1251
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -47811,19 +52030,19 @@ end1186:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip1189:
+skip1251:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1190
+	JZ           skip1252
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip1190:
+skip1252:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1191
+	JZ      skip1253
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -47834,10 +52053,10 @@ skip1190:
 	VADDPS  Z4, Z1, Z1
 	VADDPS  Z4, Z3, Z3
 
-skip1191:
+skip1253:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1192
+	JZ     skip1254
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -47848,7 +52067,7 @@ skip1191:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip1192:
+skip1254:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -47861,31 +52080,40 @@ skip1192:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1184
+	JL      tile1246
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_3x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_3x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1193:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1194
+tile1255:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1256
 
-main1196:
+main1258:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -47917,13 +52145,13 @@ main1196:
 	ADDQ         $+256, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main1196
+	JGE          main1258
 
-rest1194:
+rest1256:
 	ADDQ $+4, SI
-	JZ   end1195
+	JZ   end1257
 
-one1197:
+one1259:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -47934,11 +52162,11 @@ one1197:
 	ADDQ         $+64, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one1197
+	JNZ          one1259
 
-end1195:
+end1257:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1198
+	JZ     skip1260
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -47949,18 +52177,18 @@ end1195:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip1198:
+skip1260:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1199
+	JZ           skip1261
 	VBROADCASTSS 120(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip1199:
+skip1261:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1200
+	JZ      skip1262
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -47969,10 +52197,10 @@ skip1199:
 	VADDPS  Z3, Z1, Z1
 	VADDPS  Z3, Z2, Z2
 
-skip1200:
+skip1262:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1201
+	JZ     skip1263
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -47983,7 +52211,7 @@ skip1200:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip1201:
+skip1263:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -47996,34 +52224,46 @@ skip1201:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1193
+	JL      tile1255
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_3x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_3x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1202:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1203
+tile1264:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1265
 
-main1205:
+main1267:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (BX), Z8
@@ -48071,13 +52311,13 @@ main1205:
 	ADDQ         $+512, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main1205
+	JGE          main1267
 
-rest1203:
+rest1265:
 	ADDQ $+4, SI
-	JZ   end1204
+	JZ   end1266
 
-one1206:
+one1268:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (BX), Z8
@@ -48092,11 +52332,11 @@ one1206:
 	ADDQ         $+128, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one1206
+	JNZ          one1268
 
-end1204:
+end1266:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1207
+	JZ     skip1269
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -48110,9 +52350,9 @@ end1204:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip1207:
+skip1269:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1208
+	JZ           skip1270
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -48121,10 +52361,10 @@ skip1207:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1208:
+skip1270:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1209
+	JZ      skip1271
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -48137,10 +52377,10 @@ skip1208:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip1209:
+skip1271:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1210
+	JZ     skip1272
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -48154,7 +52394,7 @@ skip1209:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip1210:
+skip1272:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -48170,32 +52410,43 @@ skip1210:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1202
+	JL      tile1264
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_4x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_4x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1211:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1212
+tile1273:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1274
 
-main1214:
+main1276:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (BX), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -48235,13 +52486,13 @@ main1214:
 	ADDQ         $+256, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main1214
+	JGE          main1276
 
-rest1212:
+rest1274:
 	ADDQ $+4, SI
-	JZ   end1213
+	JZ   end1275
 
-one1215:
+one1277:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (BX), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -48254,11 +52505,11 @@ one1215:
 	ADDQ         $+64, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one1215
+	JNZ          one1277
 
-end1213:
+end1275:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1216
+	JZ     skip1278
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -48271,19 +52522,19 @@ end1213:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip1216:
+skip1278:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1217
+	JZ           skip1279
 	VBROADCASTSS 120(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip1217:
+skip1279:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1218
+	JZ      skip1280
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -48293,10 +52544,10 @@ skip1217:
 	VADDPS  Z4, Z2, Z2
 	VADDPS  Z4, Z3, Z3
 
-skip1218:
+skip1280:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1219
+	JZ     skip1281
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -48309,7 +52560,7 @@ skip1218:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip1219:
+skip1281:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -48324,36 +52575,51 @@ skip1219:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1211
+	JL      tile1273
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_4x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_4x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1220:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1221
+tile1282:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1283
 
-main1223:
+main1285:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (BX), Z10
@@ -48413,13 +52679,13 @@ main1223:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main1223
+	JGE          main1285
 
-rest1221:
+rest1283:
 	ADDQ $+4, SI
-	JZ   end1222
+	JZ   end1284
 
-one1224:
+one1286:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (BX), Z10
@@ -48437,11 +52703,11 @@ one1224:
 	ADDQ         $+128, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one1224
+	JNZ          one1286
 
-end1222:
+end1284:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1225
+	JZ     skip1287
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -48458,9 +52724,9 @@ end1222:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip1225:
+skip1287:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1226
+	JZ           skip1288
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -48471,10 +52737,10 @@ skip1225:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1226:
+skip1288:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1227
+	JZ      skip1289
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -48489,10 +52755,10 @@ skip1226:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip1227:
+skip1289:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1228
+	JZ     skip1290
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -48509,7 +52775,7 @@ skip1227:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip1228:
+skip1290:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -48528,33 +52794,46 @@ skip1228:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1220
+	JL      tile1282
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_5x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_5x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1229:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1230
+tile1291:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1292
 
-main1232:
+main1294:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (BX), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -48602,13 +52881,13 @@ main1232:
 	ADDQ         $+256, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main1232
+	JGE          main1294
 
-rest1230:
+rest1292:
 	ADDQ $+4, SI
-	JZ   end1231
+	JZ   end1293
 
-one1233:
+one1295:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (BX), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -48623,11 +52902,11 @@ one1233:
 	ADDQ         $+64, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one1233
+	JNZ          one1295
 
-end1231:
+end1293:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1234
+	JZ     skip1296
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -48642,9 +52921,9 @@ end1231:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip1234:
+skip1296:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1235
+	JZ           skip1297
 	VBROADCASTSS 120(AX), Z5
 	VMULPS       Z5, Z0, Z0
 	VMULPS       Z5, Z1, Z1
@@ -48652,10 +52931,10 @@ skip1234:
 	VMULPS       Z5, Z3, Z3
 	VMULPS       Z5, Z4, Z4
 
-skip1235:
+skip1297:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1236
+	JZ      skip1298
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -48666,10 +52945,10 @@ skip1235:
 	VADDPS  Z5, Z3, Z3
 	VADDPS  Z5, Z4, Z4
 
-skip1236:
+skip1298:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1237
+	JZ     skip1299
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -48684,7 +52963,7 @@ skip1236:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip1237:
+skip1299:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -48701,38 +52980,56 @@ skip1237:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1229
+	JL      tile1291
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_5x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_5x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1238:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1239
+tile1300:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1301
 
-main1241:
+main1303:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (BX), Z12
@@ -48804,13 +53101,13 @@ main1241:
 	ADDQ         $+512, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main1241
+	JGE          main1303
 
-rest1239:
+rest1301:
 	ADDQ $+4, SI
-	JZ   end1240
+	JZ   end1302
 
-one1242:
+one1304:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (BX), Z12
@@ -48831,11 +53128,11 @@ one1242:
 	ADDQ         $+128, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one1242
+	JNZ          one1304
 
-end1240:
+end1302:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1243
+	JZ     skip1305
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -48855,9 +53152,9 @@ end1240:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip1243:
+skip1305:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1244
+	JZ           skip1306
 	VBROADCASTSS 120(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -48870,10 +53167,10 @@ skip1243:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip1244:
+skip1306:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1245
+	JZ      skip1307
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -48890,10 +53187,10 @@ skip1244:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip1245:
+skip1307:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1246
+	JZ     skip1308
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -48913,7 +53210,7 @@ skip1245:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip1246:
+skip1308:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -48935,34 +53232,49 @@ skip1246:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1238
+	JL      tile1300
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_6x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_6x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1247:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1248
+tile1309:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1310
 
-main1250:
+main1312:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (BX), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -49018,13 +53330,13 @@ main1250:
 	ADDQ         $+256, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main1250
+	JGE          main1312
 
-rest1248:
+rest1310:
 	ADDQ $+4, SI
-	JZ   end1249
+	JZ   end1311
 
-one1251:
+one1313:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (BX), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -49041,11 +53353,11 @@ one1251:
 	ADDQ         $+64, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one1251
+	JNZ          one1313
 
-end1249:
+end1311:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1252
+	JZ     skip1314
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -49062,9 +53374,9 @@ end1249:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip1252:
+skip1314:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1253
+	JZ           skip1315
 	VBROADCASTSS 120(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -49073,10 +53385,10 @@ skip1252:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1253:
+skip1315:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1254
+	JZ      skip1316
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -49088,10 +53400,10 @@ skip1253:
 	VADDPS  Z6, Z4, Z4
 	VADDPS  Z6, Z5, Z5
 
-skip1254:
+skip1316:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1255
+	JZ     skip1317
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -49108,7 +53420,7 @@ skip1254:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip1255:
+skip1317:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -49127,40 +53439,61 @@ skip1255:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1247
+	JL      tile1309
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_6x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_6x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1256:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1257
+tile1318:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1319
 
-main1259:
+main1321:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (BX), Z14
@@ -49244,13 +53577,13 @@ main1259:
 	ADDQ         $+512, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main1259
+	JGE          main1321
 
-rest1257:
+rest1319:
 	ADDQ $+4, SI
-	JZ   end1258
+	JZ   end1320
 
-one1260:
+one1322:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (BX), Z14
@@ -49274,11 +53607,11 @@ one1260:
 	ADDQ         $+128, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one1260
+	JNZ          one1322
 
-end1258:
+end1320:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1261
+	JZ     skip1323
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -49301,9 +53634,9 @@ end1258:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip1261:
+skip1323:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1262
+	JZ           skip1324
 	VBROADCASTSS 120(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -49318,10 +53651,10 @@ skip1261:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1262:
+skip1324:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1263
+	JZ      skip1325
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -49340,10 +53673,10 @@ skip1262:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip1263:
+skip1325:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1264
+	JZ     skip1326
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -49366,7 +53699,7 @@ skip1263:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip1264:
+skip1326:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -49391,35 +53724,52 @@ skip1264:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1256
+	JL      tile1318
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_7x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_7x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1265:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1266
+tile1327:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1328
 
-main1268:
+main1330:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (BX), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -49483,13 +53833,13 @@ main1268:
 	ADDQ         $+256, DX
 	ADDQ         $+112, BX
 	SUBQ         $+4, SI
-	JGE          main1268
+	JGE          main1330
 
-rest1266:
+rest1328:
 	ADDQ $+4, SI
-	JZ   end1267
+	JZ   end1329
 
-one1269:
+one1331:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (BX), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -49508,11 +53858,11 @@ one1269:
 	ADDQ         $+64, DX
 	ADDQ         $+28, BX
 	DECQ         SI
-	JNZ          one1269
+	JNZ          one1331
 
-end1267:
+end1329:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1270
+	JZ     skip1332
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -49531,9 +53881,9 @@ end1267:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip1270:
+skip1332:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1271
+	JZ           skip1333
 	VBROADCASTSS 120(AX), Z7
 	VMULPS       Z7, Z0, Z0
 	VMULPS       Z7, Z1, Z1
@@ -49543,10 +53893,10 @@ skip1270:
 	VMULPS       Z7, Z5, Z5
 	VMULPS       Z7, Z6, Z6
 
-skip1271:
+skip1333:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1272
+	JZ      skip1334
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -49559,10 +53909,10 @@ skip1271:
 	VADDPS  Z7, Z5, Z5
 	VADDPS  Z7, Z6, Z6
 
-skip1272:
+skip1334:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1273
+	JZ     skip1335
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -49581,7 +53931,7 @@ skip1272:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip1273:
+skip1335:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -49602,42 +53952,66 @@ skip1273:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1265
+	JL      tile1327
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_7x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_7x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1274:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1275
+tile1336:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1337
 
-main1277:
+main1339:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (BX), Z16
@@ -49733,13 +54107,13 @@ main1277:
 	ADDQ         $+512, DX
 	ADDQ         $+112, BX
 	SUBQ         $+4, SI
-	JGE          main1277
+	JGE          main1339
 
-rest1275:
+rest1337:
 	ADDQ $+4, SI
-	JZ   end1276
+	JZ   end1338
 
-one1278:
+one1340:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (BX), Z16
@@ -49766,11 +54140,11 @@ one1278:
 	ADDQ         $+128, DX
 	ADDQ         $+28, BX
 	DECQ         SI
-	JNZ          one1278
+	JNZ          one1340
 
-end1276:
+end1338:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1279
+	JZ     skip1341
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -49796,9 +54170,9 @@ end1276:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip1279:
+skip1341:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1280
+	JZ           skip1342
 	VBROADCASTSS 120(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -49815,10 +54189,10 @@ skip1279:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip1280:
+skip1342:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1281
+	JZ      skip1343
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -49839,10 +54213,10 @@ skip1280:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip1281:
+skip1343:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1282
+	JZ     skip1344
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -49868,7 +54242,7 @@ skip1281:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip1282:
+skip1344:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -49896,36 +54270,55 @@ skip1282:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1274
+	JL      tile1336
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_8x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_8x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1283:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1284
+tile1345:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1346
 
-main1286:
+main1348:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (BX), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -49997,13 +54390,13 @@ main1286:
 	ADDQ         $+256, DX
 	ADDQ         $+128, BX
 	SUBQ         $+4, SI
-	JGE          main1286
+	JGE          main1348
 
-rest1284:
+rest1346:
 	ADDQ $+4, SI
-	JZ   end1285
+	JZ   end1347
 
-one1287:
+one1349:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (BX), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -50024,11 +54417,11 @@ one1287:
 	ADDQ         $+64, DX
 	ADDQ         $+32, BX
 	DECQ         SI
-	JNZ          one1287
+	JNZ          one1349
 
-end1285:
+end1347:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1288
+	JZ     skip1350
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -50049,9 +54442,9 @@ end1285:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip1288:
+skip1350:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1289
+	JZ           skip1351
 	VBROADCASTSS 120(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -50062,10 +54455,10 @@ skip1288:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1289:
+skip1351:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1290
+	JZ      skip1352
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -50079,10 +54472,10 @@ skip1289:
 	VADDPS  Z8, Z6, Z6
 	VADDPS  Z8, Z7, Z7
 
-skip1290:
+skip1352:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1291
+	JZ     skip1353
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -50103,7 +54496,7 @@ skip1290:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip1291:
+skip1353:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -50126,44 +54519,71 @@ skip1291:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1283
+	JL      tile1345
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_8x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_8x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1292:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1293
+tile1354:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1355
 
-main1295:
+main1357:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (BX), Z18
@@ -50271,13 +54691,13 @@ main1295:
 	ADDQ         $+512, DX
 	ADDQ         $+128, BX
 	SUBQ         $+4, SI
-	JGE          main1295
+	JGE          main1357
 
-rest1293:
+rest1355:
 	ADDQ $+4, SI
-	JZ   end1294
+	JZ   end1356
 
-one1296:
+one1358:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (BX), Z18
@@ -50307,11 +54727,11 @@ one1296:
 	ADDQ         $+128, DX
 	ADDQ         $+32, BX
 	DECQ         SI
-	JNZ          one1296
+	JNZ          one1358
 
-end1294:
+end1356:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1297
+	JZ     skip1359
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -50340,9 +54760,9 @@ end1294:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1297:
+skip1359:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1298
+	JZ           skip1360
 	VBROADCASTSS 120(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -50361,10 +54781,10 @@ skip1297:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1298:
+skip1360:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1299
+	JZ      skip1361
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -50387,10 +54807,10 @@ skip1298:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip1299:
+skip1361:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1300
+	JZ     skip1362
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -50419,7 +54839,7 @@ skip1299:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1300:
+skip1362:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -50450,37 +54870,58 @@ skip1300:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1292
+	JL      tile1354
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_9x16_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_9x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1301:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1302
+tile1363:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1364
 
-main1304:
+main1366:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (BX), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -50560,13 +55001,13 @@ main1304:
 	ADDQ         $+256, DX
 	ADDQ         $+144, BX
 	SUBQ         $+4, SI
-	JGE          main1304
+	JGE          main1366
 
-rest1302:
+rest1364:
 	ADDQ $+4, SI
-	JZ   end1303
+	JZ   end1365
 
-one1305:
+one1367:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (BX), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -50589,11 +55030,11 @@ one1305:
 	ADDQ         $+64, DX
 	ADDQ         $+36, BX
 	DECQ         SI
-	JNZ          one1305
+	JNZ          one1367
 
-end1303:
+end1365:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1306
+	JZ     skip1368
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -50616,9 +55057,9 @@ end1303:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1306:
+skip1368:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1307
+	JZ           skip1369
 	VBROADCASTSS 120(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -50630,10 +55071,10 @@ skip1306:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip1307:
+skip1369:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1308
+	JZ      skip1370
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -50648,10 +55089,10 @@ skip1307:
 	VADDPS  Z9, Z7, Z7
 	VADDPS  Z9, Z8, Z8
 
-skip1308:
+skip1370:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1309
+	JZ     skip1371
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -50674,7 +55115,7 @@ skip1308:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1309:
+skip1371:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -50699,46 +55140,76 @@ skip1309:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1301
+	JL      tile1363
 	VZEROUPPER
 	RET
 
 // func mul_f32_strip_9x32_avx512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_strip_9x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1310:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	MOVQ   CX, DX
-	MOVQ   112(AX), BX
-	IMULQ  BX, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   48(AX), SI
-	MOVQ   8(SI), SI
-	SUBQ   $+4, SI
-	JL     rest1311
+tile1372:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest1373
 
-main1313:
+main1375:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (BX), Z20
@@ -50858,13 +55329,13 @@ main1313:
 	ADDQ         $+512, DX
 	ADDQ         $+144, BX
 	SUBQ         $+4, SI
-	JGE          main1313
+	JGE          main1375
 
-rest1311:
+rest1373:
 	ADDQ $+4, SI
-	JZ   end1312
+	JZ   end1374
 
-one1314:
+one1376:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (BX), Z20
@@ -50897,11 +55368,11 @@ one1314:
 	ADDQ         $+128, DX
 	ADDQ         $+36, BX
 	DECQ         SI
-	JNZ          one1314
+	JNZ          one1376
 
-end1312:
+end1374:
 	TESTL  $0x00000001, 124(AX)
-	JZ     skip1315
+	JZ     skip1377
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -50933,9 +55404,9 @@ end1312:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1315:
+skip1377:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip1316
+	JZ           skip1378
 	VBROADCASTSS 120(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -50956,10 +55427,10 @@ skip1315:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip1316:
+skip1378:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1317
+	JZ      skip1379
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -50984,10 +55455,10 @@ skip1316:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip1317:
+skip1379:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1318
+	JZ     skip1380
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -51019,7 +55490,7 @@ skip1317:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1318:
+skip1380:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -51053,7 +55524,7 @@ skip1318:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1310
+	JL      tile1372
 	VZEROUPPER
 	RET
 

@@ -10,28 +10,22 @@ import "github.com/structuredffn/sffn/runtime/kernel"
 func mul_f32_k128_1x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k128_1x64_avx512(a *kernel.Args)
+func mul_f32_k128_1x32_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k128_1x64_swiglu_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k128a128c128_6x64_avx512(a *kernel.Args)
+func mul_f32_k128a128c128_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k128a128c257_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k128a128c257_6x64_avx512(a *kernel.Args)
-
-//go:noescape
 func mul_f32_k128a128c32_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k128a128c384_6x64_avx512(a *kernel.Args)
+func mul_f32_k128a128c384_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k128a128c384_6x64_swiglu_avx512(a *kernel.Args)
+func mul_f32_k128a128c384_12x32_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k257_1x64_avx512(a *kernel.Args)
@@ -40,19 +34,19 @@ func mul_f32_k257_1x64_avx512(a *kernel.Args)
 func mul_f32_k257a257c128_6x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k32_1x64_avx512(a *kernel.Args)
+func mul_f32_k32_1x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k32_1x64_swiglu_avx512(a *kernel.Args)
+func mul_f32_k32_1x32_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k32a32c128_6x64_avx512(a *kernel.Args)
+func mul_f32_k32a32c128_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k32a32c384_6x64_avx512(a *kernel.Args)
+func mul_f32_k32a32c384_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k32a32c384_6x64_swiglu_avx512(a *kernel.Args)
+func mul_f32_k32a32c384_12x32_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k384_1x32_avx512(a *kernel.Args)

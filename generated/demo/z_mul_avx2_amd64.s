@@ -5,25 +5,29 @@
 #include "textflag.h"
 
 // func mul_f32_k128_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k128_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile1:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000020, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000020, SI
 
 k2:
 	VMOVUPS      (DX), Y2
@@ -108,27 +112,45 @@ skip6:
 	RET
 
 // func mul_f32_k128_1x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k128_1x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile7:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000020, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x05, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip8
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	PREFETCHT0 (BX)
 
-k8:
+skip8:
+	MOVQ (AX), BX
+	MOVQ $0x00000020, SI
+
+k9:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -152,9 +174,9 @@ k8:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k8
+	JNZ          k9
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip9
+	JZ           skip10
 	MOVQ         40(AX), DX
 	IMUL3Q       $0x00000020, CX, BX
 	ADDQ         BX, DX
@@ -165,17 +187,17 @@ k8:
 	ADDQ         96(AX), DX
 	VADDPS       (DX), Y1, Y1
 
-skip9:
+skip10:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip10
+	JZ           skip11
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip10:
+skip11:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip11
+	JZ      skip12
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -190,10 +212,10 @@ skip10:
 	VMOVUPS 64(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip11:
+skip12:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip12
+	JZ      skip13
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -204,9 +226,9 @@ skip11:
 	ADDQ    96(AX), DX
 	VMOVUPS Y1, (DX)
 
-skip12:
+skip13:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip13
+	JNZ         skip14
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -231,7 +253,7 @@ skip12:
 	VDIVPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
-skip13:
+skip14:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
@@ -241,37 +263,52 @@ skip13:
 	RET
 
 // func mul_f32_k128a128c128_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k128a128c128_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile14:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000020, SI
+tile15:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000020, SI
 
-k15:
+k16:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -355,9 +392,9 @@ k15:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k15
+	JNZ          k16
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip16
+	JZ           skip17
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -380,9 +417,9 @@ k15:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip16:
+skip17:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip17
+	JZ           skip18
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -397,10 +434,10 @@ skip16:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip17:
+skip18:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip18
+	JZ      skip19
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -425,10 +462,10 @@ skip17:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip18:
+skip19:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip19
+	JZ     skip20
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -451,7 +488,7 @@ skip18:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip19:
+skip20:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -477,42 +514,57 @@ skip19:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile14
+	JL      tile15
 	VZEROUPPER
 	RET
 
 // func mul_f32_k128a128c257_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k128a128c257_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile20:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000020, SI
+tile21:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000020, SI
 
-k21:
+k22:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -596,9 +648,9 @@ k21:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k21
+	JNZ          k22
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip22
+	JZ           skip23
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -621,9 +673,9 @@ k21:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip22:
+skip23:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip23
+	JZ           skip24
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -638,10 +690,10 @@ skip22:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip23:
+skip24:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip24
+	JZ      skip25
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -666,10 +718,10 @@ skip23:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip24:
+skip25:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip25
+	JZ     skip26
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -692,7 +744,7 @@ skip24:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip25:
+skip26:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -718,42 +770,57 @@ skip25:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile20
+	JL      tile21
 	VZEROUPPER
 	RET
 
 // func mul_f32_k128a128c32_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k128a128c32_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile26:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000020, SI
+tile27:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000020, SI
 
-k27:
+k28:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -837,9 +904,9 @@ k27:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k27
+	JNZ          k28
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip28
+	JZ           skip29
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -862,9 +929,9 @@ k27:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip28:
+skip29:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip29
+	JZ           skip30
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -879,10 +946,10 @@ skip28:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip29:
+skip30:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip30
+	JZ      skip31
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -907,10 +974,10 @@ skip29:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip30:
+skip31:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip31
+	JZ     skip32
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -933,7 +1000,7 @@ skip30:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip31:
+skip32:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -959,42 +1026,57 @@ skip31:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile26
+	JL      tile27
 	VZEROUPPER
 	RET
 
 // func mul_f32_k128a128c384_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k128a128c384_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile32:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000020, SI
+tile33:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000020, SI
 
-k33:
+k34:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -1078,9 +1160,9 @@ k33:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k33
+	JNZ          k34
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip34
+	JZ           skip35
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -1103,9 +1185,9 @@ k33:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip34:
+skip35:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip35
+	JZ           skip36
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -1120,10 +1202,10 @@ skip34:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip35:
+skip36:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip36
+	JZ      skip37
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1148,10 +1230,10 @@ skip35:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip36:
+skip37:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip37
+	JZ     skip38
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1174,7 +1256,7 @@ skip36:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip37:
+skip38:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1200,42 +1282,93 @@ skip37:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile32
+	JL      tile33
 	VZEROUPPER
 	RET
 
 // func mul_f32_k128a128c384_6x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k128a128c384_6x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile38:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000020, SI
+tile39:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x05, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip40
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k39:
+skip40:
+	MOVQ (AX), BX
+	MOVQ $0x00000020, SI
+
+k41:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -1319,9 +1452,9 @@ k39:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k39
+	JNZ          k41
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip40
+	JZ           skip42
 	MOVQ         40(AX), DX
 	IMUL3Q       $0x00000020, CX, BX
 	ADDQ         BX, DX
@@ -1354,9 +1487,9 @@ k39:
 	ADDQ         BX, DX
 	VADDPS       (DX), Y11, Y11
 
-skip40:
+skip42:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip41
+	JZ           skip43
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -1371,10 +1504,10 @@ skip40:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip41:
+skip43:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip42
+	JZ      skip44
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1399,10 +1532,10 @@ skip41:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip42:
+skip44:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip43
+	JZ      skip45
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -1435,9 +1568,9 @@ skip42:
 	ADDQ    BX, DX
 	VMOVUPS Y11, (DX)
 
-skip43:
+skip45:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip44
+	JNZ         skip46
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -1568,37 +1701,41 @@ skip43:
 	VDIVPS      Y0, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
-skip44:
+skip46:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile38
+	JL   tile39
 	VZEROUPPER
 	RET
 
 // func mul_f32_k257_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k257_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile45:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000040, SI
+tile47:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000040, SI
 
-k46:
+k48:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -1622,7 +1759,7 @@ k46:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k46
+	JNZ          k48
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -1631,24 +1768,24 @@ k46:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip47
+	JZ           skip49
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip47:
+skip49:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip48
+	JZ           skip50
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip48:
+skip50:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip49
+	JZ      skip51
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1663,17 +1800,17 @@ skip48:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip49:
+skip51:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip50
+	JZ     skip52
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip50:
+skip52:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1683,42 +1820,57 @@ skip50:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile45
+	JL      tile47
 	VZEROUPPER
 	RET
 
 // func mul_f32_k257a257c128_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k257a257c128_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile51:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000040, SI
+tile53:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000040, SI
 
-k52:
+k54:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -1802,7 +1954,7 @@ k52:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k52
+	JNZ          k54
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -1826,7 +1978,7 @@ k52:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip53
+	JZ           skip55
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -1849,9 +2001,9 @@ k52:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip53:
+skip55:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip54
+	JZ           skip56
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -1866,10 +2018,10 @@ skip53:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip54:
+skip56:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip55
+	JZ      skip57
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1894,10 +2046,10 @@ skip54:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip55:
+skip57:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip56
+	JZ     skip58
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1920,7 +2072,7 @@ skip55:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip56:
+skip58:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1946,32 +2098,36 @@ skip56:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile51
+	JL      tile53
 	VZEROUPPER
 	RET
 
 // func mul_f32_k32_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k32_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile57:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000008, SI
+tile59:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000008, SI
 
-k58:
+k60:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -1995,26 +2151,26 @@ k58:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k58
+	JNZ          k60
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip59
+	JZ           skip61
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip59:
+skip61:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip60
+	JZ           skip62
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip60:
+skip62:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip61
+	JZ      skip63
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2029,17 +2185,17 @@ skip60:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip61:
+skip63:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip62
+	JZ     skip64
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip62:
+skip64:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2049,32 +2205,50 @@ skip62:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile57
+	JL      tile59
 	VZEROUPPER
 	RET
 
 // func mul_f32_k32_1x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k32_1x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile63:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000008, SI
+tile65:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x05, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip66
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	PREFETCHT0 (BX)
 
-k64:
+skip66:
+	MOVQ (AX), BX
+	MOVQ $0x00000008, SI
+
+k67:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -2098,9 +2272,9 @@ k64:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k64
+	JNZ          k67
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip65
+	JZ           skip68
 	MOVQ         40(AX), DX
 	IMUL3Q       $0x00000020, CX, BX
 	ADDQ         BX, DX
@@ -2111,17 +2285,17 @@ k64:
 	ADDQ         96(AX), DX
 	VADDPS       (DX), Y1, Y1
 
-skip65:
+skip68:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip66
+	JZ           skip69
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip66:
+skip69:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip67
+	JZ      skip70
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2136,10 +2310,10 @@ skip66:
 	VMOVUPS 64(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip67:
+skip70:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip68
+	JZ      skip71
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -2150,9 +2324,9 @@ skip67:
 	ADDQ    96(AX), DX
 	VMOVUPS Y1, (DX)
 
-skip68:
+skip71:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip69
+	JNZ         skip72
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -2177,47 +2351,62 @@ skip68:
 	VDIVPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
-skip69:
+skip72:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile63
+	JL   tile65
 	VZEROUPPER
 	RET
 
 // func mul_f32_k32a32c128_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k32a32c128_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile70:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000008, SI
+tile73:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000008, SI
 
-k71:
+k74:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -2301,9 +2490,9 @@ k71:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k71
+	JNZ          k74
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip72
+	JZ           skip75
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -2326,9 +2515,9 @@ k71:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip72:
+skip75:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip73
+	JZ           skip76
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2343,10 +2532,10 @@ skip72:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip73:
+skip76:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip74
+	JZ      skip77
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2371,10 +2560,10 @@ skip73:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip74:
+skip77:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip75
+	JZ     skip78
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2397,7 +2586,7 @@ skip74:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip75:
+skip78:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2423,42 +2612,57 @@ skip75:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile70
+	JL      tile73
 	VZEROUPPER
 	RET
 
 // func mul_f32_k32a32c384_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k32a32c384_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile76:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000008, SI
+tile79:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000008, SI
 
-k77:
+k80:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -2542,9 +2746,9 @@ k77:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k77
+	JNZ          k80
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip78
+	JZ           skip81
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -2567,9 +2771,9 @@ k77:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip78:
+skip81:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip79
+	JZ           skip82
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2584,10 +2788,10 @@ skip78:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip79:
+skip82:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip80
+	JZ      skip83
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2612,10 +2816,10 @@ skip79:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip80:
+skip83:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip81
+	JZ     skip84
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2638,7 +2842,7 @@ skip80:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip81:
+skip84:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2664,42 +2868,93 @@ skip81:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile76
+	JL      tile79
 	VZEROUPPER
 	RET
 
 // func mul_f32_k32a32c384_6x32_swiglu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k32a32c384_6x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile82:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x05, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000008, SI
+tile85:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x05, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip86
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000020, CX, SI
+	ADDQ       SI, BX
+	ADDQ       96(AX), BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k83:
+skip86:
+	MOVQ (AX), BX
+	MOVQ $0x00000008, SI
+
+k87:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -2783,9 +3038,9 @@ k83:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k83
+	JNZ          k87
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip84
+	JZ           skip88
 	MOVQ         40(AX), DX
 	IMUL3Q       $0x00000020, CX, BX
 	ADDQ         BX, DX
@@ -2818,9 +3073,9 @@ k83:
 	ADDQ         BX, DX
 	VADDPS       (DX), Y11, Y11
 
-skip84:
+skip88:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip85
+	JZ           skip89
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2835,10 +3090,10 @@ skip84:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip85:
+skip89:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip86
+	JZ      skip90
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2863,10 +3118,10 @@ skip85:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip86:
+skip90:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip87
+	JZ      skip91
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -2899,9 +3154,9 @@ skip86:
 	ADDQ    BX, DX
 	VMOVUPS Y11, (DX)
 
-skip87:
+skip91:
 	TESTL       $0x00000004, 124(AX)
-	JNZ         skip88
+	JNZ         skip92
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -3032,37 +3287,41 @@ skip87:
 	VDIVPS      Y0, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
-skip88:
+skip92:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile82
+	JL   tile85
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile89:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+tile93:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
 
-k90:
+k94:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -3086,26 +3345,26 @@ k90:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k90
+	JNZ          k94
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip91
+	JZ           skip95
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip91:
+skip95:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip92
+	JZ           skip96
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip92:
+skip96:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip93
+	JZ      skip97
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3120,17 +3379,17 @@ skip92:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip93:
+skip97:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip94
+	JZ     skip98
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip94:
+skip98:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3140,42 +3399,57 @@ skip94:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile89
+	JL      tile93
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384a384c128_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384a384c128_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile95:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+tile99:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
 
-k96:
+k100:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -3259,9 +3533,9 @@ k96:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k96
+	JNZ          k100
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip97
+	JZ           skip101
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -3284,9 +3558,9 @@ k96:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip97:
+skip101:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip98
+	JZ           skip102
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3301,10 +3575,10 @@ skip97:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip98:
+skip102:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip99
+	JZ      skip103
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3329,10 +3603,10 @@ skip98:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip99:
+skip103:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip100
+	JZ     skip104
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3355,7 +3629,7 @@ skip99:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip100:
+skip104:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3381,42 +3655,57 @@ skip100:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile95
+	JL      tile99
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384a384c32_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384a384c32_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile101:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+tile105:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
 
-k102:
+k106:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -3500,9 +3789,9 @@ k102:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k102
+	JNZ          k106
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip103
+	JZ           skip107
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -3525,9 +3814,9 @@ k102:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip103:
+skip107:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip104
+	JZ           skip108
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3542,10 +3831,10 @@ skip103:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip104:
+skip108:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip105
+	JZ      skip109
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3570,10 +3859,10 @@ skip104:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip105:
+skip109:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip106
+	JZ     skip110
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3596,7 +3885,7 @@ skip105:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip106:
+skip110:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3622,35 +3911,39 @@ skip106:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile101
+	JL      tile105
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768s2x384_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768s2x384_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile107:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000002, SI
+tile111:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000002, SI
 
-seg108:
+seg112:
 	MOVQ $0x00000060, DI
 
-k109:
+k113:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -3674,29 +3967,29 @@ k109:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k109
+	JNZ          k113
 	ADDQ         $+0, BX
 	DECQ         SI
-	JNZ          seg108
+	JNZ          seg112
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip110
+	JZ           skip114
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip110:
+skip114:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip111
+	JZ           skip115
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip111:
+skip115:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip112
+	JZ      skip116
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3711,17 +4004,17 @@ skip111:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip112:
+skip116:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip113
+	JZ     skip117
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip113:
+skip117:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3731,45 +4024,60 @@ skip113:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile107
+	JL      tile111
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768s2x384a768c128_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768s2x384a768c128_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile114:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000002, SI
+tile118:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000002, SI
 
-seg115:
+seg119:
 	MOVQ $0x00000060, DI
 
-k116:
+k120:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -3853,12 +4161,12 @@ k116:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k116
+	JNZ          k120
 	ADDQ         $+0, BX
 	DECQ         SI
-	JNZ          seg115
+	JNZ          seg119
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip117
+	JZ           skip121
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -3881,9 +4189,9 @@ k116:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip117:
+skip121:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip118
+	JZ           skip122
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3898,10 +4206,10 @@ skip117:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip118:
+skip122:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip119
+	JZ      skip123
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3926,10 +4234,10 @@ skip118:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip119:
+skip123:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip120
+	JZ     skip124
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3952,7 +4260,7 @@ skip119:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip120:
+skip124:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3978,45 +4286,60 @@ skip120:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile114
+	JL      tile118
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768s2x384a768c32_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768s2x384a768c32_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile121:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000002, SI
+tile125:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000002, SI
 
-seg122:
+seg126:
 	MOVQ $0x00000060, DI
 
-k123:
+k127:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -4100,12 +4423,12 @@ k123:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k123
+	JNZ          k127
 	ADDQ         $+0, BX
 	DECQ         SI
-	JNZ          seg122
+	JNZ          seg126
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip124
+	JZ           skip128
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -4128,9 +4451,9 @@ k123:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip124:
+skip128:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip125
+	JZ           skip129
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -4145,10 +4468,10 @@ skip124:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip125:
+skip129:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip126
+	JZ      skip130
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -4173,10 +4496,10 @@ skip125:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip126:
+skip130:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip127
+	JZ     skip131
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4199,7 +4522,7 @@ skip126:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip127:
+skip131:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4225,7 +4548,7 @@ skip127:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile121
+	JL      tile125
 	VZEROUPPER
 	RET
 

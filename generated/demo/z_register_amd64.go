@@ -15,38 +15,30 @@ func init() {
 			Len: 128,
 			Off: 0,
 		}}}, Func: mul_f32_k128_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k128_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k128_1x32_swiglu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k128_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k128_1x64_swiglu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k128_1x32_swiglu_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c128_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
 			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k128_1x64_swiglu_avx512},
-		kernel.Info{Name: "mul_f32_k128a128c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 512, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c128_6x64_avx512},
+		}}}, Func: mul_f32_k128a128c128_12x32_avx512},
 		kernel.Info{Name: "mul_f32_k128a128c257_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
 			Len: 128,
 			Off: 0,
 		}}}, Func: mul_f32_k128a128c257_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k128a128c257_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 512, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c257_6x64_avx512},
 		kernel.Info{Name: "mul_f32_k128a128c32_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
 			Len: 128,
 			Off: 0,
 		}}}, Func: mul_f32_k128a128c32_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k128a128c384_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k128a128c384_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
 			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k128a128c384_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k128a128c384_6x64_swiglu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k128a128c384_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c384_12x32_swiglu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
 			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k128a128c384_6x64_swiglu_avx512},
+		}}}, Func: mul_f32_k128a128c384_12x32_swiglu_avx512},
 		kernel.Info{Name: "mul_f32_k257_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 257,
 			Off: 0,
@@ -55,26 +47,26 @@ func init() {
 			Len: 257,
 			Off: 0,
 		}}}, Func: mul_f32_k257a257c128_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k32_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k32_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k32_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k32_1x64_swiglu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k32_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k32_1x32_swiglu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k32_1x64_swiglu_avx512},
-		kernel.Info{Name: "mul_f32_k32a32c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 128, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k32_1x32_swiglu_avx512},
+		kernel.Info{Name: "mul_f32_k32a32c128_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 128, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
 			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k32a32c128_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k32a32c384_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k32a32c128_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k32a32c384_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
 			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k32a32c384_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k32a32c384_6x64_swiglu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k32a32c384_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k32a32c384_12x32_swiglu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
 			Len: 32,
 			Off: 0,
-		}}}, Func: mul_f32_k32a32c384_6x64_swiglu_avx512},
+		}}}, Func: mul_f32_k32a32c384_12x32_swiglu_avx512},
 		kernel.Info{Name: "mul_f32_k384_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 384,
 			Off: 0,

@@ -7,64 +7,67 @@ package gpt2s
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 //go:noescape
-func mul_f32_k128_1x64_avx512(a *kernel.Args)
+func mul_f32_k128_1x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k128a256c3072_6x64_avx512(a *kernel.Args)
+func mul_f32_k128a256c3072_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k128a256c768_6x64_avx512(a *kernel.Args)
+func mul_f32_k128a256c768_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k192_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k192_1x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k192_1x48_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192_1x64_avx512(a *kernel.Args)
+func mul_f32_k192a192c3072_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192_1x64_gelu_avx512(a *kernel.Args)
+func mul_f32_k192a192c3072_12x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192a192c3072_6x64_avx512(a *kernel.Args)
+func mul_f32_k192a192c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192a192c3072_6x64_gelu_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k192a192c768_6x64_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k192a768c3072_6x64_gelu_avx512(a *kernel.Args)
+func mul_f32_k192a768c3072_12x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k192a768c768_6x48_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192s4x192_1x64_avx512(a *kernel.Args)
+func mul_f32_k192s4x192_1x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192s4x192a768c3072_6x64_avx512(a *kernel.Args)
+func mul_f32_k192s4x192a768c3072_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192s4x192a768c768_6x64_avx512(a *kernel.Args)
+func mul_f32_k192s4x192a768c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192t4_1x64_avx512(a *kernel.Args)
+func mul_f32_k192t4_1x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k192t4a768c768_6x64_avx512(a *kernel.Args)
+func mul_f32_k192t4a768c768_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k256_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k256_1x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k256_1x64_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256_1x64_gelu_avx512(a *kernel.Args)
+func mul_f32_k256a256c3072_12x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k256a256c3072_6x64_gelu_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k256a256c768_6x64_avx512(a *kernel.Args)
+func mul_f32_k256a256c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k256a512c3072_6x64_avx512(a *kernel.Args)

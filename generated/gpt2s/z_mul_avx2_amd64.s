@@ -5,25 +5,29 @@
 #include "textflag.h"
 
 // func mul_f32_k128_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k128_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile1:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000020, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000020, SI
 
 k2:
 	VMOVUPS      (DX), Y2
@@ -108,35 +112,50 @@ skip6:
 	RET
 
 // func mul_f32_k128a256c3072_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k128a256c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile7:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000020, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000020, SI
 
 k8:
 	VMOVUPS      (DX), Y12
@@ -349,35 +368,50 @@ skip12:
 	RET
 
 // func mul_f32_k128a256c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k128a256c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile13:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000020, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000020, SI
 
 k14:
 	VMOVUPS      (DX), Y12
@@ -590,25 +624,29 @@ skip18:
 	RET
 
 // func mul_f32_k192_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k192_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile19:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000030, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000030, SI
 
 k20:
 	VMOVUPS      (DX), Y2
@@ -693,27 +731,40 @@ skip24:
 	RET
 
 // func mul_f32_k192_1x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k192_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile25:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000030, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip26
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k26:
+skip26:
+	MOVQ (AX), BX
+	MOVQ $0x00000030, SI
+
+k27:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -737,26 +788,26 @@ k26:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k26
+	JNZ          k27
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip27
+	JZ           skip28
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip27:
+skip28:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip28
+	JZ           skip29
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip28:
+skip29:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip29
+	JZ      skip30
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -771,27 +822,27 @@ skip28:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip29:
+skip30:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip30
+	JZ     skip31
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip30:
+skip31:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip31
+	JZ      skip32
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip31:
+skip32:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -848,21 +899,25 @@ skip31:
 	RET
 
 // func mul_f32_k192_1x48_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k192_1x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile32:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000030, SI
+tile33:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000030, SI
 
-k33:
+k34:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -886,26 +941,26 @@ k33:
 	ADDQ         $+768, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k33
+	JNZ          k34
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip34
+	JZ           skip35
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip34:
+skip35:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip35
+	JZ           skip36
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip35:
+skip36:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip36
+	JZ      skip37
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -914,17 +969,17 @@ skip35:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip36:
+skip37:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip37
+	JZ     skip38
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip37:
+skip38:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -934,42 +989,57 @@ skip37:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile32
+	JL      tile33
 	VZEROUPPER
 	RET
 
 // func mul_f32_k192a192c3072_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k192a192c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile38:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000030, SI
+tile39:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000030, SI
 
-k39:
+k40:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -1053,9 +1123,9 @@ k39:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k39
+	JNZ          k40
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip40
+	JZ           skip41
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -1078,9 +1148,9 @@ k39:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip40:
+skip41:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip41
+	JZ           skip42
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -1095,10 +1165,10 @@ skip40:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip41:
+skip42:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip42
+	JZ      skip43
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1123,10 +1193,10 @@ skip41:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip42:
+skip43:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip43
+	JZ     skip44
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1149,7 +1219,7 @@ skip42:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip43:
+skip44:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1175,42 +1245,77 @@ skip43:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile38
+	JL      tile39
 	VZEROUPPER
 	RET
 
 // func mul_f32_k192a192c3072_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k192a192c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile44:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000030, SI
+tile45:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip46
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k45:
+skip46:
+	MOVQ (AX), BX
+	MOVQ $0x00000030, SI
+
+k47:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -1294,9 +1399,9 @@ k45:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k45
+	JNZ          k47
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip46
+	JZ           skip48
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -1319,9 +1424,9 @@ k45:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip46:
+skip48:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip47
+	JZ           skip49
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -1336,10 +1441,10 @@ skip46:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip47:
+skip49:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip48
+	JZ      skip50
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1364,10 +1469,10 @@ skip47:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip48:
+skip50:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip49
+	JZ     skip51
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1390,10 +1495,10 @@ skip48:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip49:
+skip51:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip50
+	JZ      skip52
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1416,7 +1521,7 @@ skip49:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip50:
+skip52:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -1694,42 +1799,57 @@ skip50:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile44
+	JL          tile45
 	VZEROUPPER
 	RET
 
 // func mul_f32_k192a192c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k192a192c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile51:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000030, SI
+tile53:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000030, SI
 
-k52:
+k54:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -1813,9 +1933,9 @@ k52:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k52
+	JNZ          k54
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip53
+	JZ           skip55
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -1838,9 +1958,9 @@ k52:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip53:
+skip55:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip54
+	JZ           skip56
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -1855,10 +1975,10 @@ skip53:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip54:
+skip56:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip55
+	JZ      skip57
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1883,10 +2003,10 @@ skip54:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip55:
+skip57:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip56
+	JZ     skip58
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1909,7 +2029,7 @@ skip55:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip56:
+skip58:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1935,42 +2055,77 @@ skip56:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile51
+	JL      tile53
 	VZEROUPPER
 	RET
 
 // func mul_f32_k192a768c3072_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k192a768c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile57:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000030, SI
+tile59:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip60
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k58:
+skip60:
+	MOVQ (AX), BX
+	MOVQ $0x00000030, SI
+
+k61:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -2054,9 +2209,9 @@ k58:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k58
+	JNZ          k61
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip59
+	JZ           skip62
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -2079,9 +2234,9 @@ k58:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip59:
+skip62:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip60
+	JZ           skip63
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2096,10 +2251,10 @@ skip59:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip60:
+skip63:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip61
+	JZ      skip64
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2124,10 +2279,10 @@ skip60:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip61:
+skip64:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip62
+	JZ     skip65
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2150,10 +2305,10 @@ skip61:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip62:
+skip65:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip63
+	JZ      skip66
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2176,7 +2331,7 @@ skip62:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip63:
+skip66:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -2454,36 +2609,51 @@ skip63:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile57
+	JL          tile59
 	VZEROUPPER
 	RET
 
 // func mul_f32_k192a768c768_6x48_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k192a768c768_6x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile64:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000030, SI
+tile67:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000030, SI
 
-k65:
+k68:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -2567,9 +2737,9 @@ k65:
 	ADDQ         $+768, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k65
+	JNZ          k68
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip66
+	JZ           skip69
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -2592,9 +2762,9 @@ k65:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip66:
+skip69:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip67
+	JZ           skip70
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2609,10 +2779,10 @@ skip66:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip67:
+skip70:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip68
+	JZ      skip71
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2631,10 +2801,10 @@ skip67:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip68:
+skip71:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip69
+	JZ     skip72
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2657,7 +2827,7 @@ skip68:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip69:
+skip72:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2683,35 +2853,39 @@ skip69:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile64
+	JL      tile67
 	VZEROUPPER
 	RET
 
 // func mul_f32_k192s4x192_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k192s4x192_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile70:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000004, SI
+tile73:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000004, SI
 
-seg71:
+seg74:
 	MOVQ $0x0000000c, DI
 
-k72:
+k75:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -2735,29 +2909,29 @@ k72:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k72
+	JNZ          k75
 	ADDQ         $+576, BX
 	DECQ         SI
-	JNZ          seg71
+	JNZ          seg74
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip73
+	JZ           skip76
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip73:
+skip76:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip74
+	JZ           skip77
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip74:
+skip77:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip75
+	JZ      skip78
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2772,17 +2946,17 @@ skip74:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip75:
+skip78:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip76
+	JZ     skip79
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip76:
+skip79:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2792,45 +2966,60 @@ skip76:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile70
+	JL      tile73
 	VZEROUPPER
 	RET
 
 // func mul_f32_k192s4x192a768c3072_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k192s4x192a768c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile77:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000004, SI
+tile80:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000004, SI
 
-seg78:
+seg81:
 	MOVQ $0x0000000c, DI
 
-k79:
+k82:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -2914,12 +3103,12 @@ k79:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k79
+	JNZ          k82
 	ADDQ         $+576, BX
 	DECQ         SI
-	JNZ          seg78
+	JNZ          seg81
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip80
+	JZ           skip83
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -2942,9 +3131,9 @@ k79:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip80:
+skip83:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip81
+	JZ           skip84
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2959,10 +3148,10 @@ skip80:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip81:
+skip84:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip82
+	JZ      skip85
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2987,10 +3176,10 @@ skip81:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip82:
+skip85:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip83
+	JZ     skip86
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3013,7 +3202,7 @@ skip82:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip83:
+skip86:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3039,45 +3228,60 @@ skip83:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile77
+	JL      tile80
 	VZEROUPPER
 	RET
 
 // func mul_f32_k192s4x192a768c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k192s4x192a768c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile84:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000004, SI
+tile87:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000004, SI
 
-seg85:
+seg88:
 	MOVQ $0x0000000c, DI
 
-k86:
+k89:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -3161,12 +3365,12 @@ k86:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k86
+	JNZ          k89
 	ADDQ         $+576, BX
 	DECQ         SI
-	JNZ          seg85
+	JNZ          seg88
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip87
+	JZ           skip90
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -3189,9 +3393,9 @@ k86:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip87:
+skip90:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip88
+	JZ           skip91
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3206,10 +3410,10 @@ skip87:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip88:
+skip91:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip89
+	JZ      skip92
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3234,10 +3438,10 @@ skip88:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip89:
+skip92:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip90
+	JZ     skip93
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3260,7 +3464,7 @@ skip89:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip90:
+skip93:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3286,32 +3490,36 @@ skip90:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile84
+	JL      tile87
 	VZEROUPPER
 	RET
 
 // func mul_f32_k192t4_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k192t4_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile91:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000030, SI
+tile94:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000030, SI
 
-k92:
+k95:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -3335,26 +3543,26 @@ k92:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	DECQ         SI
-	JNZ          k92
+	JNZ          k95
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip93
+	JZ           skip96
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip93:
+skip96:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip94
+	JZ           skip97
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip94:
+skip97:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip95
+	JZ      skip98
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3369,17 +3577,17 @@ skip94:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip95:
+skip98:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip96
+	JZ     skip99
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip96:
+skip99:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3389,42 +3597,57 @@ skip96:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile91
+	JL      tile94
 	VZEROUPPER
 	RET
 
 // func mul_f32_k192t4a768c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k192t4a768c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile97:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000030, SI
+tile100:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000030, SI
 
-k98:
+k101:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -3508,9 +3731,9 @@ k98:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	DECQ         SI
-	JNZ          k98
+	JNZ          k101
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip99
+	JZ           skip102
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -3533,9 +3756,9 @@ k98:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip99:
+skip102:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip100
+	JZ           skip103
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3550,10 +3773,10 @@ skip99:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip100:
+skip103:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip101
+	JZ      skip104
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3578,10 +3801,10 @@ skip100:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip101:
+skip104:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip102
+	JZ     skip105
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3604,7 +3827,7 @@ skip101:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip102:
+skip105:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3630,32 +3853,36 @@ skip102:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile97
+	JL      tile100
 	VZEROUPPER
 	RET
 
 // func mul_f32_k256_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k256_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile103:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000040, SI
+tile106:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000040, SI
 
-k104:
+k107:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -3679,26 +3906,26 @@ k104:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k104
+	JNZ          k107
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip105
+	JZ           skip108
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip105:
+skip108:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip106
+	JZ           skip109
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip106:
+skip109:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip107
+	JZ      skip110
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3713,17 +3940,17 @@ skip106:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip107:
+skip110:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip108
+	JZ     skip111
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip108:
+skip111:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3733,32 +3960,45 @@ skip108:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile103
+	JL      tile106
 	VZEROUPPER
 	RET
 
 // func mul_f32_k256_1x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k256_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile109:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000040, SI
+tile112:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip113
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k110:
+skip113:
+	MOVQ (AX), BX
+	MOVQ $0x00000040, SI
+
+k114:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -3782,26 +4022,26 @@ k110:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k110
+	JNZ          k114
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip111
+	JZ           skip115
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip111:
+skip115:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip112
+	JZ           skip116
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip112:
+skip116:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip113
+	JZ      skip117
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3816,27 +4056,27 @@ skip112:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip113:
+skip117:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip114
+	JZ     skip118
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip114:
+skip118:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip115
+	JZ      skip119
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip115:
+skip119:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -3888,42 +4128,77 @@ skip115:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile109
+	JL          tile112
 	VZEROUPPER
 	RET
 
 // func mul_f32_k256a256c3072_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k256a256c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile116:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000040, SI
+tile120:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip121
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k117:
+skip121:
+	MOVQ (AX), BX
+	MOVQ $0x00000040, SI
+
+k122:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -4007,9 +4282,9 @@ k117:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k117
+	JNZ          k122
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip118
+	JZ           skip123
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -4032,9 +4307,9 @@ k117:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip118:
+skip123:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip119
+	JZ           skip124
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -4049,10 +4324,10 @@ skip118:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip119:
+skip124:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip120
+	JZ      skip125
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -4077,10 +4352,10 @@ skip119:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip120:
+skip125:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip121
+	JZ     skip126
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4103,10 +4378,10 @@ skip120:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip121:
+skip126:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip122
+	JZ      skip127
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4129,7 +4404,7 @@ skip121:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip122:
+skip127:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -4407,42 +4682,57 @@ skip122:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile116
+	JL          tile120
 	VZEROUPPER
 	RET
 
 // func mul_f32_k256a256c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k256a256c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile123:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000040, SI
+tile128:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000040, SI
 
-k124:
+k129:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -4526,9 +4816,9 @@ k124:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k124
+	JNZ          k129
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip125
+	JZ           skip130
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -4551,9 +4841,9 @@ k124:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip125:
+skip130:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip126
+	JZ           skip131
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -4568,10 +4858,10 @@ skip125:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip126:
+skip131:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip127
+	JZ      skip132
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -4596,10 +4886,10 @@ skip126:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip127:
+skip132:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip128
+	JZ     skip133
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4622,7 +4912,7 @@ skip127:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip128:
+skip133:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4648,42 +4938,57 @@ skip128:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile123
+	JL      tile128
 	VZEROUPPER
 	RET
 
 // func mul_f32_k256a512c3072_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k256a512c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile129:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000040, SI
+tile134:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000040, SI
 
-k130:
+k135:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -4767,9 +5072,9 @@ k130:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k130
+	JNZ          k135
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip131
+	JZ           skip136
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -4792,9 +5097,9 @@ k130:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip131:
+skip136:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip132
+	JZ           skip137
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -4809,10 +5114,10 @@ skip131:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip132:
+skip137:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip133
+	JZ      skip138
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -4837,10 +5142,10 @@ skip132:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip133:
+skip138:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip134
+	JZ     skip139
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4863,7 +5168,7 @@ skip133:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip134:
+skip139:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4889,42 +5194,57 @@ skip134:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile129
+	JL      tile134
 	VZEROUPPER
 	RET
 
 // func mul_f32_k256a512c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k256a512c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile135:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000040, SI
+tile140:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000040, SI
 
-k136:
+k141:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -5008,9 +5328,9 @@ k136:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k136
+	JNZ          k141
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip137
+	JZ           skip142
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -5033,9 +5353,9 @@ k136:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip137:
+skip142:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip138
+	JZ           skip143
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -5050,10 +5370,10 @@ skip137:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip138:
+skip143:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip139
+	JZ      skip144
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5078,10 +5398,10 @@ skip138:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip139:
+skip144:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip140
+	JZ     skip145
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5104,7 +5424,7 @@ skip139:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip140:
+skip145:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5130,32 +5450,36 @@ skip140:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile135
+	JL      tile140
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile141:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+tile146:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
 
-k142:
+k147:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -5179,26 +5503,26 @@ k142:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k142
+	JNZ          k147
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip143
+	JZ           skip148
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip143:
+skip148:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip144
+	JZ           skip149
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip144:
+skip149:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip145
+	JZ      skip150
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5213,17 +5537,17 @@ skip144:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip145:
+skip150:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip146
+	JZ     skip151
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip146:
+skip151:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5233,32 +5557,45 @@ skip146:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile141
+	JL      tile146
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384_1x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k384_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile147:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+tile152:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip153
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k148:
+skip153:
+	MOVQ (AX), BX
+	MOVQ $0x00000060, SI
+
+k154:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -5282,26 +5619,26 @@ k148:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k148
+	JNZ          k154
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip149
+	JZ           skip155
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip149:
+skip155:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip150
+	JZ           skip156
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip150:
+skip156:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip151
+	JZ      skip157
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5316,27 +5653,27 @@ skip150:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip151:
+skip157:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip152
+	JZ     skip158
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip152:
+skip158:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip153
+	JZ      skip159
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip153:
+skip159:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -5388,281 +5725,55 @@ skip153:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile147
+	JL          tile152
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384a384c3072_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384a384c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile154:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
-
-k155:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 1536(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 3072(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 4608(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 6144(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 7680(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS 4(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 1540(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 3076(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 4612(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 6148(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 7684(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS 8(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 1544(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 3080(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 4616(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 6152(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 7688(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS 12(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 1548(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 3084(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 4620(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 6156(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 7692(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k155
-	TESTL        $0x00000001, 124(AX)
-	JZ           skip156
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip156:
-	TESTL        $0x00000002, 124(AX)
-	JZ           skip157
-	VBROADCASTSS 120(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
-
-skip157:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip158
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip158:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip159
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip159:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile154
-	VZEROUPPER
-	RET
-
-// func mul_f32_k384a384c3072_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
-TEXT ·mul_f32_k384a384c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
 tile160:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
 
 k161:
 	VMOVUPS      (DX), Y12
@@ -5845,13 +5956,10 @@ skip164:
 	VADDPS 32(DX), Y11, Y11
 
 skip165:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip166
-	MOVQ    40(AX), DX
+	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
-	MOVQ    88(AX), BX
+	MOVQ    80(AX), BX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ    BX, DX
@@ -5869,319 +5977,79 @@ skip165:
 	ADDQ    BX, DX
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
-
-skip166:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
-	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	ADDQ        DX, DX
-	CMPQ        CX, DX
-	JL          tile160
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile160
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384a384c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
-TEXT ·mul_f32_k384a384c768_6x32_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_k384a384c3072_6x32_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_k384a384c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile167:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+tile166:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip167
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip167:
+	MOVQ (AX), BX
+	MOVQ $0x00000060, SI
 
 k168:
 	VMOVUPS      (DX), Y12
@@ -6364,491 +6232,9 @@ skip171:
 	VADDPS 32(DX), Y11, Y11
 
 skip172:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile167
-	VZEROUPPER
-	RET
-
-// func mul_f32_k384a768c256_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
-TEXT ·mul_f32_k384a768c256_6x32_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile173:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
-
-k174:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3072(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6144(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9216(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12288(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15360(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS 4(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3076(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6148(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9220(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12292(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15364(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS 8(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3080(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6152(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9224(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12296(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15368(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS 12(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3084(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6156(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9228(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12300(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15372(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k174
-	TESTL        $0x00000001, 124(AX)
-	JZ           skip175
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip175:
-	TESTL        $0x00000002, 124(AX)
-	JZ           skip176
-	VBROADCASTSS 120(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
-
-skip176:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip177
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip177:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip178
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip178:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile173
-	VZEROUPPER
-	RET
-
-// func mul_f32_k384a768c3072_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
-TEXT ·mul_f32_k384a768c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile179:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
-
-k180:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3072(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6144(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9216(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12288(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15360(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS 4(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3076(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6148(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9220(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12292(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15364(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS 8(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3080(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6152(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9224(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12296(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15368(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS 12(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3084(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6156(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9228(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12300(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15372(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k180
-	TESTL        $0x00000001, 124(AX)
-	JZ           skip181
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip181:
-	TESTL        $0x00000002, 124(AX)
-	JZ           skip182
-	VBROADCASTSS 120(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
-
-skip182:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip183
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip183:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip184
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip184:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip185
+	JZ      skip173
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6871,7 +6257,7 @@ skip184:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip185:
+skip173:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -7149,42 +6535,589 @@ skip185:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile179
+	JL          tile166
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384a768c512_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
-TEXT ·mul_f32_k384a768c512_6x32_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_k384a384c768_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k384a384c768_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile174:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
+
+k175:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 1536(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 3072(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4608(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 6144(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 7680(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS 4(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 1540(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 3076(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4612(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 6148(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 7684(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS 8(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 1544(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 3080(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4616(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 6152(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 7688(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS 12(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 1548(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 3084(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4620(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 6156(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 7692(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k175
+	TESTL        $0x00000001, 124(AX)
+	JZ           skip176
+	MOVQ         16(AX), DX
+	IMUL3Q       $0x00000040, CX, BX
+	ADDQ         BX, DX
+	MOVQ         80(AX), BX
+	VADDPS       (DX), Y0, Y0
+	VADDPS       32(DX), Y1, Y1
+	ADDQ         BX, DX
+	VADDPS       (DX), Y2, Y2
+	VADDPS       32(DX), Y3, Y3
+	ADDQ         BX, DX
+	VADDPS       (DX), Y4, Y4
+	VADDPS       32(DX), Y5, Y5
+	ADDQ         BX, DX
+	VADDPS       (DX), Y6, Y6
+	VADDPS       32(DX), Y7, Y7
+	ADDQ         BX, DX
+	VADDPS       (DX), Y8, Y8
+	VADDPS       32(DX), Y9, Y9
+	ADDQ         BX, DX
+	VADDPS       (DX), Y10, Y10
+	VADDPS       32(DX), Y11, Y11
+
+skip176:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip177
+	VBROADCASTSS 120(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip177:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip178
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip178:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip179
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip179:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile174
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384a768c256_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k384a768c256_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile180:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
+
+k181:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3072(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6144(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9216(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12288(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15360(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS 4(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3076(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6148(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9220(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12292(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15364(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS 8(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3080(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6152(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9224(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12296(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15368(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS 12(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3084(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6156(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9228(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12300(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15372(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k181
+	TESTL        $0x00000001, 124(AX)
+	JZ           skip182
+	MOVQ         16(AX), DX
+	IMUL3Q       $0x00000040, CX, BX
+	ADDQ         BX, DX
+	MOVQ         80(AX), BX
+	VADDPS       (DX), Y0, Y0
+	VADDPS       32(DX), Y1, Y1
+	ADDQ         BX, DX
+	VADDPS       (DX), Y2, Y2
+	VADDPS       32(DX), Y3, Y3
+	ADDQ         BX, DX
+	VADDPS       (DX), Y4, Y4
+	VADDPS       32(DX), Y5, Y5
+	ADDQ         BX, DX
+	VADDPS       (DX), Y6, Y6
+	VADDPS       32(DX), Y7, Y7
+	ADDQ         BX, DX
+	VADDPS       (DX), Y8, Y8
+	VADDPS       32(DX), Y9, Y9
+	ADDQ         BX, DX
+	VADDPS       (DX), Y10, Y10
+	VADDPS       32(DX), Y11, Y11
+
+skip182:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip183
+	VBROADCASTSS 120(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip183:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip184
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip184:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip185
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip185:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile180
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384a768c3072_6x32_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_k384a768c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile186:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip187
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k187:
+skip187:
+	MOVQ (AX), BX
+	MOVQ $0x00000060, SI
+
+k188:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -7268,9 +7201,9 @@ k187:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k187
+	JNZ          k188
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip188
+	JZ           skip189
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -7293,9 +7226,9 @@ k187:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip188:
+skip189:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip189
+	JZ           skip190
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -7310,10 +7243,10 @@ skip188:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip189:
+skip190:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip190
+	JZ      skip191
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7338,10 +7271,10 @@ skip189:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip190:
+skip191:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip191
+	JZ     skip192
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7364,7 +7297,541 @@ skip190:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip191:
+skip192:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip193
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip193:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x00000040, CX, BX
+	ADDQ        BX, DX
+	MOVQ        80(AX), BX
+	VMULPS      Y0, Y0, Y12
+	VMULPS      constants_avx2<>+0(SB), Y12, Y12
+	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      Y0, Y12, Y12
+	VMINPS      constants_avx2<>+64(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VROUNDPS    $0x08, Y12, Y13
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     constants_avx2<>+128(SB), Y14
+	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VCVTPS2DQ   Y13, Y13
+	VPSLLD      $0x17, Y13, Y13
+	VPADDD      Y13, Y14, Y14
+	VMOVAPS     Y14, Y12
+	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VDIVPS      Y12, Y0, Y0
+	VMULPS      Y1, Y1, Y12
+	VMULPS      constants_avx2<>+0(SB), Y12, Y12
+	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      Y1, Y12, Y12
+	VMINPS      constants_avx2<>+64(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VROUNDPS    $0x08, Y12, Y13
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     constants_avx2<>+128(SB), Y14
+	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VCVTPS2DQ   Y13, Y13
+	VPSLLD      $0x17, Y13, Y13
+	VPADDD      Y13, Y14, Y14
+	VMOVAPS     Y14, Y12
+	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VDIVPS      Y12, Y1, Y1
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     Y1, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y2, Y2, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y2, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y12
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y12, Y12
+	VMOVAPS     Y12, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y3, Y3, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y3, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y12
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y12, Y12
+	VMOVAPS     Y12, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y3, Y3
+	VMOVUPS     Y2, (DX)
+	VMOVUPS     Y3, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y4, Y4, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y4, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y5, Y5, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y5, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y5, Y5
+	VMOVUPS     Y4, (DX)
+	VMOVUPS     Y5, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y6, Y6, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y6, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y7, Y7, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y7, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y7, Y7
+	VMOVUPS     Y6, (DX)
+	VMOVUPS     Y7, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y8, Y8, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y8, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y8, Y8
+	VMULPS      Y9, Y9, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y9, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y9, Y9
+	VMOVUPS     Y8, (DX)
+	VMOVUPS     Y9, 32(DX)
+	ADDQ        BX, DX
+	VMULPS      Y10, Y10, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y10, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y10, Y10
+	VMULPS      Y11, Y11, Y0
+	VMULPS      constants_avx2<>+0(SB), Y0, Y0
+	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      Y11, Y0, Y0
+	VMINPS      constants_avx2<>+64(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VROUNDPS    $0x08, Y0, Y1
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     constants_avx2<>+128(SB), Y2
+	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VCVTPS2DQ   Y1, Y1
+	VPSLLD      $0x17, Y1, Y1
+	VPADDD      Y1, Y2, Y2
+	VMOVAPS     Y2, Y0
+	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VDIVPS      Y0, Y11, Y11
+	VMOVUPS     Y10, (DX)
+	VMOVUPS     Y11, 32(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	ADDQ        DX, DX
+	CMPQ        CX, DX
+	JL          tile186
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384a768c512_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k384a768c512_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile194:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
+
+k195:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3072(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6144(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9216(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12288(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15360(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS 4(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3076(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6148(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9220(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12292(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15364(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS 8(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3080(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6152(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9224(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12296(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15368(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS 12(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3084(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6156(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9228(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12300(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15372(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k195
+	TESTL        $0x00000001, 124(AX)
+	JZ           skip196
+	MOVQ         16(AX), DX
+	IMUL3Q       $0x00000040, CX, BX
+	ADDQ         BX, DX
+	MOVQ         80(AX), BX
+	VADDPS       (DX), Y0, Y0
+	VADDPS       32(DX), Y1, Y1
+	ADDQ         BX, DX
+	VADDPS       (DX), Y2, Y2
+	VADDPS       32(DX), Y3, Y3
+	ADDQ         BX, DX
+	VADDPS       (DX), Y4, Y4
+	VADDPS       32(DX), Y5, Y5
+	ADDQ         BX, DX
+	VADDPS       (DX), Y6, Y6
+	VADDPS       32(DX), Y7, Y7
+	ADDQ         BX, DX
+	VADDPS       (DX), Y8, Y8
+	VADDPS       32(DX), Y9, Y9
+	ADDQ         BX, DX
+	VADDPS       (DX), Y10, Y10
+	VADDPS       32(DX), Y11, Y11
+
+skip196:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip197
+	VBROADCASTSS 120(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip197:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip198
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip198:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip199
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip199:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7390,42 +7857,57 @@ skip191:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile186
+	JL      tile194
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384a768c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384a768c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile192:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+tile200:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
 
-k193:
+k201:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -7509,9 +7991,9 @@ k193:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k193
+	JNZ          k201
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip194
+	JZ           skip202
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -7534,9 +8016,9 @@ k193:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip194:
+skip202:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip195
+	JZ           skip203
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -7551,10 +8033,10 @@ skip194:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip195:
+skip203:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip196
+	JZ      skip204
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7579,10 +8061,10 @@ skip195:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip196:
+skip204:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip197
+	JZ     skip205
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7605,7 +8087,7 @@ skip196:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip197:
+skip205:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7631,35 +8113,39 @@ skip197:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile192
+	JL      tile200
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384s2x384_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384s2x384_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile198:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000002, SI
+tile206:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000002, SI
 
-seg199:
+seg207:
 	MOVQ $0x00000030, DI
 
-k200:
+k208:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -7683,29 +8169,29 @@ k200:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k200
+	JNZ          k208
 	ADDQ         $+768, BX
 	DECQ         SI
-	JNZ          seg199
+	JNZ          seg207
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip201
+	JZ           skip209
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip201:
+skip209:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip202
+	JZ           skip210
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip202:
+skip210:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip203
+	JZ      skip211
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7720,17 +8206,17 @@ skip202:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip203:
+skip211:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip204
+	JZ     skip212
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip204:
+skip212:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7740,45 +8226,60 @@ skip204:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile198
+	JL      tile206
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384s2x384a768c3072_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384s2x384a768c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile205:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000002, SI
+tile213:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000002, SI
 
-seg206:
+seg214:
 	MOVQ $0x00000030, DI
 
-k207:
+k215:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -7862,12 +8363,12 @@ k207:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k207
+	JNZ          k215
 	ADDQ         $+768, BX
 	DECQ         SI
-	JNZ          seg206
+	JNZ          seg214
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip208
+	JZ           skip216
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -7890,9 +8391,9 @@ k207:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip208:
+skip216:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip209
+	JZ           skip217
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -7907,10 +8408,10 @@ skip208:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip209:
+skip217:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip210
+	JZ      skip218
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7935,10 +8436,10 @@ skip209:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip210:
+skip218:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip211
+	JZ     skip219
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7961,7 +8462,7 @@ skip210:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip211:
+skip219:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7987,45 +8488,60 @@ skip211:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile205
+	JL      tile213
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384s2x384a768c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384s2x384a768c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile212:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000002, SI
+tile220:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000002, SI
 
-seg213:
+seg221:
 	MOVQ $0x00000030, DI
 
-k214:
+k222:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -8109,12 +8625,12 @@ k214:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k214
+	JNZ          k222
 	ADDQ         $+768, BX
 	DECQ         SI
-	JNZ          seg213
+	JNZ          seg221
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip215
+	JZ           skip223
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -8137,9 +8653,9 @@ k214:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip215:
+skip223:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip216
+	JZ           skip224
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -8154,10 +8670,10 @@ skip215:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip216:
+skip224:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip217
+	JZ      skip225
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8182,10 +8698,10 @@ skip216:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip217:
+skip225:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip218
+	JZ     skip226
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8208,7 +8724,7 @@ skip217:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip218:
+skip226:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8234,32 +8750,36 @@ skip218:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile212
+	JL      tile220
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384t2_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384t2_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile219:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+tile227:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
 
-k220:
+k228:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -8283,26 +8803,26 @@ k220:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	DECQ         SI
-	JNZ          k220
+	JNZ          k228
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip221
+	JZ           skip229
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip221:
+skip229:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip222
+	JZ           skip230
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip222:
+skip230:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip223
+	JZ      skip231
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8317,17 +8837,17 @@ skip222:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip223:
+skip231:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip224
+	JZ     skip232
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip224:
+skip232:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8337,42 +8857,57 @@ skip224:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile219
+	JL      tile227
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384t2a768c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k384t2a768c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile225:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000060, SI
+tile233:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
 
-k226:
+k234:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -8456,9 +8991,9 @@ k226:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	DECQ         SI
-	JNZ          k226
+	JNZ          k234
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip227
+	JZ           skip235
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -8481,9 +9016,9 @@ k226:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip227:
+skip235:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip228
+	JZ           skip236
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -8498,10 +9033,10 @@ skip227:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip228:
+skip236:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip229
+	JZ      skip237
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8526,10 +9061,10 @@ skip228:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip229:
+skip237:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip230
+	JZ     skip238
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8552,7 +9087,7 @@ skip229:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip230:
+skip238:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8578,32 +9113,36 @@ skip230:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile225
+	JL      tile233
 	VZEROUPPER
 	RET
 
 // func mul_f32_k512_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k512_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile231:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000080, SI
+tile239:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000080, SI
 
-k232:
+k240:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -8627,26 +9166,26 @@ k232:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k232
+	JNZ          k240
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip233
+	JZ           skip241
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip233:
+skip241:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip234
+	JZ           skip242
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip234:
+skip242:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip235
+	JZ      skip243
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8661,17 +9200,17 @@ skip234:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip235:
+skip243:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip236
+	JZ     skip244
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip236:
+skip244:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8681,32 +9220,45 @@ skip236:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile231
+	JL      tile239
 	VZEROUPPER
 	RET
 
 // func mul_f32_k512_1x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k512_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile237:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000080, SI
+tile245:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip246
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k238:
+skip246:
+	MOVQ (AX), BX
+	MOVQ $0x00000080, SI
+
+k247:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -8730,26 +9282,26 @@ k238:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k238
+	JNZ          k247
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip239
+	JZ           skip248
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip239:
+skip248:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip240
+	JZ           skip249
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip240:
+skip249:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip241
+	JZ      skip250
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8764,27 +9316,27 @@ skip240:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip241:
+skip250:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip242
+	JZ     skip251
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip242:
+skip251:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip243
+	JZ      skip252
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip243:
+skip252:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -8836,42 +9388,77 @@ skip243:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile237
+	JL          tile245
 	VZEROUPPER
 	RET
 
 // func mul_f32_k512a512c3072_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k512a512c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile244:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000080, SI
+tile253:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip254
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k245:
+skip254:
+	MOVQ (AX), BX
+	MOVQ $0x00000080, SI
+
+k255:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -8955,9 +9542,9 @@ k245:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k245
+	JNZ          k255
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip246
+	JZ           skip256
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -8980,9 +9567,9 @@ k245:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip246:
+skip256:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip247
+	JZ           skip257
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -8997,10 +9584,10 @@ skip246:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip247:
+skip257:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip248
+	JZ      skip258
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9025,10 +9612,10 @@ skip247:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip248:
+skip258:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip249
+	JZ     skip259
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9051,10 +9638,10 @@ skip248:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip249:
+skip259:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip250
+	JZ      skip260
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9077,7 +9664,7 @@ skip249:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip250:
+skip260:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -9355,42 +9942,57 @@ skip250:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile244
+	JL          tile253
 	VZEROUPPER
 	RET
 
 // func mul_f32_k512a512c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k512a512c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile251:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000080, SI
+tile261:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000080, SI
 
-k252:
+k262:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -9474,9 +10076,9 @@ k252:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k252
+	JNZ          k262
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip253
+	JZ           skip263
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -9499,9 +10101,9 @@ k252:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip253:
+skip263:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip254
+	JZ           skip264
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -9516,10 +10118,10 @@ skip253:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip254:
+skip264:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip255
+	JZ      skip265
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9544,10 +10146,10 @@ skip254:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip255:
+skip265:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip256
+	JZ     skip266
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9570,7 +10172,7 @@ skip255:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip256:
+skip266:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9596,32 +10198,36 @@ skip256:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile251
+	JL      tile261
 	VZEROUPPER
 	RET
 
 // func mul_f32_k676_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k676_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile257:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000a9, SI
+tile267:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000a9, SI
 
-k258:
+k268:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -9645,26 +10251,26 @@ k258:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k258
+	JNZ          k268
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip259
+	JZ           skip269
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip259:
+skip269:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip260
+	JZ           skip270
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip260:
+skip270:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip261
+	JZ      skip271
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9679,17 +10285,17 @@ skip260:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip261:
+skip271:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip262
+	JZ     skip272
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip262:
+skip272:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9699,42 +10305,57 @@ skip262:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile257
+	JL      tile267
 	VZEROUPPER
 	RET
 
 // func mul_f32_k676a32000c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k676a32000c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile263:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000a9, SI
+tile273:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000a9, SI
 
-k264:
+k274:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -9818,9 +10439,9 @@ k264:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k264
+	JNZ          k274
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip265
+	JZ           skip275
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -9843,9 +10464,9 @@ k264:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip265:
+skip275:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip266
+	JZ           skip276
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -9860,10 +10481,10 @@ skip265:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip266:
+skip276:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip267
+	JZ      skip277
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9888,10 +10509,10 @@ skip266:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip267:
+skip277:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip268
+	JZ     skip278
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9914,7 +10535,7 @@ skip267:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip268:
+skip278:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9940,32 +10561,36 @@ skip268:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile263
+	JL      tile273
 	VZEROUPPER
 	RET
 
 // func mul_f32_k764_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k764_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile269:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000bf, SI
+tile279:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000bf, SI
 
-k270:
+k280:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -9989,26 +10614,26 @@ k270:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k270
+	JNZ          k280
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip271
+	JZ           skip281
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip271:
+skip281:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip272
+	JZ           skip282
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip272:
+skip282:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip273
+	JZ      skip283
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10023,17 +10648,17 @@ skip272:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip273:
+skip283:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip274
+	JZ     skip284
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip274:
+skip284:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10043,42 +10668,57 @@ skip274:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile269
+	JL      tile279
 	VZEROUPPER
 	RET
 
 // func mul_f32_k764a32000c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k764a32000c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile275:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000bf, SI
+tile285:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000bf, SI
 
-k276:
+k286:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -10162,9 +10802,9 @@ k276:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k276
+	JNZ          k286
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip277
+	JZ           skip287
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -10187,9 +10827,9 @@ k276:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip277:
+skip287:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip278
+	JZ           skip288
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -10204,10 +10844,10 @@ skip277:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip278:
+skip288:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip279
+	JZ      skip289
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10232,10 +10872,10 @@ skip278:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip279:
+skip289:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip280
+	JZ     skip290
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10258,7 +10898,7 @@ skip279:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip280:
+skip290:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10284,32 +10924,36 @@ skip280:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile275
+	JL      tile285
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768_1x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile281:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile291:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k282:
+k292:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -10333,26 +10977,26 @@ k282:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k282
+	JNZ          k292
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip283
+	JZ           skip293
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip283:
+skip293:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip284
+	JZ           skip294
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip284:
+skip294:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip285
+	JZ      skip295
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10367,17 +11011,17 @@ skip284:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip285:
+skip295:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip286
+	JZ     skip296
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip286:
+skip296:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10387,32 +11031,45 @@ skip286:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile281
+	JL      tile291
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768_1x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k768_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile287:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile297:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip298
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k288:
+skip298:
+	MOVQ (AX), BX
+	MOVQ $0x000000c0, SI
+
+k299:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -10436,26 +11093,26 @@ k288:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k288
+	JNZ          k299
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip289
+	JZ           skip300
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip289:
+skip300:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip290
+	JZ           skip301
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip290:
+skip301:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip291
+	JZ      skip302
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10470,27 +11127,27 @@ skip290:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip291:
+skip302:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip292
+	JZ     skip303
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip292:
+skip303:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip293
+	JZ      skip304
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip293:
+skip304:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -10542,42 +11199,57 @@ skip293:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile287
+	JL          tile297
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a2304c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a2304c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile294:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile305:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k295:
+k306:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -10661,9 +11333,9 @@ k295:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k295
+	JNZ          k306
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip296
+	JZ           skip307
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -10686,9 +11358,9 @@ k295:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip296:
+skip307:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip297
+	JZ           skip308
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -10703,10 +11375,10 @@ skip296:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip297:
+skip308:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip298
+	JZ      skip309
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10731,10 +11403,10 @@ skip297:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip298:
+skip309:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip299
+	JZ     skip310
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10757,7 +11429,7 @@ skip298:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip299:
+skip310:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10783,42 +11455,57 @@ skip299:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile294
+	JL      tile305
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a3072c192_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a3072c192_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile300:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile311:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k301:
+k312:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -10902,9 +11589,9 @@ k301:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k301
+	JNZ          k312
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip302
+	JZ           skip313
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -10927,9 +11614,9 @@ k301:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip302:
+skip313:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip303
+	JZ           skip314
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -10944,10 +11631,10 @@ skip302:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip303:
+skip314:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip304
+	JZ      skip315
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10972,10 +11659,10 @@ skip303:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip304:
+skip315:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip305
+	JZ     skip316
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10998,7 +11685,7 @@ skip304:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip305:
+skip316:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11024,42 +11711,57 @@ skip305:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile300
+	JL      tile311
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a3072c256_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a3072c256_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile306:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile317:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k307:
+k318:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -11143,9 +11845,9 @@ k307:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k307
+	JNZ          k318
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip308
+	JZ           skip319
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -11168,9 +11870,9 @@ k307:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip308:
+skip319:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip309
+	JZ           skip320
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11185,10 +11887,10 @@ skip308:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip309:
+skip320:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip310
+	JZ      skip321
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11213,10 +11915,10 @@ skip309:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip310:
+skip321:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip311
+	JZ     skip322
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11239,7 +11941,7 @@ skip310:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip311:
+skip322:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11265,42 +11967,57 @@ skip311:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile306
+	JL      tile317
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a3072c384_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a3072c384_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile312:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile323:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k313:
+k324:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -11384,9 +12101,9 @@ k313:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k313
+	JNZ          k324
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip314
+	JZ           skip325
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -11409,9 +12126,9 @@ k313:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip314:
+skip325:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip315
+	JZ           skip326
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11426,10 +12143,10 @@ skip314:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip315:
+skip326:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip316
+	JZ      skip327
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11454,10 +12171,10 @@ skip315:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip316:
+skip327:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip317
+	JZ     skip328
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11480,7 +12197,7 @@ skip316:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip317:
+skip328:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11506,42 +12223,57 @@ skip317:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile312
+	JL      tile323
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a3072c512_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a3072c512_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile318:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile329:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k319:
+k330:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -11625,9 +12357,9 @@ k319:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k319
+	JNZ          k330
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip320
+	JZ           skip331
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -11650,9 +12382,9 @@ k319:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip320:
+skip331:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip321
+	JZ           skip332
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11667,10 +12399,10 @@ skip320:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip321:
+skip332:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip322
+	JZ      skip333
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11695,10 +12427,10 @@ skip321:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip322:
+skip333:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip323
+	JZ     skip334
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11721,7 +12453,7 @@ skip322:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip323:
+skip334:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11747,42 +12479,57 @@ skip323:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile318
+	JL      tile329
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a3072c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a3072c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile324:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile335:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k325:
+k336:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -11866,9 +12613,9 @@ k325:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k325
+	JNZ          k336
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip326
+	JZ           skip337
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -11891,9 +12638,9 @@ k325:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip326:
+skip337:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip327
+	JZ           skip338
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11908,10 +12655,10 @@ skip326:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip327:
+skip338:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip328
+	JZ      skip339
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11936,10 +12683,10 @@ skip327:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip328:
+skip339:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip329
+	JZ     skip340
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11962,7 +12709,7 @@ skip328:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip329:
+skip340:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11988,42 +12735,57 @@ skip329:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile324
+	JL      tile335
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a768c192_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a768c192_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile330:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile341:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k331:
+k342:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -12107,9 +12869,9 @@ k331:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k331
+	JNZ          k342
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip332
+	JZ           skip343
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -12132,9 +12894,9 @@ k331:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip332:
+skip343:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip333
+	JZ           skip344
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12149,10 +12911,10 @@ skip332:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip333:
+skip344:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip334
+	JZ      skip345
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12177,10 +12939,10 @@ skip333:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip334:
+skip345:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip335
+	JZ     skip346
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12203,7 +12965,7 @@ skip334:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip335:
+skip346:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12229,42 +12991,57 @@ skip335:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile330
+	JL      tile341
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a768c2304_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a768c2304_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile336:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile347:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k337:
+k348:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -12348,9 +13125,9 @@ k337:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k337
+	JNZ          k348
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip338
+	JZ           skip349
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -12373,9 +13150,9 @@ k337:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip338:
+skip349:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip339
+	JZ           skip350
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12390,10 +13167,10 @@ skip338:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip339:
+skip350:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip340
+	JZ      skip351
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12418,10 +13195,10 @@ skip339:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip340:
+skip351:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip341
+	JZ     skip352
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12444,7 +13221,7 @@ skip340:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip341:
+skip352:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12470,42 +13247,57 @@ skip341:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile336
+	JL      tile347
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a768c256_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a768c256_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile342:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile353:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k343:
+k354:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -12589,9 +13381,9 @@ k343:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k343
+	JNZ          k354
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip344
+	JZ           skip355
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -12614,9 +13406,9 @@ k343:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip344:
+skip355:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip345
+	JZ           skip356
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12631,10 +13423,10 @@ skip344:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip345:
+skip356:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip346
+	JZ      skip357
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12659,10 +13451,10 @@ skip345:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip346:
+skip357:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip347
+	JZ     skip358
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12685,7 +13477,7 @@ skip346:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip347:
+skip358:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12711,42 +13503,57 @@ skip347:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile342
+	JL      tile353
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a768c3072_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a768c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile348:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile359:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-k349:
+k360:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -12830,9 +13637,9 @@ k349:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k349
+	JNZ          k360
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip350
+	JZ           skip361
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -12855,9 +13662,9 @@ k349:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip350:
+skip361:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip351
+	JZ           skip362
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12872,10 +13679,10 @@ skip350:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip351:
+skip362:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip352
+	JZ      skip363
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12900,10 +13707,10 @@ skip351:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip352:
+skip363:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip353
+	JZ     skip364
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12926,7 +13733,7 @@ skip352:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip353:
+skip364:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12952,42 +13759,77 @@ skip353:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile348
+	JL      tile359
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a768c3072_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mul_f32_k768a768c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile354:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+tile365:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip366
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-k355:
+skip366:
+	MOVQ (AX), BX
+	MOVQ $0x000000c0, SI
+
+k367:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -13071,9 +13913,9 @@ k355:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k355
+	JNZ          k367
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip356
+	JZ           skip368
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -13096,9 +13938,9 @@ k355:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip356:
+skip368:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip357
+	JZ           skip369
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -13113,10 +13955,10 @@ skip356:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip357:
+skip369:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip358
+	JZ      skip370
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13141,10 +13983,10 @@ skip357:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip358:
+skip370:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip359
+	JZ     skip371
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13167,10 +14009,10 @@ skip358:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip359:
+skip371:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip360
+	JZ      skip372
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13193,7 +14035,7 @@ skip359:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip360:
+skip372:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -13471,522 +14313,55 @@ skip360:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile354
+	JL          tile365
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768a768c32000_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768a768c32000_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile361:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
-
-k362:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3072(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6144(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9216(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12288(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15360(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS 4(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3076(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6148(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9220(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12292(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15364(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS 8(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3080(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6152(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9224(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12296(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15368(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS 12(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3084(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6156(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9228(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12300(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15372(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k362
-	TESTL        $0x00000001, 124(AX)
-	JZ           skip363
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip363:
-	TESTL        $0x00000002, 124(AX)
-	JZ           skip364
-	VBROADCASTSS 120(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
-
-skip364:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip365
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip365:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip366
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip366:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile361
-	VZEROUPPER
-	RET
-
-// func mul_f32_k768a768c384_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
-TEXT ·mul_f32_k768a768c384_6x32_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile367:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
-
-k368:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3072(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6144(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9216(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12288(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15360(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS 4(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3076(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6148(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9220(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12292(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15364(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS 8(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3080(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6152(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9224(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12296(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15368(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS 12(BX), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3084(BX), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6156(BX), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9228(BX), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12300(BX), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15372(BX), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k368
-	TESTL        $0x00000001, 124(AX)
-	JZ           skip369
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip369:
-	TESTL        $0x00000002, 124(AX)
-	JZ           skip370
-	VBROADCASTSS 120(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
-
-skip370:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip371
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip371:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip372
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip372:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile367
-	VZEROUPPER
-	RET
-
-// func mul_f32_k768a768c512_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
-TEXT ·mul_f32_k768a768c512_6x32_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
 tile373:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
 k374:
 	VMOVUPS      (DX), Y12
@@ -14198,36 +14573,51 @@ skip378:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3
-TEXT ·mul_f32_k768a768c768_6x32_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_k768a768c384_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k768a768c384_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile379:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	MOVQ   CX, BX
-	ANDQ   $0x00000001, BX
-	SHLQ   $0x06, BX
-	SHRQ   $0x01, DX
-	MOVQ   112(AX), SI
-	IMULQ  SI, DX
-	ADDQ   8(AX), DX
-	ADDQ   BX, DX
-	MOVQ   (AX), BX
-	MOVQ   $0x000000c0, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
 k380:
 	VMOVUPS      (DX), Y12
@@ -14439,25 +14829,541 @@ skip384:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768s4x768_1x48_avx2(a *byte)
-// Requires: AVX, FMA3
-TEXT ·mul_f32_k768s4x768_1x48_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_k768a768c512_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k768a768c512_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile385:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000004, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
 
-seg386:
+k386:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3072(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6144(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9216(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12288(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15360(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS 4(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3076(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6148(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9220(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12292(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15364(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS 8(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3080(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6152(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9224(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12296(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15368(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS 12(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3084(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6156(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9228(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12300(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15372(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k386
+	TESTL        $0x00000001, 124(AX)
+	JZ           skip387
+	MOVQ         16(AX), DX
+	IMUL3Q       $0x00000040, CX, BX
+	ADDQ         BX, DX
+	MOVQ         80(AX), BX
+	VADDPS       (DX), Y0, Y0
+	VADDPS       32(DX), Y1, Y1
+	ADDQ         BX, DX
+	VADDPS       (DX), Y2, Y2
+	VADDPS       32(DX), Y3, Y3
+	ADDQ         BX, DX
+	VADDPS       (DX), Y4, Y4
+	VADDPS       32(DX), Y5, Y5
+	ADDQ         BX, DX
+	VADDPS       (DX), Y6, Y6
+	VADDPS       32(DX), Y7, Y7
+	ADDQ         BX, DX
+	VADDPS       (DX), Y8, Y8
+	VADDPS       32(DX), Y9, Y9
+	ADDQ         BX, DX
+	VADDPS       (DX), Y10, Y10
+	VADDPS       32(DX), Y11, Y11
+
+skip387:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip388
+	VBROADCASTSS 120(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip388:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip389
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip389:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip390
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip390:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile385
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768a768c768_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k768a768c768_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile391:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
+
+k392:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3072(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6144(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9216(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12288(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15360(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS 4(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3076(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6148(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9220(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12292(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15364(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS 8(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3080(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6152(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9224(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12296(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15368(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS 12(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3084(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6156(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9228(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12300(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15372(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k392
+	TESTL        $0x00000001, 124(AX)
+	JZ           skip393
+	MOVQ         16(AX), DX
+	IMUL3Q       $0x00000040, CX, BX
+	ADDQ         BX, DX
+	MOVQ         80(AX), BX
+	VADDPS       (DX), Y0, Y0
+	VADDPS       32(DX), Y1, Y1
+	ADDQ         BX, DX
+	VADDPS       (DX), Y2, Y2
+	VADDPS       32(DX), Y3, Y3
+	ADDQ         BX, DX
+	VADDPS       (DX), Y4, Y4
+	VADDPS       32(DX), Y5, Y5
+	ADDQ         BX, DX
+	VADDPS       (DX), Y6, Y6
+	VADDPS       32(DX), Y7, Y7
+	ADDQ         BX, DX
+	VADDPS       (DX), Y8, Y8
+	VADDPS       32(DX), Y9, Y9
+	ADDQ         BX, DX
+	VADDPS       (DX), Y10, Y10
+	VADDPS       32(DX), Y11, Y11
+
+skip393:
+	TESTL        $0x00000002, 124(AX)
+	JZ           skip394
+	VBROADCASTSS 120(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip394:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip395
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip395:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip396
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip396:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile391
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768s4x768_1x48_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k768s4x768_1x48_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile397:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000004, SI
+
+seg398:
 	MOVQ $0x00000030, DI
 
-k387:
+k399:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -14481,29 +15387,29 @@ k387:
 	ADDQ         $+768, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k387
+	JNZ          k399
 	ADDQ         $+2304, BX
 	DECQ         SI
-	JNZ          seg386
+	JNZ          seg398
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip388
+	JZ           skip400
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
 	VADDPS       (DX), Y0, Y0
 	VADDPS       32(DX), Y1, Y1
 
-skip388:
+skip400:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip389
+	JZ           skip401
 	VBROADCASTSS 120(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip389:
+skip401:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip390
+	JZ      skip402
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14512,17 +15418,17 @@ skip389:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip390:
+skip402:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip391
+	JZ     skip403
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip391:
+skip403:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14532,39 +15438,54 @@ skip391:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile385
+	JL      tile397
 	VZEROUPPER
 	RET
 
 // func mul_f32_k768s4x768a3072c768_6x48_avx2(a *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_k768s4x768a3072c768_6x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile392:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ   CX, DX
-	SHLQ   $0x06, DX
-	ADDQ   8(AX), DX
-	MOVQ   (AX), BX
-	MOVQ   $0x00000004, SI
+tile404:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000004, SI
 
-seg393:
+seg405:
 	MOVQ $0x00000030, DI
 
-k394:
+k406:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -14648,12 +15569,12 @@ k394:
 	ADDQ         $+768, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k394
+	JNZ          k406
 	ADDQ         $+2304, BX
 	DECQ         SI
-	JNZ          seg393
+	JNZ          seg405
 	TESTL        $0x00000001, 124(AX)
-	JZ           skip395
+	JZ           skip407
 	MOVQ         16(AX), DX
 	IMUL3Q       $0x00000040, CX, BX
 	ADDQ         BX, DX
@@ -14676,9 +15597,9 @@ k394:
 	VADDPS       (DX), Y10, Y10
 	VADDPS       32(DX), Y11, Y11
 
-skip395:
+skip407:
 	TESTL        $0x00000002, 124(AX)
-	JZ           skip396
+	JZ           skip408
 	VBROADCASTSS 120(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -14693,10 +15614,10 @@ skip395:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip396:
+skip408:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip397
+	JZ      skip409
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14715,10 +15636,10 @@ skip396:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip397:
+skip409:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip398
+	JZ     skip410
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14741,7 +15662,7 @@ skip397:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip398:
+skip410:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14767,7 +15688,7 @@ skip398:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile392
+	JL      tile404
 	VZEROUPPER
 	RET
 

@@ -11,51 +11,51 @@ const _ = uint(1 - kernel.ABI)
 
 func init() {
 	kernel.Register(
-		kernel.Info{Name: "mul_f32_k128_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k128_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k128_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k128a256c3072_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1024, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k128_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a256c3072_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k128a256c3072_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k128a256c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1024, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k128a256c3072_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a256c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 128,
 			Off: 0,
-		}}}, Func: mul_f32_k128a256c768_6x64_avx512},
+		}}}, Func: mul_f32_k128a256c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k192_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 192,
+			Off: 0,
+		}}}, Func: mul_f32_k192_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k192_1x32_gelu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 192,
+			Off: 0,
+		}}}, Func: mul_f32_k192_1x32_gelu_avx512},
 		kernel.Info{Name: "mul_f32_k192_1x48_avx512", ISA: "avx512", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
 		}}}, Func: mul_f32_k192_1x48_avx512},
-		kernel.Info{Name: "mul_f32_k192_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k192a192c3072_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 768, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
-		}}}, Func: mul_f32_k192_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k192_1x64_gelu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k192a192c3072_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k192a192c3072_12x32_gelu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 768, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
-		}}}, Func: mul_f32_k192_1x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k192a192c3072_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 768, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k192a192c3072_12x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k192a192c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 768, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
-		}}}, Func: mul_f32_k192a192c3072_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k192a192c3072_6x64_gelu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 768, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k192a192c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k192a768c3072_12x32_gelu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
-		}}}, Func: mul_f32_k192a192c3072_6x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k192a192c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 768, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a192c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k192a768c3072_6x64_gelu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a768c3072_6x64_gelu_avx512},
+		}}}, Func: mul_f32_k192a768c3072_12x32_gelu_avx512},
 		kernel.Info{Name: "mul_f32_k192a768c768_6x48_avx512", ISA: "avx512", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
 		}}}, Func: mul_f32_k192a768c768_6x48_avx512},
-		kernel.Info{Name: "mul_f32_k192s4x192_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k192s4x192_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 48,
 			Off: 0,
 		}, {
@@ -67,8 +67,8 @@ func init() {
 		}, {
 			Len: 48,
 			Off: 2304,
-		}}}, Func: mul_f32_k192s4x192_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k192s4x192a768c3072_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k192s4x192_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k192s4x192a768c3072_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 48,
 			Off: 0,
 		}, {
@@ -80,8 +80,8 @@ func init() {
 		}, {
 			Len: 48,
 			Off: 2304,
-		}}}, Func: mul_f32_k192s4x192a768c3072_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k192s4x192a768c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k192s4x192a768c3072_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k192s4x192a768c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 48,
 			Off: 0,
 		}, {
@@ -93,31 +93,35 @@ func init() {
 		}, {
 			Len: 48,
 			Off: 2304,
-		}}}, Func: mul_f32_k192s4x192a768c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k192t4_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 16, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k192s4x192a768c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k192t4_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 16, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
-		}}}, Func: mul_f32_k192t4_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k192t4a768c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 16, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k192t4_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k192t4a768c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 16, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
-		}}}, Func: mul_f32_k192t4a768c768_6x64_avx512},
+		}}}, Func: mul_f32_k192t4a768c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k256_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 256,
+			Off: 0,
+		}}}, Func: mul_f32_k256_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k256_1x32_gelu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+			Len: 256,
+			Off: 0,
+		}}}, Func: mul_f32_k256_1x32_gelu_avx512},
 		kernel.Info{Name: "mul_f32_k256_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,
 		}}}, Func: mul_f32_k256_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k256_1x64_gelu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k256a256c3072_12x32_gelu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1024, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,
-		}}}, Func: mul_f32_k256_1x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c3072_6x64_gelu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1024, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k256a256c3072_12x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k256a256c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,
-		}}}, Func: mul_f32_k256a256c3072_6x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1024, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a256c768_6x64_avx512},
+		}}}, Func: mul_f32_k256a256c768_12x32_avx512},
 		kernel.Info{Name: "mul_f32_k256a512c3072_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 2048, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,

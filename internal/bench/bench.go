@@ -14,7 +14,7 @@ import (
 // Result is the speed of one operation of one layer.
 type Result struct {
 	Layer   string `json:"layer"`
-	Op      string `json:"op"` // forward, forward and save (for backward), backward
+	Op      string `json:"op"` // forward, forward and save (for backward), backward data, backward weight
 	M       int    `json:"m"`  // rows (tokens)
 	Threads int    `json:"threads"`
 	// GFLOPS and Peak are medians, of the layer's useful operations and of the
@@ -77,7 +77,8 @@ func FFN(f spec.FFN, m, repeats int, opt rt.Options) ([]Result, error) {
 	}{
 		{"forward", flops, func() { ffn.Forward(y, x, nil, m, nil, ws) }},
 		{"forward and save", flops, func() { ffn.Forward(y, x, nil, m, saved, ws) }},
-		{"backward", 2 * flops, func() { ffn.Backward(dx, g, y, x, m, saved, false, ws) }},
+		{"backward data", flops, func() { ffn.BackwardData(dx, y, m, saved, ws) }},
+		{"backward weight", flops, func() { ffn.BackwardWeights(g, y, x, m, saved, false, ws) }},
 	} {
 		r := measure(op.flops, repeats, opt, op.run)
 		r.Layer, r.Op, r.M, r.Threads = f.Name(), op.name, m, opt.Pool.Threads()
