@@ -19,19 +19,19 @@ func newBiasGradient(t *vec.Table, canon []int) *biasGradient {
 // addUnits adds the units of a call; sums is scratch of len(canon) entries.
 func (b *biasGradient) addUnits(units []weightUnit, db, dy, sums []float32) []weightUnit {
 	for c := 0; c < len(b.canon); c += biasColumns {
-		units = append(units, weightUnit{bias: b, c0: c, c1: min(len(b.canon), c+biasColumns), dw: db, dy: dy, x: sums})
+		units = append(units, weightUnit{bias: b, s0: c, s1: min(len(b.canon), c+biasColumns), dw: db, dy: dy, x: sums})
 	}
 	return units
 }
 
 func (b *biasGradient) run(u *weightUnit, m int, accumulate bool) {
-	sums := u.x[u.c0:u.c1]
+	sums := u.x[u.s0:u.s1]
 	clear(sums)
 	if m > 0 {
-		b.vec.ColSum(sums, u.dy[u.c0:], m, u.c1-u.c0, len(b.canon))
+		b.vec.ColSum(sums, u.dy[u.s0:], m, u.s1-u.s0, len(b.canon))
 	}
 	for j, v := range sums {
-		at := b.canon[u.c0+j]
+		at := b.canon[u.s0+j]
 		if accumulate {
 			u.dw[at] += v
 		} else {

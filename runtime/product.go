@@ -339,11 +339,20 @@ func (q *product) scatter(s *scratch, o operands, r, mr, c0, width int) {
 type scratch struct {
 	args      kernel.Args
 	tile, pre []float32
-	// left holds one strip of the left operand, right a group of panels.
-	left, right []float32
-	seg         kernel.Segment
+	// left holds a few strips of dY, right a group of panels of X, sums the
+	// results of a unit.
+	left, right, sums []float32
+	seg               kernel.Segment
 	// spent is the time outside matrix products.
 	spent time.Duration
+}
+
+// floats returns n entries of the buffer at b, which grows to what it needs.
+func (s *scratch) floats(b *[]float32, n int) []float32 {
+	if len(*b) < n {
+		*b = make([]float32, n)
+	}
+	return (*b)[:n]
 }
 
 // elementwise runs a pass that is no matrix product.

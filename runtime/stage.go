@@ -168,4 +168,4 @@ func (w *Workspace) operands(st *stage, worker, r0 int) operands {
 
 // groupPanels is the number of panels of packed right operand that
 // backward-weight keeps in L2.
-func groupPanels(t plan.Target) int { return max(2, t.PanelGroup(plan.RowBlock)/2) }
+func groupPanels(t plan.Target) int { return max(2, t.PanelGroup(plan.RowBlock)*3/4) }

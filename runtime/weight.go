@@ -5,30 +5,39 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/vec"
 )
 
-// gradient computes one factor's weight gradient,
-//
-//	dW[c,d] = sum over rows of dY[row, place of c] * X[row, place of d],
-//
-// straight into canonical order: the places are looked up while both operands
-// are packed, dY in strips of [row][MR], X in panels of [row][32]. Every
-// RowBlock rows are one chain of fused multiply-adds.
+// gradient computes one factor's weight gradient. Both operands are packed,
+// dY in strips of [row][MR], X in panels of [row][32]; every RowBlock rows are
+// one chain of fused multiply-adds.
 type gradient struct {
 	target plan.Target
-	// in and out place each block's entries in a row of x and of dy, of the
-	// given widths.
-	in, out           [][]int
+	vec    *vec.Table
+	blocks []gradientBlock
+	// inWidth and outWidth are the entries of a row of x and of dy, nIn and
+	// nOut those of one block.
 	inWidth, outWidth int
 	nIn, nOut         int
 	strips            [len(widths)][16]kernel.Func
 }
 
+type gradientBlock struct {
+	plan.Gradient
+	direct bool
+	// steps is the distance of a strip's columns of dy, 0 where they have no
+	// single one.
+	steps []int
+}
+
 func newGradient(f plan.Factor, t plan.Target) (*gradient, error) {
-	g := &gradient{target: t, inWidth: f.InWidth, outWidth: f.PreWidth, nIn: f.In, nOut: f.Out}
-	for b := range f.Blocks {
-		in, out := f.WeightIndex(b)
-		g.in, g.out = append(g.in, in), append(g.out, out)
+	g := &gradient{target: t, vec: vec.For(t.ISA), inWidth: f.InWidth, outWidth: f.PreWidth, nIn: f.In, nOut: f.Out}
+	for _, p := range t.Gradients(f) {
+		b := gradientBlock{Gradient: p, direct: p.Direct()}
+		for _, s := range p.Strips {
+			b.steps = append(b.steps, plan.Step(s.Store))
+		}
+		g.blocks = append(g.blocks, b)
 	}
 	for w, nr := range widths {
 		if nr > plan.Panel {
@@ -45,35 +54,44 @@ func newGradient(f plan.Factor, t plan.Target) (*gradient, error) {
 	return g, nil
 }
 
-// weightUnit is a chunk of gradient work: rows [c0, c1) of dW and a group of
-// its panels of columns, or, where gradient is nil, a stretch of the bias.
+// weightUnit is a chunk of gradient work: strips [s0, s1) of dW and panels
+// [p0, p1) of its columns, or, where gradient is nil, columns [s0, s1) of the
+// bias.
 type weightUnit struct {
 	*gradient
-	block, c0, c1, p0, p1 int
-	dw, dy, x             []float32
-	bias                  *biasGradient
+	block          *gradientBlock
+	s0, s1, p0, p1 int
+	dw, dy, x      []float32
+	bias           *biasGradient
 }
+
+const (
+	// minUnits is the number of units wanted, minUnitRows the rows of dW below
+	// which packing x again for each unit costs more than 5 % of the products.
+	minUnits    = 16
+	minUnitRows = 96
+)
 
 // addUnits splits the gradient into units, by its shape alone.
 func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32) []weightUnit {
-	panels := (g.nIn + plan.Panel - 1) / plan.Panel
-	group := min(groupPanels(g.target), panels)
-	groups := (panels + group - 1) / group
-	// At least 16 units where each keeps 96 rows: below that, packing x again
-	// for each unit costs more than 5 % of the products.
-	mr := g.target.StripMR()
-	ranges := max(1, min((15+groups*len(g.in))/(groups*len(g.in)), g.nOut/96))
-	rows := ((g.nOut+ranges-1)/ranges + mr - 1) / mr * mr
-	for b := range g.in {
+	panels := ceilDiv(g.nIn, plan.Panel)
+	groups := ceilDiv(panels, groupPanels(g.target))
+	group := ceilDiv(panels, groups)
+	ranges := max(1, min(ceilDiv(minUnits, groups*len(g.blocks)), g.nOut/minUnitRows))
+	for i := range g.blocks {
+		b := &g.blocks[i]
+		strips := ceilDiv(len(b.Strips), ranges)
 		for p := 0; p < panels; p += group {
-			for c := 0; c < g.nOut; c += rows {
-				units = append(units, weightUnit{gradient: g, block: b, c0: c, c1: min(g.nOut, c+rows),
-					p0: p, p1: min(panels, p+group), dw: dw, dy: dy, x: x})
+			for s := 0; s < len(b.Strips); s += strips {
+				units = append(units, weightUnit{gradient: g, block: b, s0: s, s1: min(len(b.Strips), s+strips),
+					p0: p, p1: min(panels, p+group), dw: dw[i*g.nIn*g.nOut:][:g.nIn*g.nOut], dy: dy, x: x})
 			}
 		}
 	}
 	return units
 }
+
+func ceilDiv(a, b int) int { return (a + b - 1) / b }
 
 // execWeights runs the units of gradient work over m rows.
 func (w *Workspace) execWeights(m int, accumulate bool) {
@@ -91,45 +109,56 @@ func (w *Workspace) weightStep(worker, i int) {
 	u.run(&w.scratch[worker], w.m, w.accumulate)
 }
 
+// leftStrips is the number of strips that are packed at once: together they
+// are whole cache lines of dY's rows.
+const leftStrips = 4
+
 func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
-	in, out := u.in[u.block], u.out[u.block]
-	dw := u.dw[u.block*u.nIn*u.nOut:][:u.nIn*u.nOut]
-	full := u.nIn / plan.Panel
+	var sums []float32
+	width := (u.p1 - u.p0) * plan.Panel
+	if !u.block.direct {
+		sums = s.floats(&s.sums, (u.s1-u.s0)*u.target.StripMR()*width)
+	}
 	for m0 := 0; m0 < m || m0 == 0; m0 += plan.RowBlock {
 		rows := min(plan.RowBlock, m-m0)
-		add := accumulate || m0 > 0
-		s.packRight(u.x[m0*u.inWidth:], u.inWidth, rows, in, u.p0, u.p1)
-		for c := u.c0; c < u.c1; {
-			mr := u.target.StripRows(u.c1 - c)
-			s.packLeft(u.dy[m0*u.outWidth:], u.outWidth, rows, out[c:c+mr])
-			if n := min(full, u.p1) - u.p0; n > 0 {
-				s.strip(u.strips[oneWide][mr], kernel.Args{
-					B: unsafe.Pointer(&s.right[0]), C: unsafe.Pointer(&dw[c*u.nIn+u.p0*plan.Panel]),
-					LDC: 4 * u.nIn, NTiles: n, MR: mr, NR: plan.Panel,
-				}, rows, add)
+		u.packRight(s, u.x[m0*u.inWidth:], rows)
+		for i := u.s0; i < u.s1; {
+			n := u.packLeft(s, u.dy[m0*u.outWidth:], rows, i)
+			left := s.left
+			for ; n > 0; n-- {
+				st := &u.block.Strips[i]
+				if u.block.direct {
+					u.direct(s, st, left, rows, accumulate || m0 > 0)
+				} else {
+					at := (i - u.s0) * u.target.StripMR() * width
+					u.strip(s, oneWide, st, left, s.right, sums[at:], 4*width, u.p1-u.p0, rows, m0 > 0)
+				}
+				left = left[rows*len(st.Store):]
+				i++
 			}
-			if u.p1 > full {
-				u.edge(s, dw, c, mr, rows, add)
-			}
-			c += mr
 		}
+	}
+	if !u.block.direct {
+		u.order(sums, width, accumulate)
 	}
 }
 
-// edge runs the last, narrower panel through the scratch tile.
-func (u *weightUnit) edge(s *scratch, dw []float32, c, mr, rows int, add bool) {
+// direct sums a strip into dW itself; a last, narrower panel goes through the
+// scratch tile.
+func (u *weightUnit) direct(s *scratch, st *plan.Strip, left []float32, rows int, add bool) {
+	dw, ld := u.dw[st.Row*u.nIn:], st.RowStep*u.nIn
 	full := u.nIn / plan.Panel
-	n := u.nIn - full*plan.Panel
-	w := oneWide
-	if n <= plan.HalfPanel {
-		w = halfWide
+	if n := min(full, u.p1) - u.p0; n > 0 {
+		u.strip(s, oneWide, st, left, s.right, dw[u.p0*plan.Panel:], 4*ld, n, rows, add)
 	}
-	s.strip(u.strips[w][mr], kernel.Args{
-		B: unsafe.Pointer(&s.right[(full-u.p0)*plan.Panel*rows]), C: unsafe.Pointer(&s.tile[0]),
-		LDC: 4 * widths[w], NTiles: 1, MR: mr, NR: widths[w],
-	}, rows, false)
-	for i := range mr {
-		dst := dw[(c+i)*u.nIn+full*plan.Panel:][:n]
+	if u.p1 <= full {
+		return
+	}
+	w := widthClass(u.panelWidth(full))
+	u.strip(s, w, st, left, s.right[(full-u.p0)*plan.Panel*rows:], s.tile, 4*widths[w], 1, rows, false)
+	n := u.nIn - full*plan.Panel
+	for i := range st.Store {
+		dst := dw[i*ld+full*plan.Panel:][:n]
 		src := s.tile[i*widths[w]:][:n]
 		if !add {
 			copy(dst, src)
@@ -141,74 +170,110 @@ func (u *weightUnit) edge(s *scratch, dw []float32, c, mr, rows int, add bool) {
 	}
 }
 
-// strip calls a strip kernel on the packed left operand.
-func (s *scratch) strip(f kernel.Func, a kernel.Args, rows int, add bool) {
-	s.seg = kernel.Segment{Len: rows}
-	a.A, a.LDA, a.KStep = unsafe.Pointer(&s.left[0]), 4, 4*a.MR
-	a.Segs, a.NSegs = unsafe.Pointer(&s.seg), 1
-	a.PanelStep = 4 * plan.Panel * rows
-	if add {
-		a.Flags |= kernel.Accumulate
+// order moves the unit's sums to their places in dW.
+func (u *weightUnit) order(sums []float32, width int, add bool) {
+	canon := u.block.Canon[u.p0*plan.Panel : min(len(u.block.Canon), u.p1*plan.Panel)]
+	for k := u.s0; k < u.s1; k++ {
+		st := &u.block.Strips[k]
+		for i := range st.Store {
+			dst := u.dw[(st.Row+i*st.RowStep)*u.nIn:][:u.nIn]
+			src := sums[((k-u.s0)*u.target.StripMR()+i)*width:][:len(canon)]
+			if add {
+				for j, d := range canon {
+					dst[d] += src[j]
+				}
+				continue
+			}
+			for j, d := range canon {
+				dst[d] = src[j]
+			}
+		}
 	}
-	s.args = a
-	s.call(f)
 }
 
-// packLeft writes left[row][j] = y[row*ld + idx[j]].
-func (s *scratch) packLeft(y []float32, ld, rows int, idx []int) {
-	n := len(idx)
-	if contiguous(idx) {
-		y = y[idx[0]:]
-		if n == 12 { // the main strip of AVX-512: a copy without a call
-			for r := range rows {
-				*(*[12]float32)(s.left[12*r:]) = [12]float32(y[r*ld:])
-			}
-			return
-		}
-		for r := range rows {
-			copy(s.left[r*n:(r+1)*n], y[r*ld:])
-		}
-		return
+// strip multiplies a packed strip with n packed panels of width class w.
+func (u *weightUnit) strip(s *scratch, w int, st *plan.Strip, left, right, dst []float32, ld, n, rows int, add bool) {
+	mr := len(st.Store)
+	s.seg = kernel.Segment{Len: rows}
+	s.args = kernel.Args{
+		A: unsafe.Pointer(&left[0]), LDA: 4, KStep: 4 * mr,
+		Segs: unsafe.Pointer(&s.seg), NSegs: 1,
+		B: unsafe.Pointer(&right[0]), PanelStep: 4 * plan.Panel * rows,
+		C: unsafe.Pointer(&dst[0]), LDC: ld, NTiles: n, MR: mr, NR: widths[w],
 	}
+	if add {
+		s.args.Flags |= kernel.Accumulate
+	}
+	s.call(u.strips[w][mr])
+}
+
+// packLeft packs strips i, i+1, ... of dY, one after the other as [row][MR],
+// and returns how many: neighbours as far as one pass takes them.
+func (u *weightUnit) packLeft(s *scratch, y []float32, rows, i int) int {
+	b, mr := u.block, u.target.StripMR()
+	n, step := 0, b.steps[i]
+	for i+n < u.s1 && n < leftStrips && step > 0 && b.steps[i+n] == step && len(b.Strips[i+n].Store) == mr &&
+		b.Strips[i+n].Store[0] == b.Strips[i].Store[0]+n*mr*step {
+		n++
+	}
+	left := s.floats(&s.left, leftStrips*mr*plan.RowBlock)
+	if n > 0 {
+		u.vec.PackStrips(left, y[b.Strips[i].Store[0]:], rows, n, step, u.outWidth)
+		return n
+	}
+	idx := b.Strips[i].Store
 	for r := range rows {
-		row, dst := y[r*ld:(r+1)*ld], s.left[r*n:(r+1)*n]
+		row, dst := y[r*u.outWidth:(r+1)*u.outWidth], left[r*len(idx):(r+1)*len(idx)]
 		for j, at := range idx {
 			dst[j] = row[at]
 		}
 	}
+	return 1
 }
 
-// packRight writes panels [p0, p1) of x, each [row][32], the last one 16 wide
-// where no more is needed; columns beyond the true ones are 0.
-func (s *scratch) packRight(x []float32, ld, rows int, idx []int, p0, p1 int) {
-	if n := (p1 - p0) * plan.Panel * rows; len(s.right) < n {
-		s.right = make([]float32, n)
-	}
-	for p := p0; p < p1; p++ {
-		cols := idx[p*plan.Panel : min(len(idx), (p+1)*plan.Panel)]
-		width := plan.Panel
-		if len(cols) <= plan.HalfPanel {
-			width = plan.HalfPanel
+// packRight packs the unit's panels of X, each [row][32], a last one of 16
+// columns or fewer [row][16]; columns beyond the true ones are 0.
+func (u *weightUnit) packRight(s *scratch, x []float32, rows int) {
+	right := s.floats(&s.right, max(1, (u.p1-u.p0)*plan.Panel*rows))
+	for p := u.p0; p < u.p1; {
+		n := 0
+		for p+n < u.p1 && u.line(p+n) && u.block.In[(p+n)*plan.Panel] == u.block.In[p*plan.Panel]+n*plan.Panel {
+			n++
 		}
-		dst := s.right[(p-p0)*plan.Panel*rows:]
-		line := contiguous(cols)
-		if line && len(cols) == plan.Panel {
-			for r := range rows {
-				*(*[plan.Panel]float32)(dst[plan.Panel*r:]) = [plan.Panel]float32(x[r*ld+cols[0]:])
-			}
+		dst := right[(p-u.p0)*plan.Panel*rows:]
+		if n > 0 {
+			u.vec.PackPanels(dst, x[u.block.In[p*plan.Panel]:], rows, n, u.inWidth)
+			p += n
 			continue
 		}
+		cols, width := u.columns(p), u.panelWidth(p)
 		for r := range rows {
-			d := dst[r*width : (r+1)*width]
-			row := x[r*ld : (r+1)*ld]
-			if line {
-				copy(d, row[cols[0]:cols[0]+len(cols)])
-			} else {
-				for j, at := range cols {
-					d[j] = row[at]
-				}
+			d, row := dst[r*width:(r+1)*width], x[r*u.inWidth:(r+1)*u.inWidth]
+			for j, at := range cols {
+				d[j] = row[at]
 			}
 			clear(d[len(cols):])
 		}
+		p++
 	}
+}
+
+// columns lists the stored places of a panel's columns.
+func (u *weightUnit) columns(panel int) []int {
+	return u.block.In[panel*plan.Panel : min(u.nIn, (panel+1)*plan.Panel)]
+}
+
+// line reports whether a panel is full and its columns lie side by side.
+func (u *weightUnit) line(panel int) bool {
+	cols := u.columns(panel)
+	return len(cols) == plan.Panel && plan.Step(cols) == 1
+}
+
+// panelWidth is the width of a packed panel: 16 where no more is needed and
+// its results go through the scratch tile.
+func (u *weightUnit) panelWidth(panel int) int {
+	if u.block.direct && len(u.columns(panel)) <= plan.HalfPanel {
+		return plan.HalfPanel
+	}
+	return plan.Panel
 }

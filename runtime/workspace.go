@@ -2,8 +2,6 @@ package runtime
 
 import (
 	"time"
-
-	"github.com/structuredffn/sffn/gen/plan"
 )
 
 // Workspace is the scratch memory of one caller. All of its layers share it;
@@ -54,7 +52,6 @@ func NewWorkspace(pool *Pool) *Workspace {
 		s := &w.scratch[i]
 		s.tile = make([]float32, scratchTile)
 		s.pre = make([]float32, scratchTile)
-		s.left = make([]float32, plan.RowBlock*16)
 	}
 	w.runRows = w.rowStep
 	w.runUnits = w.unitStep

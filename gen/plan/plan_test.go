@@ -53,7 +53,7 @@ func coversForward(t *rapid.T, f Factor) {
 	written := make([]int, f.OutWidth)
 	for _, p := range f.Forward() {
 		checkShape(t, p)
-		ins, outs := f.WeightIndex(p.Block)
+		ins, outs := gradientPlaces(f, p.Block)
 		ks, cols, store := p.KIndex(), p.ColumnIndex(), p.StoreIndex()
 		for _, at := range store {
 			written[at]++
@@ -62,7 +62,7 @@ func coversForward(t *rapid.T, f Factor) {
 			if c < 0 {
 				continue
 			}
-			// The column's result, and where WeightIndex looks for its gradient.
+			// The column's result, and where Gradients looks for its gradient.
 			at := resultOf(p, i, store)
 			if outs[c] != at {
 				t.Fatalf("%s block %d: output %d is stored at %d, its gradient is sought at %d", f.Param, p.Block, c, at, outs[c])
@@ -83,6 +83,22 @@ func coversForward(t *rapid.T, f Factor) {
 	}
 	once(t, f.Param+" weights", used)
 	once(t, f.Param+" places", written)
+}
+
+// gradientPlaces is where the gradient plan reads each input and output of a
+// block.
+func gradientPlaces(f Factor, block int) (in, out []int) {
+	g := For(kernel.AVX512).Gradients(f)[block]
+	in, out = make([]int, f.In), make([]int, f.Out)
+	for i, at := range g.In {
+		in[g.Canon[i]] = at
+	}
+	for _, s := range g.Strips {
+		for i, at := range s.Store {
+			out[s.Row+i*s.RowStep] = at
+		}
+	}
+	return in, out
 }
 
 // resultOf is the place before the activation of packed column i.

@@ -215,22 +215,3 @@ func canon(segs []Seg) []int {
 	}
 	return idx
 }
-
-// WeightIndex gives, for one block of the factor, the stored place of every
-// input and of every output (before the activation) in canonical order:
-// backward-weight packs by these.
-func (f Factor) WeightIndex(block int) (in, out []int) {
-	b := f.Blocks[block]
-	in, out = make([]int, f.In), make([]int, f.Out)
-	fill := func(idx []int, segs []Seg) {
-		for _, s := range segs {
-			for i := range s.Store.Len {
-				idx[s.Canon.At(i)] = s.Store.At(i)
-			}
-		}
-	}
-	fill(in, b.In)
-	fill(out, b.Out)
-	fill(out, b.Up)
-	return in, out
-}

@@ -11,6 +11,7 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -20,6 +21,7 @@ const (
 	vecRows   = unsafe.Offsetof(kernel.VecArgs{}.Rows)
 	vecStride = unsafe.Offsetof(kernel.VecArgs{}.Stride)
 	vecStep   = unsafe.Offsetof(kernel.VecArgs{}.Step)
+	vecGroups = unsafe.Offsetof(kernel.VecArgs{}.Groups)
 )
 
 func vecP(i int) uintptr { return unsafe.Offsetof(kernel.VecArgs{}.P) + uintptr(8*i) }
@@ -493,6 +495,17 @@ var emitVec = map[kernel.VecOp]func(*asm){
 	},
 	kernel.OpSpread:    func(e *asm) { e.spread(false) },
 	kernel.OpSpreadAdd: func(e *asm) { e.spread(true) },
+	kernel.OpPackPanels: func(e *asm) {
+		e.pack(plan.Panel, func(src, dst reg.GPVirtual) { e.copyRun(src, dst, plan.Panel) })
+	},
+	kernel.OpPackStrips: func(e *asm) {
+		n := plan.For(e.isa).StripMR()
+		e.pack(n, func(src, dst reg.GPVirtual) { e.copyRun(src, dst, n) })
+	},
+	kernel.OpPackStripsStep: func(e *asm) {
+		n := plan.For(e.isa).StripMR()
+		e.pack(n, func(src, dst reg.GPVirtual) { e.copyStepped(src, dst, n) })
+	},
 	kernel.OpPeak: func(e *asm) {
 		// As many chains as hide the latency of two multiply-adds a cycle.
 		acc := e.sums(12)
@@ -513,6 +526,91 @@ var emitVec = map[kernel.VecOp]func(*asm){
 }
 
 const peakUnroll = 8
+
+// packAhead is the number of rows by which packing prefetches: rows lie too far
+// apart for the hardware to see them coming.
+const packAhead = 8
+
+// pack takes rows apart into groups of n entries; body copies one row of one
+// group.
+func (e *asm) pack(n int, body func(src, dst reg.GPVirtual)) {
+	src, dst := e.load(vecP(1)), e.load(vecP(0))
+	rows, dstStep, srcStep, ahead := e.load(vecRows), e.GP64(), e.GP64(), e.GP64()
+	e.IMUL3Q(operand.U32(uint32(4*n)), rows, dstStep)
+	e.IMUL3Q(operand.U32(uint32(n)), e.field(vecStep), srcStep)
+	e.IMUL3Q(operand.U32(packAhead), e.field(vecStride), ahead)
+	row, group := e.label("row"), e.label("group")
+	e.Label(row)
+	s, d, g := e.GP64(), e.GP64(), e.load(vecGroups)
+	e.MOVQ(src, s)
+	e.MOVQ(dst, d)
+	e.Label(group)
+	for at := 0; at < 4*n; at += 64 {
+		e.PREFETCHT0(indexed(s, ahead, 1, at))
+	}
+	body(s, d)
+	e.ADDQ(srcStep, s)
+	e.ADDQ(dstStep, d)
+	e.DECQ(g)
+	e.JNZ(e.jump(group))
+	e.ADDQ(e.field(vecStride), src)
+	e.ADDQ(operand.U32(uint32(4*n)), dst)
+	e.DECQ(rows)
+	e.JNZ(e.jump(row))
+}
+
+// copyRun copies n neighbouring entries.
+func (e *asm) copyRun(src, dst reg.GPVirtual, n int) {
+	for at := 0; at < n; {
+		switch {
+		case n-at >= e.lanes:
+			v := e.vec()
+			e.VMOVUPS(mem(src, 4*at), v)
+			e.VMOVUPS(v, mem(dst, 4*at))
+			at += e.lanes
+		case n-at >= 8:
+			v := e.YMM()
+			e.VMOVUPS(mem(src, 4*at), v)
+			e.VMOVUPS(v, mem(dst, 4*at))
+			at += 8
+		case n-at >= 4:
+			v := e.XMM()
+			e.VMOVUPS(mem(src, 4*at), v)
+			e.VMOVUPS(v, mem(dst, 4*at))
+			at += 4
+		case n-at >= 2:
+			v := e.XMM()
+			e.VMOVSD(mem(src, 4*at), v)
+			e.VMOVSD(v, mem(dst, 4*at))
+			at += 2
+		default:
+			v := e.XMM()
+			e.VMOVSS(mem(src, 4*at), v)
+			e.VMOVSS(v, mem(dst, 4*at))
+			at++
+		}
+	}
+}
+
+// copyStepped copies n entries that are Step bytes apart, n a multiple of 2.
+func (e *asm) copyStepped(src, dst reg.GPVirtual, n int) {
+	step, step3, s := e.load(vecStep), e.GP64(), e.GP64()
+	e.LEAQ(indexed(step, step, 2, 0), step3)
+	e.MOVQ(src, s)
+	for at := 0; at < n; at += 4 {
+		v := e.XMM()
+		e.VMOVSS(mem(s, 0), v)
+		e.VINSERTPS(operand.U8(0x10), indexed(s, step, 1, 0), v, v)
+		if n-at == 2 {
+			e.VMOVSD(v, mem(dst, 4*at))
+			return
+		}
+		e.VINSERTPS(operand.U8(0x20), indexed(s, step, 2, 0), v, v)
+		e.VINSERTPS(operand.U8(0x30), indexed(s, step3, 1, 0), v, v)
+		e.VMOVUPS(v, mem(dst, 4*at))
+		e.LEAQ(indexed(s, step, 4, 0), s)
+	}
+}
 
 // spread stores the rows of a tight tile with a distance between neighbours.
 // AVX-512 turns a vector of the tile into Step/4 vectors of the destination

@@ -67,6 +67,15 @@ func vec_f32_spread_avx512(a *kernel.VecArgs)
 func vec_f32_spreadadd_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_packpanels_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_packstrips_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_packstripsstep_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_peak_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -128,6 +137,15 @@ func vec_f32_spread_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_spreadadd_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_packpanels_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_packstrips_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_packstripsstep_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_peak_avx2(a *kernel.VecArgs)

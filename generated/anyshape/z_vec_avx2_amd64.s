@@ -536,7 +536,7 @@ done21:
 	VADDPS       X1, X0, X0
 	VMOVSHDUP    X0, X1
 	VADDPS       X1, X0, X0
-	VMOVSS       X0, 120(AX)
+	VMOVSS       X0, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -548,7 +548,7 @@ TEXT ·vec_f32_sumdeviations_avx2(SB), NOSPLIT, $0-8
 	VXORPS       Y1, Y1, Y1
 	VXORPS       Y2, Y2, Y2
 	VXORPS       Y3, Y3, Y3
-	VBROADCASTSS 80(AX), Y4
+	VBROADCASTSS 88(AX), Y4
 	MOVQ         (AX), DX
 	XORQ         CX, CX
 	MOVQ         48(AX), BX
@@ -607,7 +607,7 @@ done26:
 	VADDPS       X1, X0, X0
 	VMOVSHDUP    X0, X1
 	VADDPS       X1, X0, X0
-	VMOVSS       X0, 120(AX)
+	VMOVSS       X0, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -615,8 +615,8 @@ done26:
 // Requires: AVX, FMA3
 TEXT ·vec_f32_normalize_avx2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Y0
-	VBROADCASTSS 84(AX), Y1
+	VBROADCASTSS 88(AX), Y0
+	VBROADCASTSS 92(AX), Y1
 	MOVQ         (AX), DX
 	MOVQ         8(AX), BX
 	MOVQ         16(AX), SI
@@ -685,8 +685,8 @@ done31:
 // Requires: AVX, FMA3
 TEXT ·vec_f32_normsums_avx2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Y0
-	VBROADCASTSS 84(AX), Y1
+	VBROADCASTSS 88(AX), Y0
+	VBROADCASTSS 92(AX), Y1
 	VXORPS       Y2, Y2, Y2
 	VXORPS       Y3, Y3, Y3
 	VXORPS       Y4, Y4, Y4
@@ -788,7 +788,7 @@ done36:
 	VADDPS       X0, X2, X2
 	VMOVSHDUP    X2, X0
 	VADDPS       X0, X2, X2
-	VMOVSS       X2, 120(AX)
+	VMOVSS       X2, 128(AX)
 	VADDPS       Y5, Y4, Y4
 	VEXTRACTF128 $0x01, Y4, X0
 	VADDPS       X0, X4, X4
@@ -796,7 +796,7 @@ done36:
 	VADDPS       X0, X4, X4
 	VMOVSHDUP    X4, X0
 	VADDPS       X0, X4, X4
-	VMOVSS       X4, 124(AX)
+	VMOVSS       X4, 132(AX)
 	VZEROUPPER
 	RET
 
@@ -804,10 +804,10 @@ done36:
 // Requires: AVX, FMA3
 TEXT ·vec_f32_normapply_avx2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Y0
-	VBROADCASTSS 84(AX), Y1
-	VBROADCASTSS 88(AX), Y2
-	VBROADCASTSS 92(AX), Y3
+	VBROADCASTSS 88(AX), Y0
+	VBROADCASTSS 92(AX), Y1
+	VBROADCASTSS 96(AX), Y2
+	VBROADCASTSS 100(AX), Y3
 	MOVQ         (AX), DX
 	MOVQ         8(AX), BX
 	MOVQ         16(AX), SI
@@ -917,7 +917,7 @@ done44:
 	VMAXPS       X1, X0, X0
 	VMOVSHDUP    X0, X1
 	VMAXPS       X1, X0, X0
-	VMOVSS       X0, 120(AX)
+	VMOVSS       X0, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -925,8 +925,8 @@ done44:
 // Requires: AVX, AVX2, FMA3
 TEXT ·vec_f32_expsum_avx2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Y0
-	VBROADCASTSS 84(AX), Y1
+	VBROADCASTSS 88(AX), Y0
+	VBROADCASTSS 92(AX), Y1
 	VXORPS       Y2, Y2, Y2
 	VXORPS       Y3, Y3, Y3
 	MOVQ         (AX), DX
@@ -1068,7 +1068,7 @@ done49:
 	VADDPS       X0, X2, X2
 	VMOVSHDUP    X2, X0
 	VADDPS       X0, X2, X2
-	VMOVSS       X2, 120(AX)
+	VMOVSS       X2, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -1076,8 +1076,8 @@ done49:
 // Requires: AVX
 TEXT ·vec_f32_softmaxbackward_avx2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Y0
-	VBROADCASTSS 84(AX), Y1
+	VBROADCASTSS 88(AX), Y0
+	VBROADCASTSS 92(AX), Y1
 	MOVQ         (AX), DX
 	MOVQ         8(AX), BX
 	MOVQ         16(AX), SI
@@ -1203,7 +1203,7 @@ done59:
 	VADDPS       X1, X0, X0
 	VMOVSHDUP    X0, X1
 	VADDPS       X1, X0, X0
-	VMOVSS       X0, 120(AX)
+	VMOVSS       X0, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -1211,7 +1211,7 @@ done59:
 // Requires: AVX
 TEXT ·vec_f32_scale_avx2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Y0
+	VBROADCASTSS 88(AX), Y0
 	MOVQ         (AX), DX
 	XORQ         CX, CX
 	MOVQ         48(AX), AX
@@ -1261,7 +1261,7 @@ done64:
 // Requires: AVX, FMA3
 TEXT ·vec_f32_axpy_avx2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Y0
+	VBROADCASTSS 88(AX), Y0
 	MOVQ         (AX), DX
 	MOVQ         8(AX), BX
 	XORQ         CX, CX
@@ -1366,7 +1366,7 @@ done73:
 // Requires: AVX, FMA3
 TEXT ·vec_f32_rotate_avx2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Y0
+	VBROADCASTSS 88(AX), Y0
 	MOVQ         64(AX), CX
 	MOVQ         56(AX), DX
 	MOVQ         (AX), SI
@@ -1440,29 +1440,29 @@ main79:
 	VMOVUPS      (BX)(CX*1), Y0
 	VMOVUPS      (SI)(CX*1), Y1
 	VMOVUPS      (DI)(CX*1), Y2
-	VBROADCASTSS 100(AX), Y3
+	VBROADCASTSS 108(AX), Y3
 	VMULPS       Y3, Y0, Y0
-	VBROADCASTSS 84(AX), Y3
+	VBROADCASTSS 92(AX), Y3
 	VMULPS       Y3, Y1, Y1
-	VBROADCASTSS 88(AX), Y3
+	VBROADCASTSS 96(AX), Y3
 	VFMADD231PS  Y3, Y0, Y1
 	VMOVUPS      Y1, (SI)(CX*1)
-	VBROADCASTSS 92(AX), Y3
+	VBROADCASTSS 100(AX), Y3
 	VMULPS       Y3, Y2, Y2
 	VMULPS       Y0, Y0, Y0
-	VBROADCASTSS 96(AX), Y3
+	VBROADCASTSS 104(AX), Y3
 	VFMADD231PS  Y3, Y0, Y2
 	VMOVUPS      Y2, (DI)(CX*1)
-	VBROADCASTSS 108(AX), Y0
+	VBROADCASTSS 116(AX), Y0
 	VMULPS       Y0, Y2, Y2
 	VSQRTPS      Y2, Y2
-	VBROADCASTSS 112(AX), Y0
+	VBROADCASTSS 120(AX), Y0
 	VADDPS       Y0, Y2, Y2
-	VBROADCASTSS 104(AX), Y0
+	VBROADCASTSS 112(AX), Y0
 	VMULPS       Y0, Y1, Y1
 	VDIVPS       Y2, Y1, Y1
 	VMOVUPS      (DX)(CX*1), Y0
-	VBROADCASTSS 80(AX), Y2
+	VBROADCASTSS 88(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VSUBPS       Y1, Y0, Y0
 	VMOVUPS      Y0, (DX)(CX*1)
@@ -1480,29 +1480,29 @@ end80:
 	VMASKMOVPS   (BX)(CX*1), Y0, Y1
 	VMASKMOVPS   (SI)(CX*1), Y0, Y2
 	VMASKMOVPS   (DI)(CX*1), Y0, Y3
-	VBROADCASTSS 100(AX), Y4
+	VBROADCASTSS 108(AX), Y4
 	VMULPS       Y4, Y1, Y1
-	VBROADCASTSS 84(AX), Y4
+	VBROADCASTSS 92(AX), Y4
 	VMULPS       Y4, Y2, Y2
-	VBROADCASTSS 88(AX), Y4
+	VBROADCASTSS 96(AX), Y4
 	VFMADD231PS  Y4, Y1, Y2
 	VMASKMOVPS   Y2, Y0, (SI)(CX*1)
-	VBROADCASTSS 92(AX), Y4
+	VBROADCASTSS 100(AX), Y4
 	VMULPS       Y4, Y3, Y3
 	VMULPS       Y1, Y1, Y1
-	VBROADCASTSS 96(AX), Y4
+	VBROADCASTSS 104(AX), Y4
 	VFMADD231PS  Y4, Y1, Y3
 	VMASKMOVPS   Y3, Y0, (DI)(CX*1)
-	VBROADCASTSS 108(AX), Y1
+	VBROADCASTSS 116(AX), Y1
 	VMULPS       Y1, Y3, Y3
 	VSQRTPS      Y3, Y3
-	VBROADCASTSS 112(AX), Y1
+	VBROADCASTSS 120(AX), Y1
 	VADDPS       Y1, Y3, Y3
-	VBROADCASTSS 104(AX), Y1
+	VBROADCASTSS 112(AX), Y1
 	VMULPS       Y1, Y2, Y2
 	VDIVPS       Y3, Y2, Y2
 	VMASKMOVPS   (DX)(CX*1), Y0, Y1
-	VBROADCASTSS 80(AX), Y3
+	VBROADCASTSS 88(AX), Y3
 	VMULPS       Y3, Y1, Y1
 	VSUBPS       Y2, Y1, Y1
 	VMASKMOVPS   Y1, Y0, (DX)(CX*1)
@@ -1568,6 +1568,118 @@ group85:
 	VZEROUPPER
 	RET
 
+// func vec_f32_packpanels_avx2(a *byte)
+// Requires: AVX, MMX+
+TEXT ·vec_f32_packpanels_avx2(SB), NOSPLIT, $0-8
+	MOVQ   a+0(FP), AX
+	MOVQ   8(AX), CX
+	MOVQ   (AX), DX
+	MOVQ   56(AX), BX
+	IMUL3Q $0x00000080, BX, SI
+	IMUL3Q $0x00000020, 72(AX), DI
+	IMUL3Q $0x00000008, 64(AX), R8
+
+row86:
+	MOVQ 80(AX), R11
+	MOVQ CX, R9
+	MOVQ DX, R10
+
+group87:
+	PREFETCHT0 (R9)(R8*1)
+	PREFETCHT0 64(R9)(R8*1)
+	VMOVUPS    (R9), Y0
+	VMOVUPS    Y0, (R10)
+	VMOVUPS    32(R9), Y0
+	VMOVUPS    Y0, 32(R10)
+	VMOVUPS    64(R9), Y0
+	VMOVUPS    Y0, 64(R10)
+	VMOVUPS    96(R9), Y0
+	VMOVUPS    Y0, 96(R10)
+	ADDQ       DI, R9
+	ADDQ       SI, R10
+	DECQ       R11
+	JNZ        group87
+	ADDQ       64(AX), CX
+	ADDQ       $0x00000080, DX
+	DECQ       BX
+	JNZ        row86
+	VZEROUPPER
+	RET
+
+// func vec_f32_packstrips_avx2(a *byte)
+// Requires: AVX, MMX+
+TEXT ·vec_f32_packstrips_avx2(SB), NOSPLIT, $0-8
+	MOVQ   a+0(FP), AX
+	MOVQ   8(AX), CX
+	MOVQ   (AX), DX
+	MOVQ   56(AX), BX
+	IMUL3Q $0x00000018, BX, SI
+	IMUL3Q $0x00000006, 72(AX), DI
+	IMUL3Q $0x00000008, 64(AX), R8
+
+row88:
+	MOVQ 80(AX), R11
+	MOVQ CX, R9
+	MOVQ DX, R10
+
+group89:
+	PREFETCHT0 (R9)(R8*1)
+	VMOVUPS    (R9), X0
+	VMOVUPS    X0, (R10)
+	VMOVSD     16(R9), X0
+	VMOVSD     X0, 16(R10)
+	ADDQ       DI, R9
+	ADDQ       SI, R10
+	DECQ       R11
+	JNZ        group89
+	ADDQ       64(AX), CX
+	ADDQ       $0x00000018, DX
+	DECQ       BX
+	JNZ        row88
+	VZEROUPPER
+	RET
+
+// func vec_f32_packstripsstep_avx2(a *byte)
+// Requires: AVX, MMX+
+TEXT ·vec_f32_packstripsstep_avx2(SB), NOSPLIT, $0-8
+	MOVQ   a+0(FP), AX
+	MOVQ   8(AX), CX
+	MOVQ   (AX), DX
+	MOVQ   56(AX), BX
+	IMUL3Q $0x00000018, BX, SI
+	IMUL3Q $0x00000006, 72(AX), DI
+	IMUL3Q $0x00000008, 64(AX), R8
+
+row90:
+	MOVQ 80(AX), R11
+	MOVQ CX, R9
+	MOVQ DX, R10
+
+group91:
+	PREFETCHT0 (R9)(R8*1)
+	MOVQ       72(AX), R12
+	LEAQ       (R12)(R12*2), R13
+	MOVQ       R9, R14
+	VMOVSS     (R14), X0
+	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS    X0, (R10)
+	LEAQ       (R14)(R12*4), R14
+	VMOVSS     (R14), X0
+	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
+	VMOVSD     X0, 16(R10)
+	ADDQ       DI, R9
+	ADDQ       SI, R10
+	DECQ       R11
+	JNZ        group91
+	ADDQ       64(AX), CX
+	ADDQ       $0x00000018, DX
+	DECQ       BX
+	JNZ        row90
+	VZEROUPPER
+	RET
+
 // func vec_f32_peak_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
@@ -1587,7 +1699,7 @@ TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VXORPS Y12, Y12, Y12
 
-loop86:
+loop92:
 	VFMADD231PS Y12, Y12, Y0
 	VFMADD231PS Y12, Y12, Y1
 	VFMADD231PS Y12, Y12, Y2
@@ -1685,9 +1797,9 @@ loop86:
 	VFMADD231PS Y12, Y12, Y10
 	VFMADD231PS Y12, Y12, Y11
 	DECQ        CX
-	JNZ         loop86
+	JNZ         loop92
 	MOVL        $0x44c00000, CX
-	MOVL        CX, 120(AX)
+	MOVL        CX, 128(AX)
 	VZEROUPPER
 	RET
 

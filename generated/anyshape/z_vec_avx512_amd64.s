@@ -525,7 +525,7 @@ done21:
 	VADDPS        X1, X0, X0
 	VMOVSHDUP     X0, X1
 	VADDPS        X1, X0, X0
-	VMOVSS        X0, 120(AX)
+	VMOVSS        X0, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -537,7 +537,7 @@ TEXT ·vec_f32_sumdeviations_avx512(SB), NOSPLIT, $0-8
 	VPXORD       Z1, Z1, Z1
 	VPXORD       Z2, Z2, Z2
 	VPXORD       Z3, Z3, Z3
-	VBROADCASTSS 80(AX), Z4
+	VBROADCASTSS 88(AX), Z4
 	MOVQ         (AX), BX
 	XORQ         DX, DX
 	MOVQ         48(AX), CX
@@ -599,7 +599,7 @@ done26:
 	VADDPS        X1, X0, X0
 	VMOVSHDUP     X0, X1
 	VADDPS        X1, X0, X0
-	VMOVSS        X0, 120(AX)
+	VMOVSS        X0, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -607,8 +607,8 @@ done26:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normalize_avx512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), CX
-	VBROADCASTSS 80(CX), Z0
-	VBROADCASTSS 84(CX), Z1
+	VBROADCASTSS 88(CX), Z0
+	VBROADCASTSS 92(CX), Z1
 	MOVQ         (CX), DX
 	MOVQ         8(CX), BX
 	MOVQ         16(CX), SI
@@ -678,8 +678,8 @@ done31:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normsums_avx512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Z0
-	VBROADCASTSS 84(AX), Z1
+	VBROADCASTSS 88(AX), Z0
+	VBROADCASTSS 92(AX), Z1
 	VPXORD       Z2, Z2, Z2
 	VPXORD       Z3, Z3, Z3
 	VPXORD       Z4, Z4, Z4
@@ -784,7 +784,7 @@ done36:
 	VADDPS        X0, X2, X2
 	VMOVSHDUP     X2, X0
 	VADDPS        X0, X2, X2
-	VMOVSS        X2, 120(AX)
+	VMOVSS        X2, 128(AX)
 	VADDPS        Z5, Z4, Z4
 	VEXTRACTF64X4 $0x01, Z4, Y0
 	VADDPS        Y0, Y4, Y4
@@ -794,7 +794,7 @@ done36:
 	VADDPS        X0, X4, X4
 	VMOVSHDUP     X4, X0
 	VADDPS        X0, X4, X4
-	VMOVSS        X4, 124(AX)
+	VMOVSS        X4, 132(AX)
 	VZEROUPPER
 	RET
 
@@ -802,10 +802,10 @@ done36:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normapply_avx512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), CX
-	VBROADCASTSS 80(CX), Z0
-	VBROADCASTSS 84(CX), Z1
-	VBROADCASTSS 88(CX), Z2
-	VBROADCASTSS 92(CX), Z3
+	VBROADCASTSS 88(CX), Z0
+	VBROADCASTSS 92(CX), Z1
+	VBROADCASTSS 96(CX), Z2
+	VBROADCASTSS 100(CX), Z3
 	MOVQ         (CX), DX
 	MOVQ         8(CX), BX
 	MOVQ         16(CX), SI
@@ -920,7 +920,7 @@ done44:
 	VMAXPS        X1, X0, X0
 	VMOVSHDUP     X0, X1
 	VMAXPS        X1, X0, X0
-	VMOVSS        X0, 120(AX)
+	VMOVSS        X0, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -928,8 +928,8 @@ done44:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_expsum_avx512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Z0
-	VBROADCASTSS 84(AX), Z1
+	VBROADCASTSS 88(AX), Z0
+	VBROADCASTSS 92(AX), Z1
 	VPXORD       Z2, Z2, Z2
 	VPXORD       Z3, Z3, Z3
 	MOVQ         (AX), BX
@@ -1074,7 +1074,7 @@ done49:
 	VADDPS        X0, X2, X2
 	VMOVSHDUP     X2, X0
 	VADDPS        X0, X2, X2
-	VMOVSS        X2, 120(AX)
+	VMOVSS        X2, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -1082,8 +1082,8 @@ done49:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_softmaxbackward_avx512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), CX
-	VBROADCASTSS 80(CX), Z0
-	VBROADCASTSS 84(CX), Z1
+	VBROADCASTSS 88(CX), Z0
+	VBROADCASTSS 92(CX), Z1
 	MOVQ         (CX), DX
 	MOVQ         8(CX), BX
 	MOVQ         16(CX), SI
@@ -1213,7 +1213,7 @@ done59:
 	VADDPS        X1, X0, X0
 	VMOVSHDUP     X0, X1
 	VADDPS        X1, X0, X0
-	VMOVSS        X0, 120(AX)
+	VMOVSS        X0, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -1221,7 +1221,7 @@ done59:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_scale_avx512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), CX
-	VBROADCASTSS 80(CX), Z0
+	VBROADCASTSS 88(CX), Z0
 	MOVQ         (CX), DX
 	XORQ         AX, AX
 	MOVQ         48(CX), CX
@@ -1272,7 +1272,7 @@ done64:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_axpy_avx512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), CX
-	VBROADCASTSS 80(CX), Z0
+	VBROADCASTSS 88(CX), Z0
 	MOVQ         (CX), DX
 	MOVQ         8(CX), BX
 	XORQ         AX, AX
@@ -1380,7 +1380,7 @@ done73:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_rotate_avx512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
-	VBROADCASTSS 80(AX), Z0
+	VBROADCASTSS 88(AX), Z0
 	MOVQ         64(AX), DX
 	MOVQ         56(AX), BX
 	MOVQ         (AX), DI
@@ -1455,29 +1455,29 @@ main79:
 	VMOVUPS      (SI)(DX*1), Z0
 	VMOVUPS      (DI)(DX*1), Z1
 	VMOVUPS      (R8)(DX*1), Z2
-	VBROADCASTSS 100(AX), Z3
+	VBROADCASTSS 108(AX), Z3
 	VMULPS       Z3, Z0, Z0
-	VBROADCASTSS 84(AX), Z3
+	VBROADCASTSS 92(AX), Z3
 	VMULPS       Z3, Z1, Z1
-	VBROADCASTSS 88(AX), Z3
+	VBROADCASTSS 96(AX), Z3
 	VFMADD231PS  Z3, Z0, Z1
 	VMOVUPS      Z1, (DI)(DX*1)
-	VBROADCASTSS 92(AX), Z3
+	VBROADCASTSS 100(AX), Z3
 	VMULPS       Z3, Z2, Z2
 	VMULPS       Z0, Z0, Z0
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 104(AX), Z3
 	VFMADD231PS  Z3, Z0, Z2
 	VMOVUPS      Z2, (R8)(DX*1)
-	VBROADCASTSS 108(AX), Z0
+	VBROADCASTSS 116(AX), Z0
 	VMULPS       Z0, Z2, Z2
 	VSQRTPS      Z2, Z2
-	VBROADCASTSS 112(AX), Z0
+	VBROADCASTSS 120(AX), Z0
 	VADDPS       Z0, Z2, Z2
-	VBROADCASTSS 104(AX), Z0
+	VBROADCASTSS 112(AX), Z0
 	VMULPS       Z0, Z1, Z1
 	VDIVPS       Z2, Z1, Z1
 	VMOVUPS      (BX)(DX*1), Z0
-	VBROADCASTSS 80(AX), Z2
+	VBROADCASTSS 88(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VSUBPS       Z1, Z0, Z0
 	VMOVUPS      Z0, (BX)(DX*1)
@@ -1496,29 +1496,29 @@ end80:
 	VMOVUPS.Z    (SI)(DX*1), K1, Z0
 	VMOVUPS.Z    (DI)(DX*1), K1, Z1
 	VMOVUPS.Z    (R8)(DX*1), K1, Z2
-	VBROADCASTSS 100(AX), Z3
+	VBROADCASTSS 108(AX), Z3
 	VMULPS       Z3, Z0, Z0
-	VBROADCASTSS 84(AX), Z3
+	VBROADCASTSS 92(AX), Z3
 	VMULPS       Z3, Z1, Z1
-	VBROADCASTSS 88(AX), Z3
+	VBROADCASTSS 96(AX), Z3
 	VFMADD231PS  Z3, Z0, Z1
 	VMOVUPS      Z1, K1, (DI)(DX*1)
-	VBROADCASTSS 92(AX), Z3
+	VBROADCASTSS 100(AX), Z3
 	VMULPS       Z3, Z2, Z2
 	VMULPS       Z0, Z0, Z0
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 104(AX), Z3
 	VFMADD231PS  Z3, Z0, Z2
 	VMOVUPS      Z2, K1, (R8)(DX*1)
-	VBROADCASTSS 108(AX), Z0
+	VBROADCASTSS 116(AX), Z0
 	VMULPS       Z0, Z2, Z2
 	VSQRTPS      Z2, Z2
-	VBROADCASTSS 112(AX), Z0
+	VBROADCASTSS 120(AX), Z0
 	VADDPS       Z0, Z2, Z2
-	VBROADCASTSS 104(AX), Z0
+	VBROADCASTSS 112(AX), Z0
 	VMULPS       Z0, Z1, Z1
 	VDIVPS       Z2, Z1, Z1
 	VMOVUPS.Z    (BX)(DX*1), K1, Z0
-	VBROADCASTSS 80(AX), Z2
+	VBROADCASTSS 88(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VSUBPS       Z1, Z0, Z0
 	VMOVUPS      Z0, K1, (BX)(DX*1)
@@ -1605,6 +1605,123 @@ vector87:
 	VZEROUPPER
 	RET
 
+// func vec_f32_packpanels_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·vec_f32_packpanels_avx512(SB), NOSPLIT, $0-8
+	MOVQ   a+0(FP), AX
+	MOVQ   8(AX), CX
+	MOVQ   (AX), DX
+	MOVQ   56(AX), BX
+	IMUL3Q $0x00000080, BX, SI
+	IMUL3Q $0x00000020, 72(AX), DI
+	IMUL3Q $0x00000008, 64(AX), R8
+
+row88:
+	MOVQ 80(AX), R11
+	MOVQ CX, R9
+	MOVQ DX, R10
+
+group89:
+	PREFETCHT0 (R9)(R8*1)
+	PREFETCHT0 64(R9)(R8*1)
+	VMOVUPS    (R9), Z0
+	VMOVUPS    Z0, (R10)
+	VMOVUPS    64(R9), Z0
+	VMOVUPS    Z0, 64(R10)
+	ADDQ       DI, R9
+	ADDQ       SI, R10
+	DECQ       R11
+	JNZ        group89
+	ADDQ       64(AX), CX
+	ADDQ       $0x00000080, DX
+	DECQ       BX
+	JNZ        row88
+	VZEROUPPER
+	RET
+
+// func vec_f32_packstrips_avx512(a *byte)
+// Requires: AVX, MMX+
+TEXT ·vec_f32_packstrips_avx512(SB), NOSPLIT, $0-8
+	MOVQ   a+0(FP), AX
+	MOVQ   8(AX), CX
+	MOVQ   (AX), DX
+	MOVQ   56(AX), BX
+	IMUL3Q $0x00000030, BX, SI
+	IMUL3Q $0x0000000c, 72(AX), DI
+	IMUL3Q $0x00000008, 64(AX), R8
+
+row90:
+	MOVQ 80(AX), R11
+	MOVQ CX, R9
+	MOVQ DX, R10
+
+group91:
+	PREFETCHT0 (R9)(R8*1)
+	VMOVUPS    (R9), Y0
+	VMOVUPS    Y0, (R10)
+	VMOVUPS    32(R9), X0
+	VMOVUPS    X0, 32(R10)
+	ADDQ       DI, R9
+	ADDQ       SI, R10
+	DECQ       R11
+	JNZ        group91
+	ADDQ       64(AX), CX
+	ADDQ       $0x00000030, DX
+	DECQ       BX
+	JNZ        row90
+	VZEROUPPER
+	RET
+
+// func vec_f32_packstripsstep_avx512(a *byte)
+// Requires: AVX, MMX+
+TEXT ·vec_f32_packstripsstep_avx512(SB), NOSPLIT, $0-8
+	MOVQ   a+0(FP), AX
+	MOVQ   8(AX), CX
+	MOVQ   (AX), DX
+	MOVQ   56(AX), BX
+	IMUL3Q $0x00000030, BX, SI
+	IMUL3Q $0x0000000c, 72(AX), DI
+	IMUL3Q $0x00000008, 64(AX), R8
+
+row92:
+	MOVQ 80(AX), R11
+	MOVQ CX, R9
+	MOVQ DX, R10
+
+group93:
+	PREFETCHT0 (R9)(R8*1)
+	MOVQ       72(AX), R12
+	LEAQ       (R12)(R12*2), R13
+	MOVQ       R9, R14
+	VMOVSS     (R14), X0
+	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS    X0, (R10)
+	LEAQ       (R14)(R12*4), R14
+	VMOVSS     (R14), X0
+	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS    X0, 16(R10)
+	LEAQ       (R14)(R12*4), R14
+	VMOVSS     (R14), X0
+	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS    X0, 32(R10)
+	LEAQ       (R14)(R12*4), R14
+	ADDQ       DI, R9
+	ADDQ       SI, R10
+	DECQ       R11
+	JNZ        group93
+	ADDQ       64(AX), CX
+	ADDQ       $0x00000030, DX
+	DECQ       BX
+	JNZ        row92
+	VZEROUPPER
+	RET
+
 // func vec_f32_peak_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
@@ -1624,7 +1741,7 @@ TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VPXORD Z12, Z12, Z12
 
-loop88:
+loop94:
 	VFMADD231PS Z12, Z12, Z0
 	VFMADD231PS Z12, Z12, Z1
 	VFMADD231PS Z12, Z12, Z2
@@ -1722,9 +1839,9 @@ loop88:
 	VFMADD231PS Z12, Z12, Z10
 	VFMADD231PS Z12, Z12, Z11
 	DECQ        CX
-	JNZ         loop88
+	JNZ         loop94
 	MOVL        $0x45400000, CX
-	MOVL        CX, 120(AX)
+	MOVL        CX, 128(AX)
 	VZEROUPPER
 	RET
 

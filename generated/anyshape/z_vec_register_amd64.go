@@ -28,7 +28,10 @@ func init() {
 		17: vec_f32_adamw_avx512,
 		18: vec_f32_spread_avx512,
 		19: vec_f32_spreadadd_avx512,
-		20: vec_f32_peak_avx512,
+		20: vec_f32_packpanels_avx512,
+		21: vec_f32_packstrips_avx512,
+		22: vec_f32_packstripsstep_avx512,
+		23: vec_f32_peak_avx512,
 	})
 	kernel.RegisterVec("avx2", map[kernel.VecOp]kernel.VecFunc{
 		0:  vec_f32_gelu_avx2,
@@ -51,6 +54,9 @@ func init() {
 		17: vec_f32_adamw_avx2,
 		18: vec_f32_spread_avx2,
 		19: vec_f32_spreadadd_avx2,
-		20: vec_f32_peak_avx2,
+		20: vec_f32_packpanels_avx2,
+		21: vec_f32_packstrips_avx2,
+		22: vec_f32_packstripsstep_avx2,
+		23: vec_f32_peak_avx2,
 	})
 }

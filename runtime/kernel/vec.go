@@ -9,8 +9,9 @@ type VecArgs struct {
 	P [6]unsafe.Pointer
 	N int
 	// Rows and Stride (bytes) serve the operations over several rows, Step
-	// those whose results do not lie side by side.
-	Rows, Stride, Step int
+	// (bytes) those whose entries do not lie side by side, Groups those that
+	// take rows apart.
+	Rows, Stride, Step, Groups int
 	// S are scalar operands, R scalar results.
 	S [10]float32
 	R [2]float32
@@ -41,11 +42,14 @@ const (
 	OpAdamW
 	OpSpread
 	OpSpreadAdd
+	OpPackPanels
+	OpPackStrips
+	OpPackStripsStep
 	OpPeak
 	NumVecOps
 )
 
-var vecNames = [NumVecOps]string{"gelu", "gelubackward", "swiglu", "swiglubackward", "sum", "sumdeviations", "normalize", "normsums", "normapply", "max", "expsum", "softmaxbackward", "dot", "scale", "axpy", "colsum", "rotate", "adamw", "spread", "spreadadd", "peak"}
+var vecNames = [NumVecOps]string{"gelu", "gelubackward", "swiglu", "swiglubackward", "sum", "sumdeviations", "normalize", "normsums", "normapply", "max", "expsum", "softmaxbackward", "dot", "scale", "axpy", "colsum", "rotate", "adamw", "spread", "spreadadd", "packpanels", "packstrips", "packstripsstep", "peak"}
 
 func (op VecOp) String() string { return vecNames[op] }
 

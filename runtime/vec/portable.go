@@ -175,6 +175,11 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 	kernel.OpSpread: func(a *kernel.VecArgs) { spread(a, nil) },
 	// The same, each added to what P2 holds in its place.
 	kernel.OpSpreadAdd: func(a *kernel.VecArgs) { spread(a, a.P[2]) },
+	// Rows rows of Groups times N entries of P1, rows Stride bytes apart and
+	// entries Step, packed tight into P0: all rows of one group, then the next.
+	kernel.OpPackPanels:     pack,
+	kernel.OpPackStrips:     pack,
+	kernel.OpPackStripsStep: pack,
 	// N rounds of R0 floating-point operations each, in no memory.
 	kernel.OpPeak: func(a *kernel.VecArgs) {
 		var s [8]float32
@@ -195,6 +200,18 @@ func spread(a *kernel.VecArgs, add unsafe.Pointer) {
 				x += *(*float32)(unsafe.Add(add, at))
 			}
 			*(*float32)(unsafe.Add(a.P[0], at)) = x
+		}
+	}
+}
+
+func pack(a *kernel.VecArgs) {
+	dst := unsafe.Slice((*float32)(a.P[0]), a.Groups*a.Rows*a.N)
+	for g := range a.Groups {
+		for r := range a.Rows {
+			row := unsafe.Add(a.P[1], r*a.Stride+g*a.N*a.Step)
+			for i := range a.N {
+				dst[(g*a.Rows+r)*a.N+i] = *(*float32)(unsafe.Add(row, i*a.Step))
+			}
 		}
 	}
 }

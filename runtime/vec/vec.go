@@ -10,6 +10,7 @@ import (
 	"math"
 	"unsafe"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	_ "github.com/structuredffn/sffn/generated/anyshape" // registers the assembly
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -22,12 +23,14 @@ const Eps = 1e-5
 // panics.
 type Table struct {
 	fns [kernel.NumVecOps]kernel.VecFunc
+	// strip is the width of the strips that backward-weight packs.
+	strip int
 }
 
 var tables = func() map[kernel.ISA]*Table {
 	ts := map[kernel.ISA]*Table{}
 	for _, isa := range kernel.ISAs {
-		t := &Table{}
+		t := &Table{strip: plan.For(isa).StripMR()}
 		for op := range kernel.NumVecOps {
 			t.fns[op] = portable[op]
 			if f := kernel.Vec(isa, op); f != nil {
@@ -339,6 +342,33 @@ func (s *Spread) Run(dst, tile, add []float32, rows, n, ld int) {
 		a.P[2], op = unsafe.Pointer(&add[0]), kernel.OpSpreadAdd
 	}
 	s.t.call(op, &a)
+}
+
+// PackPanels packs panels of 32 neighbouring columns: dst is [panel][row][32],
+// src the first column of rows that are ld entries apart.
+func (t *Table) PackPanels(dst, src []float32, rows, panels, ld int) {
+	t.pack(kernel.OpPackPanels, dst, src, rows, panels, plan.Panel, 1, ld)
+}
+
+// PackStrips packs strips of columns that are step entries apart, each as many
+// as the target's StripMR: dst is [strip][row][StripMR], src the first column
+// of rows that are ld entries apart.
+func (t *Table) PackStrips(dst, src []float32, rows, strips, step, ld int) {
+	op := kernel.OpPackStrips
+	if step > 1 {
+		op = kernel.OpPackStripsStep
+	}
+	t.pack(op, dst, src, rows, strips, t.strip, step, ld)
+}
+
+func (t *Table) pack(op kernel.VecOp, dst, src []float32, rows, groups, n, step, ld int) {
+	if rows == 0 {
+		return
+	}
+	_, _ = dst[groups*rows*n-1], src[(rows-1)*ld+(groups*n-1)*step]
+	a := kernel.VecArgs{N: n, Rows: rows, Groups: groups, Stride: 4 * ld, Step: 4 * step}
+	a.P[0], a.P[1] = unsafe.Pointer(&dst[0]), unsafe.Pointer(&src[0])
+	t.call(op, &a)
 }
 
 // Peak runs about the given number of floating-point operations as

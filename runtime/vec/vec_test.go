@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/internal/guard"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -315,6 +316,9 @@ func testRows(tab *Table, o operands, n int) {
 	tab.RoPEBackward(q, cos, sin, heads, stride, n)
 	o.close("rope back", q, rotated(-1), 8*ulp, 4)
 
+	if n == 0 {
+		testPack(tab, o)
+	}
 	if n%16 == 0 && n <= 64 {
 		for _, step := range []int{2, 3, 4, 5, 7, 16, 33} {
 			testSpread(tab, o, n, step)
@@ -350,6 +354,30 @@ func testSpread(tab *Table, o operands, n, step int) {
 			}
 			if got != want {
 				o.t.Fatalf("spread by %d (add %v): [%d][%d] = %v, want %v", step, with, r, c/step, got, want)
+			}
+		}
+	}
+}
+
+func testPack(tab *Table, o operands) {
+	for _, rows := range []int{1, 2, 9, 21} {
+		for _, groups := range []int{1, 2, 5} {
+			for _, c := range []struct{ width, step int }{{plan.Panel, 1}, {tab.strip, 1}, {tab.strip, 2}, {tab.strip, 3}, {tab.strip, 8}} {
+				span := (groups*c.width-1)*c.step + 1
+				ld := span + 5
+				src := o.normal((rows-1)*ld+span, 1)
+				dst := o.poisoned(rows * groups * c.width)
+				if c.width == plan.Panel {
+					tab.PackPanels(dst, src, rows, groups, ld)
+				} else {
+					tab.PackStrips(dst, src, rows, groups, c.step, ld)
+				}
+				for i, got := range dst {
+					g, r, j := i/c.width/rows, i/c.width%rows, i%c.width
+					if want := src[r*ld+(g*c.width+j)*c.step]; got != want {
+						o.t.Fatalf("pack %d x %d rows of %d, step %d: [%d][%d][%d] = %v, want %v", groups, rows, c.width, c.step, g, r, j, got, want)
+					}
+				}
 			}
 		}
 	}
