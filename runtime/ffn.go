@@ -136,8 +136,9 @@ func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved
 	b := f.backwardBuffers(m, ws)
 	z1, z2 := f.fc1.intermediates(whole(saved.z1), m), f.fc2.intermediates(whole(saved.z2), m)
 	sums := ws.floats(slotBias, f.fc1.preWidth()+f.fc2.preWidth())
-	ws.units = f.fc1.addGradients(ws.units[:0], g.FC1, b.dpre, x, z1, b.dz1, sums[:f.fc1.preWidth()])
-	ws.units = f.fc2.addGradients(ws.units, g.FC2, dy, b.act, z2, b.dz2, sums[f.fc1.preWidth():])
+	unit := unitWeights(f.fc1.plan.Spec.Weights()+f.fc2.plan.Spec.Weights(), ws.pool.Threads())
+	ws.units = f.fc1.addGradients(ws.units[:0], g.FC1, b.dpre, x, z1, b.dz1, sums[:f.fc1.preWidth()], unit)
+	ws.units = f.fc2.addGradients(ws.units, g.FC2, dy, b.act, z2, b.dz2, sums[f.fc1.preWidth():], unit)
 	ws.execWeights(m, accumulate)
 }
 

@@ -194,8 +194,9 @@ func (l *layer) addBackwardData(ws *Workspace, dx, dy matrix, dz []matrix) {
 }
 
 // addGradients adds the units of all weight gradients and the bias's, for
-// which sums is scratch of one entry an output.
-func (l *layer) addGradients(units []weightUnit, g Weights, dy, x []float32, z, dz []matrix, sums []float32) []weightUnit {
+// which sums is scratch of one entry an output. A unit is of about so many
+// weights.
+func (l *layer) addGradients(units []weightUnit, g Weights, dy, x []float32, z, dz []matrix, sums []float32, weights int) []weightUnit {
 	for i, gr := range l.gradients {
 		in, out := x, dy
 		if i > 0 {
@@ -204,7 +205,7 @@ func (l *layer) addGradients(units []weightUnit, g Weights, dy, x []float32, z, 
 		if i < len(l.gradients)-1 {
 			out = dz[i].data
 		}
-		units = gr.addUnits(units, g.Factors[i], out, in)
+		units = gr.addUnits(units, g.Factors[i], out, in, weights)
 	}
 	if l.bias != nil {
 		units = l.bias.addUnits(units, g.Bias, dy, sums)

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"slices"
 	"unsafe"
 
 	"github.com/structuredffn/sffn/gen/plan"
@@ -65,19 +66,13 @@ type weightUnit struct {
 	bias           *biasGradient
 }
 
-const (
-	// minUnits is the number of units wanted, minUnitRows the rows of dW below
-	// which packing x again for each unit costs more than 5 % of the products.
-	minUnits    = 16
-	minUnitRows = 96
-)
-
-// addUnits splits the gradient into units, by its shape alone.
-func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32) []weightUnit {
+// addUnits splits the gradient into units of about the given number of
+// weights. Each packs its part of x again: units are tall rather than many.
+func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int) []weightUnit {
 	panels := ceilDiv(g.nIn, plan.Panel)
 	groups := ceilDiv(panels, groupPanels(g.target))
 	group := ceilDiv(panels, groups)
-	ranges := max(1, min(ceilDiv(minUnits, groups*len(g.blocks)), g.nOut/minUnitRows))
+	ranges := max(1, g.nIn*g.nOut/groups/weights)
 	for i := range g.blocks {
 		b := &g.blocks[i]
 		strips := ceilDiv(len(b.Strips), ranges)
@@ -93,9 +88,22 @@ func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32) []weightUni
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }
 
-// execWeights runs the units of gradient work over m rows.
+// unitWeights is the number of weights of one unit where all are shared out: at
+// least 12 units a thread keep the last ones short.
+func unitWeights(all, threads int) int { return max(1, ceilDiv(all, 12*threads)) }
+
+// work is about how much a unit computes; a bias's columns are little.
+func (u *weightUnit) work() int {
+	if u.gradient == nil {
+		return u.s1 - u.s0
+	}
+	return (u.s1 - u.s0) * u.target.StripMR() * (u.p1 - u.p0) * plan.Panel
+}
+
+// execWeights runs the units of gradient work over m rows, the largest first.
 func (w *Workspace) execWeights(m int, accumulate bool) {
 	w.m, w.accumulate = m, accumulate
+	slices.SortStableFunc(w.units, func(a, b weightUnit) int { return b.work() - a.work() })
 	w.pool.Run(len(w.units), w.runWeights)
 }
 

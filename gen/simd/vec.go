@@ -527,9 +527,10 @@ var emitVec = map[kernel.VecOp]func(*asm){
 
 const peakUnroll = 8
 
-// packAhead is the number of rows by which packing prefetches: rows lie too far
+// packAhead is the number of rows by which packing prefetches, to the L2 cache
+// because many rows share few sets of L1: rows lie too far
 // apart for the hardware to see them coming.
-const packAhead = 8
+const packAhead = 16
 
 // pack takes rows apart into groups of n entries; body copies one row of one
 // group.
@@ -546,7 +547,7 @@ func (e *asm) pack(n int, body func(src, dst reg.GPVirtual)) {
 	e.MOVQ(dst, d)
 	e.Label(group)
 	for at := 0; at < 4*n; at += 64 {
-		e.PREFETCHT0(indexed(s, ahead, 1, at))
+		e.PREFETCHT1(indexed(s, ahead, 1, at))
 	}
 	body(s, d)
 	e.ADDQ(srcStep, s)
