@@ -1,11 +1,11 @@
 package runtime
 
 import (
-	"math"
 	"unsafe"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/vec"
 )
 
 // The portable kernel serves every tile; it is registered under each name, so
@@ -60,7 +60,7 @@ func mulPortable(a *kernel.Args) {
 			copy(floats(a.Aux, i*a.LDAux+col, width), s)
 			if a.Epilogue == kernel.GELU {
 				for j, v := range s {
-					s[j] = gelu(v)
+					s[j], _ = vec.GELU(v)
 				}
 			}
 			copy(c, s)
@@ -84,7 +84,8 @@ func swiglu(a *kernel.Args, row, panel int, s []float32) {
 	if a.Flags&kernel.PreOnly == 0 {
 		c := floats(a.C, row*a.LDC+col, plan.HalfPanel)
 		for j := range c {
-			c[j] = silu(g[j]) * u[j]
+			v, _ := vec.SiLU(g[j])
+			c[j] = v * u[j]
 		}
 	}
 }
@@ -110,14 +111,4 @@ func add(s, t []float32) {
 	for j, v := range t {
 		s[j] += v
 	}
-}
-
-// gelu is the tanh form, h/2 (1 + tanh(sqrt(2/pi) (h + 0.044715 h^3))).
-func gelu(v float32) float32 {
-	h := float64(v)
-	return float32(0.5 * h * (1 + math.Tanh(math.Sqrt(2/math.Pi)*(h+0.044715*h*h*h))))
-}
-
-func silu(v float32) float32 {
-	return float32(float64(v) / (1 + math.Exp(-float64(v))))
 }

@@ -14,14 +14,14 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 	kernel.OpGELU: func(a *kernel.VecArgs) {
 		y, x := p(a, 0), p(a, 1)
 		for i, h := range x {
-			y[i], _ = gelu(h)
+			y[i], _ = GELU(h)
 		}
 	},
 	// P0 = gelu(P2), P1 = P3 * gelu'(P2).
 	kernel.OpGELUBackward: func(a *kernel.VecArgs) {
 		y, dh, h, da := p(a, 0), p(a, 1), p(a, 2), p(a, 3)
 		for i := range h {
-			v, d := gelu(h[i])
+			v, d := GELU(h[i])
 			dh[i] = da[i] * d
 			y[i] = v
 		}
@@ -30,7 +30,7 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 	kernel.OpSwiGLU: func(a *kernel.VecArgs) {
 		y, g, u := p(a, 0), p(a, 1), p(a, 2)
 		for i := range y {
-			s, _ := silu(g[i])
+			s, _ := SiLU(g[i])
 			y[i] = s * u[i]
 		}
 	},
@@ -38,7 +38,7 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 	kernel.OpSwiGLUBackward: func(a *kernel.VecArgs) {
 		y, dg, du, g, u, da := p(a, 0), p(a, 1), p(a, 2), p(a, 3), p(a, 4), p(a, 5)
 		for i := range y {
-			s, d := silu(g[i])
+			s, d := SiLU(g[i])
 			gi, ui, di := d, u[i], da[i]
 			y[i] = s * ui
 			du[i] = di * s
@@ -219,17 +219,18 @@ func pack(a *kernel.VecArgs) {
 // p is operand i.
 func p(a *kernel.VecArgs, i int) []float32 { return unsafe.Slice((*float32)(a.P[i]), a.N) }
 
-// gelu and its derivative: x*s and s + x*s*(1-s)*2u', s = sigmoid(2u),
-// u = sqrt(2/pi) (x + 0.044715 x^3).
-func gelu(v float32) (y, dy float32) {
+// GELU is one entry of the activation, tanh form, and its derivative: x*s and
+// s + x*s*(1-s)*2u', s = sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
+func GELU(v float32) (y, dy float32) {
 	c := math.Sqrt(2 / math.Pi)
 	x := float64(v)
 	s := 1 / (1 + math.Exp(-2*c*(x+0.044715*x*x*x)))
 	return float32(x * s), float32(s + x*s*(1-s)*2*c*(1+3*0.044715*x*x))
 }
 
-// silu and its derivative: x*s and s + x*s*(1-s), s = sigmoid(x).
-func silu(v float32) (y, dy float32) {
+// SiLU is one entry of the activation and its derivative: x*s and
+// s + x*s*(1-s), s = sigmoid(x).
+func SiLU(v float32) (y, dy float32) {
 	x := float64(v)
 	s := 1 / (1 + math.Exp(-x))
 	return float32(x * s), float32(s + x*s*(1-s))
