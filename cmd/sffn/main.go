@@ -3,88 +3,9 @@
 package main
 
 import (
-	"fmt"
-
-	"github.com/spf13/cobra"
-
-	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/cmd/sffn/tool"
 	_ "github.com/structuredffn/sffn/generated/demo"  // kernels of the demo's shapes
 	_ "github.com/structuredffn/sffn/generated/gpt2s" // and of the paper's S shapes
-	"github.com/structuredffn/sffn/model/token"
-	rt "github.com/structuredffn/sffn/runtime"
-	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-func main() { cli.Run(newCommand()) }
-
-func newCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "sffn",
-		Short: "Train and run transformers with structured feed-forward layers",
-		Long: `Train and run transformers with structured feed-forward layers.
-
-The environment variable SFFN_ISA forces an instruction set: avx512, avx2 or
-portable.`,
-		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(newPrepare(), newTrain(), newEval(), newGenerate(), newInfo(), newVerify(), newBench())
-	return cmd
-}
-
-// machine is how a command runs: the flag --threads and the environment.
-type machine struct {
-	threads int
-	rt.Options
-}
-
-func (m *machine) flag(cmd *cobra.Command) {
-	cmd.Flags().IntVar(&m.threads, "threads", 0, "worker threads (default: physical cores)")
-}
-
-// open starts the pool; close ends it.
-func (m *machine) open() error {
-	if m.threads < 0 || m.threads > 4096 {
-		return cli.Usagef("--threads: %d is out of range, want 1 to 4096, or 0 for all cores", m.threads)
-	}
-	isa, err := kernel.Default()
-	if err != nil {
-		return &cli.UsageError{Err: err}
-	}
-	m.Options = rt.Options{ISA: isa, Pool: rt.NewPool(m.threads)}
-	return nil
-}
-
-func (m *machine) close() { m.Pool.Close() }
-
-// require reports the first of the flags that was left out.
-func require(cmd *cobra.Command, names ...string) error {
-	for _, n := range names {
-		if f := cmd.Flags().Lookup(n); !f.Changed {
-			return cli.Usagef("--%s is missing: %s", n, f.Usage)
-		}
-	}
-	return nil
-}
-
-func tokenizerFlag(name string) (token.Tokenizer, error) {
-	t, err := token.New(name)
-	if err != nil {
-		return nil, cli.Usagef("--tokenizer: %w", err)
-	}
-	return t, nil
-}
-
-// count writes numbers as people read them: 90.2M.
-func count(n float64) string {
-	for _, u := range []struct {
-		size float64
-		name string
-	}{{1e12, "T"}, {1e9, "G"}, {1e6, "M"}, {1e3, "k"}} {
-		if n >= u.size {
-			return fmt.Sprintf("%.1f%s", n/u.size, u.name)
-		}
-	}
-	return fmt.Sprintf("%.0f", n)
-}
+func main() { tool.Main() }

@@ -14,43 +14,27 @@ import (
 
 	"github.com/structuredffn/sffn/gen"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/scratch"
 )
 
-// scratchModule makes a module outside this one, which it uses through a
-// replace, with the same versions of everything else.
+// scratchModule makes a module outside this one.
 func scratchModule(t *testing.T, name string) (dir string) {
 	t.Helper()
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)
 	}
-	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum, err := os.ReadFile(filepath.Join(root, "go.sum"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	const self = "github.com/structuredffn/sffn"
-	text := strings.Replace(string(mod), "module "+self, "module "+name, 1)
-	text += fmt.Sprintf("\nrequire %s v0.0.0\n\nreplace %s => %s\n", self, self, root)
 	dir = t.TempDir()
-	for file, data := range map[string][]byte{"go.mod": []byte(text), "go.sum": sum} {
-		if err := os.WriteFile(filepath.Join(dir, file), data, 0o666); err != nil {
-			t.Fatal(err)
-		}
+	if err := scratch.Write(dir, name, root); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }
 
-// command runs the go command in a scratch module, on the network never.
+// command runs the go command in a scratch module.
 func command(t *testing.T, dir string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command("go", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off")
-	out, err := cmd.CombinedOutput()
+	out, err := scratch.Go(t.Context(), dir, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
 	}

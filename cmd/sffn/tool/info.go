@@ -1,4 +1,4 @@
-package main
+package tool
 
 import (
 	"fmt"
@@ -75,6 +75,11 @@ func infoConfig(config, name string) (*specfile.Config, error) {
 	case config != "":
 		return specfile.Load(config)
 	}
+	return runConfig(name)
+}
+
+// runConfig reads the configuration of a run or checkpoint.
+func runConfig(name string) (*specfile.Config, error) {
 	dir, err := checkpoint.Find(name)
 	if err != nil {
 		return nil, fmt.Errorf("--model: %w", err)

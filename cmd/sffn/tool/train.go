@@ -1,4 +1,4 @@
-package main
+package tool
 
 import (
 	"context"
@@ -19,6 +19,7 @@ import (
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 func newTrain() *cobra.Command {
@@ -66,6 +67,7 @@ the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
 				return err
 			}
 			describe(log, run.Config, m.Options)
+			advise(log, run.Config, m.ISA, config, run.Dir)
 			progress := newTrainingLog(log, run.Config.Train.Steps, rt.Peak(m.Pool, m.ISA))
 			run.OnStep, run.OnNote = progress.step, progress.note
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -147,20 +149,35 @@ func checkMemory(c *specfile.Config, threads int) error {
 	return nil
 }
 
-// describe says what is about to be trained, and which layers have no
-// specialised kernels.
+// describe says what is about to be trained.
 func describe(w io.Writer, c *specfile.Config, o rt.Options) {
 	n := c.Model.Count()
 	fmt.Fprintf(w, "%s: %s parameters, %s of them in feed-forward weights; %s on %d threads\n",
 		c.Model.Name, count(float64(n.Total)), count(float64(n.MLPWeights)), o.ISA, o.Pool.Threads())
-	for _, k := range model.Kernels(c.Model, o.ISA) {
-		if k.Linked < k.Wanted {
-			fmt.Fprintf(w, "%s runs any-shape kernels (%d of %d specialised ones are linked); sffngen makes them\n", k.Layer, k.Linked, k.Wanted)
-		}
-	}
 	for _, warning := range c.Model.Warnings() {
 		fmt.Fprintln(w, "warning:", warning)
 	}
+}
+
+// advise names the layers that have no specialised kernels in this program,
+// and the command that makes one which has them. config is empty for a run in
+// dir that resumes with its own.
+func advise(w io.Writer, c *specfile.Config, isa kernel.ISA, config, dir string) {
+	missing := 0
+	for _, k := range model.Kernels(c.Model, isa) {
+		if k.Linked < k.Wanted {
+			fmt.Fprintf(w, "%s runs any-shape kernels (%d of %d specialised ones are linked)\n", k.Layer, k.Linked, k.Wanted)
+			missing++
+		}
+	}
+	if missing == 0 {
+		return
+	}
+	from := "--config " + config
+	if config == "" {
+		from = "--model " + dir
+	}
+	fmt.Fprintf(w, "a tool with specialised ones for all layers: sffn build %s -o BIN\n", from)
 }
 
 func printProfile(w io.Writer, p model.Profile) error {

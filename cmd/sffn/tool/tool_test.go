@@ -1,9 +1,10 @@
-package main
+package tool
 
 import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -11,12 +12,23 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"sffn": main})
+	testscript.Main(m, map[string]func(){"sffn": Main})
 }
 
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
+		// Programs that sffn build makes use the machine's module and build caches.
+		Setup: func(env *testscript.Env) error {
+			for _, name := range []string{"GOMODCACHE", "GOCACHE"} {
+				out, err := exec.Command("go", "env", name).Output()
+				if err != nil {
+					return err
+				}
+				env.Setenv(name, strings.TrimSpace(string(out)))
+			}
+			return nil
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// corpus FILE writes a text long enough for both splits.
 			"corpus": func(ts *testscript.TestScript, _ bool, args []string) {
