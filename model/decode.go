@@ -67,6 +67,10 @@ func (d *Decoder) Close() {
 // Len is the number of tokens that sequence i holds.
 func (d *Decoder) Len(i int) int { return d.pos[i] }
 
+// Truncate forgets all but the first n tokens of sequence i, so that it can go
+// on from there another way.
+func (d *Decoder) Truncate(i, n int) { d.pos[i] = min(d.pos[i], max(0, n)) }
+
 // Feed appends tokens to sequences, tokens[i] to sequence seqs[i], and returns
 // the logits after the last new token of each, [len(seqs), vocab], valid until
 // the next call.

@@ -199,6 +199,13 @@ func TestDecoder(t *testing.T) {
 						}
 					}
 				}
+				// What is truncated leaves no trace.
+				dec.Truncate(1, 20)
+				logits, err := dec.Feed([]int{1}, [][]int32{ids[1][20:25]})
+				if err != nil {
+					t.Fatal(err)
+				}
+				near(t, "truncated", logits, full[1][24*s.Vocab:25*s.Vocab])
 				if _, err := dec.Feed([]int{0}, [][]int32{{1}}); err == nil || !strings.Contains(err.Error(), "there is room for 290") {
 					t.Errorf("a full decoder: %v", err)
 				}

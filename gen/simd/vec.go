@@ -506,6 +506,7 @@ var emitVec = map[kernel.VecOp]func(*asm){
 		n := plan.For(e.isa).StripMR()
 		e.pack(n, func(src, dst reg.GPVirtual) { e.copyStepped(src, dst, n) })
 	},
+	kernel.OpRead: func(e *asm) { e.loop(8, []int{0}, func(b *vecBody) { b.ld(0) }) },
 	kernel.OpPeak: func(e *asm) {
 		// As many chains as hide the latency of two multiply-adds a cycle.
 		acc := e.sums(12)

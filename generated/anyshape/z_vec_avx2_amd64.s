@@ -1680,6 +1680,53 @@ group91:
 	VZEROUPPER
 	RET
 
+// func vec_f32_read_avx2(a *byte)
+// Requires: AVX
+TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000040, AX
+	JL   end93
+
+main92:
+	VMOVUPS (DX)(CX*1), Y0
+	VMOVUPS 32(DX)(CX*1), Y0
+	VMOVUPS 64(DX)(CX*1), Y0
+	VMOVUPS 96(DX)(CX*1), Y0
+	VMOVUPS 128(DX)(CX*1), Y0
+	VMOVUPS 160(DX)(CX*1), Y0
+	VMOVUPS 192(DX)(CX*1), Y0
+	VMOVUPS 224(DX)(CX*1), Y0
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JGE     main92
+
+end93:
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000008, AX
+	JL   end95
+
+main94:
+	VMOVUPS (DX)(CX*1), Y0
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JGE     main94
+
+end95:
+	ADDQ       $0x00000008, AX
+	TESTQ      AX, AX
+	JZ         done96
+	LEAQ       tail_mask<>+32(SB), BX
+	NEGQ       AX
+	VMOVUPS    (BX)(AX*4), Y0
+	VMASKMOVPS (DX)(CX*1), Y0, Y0
+
+done96:
+	VZEROUPPER
+	RET
+
 // func vec_f32_peak_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
@@ -1699,7 +1746,7 @@ TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VXORPS Y12, Y12, Y12
 
-loop92:
+loop97:
 	VFMADD231PS Y12, Y12, Y0
 	VFMADD231PS Y12, Y12, Y1
 	VFMADD231PS Y12, Y12, Y2
@@ -1797,7 +1844,7 @@ loop92:
 	VFMADD231PS Y12, Y12, Y10
 	VFMADD231PS Y12, Y12, Y11
 	DECQ        CX
-	JNZ         loop92
+	JNZ         loop97
 	MOVL        $0x44c00000, CX
 	MOVL        CX, 128(AX)
 	VZEROUPPER

@@ -1722,6 +1722,54 @@ group93:
 	VZEROUPPER
 	RET
 
+// func vec_f32_read_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), CX
+	MOVQ (CX), DX
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000080, CX
+	JL   end95
+
+main94:
+	VMOVUPS (DX)(AX*1), Z0
+	VMOVUPS 64(DX)(AX*1), Z0
+	VMOVUPS 128(DX)(AX*1), Z0
+	VMOVUPS 192(DX)(AX*1), Z0
+	VMOVUPS 256(DX)(AX*1), Z0
+	VMOVUPS 320(DX)(AX*1), Z0
+	VMOVUPS 384(DX)(AX*1), Z0
+	VMOVUPS 448(DX)(AX*1), Z0
+	ADDQ    $0x00000200, AX
+	SUBQ    $0x00000080, CX
+	JGE     main94
+
+end95:
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000010, CX
+	JL   end97
+
+main96:
+	VMOVUPS (DX)(AX*1), Z0
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JGE     main96
+
+end97:
+	ADDQ      $0x00000010, CX
+	TESTQ     CX, CX
+	JZ        done98
+	MOVQ      $0x00000001, BX
+	SHLQ      CL, BX
+	DECQ      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (DX)(AX*1), K1, Z0
+
+done98:
+	VZEROUPPER
+	RET
+
 // func vec_f32_peak_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
@@ -1741,7 +1789,7 @@ TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VPXORD Z12, Z12, Z12
 
-loop94:
+loop99:
 	VFMADD231PS Z12, Z12, Z0
 	VFMADD231PS Z12, Z12, Z1
 	VFMADD231PS Z12, Z12, Z2
@@ -1839,7 +1887,7 @@ loop94:
 	VFMADD231PS Z12, Z12, Z10
 	VFMADD231PS Z12, Z12, Z11
 	DECQ        CX
-	JNZ         loop94
+	JNZ         loop99
 	MOVL        $0x45400000, CX
 	MOVL        CX, 128(AX)
 	VZEROUPPER

@@ -31,7 +31,8 @@ func init() {
 		20: vec_f32_packpanels_avx512,
 		21: vec_f32_packstrips_avx512,
 		22: vec_f32_packstripsstep_avx512,
-		23: vec_f32_peak_avx512,
+		23: vec_f32_read_avx512,
+		24: vec_f32_peak_avx512,
 	})
 	kernel.RegisterVec("avx2", map[kernel.VecOp]kernel.VecFunc{
 		0:  vec_f32_gelu_avx2,
@@ -57,6 +58,7 @@ func init() {
 		20: vec_f32_packpanels_avx2,
 		21: vec_f32_packstrips_avx2,
 		22: vec_f32_packstripsstep_avx2,
-		23: vec_f32_peak_avx2,
+		23: vec_f32_read_avx2,
+		24: vec_f32_peak_avx2,
 	})
 }

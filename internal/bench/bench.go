@@ -1,4 +1,5 @@
-// Package bench times layers against the machine's rate of multiply-adds,
+// Package bench times layers, training steps and decoding against what the
+// machine can do at best, its rate of multiply-adds and of reading memory,
 // measured in turn with them.
 package bench
 
@@ -7,104 +8,194 @@ import (
 	"slices"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/klauspost/cpuid/v2"
+
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// Result is the speed of one operation of one layer.
-type Result struct {
-	Layer   string `json:"layer"`
-	Op      string `json:"op"` // forward, forward and save (for backward), backward data, backward weight
-	M       int    `json:"m"`  // rows (tokens)
-	Threads int    `json:"threads"`
-	// GFLOPS and Peak are medians, of the layer's useful operations and of the
-	// machine's multiply-adds measured just before each.
-	GFLOPS float64 `json:"gflops"`
-	Peak   float64 `json:"peak_gflops"`
-	// Share is the median ratio of the two, Low and High its quartiles.
-	Share float64 `json:"share_of_peak"`
-	Low   float64 `json:"share_low"`
-	High  float64 `json:"share_high"`
+// Bench says how to measure.
+type Bench struct {
+	rt.Options
+	// Repeats is how often everything is measured; medians are reported.
+	Repeats int
+	// Cold makes weights come from memory: every call takes another copy, of
+	// so many that no cache holds them.
+	Cold bool
+}
+
+// Machine is what results are compared with.
+type Machine struct {
+	CPU      string     `json:"cpu"`
+	ISA      kernel.ISA `json:"isa"`
+	Revision string     `json:"revision,omitempty"`
+	Threads  int        `json:"threads"`
+	// PeakGFLOPS is the rate of multiply-adds of each instruction set.
+	PeakGFLOPS map[kernel.ISA]float64 `json:"peak_gflops"`
+	// Read is the rate of reading data that fit each level.
+	Read []Bandwidth `json:"read"`
+}
+
+// Bandwidth is the rate of reading a buffer again and again.
+type Bandwidth struct {
+	Level string  `json:"level"` // L2 (of each thread), L3 or memory
+	Bytes int     `json:"bytes"`
+	GBps  float64 `json:"gb_per_s"`
+}
+
+// memoryBytes is the size of what no cache holds.
+func memoryBytes() int { return max(256<<20, 6*cpuid.CPU.Cache.L3) }
+
+// Machine measures the machine.
+func (b *Bench) Machine(revision string) Machine {
+	m := Machine{CPU: cpuid.CPU.BrandName, ISA: b.ISA, Revision: revision, Threads: b.Pool.Threads(), PeakGFLOPS: map[kernel.ISA]float64{}}
+	for _, isa := range kernel.Available() {
+		m.PeakGFLOPS[isa] = b.median(func() float64 { return rt.Peak(b.Pool, isa) / 1e9 })
+	}
+	for _, l := range []struct {
+		name string
+		size int
+	}{{"L2", cpuid.CPU.Cache.L2 / 2 * m.Threads}, {"L3", cpuid.CPU.Cache.L3 / 2}, {"memory", memoryBytes()}} {
+		if l.size <= 0 {
+			continue // unknown
+		}
+		var arena rt.Arena
+		x := readable(&arena, l.size)
+		m.Read = append(m.Read, Bandwidth{l.name, l.size, b.median(func() float64 { return rt.ReadBandwidth(b.Pool, b.ISA, x) / 1e9 })})
+		arena.Close()
+	}
+	return m
+}
+
+func (b *Bench) median(f func() float64) float64 {
+	v := make([]float64, b.Repeats)
+	for i := range v {
+		v[i] = f()
+	}
+	return spreadOf(v).Median
+}
+
+// readable returns a buffer of so many bytes for measuring bandwidth. It is
+// written to: pages that never were all are one page of zeros.
+func readable(arena *rt.Arena, bytes int) []float32 {
+	x := arena.Floats(bytes / 4)
+	for i := range x {
+		x[i] = 1
+	}
+	return x
+}
+
+// Spread is the median and the quartiles of repeated measurements.
+type Spread struct {
+	Median float64 `json:"median"`
+	Low    float64 `json:"low"`
+	High   float64 `json:"high"`
+}
+
+func spreadOf(v []float64) Spread {
+	v = slices.Sorted(slices.Values(v))
+	n := len(v)
+	return Spread{v[n/2], v[n/4], v[n*3/4]}
+}
+
+// Rate is the speed of an operation beside the machine's bounds. Ratios are
+// medians of the ratios of each repetition.
+type Rate struct {
+	Seconds float64 `json:"seconds"`
+	GFLOPS  float64 `json:"gflops"`
+	// Peak is the multiply-adds' rate and Share the part of it that was
+	// reached.
+	Peak  float64 `json:"peak_gflops"`
+	Share Spread  `json:"share_of_peak"`
+	// GBps is the rate at which the bytes that have to be read were, Read the
+	// rate of reading as many from the same place and ReadShare their ratio:
+	// only where that is a bound.
+	GBps      float64 `json:"gb_per_s,omitempty"`
+	Read      float64 `json:"read_gb_per_s,omitempty"`
+	ReadShare *Spread `json:"share_of_read,omitempty"`
+	// Bound is the share of the nearer of the two bounds.
+	Bound Spread `json:"share_of_bound"`
+}
+
+// op is an operation to time: call i of a series, and what each call has to
+// compute and to read.
+type op struct {
+	run          func(i int)
+	flops, bytes float64
+}
+
+// sample is one repetition: the machine's bounds and each operation's time.
+type sample struct {
+	peak, read float64
+	seconds    []float64
 }
 
 // minTime is the shortest time that one measurement takes.
 const minTime = 20 * time.Millisecond
 
-// FFN times the forward pass of a network at m rows, as for decoding and as
-// for training, and the backward pass, repeats times each.
-func FFN(f spec.FFN, m, repeats int, opt rt.Options) ([]Result, error) {
-	opt.Train = true
-	rng := rand.New(rand.NewPCG(1, 1))
-	fill := func(n int) []float32 {
-		x := make([]float32, n)
-		for i := range x {
-			x[i] = float32(rng.NormFloat64())
+// measure times operations in turn. read is what the read bandwidth is
+// measured on, nil where reading is no bound.
+func (b *Bench) measure(read []float32, ops ...op) []sample {
+	calls := make([]int, len(ops))
+	next := make([]int, len(ops))
+	run := func(k, n int) float64 {
+		start := time.Now()
+		for range n {
+			ops[k].run(next[k])
+			next[k]++
 		}
-		return x
+		return time.Since(start).Seconds() / float64(n)
 	}
-	weights := func(l spec.Linear) (w, g rt.Weights) {
-		for _, c := range l.Chain() {
-			w.Factors = append(w.Factors, fill(c.Weights()))
-			g.Factors = append(g.Factors, make([]float32, c.Weights()))
+	for k := range ops {
+		run(k, 1)
+		calls[k] = max(1, int(minTime.Seconds()/max(1e-9, run(k, 1))))
+	}
+	samples := make([]sample, b.Repeats)
+	for i := range samples {
+		s := &samples[i]
+		s.peak = rt.Peak(b.Pool, b.ISA)
+		if read != nil {
+			s.read = rt.ReadBandwidth(b.Pool, b.ISA, read)
 		}
-		if l.Bias {
-			w.Bias, g.Bias = fill(l.Out), make([]float32, l.Out)
+		for k := range ops {
+			s.seconds = append(s.seconds, run(k, calls[k]))
 		}
-		return w, g
 	}
-	var w, g rt.FFNWeights
-	w.FC1, g.FC1 = weights(f.FC1())
-	w.FC2, g.FC2 = weights(f.FC2())
-	ffn, err := rt.NewFFN(f, w, opt)
-	if err != nil {
-		return nil, err
-	}
-	defer ffn.Close()
-	var arena rt.Arena
-	defer arena.Close()
-	n := m * f.Hidden
-	x, y, dx := arena.Floats(n), arena.Floats(n), arena.Floats(n)
-	copy(x, fill(n))
-	ws, saved := ffn.NewWorkspace(), ffn.NewSaved(m)
-	defer ws.Close()
-	defer saved.Close()
-	flops := 2 * float64(m) * float64(f.FC1().Weights()+f.FC2().Weights())
-	var rs []Result
-	for _, op := range []struct {
-		name  string
-		flops float64
-		run   func()
-	}{
-		{"forward", flops, func() { ffn.Forward(y, x, nil, m, nil, ws) }},
-		{"forward and save", flops, func() { ffn.Forward(y, x, nil, m, saved, ws) }},
-		{"backward data", flops, func() { ffn.BackwardData(dx, y, m, saved, ws) }},
-		{"backward weight", flops, func() { ffn.BackwardWeights(g, y, x, m, saved, false, ws) }},
-	} {
-		r := measure(op.flops, repeats, opt, op.run)
-		r.Layer, r.Op, r.M, r.Threads = f.Name(), op.name, m, opt.Pool.Threads()
-		rs = append(rs, r)
-	}
-	return rs, nil
+	return samples
 }
 
-// measure times f, which takes so many floating-point operations.
-func measure(flops float64, repeats int, opt rt.Options, f func()) Result {
-	start := time.Now()
-	f()
-	calls := max(1, int(minTime/max(1, time.Since(start))))
-	var rates, peaks, shares []float64
-	for range repeats {
-		peak := rt.Peak(opt.Pool, opt.ISA)
-		start := time.Now()
-		for range calls {
-			f()
+// rate sums up operation k of the samples.
+func (o op) rate(samples []sample, k int) Rate {
+	collect := func(f func(s sample) float64) Spread {
+		var v []float64
+		for _, s := range samples {
+			v = append(v, f(s))
 		}
-		rate := flops * float64(calls) / time.Since(start).Seconds()
-		rates, peaks, shares = append(rates, rate), append(peaks, peak), append(shares, rate/peak)
+		return spreadOf(v)
 	}
-	for _, v := range [][]float64{rates, peaks, shares} {
-		slices.Sort(v)
+	r := Rate{
+		Seconds: collect(func(s sample) float64 { return s.seconds[k] }).Median,
+		GFLOPS:  collect(func(s sample) float64 { return o.flops / s.seconds[k] / 1e9 }).Median,
+		Peak:    collect(func(s sample) float64 { return s.peak / 1e9 }).Median,
+		Share:   collect(func(s sample) float64 { return o.flops / s.seconds[k] / s.peak }),
 	}
-	return Result{GFLOPS: rates[repeats/2] / 1e9, Peak: peaks[repeats/2] / 1e9,
-		Share: shares[repeats/2], Low: shares[repeats/4], High: shares[repeats*3/4]}
+	r.Bound = r.Share
+	if samples[0].read > 0 && o.bytes > 0 {
+		r.GBps = collect(func(s sample) float64 { return o.bytes / s.seconds[k] / 1e9 }).Median
+		r.Read = collect(func(s sample) float64 { return s.read / 1e9 }).Median
+		share := collect(func(s sample) float64 { return o.bytes / s.seconds[k] / s.read })
+		r.ReadShare = &share
+		r.Bound = collect(func(s sample) float64 { return max(o.flops/s.peak, o.bytes/s.read) / s.seconds[k] })
+	}
+	return r
+}
+
+// normal draws n numbers, always the same.
+func normal(n int, deviation float64) []float32 {
+	rng := rand.New(rand.NewPCG(1, uint64(n)))
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(deviation * rng.NormFloat64())
+	}
+	return x
 }

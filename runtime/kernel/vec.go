@@ -45,11 +45,12 @@ const (
 	OpPackPanels
 	OpPackStrips
 	OpPackStripsStep
+	OpRead
 	OpPeak
 	NumVecOps
 )
 
-var vecNames = [NumVecOps]string{"gelu", "gelubackward", "swiglu", "swiglubackward", "sum", "sumdeviations", "normalize", "normsums", "normapply", "max", "expsum", "softmaxbackward", "dot", "scale", "axpy", "colsum", "rotate", "adamw", "spread", "spreadadd", "packpanels", "packstrips", "packstripsstep", "peak"}
+var vecNames = [NumVecOps]string{"gelu", "gelubackward", "swiglu", "swiglubackward", "sum", "sumdeviations", "normalize", "normsums", "normapply", "max", "expsum", "softmaxbackward", "dot", "scale", "axpy", "colsum", "rotate", "adamw", "spread", "spreadadd", "packpanels", "packstrips", "packstripsstep", "read", "peak"}
 
 func (op VecOp) String() string { return vecNames[op] }
 

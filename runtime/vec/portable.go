@@ -180,6 +180,12 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 	kernel.OpPackPanels:     pack,
 	kernel.OpPackStrips:     pack,
 	kernel.OpPackStripsStep: pack,
+	// P0 is read, and R0 some number that depends on it.
+	kernel.OpRead: func(a *kernel.VecArgs) {
+		for _, v := range p(a, 0) {
+			a.R[0] += v
+		}
+	},
 	// N rounds of R0 floating-point operations each, in no memory.
 	kernel.OpPeak: func(a *kernel.VecArgs) {
 		var s [8]float32

@@ -371,6 +371,19 @@ func (t *Table) pack(op kernel.VecOp, dst, src []float32, rows, groups, n, step,
 	t.call(op, &a)
 }
 
+// Read loads every entry of x and does nothing with it: the fastest that the
+// instruction set can read memory on one core.
+func (t *Table) Read(x []float32) {
+	const chunk = 1 << 16 // entries, between which the loop can be preempted
+	for len(x) > 0 {
+		n := min(len(x), chunk)
+		a := kernel.VecArgs{N: n}
+		a.P[0] = unsafe.Pointer(&x[0])
+		t.call(kernel.OpRead, &a)
+		x = x[n:]
+	}
+}
+
 // Peak runs about the given number of floating-point operations as
 // independent multiply-adds, in registers, and returns how many it ran: what
 // the instruction set can do at best on one core.

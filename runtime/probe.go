@@ -30,3 +30,24 @@ func Peak(p *Pool, isa kernel.ISA) float64 {
 	slices.Sort(rates)
 	return rates[len(rates)-1]
 }
+
+// readUnit is what a worker reads before it takes the next part, in entries.
+const readUnit = 64 << 10
+
+// ReadBandwidth reads x again and again for about 10 ms on the pool's threads
+// and returns the rate in bytes a second. The size of x says which of the
+// caches, or the memory, is measured.
+func ReadBandwidth(p *Pool, isa kernel.ISA, x []float32) float64 {
+	t := vec.For(isa)
+	units := (len(x) + readUnit - 1) / readUnit
+	pass := func() {
+		p.Run(units, func(_, i int) { t.Read(x[i*readUnit : min(len(x), (i+1)*readUnit)]) })
+	}
+	pass()
+	start, passes := time.Now(), 0
+	for passes == 0 || time.Since(start) < 10*time.Millisecond {
+		pass()
+		passes++
+	}
+	return float64(passes) * 4 * float64(len(x)) / time.Since(start).Seconds()
+}

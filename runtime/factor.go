@@ -1,0 +1,98 @@
+package runtime
+
+import (
+	"fmt"
+
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// Factor is one factor of a network, to be run alone: what tests and
+// benchmarks of single products need. The last one of fc1 applies the
+// activation.
+type Factor struct {
+	layer *layer
+	name  string
+	i     int
+}
+
+// Factors lists the network's factors in the order in which they run.
+func (f *FFN) Factors() []Factor {
+	var fs []Factor
+	for _, l := range []struct {
+		name string
+		*layer
+	}{{"fc1", f.fc1}, {"fc2", f.fc2}} {
+		for i := range l.plan.Factors {
+			fs = append(fs, Factor{l.layer, l.name, i})
+		}
+	}
+	return fs
+}
+
+// Name is the layer, and blocks x outputs x inputs of the factor.
+func (f Factor) Name() string {
+	c := f.layer.plan.Factors[f.i].Factor
+	return fmt.Sprintf("%s %dx%dx%d", f.name, c.Blocks, c.Out, c.In)
+}
+
+// Blocks, In and Out are the shape: Blocks blocks, each Out x In.
+func (f Factor) Shape() (blocks, out, in int) {
+	c := f.layer.plan.Factors[f.i].Factor
+	return c.Blocks, c.Out, c.In
+}
+
+// Widths are the entries of a row of x, of y, and of the values before the
+// activation.
+func (f Factor) Widths() (x, y, pre int) {
+	c := f.layer.plan.Factors[f.i]
+	return c.InWidth, c.OutWidth, c.PreWidth
+}
+
+// PackedBytes is the memory that Forward reads weights from.
+func (f Factor) PackedBytes() int {
+	n := 0
+	for _, q := range f.layer.forward[f.i] {
+		n += 4 * len(q.pack)
+	}
+	return n
+}
+
+// Forward computes y of m rows of x, in the order in which the network keeps
+// them.
+func (f Factor) Forward(y, x []float32, m int, ws *Workspace) {
+	p := f.layer.plan.Factors[f.i]
+	checkRows(f.Name(), "x", x, m, p.InWidth)
+	checkRows(f.Name(), "y", y, m, p.OutWidth)
+	ws.begin(m)
+	var pre matrix
+	qs := f.layer.forward[f.i]
+	if qs[0].Epilogue == kernel.SwiGLU {
+		pre = ws.local(slotPre, p.PreWidth)
+	}
+	ws.addProducts(qs, stage{src: whole(x), dst: whole(y), pre: pre})
+	ws.exec()
+}
+
+// BackwardData computes dx from dy, the gradient before the activation.
+func (f Factor) BackwardData(dx, dy []float32, m int, ws *Workspace) {
+	f.layer.checkTrain()
+	p := f.layer.plan.Factors[f.i]
+	checkRows(f.Name(), "dx", dx, m, p.InWidth)
+	checkRows(f.Name(), "dy", dy, m, p.PreWidth)
+	ws.begin(m)
+	ws.addProducts(f.layer.backward[f.i], stage{src: whole(dy), dst: whole(dx)})
+	ws.exec()
+}
+
+// BackwardWeight overwrites g, [blocks, out, in], with the weights' gradient.
+func (f Factor) BackwardWeight(g, dy, x []float32, m int, ws *Workspace) {
+	f.layer.checkTrain()
+	p := f.layer.plan.Factors[f.i]
+	checkRows(f.Name(), "x", x, m, p.InWidth)
+	checkRows(f.Name(), "dy", dy, m, p.PreWidth)
+	if len(g) != p.Weights() {
+		panic(fmt.Sprintf("runtime: %s: gradient has %d entries, want %d", f.Name(), len(g), p.Weights()))
+	}
+	ws.units = f.layer.gradients[f.i].addUnits(ws.units[:0], g, dy, x, unitWeights(p.Weights(), ws.pool.Threads()))
+	ws.execWeights(m, false)
+}
