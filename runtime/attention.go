@@ -85,7 +85,7 @@ func (m *multiplier) run(s *scratch, a kernel.Args, rows, depth, panels int) {
 	a.Segs, a.NSegs = unsafe.Pointer(&s.seg), 1
 	for at := 0; at < panels; {
 		w, n, step := oneWide, panels-at, 1
-		if n > 1 && m.target.Wide(rows) {
+		if n > 1 && m.target.Wide(rows, a.LDA) {
 			w, n, step = twoWide, n/2, 2
 		}
 		s.args = a

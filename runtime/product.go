@@ -193,7 +193,7 @@ func (q *product) run(s *scratch, o operands, m, p0, p1 int) {
 		n := min(q.target.PanelGroup(q.blocks[0].kc), p1-p0)
 		at, end := p0, p0+n
 		if direct := min(end, full) - at; q.Direct && direct > 0 {
-			if q.target.Pairs(q.Product) && q.target.Wide(m) && direct >= 2 {
+			if q.target.Pairs(q.Product) && q.target.Wide(m, 4*q.SrcWidth) && direct >= 2 {
 				q.direct(s, o, m, at, direct/2, twoWide)
 				at += direct &^ 1
 				direct &= 1

@@ -84,8 +84,12 @@ func (w *Workspace) begin(m int) {
 	w.stages = w.stages[:0]
 	w.m, w.rowChunk = m, 0
 	threads := w.pool.Threads()
-	if chunk := m / (4 * threads) / rowTiles * rowTiles; chunk >= 2*rowTiles || threads == 1 {
-		w.rowChunk = min(max(chunk, rowTiles), maxRowChunk)
+	if threads == 1 {
+		// As few chunks as there must be: each reads all weights again.
+		chunks := ceilDiv(m, maxRowChunk)
+		w.rowChunk = ceilDiv(ceilDiv(m, chunks), rowTiles) * rowTiles
+	} else if chunk := m / (4 * threads) / rowTiles * rowTiles; chunk >= 2*rowTiles {
+		w.rowChunk = min(chunk, maxRowChunk)
 	}
 }
 

@@ -105,10 +105,11 @@ func (t Target) RowTile(m, width int) int {
 	return main
 }
 
-// Wide reports whether pairs of panels run as one 64-wide tile at m rows.
-// From 7 to 14 rows one tall tile over a single panel loads less.
-func (t Target) Wide(m int) bool {
-	return t.MaxMR[2*Panel] > 0 && (m <= t.MaxMR[2*Panel] || m > t.MaxMR[Panel])
+// Wide reports whether pairs of panels run as one 64-wide tile at m rows that
+// lie stride bytes apart. From 7 to 14 rows one tall tile over a single panel
+// loads less, unless its rows share the sets of the L1 cache.
+func (t Target) Wide(m, stride int) bool {
+	return t.MaxMR[2*Panel] > 0 && (m <= t.MaxMR[2*Panel] || m > t.MaxMR[Panel] || stride%4096 == 0)
 }
 
 // Pairs reports whether the product's panels run in pairs. A single panel of
