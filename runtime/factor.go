@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -35,7 +36,7 @@ func (f Factor) Name() string {
 	return fmt.Sprintf("%s %dx%dx%d", f.name, c.Blocks, c.Out, c.In)
 }
 
-// Blocks, In and Out are the shape: Blocks blocks, each Out x In.
+// Shape is that of the weights: so many blocks, each out x in.
 func (f Factor) Shape() (blocks, out, in int) {
 	c := f.layer.plan.Factors[f.i].Factor
 	return c.Blocks, c.Out, c.In
@@ -55,6 +56,22 @@ func (f Factor) PackedBytes() int {
 		n += 4 * len(q.pack)
 	}
 	return n
+}
+
+// Copy returns the factor with packs of its own in the arena, which Forward
+// then reads; there must be nothing but Forward done with it.
+func (f Factor) Copy(arena *Arena) Factor {
+	l := *f.layer
+	l.forward = slices.Clone(l.forward)
+	l.forward[f.i] = nil
+	for _, q := range f.layer.forward[f.i] {
+		c := *q
+		c.pack = arena.Floats(len(q.pack))
+		copy(c.pack, q.pack)
+		l.forward[f.i] = append(l.forward[f.i], &c)
+	}
+	f.layer = &l
+	return f
 }
 
 // Forward computes y of m rows of x, in the order in which the network keeps

@@ -28,13 +28,12 @@ const readBound = 64
 // network is a feed-forward network with weights and buffers to run it on.
 type network struct {
 	*rt.FFN
-	w, g   rt.FFNWeights
-	flops  float64
-	arena  rt.Arena
-	x, y   []float32
-	ws     *rt.Workspace
-	saved  *rt.Saved
-	copies []*rt.FFN
+	w, g  rt.FFNWeights
+	flops float64
+	arena rt.Arena
+	x, y  []float32
+	ws    *rt.Workspace
+	saved *rt.Saved
 }
 
 func (b *Bench) network(f spec.FFN, rows int, train bool) (*network, error) {
@@ -63,27 +62,11 @@ func (b *Bench) network(f spec.FFN, rows int, train bool) (*network, error) {
 	if train {
 		n.saved = n.NewSaved(rows)
 	}
-	n.copies = []*rt.FFN{n.FFN}
 	return n, nil
 }
 
-// grow makes copies of the network until all of them are of so many bytes,
-// where one takes so many.
-func (n *network) grow(b *Bench, one, all int) error {
-	for len(n.copies)*one < all {
-		f, err := rt.NewFFN(n.Spec(), n.w, b.Options)
-		if err != nil {
-			return err
-		}
-		n.copies = append(n.copies, f)
-	}
-	return nil
-}
-
 func (n *network) close() {
-	for _, f := range n.copies {
-		f.Close()
-	}
+	n.FFN.Close()
 	n.ws.Close()
 	if n.saved != nil {
 		n.saved.Close()
@@ -101,12 +84,8 @@ func (b *Bench) Factors(f spec.FFN, rows int) ([]Result, error) {
 	}
 	defer n.close()
 	var results []Result
-	for i, c := range n.Factors() {
-		rs, err := b.factor(n, c, i, rows)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range rs {
+	for _, c := range n.Factors() {
+		for _, r := range b.factor(n, c, rows) {
 			r.Layer, r.Factor, r.Rows, r.Threads = f.Name(), c.Name(), rows, b.Pool.Threads()
 			results = append(results, r)
 		}
@@ -114,7 +93,7 @@ func (b *Bench) Factors(f spec.FFN, rows int) ([]Result, error) {
 	return results, nil
 }
 
-func (b *Bench) factor(n *network, c rt.Factor, i, rows int) ([]Result, error) {
+func (b *Bench) factor(n *network, c rt.Factor, rows int) []Result {
 	var arena rt.Arena
 	defer arena.Close()
 	in, out, pre := c.Widths()
@@ -126,19 +105,16 @@ func (b *Bench) factor(n *network, c rt.Factor, i, rows int) ([]Result, error) {
 	if rows <= readBound {
 		bytes := c.PackedBytes()
 		size := bytes
+		factors := []rt.Factor{c}
 		if b.Cold {
 			size = memoryBytes()
-			if err := n.grow(b, bytes, size); err != nil {
-				return nil, err
+			for len(factors)*bytes < size {
+				factors = append(factors, c.Copy(&arena))
 			}
-		}
-		var factors []rt.Factor
-		for _, f := range n.copies {
-			factors = append(factors, f.Factors()[i])
 		}
 		forward := op{func(j int) { factors[j%len(factors)].Forward(y, x, rows, n.ws) }, flops, float64(bytes)}
 		s := b.measure(readable(&arena, size), forward)
-		return []Result{{Op: "forward", Rate: forward.rate(s, 0)}}, nil
+		return []Result{{Op: "forward", Rate: forward.rate(s, 0)}}
 	}
 	g := make([]float32, blocks*o*k)
 	var results []Result
@@ -153,7 +129,7 @@ func (b *Bench) factor(n *network, c rt.Factor, i, rows int) ([]Result, error) {
 		q := op{p.run, flops, 0}
 		results = append(results, Result{Op: p.name, Rate: q.rate(b.measure(nil, q), 0)})
 	}
-	return results, nil
+	return results
 }
 
 // FFN times a whole network: forward as for decoding, forward with what the
