@@ -89,7 +89,7 @@ func explainProducts(b *bytes.Buffer, pass string, ps []plan.Product) {
 				names = append(names, k.Name())
 			}
 			if len(names) > 0 {
-				fmt.Fprintf(b, "      %s: L2 holds %d panels; %s\n", isa, t.PanelGroup(q.KBlocks[0]), strings.Join(names, " "))
+				fmt.Fprintf(b, "      %s: L2 holds %d panels; %s\n", isa, t.PanelGroup(q.KBlocks[0], plan.RowBlock), strings.Join(names, " "))
 			}
 		}
 	}

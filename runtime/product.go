@@ -33,6 +33,7 @@ type product struct {
 // kernels of each tile.
 type kblock struct {
 	k0, kc int
+	next   int // depth of the next block
 	base   int // bytes
 	segs   []kernel.Segment
 	// tiles[w][mr] runs mr rows of width class w. scratch holds the kernels
@@ -85,6 +86,9 @@ func newProduct(p plan.Product, t plan.Target, bias bool, arena *Arena) (*produc
 					}
 				}
 			}
+		}
+		if i+1 < len(p.KBlocks) {
+			b.next = p.KBlocks[i+1]
 		}
 		q.blocks = append(q.blocks, b)
 		k0 += kc
@@ -186,12 +190,17 @@ type operands struct {
 	src, dst, pre, residual []float32
 }
 
-// run computes m rows of the results of panels [p0, p1).
-func (q *product) run(s *scratch, o operands, m, p0, p1 int) {
+// run computes m rows of the results of panels [p0, p1). after is what will be
+// multiplied then.
+func (q *product) run(s *scratch, o operands, m, p0, p1 int, after []float32) {
 	full := q.FullPanels()
 	for p0 < p1 {
-		n := min(q.target.PanelGroup(q.blocks[0].kc), p1-p0)
+		n := min(q.target.PanelGroup(q.blocks[0].kc, m), p1-p0)
 		at, end := p0, p0+n
+		s.after = after
+		if end < p1 {
+			s.after = q.first(end, m)
+		}
 		if direct := min(end, full) - at; q.Direct && direct > 0 {
 			if q.target.Pairs(q.Product) && q.target.Wide(m, 4*q.SrcWidth) && direct >= 2 {
 				q.direct(s, o, m, at, direct/2, twoWide)
@@ -214,8 +223,19 @@ func (q *product) run(s *scratch, o operands, m, p0, p1 int) {
 	}
 }
 
+// first is what a run of m rows from a panel on multiplies first: the panels of
+// one group in the first block of k.
+func (q *product) first(panel, m int) []float32 {
+	kc := q.blocks[0].kc
+	end := min(q.columns, (panel+q.target.PanelGroup(kc, m))*plan.Panel)
+	return q.pack[panel*plan.Panel*kc : end*kc]
+}
+
+const lineFloats = 16 // of a cache line
+
 // direct runs n tiles of width class w, beginning at a panel, straight into
-// the destination.
+// the destination. Meanwhile the row tiles ask for what comes next, each for its
+// share.
 func (q *product) direct(s *scratch, o operands, m, panel, n, w int) {
 	a := &s.args
 	col := q.store[0] + panel*q.results
@@ -231,8 +251,17 @@ func (q *product) direct(s *scratch, o operands, m, panel, n, w int) {
 			NR: widths[w], Epilogue: q.BlockEpilogue(i),
 		}
 		q.setFlags(a, i, panel)
+		next := s.after
+		if !last {
+			next = q.pack[(b.k0+b.kc)*q.columns+panel*plan.Panel*b.next:][:n*widths[w]*b.next]
+		}
 		for r := 0; r < m; r += a.MR {
 			a.MR = q.target.RowTile(m-r, widths[w])
+			a.Ahead = 0
+			if len(next) > 0 && a.MR < m {
+				a.Ahead = uintptr(unsafe.Pointer(&next[0]))
+				next = next[min(len(next), n*b.kc/4*lineFloats*q.target.AheadLines(a.MR, widths[w])):]
+			}
 			a.A = unsafe.Add(unsafe.Pointer(&o.src[r*q.SrcWidth]), b.base)
 			a.C = unsafe.Pointer(&o.dst[r*q.DstWidth+col])
 			if last && o.residual != nil {
@@ -343,6 +372,8 @@ type scratch struct {
 	// results of a unit.
 	left, right, sums []float32
 	seg               kernel.Segment
+	// after is what the product at work will multiply next.
+	after []float32
 	// spent is the time outside matrix products.
 	spent time.Duration
 }

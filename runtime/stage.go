@@ -103,18 +103,41 @@ func (w *Workspace) exec() {
 	for i := range w.stages {
 		st := &w.stages[i]
 		w.at = st
-		n := (m + rowTiles - 1) / rowTiles
-		if st.products != nil {
-			n = st.units
-		}
+		n := st.count(m)
 		if st.flops(m) < inlineFlops {
-			for j := range n {
-				w.unitStep(0, j)
-			}
+			w.chunk = n
+			w.chunkStep(0, 0)
 			continue
 		}
-		w.pool.Run(n, w.runUnits)
+		w.chunk = max(1, n/(8*w.pool.Threads()))
+		w.pool.Run(ceilDiv(n, w.chunk), w.runChunks)
 	}
+}
+
+// chunkStep runs chunk i of the units of the stage at work: neighbours, because
+// their weights lie side by side in memory.
+func (w *Workspace) chunkStep(worker, i int) {
+	for u := i * w.chunk; u < min(w.at.count(w.m), (i+1)*w.chunk); u++ {
+		w.unitStep(worker, u)
+	}
+}
+
+// nextUnit is the unit that a worker most likely runs after this one: workers
+// take turns at chunks, more or less.
+func (w *Workspace) nextUnit(unit int) int {
+	unit++
+	if unit%w.chunk == 0 {
+		unit += (w.pool.Threads() - 1) * w.chunk
+	}
+	return unit
+}
+
+// count is the number of the stage's units over m rows.
+func (st *stage) count(m int) int {
+	if st.rows != nil {
+		return ceilDiv(m, rowTiles)
+	}
+	return st.units
 }
 
 func (st *stage) flops(m int) int {
@@ -136,27 +159,51 @@ func (w *Workspace) rowStep(worker, i int) {
 			continue
 		}
 		o := w.operands(st, worker, r0)
-		for _, p := range st.products {
-			p.run(&w.scratch[worker], o, r1-r0, 0, p.panels)
+		for j, p := range st.products {
+			p.run(&w.scratch[worker], o, r1-r0, 0, p.panels, w.following(k, j, r1-r0))
 		}
 	}
 }
 
 // unitStep runs unit i of the stage at work over all rows.
-func (w *Workspace) unitStep(worker, i int) {
+func (w *Workspace) unitStep(worker, unit int) {
 	st := w.at
 	if st.rows != nil {
-		w.scratch[worker].elementwise(func() { st.rows(i*rowTiles, min(w.m, (i+1)*rowTiles)) })
+		w.scratch[worker].elementwise(func() { st.rows(unit*rowTiles, min(w.m, (unit+1)*rowTiles)) })
 		return
 	}
+	p, i := st.unit(unit)
+	var after []float32
+	if q, j := st.unit(w.nextUnit(unit)); q != nil {
+		after = q.first(2*j, w.m)
+	}
+	p.run(&w.scratch[worker], w.operands(st, 0, 0), w.m, 2*i, min(2*i+2, p.panels), after)
+}
+
+// unit finds the product that unit i belongs to, and the unit's number in it.
+func (st *stage) unit(i int) (*product, int) {
 	for _, p := range st.products {
 		if n := p.units(); i >= n {
 			i -= n
 			continue
 		}
-		p.run(&w.scratch[worker], w.operands(st, 0, 0), w.m, 2*i, min(2*i+2, p.panels))
-		return
+		return p, i
 	}
+	return nil, 0
+}
+
+// following is what a block of rows multiplies after product j of stage k; the
+// next block begins again.
+func (w *Workspace) following(k, j, rows int) []float32 {
+	if st := &w.stages[k]; j+1 < len(st.products) {
+		return st.products[j+1].first(0, rows)
+	}
+	for i := range w.stages {
+		if st := &w.stages[(k+1+i)%len(w.stages)]; st.products != nil {
+			return st.products[0].first(0, rows)
+		}
+	}
+	return nil
 }
 
 // operands are the rows from r0 on of a stage of products.
@@ -172,4 +219,4 @@ func (w *Workspace) operands(st *stage, worker, r0 int) operands {
 
 // groupPanels is the number of panels of packed right operand that
 // backward-weight keeps in L2.
-func groupPanels(t plan.Target) int { return max(2, t.PanelGroup(plan.RowBlock)*3/4) }
+func groupPanels(t plan.Target) int { return max(2, t.PanelGroup(plan.RowBlock, plan.RowBlock)*3/4) }

@@ -17,11 +17,12 @@ type Workspace struct {
 	stages     []stage
 	m          int
 	rowChunk   int
+	chunk      int // units that a worker takes at once
 	at         *stage
 	units      []weightUnit
 	accumulate bool
 	runRows    func(worker, i int)
-	runUnits   func(worker, i int)
+	runChunks  func(worker, i int)
 	runWeights func(worker, i int)
 }
 
@@ -54,7 +55,7 @@ func NewWorkspace(pool *Pool) *Workspace {
 		s.pre = make([]float32, scratchTile)
 	}
 	w.runRows = w.rowStep
-	w.runUnits = w.unitStep
+	w.runChunks = w.chunkStep
 	w.runWeights = w.weightStep
 	return w
 }

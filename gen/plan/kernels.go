@@ -148,13 +148,15 @@ func (t Target) Kernels(p Product) []Kernel {
 	for i, kc := range p.KBlocks {
 		_, segs := Relative(p.Segments(k0, kc))
 		k0 += kc
-		for _, nr := range t.tileWidths(p) {
-			for _, mr := range []int{t.MainMR[nr], 1} {
-				k, ok := (Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: p.BlockEpilogue(i)}).Shaped(p, segs)
-				if ok && !slices.ContainsFunc(ks, func(o Kernel) bool { return o.Name() == k.Name() }) {
-					ks = append(ks, k)
-				}
+		add := func(mr, nr int) {
+			k, ok := (Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: p.BlockEpilogue(i)}).Shaped(p, segs)
+			if ok && !slices.ContainsFunc(ks, func(o Kernel) bool { return o.Name() == k.Name() }) {
+				ks = append(ks, k)
 			}
+		}
+		for _, nr := range t.tileWidths(p) {
+			add(t.MainMR[nr], nr)
+			add(1, PanelWidth(nr)) // pairs run panel by panel
 		}
 	}
 	return ks

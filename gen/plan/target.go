@@ -106,10 +106,12 @@ func (t Target) RowTile(m, width int) int {
 }
 
 // Wide reports whether pairs of panels run as one 64-wide tile at m rows that
-// lie stride bytes apart. From 7 to 14 rows one tall tile over a single panel
-// loads less, unless its rows share the sets of the L1 cache.
+// lie stride bytes apart. One or two rows wait for the weights, and one stream
+// of them comes faster than two. From 7 to 14 rows one tall tile over a single
+// panel loads less, unless its rows share the sets of the L1 cache.
 func (t Target) Wide(m, stride int) bool {
-	return t.MaxMR[2*Panel] > 0 && (m <= t.MaxMR[2*Panel] || m > t.MaxMR[Panel] || stride%4096 == 0)
+	wide := t.MaxMR[2*Panel]
+	return wide > 0 && m > 2 && (m <= wide || m > t.MaxMR[Panel] || stride%4096 == 0)
 }
 
 // Pairs reports whether the product's panels run in pairs. A single panel of
@@ -121,9 +123,28 @@ func (t Target) Pairs(p Product) bool {
 	return t.MaxMR[2*Panel] > 0 && !(shallow && 4*p.SrcWidth%2048 != 0)
 }
 
+// AheadLines is the number of cache lines of the next panels that a tile asks
+// for every four k: half of what it reads. Where several tiles pass over the
+// same panels two of them fetch the next ones while they multiply; the lowest
+// tiles, which wait for their own, ask for nothing.
+func (t Target) AheadLines(mr, nr int) int {
+	if mr <= 2 {
+		return 0
+	}
+	return nr / 8
+}
+
+// fewRows is the number of rows whose inputs leave room in the L2 cache for
+// panels to come.
+const fewRows = 64
+
 // PanelGroup is how many panels of depth kc stay in half of the L2 cache
-// while row tiles pass: even, at least 2.
-func (t Target) PanelGroup(kc int) int {
+// while so many rows pass: even, at least 2. Few rows pass over two panels while
+// the next two arrive.
+func (t Target) PanelGroup(kc, rows int) int {
+	if rows <= fewRows {
+		return 2
+	}
 	return max(2, t.L2/2/(4*Panel*kc)&^1)
 }
 

@@ -180,6 +180,7 @@ const (
 	argUpAux     = unsafe.Offsetof(kernel.Args{}.UpAux)
 	argNTiles    = unsafe.Offsetof(kernel.Args{}.NTiles)
 	argPanelStep = unsafe.Offsetof(kernel.Args{}.PanelStep)
+	argAhead     = unsafe.Offsetof(kernel.Args{}.Ahead)
 	argAlpha     = unsafe.Offsetof(kernel.Args{}.Alpha)
 	argFlags     = unsafe.Offsetof(kernel.Args{}.Flags)
 	segOff       = unsafe.Offsetof(kernel.Segment{}.Off)

@@ -64,6 +64,8 @@ type tile struct {
 	// pairStep bytes on.
 	paired   bool
 	pairStep reg.GPVirtual
+	// ahead walks what comes next.
+	ahead reg.GPVirtual
 }
 
 func (e *asm) mul(k plan.Kernel) {
@@ -89,7 +91,9 @@ func (e *asm) mul(k plan.Kernel) {
 	e.Label(next)
 	m.beginTile(vectors)
 	m.prefetch()
+	m.beginAhead()
 	m.products()
+	m.endAhead()
 	m.epilogue()
 	e.INCQ(m.t)
 	n := e.load(argNTiles)
@@ -165,6 +169,47 @@ func (m *tile) prefetch() {
 			}
 		})
 	}
+}
+
+// beginAhead points ahead at what comes next, or else at the panel itself,
+// where a prefetch does nothing.
+func (m *tile) beginAhead() {
+	if m.aheadLines() == 0 {
+		return
+	}
+	some := m.label("ahead")
+	m.ahead = m.load(argAhead)
+	m.TESTQ(m.ahead, m.ahead)
+	m.JNZ(m.jump(some))
+	m.MOVQ(m.b, m.ahead)
+	m.Label(some)
+}
+
+// askAhead asks for what comes next after the products of us k: every four.
+func (m *tile) askAhead(us int) {
+	lines := m.aheadLines()
+	if us < unroll || lines == 0 {
+		return
+	}
+	for i := range lines {
+		m.PREFETCHT1(mem(m.ahead, 64*i))
+	}
+	m.ADDQ(operand.I32(int32(64*lines)), m.ahead)
+}
+
+// endAhead leaves ahead for the next tile.
+func (m *tile) endAhead() {
+	if m.aheadLines() > 0 {
+		m.MOVQ(m.ahead, m.field(argAhead))
+	}
+}
+
+// aheadLines is the number of lines that one sweep asks for every four k.
+func (m *tile) aheadLines() int {
+	if m.Strip {
+		return 0
+	}
+	return plan.For(m.ISA).AheadLines(m.MR, m.NR) / m.sweeps
 }
 
 // panelVec is where vector j of the u-th row of the panel lies.
@@ -244,6 +289,7 @@ func (m *tile) constantProducts() {
 			for u := range us {
 				m.multiply(u, func(i int) operand.Mem { return mem(ap, i*s.LDA+u*s.KStep) })
 			}
+			m.askAhead(us)
 			m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
 			m.ADDQ(operand.I32(int32(us*s.KStep)), ap)
 		}
@@ -316,6 +362,7 @@ func (m *tile) stridedProducts() {
 				m.ADDQ(step, p)
 			}
 		}
+		m.askAhead(us)
 		m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
 	})
 	m.ADDQ(operand.I32(int32(segSize)), segs)

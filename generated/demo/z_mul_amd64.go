@@ -28,7 +28,7 @@ func mul_f32_k128a128c384_12x32_avx512(a *kernel.Args)
 func mul_f32_k128a128c384_12x32_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k257_1x64_avx512(a *kernel.Args)
+func mul_f32_k257_1x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k257a257c128_6x64_avx512(a *kernel.Args)
@@ -52,9 +52,6 @@ func mul_f32_k32a32c384_12x32_swiglu_avx512(a *kernel.Args)
 func mul_f32_k384_1x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_f32_k384_1x64_avx512(a *kernel.Args)
-
-//go:noescape
 func mul_f32_k384a384c128_6x64_avx512(a *kernel.Args)
 
 //go:noescape
@@ -62,9 +59,6 @@ func mul_f32_k384a384c32_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768s2x384_1x32_avx512(a *kernel.Args)
-
-//go:noescape
-func mul_f32_k768s2x384_1x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768s2x384a768c128_6x64_avx512(a *kernel.Args)

@@ -6,8 +6,8 @@ package demo
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 // Kernels made for another layout of kernel.Args do not compile.
-const _ = uint(kernel.ABI - 1)
-const _ = uint(1 - kernel.ABI)
+const _ = uint(kernel.ABI - 2)
+const _ = uint(2 - kernel.ABI)
 
 func init() {
 	kernel.Register(
@@ -39,10 +39,10 @@ func init() {
 			Len: 128,
 			Off: 0,
 		}}}, Func: mul_f32_k128a128c384_12x32_swiglu_avx512},
-		kernel.Info{Name: "mul_f32_k257_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k257_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 257,
 			Off: 0,
-		}}}, Func: mul_f32_k257_1x64_avx512},
+		}}}, Func: mul_f32_k257_1x32_avx512},
 		kernel.Info{Name: "mul_f32_k257a257c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1028, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
 			Len: 257,
 			Off: 0,
@@ -71,10 +71,6 @@ func init() {
 			Len: 384,
 			Off: 0,
 		}}}, Func: mul_f32_k384_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k384_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384_1x64_avx512},
 		kernel.Info{Name: "mul_f32_k384a384c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1536, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
 			Len: 384,
 			Off: 0,
@@ -90,13 +86,6 @@ func init() {
 			Len: 384,
 			Off: 1536,
 		}}}, Func: mul_f32_k768s2x384_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k768s2x384_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}, {
-			Len: 384,
-			Off: 1536,
-		}}}, Func: mul_f32_k768s2x384_1x64_avx512},
 		kernel.Info{Name: "mul_f32_k768s2x384a768c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
 			Len: 384,
 			Off: 0,

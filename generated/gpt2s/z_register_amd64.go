@@ -6,8 +6,8 @@ package gpt2s
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 // Kernels made for another layout of kernel.Args do not compile.
-const _ = uint(kernel.ABI - 1)
-const _ = uint(1 - kernel.ABI)
+const _ = uint(kernel.ABI - 2)
+const _ = uint(2 - kernel.ABI)
 
 func init() {
 	kernel.Register(
@@ -110,10 +110,6 @@ func init() {
 			Len: 256,
 			Off: 0,
 		}}}, Func: mul_f32_k256_1x32_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k256_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256_1x64_avx512},
 		kernel.Info{Name: "mul_f32_k256a256c3072_12x32_gelu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1024, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 256,
 			Off: 0,
@@ -130,14 +126,14 @@ func init() {
 			Len: 256,
 			Off: 0,
 		}}}, Func: mul_f32_k256a512c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k384_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k384_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k384_1x64_gelu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k384_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k384_1x32_gelu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k384_1x64_gelu_avx512},
+		}}}, Func: mul_f32_k384_1x32_gelu_avx512},
 		kernel.Info{Name: "mul_f32_k384a384c3072_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1536, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 384,
 			Off: 0,
@@ -166,13 +162,13 @@ func init() {
 			Len: 384,
 			Off: 0,
 		}}}, Func: mul_f32_k384a768c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384s2x384_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k384s2x384_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
 		}, {
 			Len: 192,
 			Off: 1536,
-		}}}, Func: mul_f32_k384s2x384_1x64_avx512},
+		}}}, Func: mul_f32_k384s2x384_1x32_avx512},
 		kernel.Info{Name: "mul_f32_k384s2x384a768c3072_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 192,
 			Off: 0,
@@ -187,22 +183,22 @@ func init() {
 			Len: 192,
 			Off: 1536,
 		}}}, Func: mul_f32_k384s2x384a768c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384t2_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 8, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k384t2_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 8, Segs: []kernel.Segment{{
 			Len: 384,
 			Off: 0,
-		}}}, Func: mul_f32_k384t2_1x64_avx512},
+		}}}, Func: mul_f32_k384t2_1x32_avx512},
 		kernel.Info{Name: "mul_f32_k384t2a768c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 8, Segs: []kernel.Segment{{
 			Len: 384,
 			Off: 0,
 		}}}, Func: mul_f32_k384t2a768c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k512_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k512_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 512,
 			Off: 0,
-		}}}, Func: mul_f32_k512_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k512_1x64_gelu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k512_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k512_1x32_gelu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 512,
 			Off: 0,
-		}}}, Func: mul_f32_k512_1x64_gelu_avx512},
+		}}}, Func: mul_f32_k512_1x32_gelu_avx512},
 		kernel.Info{Name: "mul_f32_k512a512c3072_6x64_gelu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 2048, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
 			Len: 512,
 			Off: 0,
@@ -211,30 +207,30 @@ func init() {
 			Len: 512,
 			Off: 0,
 		}}}, Func: mul_f32_k512a512c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k676_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k676_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 676,
 			Off: 0,
-		}}}, Func: mul_f32_k676_1x64_avx512},
+		}}}, Func: mul_f32_k676_1x32_avx512},
 		kernel.Info{Name: "mul_f32_k676a32000c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 128000, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 676,
 			Off: 0,
 		}}}, Func: mul_f32_k676a32000c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k764_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k764_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 764,
 			Off: 0,
-		}}}, Func: mul_f32_k764_1x64_avx512},
+		}}}, Func: mul_f32_k764_1x32_avx512},
 		kernel.Info{Name: "mul_f32_k764a32000c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 128000, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 764,
 			Off: 0,
 		}}}, Func: mul_f32_k764a32000c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768_1x64_avx512", ISA: "avx512", MR: 1, NR: 64, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		kernel.Info{Name: "mul_f32_k768_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 768,
 			Off: 0,
-		}}}, Func: mul_f32_k768_1x64_avx512},
-		kernel.Info{Name: "mul_f32_k768_1x64_gelu_avx512", ISA: "avx512", MR: 1, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
+		}}}, Func: mul_f32_k768_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k768_1x32_gelu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
 			Len: 768,
 			Off: 0,
-		}}}, Func: mul_f32_k768_1x64_gelu_avx512},
+		}}}, Func: mul_f32_k768_1x32_gelu_avx512},
 		kernel.Info{Name: "mul_f32_k768a2304c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 9216, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
 			Len: 768,
 			Off: 0,

@@ -36,8 +36,13 @@ type Args struct {
 	// NTiles counts the column tiles; PanelStep leads from one panel of B to
 	// the next.
 	NTiles, PanelStep int
-	Alpha             float32
-	Flags             Flags
+	// Ahead, where not 0, is the address of what the call asks the level-2 cache for while it
+	// multiplies: plan.AheadLines cache lines every four k from there on. The call
+	// leaves it at the next line, so it may point past a buffer: nothing is read
+	// through it. Strip kernels ask for nothing.
+	Ahead uintptr
+	Alpha float32
+	Flags Flags
 
 	// MR, NR and Epilogue repeat the tile for the portable kernel, which
 	// serves all of them.
@@ -80,4 +85,4 @@ type Func func(*Args)
 
 // ABI is the version of the layout of Args. Generated packages assert theirs
 // when they are compiled.
-const ABI = 1
+const ABI = 2
