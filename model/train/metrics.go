@@ -39,7 +39,7 @@ type Metrics struct {
 // up to step: those after it belong to steps that will run again.
 func openMetrics(run string, step int) (*os.File, error) {
 	name := filepath.Join(run, MetricsFile)
-	lines, err := readMetrics(run, step)
+	lines, err := ReadMetrics(run, step)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -64,9 +64,9 @@ func openMetrics(run string, step int) (*os.File, error) {
 	return os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0o666)
 }
 
-// readMetrics reads the lines up to step. A line that a killed process left
+// ReadMetrics reads the lines up to step. A line that a killed process left
 // unfinished, or that is no metrics, ends them.
-func readMetrics(run string, step int) ([]Metrics, error) {
+func ReadMetrics(run string, step int) ([]Metrics, error) {
 	f, err := os.Open(filepath.Join(run, MetricsFile))
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func appendMetrics(f *os.File, m Metrics) error {
 
 // drawCurve plots the losses of a run.
 func drawCurve(run, title string, steps int) error {
-	lines, err := readMetrics(run, steps)
+	lines, err := ReadMetrics(run, steps)
 	if err != nil {
 		return err
 	}

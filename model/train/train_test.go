@@ -113,7 +113,7 @@ func TestTrain(t *testing.T) {
 			t.Errorf("%d threads train other weights than 1", threads)
 		}
 	}
-	lines, err := readMetrics(r.Dir, 100)
+	lines, err := ReadMetrics(r.Dir, 100)
 	if err != nil || len(lines) != 30 || lines[29].Step != 30 || lines[9].ValLoss == nil || lines[8].ValLoss != nil || lines[29].Tokens != 30*2*2*32 {
 		t.Errorf("metrics: %d lines, %v", len(lines), err)
 	}
@@ -154,7 +154,7 @@ func TestInterrupt(t *testing.T) {
 	if res = train(t, r); res.Step != 30 || !bytes.Equal(weights(t, res.Checkpoint), weights(t, whole.Checkpoint)) {
 		t.Error("the run that was interrupted ends with other weights")
 	}
-	lines, err := readMetrics(r.Dir, 100)
+	lines, err := ReadMetrics(r.Dir, 100)
 	if err != nil || !slices.EqualFunc(lines, make([]int, 30), func(m Metrics, _ int) bool { return m.Loss > 0 }) {
 		t.Errorf("metrics: %d lines, %v", len(lines), err)
 	}
@@ -440,7 +440,7 @@ func FuzzMetrics(f *testing.F) {
 			t.Fatal(err)
 		}
 		w.Close()
-		lines, err := readMetrics(dir, 3)
+		lines, err := ReadMetrics(dir, 3)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,111 @@
+package runs
+
+import (
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/train"
+)
+
+// folderColumns are those of a table of runs that sffn train made. N are all
+// parameters, N_no_embed those of the paper's formula without embeddings, C is
+// 6 N D, flops what training cost by the model's own count, loss the last one
+// on the validation split in nats a token.
+var folderColumns = []string{"name", "config", "kind", "N", "N_no_embed", "D", "M", "C", "flops", "loss", "seed"}
+
+// readFolder reads the runs in and below a folder.
+func readFolder(dir string) (*Table, []string, error) {
+	t := &Table{Name: dir, Columns: folderColumns}
+	var notes []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		if _, err := os.Stat(filepath.Join(path, train.MetricsFile)); err != nil {
+			return nil
+		}
+		row, note, err := readRun(dir, path)
+		if err != nil {
+			return err
+		}
+		if note != "" {
+			notes = append(notes, path+": "+note)
+		} else {
+			t.Rows = append(t.Rows, row)
+		}
+		return filepath.SkipDir
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(t.Rows) == 0 {
+		why := fmt.Sprintf("want folders that sffn train made, with %s and a checkpoint", train.MetricsFile)
+		if len(notes) > 0 {
+			why = notes[0]
+		}
+		return nil, nil, fmt.Errorf("%s: no finished run in or below it: %s", dir, why)
+	}
+	return t, notes, nil
+}
+
+// readRun reads one run. A note says why it does not count.
+func readRun(root, dir string) (row Row, note string, err error) {
+	latest, err := checkpoint.Find(dir)
+	if err != nil {
+		return row, "", err
+	}
+	c, state, err := checkpoint.Describe(latest)
+	if err != nil {
+		return row, "", err
+	}
+	// The loss of a run that was cut short is not that of a shorter run: its
+	// learning rate had not come down.
+	if state.Step < state.Steps {
+		return row, fmt.Sprintf("left out: at step %d of %d", state.Step, state.Steps), nil
+	}
+	metrics, err := train.ReadMetrics(dir, state.Step)
+	if err != nil {
+		return row, "", err
+	}
+	if n := len(metrics); n == 0 || metrics[n-1].Step != state.Step || metrics[n-1].ValLoss == nil {
+		return row, "", fmt.Errorf("%s: no validation loss at step %d, which the checkpoint is at", filepath.Join(dir, train.MetricsFile), state.Step)
+	}
+	end := metrics[len(metrics)-1]
+	name, err := filepath.Rel(root, dir)
+	if err != nil {
+		return row, "", err
+	}
+	if name == "." {
+		name = filepath.Base(dir)
+	}
+	m, tr := c.Model, c.Train
+	counts, d := m.Count(), float64(end.Tokens)
+	n := float64(counts.Total)
+	flops := 3 * float64(m.ForwardFLOPs(tr.Batch, tr.Seq)) / float64(tr.Batch*tr.Seq) * d
+	row.cells = []string{name, m.Name, Kind(m)}
+	for _, x := range []float64{n, float64(counts.FormulaWithoutEmbedding), d, d / n, 6 * n * d, flops, *end.ValLoss, float64(tr.Seed)} {
+		row.cells = append(row.cells, strconv.FormatFloat(x, 'g', -1, 64))
+	}
+	for range row.cells {
+		row.places = append(row.places, dir)
+	}
+	return row, "", nil
+}
+
+// Kind names the structure of a model's feed-forward networks: dense, or the
+// kind with the share of the dense weights that a structured one has.
+func Kind(m spec.Model) string {
+	f := m.LayerFFN(m.Layers) // past a dense first layer
+	if f.Kind == spec.Dense {
+		return string(f.Kind)
+	}
+	fc1, fc2 := f.FC1(), f.FC2()
+	share := float64(fc1.Weights()+fc2.Weights()) / float64(fc1.In*fc1.Out+fc2.In*fc2.Out)
+	return fmt.Sprintf("%s %.0f %%", f.Kind, math.Round(100*share))
+}
