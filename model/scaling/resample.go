@@ -71,13 +71,18 @@ func (f *Fit) Bootstrap(n int, seed uint64, how Resampling) (*Sample, error) {
 	default:
 		return nil, fmt.Errorf("unknown resampling %q; valid are %s, %s", how, Residuals, Cases)
 	}
+	// A law of the loss and one of the error draw apart from each other.
+	stream := uint64(0)
+	if f.Law == Error {
+		stream = 1 << 63
+	}
 	fits := make([]*Fit, n)
 	var wg sync.WaitGroup
 	workers := min(n, runtime.GOMAXPROCS(0))
 	for w := range workers {
 		wg.Go(func() {
 			for i := w; i < n; i += workers {
-				fits[i], _ = f.refit(draw(rand.New(rand.NewPCG(seed, uint64(i)))), how == Cases)
+				fits[i], _ = f.refit(draw(rand.New(rand.NewPCG(seed, stream|uint64(i)))), how == Cases)
 			}
 		})
 	}

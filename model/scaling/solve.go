@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 
+	"gonum.org/v1/gonum/floats"
 	"gonum.org/v1/gonum/mat"
 	"gonum.org/v1/gonum/stat"
 )
@@ -26,6 +27,7 @@ type problem struct {
 
 	columns [][]float64 // of the design matrix, weighted
 	rhs     []float64
+	work    [maxColumns + 1][]float64
 }
 
 func newProblem(law Law, runs []Run) *problem {
@@ -63,6 +65,9 @@ func newProblem(law Law, runs []Run) *problem {
 	for range len(p.terms) + 1 {
 		p.columns = append(p.columns, make([]float64, len(runs)))
 	}
+	for i := range p.work {
+		p.work[i] = make([]float64, len(runs))
+	}
 	p.c = make([]float64, len(p.columns))
 	return p
 }
@@ -78,69 +83,73 @@ func (p *problem) design(t float64) {
 }
 
 // profile is the least sum of squares for an exponent; c are the amounts.
+//
+// The solution with no negative amount is the ordinary one on some subset of
+// the columns, of which there are few.
 func (p *problem) profile(t float64) float64 {
 	p.design(t)
-	return nonNegative(p.c, p.columns, p.rhs)
-}
-
-// nonNegative solves min |A c - b|^2 for c >= 0, where A has few columns, and
-// returns the minimum. The solution is the ordinary one on some subset of the
-// columns, and every such solution without a negative entry is a candidate.
-func nonNegative(c []float64, columns [][]float64, b []float64) float64 {
 	best := math.Inf(1)
-	all := 1<<len(columns) - 1
-	trial := make([]float64, len(columns))
+	trial := make([]float64, len(p.c))
+	all := 1<<len(p.columns) - 1
 	for set := all; set >= 0; set-- {
-		if !leastSquares(trial, columns, set, b) {
-			continue
-		}
-		rss := 0.0
-		for i, y := range b {
-			for j, col := range columns {
-				y -= trial[j] * col[i]
-			}
-			rss += y * y
-		}
-		if rss < best {
+		rss, ok := p.leastSquares(trial, set)
+		if ok && rss < best {
 			best = rss
-			copy(c, trial)
+			copy(p.c, trial)
 		}
-		if set == all {
+		if ok && set == all {
 			break // the unconstrained solution is good
 		}
 	}
 	return best
 }
 
-// leastSquares solves on the columns of a set, by QR. It reports whether there
-// is one solution, and it is not negative.
-func leastSquares(c []float64, columns [][]float64, set int, b []float64) bool {
+// maxColumns is that of the joint law.
+const maxColumns = 3
+
+// leastSquares solves on the columns of a set, by modified Gram-Schmidt on
+// them and the right-hand side, which is as stable as Householder's method
+// (Björck 1967). It reports whether there is one solution, and none of it is
+// negative.
+func (p *problem) leastSquares(c []float64, set int) (rss float64, ok bool) {
 	clear(c)
-	var used []int
-	for j := range columns {
+	var used [maxColumns]int
+	n := 0
+	for j, col := range p.columns {
 		if set>>j&1 == 1 {
-			used = append(used, j)
+			copy(p.work[n], col)
+			used[n] = j
+			n++
 		}
 	}
-	if len(used) == 0 {
-		return true
-	}
-	a := mat.NewDense(len(b), len(used), nil)
-	for k, j := range used {
-		a.SetCol(k, columns[j])
-	}
-	var qr mat.QR
-	qr.Factorize(a)
-	var x mat.VecDense
-	if qr.SolveVecTo(&x, false, mat.NewVecDense(len(b), b)) != nil {
-		return false
-	}
-	for k, j := range used {
-		if c[j] = x.AtVec(k); c[j] < 0 {
-			return false
+	rest := p.work[maxColumns]
+	copy(rest, p.rhs)
+	var r [maxColumns][maxColumns]float64
+	var b [maxColumns]float64
+	for k, q := range p.work[:n] {
+		r[k][k] = floats.Norm(q, 2)
+		if r[k][k] <= 1e-14*floats.Norm(p.columns[used[k]], 2) {
+			return 0, false
 		}
+		floats.Scale(1/r[k][k], q)
+		for l := k + 1; l < n; l++ {
+			r[k][l] = floats.Dot(q, p.work[l])
+			floats.AddScaled(p.work[l], -r[k][l], q)
+		}
+		b[k] = floats.Dot(q, rest)
+		floats.AddScaled(rest, -b[k], q)
 	}
-	return true
+	for k := n - 1; k >= 0; k-- {
+		x := b[k]
+		for l := k + 1; l < n; l++ {
+			x -= r[k][l] * c[used[l]]
+		}
+		if x /= r[k][k]; x < 0 {
+			return 0, false
+		}
+		c[used[k]] = x
+	}
+	return floats.Dot(rest, rest), true
 }
 
 // The exponents that are searched, as multiples of 1/span: from laws that the
@@ -176,10 +185,12 @@ func (p *problem) minimise() (float64, error) {
 			best, least, t = i, v, x
 		}
 	}
-	switch best {
-	case 0:
+	// No exponent means anything where a constant is as good.
+	constant, _ := p.leastSquares(make([]float64, len(p.c)), 1<<len(p.terms))
+	switch {
+	case best == 0 || constant <= least*(1+1e-9)+1e-24*floats.Dot(p.rhs, p.rhs):
 		return 0, errFlat
-	case steps - 1:
+	case best == steps-1:
 		return 0, errSteep
 	}
 	return t, nil

@@ -133,7 +133,7 @@ func TestBruteForce(t *testing.T) {
 				}
 				p, rss := bruteForce(y, 1, [][]float64{
 					centred(rs, func(r scaling.Run) float64 { return math.Log(r.N) }),
-					centred(rs, func(r scaling.Run) float64 { return math.Log(r.D) })}, 0.005, 1.5, 2000)
+					centred(rs, func(r scaling.Run) float64 { return math.Log(r.D) })}, 0.005, 1.5, 1000)
 				compareBrute(t, fmt.Sprintf("%s %s %q", corpus, column, where), f, -f.Coefficients["b"], p, rss)
 				fits++
 			}
@@ -145,7 +145,7 @@ func TestBruteForce(t *testing.T) {
 					for _, r := range rs {
 						y = append(y, r.Err)
 					}
-					g, rss := bruteForce(y, -1, [][]float64{centred(rs, func(r scaling.Run) float64 { return r.Loss })}, 0.005, 6, 2000)
+					g, rss := bruteForce(y, -1, [][]float64{centred(rs, func(r scaling.Run) float64 { return r.Loss })}, 0.005, 6, 1000)
 					compareBrute(t, fmt.Sprintf("%s %s %s %q", corpus, column, errColumn, where), f, f.Coefficients["gamma"], g, rss)
 					fits++
 				}
@@ -169,7 +169,7 @@ func compareBrute(t *testing.T, what string, f *scaling.Fit, got, grid, rss floa
 	if math.Abs(sum-f.RSS) > 1e-9*sum+1e-14 {
 		t.Errorf("%s: rss %.9g, the residuals have %.9g", what, f.RSS, sum)
 	}
-	if math.Abs(got/grid-1) > 0.004 { // the grid's step, and a little
+	if math.Abs(got/grid-1) > 0.008 { // the grid's step, and a little
 		t.Errorf("%s: exponent %g, the grid has %g", what, got, grid)
 	}
 	for _, w := range f.Warnings {

@@ -1,0 +1,344 @@
+package tool
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/model/scaling"
+	"github.com/structuredffn/sffn/model/scaling/runs"
+)
+
+func newScaling() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "scaling",
+		Short: "Fit scaling laws to runs, predict larger ones, and draw them",
+		Long: `Fit scaling laws to runs, predict larger ones, and draw them.
+
+Runs come from a CSV file whose first line names the columns, or from folders
+that sffn train made. Of the columns N (parameters), D (training tokens), M
+(D/N) and C (training FLOPs, 6 N D) two are needed. The laws:
+
+  joint        L = alpha N^b + beta 6^(b/2) D^b + E
+  compute      the same as L = E + (a M^eta + beta M^-eta) C^-eta
+  power        L = lam C^exponent
+  irreducible  L = lam C^exponent + E
+  error        Err = epsilon - k exp(-gamma L)
+
+docs/scaling.md leads from five cheap runs to a prediction.`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cli.Usagef("say what to do: sffn scaling fit, predict or plot")
+		},
+	}
+	cmd.AddCommand(newScalingFit(), newScalingPredict(), newScalingPlot())
+	return cmd
+}
+
+// lawSource is where runs and laws come from: the flags that the scaling
+// commands share.
+type lawSource struct {
+	data, where, errWhere []string
+	columns               runs.Columns
+	by                    string
+	law                   string
+	floor                 float64
+
+	table *runs.Table
+	// given tells flags from defaults.
+	given func(flag string) bool
+}
+
+func (s *lawSource) flags(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	s.given = fl.Changed
+	fl.StringArrayVar(&s.data, "data", nil, "CSV file, run, or folder of runs; may come several times")
+	fl.StringArrayVar(&s.where, "where", nil, `runs to fit, such as "dataset=rpj,M=20 or dataset=rpj,N<1e8"; all of several hold`)
+	fl.StringVar(&s.law, "law", string(scaling.Joint), "joint, compute, power, irreducible or error")
+	fl.StringVar(&s.columns.Loss, "loss-column", "", "column of the loss (default: loss, loss_c4_val, or the only loss_*)")
+	fl.StringVar(&s.columns.Err, "error-column", "", "column of the error (default: err, or the only err_*)")
+	fl.StringVar(&s.columns.Compute, "compute-column", "", "column of the FLOPs (default: C, or 6 N D)")
+	fl.StringVar(&s.columns.Weight, "weight-column", "", "column of the weights of squared residuals (default: all 1)")
+	fl.StringVar(&s.by, "by", "", "column whose values are fitted apart (default: kind, where it has several)")
+	fl.Float64Var(&s.floor, "floor", 0, "loss to subtract before a power law is fitted")
+}
+
+// open reads the data and settles the columns. withErr says that errors are
+// needed.
+func (s *lawSource) open(log io.Writer, withErr bool) error {
+	if len(s.data) == 0 {
+		return cli.Usagef("--data is missing: CSV file, run, or folder of runs")
+	}
+	var tables []*runs.Table
+	for _, name := range s.data {
+		t, notes, err := runs.Read(name)
+		if err != nil {
+			return fmt.Errorf("--data: %w", err)
+		}
+		for _, n := range notes {
+			fmt.Fprintln(log, n)
+		}
+		tables = append(tables, t)
+	}
+	s.table = runs.Join(tables...)
+	var err error
+	if s.columns.Loss == "" {
+		if s.columns.Loss, err = s.table.Pick("loss", "loss_c4_val"); err != nil {
+			return cli.Usagef("--loss-column: %w", err)
+		}
+	}
+	if withErr && s.columns.Err == "" {
+		if s.columns.Err, err = s.table.Pick("err"); err != nil {
+			return cli.Usagef("--error-column: %w", err)
+		}
+	}
+	if s.columns.Compute == "" && s.table.Has("C") {
+		s.columns.Compute = "C"
+	}
+	if s.by == "" && !s.given("by") && s.table.Has("kind") {
+		s.by = "kind"
+	}
+	for _, c := range []struct{ flag, column string }{{"loss-column", s.columns.Loss}, {"error-column", s.columns.Err},
+		{"compute-column", s.columns.Compute}, {"weight-column", s.columns.Weight}, {"by", s.by}} {
+		if c.column != "" && !s.table.Has(c.column) {
+			return cli.Usagef("--%s: %s: no column %q; there are %s", c.flag, s.table.Name, c.column, strings.Join(s.table.Columns, ", "))
+		}
+	}
+	return nil
+}
+
+// filter applies filters that all have to hold.
+func (s *lawSource) filter(flag string, filters []string) (*runs.Table, error) {
+	t := s.table
+	for _, f := range filters {
+		var err error
+		if t, err = t.Where(f); err != nil {
+			return nil, cli.Usagef("--%s: %w", flag, err)
+		}
+	}
+	return t, nil
+}
+
+// groups splits filtered runs by the column of --by.
+func (s *lawSource) groups(flag string, filters []string) ([]runs.Group, error) {
+	t, err := s.filter(flag, filters)
+	if err != nil {
+		return nil, err
+	}
+	if s.by == "" {
+		return []runs.Group{{Table: t}}, nil
+	}
+	return t.Groups(s.by)
+}
+
+// fitted is a law with what it was fitted to, as fit --json prints it and
+// predict reads it.
+type fitted struct {
+	*scaling.Fit
+	Group        string          `json:"group,omitempty"` // value of --by
+	LossColumn   string          `json:"loss_column,omitempty"`
+	ErrColumn    string          `json:"error_column,omitempty"`
+	Compute      string          `json:"compute_column,omitempty"`
+	WeightColumn string          `json:"weight_column,omitempty"`
+	Bootstrap    *bootstrapped   `json:"bootstrap,omitempty"`
+	LeaveOneOut  *withoutOne     `json:"leave_one_out,omitempty"`
+	sample       *scaling.Sample // of the bootstrap
+}
+
+// bootstrapped are the intervals of a bootstrap.
+type bootstrapped struct {
+	resampling
+	Failed    int                         `json:"failed"` // resamples that do not determine the law
+	Intervals map[string]scaling.Interval `json:"intervals"`
+}
+
+// withoutOne are the ranges of the fits without one run each.
+type withoutOne struct {
+	Failed    int                         `json:"failed"`
+	Intervals map[string]scaling.Interval `json:"intervals"`
+	Runs      []scaling.LeftOut           `json:"runs"`
+}
+
+// resampling is how intervals are made: flags, and part of the JSON.
+type resampling struct {
+	Replicates int     `json:"replicates"`
+	Seed       uint64  `json:"seed"`
+	Level      float64 `json:"level"`
+	Resample   string  `json:"resample"`
+}
+
+func (r *resampling) flags(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.IntVar(&r.Replicates, "bootstrap", 0, "resamples for intervals, such as 1000")
+	fl.Uint64Var(&r.Seed, "seed", 1, "seed of the bootstrap")
+	fl.Float64Var(&r.Level, "level", 0.95, "share of the resamples that an interval holds")
+	fl.StringVar(&r.Resample, "resample", string(scaling.Residuals), "what a bootstrap draws: residuals, or runs")
+}
+
+// maxReplicates bounds what a bootstrap keeps in memory.
+const maxReplicates = 1 << 20
+
+func (r *resampling) check() error {
+	if r.Replicates < 0 || r.Replicates > maxReplicates {
+		return cli.Usagef("--bootstrap: %d is out of range, want 0 (none) to %d", r.Replicates, maxReplicates)
+	}
+	if !(r.Level > 0 && r.Level < 1) {
+		return cli.Usagef("--level: %g is out of range, want more than 0 and less than 1", r.Level)
+	}
+	if how := scaling.Resampling(r.Resample); how != scaling.Residuals && how != scaling.Cases {
+		return cli.Usagef("--resample: unknown way %q; valid are %s, %s", r.Resample, scaling.Residuals, scaling.Cases)
+	}
+	return nil
+}
+
+// bootstrap draws the resamples of a fit.
+func (r *resampling) bootstrap(f *fitted) error {
+	if r.Replicates == 0 {
+		return nil
+	}
+	if len(f.Points) == 0 {
+		return fmt.Errorf("bootstrap: the %s law comes without the runs that it was fitted to", f.Law)
+	}
+	s, err := f.Fit.Bootstrap(r.Replicates, r.Seed, scaling.Resampling(r.Resample))
+	if err != nil {
+		return err
+	}
+	f.sample = s
+	f.Bootstrap = &bootstrapped{resampling: *r, Failed: s.Failed, Intervals: f.intervals(s, r.Level)}
+	return nil
+}
+
+// intervals are those of all coefficients.
+func (f *fitted) intervals(s *scaling.Sample, level float64) map[string]scaling.Interval {
+	all := map[string]scaling.Interval{}
+	for _, name := range f.Law.Coefficients() {
+		all[name] = s.Interval(level, func(f *scaling.Fit) float64 { return f.Coefficients[name] })
+	}
+	return all
+}
+
+// fit fits a law to each group of the runs that a filter selects.
+func (s *lawSource) fit(law scaling.Law, flag string, filters []string) ([]*fitted, error) {
+	gs, err := s.groups(flag, filters)
+	if err != nil {
+		return nil, err
+	}
+	c := s.columns
+	if law != scaling.Error {
+		c.Err = ""
+	}
+	var fs []*fitted
+	for _, g := range gs {
+		rs, err := g.Runs(c)
+		if err != nil {
+			return nil, err
+		}
+		o := scaling.Options{}
+		if law == scaling.Power {
+			o.Floor = s.floor
+		}
+		f, err := scaling.New(law, rs, o)
+		if err != nil {
+			return nil, fmt.Errorf("%s%s law: %w", prefix(g.Value), law, err)
+		}
+		fs = append(fs, &fitted{Fit: f, Group: g.Value, LossColumn: c.Loss, ErrColumn: c.Err, Compute: c.Compute, WeightColumn: c.Weight})
+	}
+	return fs, nil
+}
+
+// prefix names a group where there are several.
+func prefix(group string) string {
+	if group == "" {
+		return ""
+	}
+	return group + ": "
+}
+
+// lawFlag reads --law.
+func (s *lawSource) lawFlag() (scaling.Law, error) {
+	law := scaling.Law(s.law)
+	if !law.Valid() {
+		return "", cli.Usagef("--law: unknown law %q; valid are %v", s.law, scaling.Laws)
+	}
+	if s.floor != 0 && law != scaling.Power {
+		return "", cli.Usagef("--floor: the %s law finds its own; only power takes one", law)
+	}
+	return law, nil
+}
+
+// maxFitFile bounds the files of readFits.
+const maxFitFile = 64 << 20
+
+// readFits reads what fit --json wrote.
+func readFits(name string) ([]*fitted, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFitFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxFitFile {
+		return nil, fmt.Errorf("%s: too long for a fit, want at most %d bytes", name, maxFitFile)
+	}
+	var one struct {
+		fitted
+		Fits []*fitted `json:"fits"`
+	}
+	one.Fit = &scaling.Fit{}
+	if err := json.Unmarshal(text, &one); err != nil {
+		return nil, fmt.Errorf("%s: want what sffn scaling fit --json prints: %w", name, jsonPlace(text, err))
+	}
+	fs := one.Fits
+	if fs == nil {
+		fs = []*fitted{&one.fitted}
+	}
+	for _, f := range fs {
+		if f == nil || f.Fit == nil {
+			return nil, fmt.Errorf("%s: law: missing in one of the fits", name)
+		}
+		if err := f.Restore(); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return fs, nil
+}
+
+// jsonPlace puts line and column before an error of package json.
+func jsonPlace(text []byte, err error) error {
+	at := int64(-1)
+	if e := (*json.SyntaxError)(nil); errors.As(err, &e) {
+		at = e.Offset
+	}
+	if e := (*json.UnmarshalTypeError)(nil); errors.As(err, &e) {
+		at = e.Offset
+	}
+	if at < 0 || at > int64(len(text)) {
+		return err
+	}
+	before := string(text[:at])
+	return fmt.Errorf("%d:%d: %w", 1+strings.Count(before, "\n"), len(before)-strings.LastIndex(before, "\n"), err)
+}
+
+// num writes a number of any size.
+func num(x float64) string { return fmt.Sprintf("%.4g", x) }
+
+// span writes an interval.
+func span(i scaling.Interval) string { return fmt.Sprintf("%s to %s", num(i.Low), num(i.High)) }
+
+// byGroup finds the law of a group.
+func byGroup(fs []*fitted, group string) *fitted {
+	if i := slices.IndexFunc(fs, func(f *fitted) bool { return f.Group == group }); i >= 0 {
+		return fs[i]
+	}
+	return nil
+}
