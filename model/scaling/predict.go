@@ -113,8 +113,9 @@ func (f *Fit) Restore() error {
 		if !ok {
 			return fmt.Errorf("coefficients: %s is missing; the %s law has %v", n, f.Law, names)
 		}
-		if math.IsNaN(x) || math.IsInf(x, 0) {
-			return fmt.Errorf("coefficients: %s is %g, want a finite number", n, x)
+		falls := n == "b" || n == "exponent"
+		if math.IsNaN(x) || math.IsInf(x, 0) || falls && x >= 0 || !falls && x < 0 || (n == "eta" || n == "gamma") && x == 0 {
+			return fmt.Errorf("coefficients: %s is %g, which no fit gives: b and exponent are negative, all others are not", n, x)
 		}
 	}
 	for n := range f.Coefficients {

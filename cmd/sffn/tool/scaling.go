@@ -35,10 +35,10 @@ that sffn train made. Of the columns N (parameters), D (training tokens), M
 docs/scaling.md leads from five cheap runs to a prediction.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cli.Usagef("say what to do: sffn scaling fit, predict or plot")
+			return cli.Usagef("say what to do: sffn scaling fit, predict, plot or runs")
 		},
 	}
-	cmd.AddCommand(newScalingFit(), newScalingPredict(), newScalingPlot())
+	cmd.AddCommand(newScalingFit(), newScalingPredict(), newScalingPlot(), newScalingRuns())
 	return cmd
 }
 
@@ -56,11 +56,16 @@ type lawSource struct {
 	given func(flag string) bool
 }
 
+func (s *lawSource) dataFlags(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringArrayVar(&s.data, "data", nil, "CSV file, run, or folder of runs; may come several times")
+	fl.StringArrayVar(&s.where, "where", nil, `runs to take, such as "dataset=rpj,M=20 or dataset=rpj,N<1e8"; all of several hold`)
+}
+
 func (s *lawSource) flags(cmd *cobra.Command) {
+	s.dataFlags(cmd)
 	fl := cmd.Flags()
 	s.given = fl.Changed
-	fl.StringArrayVar(&s.data, "data", nil, "CSV file, run, or folder of runs; may come several times")
-	fl.StringArrayVar(&s.where, "where", nil, `runs to fit, such as "dataset=rpj,M=20 or dataset=rpj,N<1e8"; all of several hold`)
 	fl.StringVar(&s.law, "law", string(scaling.Joint), "joint, compute, power, irreducible or error")
 	fl.StringVar(&s.columns.Loss, "loss-column", "", "column of the loss (default: loss, loss_c4_val, or the only loss_*)")
 	fl.StringVar(&s.columns.Err, "error-column", "", "column of the error (default: err, or the only err_*)")
@@ -70,9 +75,8 @@ func (s *lawSource) flags(cmd *cobra.Command) {
 	fl.Float64Var(&s.floor, "floor", 0, "loss to subtract before a power law is fitted")
 }
 
-// open reads the data and settles the columns. withErr says that errors are
-// needed.
-func (s *lawSource) open(log io.Writer, withErr bool) error {
+// read reads the data.
+func (s *lawSource) read(log io.Writer) error {
 	if len(s.data) == 0 {
 		return cli.Usagef("--data is missing: CSV file, run, or folder of runs")
 	}
@@ -88,6 +92,15 @@ func (s *lawSource) open(log io.Writer, withErr bool) error {
 		tables = append(tables, t)
 	}
 	s.table = runs.Join(tables...)
+	return nil
+}
+
+// open reads the data and settles the columns. withErr says that errors are
+// needed.
+func (s *lawSource) open(log io.Writer, withErr bool) error {
+	if err := s.read(log); err != nil {
+		return err
+	}
 	var err error
 	if s.columns.Loss == "" {
 		if s.columns.Loss, err = s.table.Pick("loss", "loss_c4_val"); err != nil {
@@ -253,6 +266,21 @@ func (s *lawSource) fit(law scaling.Law, flag string, filters []string) ([]*fitt
 	return fs, nil
 }
 
+// fitFlagged checks the flags, reads the data and fits --law to --where.
+func (s *lawSource) fitFlagged(log io.Writer, r resampling) ([]*fitted, error) {
+	law, err := s.lawFlag()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	if err := s.open(log, law == scaling.Error); err != nil {
+		return nil, err
+	}
+	return s.fit(law, "where", s.where)
+}
+
 // prefix names a group where there are several.
 func prefix(group string) string {
 	if group == "" {
@@ -290,6 +318,11 @@ func readFits(name string) ([]*fitted, error) {
 	if len(text) > maxFitFile {
 		return nil, fmt.Errorf("%s: too long for a fit, want at most %d bytes", name, maxFitFile)
 	}
+	return parseFits(name, text)
+}
+
+// parseFits reads the text of such a file.
+func parseFits(name string, text []byte) ([]*fitted, error) {
 	var one struct {
 		fitted
 		Fits []*fitted `json:"fits"`

@@ -31,17 +31,7 @@ where asked for bootstrap and leave_one_out; for several kinds a list "fits".`,
   sffn scaling fit --data experiments --law irreducible --json`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			law, err := s.lawFlag()
-			if err != nil {
-				return err
-			}
-			if err := r.check(); err != nil {
-				return err
-			}
-			if err := s.open(cmd.ErrOrStderr(), law == scaling.Error); err != nil {
-				return err
-			}
-			fs, err := s.fit(law, "where", s.where)
+			fs, err := s.fitFlagged(cmd.ErrOrStderr(), r)
 			if err != nil {
 				return err
 			}

@@ -36,17 +36,7 @@ hollow. --out ends in .png or .svg.`,
 			if err != nil {
 				return cli.Usagef("--out: %w", err)
 			}
-			law, err := s.lawFlag()
-			if err != nil {
-				return err
-			}
-			if err := r.check(); err != nil {
-				return err
-			}
-			if err := s.open(cmd.ErrOrStderr(), law == scaling.Error); err != nil {
-				return err
-			}
-			fs, err := s.fit(law, "where", s.where)
+			fs, err := s.fitFlagged(cmd.ErrOrStderr(), r)
 			if err != nil {
 				return err
 			}
@@ -60,7 +50,7 @@ hollow. --out ends in .png or .svg.`,
 			}
 			if title == "" {
 				title = fs[0].Formula + ", " + fs[0].LossColumn
-				if law == scaling.Error {
+				if fs[0].Law == scaling.Error {
 					title += ", " + fs[0].ErrColumn
 				}
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,6 +15,9 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"sffn": Main})
 }
+
+// testbed is the table of the scaling laws' source.
+const testbed = "../../../model/scaling/testdata/testbed.csv"
 
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -27,7 +31,9 @@ func TestScripts(t *testing.T) {
 				}
 				env.Setenv(name, strings.TrimSpace(string(out)))
 			}
-			return nil
+			table, err := filepath.Abs(testbed)
+			env.Setenv("TESTBED", table)
+			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// corpus FILE writes a text long enough for both splits.
@@ -43,6 +49,14 @@ func TestScripts(t *testing.T) {
 				if equal := ts.ReadFile(args[0]) == ts.ReadFile(args[1]); equal == neg {
 					ts.Fatalf("%s and %s: same is %v", args[0], args[1], equal)
 				}
+			},
+			// replace OLD NEW FILE changes a text in place.
+			"replace": func(ts *testscript.TestScript, _ bool, args []string) {
+				text := ts.ReadFile(args[2])
+				if !strings.Contains(text, args[0]) {
+					ts.Fatalf("%s has no %q", args[2], args[0])
+				}
+				ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(strings.ReplaceAll(text, args[0], args[1])), 0o666))
 			},
 			// lines FILE N counts lines.
 			"lines": func(ts *testscript.TestScript, _ bool, args []string) {

@@ -190,7 +190,11 @@ func addCompute(p *plot.Plot, series []Series) error {
 		for j, r := range rs {
 			key := 0.0
 			if s.Fit.Law == scaling.Joint || s.Fit.Law == scaling.Compute {
-				key = math.Round(r.M()*100) / 100
+				key = r.M()
+				// Whole batches make M differ a little from run to run.
+				if k := slices.IndexFunc(keys, func(k float64) bool { return math.Abs(key/k-1) < 0.01 }); k >= 0 {
+					key = keys[k]
+				}
 			}
 			if byM[key] == nil {
 				keys, byM[key] = append(keys, key), &points{}
@@ -228,7 +232,7 @@ func addCompute(p *plot.Plot, series []Series) error {
 			}
 			thumbs = append(thumbs, glyphs...)
 			if len(series) == 1 && m != 0 {
-				p.Legend.Add(fmt.Sprintf("M = %s", strconv.FormatFloat(m, 'g', 4, 64)), thumbs...)
+				p.Legend.Add(fmt.Sprintf("M = %s", strconv.FormatFloat(m, 'g', 3, 64)), thumbs...)
 			} else if legend == nil && len(byM[m].fitted) > 0 {
 				legend = thumbs
 			}

@@ -1,6 +1,7 @@
 package runs
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -57,7 +58,9 @@ func readFolder(dir string) (*Table, []string, error) {
 // readRun reads one run. A note says why it does not count.
 func readRun(root, dir string) (row Row, note string, err error) {
 	latest, err := checkpoint.Find(dir)
-	if err != nil {
+	if errors.Is(err, checkpoint.ErrNone) {
+		return row, "left out: no checkpoint yet", nil
+	} else if err != nil {
 		return row, "", err
 	}
 	c, state, err := checkpoint.Describe(latest)
@@ -90,7 +93,11 @@ func readRun(root, dir string) (row Row, note string, err error) {
 	flops := 3 * float64(m.ForwardFLOPs(tr.Batch, tr.Seq)) / float64(tr.Batch*tr.Seq) * d
 	row.cells = []string{name, m.Name, Kind(m)}
 	for _, x := range []float64{n, float64(counts.FormulaWithoutEmbedding), d, d / n, 6 * n * d, flops, *end.ValLoss, float64(tr.Seed)} {
-		row.cells = append(row.cells, strconv.FormatFloat(x, 'g', -1, 64))
+		format := byte('g')
+		if x == math.Trunc(x) && x < 1<<53 {
+			format = 'f'
+		}
+		row.cells = append(row.cells, strconv.FormatFloat(x, format, -1, 64))
 	}
 	for range row.cells {
 		row.places = append(row.places, dir)

@@ -96,6 +96,21 @@ func Parse(name string, text []byte) (*Table, error) {
 	return t, nil
 }
 
+// Write writes the table as CSV.
+func (t *Table) Write(w io.Writer) error {
+	c := csv.NewWriter(w)
+	if err := c.Write(t.Columns); err != nil {
+		return err
+	}
+	for _, r := range t.Rows {
+		if err := c.Write(r.cells); err != nil {
+			return err
+		}
+	}
+	c.Flush()
+	return c.Error()
+}
+
 // Join puts tables together. A column that one of them lacks is empty there.
 func Join(tables ...*Table) *Table {
 	if len(tables) == 1 {

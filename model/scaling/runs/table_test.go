@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -190,6 +191,19 @@ func TestRoundTrip(t *testing.T) {
 				if c != strings.TrimSpace(rows[i+1][j]) {
 					t.Errorf("cell %d, %d is %q, want %q", i, j, c, rows[i+1][j])
 				}
+			}
+		}
+		var written bytes.Buffer
+		if err := table.Write(&written); err != nil {
+			t.Fatal(err)
+		}
+		again, err := Parse("x", written.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range again.Rows {
+			if !slices.Equal(r.cells, table.Rows[i].cells) {
+				t.Errorf("row %d is %q, was %q", i, r.cells, table.Rows[i].cells)
 			}
 		}
 	})
