@@ -39,6 +39,8 @@ func (n network) equal(t *testing.T, what string, o network) {
 		check("gradient of fc2", n.grads.FC2.Factors[i], o.grads.FC2.Factors[i])
 	}
 	check("gradient of fc1's bias", n.grads.FC1.Bias, o.grads.FC1.Bias)
+	check("gradient of fc1's guide", n.grads.FC1.Guide, o.grads.FC1.Guide)
+	check("gradient of fc2's guide", n.grads.FC2.Guide, o.grads.FC2.Guide)
 	check("gradient of fc2's bias", n.grads.FC2.Bias, o.grads.FC2.Bias)
 }
 
@@ -63,6 +65,9 @@ func pass(t *testing.T, f spec.FFN, isa kernel.ISA, threads, m int) network {
 		if l.Bias {
 			w.Bias, g.Bias = normal(r, l.Out, 1), make([]float32, l.Out)
 		}
+		if l.Guide {
+			w.Guide, g.Guide = normal(r, l.Out*l.In, 1/math.Sqrt(float64(l.In))), make([]float32, l.Out*l.In)
+		}
 		return w, g
 	}
 	var w rt.FFNWeights
@@ -78,6 +83,7 @@ func pass(t *testing.T, f spec.FFN, isa kernel.ISA, threads, m int) network {
 		t.Fatal(err)
 	}
 	defer ffn.Close()
+	ffn.SetGuides(rt.Guide{On: f.Guide, Ratio: 0.7}, rt.Guide{On: f.Guide, Ratio: 0.2})
 	ws, saved := ffn.NewWorkspace(), ffn.NewSaved(m)
 	defer ws.Close()
 	defer saved.Close()
@@ -96,6 +102,8 @@ var generated = []spec.FFN{
 	{Kind: spec.LowRank, Hidden: 768, FFN: 3072, Rank: 192, Act: spec.GELU, Bias: true},
 	{Kind: spec.BlockDense, Hidden: 768, FFN: 3072, Rank: 256, Blocks: 2, Act: spec.GELU, Bias: true},
 	{Kind: spec.BlockShuffle, Hidden: 768, FFN: 3072, Blocks: 4, Act: spec.GELU, Bias: true},
+	{Kind: spec.LowRank, Hidden: 128, FFN: 384, Rank: 32, Act: spec.SwiGLU, Bias: true, Guide: true},
+	{Kind: spec.BlockShuffle, Hidden: 768, FFN: 3072, Blocks: 2, Act: spec.GELU, Bias: true, Guide: true},
 }
 
 // unusual lists networks of odd widths, which run any-shape kernels.
@@ -105,6 +113,8 @@ var unusual = []spec.FFN{
 	{Kind: spec.BlockDense, Hidden: 60, FFN: 90, Rank: 30, Blocks: 3, Act: spec.GELU, Bias: true},
 	{Kind: spec.BlockShuffle, Hidden: 84, FFN: 120, Blocks: 6, Act: spec.SwiGLU, Bias: true},
 	{Kind: spec.BlockShuffle, Hidden: 192, FFN: 768, Blocks: 2, Act: spec.GELU},
+	{Kind: spec.BlockShuffle, Hidden: 84, FFN: 120, Blocks: 6, Act: spec.SwiGLU, Bias: true, Guide: true},
+	{Kind: spec.BlockDense, Hidden: 60, FFN: 900, Rank: 30, Blocks: 3, Act: spec.GELU, Guide: true},
 }
 
 // assembly lists the instruction sets whose sums must have the same bits.

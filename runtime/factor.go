@@ -110,6 +110,6 @@ func (f Factor) BackwardWeight(g, dy, x []float32, m int, ws *Workspace) {
 	if len(g) != p.Weights() {
 		panic(fmt.Sprintf("runtime: %s: gradient has %d entries, want %d", f.Name(), len(g), p.Weights()))
 	}
-	ws.units = f.layer.gradients[f.i].addUnits(ws.units[:0], g, dy, x, unitWeights(p.Weights(), ws.pool.Threads()))
+	ws.units = f.layer.gradients[f.i].addUnits(ws.units[:0], g, dy, x, unitWeights(p.Weights(), ws.pool.Threads()), weight{})
 	ws.execWeights(m, false)
 }

@@ -133,6 +133,8 @@ func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved
 	f.fc1.checkGradients(g.FC1)
 	f.fc2.checkGradients(g.FC2)
 	checkRows(f.fc1.plan.Spec.Name(), "x", x, m, f.spec.Hidden)
+	f.fc1.clearGuide(g.FC1, accumulate)
+	f.fc2.clearGuide(g.FC2, accumulate)
 	b := f.backwardBuffers(m, ws)
 	z1, z2 := f.fc1.intermediates(whole(saved.z1), m), f.fc2.intermediates(whole(saved.z2), m)
 	sums := ws.floats(slotBias, f.fc1.preWidth()+f.fc2.preWidth())

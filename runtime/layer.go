@@ -16,6 +16,8 @@ type Weights struct {
 	Factors [][]float32
 	// Bias has out entries, nil where the layer has none.
 	Bias []float32
+	// Guide is the dense guide [out, in], nil where the layer has none.
+	Guide []float32
 }
 
 // Options say how a layer runs.
@@ -54,6 +56,8 @@ type layer struct {
 	backward  [][]*product
 	gradients []*gradient
 	bias      *biasGradient
+	guide     *guide
+	mix       Guide
 	stale     bool
 	packs     Arena
 }
@@ -85,6 +89,12 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 		l.backward = append(l.backward, bwd)
 		l.gradients = append(l.gradients, g)
 	}
+	if p.Guide != nil {
+		var err error
+		if l.guide, err = l.newGuide(*p.Guide, t); err != nil {
+			return nil, err
+		}
+	}
 	if opt.Train && p.Spec.Bias {
 		l.bias = newBiasGradient(vec.For(opt.ISA), p.Bias)
 	}
@@ -114,12 +124,18 @@ func checkWeights(l spec.Linear, w Weights) error {
 			return fmt.Errorf("runtime: %s: weight %s has %d entries, want %v = %d", l.Name(), f.Param, len(w.Factors[i]), f.Shape, f.Weights())
 		}
 	}
-	want := 0
+	bias, guide := 0, 0
 	if l.Bias {
-		want = l.Out
+		bias = l.Out
 	}
-	if len(w.Bias) != want {
-		return fmt.Errorf("runtime: %s: bias has %d entries, want %d", l.Name(), len(w.Bias), want)
+	if l.Guide {
+		guide = l.Out * l.In
+	}
+	if len(w.Bias) != bias {
+		return fmt.Errorf("runtime: %s: bias has %d entries, want %d", l.Name(), len(w.Bias), bias)
+	}
+	if len(w.Guide) != guide {
+		return fmt.Errorf("runtime: %s: guide has %d entries, want %d", l.Name(), len(w.Guide), guide)
 	}
 	return nil
 }
@@ -133,18 +149,22 @@ func (l *layer) repack() {
 		f plan.Factor
 	}
 	var panels []panel
-	for i, f := range l.plan.Factors {
-		sets := [][]*product{l.forward[i]}
-		if l.opt.Train {
-			sets = append(sets, l.backward[i])
-		}
-		for _, qs := range sets {
-			for _, q := range qs {
-				for p := range q.panels {
-					panels = append(panels, panel{q, p, l.weights.Factors[i], f})
-				}
+	add := func(f plan.Factor, w []float32, qs []*product) {
+		for _, q := range qs {
+			for p := range q.panels {
+				panels = append(panels, panel{q, p, w, f})
 			}
 		}
+	}
+	for i, f := range l.plan.Factors {
+		add(f, l.weights.Factors[i], l.forward[i])
+		if l.opt.Train {
+			add(f, l.weights.Factors[i], l.backward[i])
+		}
+	}
+	if l.guide != nil {
+		add(*l.plan.Guide, l.weights.Guide, l.guide.forward)
+		add(*l.plan.Guide, l.weights.Guide, l.guide.backward)
 	}
 	l.opt.Pool.Run(len(panels), func(_, i int) {
 		p := panels[i]
@@ -165,10 +185,14 @@ func (l *layer) addForward(ws *Workspace, y, x, pre, residual matrix, z []matrix
 	if l.stale {
 		panic("runtime: " + l.plan.Spec.Name() + ": the weights changed since they were packed; call Repack after each optimizer step")
 	}
+	if l.mix.On {
+		l.addGuideForward(ws, y, x, pre, residual)
+		residual = matrix{}
+	}
 	src := x
 	for i, qs := range l.forward {
 		if i == len(l.forward)-1 {
-			ws.addProducts(qs, stage{src: src, dst: y, pre: pre, residual: residual})
+			ws.addProducts(qs, stage{src: src, dst: y, pre: pre, residual: residual, weight: l.chained(i, kernel.Accumulate)})
 			break
 		}
 		ws.addProducts(qs, stage{src: src, dst: z[i]})
@@ -179,16 +203,19 @@ func (l *layer) addForward(ws *Workspace, y, x, pre, residual matrix, z []matrix
 // addBackwardData adds the stages of dx = dy W. dz holds the gradients of the
 // intermediates. dx may be nil.
 func (l *layer) addBackwardData(ws *Workspace, dx, dy matrix, dz []matrix) {
+	if l.mix.On && dx.data != nil {
+		ws.addProducts(l.guide.backward, stage{src: dy, dst: dx, weight: l.guided(0)})
+	}
 	src := dy
 	for i := len(l.backward) - 1; i >= 0; i-- {
-		dst := dx
+		dst, flags := dx, kernel.Accumulate
 		if i > 0 {
-			dst = dz[i-1]
+			dst, flags = dz[i-1], 0
 		}
 		if dst.data == nil {
 			break
 		}
-		ws.addProducts(l.backward[i], stage{src: src, dst: dst})
+		ws.addProducts(l.backward[i], stage{src: src, dst: dst, weight: l.chained(i, flags)})
 		src = dst
 	}
 }
@@ -205,7 +232,10 @@ func (l *layer) addGradients(units []weightUnit, g Weights, dy, x []float32, z, 
 		if i < len(l.gradients)-1 {
 			out = dz[i].data
 		}
-		units = gr.addUnits(units, g.Factors[i], out, in, weights)
+		units = gr.addUnits(units, g.Factors[i], out, in, weights, l.chained(i, 0))
+	}
+	if l.mix.On {
+		units = l.guide.gradient.addUnits(units, g.Guide, dy, x, weights, l.guided(0))
 	}
 	if l.bias != nil {
 		units = l.bias.addUnits(units, g.Bias, dy, sums)

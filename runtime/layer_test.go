@@ -35,9 +35,15 @@ func poisoned(n int) []float32 {
 	return x
 }
 
+// reporter is what tests and their property checks have in common.
+type reporter interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
 // near compares with a bound on each entry: eps of float32 times a few, times
 // the magnitude that the sums reach.
-func near(t *testing.T, what string, got []float32, want []float64, tol float64) {
+func near(t reporter, what string, got []float32, want []float64, tol float64) {
 	t.Helper()
 	scale := 0.0
 	for _, v := range want {
@@ -63,6 +69,9 @@ func randomWeights(r *rand.Rand, l spec.Linear) Weights {
 	if l.Bias {
 		w.Bias = random(r, l.Out, 1)
 	}
+	if l.Guide {
+		w.Guide = random(r, l.Out*l.In, 1/math.Sqrt(float64(l.In)))
+	}
 	return w
 }
 
@@ -82,6 +91,9 @@ func emptyLike(w Weights) (g Weights) {
 	}
 	if w.Bias != nil {
 		g.Bias = poisoned(len(w.Bias))
+	}
+	if w.Guide != nil {
+		g.Guide = poisoned(len(w.Guide))
 	}
 	return g
 }

@@ -130,6 +130,7 @@ func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspa
 func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
 	l.layer.checkGradients(g)
 	checkRows(l.layer.plan.Spec.Name(), "x", x, m, l.layer.plan.Spec.In)
+	l.layer.clearGuide(g, accumulate)
 	z := l.layer.intermediates(whole(saved.z1), m)
 	ws.units = l.layer.addGradients(ws.units[:0], g, dy, x, z, l.dz(m, ws),
 		ws.floats(slotBias, l.layer.preWidth()), unitWeights(l.layer.plan.Spec.Weights(), ws.pool.Threads()))

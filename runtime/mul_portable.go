@@ -20,8 +20,8 @@ func init() {
 // of NTiles tiles, MR rows i and NR columns j,
 //
 //	s      = sum_k A[i,k] * B[k,j]           k in the order of the segments
-//	s      = s + C[i,j]                      with Accumulate
 //	s      = alpha * s                       with Scale
+//	s      = s + C[i,j]                      with Accumulate
 //	s      = s + bias[j] + residual[i,j]     where they are given
 //	aux    = s                               where it is given
 //	C[i,j] = act(s)
@@ -46,6 +46,11 @@ func mulPortable(a *kernel.Args) {
 					k++
 				}
 			}
+			if a.Flags&kernel.Scale != 0 {
+				for j := range s {
+					s[j] *= a.Alpha
+				}
+			}
 			if a.Epilogue == kernel.SwiGLU {
 				swiglu(a, i, t, s)
 				continue
@@ -55,7 +60,7 @@ func mulPortable(a *kernel.Args) {
 			if a.Flags&kernel.Accumulate != 0 {
 				add(s, c)
 			}
-			scaleAndBias(a, s, col)
+			add(s, floats(a.Bias, col, width))
 			add(s, floats(a.Residual, i*a.LDC+col, width))
 			copy(floats(a.Aux, i*a.LDAux+col, width), s)
 			if a.Epilogue == kernel.GELU {
@@ -78,7 +83,7 @@ func swiglu(a *kernel.Args, row, panel int, s []float32) {
 		add(g, auxG)
 		add(u, auxU)
 	}
-	scaleAndBias(a, s, 2*col)
+	add(s, floats(a.Bias, 2*col, len(s)))
 	copy(auxG, g)
 	copy(auxU, u)
 	if a.Flags&kernel.PreOnly == 0 {
@@ -88,15 +93,6 @@ func swiglu(a *kernel.Args, row, panel int, s []float32) {
 			c[j] = v * u[j]
 		}
 	}
-}
-
-func scaleAndBias(a *kernel.Args, s []float32, col int) {
-	if a.Flags&kernel.Scale != 0 {
-		for j := range s {
-			s[j] *= a.Alpha
-		}
-	}
-	add(s, floats(a.Bias, col, len(s)))
 }
 
 // floats is a view of n entries off bytes after p, empty where p is nil.

@@ -188,6 +188,7 @@ func (q *product) panelWidth(panel int) int {
 // DstWidth and PreWidth entries; pre and residual may be nil.
 type operands struct {
 	src, dst, pre, residual []float32
+	weight                  weight
 }
 
 // run computes m rows of the results of panels [p0, p1). after is what will be
@@ -250,7 +251,7 @@ func (q *product) direct(s *scratch, o operands, m, panel, n, w int) {
 			NTiles: n, PanelStep: 4 * plan.Panel * b.kc,
 			NR: widths[w], Epilogue: q.BlockEpilogue(i),
 		}
-		q.setFlags(a, i, panel)
+		q.setFlags(a, o.weight, i, panel)
 		next := s.after
 		if !last {
 			next = q.pack[(b.k0+b.kc)*q.columns+panel*plan.Panel*b.next:][:n*widths[w]*b.next]
@@ -275,7 +276,8 @@ func (q *product) direct(s *scratch, o operands, m, panel, n, w int) {
 	}
 }
 
-func (q *product) setFlags(a *kernel.Args, block, panel int) {
+func (q *product) setFlags(a *kernel.Args, w weight, block, panel int) {
+	a.Alpha, a.Flags = w.alpha, w.flags
 	if block > 0 {
 		a.Flags |= kernel.Accumulate
 	}
@@ -289,6 +291,11 @@ func (q *product) setFlags(a *kernel.Args, block, panel int) {
 // indirect runs panels [p0, p1) tile by tile through the scratch tile, which
 // stays in the L1 cache, and sends each result to its place.
 func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
+	add := o.weight.flags&kernel.Accumulate != 0
+	if add && q.Epilogue == kernel.Linear {
+		// The tile meets what is there on its way out.
+		o.residual, o.weight.flags, add = o.dst, o.weight.flags&^kernel.Accumulate, false
+	}
 	a := &s.args
 	widest := max(plan.Panel, q.panelWidth(p1-1))
 	for r := 0; r < m; {
@@ -298,6 +305,9 @@ func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 			out := q.results
 			if w != oneWide {
 				out = widths[w]
+			}
+			if add {
+				q.gather(s, o, r, mr, panel*q.results, out)
 			}
 			for i := range q.blocks {
 				b := &q.blocks[i]
@@ -313,7 +323,7 @@ func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 				if a.Epilogue != kernel.Linear {
 					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), 4*plan.LongPanel, 4*plan.HalfPanel
 				}
-				q.setFlags(a, i, panel)
+				q.setFlags(a, o.weight, i, panel)
 				s.call(b.scratch[w][mr])
 			}
 			q.scatter(s, o, r, mr, panel*q.results, out)
@@ -358,6 +368,25 @@ func (q *product) scatter(s *scratch, o operands, r, mr, c0, width int) {
 			if q.Epilogue == kernel.SwiGLU {
 				pre[q.DstWidth+at] = s.pre[i*plan.LongPanel+plan.HalfPanel+j]
 			}
+		}
+	}
+}
+
+// gather fills the scratch tile with what scatter's places hold, for the
+// kernels to add to: sums before the activation, which SwiGLU has in pre.
+func (q *product) gather(s *scratch, o operands, r, mr, c0, width int) {
+	store := q.store[c0:min(c0+width, len(q.store))]
+	for i := range mr {
+		if q.Epilogue == kernel.SwiGLU {
+			tile, pre := s.pre[i*plan.LongPanel:], o.pre[(r+i)*q.PreWidth:][:q.PreWidth]
+			for j, at := range store {
+				tile[j], tile[plan.HalfPanel+j] = pre[at], pre[q.DstWidth+at]
+			}
+			continue
+		}
+		tile, dst := s.tile[i*width:], o.dst[(r+i)*q.DstWidth:][:q.DstWidth]
+		for j, at := range store {
+			tile[j] = dst[at]
 		}
 	}
 }

@@ -9,6 +9,7 @@ type stage struct {
 	products []*product
 	// The operands of the products; pre and residual may be empty.
 	src, dst, pre, residual matrix
+	weight                  weight
 	// rows, where products is nil, is the elementwise pass over rows [r0, r1).
 	rows func(r0, r1 int)
 	// units is the number of pairs of panels of all products.
@@ -214,6 +215,7 @@ func (w *Workspace) operands(st *stage, worker, r0 int) operands {
 		dst:      w.from(st.dst, worker, r0, p.DstWidth),
 		pre:      w.from(st.pre, worker, r0, p.PreWidth),
 		residual: w.from(st.residual, worker, r0, p.DstWidth),
+		weight:   st.weight,
 	}
 }
 

@@ -64,11 +64,12 @@ type weightUnit struct {
 	s0, s1, p0, p1 int
 	dw, dy, x      []float32
 	bias           *biasGradient
+	weight         weight
 }
 
 // addUnits splits the gradient into units of about the given number of
 // weights. Each packs its part of x again: units are tall rather than many.
-func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int) []weightUnit {
+func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int, share weight) []weightUnit {
 	panels := ceilDiv(g.nIn, plan.Panel)
 	groups := ceilDiv(panels, groupPanels(g.target))
 	group := ceilDiv(panels, groups)
@@ -79,7 +80,7 @@ func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int
 		for p := 0; p < panels; p += group {
 			for s := 0; s < len(b.Strips); s += strips {
 				units = append(units, weightUnit{gradient: g, block: b, s0: s, s1: min(len(b.Strips), s+strips),
-					p0: p, p1: min(panels, p+group), dw: dw[i*g.nIn*g.nOut:][:g.nIn*g.nOut], dy: dy, x: x})
+					p0: p, p1: min(panels, p+group), dw: dw[i*g.nIn*g.nOut:][:g.nIn*g.nOut], dy: dy, x: x, weight: share})
 			}
 		}
 	}
@@ -208,6 +209,7 @@ func (u *weightUnit) strip(s *scratch, w int, st *plan.Strip, left, right, dst [
 		Segs: unsafe.Pointer(&s.seg), NSegs: 1,
 		B: unsafe.Pointer(&right[0]), PanelStep: 4 * plan.Panel * rows,
 		C: unsafe.Pointer(&dst[0]), LDC: ld, NTiles: n, MR: mr, NR: widths[w],
+		Alpha: u.weight.alpha, Flags: u.weight.flags,
 	}
 	if add {
 		s.args.Flags |= kernel.Accumulate

@@ -128,7 +128,11 @@ func (t Target) Widths() []int {
 func (t Target) Specialised(layers ...Layer) []Kernel {
 	byName := map[string]Kernel{}
 	for _, l := range layers {
-		for _, f := range l.Factors {
+		factors := l.Factors
+		if l.Guide != nil {
+			factors = append(slices.Clone(factors), *l.Guide)
+		}
+		for _, f := range factors {
 			for _, p := range append(f.Forward(), f.BackwardData()...) {
 				for _, k := range t.Kernels(p) {
 					byName[k.Name()] = k

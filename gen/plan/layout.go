@@ -42,6 +42,9 @@ type Factor struct {
 type Layer struct {
 	Spec    spec.Linear
 	Factors []Factor
+	// Guide is the dense factor beside the chain, nil where there is none. It
+	// leaves the activation to the chain, whose sums are added to its own.
+	Guide *Factor
 	// Bias maps each stored output (before the activation) to its entry of
 	// the bias.
 	Bias []int
@@ -117,36 +120,49 @@ func newLayer(l spec.Linear, in, out []int, act spec.Act) Layer {
 	chain := l.Chain()
 	src := in
 	for i, sf := range chain {
-		f := Factor{Factor: sf, InWidth: sf.Blocks * sf.In, OutWidth: sf.Blocks * sf.Out}
-		f.PreWidth = f.OutWidth
-		last := i == len(chain)-1
-		dst := identity(f.OutWidth)
-		if last {
-			dst, f.Act = out, act
-			if act == spec.SwiGLU {
-				f.OutWidth /= 2
-			}
+		if i == len(chain)-1 {
+			p.Factors = append(p.Factors, newFactor(sf, src, out, act))
+			break
 		}
-		for b := range sf.Blocks {
-			ins := make([]place, sf.In)
-			for d := range ins {
-				ins[d] = place{src[b*sf.In+d], d}
-			}
-			var outs, ups []place
-			for c := range sf.Out {
-				s := dst[shuffled(sf, b*sf.Out+c)]
-				if s < f.OutWidth {
-					outs = append(outs, place{s, c})
-				} else {
-					ups = append(ups, place{s, c})
-				}
-			}
-			f.Blocks = append(f.Blocks, Block{In: segments(ins), Out: segments(outs), Up: segments(ups)})
+		p.Factors = append(p.Factors, newFactor(sf, src, identity(sf.Blocks*sf.Out), ""))
+		src = identity(sf.Blocks * sf.Out)
+	}
+	if l.Guide {
+		if act != spec.SwiGLU { // only its kernels know where the halves go
+			act = ""
 		}
-		p.Factors = append(p.Factors, f)
-		src = dst
+		q := l.GuideParam()
+		g := newFactor(spec.Factor{Param: q.Name, Shape: q.Shape, Blocks: 1, In: l.In, Out: l.Out}, in, out, act)
+		p.Guide = &g
 	}
 	return p
+}
+
+// newFactor plans a factor whose input i is stored at src[i], and whose output
+// i, after its shuffle, at dst[i].
+func newFactor(sf spec.Factor, src, dst []int, act spec.Act) Factor {
+	f := Factor{Factor: sf, InWidth: sf.Blocks * sf.In, OutWidth: sf.Blocks * sf.Out, Act: act}
+	f.PreWidth = f.OutWidth
+	if act == spec.SwiGLU {
+		f.OutWidth /= 2
+	}
+	for b := range sf.Blocks {
+		ins := make([]place, sf.In)
+		for d := range ins {
+			ins[d] = place{src[b*sf.In+d], d}
+		}
+		var outs, ups []place
+		for c := range sf.Out {
+			s := dst[shuffled(sf, b*sf.Out+c)]
+			if s < f.OutWidth {
+				outs = append(outs, place{s, c})
+			} else {
+				ups = append(ups, place{s, c})
+			}
+		}
+		f.Blocks = append(f.Blocks, Block{In: segments(ins), Out: segments(outs), Up: segments(ups)})
+	}
+	return f
 }
 
 type place struct{ store, canon int }

@@ -47,7 +47,7 @@ func Mul(pkg string, kernels []plan.Kernel) (map[string][]byte, error) {
 //	for t in tiles:
 //	    acc = 0
 //	    for seg in segments: for k in seg: acc[i][j] += A[i,k] * B[k,j]
-//	    epilogue: accumulate, scale, bias, residual, aux, activation, store
+//	    epilogue: scale, accumulate, bias, residual, aux, activation, store
 type tile struct {
 	*asm
 	plan.Kernel
@@ -428,6 +428,15 @@ func (m *tile) flagged(f kernel.Flags, body func()) {
 
 func (m *tile) epilogue() {
 	swiglu := m.Epilogue == kernel.SwiGLU
+	m.flagged(kernel.Scale, func() {
+		alpha := m.vec()
+		m.VBROADCASTSS(m.field(argAlpha), alpha)
+		for _, row := range m.acc {
+			for _, v := range row {
+				m.VMULPS(alpha, v, v)
+			}
+		}
+	})
 	m.flagged(kernel.Accumulate, func() {
 		add := func(i int, p reg.GPVirtual, vs []reg.VecVirtual) {
 			for j, v := range vs {
@@ -440,15 +449,6 @@ func (m *tile) epilogue() {
 			return
 		}
 		m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) { add(i, p, m.acc[i]) })
-	})
-	m.flagged(kernel.Scale, func() {
-		alpha := m.vec()
-		m.VBROADCASTSS(m.field(argAlpha), alpha)
-		for _, row := range m.acc {
-			for _, v := range row {
-				m.VMULPS(alpha, v, v)
-			}
-		}
 	})
 	m.optional(argBias, m.addBias)
 	if !swiglu {

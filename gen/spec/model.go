@@ -36,6 +36,9 @@ type Model struct {
 	Kind            Kind
 	Rank, Blocks    int
 	FirstLayerDense bool
+	// Guided says that the structured layers have dense guides: in the guided
+	// phase of a training run.
+	Guided bool
 
 	Act  Act
 	Bias bool
@@ -77,10 +80,12 @@ func (m Model) LayerFFN(i int) FFN {
 	if i == 0 && m.FirstLayerDense {
 		f.Kind, f.Rank, f.Blocks = Dense, 0, 0
 	}
+	f.Guide = m.Guided && f.Kind != Dense
 	return f
 }
 
-// Params lists the parameters of the model in the reference's names and order.
+// Params lists the parameters of the model in the reference's names and order,
+// then the guides of a guided one.
 func (m Model) Params() []Param {
 	ps := []Param{{"model.wte.weight", []int{m.Vocab, m.Hidden}}}
 	if m.Position == Absolute {
@@ -109,6 +114,25 @@ func (m Model) Params() []Param {
 	norm("model.ln_f")
 	if !m.TieEmbeddings {
 		ps = append(ps, Param{"lm_head.weight", []int{m.Vocab, m.Hidden}})
+	}
+	return append(ps, m.Guides()...)
+}
+
+// Guides lists the guides of a guided model, fc1's before fc2's of each layer.
+func (m Model) Guides() []Param {
+	var ps []Param
+	for i := range m.Layers {
+		f := m.LayerFFN(i)
+		if !f.Guide {
+			continue
+		}
+		for _, l := range []struct {
+			name string
+			Linear
+		}{{"fc1", f.FC1()}, {"fc2", f.FC2()}} {
+			p := l.GuideParam()
+			ps = append(ps, Param{"model.layers." + strconv.Itoa(i) + ".mlp." + l.name + "." + p.Name, p.Shape})
+		}
 	}
 	return ps
 }

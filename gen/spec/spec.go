@@ -72,6 +72,9 @@ type Linear struct {
 	// Blocks is the block count of blockdense and blockshuffle, 0 otherwise.
 	Blocks int
 	Bias   bool
+	// Guide says that a dense guide [Out, In] runs beside the chain, in
+	// self-guided training (paper, section 5).
+	Guide bool
 }
 
 // Chain returns the factors of a valid layer, the one that reads x first.
@@ -125,7 +128,7 @@ func (p Param) Size() int {
 }
 
 // Params lists the parameters of the layer: the factors' weights in chain
-// order, then the bias where there is one.
+// order, then the bias where there is one. The guide is not among them.
 func (l Linear) Params() []Param {
 	var ps []Param
 	for _, f := range l.Chain() {
@@ -136,6 +139,9 @@ func (l Linear) Params() []Param {
 	}
 	return ps
 }
+
+// GuideParam is the dense guide, of a layer that has one.
+func (l Linear) GuideParam() Param { return Param{"guide_linear", []int{l.Out, l.In}} }
 
 // Weights is the number of weights, the bias not counted.
 func (l Linear) Weights() int {
@@ -153,6 +159,8 @@ type FFN struct {
 	Rank, Blocks int
 	Act          Act
 	Bias         bool
+	// Guide gives both linears a guide.
+	Guide bool
 }
 
 // FC1 is the first linear: Hidden -> FFN, or 2*FFN for SwiGLU.
@@ -161,10 +169,10 @@ func (f FFN) FC1() Linear {
 	if f.Act == SwiGLU {
 		out *= 2
 	}
-	return Linear{Kind: f.Kind, In: f.Hidden, Out: out, Rank: f.Rank, Blocks: f.Blocks, Bias: f.Bias}
+	return Linear{Kind: f.Kind, In: f.Hidden, Out: out, Rank: f.Rank, Blocks: f.Blocks, Bias: f.Bias, Guide: f.Guide}
 }
 
 // FC2 is the second linear: FFN -> Hidden.
 func (f FFN) FC2() Linear {
-	return Linear{Kind: f.Kind, In: f.FFN, Out: f.Hidden, Rank: f.Rank, Blocks: f.Blocks, Bias: f.Bias}
+	return Linear{Kind: f.Kind, In: f.FFN, Out: f.Hidden, Rank: f.Rank, Blocks: f.Blocks, Bias: f.Bias, Guide: f.Guide}
 }

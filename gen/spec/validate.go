@@ -118,6 +118,9 @@ func divisors(n int) string {
 // Validate reports every field that is wrong as a [FieldError].
 func (l Linear) Validate() error {
 	var c checker
+	if l.Guide && l.Kind == Dense {
+		c.fail("guide", "a dense layer has none")
+	}
 	if c.width("in", l.In) && c.width("out", l.Out) {
 		c.structure(l.Kind, l.Rank, l.Blocks, map[string]int{"in": l.In, "out": l.Out}, [2]int{l.In, l.Out})
 	}
@@ -132,6 +135,9 @@ func (f FFN) Validate() error {
 }
 
 func (c *checker) ffn(f FFN) {
+	if f.Guide && f.Kind == Dense {
+		c.fail("guide", "a dense network has none")
+	}
 	act := f.Act == GELU || f.Act == SwiGLU
 	if !act {
 		c.fail("act", "unknown activation %q; valid are gelu, swiglu", f.Act)
@@ -221,7 +227,7 @@ func (m Model) Warnings() []string { return m.structuredFFN().Warnings() }
 
 // Name is the canonical name of the layer: lowrank_768x3072_r384_bias.
 func (l Linear) Name() string {
-	return name(fmt.Sprintf("%s_%dx%d", l.Kind, l.In, l.Out), l.Rank, l.Blocks, l.Bias)
+	return name(fmt.Sprintf("%s_%dx%d", l.Kind, l.In, l.Out), l.Rank, l.Blocks, l.Bias) + guided(l.Guide)
 }
 
 // Name is the canonical name of the network: ffn_lowrank_768x3072_r384_gelu_bias.
@@ -230,7 +236,14 @@ func (f FFN) Name() string {
 	if f.Bias {
 		n += "_bias"
 	}
-	return n
+	return n + guided(f.Guide)
+}
+
+func guided(g bool) string {
+	if g {
+		return "_guided"
+	}
+	return ""
 }
 
 func name(s string, rank, blocks int, bias bool) string {

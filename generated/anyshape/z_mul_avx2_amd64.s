@@ -79,23 +79,23 @@ one6:
 	JNZ          one6
 
 end4:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg2
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg2
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip7
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip7:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip7
+	JZ     skip8
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-
-skip7:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip8
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
 
 skip8:
 	MOVQ    24(AX), DX
@@ -216,23 +216,23 @@ one17:
 	JNZ          one17
 
 end15:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg13
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg13
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip18
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip18:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip18
+	JZ     skip19
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-
-skip18:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip19
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
 
 skip19:
 	MOVQ    24(AX), DX
@@ -401,23 +401,23 @@ one28:
 	JNZ          one28
 
 end26:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg24
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg24
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip29
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip29:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip29
+	JZ     skip30
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-
-skip29:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip30
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
 
 skip30:
 	MOVQ    24(AX), DX
@@ -550,23 +550,23 @@ one39:
 	JNZ          one39
 
 end37:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg35
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg35
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip40
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip40:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip40
+	JZ     skip41
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-
-skip40:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip41
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
 
 skip41:
 	MOVQ    24(AX), DX
@@ -756,11 +756,18 @@ one51:
 	JNZ          one51
 
 end49:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg47
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg47
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip52
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip52:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip52
+	JZ     skip53
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -770,13 +777,6 @@ end49:
 	ADDQ   BX, DX
 	ADDQ   96(AX), DX
 	VADDPS (DX), Y1, Y1
-
-skip52:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip53
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
 
 skip53:
 	MOVQ    24(AX), DX
@@ -920,23 +920,23 @@ one62:
 	JNZ          one62
 
 end60:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg58
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg58
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip63
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip63:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip63
+	JZ     skip64
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-
-skip63:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip64
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
 
 skip64:
 	MOVQ    24(AX), DX
@@ -1057,23 +1057,23 @@ one73:
 	JNZ          one73
 
 end71:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg69
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg69
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip74
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip74:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip74
+	JZ     skip75
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-
-skip74:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip75
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
 
 skip75:
 	MOVQ    24(AX), DX
@@ -1258,11 +1258,20 @@ one84:
 	JNZ          one84
 
 end82:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg80
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg80
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip85
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip85:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip85
+	JZ     skip86
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1272,15 +1281,6 @@ end82:
 	ADDQ   BX, DX
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
-
-skip85:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip86
-	VBROADCASTSS 128(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
 
 skip86:
 	MOVQ    24(AX), DX
@@ -1434,11 +1434,20 @@ one95:
 	JNZ          one95
 
 end93:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg91
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg91
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip96
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip96:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip96
+	JZ     skip97
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1448,15 +1457,6 @@ end93:
 	ADDQ   BX, DX
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
-
-skip96:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip97
-	VBROADCASTSS 128(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
 
 skip97:
 	MOVQ    24(AX), DX
@@ -1701,11 +1701,20 @@ one106:
 	JNZ          one106
 
 end104:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg102
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg102
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip107
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip107:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip107
+	JZ     skip108
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1715,15 +1724,6 @@ end104:
 	ADDQ   BX, DX
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
-
-skip107:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip108
-	VBROADCASTSS 128(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
 
 skip108:
 	MOVQ    24(AX), DX
@@ -1889,11 +1889,20 @@ one117:
 	JNZ          one117
 
 end115:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg113
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg113
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip118
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip118:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip118
+	JZ     skip119
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1903,15 +1912,6 @@ end115:
 	ADDQ   BX, DX
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
-
-skip118:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip119
-	VBROADCASTSS 128(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
 
 skip119:
 	MOVQ    24(AX), DX
@@ -2183,11 +2183,20 @@ one129:
 	JNZ          one129
 
 end127:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg125
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg125
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip130
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip130:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip130
+	JZ     skip131
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -2203,15 +2212,6 @@ end127:
 	VADDPS (DX), Y1, Y1
 	ADDQ   BX, DX
 	VADDPS (DX), Y3, Y3
-
-skip130:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip131
-	VBROADCASTSS 128(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
 
 skip131:
 	MOVQ    24(AX), DX
@@ -2405,11 +2405,20 @@ one140:
 	JNZ          one140
 
 end138:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg136
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg136
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip141
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip141:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip141
+	JZ     skip142
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2419,15 +2428,6 @@ end138:
 	ADDQ   BX, DX
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
-
-skip141:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip142
-	VBROADCASTSS 128(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
 
 skip142:
 	MOVQ    24(AX), DX
@@ -2581,11 +2581,20 @@ one151:
 	JNZ          one151
 
 end149:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg147
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg147
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip152
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip152:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip152
+	JZ     skip153
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2595,15 +2604,6 @@ end149:
 	ADDQ   BX, DX
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
-
-skip152:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip153
-	VBROADCASTSS 128(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
 
 skip153:
 	MOVQ    24(AX), DX
@@ -2872,12 +2872,23 @@ one163:
 	JNZ          one163
 
 end161:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg159
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg159
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip164
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip164:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip164
+	JZ     skip165
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2890,17 +2901,6 @@ end161:
 	ADDQ   BX, DX
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
-
-skip164:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip165
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
 
 skip165:
 	MOVQ    24(AX), DX
@@ -3092,12 +3092,23 @@ one175:
 	JNZ          one175
 
 end173:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg171
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg171
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip176
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip176:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip176
+	JZ     skip177
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3110,17 +3121,6 @@ end173:
 	ADDQ   BX, DX
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
-
-skip176:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip177
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
 
 skip177:
 	MOVQ    24(AX), DX
@@ -3446,12 +3446,23 @@ one187:
 	JNZ          one187
 
 end185:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg183
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg183
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip188
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip188:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip188
+	JZ     skip189
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3464,17 +3475,6 @@ end185:
 	ADDQ   BX, DX
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
-
-skip188:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip189
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
 
 skip189:
 	MOVQ    24(AX), DX
@@ -3678,12 +3678,23 @@ one199:
 	JNZ          one199
 
 end197:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg195
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg195
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip200
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip200:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip200
+	JZ     skip201
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3696,17 +3707,6 @@ end197:
 	ADDQ   BX, DX
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
-
-skip200:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip201
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
 
 skip201:
 	MOVQ    24(AX), DX
@@ -4063,12 +4063,23 @@ one212:
 	JNZ          one212
 
 end210:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg208
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg208
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip213
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip213:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip213
+	JZ     skip214
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -4088,17 +4099,6 @@ end210:
 	VADDPS (DX), Y3, Y3
 	ADDQ   BX, DX
 	VADDPS (DX), Y5, Y5
-
-skip213:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip214
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
 
 skip214:
 	MOVQ    24(AX), DX
@@ -4347,12 +4347,23 @@ one224:
 	JNZ          one224
 
 end222:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg220
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg220
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip225
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip225:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip225
+	JZ     skip226
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4365,17 +4376,6 @@ end222:
 	ADDQ   BX, DX
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
-
-skip225:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip226
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
 
 skip226:
 	MOVQ    24(AX), DX
@@ -4567,12 +4567,23 @@ one236:
 	JNZ          one236
 
 end234:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg232
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg232
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip237
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip237:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip237
+	JZ     skip238
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4585,17 +4596,6 @@ end234:
 	ADDQ   BX, DX
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
-
-skip237:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip238
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
 
 skip238:
 	MOVQ    24(AX), DX
@@ -4936,12 +4936,25 @@ one248:
 	JNZ          one248
 
 end246:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg244
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg244
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip249
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip249:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip249
+	JZ     skip250
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4957,19 +4970,6 @@ end246:
 	ADDQ   BX, DX
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
-
-skip249:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip250
-	VBROADCASTSS 128(AX), Y8
-	VMULPS       Y8, Y0, Y0
-	VMULPS       Y8, Y1, Y1
-	VMULPS       Y8, Y2, Y2
-	VMULPS       Y8, Y3, Y3
-	VMULPS       Y8, Y4, Y4
-	VMULPS       Y8, Y5, Y5
-	VMULPS       Y8, Y6, Y6
-	VMULPS       Y8, Y7, Y7
 
 skip250:
 	MOVQ    24(AX), DX
@@ -5190,12 +5190,25 @@ one260:
 	JNZ          one260
 
 end258:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg256
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg256
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip261
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip261:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip261
+	JZ     skip262
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5211,19 +5224,6 @@ end258:
 	ADDQ   BX, DX
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
-
-skip261:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip262
-	VBROADCASTSS 128(AX), Y8
-	VMULPS       Y8, Y0, Y0
-	VMULPS       Y8, Y1, Y1
-	VMULPS       Y8, Y2, Y2
-	VMULPS       Y8, Y3, Y3
-	VMULPS       Y8, Y4, Y4
-	VMULPS       Y8, Y5, Y5
-	VMULPS       Y8, Y6, Y6
-	VMULPS       Y8, Y7, Y7
 
 skip262:
 	MOVQ    24(AX), DX
@@ -5621,12 +5621,25 @@ one272:
 	JNZ          one272
 
 end270:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg268
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg268
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip273
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip273:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip273
+	JZ     skip274
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5642,19 +5655,6 @@ end270:
 	ADDQ   BX, DX
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
-
-skip273:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip274
-	VBROADCASTSS 128(AX), Y8
-	VMULPS       Y8, Y0, Y0
-	VMULPS       Y8, Y1, Y1
-	VMULPS       Y8, Y2, Y2
-	VMULPS       Y8, Y3, Y3
-	VMULPS       Y8, Y4, Y4
-	VMULPS       Y8, Y5, Y5
-	VMULPS       Y8, Y6, Y6
-	VMULPS       Y8, Y7, Y7
 
 skip274:
 	MOVQ    24(AX), DX
@@ -5887,12 +5887,25 @@ one284:
 	JNZ          one284
 
 end282:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg280
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg280
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip285
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip285:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip285
+	JZ     skip286
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5908,19 +5921,6 @@ end282:
 	ADDQ   BX, DX
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
-
-skip285:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip286
-	VBROADCASTSS 128(AX), Y8
-	VMULPS       Y8, Y0, Y0
-	VMULPS       Y8, Y1, Y1
-	VMULPS       Y8, Y2, Y2
-	VMULPS       Y8, Y3, Y3
-	VMULPS       Y8, Y4, Y4
-	VMULPS       Y8, Y5, Y5
-	VMULPS       Y8, Y6, Y6
-	VMULPS       Y8, Y7, Y7
 
 skip286:
 	MOVQ    24(AX), DX
@@ -6353,12 +6353,25 @@ one297:
 	JNZ          one297
 
 end295:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg293
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg293
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip298
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip298:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip298
+	JZ     skip299
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -6382,19 +6395,6 @@ end295:
 	VADDPS (DX), Y5, Y5
 	ADDQ   BX, DX
 	VADDPS (DX), Y7, Y7
-
-skip298:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip299
-	VBROADCASTSS 128(AX), Y8
-	VMULPS       Y8, Y0, Y0
-	VMULPS       Y8, Y1, Y1
-	VMULPS       Y8, Y2, Y2
-	VMULPS       Y8, Y3, Y3
-	VMULPS       Y8, Y4, Y4
-	VMULPS       Y8, Y5, Y5
-	VMULPS       Y8, Y6, Y6
-	VMULPS       Y8, Y7, Y7
 
 skip299:
 	MOVQ    24(AX), DX
@@ -6689,12 +6689,25 @@ one309:
 	JNZ          one309
 
 end307:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg305
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg305
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip310
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip310:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip310
+	JZ     skip311
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6710,19 +6723,6 @@ end307:
 	ADDQ   BX, DX
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
-
-skip310:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip311
-	VBROADCASTSS 128(AX), Y8
-	VMULPS       Y8, Y0, Y0
-	VMULPS       Y8, Y1, Y1
-	VMULPS       Y8, Y2, Y2
-	VMULPS       Y8, Y3, Y3
-	VMULPS       Y8, Y4, Y4
-	VMULPS       Y8, Y5, Y5
-	VMULPS       Y8, Y6, Y6
-	VMULPS       Y8, Y7, Y7
 
 skip311:
 	MOVQ    24(AX), DX
@@ -6943,12 +6943,25 @@ one321:
 	JNZ          one321
 
 end319:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg317
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg317
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip322
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip322:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip322
+	JZ     skip323
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6964,19 +6977,6 @@ end319:
 	ADDQ   BX, DX
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
-
-skip322:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip323
-	VBROADCASTSS 128(AX), Y8
-	VMULPS       Y8, Y0, Y0
-	VMULPS       Y8, Y1, Y1
-	VMULPS       Y8, Y2, Y2
-	VMULPS       Y8, Y3, Y3
-	VMULPS       Y8, Y4, Y4
-	VMULPS       Y8, Y5, Y5
-	VMULPS       Y8, Y6, Y6
-	VMULPS       Y8, Y7, Y7
 
 skip323:
 	MOVQ    24(AX), DX
@@ -7389,12 +7389,27 @@ one333:
 	JNZ          one333
 
 end331:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg329
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg329
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip334
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip334:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip334
+	JZ     skip335
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7413,21 +7428,6 @@ end331:
 	ADDQ   BX, DX
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
-
-skip334:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip335
-	VBROADCASTSS 128(AX), Y10
-	VMULPS       Y10, Y0, Y0
-	VMULPS       Y10, Y1, Y1
-	VMULPS       Y10, Y2, Y2
-	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y4, Y4
-	VMULPS       Y10, Y5, Y5
-	VMULPS       Y10, Y6, Y6
-	VMULPS       Y10, Y7, Y7
-	VMULPS       Y10, Y8, Y8
-	VMULPS       Y10, Y9, Y9
 
 skip335:
 	MOVQ    24(AX), DX
@@ -7677,12 +7677,27 @@ one345:
 	JNZ          one345
 
 end343:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg341
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg341
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip346
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip346:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip346
+	JZ     skip347
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7701,21 +7716,6 @@ end343:
 	ADDQ   BX, DX
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
-
-skip346:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip347
-	VBROADCASTSS 128(AX), Y10
-	VMULPS       Y10, Y0, Y0
-	VMULPS       Y10, Y1, Y1
-	VMULPS       Y10, Y2, Y2
-	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y4, Y4
-	VMULPS       Y10, Y5, Y5
-	VMULPS       Y10, Y6, Y6
-	VMULPS       Y10, Y7, Y7
-	VMULPS       Y10, Y8, Y8
-	VMULPS       Y10, Y9, Y9
 
 skip347:
 	MOVQ    24(AX), DX
@@ -8185,12 +8185,27 @@ one357:
 	JNZ          one357
 
 end355:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg353
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg353
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip358
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip358:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip358
+	JZ     skip359
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8209,21 +8224,6 @@ end355:
 	ADDQ   BX, DX
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
-
-skip358:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip359
-	VBROADCASTSS 128(AX), Y10
-	VMULPS       Y10, Y0, Y0
-	VMULPS       Y10, Y1, Y1
-	VMULPS       Y10, Y2, Y2
-	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y4, Y4
-	VMULPS       Y10, Y5, Y5
-	VMULPS       Y10, Y6, Y6
-	VMULPS       Y10, Y7, Y7
-	VMULPS       Y10, Y8, Y8
-	VMULPS       Y10, Y9, Y9
 
 skip359:
 	MOVQ    24(AX), DX
@@ -8485,12 +8485,27 @@ one369:
 	JNZ          one369
 
 end367:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg365
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg365
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip370
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip370:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip370
+	JZ     skip371
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8509,21 +8524,6 @@ end367:
 	ADDQ   BX, DX
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
-
-skip370:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip371
-	VBROADCASTSS 128(AX), Y10
-	VMULPS       Y10, Y0, Y0
-	VMULPS       Y10, Y1, Y1
-	VMULPS       Y10, Y2, Y2
-	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y4, Y4
-	VMULPS       Y10, Y5, Y5
-	VMULPS       Y10, Y6, Y6
-	VMULPS       Y10, Y7, Y7
-	VMULPS       Y10, Y8, Y8
-	VMULPS       Y10, Y9, Y9
 
 skip371:
 	MOVQ    24(AX), DX
@@ -9032,12 +9032,27 @@ one382:
 	JNZ          one382
 
 end380:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg378
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg378
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip383
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip383:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip383
+	JZ     skip384
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -9065,21 +9080,6 @@ end380:
 	VADDPS (DX), Y7, Y7
 	ADDQ   BX, DX
 	VADDPS (DX), Y9, Y9
-
-skip383:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip384
-	VBROADCASTSS 128(AX), Y10
-	VMULPS       Y10, Y0, Y0
-	VMULPS       Y10, Y1, Y1
-	VMULPS       Y10, Y2, Y2
-	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y4, Y4
-	VMULPS       Y10, Y5, Y5
-	VMULPS       Y10, Y6, Y6
-	VMULPS       Y10, Y7, Y7
-	VMULPS       Y10, Y8, Y8
-	VMULPS       Y10, Y9, Y9
 
 skip384:
 	MOVQ    24(AX), DX
@@ -9420,12 +9420,27 @@ one394:
 	JNZ          one394
 
 end392:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg390
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg390
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip395
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip395:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip395
+	JZ     skip396
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9444,21 +9459,6 @@ end392:
 	ADDQ   BX, DX
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
-
-skip395:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip396
-	VBROADCASTSS 128(AX), Y10
-	VMULPS       Y10, Y0, Y0
-	VMULPS       Y10, Y1, Y1
-	VMULPS       Y10, Y2, Y2
-	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y4, Y4
-	VMULPS       Y10, Y5, Y5
-	VMULPS       Y10, Y6, Y6
-	VMULPS       Y10, Y7, Y7
-	VMULPS       Y10, Y8, Y8
-	VMULPS       Y10, Y9, Y9
 
 skip396:
 	MOVQ    24(AX), DX
@@ -9708,12 +9708,27 @@ one406:
 	JNZ          one406
 
 end404:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg402
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg402
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip407
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip407:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip407
+	JZ     skip408
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9732,21 +9747,6 @@ end404:
 	ADDQ   BX, DX
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
-
-skip407:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip408
-	VBROADCASTSS 128(AX), Y10
-	VMULPS       Y10, Y0, Y0
-	VMULPS       Y10, Y1, Y1
-	VMULPS       Y10, Y2, Y2
-	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y4, Y4
-	VMULPS       Y10, Y5, Y5
-	VMULPS       Y10, Y6, Y6
-	VMULPS       Y10, Y7, Y7
-	VMULPS       Y10, Y8, Y8
-	VMULPS       Y10, Y9, Y9
 
 skip408:
 	MOVQ    24(AX), DX
@@ -10238,12 +10238,29 @@ one418:
 	JNZ          one418
 
 end416:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg414
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg414
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip419
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip419:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip419
+	JZ     skip420
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10265,23 +10282,6 @@ end416:
 	ADDQ   BX, DX
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
-
-skip419:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip420
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip420:
 	MOVQ    24(AX), DX
@@ -10567,12 +10567,29 @@ one430:
 	JNZ          one430
 
 end428:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg426
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg426
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip431
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip431:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip431
+	JZ     skip432
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10594,23 +10611,6 @@ end428:
 	ADDQ   BX, DX
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
-
-skip431:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip432
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip432:
 	MOVQ    24(AX), DX
@@ -11159,12 +11159,29 @@ one442:
 	JNZ          one442
 
 end440:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg438
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg438
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip443
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip443:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip443
+	JZ     skip444
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11186,23 +11203,6 @@ end440:
 	ADDQ   BX, DX
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
-
-skip443:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip444
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip444:
 	MOVQ    24(AX), DX
@@ -11500,12 +11500,29 @@ one454:
 	JNZ          one454
 
 end452:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg450
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg450
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip455
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip455:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip455
+	JZ     skip456
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11527,23 +11544,6 @@ end452:
 	ADDQ   BX, DX
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
-
-skip455:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip456
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip456:
 	MOVQ    24(AX), DX
@@ -12135,12 +12135,29 @@ one467:
 	JNZ          one467
 
 end465:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg463
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg463
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip468
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip468:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip468
+	JZ     skip469
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -12172,23 +12189,6 @@ end465:
 	VADDPS (DX), Y9, Y9
 	ADDQ   BX, DX
 	VADDPS (DX), Y11, Y11
-
-skip468:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip469
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip469:
 	MOVQ    24(AX), DX
@@ -12582,12 +12582,29 @@ one479:
 	JNZ          one479
 
 end477:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg475
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg475
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip480
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip480:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip480
+	JZ     skip481
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12609,23 +12626,6 @@ end477:
 	ADDQ   BX, DX
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
-
-skip480:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip481
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip481:
 	MOVQ    24(AX), DX
@@ -12911,12 +12911,29 @@ one491:
 	JNZ          one491
 
 end489:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg487
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg487
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip492
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip492:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip492
+	JZ     skip493
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12938,23 +12955,6 @@ end489:
 	ADDQ   BX, DX
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
-
-skip492:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip493
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip493:
 	MOVQ    24(AX), DX
@@ -13377,20 +13377,20 @@ one501:
 	JNZ          one501
 
 end499:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip502
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip502:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip502
+	JZ     skip503
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-
-skip502:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip503
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
 
 skip503:
 	MOVQ    24(AX), DX
@@ -13497,20 +13497,20 @@ one510:
 	JNZ          one510
 
 end508:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip511
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip511:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip511
+	JZ     skip512
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-
-skip511:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip512
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
 
 skip512:
 	MOVQ    24(AX), DX
@@ -13639,8 +13639,17 @@ one519:
 	JNZ          one519
 
 end517:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip520
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip520:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip520
+	JZ     skip521
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13650,15 +13659,6 @@ end517:
 	ADDQ   BX, DX
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
-
-skip520:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip521
-	VBROADCASTSS 128(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
 
 skip521:
 	MOVQ    24(AX), DX
@@ -13795,8 +13795,17 @@ one528:
 	JNZ          one528
 
 end526:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip529
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip529:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip529
+	JZ     skip530
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13806,15 +13815,6 @@ end526:
 	ADDQ   BX, DX
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
-
-skip529:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip530
-	VBROADCASTSS 128(AX), Y4
-	VMULPS       Y4, Y0, Y0
-	VMULPS       Y4, Y1, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y4, Y3, Y3
 
 skip530:
 	MOVQ    24(AX), DX
@@ -13972,8 +13972,19 @@ one537:
 	JNZ          one537
 
 end535:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip538
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip538:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip538
+	JZ     skip539
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13986,17 +13997,6 @@ end535:
 	ADDQ   BX, DX
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
-
-skip538:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip539
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
 
 skip539:
 	MOVQ    24(AX), DX
@@ -14160,8 +14160,19 @@ one546:
 	JNZ          one546
 
 end544:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip547
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip547:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip547
+	JZ     skip548
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14174,17 +14185,6 @@ end544:
 	ADDQ   BX, DX
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
-
-skip547:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip548
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
 
 skip548:
 	MOVQ    24(AX), DX
@@ -14369,8 +14369,21 @@ one555:
 	JNZ          one555
 
 end553:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip556
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip556:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip556
+	JZ     skip557
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14386,19 +14399,6 @@ end553:
 	ADDQ   BX, DX
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
-
-skip556:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip557
-	VBROADCASTSS 128(AX), Y8
-	VMULPS       Y8, Y0, Y0
-	VMULPS       Y8, Y1, Y1
-	VMULPS       Y8, Y2, Y2
-	VMULPS       Y8, Y3, Y3
-	VMULPS       Y8, Y4, Y4
-	VMULPS       Y8, Y5, Y5
-	VMULPS       Y8, Y6, Y6
-	VMULPS       Y8, Y7, Y7
 
 skip557:
 	MOVQ    24(AX), DX
@@ -14589,8 +14589,21 @@ one564:
 	JNZ          one564
 
 end562:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip565
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip565:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip565
+	JZ     skip566
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14606,19 +14619,6 @@ end562:
 	ADDQ   BX, DX
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
-
-skip565:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip566
-	VBROADCASTSS 128(AX), Y8
-	VMULPS       Y8, Y0, Y0
-	VMULPS       Y8, Y1, Y1
-	VMULPS       Y8, Y2, Y2
-	VMULPS       Y8, Y3, Y3
-	VMULPS       Y8, Y4, Y4
-	VMULPS       Y8, Y5, Y5
-	VMULPS       Y8, Y6, Y6
-	VMULPS       Y8, Y7, Y7
 
 skip566:
 	MOVQ    24(AX), DX
@@ -14830,8 +14830,23 @@ one573:
 	JNZ          one573
 
 end571:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip574
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip574:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip574
+	JZ     skip575
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14850,21 +14865,6 @@ end571:
 	ADDQ   BX, DX
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
-
-skip574:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip575
-	VBROADCASTSS 128(AX), Y10
-	VMULPS       Y10, Y0, Y0
-	VMULPS       Y10, Y1, Y1
-	VMULPS       Y10, Y2, Y2
-	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y4, Y4
-	VMULPS       Y10, Y5, Y5
-	VMULPS       Y10, Y6, Y6
-	VMULPS       Y10, Y7, Y7
-	VMULPS       Y10, Y8, Y8
-	VMULPS       Y10, Y9, Y9
 
 skip575:
 	MOVQ    24(AX), DX
@@ -15082,8 +15082,23 @@ one582:
 	JNZ          one582
 
 end580:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip583
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip583:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip583
+	JZ     skip584
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15102,21 +15117,6 @@ end580:
 	ADDQ   BX, DX
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
-
-skip583:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip584
-	VBROADCASTSS 128(AX), Y10
-	VMULPS       Y10, Y0, Y0
-	VMULPS       Y10, Y1, Y1
-	VMULPS       Y10, Y2, Y2
-	VMULPS       Y10, Y3, Y3
-	VMULPS       Y10, Y4, Y4
-	VMULPS       Y10, Y5, Y5
-	VMULPS       Y10, Y6, Y6
-	VMULPS       Y10, Y7, Y7
-	VMULPS       Y10, Y8, Y8
-	VMULPS       Y10, Y9, Y9
 
 skip584:
 	MOVQ    24(AX), DX
@@ -15355,8 +15355,25 @@ one591:
 	JNZ          one591
 
 end589:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip592
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip592:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip592
+	JZ     skip593
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15378,23 +15395,6 @@ end589:
 	ADDQ   BX, DX
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
-
-skip592:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip593
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip593:
 	MOVQ    24(AX), DX
@@ -15639,8 +15639,25 @@ one600:
 	JNZ          one600
 
 end598:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip601
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip601:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip601
+	JZ     skip602
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15662,23 +15679,6 @@ end598:
 	ADDQ   BX, DX
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
-
-skip601:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip602
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip602:
 	MOVQ    24(AX), DX

@@ -202,12 +202,27 @@ one7:
 	JNZ          one7
 
 end5:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg3
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg3
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip8
+	VBROADCASTSS 128(AX), Z10
+	VMULPS       Z10, Z0, Z0
+	VMULPS       Z10, Z1, Z1
+	VMULPS       Z10, Z2, Z2
+	VMULPS       Z10, Z3, Z3
+	VMULPS       Z10, Z4, Z4
+	VMULPS       Z10, Z5, Z5
+	VMULPS       Z10, Z6, Z6
+	VMULPS       Z10, Z7, Z7
+	VMULPS       Z10, Z8, Z8
+	VMULPS       Z10, Z9, Z9
+
+skip8:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip8
+	JZ     skip9
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -231,21 +246,6 @@ end5:
 	VADDPS (DX), Z8, Z8
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
-
-skip8:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip9
-	VBROADCASTSS 128(AX), Z10
-	VMULPS       Z10, Z0, Z0
-	VMULPS       Z10, Z1, Z1
-	VMULPS       Z10, Z2, Z2
-	VMULPS       Z10, Z3, Z3
-	VMULPS       Z10, Z4, Z4
-	VMULPS       Z10, Z5, Z5
-	VMULPS       Z10, Z6, Z6
-	VMULPS       Z10, Z7, Z7
-	VMULPS       Z10, Z8, Z8
-	VMULPS       Z10, Z9, Z9
 
 skip9:
 	MOVQ    24(AX), DX
@@ -551,12 +551,27 @@ one19:
 	JNZ          one19
 
 end17:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg15
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg15
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip20
+	VBROADCASTSS 128(AX), Z10
+	VMULPS       Z10, Z0, Z0
+	VMULPS       Z10, Z1, Z1
+	VMULPS       Z10, Z2, Z2
+	VMULPS       Z10, Z3, Z3
+	VMULPS       Z10, Z4, Z4
+	VMULPS       Z10, Z5, Z5
+	VMULPS       Z10, Z6, Z6
+	VMULPS       Z10, Z7, Z7
+	VMULPS       Z10, Z8, Z8
+	VMULPS       Z10, Z9, Z9
+
+skip20:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip20
+	JZ     skip21
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -580,21 +595,6 @@ end17:
 	VADDPS (DX), Z8, Z8
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
-
-skip20:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip21
-	VBROADCASTSS 128(AX), Z10
-	VMULPS       Z10, Z0, Z0
-	VMULPS       Z10, Z1, Z1
-	VMULPS       Z10, Z2, Z2
-	VMULPS       Z10, Z3, Z3
-	VMULPS       Z10, Z4, Z4
-	VMULPS       Z10, Z5, Z5
-	VMULPS       Z10, Z6, Z6
-	VMULPS       Z10, Z7, Z7
-	VMULPS       Z10, Z8, Z8
-	VMULPS       Z10, Z9, Z9
 
 skip21:
 	MOVQ    24(AX), DX
@@ -1187,12 +1187,37 @@ one31:
 	JNZ          one31
 
 end29:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg27
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg27
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip32
+	VBROADCASTSS 128(AX), Z20
+	VMULPS       Z20, Z0, Z0
+	VMULPS       Z20, Z1, Z1
+	VMULPS       Z20, Z2, Z2
+	VMULPS       Z20, Z3, Z3
+	VMULPS       Z20, Z4, Z4
+	VMULPS       Z20, Z5, Z5
+	VMULPS       Z20, Z6, Z6
+	VMULPS       Z20, Z7, Z7
+	VMULPS       Z20, Z8, Z8
+	VMULPS       Z20, Z9, Z9
+	VMULPS       Z20, Z10, Z10
+	VMULPS       Z20, Z11, Z11
+	VMULPS       Z20, Z12, Z12
+	VMULPS       Z20, Z13, Z13
+	VMULPS       Z20, Z14, Z14
+	VMULPS       Z20, Z15, Z15
+	VMULPS       Z20, Z16, Z16
+	VMULPS       Z20, Z17, Z17
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+skip32:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip32
+	JZ     skip33
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -1226,31 +1251,6 @@ end29:
 	ADDQ   BX, DX
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
-
-skip32:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip33
-	VBROADCASTSS 128(AX), Z20
-	VMULPS       Z20, Z0, Z0
-	VMULPS       Z20, Z1, Z1
-	VMULPS       Z20, Z2, Z2
-	VMULPS       Z20, Z3, Z3
-	VMULPS       Z20, Z4, Z4
-	VMULPS       Z20, Z5, Z5
-	VMULPS       Z20, Z6, Z6
-	VMULPS       Z20, Z7, Z7
-	VMULPS       Z20, Z8, Z8
-	VMULPS       Z20, Z9, Z9
-	VMULPS       Z20, Z10, Z10
-	VMULPS       Z20, Z11, Z11
-	VMULPS       Z20, Z12, Z12
-	VMULPS       Z20, Z13, Z13
-	VMULPS       Z20, Z14, Z14
-	VMULPS       Z20, Z15, Z15
-	VMULPS       Z20, Z16, Z16
-	VMULPS       Z20, Z17, Z17
-	VMULPS       Z20, Z18, Z18
-	VMULPS       Z20, Z19, Z19
 
 skip33:
 	MOVQ    24(AX), DX
@@ -1674,12 +1674,37 @@ one43:
 	JNZ          one43
 
 end41:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg39
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg39
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip44
+	VBROADCASTSS 128(AX), Z20
+	VMULPS       Z20, Z0, Z0
+	VMULPS       Z20, Z1, Z1
+	VMULPS       Z20, Z2, Z2
+	VMULPS       Z20, Z3, Z3
+	VMULPS       Z20, Z4, Z4
+	VMULPS       Z20, Z5, Z5
+	VMULPS       Z20, Z6, Z6
+	VMULPS       Z20, Z7, Z7
+	VMULPS       Z20, Z8, Z8
+	VMULPS       Z20, Z9, Z9
+	VMULPS       Z20, Z10, Z10
+	VMULPS       Z20, Z11, Z11
+	VMULPS       Z20, Z12, Z12
+	VMULPS       Z20, Z13, Z13
+	VMULPS       Z20, Z14, Z14
+	VMULPS       Z20, Z15, Z15
+	VMULPS       Z20, Z16, Z16
+	VMULPS       Z20, Z17, Z17
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+skip44:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip44
+	JZ     skip45
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -1713,31 +1738,6 @@ end41:
 	ADDQ   BX, DX
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
-
-skip44:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip45
-	VBROADCASTSS 128(AX), Z20
-	VMULPS       Z20, Z0, Z0
-	VMULPS       Z20, Z1, Z1
-	VMULPS       Z20, Z2, Z2
-	VMULPS       Z20, Z3, Z3
-	VMULPS       Z20, Z4, Z4
-	VMULPS       Z20, Z5, Z5
-	VMULPS       Z20, Z6, Z6
-	VMULPS       Z20, Z7, Z7
-	VMULPS       Z20, Z8, Z8
-	VMULPS       Z20, Z9, Z9
-	VMULPS       Z20, Z10, Z10
-	VMULPS       Z20, Z11, Z11
-	VMULPS       Z20, Z12, Z12
-	VMULPS       Z20, Z13, Z13
-	VMULPS       Z20, Z14, Z14
-	VMULPS       Z20, Z15, Z15
-	VMULPS       Z20, Z16, Z16
-	VMULPS       Z20, Z17, Z17
-	VMULPS       Z20, Z18, Z18
-	VMULPS       Z20, Z19, Z19
 
 skip45:
 	MOVQ    24(AX), DX
@@ -2623,12 +2623,37 @@ one56:
 	JNZ          one56
 
 end54:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg52
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg52
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip57
+	VBROADCASTSS 128(AX), Z20
+	VMULPS       Z20, Z0, Z0
+	VMULPS       Z20, Z1, Z1
+	VMULPS       Z20, Z2, Z2
+	VMULPS       Z20, Z3, Z3
+	VMULPS       Z20, Z4, Z4
+	VMULPS       Z20, Z5, Z5
+	VMULPS       Z20, Z6, Z6
+	VMULPS       Z20, Z7, Z7
+	VMULPS       Z20, Z8, Z8
+	VMULPS       Z20, Z9, Z9
+	VMULPS       Z20, Z10, Z10
+	VMULPS       Z20, Z11, Z11
+	VMULPS       Z20, Z12, Z12
+	VMULPS       Z20, Z13, Z13
+	VMULPS       Z20, Z14, Z14
+	VMULPS       Z20, Z15, Z15
+	VMULPS       Z20, Z16, Z16
+	VMULPS       Z20, Z17, Z17
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+skip57:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip57
+	JZ     skip58
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2676,31 +2701,6 @@ end54:
 	VADDPS (DX), Z17, Z17
 	ADDQ   BX, DX
 	VADDPS (DX), Z19, Z19
-
-skip57:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip58
-	VBROADCASTSS 128(AX), Z20
-	VMULPS       Z20, Z0, Z0
-	VMULPS       Z20, Z1, Z1
-	VMULPS       Z20, Z2, Z2
-	VMULPS       Z20, Z3, Z3
-	VMULPS       Z20, Z4, Z4
-	VMULPS       Z20, Z5, Z5
-	VMULPS       Z20, Z6, Z6
-	VMULPS       Z20, Z7, Z7
-	VMULPS       Z20, Z8, Z8
-	VMULPS       Z20, Z9, Z9
-	VMULPS       Z20, Z10, Z10
-	VMULPS       Z20, Z11, Z11
-	VMULPS       Z20, Z12, Z12
-	VMULPS       Z20, Z13, Z13
-	VMULPS       Z20, Z14, Z14
-	VMULPS       Z20, Z15, Z15
-	VMULPS       Z20, Z16, Z16
-	VMULPS       Z20, Z17, Z17
-	VMULPS       Z20, Z18, Z18
-	VMULPS       Z20, Z19, Z19
 
 skip58:
 	MOVQ    24(AX), DX
@@ -3227,12 +3227,28 @@ one68:
 	JNZ          one68
 
 end66:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg64
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg64
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip69
+	VBROADCASTSS 128(AX), Z11
+	VMULPS       Z11, Z0, Z0
+	VMULPS       Z11, Z1, Z1
+	VMULPS       Z11, Z2, Z2
+	VMULPS       Z11, Z3, Z3
+	VMULPS       Z11, Z4, Z4
+	VMULPS       Z11, Z5, Z5
+	VMULPS       Z11, Z6, Z6
+	VMULPS       Z11, Z7, Z7
+	VMULPS       Z11, Z8, Z8
+	VMULPS       Z11, Z9, Z9
+	VMULPS       Z11, Z10, Z10
+
+skip69:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip69
+	JZ     skip70
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3258,22 +3274,6 @@ end66:
 	VADDPS (DX), Z9, Z9
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
-
-skip69:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip70
-	VBROADCASTSS 128(AX), Z11
-	VMULPS       Z11, Z0, Z0
-	VMULPS       Z11, Z1, Z1
-	VMULPS       Z11, Z2, Z2
-	VMULPS       Z11, Z3, Z3
-	VMULPS       Z11, Z4, Z4
-	VMULPS       Z11, Z5, Z5
-	VMULPS       Z11, Z6, Z6
-	VMULPS       Z11, Z7, Z7
-	VMULPS       Z11, Z8, Z8
-	VMULPS       Z11, Z9, Z9
-	VMULPS       Z11, Z10, Z10
 
 skip70:
 	MOVQ    24(AX), DX
@@ -3606,12 +3606,28 @@ one80:
 	JNZ          one80
 
 end78:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg76
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg76
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip81
+	VBROADCASTSS 128(AX), Z11
+	VMULPS       Z11, Z0, Z0
+	VMULPS       Z11, Z1, Z1
+	VMULPS       Z11, Z2, Z2
+	VMULPS       Z11, Z3, Z3
+	VMULPS       Z11, Z4, Z4
+	VMULPS       Z11, Z5, Z5
+	VMULPS       Z11, Z6, Z6
+	VMULPS       Z11, Z7, Z7
+	VMULPS       Z11, Z8, Z8
+	VMULPS       Z11, Z9, Z9
+	VMULPS       Z11, Z10, Z10
+
+skip81:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip81
+	JZ     skip82
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3637,22 +3653,6 @@ end78:
 	VADDPS (DX), Z9, Z9
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
-
-skip81:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip82
-	VBROADCASTSS 128(AX), Z11
-	VMULPS       Z11, Z0, Z0
-	VMULPS       Z11, Z1, Z1
-	VMULPS       Z11, Z2, Z2
-	VMULPS       Z11, Z3, Z3
-	VMULPS       Z11, Z4, Z4
-	VMULPS       Z11, Z5, Z5
-	VMULPS       Z11, Z6, Z6
-	VMULPS       Z11, Z7, Z7
-	VMULPS       Z11, Z8, Z8
-	VMULPS       Z11, Z9, Z9
-	VMULPS       Z11, Z10, Z10
 
 skip82:
 	MOVQ    24(AX), DX
@@ -4300,12 +4300,39 @@ one92:
 	JNZ          one92
 
 end90:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg88
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg88
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip93
+	VBROADCASTSS 128(AX), Z22
+	VMULPS       Z22, Z0, Z0
+	VMULPS       Z22, Z1, Z1
+	VMULPS       Z22, Z2, Z2
+	VMULPS       Z22, Z3, Z3
+	VMULPS       Z22, Z4, Z4
+	VMULPS       Z22, Z5, Z5
+	VMULPS       Z22, Z6, Z6
+	VMULPS       Z22, Z7, Z7
+	VMULPS       Z22, Z8, Z8
+	VMULPS       Z22, Z9, Z9
+	VMULPS       Z22, Z10, Z10
+	VMULPS       Z22, Z11, Z11
+	VMULPS       Z22, Z12, Z12
+	VMULPS       Z22, Z13, Z13
+	VMULPS       Z22, Z14, Z14
+	VMULPS       Z22, Z15, Z15
+	VMULPS       Z22, Z16, Z16
+	VMULPS       Z22, Z17, Z17
+	VMULPS       Z22, Z18, Z18
+	VMULPS       Z22, Z19, Z19
+	VMULPS       Z22, Z20, Z20
+	VMULPS       Z22, Z21, Z21
+
+skip93:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip93
+	JZ     skip94
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -4342,33 +4369,6 @@ end90:
 	ADDQ   BX, DX
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
-
-skip93:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip94
-	VBROADCASTSS 128(AX), Z22
-	VMULPS       Z22, Z0, Z0
-	VMULPS       Z22, Z1, Z1
-	VMULPS       Z22, Z2, Z2
-	VMULPS       Z22, Z3, Z3
-	VMULPS       Z22, Z4, Z4
-	VMULPS       Z22, Z5, Z5
-	VMULPS       Z22, Z6, Z6
-	VMULPS       Z22, Z7, Z7
-	VMULPS       Z22, Z8, Z8
-	VMULPS       Z22, Z9, Z9
-	VMULPS       Z22, Z10, Z10
-	VMULPS       Z22, Z11, Z11
-	VMULPS       Z22, Z12, Z12
-	VMULPS       Z22, Z13, Z13
-	VMULPS       Z22, Z14, Z14
-	VMULPS       Z22, Z15, Z15
-	VMULPS       Z22, Z16, Z16
-	VMULPS       Z22, Z17, Z17
-	VMULPS       Z22, Z18, Z18
-	VMULPS       Z22, Z19, Z19
-	VMULPS       Z22, Z20, Z20
-	VMULPS       Z22, Z21, Z21
 
 skip94:
 	MOVQ    24(AX), DX
@@ -4830,12 +4830,39 @@ one104:
 	JNZ          one104
 
 end102:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg100
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg100
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip105
+	VBROADCASTSS 128(AX), Z22
+	VMULPS       Z22, Z0, Z0
+	VMULPS       Z22, Z1, Z1
+	VMULPS       Z22, Z2, Z2
+	VMULPS       Z22, Z3, Z3
+	VMULPS       Z22, Z4, Z4
+	VMULPS       Z22, Z5, Z5
+	VMULPS       Z22, Z6, Z6
+	VMULPS       Z22, Z7, Z7
+	VMULPS       Z22, Z8, Z8
+	VMULPS       Z22, Z9, Z9
+	VMULPS       Z22, Z10, Z10
+	VMULPS       Z22, Z11, Z11
+	VMULPS       Z22, Z12, Z12
+	VMULPS       Z22, Z13, Z13
+	VMULPS       Z22, Z14, Z14
+	VMULPS       Z22, Z15, Z15
+	VMULPS       Z22, Z16, Z16
+	VMULPS       Z22, Z17, Z17
+	VMULPS       Z22, Z18, Z18
+	VMULPS       Z22, Z19, Z19
+	VMULPS       Z22, Z20, Z20
+	VMULPS       Z22, Z21, Z21
+
+skip105:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip105
+	JZ     skip106
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -4872,33 +4899,6 @@ end102:
 	ADDQ   BX, DX
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
-
-skip105:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip106
-	VBROADCASTSS 128(AX), Z22
-	VMULPS       Z22, Z0, Z0
-	VMULPS       Z22, Z1, Z1
-	VMULPS       Z22, Z2, Z2
-	VMULPS       Z22, Z3, Z3
-	VMULPS       Z22, Z4, Z4
-	VMULPS       Z22, Z5, Z5
-	VMULPS       Z22, Z6, Z6
-	VMULPS       Z22, Z7, Z7
-	VMULPS       Z22, Z8, Z8
-	VMULPS       Z22, Z9, Z9
-	VMULPS       Z22, Z10, Z10
-	VMULPS       Z22, Z11, Z11
-	VMULPS       Z22, Z12, Z12
-	VMULPS       Z22, Z13, Z13
-	VMULPS       Z22, Z14, Z14
-	VMULPS       Z22, Z15, Z15
-	VMULPS       Z22, Z16, Z16
-	VMULPS       Z22, Z17, Z17
-	VMULPS       Z22, Z18, Z18
-	VMULPS       Z22, Z19, Z19
-	VMULPS       Z22, Z20, Z20
-	VMULPS       Z22, Z21, Z21
 
 skip106:
 	MOVQ    24(AX), DX
@@ -5867,12 +5867,39 @@ one117:
 	JNZ          one117
 
 end115:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg113
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg113
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip118
+	VBROADCASTSS 128(AX), Z22
+	VMULPS       Z22, Z0, Z0
+	VMULPS       Z22, Z1, Z1
+	VMULPS       Z22, Z2, Z2
+	VMULPS       Z22, Z3, Z3
+	VMULPS       Z22, Z4, Z4
+	VMULPS       Z22, Z5, Z5
+	VMULPS       Z22, Z6, Z6
+	VMULPS       Z22, Z7, Z7
+	VMULPS       Z22, Z8, Z8
+	VMULPS       Z22, Z9, Z9
+	VMULPS       Z22, Z10, Z10
+	VMULPS       Z22, Z11, Z11
+	VMULPS       Z22, Z12, Z12
+	VMULPS       Z22, Z13, Z13
+	VMULPS       Z22, Z14, Z14
+	VMULPS       Z22, Z15, Z15
+	VMULPS       Z22, Z16, Z16
+	VMULPS       Z22, Z17, Z17
+	VMULPS       Z22, Z18, Z18
+	VMULPS       Z22, Z19, Z19
+	VMULPS       Z22, Z20, Z20
+	VMULPS       Z22, Z21, Z21
+
+skip118:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip118
+	JZ     skip119
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5924,33 +5951,6 @@ end115:
 	VADDPS (DX), Z19, Z19
 	ADDQ   BX, DX
 	VADDPS (DX), Z21, Z21
-
-skip118:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip119
-	VBROADCASTSS 128(AX), Z22
-	VMULPS       Z22, Z0, Z0
-	VMULPS       Z22, Z1, Z1
-	VMULPS       Z22, Z2, Z2
-	VMULPS       Z22, Z3, Z3
-	VMULPS       Z22, Z4, Z4
-	VMULPS       Z22, Z5, Z5
-	VMULPS       Z22, Z6, Z6
-	VMULPS       Z22, Z7, Z7
-	VMULPS       Z22, Z8, Z8
-	VMULPS       Z22, Z9, Z9
-	VMULPS       Z22, Z10, Z10
-	VMULPS       Z22, Z11, Z11
-	VMULPS       Z22, Z12, Z12
-	VMULPS       Z22, Z13, Z13
-	VMULPS       Z22, Z14, Z14
-	VMULPS       Z22, Z15, Z15
-	VMULPS       Z22, Z16, Z16
-	VMULPS       Z22, Z17, Z17
-	VMULPS       Z22, Z18, Z18
-	VMULPS       Z22, Z19, Z19
-	VMULPS       Z22, Z20, Z20
-	VMULPS       Z22, Z21, Z21
 
 skip119:
 	MOVQ    24(AX), DX
@@ -6517,12 +6517,29 @@ one129:
 	JNZ          one129
 
 end127:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg125
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg125
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip130
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip130:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip130
+	JZ     skip131
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6550,23 +6567,6 @@ end127:
 	VADDPS (DX), Z10, Z10
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
-
-skip130:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip131
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip131:
 	MOVQ    24(AX), DX
@@ -6919,12 +6919,29 @@ one141:
 	JNZ          one141
 
 end139:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg137
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg137
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip142
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip142:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip142
+	JZ     skip143
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6952,23 +6969,6 @@ end139:
 	VADDPS (DX), Z10, Z10
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
-
-skip142:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip143
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip143:
 	MOVQ    24(AX), DX
@@ -7664,12 +7664,41 @@ one153:
 	JNZ          one153
 
 end151:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg149
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg149
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip154
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip154:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip154
+	JZ     skip155
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -7709,35 +7738,6 @@ end151:
 	ADDQ   BX, DX
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
-
-skip154:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip155
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
 
 skip155:
 	MOVQ    24(AX), DX
@@ -8230,12 +8230,41 @@ one165:
 	JNZ          one165
 
 end163:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg161
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg161
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip166
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip166:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip166
+	JZ     skip167
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -8275,35 +8304,6 @@ end163:
 	ADDQ   BX, DX
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
-
-skip166:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip167
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
 
 skip167:
 	MOVQ    24(AX), DX
@@ -9348,12 +9348,41 @@ one178:
 	JNZ          one178
 
 end176:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg174
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg174
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip179
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip179:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip179
+	JZ     skip180
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9409,35 +9438,6 @@ end176:
 	VADDPS (DX), Z21, Z21
 	ADDQ   BX, DX
 	VADDPS (DX), Z23, Z23
-
-skip179:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip180
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
 
 skip180:
 	MOVQ    24(AX), DX
@@ -10044,12 +10044,30 @@ one190:
 	JNZ          one190
 
 end188:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg186
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg186
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip191
+	VBROADCASTSS 128(AX), Z13
+	VMULPS       Z13, Z0, Z0
+	VMULPS       Z13, Z1, Z1
+	VMULPS       Z13, Z2, Z2
+	VMULPS       Z13, Z3, Z3
+	VMULPS       Z13, Z4, Z4
+	VMULPS       Z13, Z5, Z5
+	VMULPS       Z13, Z6, Z6
+	VMULPS       Z13, Z7, Z7
+	VMULPS       Z13, Z8, Z8
+	VMULPS       Z13, Z9, Z9
+	VMULPS       Z13, Z10, Z10
+	VMULPS       Z13, Z11, Z11
+	VMULPS       Z13, Z12, Z12
+
+skip191:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip191
+	JZ     skip192
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10079,24 +10097,6 @@ end188:
 	VADDPS (DX), Z11, Z11
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
-
-skip191:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip192
-	VBROADCASTSS 128(AX), Z13
-	VMULPS       Z13, Z0, Z0
-	VMULPS       Z13, Z1, Z1
-	VMULPS       Z13, Z2, Z2
-	VMULPS       Z13, Z3, Z3
-	VMULPS       Z13, Z4, Z4
-	VMULPS       Z13, Z5, Z5
-	VMULPS       Z13, Z6, Z6
-	VMULPS       Z13, Z7, Z7
-	VMULPS       Z13, Z8, Z8
-	VMULPS       Z13, Z9, Z9
-	VMULPS       Z13, Z10, Z10
-	VMULPS       Z13, Z11, Z11
-	VMULPS       Z13, Z12, Z12
 
 skip192:
 	MOVQ    24(AX), DX
@@ -10469,12 +10469,30 @@ one202:
 	JNZ          one202
 
 end200:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg198
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg198
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip203
+	VBROADCASTSS 128(AX), Z13
+	VMULPS       Z13, Z0, Z0
+	VMULPS       Z13, Z1, Z1
+	VMULPS       Z13, Z2, Z2
+	VMULPS       Z13, Z3, Z3
+	VMULPS       Z13, Z4, Z4
+	VMULPS       Z13, Z5, Z5
+	VMULPS       Z13, Z6, Z6
+	VMULPS       Z13, Z7, Z7
+	VMULPS       Z13, Z8, Z8
+	VMULPS       Z13, Z9, Z9
+	VMULPS       Z13, Z10, Z10
+	VMULPS       Z13, Z11, Z11
+	VMULPS       Z13, Z12, Z12
+
+skip203:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip203
+	JZ     skip204
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10504,24 +10522,6 @@ end200:
 	VADDPS (DX), Z11, Z11
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
-
-skip203:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip204
-	VBROADCASTSS 128(AX), Z13
-	VMULPS       Z13, Z0, Z0
-	VMULPS       Z13, Z1, Z1
-	VMULPS       Z13, Z2, Z2
-	VMULPS       Z13, Z3, Z3
-	VMULPS       Z13, Z4, Z4
-	VMULPS       Z13, Z5, Z5
-	VMULPS       Z13, Z6, Z6
-	VMULPS       Z13, Z7, Z7
-	VMULPS       Z13, Z8, Z8
-	VMULPS       Z13, Z9, Z9
-	VMULPS       Z13, Z10, Z10
-	VMULPS       Z13, Z11, Z11
-	VMULPS       Z13, Z12, Z12
 
 skip204:
 	MOVQ    24(AX), DX
@@ -11265,12 +11265,43 @@ one214:
 	JNZ          one214
 
 end212:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg210
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg210
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip215
+	VBROADCASTSS 128(AX), Z26
+	VMULPS       Z26, Z0, Z0
+	VMULPS       Z26, Z1, Z1
+	VMULPS       Z26, Z2, Z2
+	VMULPS       Z26, Z3, Z3
+	VMULPS       Z26, Z4, Z4
+	VMULPS       Z26, Z5, Z5
+	VMULPS       Z26, Z6, Z6
+	VMULPS       Z26, Z7, Z7
+	VMULPS       Z26, Z8, Z8
+	VMULPS       Z26, Z9, Z9
+	VMULPS       Z26, Z10, Z10
+	VMULPS       Z26, Z11, Z11
+	VMULPS       Z26, Z12, Z12
+	VMULPS       Z26, Z13, Z13
+	VMULPS       Z26, Z14, Z14
+	VMULPS       Z26, Z15, Z15
+	VMULPS       Z26, Z16, Z16
+	VMULPS       Z26, Z17, Z17
+	VMULPS       Z26, Z18, Z18
+	VMULPS       Z26, Z19, Z19
+	VMULPS       Z26, Z20, Z20
+	VMULPS       Z26, Z21, Z21
+	VMULPS       Z26, Z22, Z22
+	VMULPS       Z26, Z23, Z23
+	VMULPS       Z26, Z24, Z24
+	VMULPS       Z26, Z25, Z25
+
+skip215:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip215
+	JZ     skip216
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -11313,37 +11344,6 @@ end212:
 	ADDQ   BX, DX
 	VADDPS (DX), Z24, Z24
 	VADDPS 64(DX), Z25, Z25
-
-skip215:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip216
-	VBROADCASTSS 128(AX), Z26
-	VMULPS       Z26, Z0, Z0
-	VMULPS       Z26, Z1, Z1
-	VMULPS       Z26, Z2, Z2
-	VMULPS       Z26, Z3, Z3
-	VMULPS       Z26, Z4, Z4
-	VMULPS       Z26, Z5, Z5
-	VMULPS       Z26, Z6, Z6
-	VMULPS       Z26, Z7, Z7
-	VMULPS       Z26, Z8, Z8
-	VMULPS       Z26, Z9, Z9
-	VMULPS       Z26, Z10, Z10
-	VMULPS       Z26, Z11, Z11
-	VMULPS       Z26, Z12, Z12
-	VMULPS       Z26, Z13, Z13
-	VMULPS       Z26, Z14, Z14
-	VMULPS       Z26, Z15, Z15
-	VMULPS       Z26, Z16, Z16
-	VMULPS       Z26, Z17, Z17
-	VMULPS       Z26, Z18, Z18
-	VMULPS       Z26, Z19, Z19
-	VMULPS       Z26, Z20, Z20
-	VMULPS       Z26, Z21, Z21
-	VMULPS       Z26, Z22, Z22
-	VMULPS       Z26, Z23, Z23
-	VMULPS       Z26, Z24, Z24
-	VMULPS       Z26, Z25, Z25
 
 skip216:
 	MOVQ    24(AX), DX
@@ -11867,12 +11867,43 @@ one226:
 	JNZ          one226
 
 end224:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg222
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg222
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip227
+	VBROADCASTSS 128(AX), Z26
+	VMULPS       Z26, Z0, Z0
+	VMULPS       Z26, Z1, Z1
+	VMULPS       Z26, Z2, Z2
+	VMULPS       Z26, Z3, Z3
+	VMULPS       Z26, Z4, Z4
+	VMULPS       Z26, Z5, Z5
+	VMULPS       Z26, Z6, Z6
+	VMULPS       Z26, Z7, Z7
+	VMULPS       Z26, Z8, Z8
+	VMULPS       Z26, Z9, Z9
+	VMULPS       Z26, Z10, Z10
+	VMULPS       Z26, Z11, Z11
+	VMULPS       Z26, Z12, Z12
+	VMULPS       Z26, Z13, Z13
+	VMULPS       Z26, Z14, Z14
+	VMULPS       Z26, Z15, Z15
+	VMULPS       Z26, Z16, Z16
+	VMULPS       Z26, Z17, Z17
+	VMULPS       Z26, Z18, Z18
+	VMULPS       Z26, Z19, Z19
+	VMULPS       Z26, Z20, Z20
+	VMULPS       Z26, Z21, Z21
+	VMULPS       Z26, Z22, Z22
+	VMULPS       Z26, Z23, Z23
+	VMULPS       Z26, Z24, Z24
+	VMULPS       Z26, Z25, Z25
+
+skip227:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip227
+	JZ     skip228
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -11915,37 +11946,6 @@ end224:
 	ADDQ   BX, DX
 	VADDPS (DX), Z24, Z24
 	VADDPS 64(DX), Z25, Z25
-
-skip227:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip228
-	VBROADCASTSS 128(AX), Z26
-	VMULPS       Z26, Z0, Z0
-	VMULPS       Z26, Z1, Z1
-	VMULPS       Z26, Z2, Z2
-	VMULPS       Z26, Z3, Z3
-	VMULPS       Z26, Z4, Z4
-	VMULPS       Z26, Z5, Z5
-	VMULPS       Z26, Z6, Z6
-	VMULPS       Z26, Z7, Z7
-	VMULPS       Z26, Z8, Z8
-	VMULPS       Z26, Z9, Z9
-	VMULPS       Z26, Z10, Z10
-	VMULPS       Z26, Z11, Z11
-	VMULPS       Z26, Z12, Z12
-	VMULPS       Z26, Z13, Z13
-	VMULPS       Z26, Z14, Z14
-	VMULPS       Z26, Z15, Z15
-	VMULPS       Z26, Z16, Z16
-	VMULPS       Z26, Z17, Z17
-	VMULPS       Z26, Z18, Z18
-	VMULPS       Z26, Z19, Z19
-	VMULPS       Z26, Z20, Z20
-	VMULPS       Z26, Z21, Z21
-	VMULPS       Z26, Z22, Z22
-	VMULPS       Z26, Z23, Z23
-	VMULPS       Z26, Z24, Z24
-	VMULPS       Z26, Z25, Z25
 
 skip228:
 	MOVQ    24(AX), DX
@@ -13066,12 +13066,43 @@ one239:
 	JNZ          one239
 
 end237:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg235
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg235
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip240
+	VBROADCASTSS 128(AX), Z26
+	VMULPS       Z26, Z0, Z0
+	VMULPS       Z26, Z1, Z1
+	VMULPS       Z26, Z2, Z2
+	VMULPS       Z26, Z3, Z3
+	VMULPS       Z26, Z4, Z4
+	VMULPS       Z26, Z5, Z5
+	VMULPS       Z26, Z6, Z6
+	VMULPS       Z26, Z7, Z7
+	VMULPS       Z26, Z8, Z8
+	VMULPS       Z26, Z9, Z9
+	VMULPS       Z26, Z10, Z10
+	VMULPS       Z26, Z11, Z11
+	VMULPS       Z26, Z12, Z12
+	VMULPS       Z26, Z13, Z13
+	VMULPS       Z26, Z14, Z14
+	VMULPS       Z26, Z15, Z15
+	VMULPS       Z26, Z16, Z16
+	VMULPS       Z26, Z17, Z17
+	VMULPS       Z26, Z18, Z18
+	VMULPS       Z26, Z19, Z19
+	VMULPS       Z26, Z20, Z20
+	VMULPS       Z26, Z21, Z21
+	VMULPS       Z26, Z22, Z22
+	VMULPS       Z26, Z23, Z23
+	VMULPS       Z26, Z24, Z24
+	VMULPS       Z26, Z25, Z25
+
+skip240:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip240
+	JZ     skip241
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13131,37 +13162,6 @@ end237:
 	VADDPS (DX), Z23, Z23
 	ADDQ   BX, DX
 	VADDPS (DX), Z25, Z25
-
-skip240:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip241
-	VBROADCASTSS 128(AX), Z26
-	VMULPS       Z26, Z0, Z0
-	VMULPS       Z26, Z1, Z1
-	VMULPS       Z26, Z2, Z2
-	VMULPS       Z26, Z3, Z3
-	VMULPS       Z26, Z4, Z4
-	VMULPS       Z26, Z5, Z5
-	VMULPS       Z26, Z6, Z6
-	VMULPS       Z26, Z7, Z7
-	VMULPS       Z26, Z8, Z8
-	VMULPS       Z26, Z9, Z9
-	VMULPS       Z26, Z10, Z10
-	VMULPS       Z26, Z11, Z11
-	VMULPS       Z26, Z12, Z12
-	VMULPS       Z26, Z13, Z13
-	VMULPS       Z26, Z14, Z14
-	VMULPS       Z26, Z15, Z15
-	VMULPS       Z26, Z16, Z16
-	VMULPS       Z26, Z17, Z17
-	VMULPS       Z26, Z18, Z18
-	VMULPS       Z26, Z19, Z19
-	VMULPS       Z26, Z20, Z20
-	VMULPS       Z26, Z21, Z21
-	VMULPS       Z26, Z22, Z22
-	VMULPS       Z26, Z23, Z23
-	VMULPS       Z26, Z24, Z24
-	VMULPS       Z26, Z25, Z25
 
 skip241:
 	MOVQ    24(AX), DX
@@ -13808,12 +13808,31 @@ one251:
 	JNZ          one251
 
 end249:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg247
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg247
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip252
+	VBROADCASTSS 128(AX), Z14
+	VMULPS       Z14, Z0, Z0
+	VMULPS       Z14, Z1, Z1
+	VMULPS       Z14, Z2, Z2
+	VMULPS       Z14, Z3, Z3
+	VMULPS       Z14, Z4, Z4
+	VMULPS       Z14, Z5, Z5
+	VMULPS       Z14, Z6, Z6
+	VMULPS       Z14, Z7, Z7
+	VMULPS       Z14, Z8, Z8
+	VMULPS       Z14, Z9, Z9
+	VMULPS       Z14, Z10, Z10
+	VMULPS       Z14, Z11, Z11
+	VMULPS       Z14, Z12, Z12
+	VMULPS       Z14, Z13, Z13
+
+skip252:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip252
+	JZ     skip253
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13845,25 +13864,6 @@ end249:
 	VADDPS (DX), Z12, Z12
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
-
-skip252:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip253
-	VBROADCASTSS 128(AX), Z14
-	VMULPS       Z14, Z0, Z0
-	VMULPS       Z14, Z1, Z1
-	VMULPS       Z14, Z2, Z2
-	VMULPS       Z14, Z3, Z3
-	VMULPS       Z14, Z4, Z4
-	VMULPS       Z14, Z5, Z5
-	VMULPS       Z14, Z6, Z6
-	VMULPS       Z14, Z7, Z7
-	VMULPS       Z14, Z8, Z8
-	VMULPS       Z14, Z9, Z9
-	VMULPS       Z14, Z10, Z10
-	VMULPS       Z14, Z11, Z11
-	VMULPS       Z14, Z12, Z12
-	VMULPS       Z14, Z13, Z13
 
 skip253:
 	MOVQ    24(AX), DX
@@ -14256,12 +14256,31 @@ one263:
 	JNZ          one263
 
 end261:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg259
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg259
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip264
+	VBROADCASTSS 128(AX), Z14
+	VMULPS       Z14, Z0, Z0
+	VMULPS       Z14, Z1, Z1
+	VMULPS       Z14, Z2, Z2
+	VMULPS       Z14, Z3, Z3
+	VMULPS       Z14, Z4, Z4
+	VMULPS       Z14, Z5, Z5
+	VMULPS       Z14, Z6, Z6
+	VMULPS       Z14, Z7, Z7
+	VMULPS       Z14, Z8, Z8
+	VMULPS       Z14, Z9, Z9
+	VMULPS       Z14, Z10, Z10
+	VMULPS       Z14, Z11, Z11
+	VMULPS       Z14, Z12, Z12
+	VMULPS       Z14, Z13, Z13
+
+skip264:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip264
+	JZ     skip265
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14293,25 +14312,6 @@ end261:
 	VADDPS (DX), Z12, Z12
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
-
-skip264:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip265
-	VBROADCASTSS 128(AX), Z14
-	VMULPS       Z14, Z0, Z0
-	VMULPS       Z14, Z1, Z1
-	VMULPS       Z14, Z2, Z2
-	VMULPS       Z14, Z3, Z3
-	VMULPS       Z14, Z4, Z4
-	VMULPS       Z14, Z5, Z5
-	VMULPS       Z14, Z6, Z6
-	VMULPS       Z14, Z7, Z7
-	VMULPS       Z14, Z8, Z8
-	VMULPS       Z14, Z9, Z9
-	VMULPS       Z14, Z10, Z10
-	VMULPS       Z14, Z11, Z11
-	VMULPS       Z14, Z12, Z12
-	VMULPS       Z14, Z13, Z13
 
 skip265:
 	MOVQ    24(AX), DX
@@ -15103,12 +15103,45 @@ one275:
 	JNZ          one275
 
 end273:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg271
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg271
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip276
+	VBROADCASTSS 128(AX), Z28
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	VMULPS       Z28, Z2, Z2
+	VMULPS       Z28, Z3, Z3
+	VMULPS       Z28, Z4, Z4
+	VMULPS       Z28, Z5, Z5
+	VMULPS       Z28, Z6, Z6
+	VMULPS       Z28, Z7, Z7
+	VMULPS       Z28, Z8, Z8
+	VMULPS       Z28, Z9, Z9
+	VMULPS       Z28, Z10, Z10
+	VMULPS       Z28, Z11, Z11
+	VMULPS       Z28, Z12, Z12
+	VMULPS       Z28, Z13, Z13
+	VMULPS       Z28, Z14, Z14
+	VMULPS       Z28, Z15, Z15
+	VMULPS       Z28, Z16, Z16
+	VMULPS       Z28, Z17, Z17
+	VMULPS       Z28, Z18, Z18
+	VMULPS       Z28, Z19, Z19
+	VMULPS       Z28, Z20, Z20
+	VMULPS       Z28, Z21, Z21
+	VMULPS       Z28, Z22, Z22
+	VMULPS       Z28, Z23, Z23
+	VMULPS       Z28, Z24, Z24
+	VMULPS       Z28, Z25, Z25
+	VMULPS       Z28, Z26, Z26
+	VMULPS       Z28, Z27, Z27
+
+skip276:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip276
+	JZ     skip277
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -15154,39 +15187,6 @@ end273:
 	ADDQ   BX, DX
 	VADDPS (DX), Z26, Z26
 	VADDPS 64(DX), Z27, Z27
-
-skip276:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip277
-	VBROADCASTSS 128(AX), Z28
-	VMULPS       Z28, Z0, Z0
-	VMULPS       Z28, Z1, Z1
-	VMULPS       Z28, Z2, Z2
-	VMULPS       Z28, Z3, Z3
-	VMULPS       Z28, Z4, Z4
-	VMULPS       Z28, Z5, Z5
-	VMULPS       Z28, Z6, Z6
-	VMULPS       Z28, Z7, Z7
-	VMULPS       Z28, Z8, Z8
-	VMULPS       Z28, Z9, Z9
-	VMULPS       Z28, Z10, Z10
-	VMULPS       Z28, Z11, Z11
-	VMULPS       Z28, Z12, Z12
-	VMULPS       Z28, Z13, Z13
-	VMULPS       Z28, Z14, Z14
-	VMULPS       Z28, Z15, Z15
-	VMULPS       Z28, Z16, Z16
-	VMULPS       Z28, Z17, Z17
-	VMULPS       Z28, Z18, Z18
-	VMULPS       Z28, Z19, Z19
-	VMULPS       Z28, Z20, Z20
-	VMULPS       Z28, Z21, Z21
-	VMULPS       Z28, Z22, Z22
-	VMULPS       Z28, Z23, Z23
-	VMULPS       Z28, Z24, Z24
-	VMULPS       Z28, Z25, Z25
-	VMULPS       Z28, Z26, Z26
-	VMULPS       Z28, Z27, Z27
 
 skip277:
 	MOVQ    24(AX), DX
@@ -15741,12 +15741,45 @@ one287:
 	JNZ          one287
 
 end285:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg283
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg283
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip288
+	VBROADCASTSS 128(AX), Z28
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	VMULPS       Z28, Z2, Z2
+	VMULPS       Z28, Z3, Z3
+	VMULPS       Z28, Z4, Z4
+	VMULPS       Z28, Z5, Z5
+	VMULPS       Z28, Z6, Z6
+	VMULPS       Z28, Z7, Z7
+	VMULPS       Z28, Z8, Z8
+	VMULPS       Z28, Z9, Z9
+	VMULPS       Z28, Z10, Z10
+	VMULPS       Z28, Z11, Z11
+	VMULPS       Z28, Z12, Z12
+	VMULPS       Z28, Z13, Z13
+	VMULPS       Z28, Z14, Z14
+	VMULPS       Z28, Z15, Z15
+	VMULPS       Z28, Z16, Z16
+	VMULPS       Z28, Z17, Z17
+	VMULPS       Z28, Z18, Z18
+	VMULPS       Z28, Z19, Z19
+	VMULPS       Z28, Z20, Z20
+	VMULPS       Z28, Z21, Z21
+	VMULPS       Z28, Z22, Z22
+	VMULPS       Z28, Z23, Z23
+	VMULPS       Z28, Z24, Z24
+	VMULPS       Z28, Z25, Z25
+	VMULPS       Z28, Z26, Z26
+	VMULPS       Z28, Z27, Z27
+
+skip288:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip288
+	JZ     skip289
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -15792,39 +15825,6 @@ end285:
 	ADDQ   BX, DX
 	VADDPS (DX), Z26, Z26
 	VADDPS 64(DX), Z27, Z27
-
-skip288:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip289
-	VBROADCASTSS 128(AX), Z28
-	VMULPS       Z28, Z0, Z0
-	VMULPS       Z28, Z1, Z1
-	VMULPS       Z28, Z2, Z2
-	VMULPS       Z28, Z3, Z3
-	VMULPS       Z28, Z4, Z4
-	VMULPS       Z28, Z5, Z5
-	VMULPS       Z28, Z6, Z6
-	VMULPS       Z28, Z7, Z7
-	VMULPS       Z28, Z8, Z8
-	VMULPS       Z28, Z9, Z9
-	VMULPS       Z28, Z10, Z10
-	VMULPS       Z28, Z11, Z11
-	VMULPS       Z28, Z12, Z12
-	VMULPS       Z28, Z13, Z13
-	VMULPS       Z28, Z14, Z14
-	VMULPS       Z28, Z15, Z15
-	VMULPS       Z28, Z16, Z16
-	VMULPS       Z28, Z17, Z17
-	VMULPS       Z28, Z18, Z18
-	VMULPS       Z28, Z19, Z19
-	VMULPS       Z28, Z20, Z20
-	VMULPS       Z28, Z21, Z21
-	VMULPS       Z28, Z22, Z22
-	VMULPS       Z28, Z23, Z23
-	VMULPS       Z28, Z24, Z24
-	VMULPS       Z28, Z25, Z25
-	VMULPS       Z28, Z26, Z26
-	VMULPS       Z28, Z27, Z27
 
 skip289:
 	MOVQ    24(AX), DX
@@ -17021,12 +17021,45 @@ one300:
 	JNZ          one300
 
 end298:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg296
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg296
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip301
+	VBROADCASTSS 128(AX), Z28
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	VMULPS       Z28, Z2, Z2
+	VMULPS       Z28, Z3, Z3
+	VMULPS       Z28, Z4, Z4
+	VMULPS       Z28, Z5, Z5
+	VMULPS       Z28, Z6, Z6
+	VMULPS       Z28, Z7, Z7
+	VMULPS       Z28, Z8, Z8
+	VMULPS       Z28, Z9, Z9
+	VMULPS       Z28, Z10, Z10
+	VMULPS       Z28, Z11, Z11
+	VMULPS       Z28, Z12, Z12
+	VMULPS       Z28, Z13, Z13
+	VMULPS       Z28, Z14, Z14
+	VMULPS       Z28, Z15, Z15
+	VMULPS       Z28, Z16, Z16
+	VMULPS       Z28, Z17, Z17
+	VMULPS       Z28, Z18, Z18
+	VMULPS       Z28, Z19, Z19
+	VMULPS       Z28, Z20, Z20
+	VMULPS       Z28, Z21, Z21
+	VMULPS       Z28, Z22, Z22
+	VMULPS       Z28, Z23, Z23
+	VMULPS       Z28, Z24, Z24
+	VMULPS       Z28, Z25, Z25
+	VMULPS       Z28, Z26, Z26
+	VMULPS       Z28, Z27, Z27
+
+skip301:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip301
+	JZ     skip302
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17090,39 +17123,6 @@ end298:
 	VADDPS (DX), Z25, Z25
 	ADDQ   BX, DX
 	VADDPS (DX), Z27, Z27
-
-skip301:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip302
-	VBROADCASTSS 128(AX), Z28
-	VMULPS       Z28, Z0, Z0
-	VMULPS       Z28, Z1, Z1
-	VMULPS       Z28, Z2, Z2
-	VMULPS       Z28, Z3, Z3
-	VMULPS       Z28, Z4, Z4
-	VMULPS       Z28, Z5, Z5
-	VMULPS       Z28, Z6, Z6
-	VMULPS       Z28, Z7, Z7
-	VMULPS       Z28, Z8, Z8
-	VMULPS       Z28, Z9, Z9
-	VMULPS       Z28, Z10, Z10
-	VMULPS       Z28, Z11, Z11
-	VMULPS       Z28, Z12, Z12
-	VMULPS       Z28, Z13, Z13
-	VMULPS       Z28, Z14, Z14
-	VMULPS       Z28, Z15, Z15
-	VMULPS       Z28, Z16, Z16
-	VMULPS       Z28, Z17, Z17
-	VMULPS       Z28, Z18, Z18
-	VMULPS       Z28, Z19, Z19
-	VMULPS       Z28, Z20, Z20
-	VMULPS       Z28, Z21, Z21
-	VMULPS       Z28, Z22, Z22
-	VMULPS       Z28, Z23, Z23
-	VMULPS       Z28, Z24, Z24
-	VMULPS       Z28, Z25, Z25
-	VMULPS       Z28, Z26, Z26
-	VMULPS       Z28, Z27, Z27
 
 skip302:
 	MOVQ    24(AX), DX
@@ -17603,21 +17603,21 @@ one311:
 	JNZ          one311
 
 end309:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg307
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg307
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip312
+	VBROADCASTSS 128(AX), Z1
+	VMULPS       Z1, Z0, Z0
+
+skip312:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip312
+	JZ     skip313
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
-
-skip312:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip313
-	VBROADCASTSS 128(AX), Z1
-	VMULPS       Z1, Z0, Z0
 
 skip313:
 	MOVQ    24(AX), DX
@@ -17723,21 +17723,21 @@ one322:
 	JNZ          one322
 
 end320:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg318
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg318
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip323
+	VBROADCASTSS 128(AX), Z1
+	VMULPS       Z1, Z0, Z0
+
+skip323:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip323
+	JZ     skip324
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
-
-skip323:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip324
-	VBROADCASTSS 128(AX), Z1
-	VMULPS       Z1, Z0, Z0
 
 skip324:
 	MOVQ    24(AX), DX
@@ -17876,23 +17876,23 @@ one333:
 	JNZ          one333
 
 end331:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg329
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg329
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip334
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip334:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip334
+	JZ     skip335
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
-
-skip334:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip335
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
 
 skip335:
 	MOVQ    24(AX), DX
@@ -18015,23 +18015,23 @@ one344:
 	JNZ          one344
 
 end342:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg340
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg340
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip345
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip345:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip345
+	JZ     skip346
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
-
-skip345:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip346
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
 
 skip346:
 	MOVQ    24(AX), DX
@@ -18209,11 +18209,18 @@ one356:
 	JNZ          one356
 
 end354:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg352
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg352
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip357
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip357:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip357
+	JZ     skip358
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18223,13 +18230,6 @@ end354:
 	ADDQ   BX, DX
 	ADDQ   96(AX), DX
 	VADDPS (DX), Z1, Z1
-
-skip357:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip358
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
 
 skip358:
 	MOVQ    24(AX), DX
@@ -18380,25 +18380,25 @@ one367:
 	JNZ          one367
 
 end365:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg363
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg363
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip368
+	VBROADCASTSS 128(AX), Z3
+	VMULPS       Z3, Z0, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z3, Z2, Z2
+
+skip368:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip368
+	JZ     skip369
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
-
-skip368:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip369
-	VBROADCASTSS 128(AX), Z3
-	VMULPS       Z3, Z0, Z0
-	VMULPS       Z3, Z1, Z1
-	VMULPS       Z3, Z2, Z2
 
 skip369:
 	MOVQ    24(AX), DX
@@ -18538,25 +18538,25 @@ one378:
 	JNZ          one378
 
 end376:
-	ADDQ   $+16, BX
-	DECQ   DI
-	JNZ    seg374
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg374
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip379
+	VBROADCASTSS 128(AX), Z3
+	VMULPS       Z3, Z0, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z3, Z2, Z2
+
+skip379:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip379
+	JZ     skip380
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
-
-skip379:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip380
-	VBROADCASTSS 128(AX), Z3
-	VMULPS       Z3, Z0, Z0
-	VMULPS       Z3, Z1, Z1
-	VMULPS       Z3, Z2, Z2
 
 skip380:
 	MOVQ    24(AX), DX
@@ -18772,11 +18772,20 @@ one389:
 	JNZ          one389
 
 end387:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg385
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg385
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip390
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip390:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip390
+	JZ     skip391
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -18784,15 +18793,6 @@ end387:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 	VADDPS 192(DX), Z3, Z3
-
-skip390:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip391
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
 
 skip391:
 	MOVQ    24(AX), DX
@@ -18950,11 +18950,20 @@ one400:
 	JNZ          one400
 
 end398:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg396
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg396
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip401
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip401:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip401
+	JZ     skip402
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -18962,15 +18971,6 @@ end398:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 	VADDPS 192(DX), Z3, Z3
-
-skip401:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip402
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
 
 skip402:
 	MOVQ    24(AX), DX
@@ -19226,11 +19226,20 @@ one412:
 	JNZ          one412
 
 end410:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg408
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg408
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip413
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip413:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip413
+	JZ     skip414
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -19242,15 +19251,6 @@ end410:
 	ADDQ   96(AX), DX
 	VADDPS (DX), Z1, Z1
 	VADDPS 64(DX), Z3, Z3
-
-skip413:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip414
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
 
 skip414:
 	MOVQ    24(AX), DX
@@ -19417,11 +19417,18 @@ one423:
 	JNZ          one423
 
 end421:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg419
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg419
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip424
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip424:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip424
+	JZ     skip425
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19429,13 +19436,6 @@ end421:
 	VADDPS (DX), Z0, Z0
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
-
-skip424:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip425
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
 
 skip425:
 	MOVQ    24(AX), DX
@@ -19565,11 +19565,18 @@ one434:
 	JNZ          one434
 
 end432:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg430
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg430
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip435
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip435:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip435
+	JZ     skip436
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19577,13 +19584,6 @@ end432:
 	VADDPS (DX), Z0, Z0
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
-
-skip435:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip436
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
 
 skip436:
 	MOVQ    24(AX), DX
@@ -19774,11 +19774,20 @@ one445:
 	JNZ          one445
 
 end443:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg441
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg441
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip446
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip446:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip446
+	JZ     skip447
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -19788,15 +19797,6 @@ end443:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
-
-skip446:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip447
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
 
 skip447:
 	MOVQ    24(AX), DX
@@ -19954,11 +19954,20 @@ one456:
 	JNZ          one456
 
 end454:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg452
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg452
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip457
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip457:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip457
+	JZ     skip458
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -19968,15 +19977,6 @@ end454:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
-
-skip457:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip458
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
 
 skip458:
 	MOVQ    24(AX), DX
@@ -20236,11 +20236,20 @@ one468:
 	JNZ          one468
 
 end466:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg464
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg464
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip469
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip469:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip469
+	JZ     skip470
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -20256,15 +20265,6 @@ end466:
 	VADDPS (DX), Z1, Z1
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
-
-skip469:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip470
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
 
 skip470:
 	MOVQ    24(AX), DX
@@ -20473,11 +20473,22 @@ one479:
 	JNZ          one479
 
 end477:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg475
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg475
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip480
+	VBROADCASTSS 128(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip480:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip480
+	JZ     skip481
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -20489,17 +20500,6 @@ end477:
 	VADDPS (DX), Z3, Z3
 	VADDPS 64(DX), Z4, Z4
 	VADDPS 128(DX), Z5, Z5
-
-skip480:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip481
-	VBROADCASTSS 128(AX), Z6
-	VMULPS       Z6, Z0, Z0
-	VMULPS       Z6, Z1, Z1
-	VMULPS       Z6, Z2, Z2
-	VMULPS       Z6, Z3, Z3
-	VMULPS       Z6, Z4, Z4
-	VMULPS       Z6, Z5, Z5
 
 skip481:
 	MOVQ    24(AX), DX
@@ -20685,11 +20685,22 @@ one490:
 	JNZ          one490
 
 end488:
-	ADDQ   $+16, SI
-	DECQ   R8
-	JNZ    seg486
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg486
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip491
+	VBROADCASTSS 128(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip491:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip491
+	JZ     skip492
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -20701,17 +20712,6 @@ end488:
 	VADDPS (DX), Z3, Z3
 	VADDPS 64(DX), Z4, Z4
 	VADDPS 128(DX), Z5, Z5
-
-skip491:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip492
-	VBROADCASTSS 128(AX), Z6
-	VMULPS       Z6, Z0, Z0
-	VMULPS       Z6, Z1, Z1
-	VMULPS       Z6, Z2, Z2
-	VMULPS       Z6, Z3, Z3
-	VMULPS       Z6, Z4, Z4
-	VMULPS       Z6, Z5, Z5
 
 skip492:
 	MOVQ    24(AX), DX
@@ -21043,11 +21043,24 @@ one501:
 	JNZ          one501
 
 end499:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg497
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg497
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip502
+	VBROADCASTSS 128(AX), Z8
+	VMULPS       Z8, Z0, Z0
+	VMULPS       Z8, Z1, Z1
+	VMULPS       Z8, Z2, Z2
+	VMULPS       Z8, Z3, Z3
+	VMULPS       Z8, Z4, Z4
+	VMULPS       Z8, Z5, Z5
+	VMULPS       Z8, Z6, Z6
+	VMULPS       Z8, Z7, Z7
+
+skip502:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip502
+	JZ     skip503
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -21061,19 +21074,6 @@ end499:
 	VADDPS 64(DX), Z5, Z5
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
-
-skip502:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip503
-	VBROADCASTSS 128(AX), Z8
-	VMULPS       Z8, Z0, Z0
-	VMULPS       Z8, Z1, Z1
-	VMULPS       Z8, Z2, Z2
-	VMULPS       Z8, Z3, Z3
-	VMULPS       Z8, Z4, Z4
-	VMULPS       Z8, Z5, Z5
-	VMULPS       Z8, Z6, Z6
-	VMULPS       Z8, Z7, Z7
 
 skip503:
 	MOVQ    24(AX), DX
@@ -21288,11 +21288,24 @@ one512:
 	JNZ          one512
 
 end510:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg508
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg508
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip513
+	VBROADCASTSS 128(AX), Z8
+	VMULPS       Z8, Z0, Z0
+	VMULPS       Z8, Z1, Z1
+	VMULPS       Z8, Z2, Z2
+	VMULPS       Z8, Z3, Z3
+	VMULPS       Z8, Z4, Z4
+	VMULPS       Z8, Z5, Z5
+	VMULPS       Z8, Z6, Z6
+	VMULPS       Z8, Z7, Z7
+
+skip513:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip513
+	JZ     skip514
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -21306,19 +21319,6 @@ end510:
 	VADDPS 64(DX), Z5, Z5
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
-
-skip513:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip514
-	VBROADCASTSS 128(AX), Z8
-	VMULPS       Z8, Z0, Z0
-	VMULPS       Z8, Z1, Z1
-	VMULPS       Z8, Z2, Z2
-	VMULPS       Z8, Z3, Z3
-	VMULPS       Z8, Z4, Z4
-	VMULPS       Z8, Z5, Z5
-	VMULPS       Z8, Z6, Z6
-	VMULPS       Z8, Z7, Z7
 
 skip514:
 	MOVQ    24(AX), DX
@@ -21721,11 +21721,24 @@ one524:
 	JNZ          one524
 
 end522:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg520
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg520
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip525
+	VBROADCASTSS 128(AX), Z8
+	VMULPS       Z8, Z0, Z0
+	VMULPS       Z8, Z1, Z1
+	VMULPS       Z8, Z2, Z2
+	VMULPS       Z8, Z3, Z3
+	VMULPS       Z8, Z4, Z4
+	VMULPS       Z8, Z5, Z5
+	VMULPS       Z8, Z6, Z6
+	VMULPS       Z8, Z7, Z7
+
+skip525:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip525
+	JZ     skip526
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -21745,19 +21758,6 @@ end522:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 	VADDPS 64(DX), Z7, Z7
-
-skip525:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip526
-	VBROADCASTSS 128(AX), Z8
-	VMULPS       Z8, Z0, Z0
-	VMULPS       Z8, Z1, Z1
-	VMULPS       Z8, Z2, Z2
-	VMULPS       Z8, Z3, Z3
-	VMULPS       Z8, Z4, Z4
-	VMULPS       Z8, Z5, Z5
-	VMULPS       Z8, Z6, Z6
-	VMULPS       Z8, Z7, Z7
 
 skip526:
 	MOVQ    24(AX), DX
@@ -22000,12 +22000,20 @@ one536:
 	JNZ          one536
 
 end534:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg532
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg532
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip537
+	VBROADCASTSS 128(AX), Z3
+	VMULPS       Z3, Z0, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z3, Z2, Z2
+
+skip537:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip537
+	JZ     skip538
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -22015,14 +22023,6 @@ end534:
 	VADDPS (DX), Z1, Z1
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
-
-skip537:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip538
-	VBROADCASTSS 128(AX), Z3
-	VMULPS       Z3, Z0, Z0
-	VMULPS       Z3, Z1, Z1
-	VMULPS       Z3, Z2, Z2
 
 skip538:
 	MOVQ    24(AX), DX
@@ -22181,12 +22181,20 @@ one548:
 	JNZ          one548
 
 end546:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg544
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg544
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip549
+	VBROADCASTSS 128(AX), Z3
+	VMULPS       Z3, Z0, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z3, Z2, Z2
+
+skip549:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip549
+	JZ     skip550
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -22196,14 +22204,6 @@ end546:
 	VADDPS (DX), Z1, Z1
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
-
-skip549:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip550
-	VBROADCASTSS 128(AX), Z3
-	VMULPS       Z3, Z0, Z0
-	VMULPS       Z3, Z1, Z1
-	VMULPS       Z3, Z2, Z2
 
 skip550:
 	MOVQ    24(AX), DX
@@ -22453,12 +22453,23 @@ one560:
 	JNZ          one560
 
 end558:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg556
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg556
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip561
+	VBROADCASTSS 128(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip561:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip561
+	JZ     skip562
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -22471,17 +22482,6 @@ end558:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
-
-skip561:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip562
-	VBROADCASTSS 128(AX), Z6
-	VMULPS       Z6, Z0, Z0
-	VMULPS       Z6, Z1, Z1
-	VMULPS       Z6, Z2, Z2
-	VMULPS       Z6, Z3, Z3
-	VMULPS       Z6, Z4, Z4
-	VMULPS       Z6, Z5, Z5
 
 skip562:
 	MOVQ    24(AX), DX
@@ -22681,12 +22681,23 @@ one572:
 	JNZ          one572
 
 end570:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg568
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg568
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip573
+	VBROADCASTSS 128(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip573:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip573
+	JZ     skip574
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -22699,17 +22710,6 @@ end570:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
-
-skip573:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip574
-	VBROADCASTSS 128(AX), Z6
-	VMULPS       Z6, Z0, Z0
-	VMULPS       Z6, Z1, Z1
-	VMULPS       Z6, Z2, Z2
-	VMULPS       Z6, Z3, Z3
-	VMULPS       Z6, Z4, Z4
-	VMULPS       Z6, Z5, Z5
 
 skip574:
 	MOVQ    24(AX), DX
@@ -23056,12 +23056,23 @@ one585:
 	JNZ          one585
 
 end583:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg581
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg581
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip586
+	VBROADCASTSS 128(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip586:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip586
+	JZ     skip587
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -23081,17 +23092,6 @@ end583:
 	VADDPS (DX), Z3, Z3
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
-
-skip586:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip587
-	VBROADCASTSS 128(AX), Z6
-	VMULPS       Z6, Z0, Z0
-	VMULPS       Z6, Z1, Z1
-	VMULPS       Z6, Z2, Z2
-	VMULPS       Z6, Z3, Z3
-	VMULPS       Z6, Z4, Z4
-	VMULPS       Z6, Z5, Z5
 
 skip587:
 	MOVQ    24(AX), DX
@@ -23367,12 +23367,26 @@ one597:
 	JNZ          one597
 
 end595:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg593
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg593
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip598
+	VBROADCASTSS 128(AX), Z9
+	VMULPS       Z9, Z0, Z0
+	VMULPS       Z9, Z1, Z1
+	VMULPS       Z9, Z2, Z2
+	VMULPS       Z9, Z3, Z3
+	VMULPS       Z9, Z4, Z4
+	VMULPS       Z9, Z5, Z5
+	VMULPS       Z9, Z6, Z6
+	VMULPS       Z9, Z7, Z7
+	VMULPS       Z9, Z8, Z8
+
+skip598:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip598
+	JZ     skip599
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -23388,20 +23402,6 @@ end595:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 	VADDPS 128(DX), Z8, Z8
-
-skip598:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip599
-	VBROADCASTSS 128(AX), Z9
-	VMULPS       Z9, Z0, Z0
-	VMULPS       Z9, Z1, Z1
-	VMULPS       Z9, Z2, Z2
-	VMULPS       Z9, Z3, Z3
-	VMULPS       Z9, Z4, Z4
-	VMULPS       Z9, Z5, Z5
-	VMULPS       Z9, Z6, Z6
-	VMULPS       Z9, Z7, Z7
-	VMULPS       Z9, Z8, Z8
 
 skip599:
 	MOVQ    24(AX), DX
@@ -23642,12 +23642,26 @@ one609:
 	JNZ          one609
 
 end607:
-	ADDQ   $+16, DI
-	DECQ   R9
-	JNZ    seg605
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg605
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip610
+	VBROADCASTSS 128(AX), Z9
+	VMULPS       Z9, Z0, Z0
+	VMULPS       Z9, Z1, Z1
+	VMULPS       Z9, Z2, Z2
+	VMULPS       Z9, Z3, Z3
+	VMULPS       Z9, Z4, Z4
+	VMULPS       Z9, Z5, Z5
+	VMULPS       Z9, Z6, Z6
+	VMULPS       Z9, Z7, Z7
+	VMULPS       Z9, Z8, Z8
+
+skip610:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip610
+	JZ     skip611
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -23663,20 +23677,6 @@ end607:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 	VADDPS 128(DX), Z8, Z8
-
-skip610:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip611
-	VBROADCASTSS 128(AX), Z9
-	VMULPS       Z9, Z0, Z0
-	VMULPS       Z9, Z1, Z1
-	VMULPS       Z9, Z2, Z2
-	VMULPS       Z9, Z3, Z3
-	VMULPS       Z9, Z4, Z4
-	VMULPS       Z9, Z5, Z5
-	VMULPS       Z9, Z6, Z6
-	VMULPS       Z9, Z7, Z7
-	VMULPS       Z9, Z8, Z8
 
 skip611:
 	MOVQ    24(AX), DX
@@ -24135,12 +24135,29 @@ one621:
 	JNZ          one621
 
 end619:
-	ADDQ   $+16, R8
-	DECQ   R10
-	JNZ    seg617
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R8
+	DECQ         R10
+	JNZ          seg617
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip622
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip622:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip622
+	JZ     skip623
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -24159,23 +24176,6 @@ end619:
 	VADDPS 64(DX), Z9, Z9
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
-
-skip622:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip623
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip623:
 	MOVQ    24(AX), DX
@@ -24458,12 +24458,29 @@ one633:
 	JNZ          one633
 
 end631:
-	ADDQ   $+16, R8
-	DECQ   R10
-	JNZ    seg629
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R8
+	DECQ         R10
+	JNZ          seg629
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip634
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip634:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip634
+	JZ     skip635
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -24482,23 +24499,6 @@ end631:
 	VADDPS 64(DX), Z9, Z9
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
-
-skip634:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip635
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip635:
 	MOVQ    24(AX), DX
@@ -25057,12 +25057,29 @@ one646:
 	JNZ          one646
 
 end644:
-	ADDQ   $+16, R8
-	DECQ   R10
-	JNZ    seg642
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R8
+	DECQ         R10
+	JNZ          seg642
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip647
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip647:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip647
+	JZ     skip648
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -25088,23 +25105,6 @@ end644:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 	VADDPS 64(DX), Z11, Z11
-
-skip647:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip648
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip648:
 	MOVQ    24(AX), DX
@@ -25411,12 +25411,21 @@ one658:
 	JNZ          one658
 
 end656:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg654
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg654
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip659
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip659:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip659
+	JZ     skip660
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -25428,15 +25437,6 @@ end656:
 	VADDPS (DX), Z2, Z2
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
-
-skip659:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip660
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
 
 skip660:
 	MOVQ    24(AX), DX
@@ -25615,12 +25615,21 @@ one670:
 	JNZ          one670
 
 end668:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg666
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg666
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip671
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip671:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip671
+	JZ     skip672
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -25632,15 +25641,6 @@ end668:
 	VADDPS (DX), Z2, Z2
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
-
-skip671:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip672
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
 
 skip672:
 	MOVQ    24(AX), DX
@@ -25938,12 +25938,25 @@ one682:
 	JNZ          one682
 
 end680:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg678
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg678
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip683
+	VBROADCASTSS 128(AX), Z8
+	VMULPS       Z8, Z0, Z0
+	VMULPS       Z8, Z1, Z1
+	VMULPS       Z8, Z2, Z2
+	VMULPS       Z8, Z3, Z3
+	VMULPS       Z8, Z4, Z4
+	VMULPS       Z8, Z5, Z5
+	VMULPS       Z8, Z6, Z6
+	VMULPS       Z8, Z7, Z7
+
+skip683:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip683
+	JZ     skip684
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -25959,19 +25972,6 @@ end680:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
-
-skip683:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip684
-	VBROADCASTSS 128(AX), Z8
-	VMULPS       Z8, Z0, Z0
-	VMULPS       Z8, Z1, Z1
-	VMULPS       Z8, Z2, Z2
-	VMULPS       Z8, Z3, Z3
-	VMULPS       Z8, Z4, Z4
-	VMULPS       Z8, Z5, Z5
-	VMULPS       Z8, Z6, Z6
-	VMULPS       Z8, Z7, Z7
 
 skip684:
 	MOVQ    24(AX), DX
@@ -26202,12 +26202,25 @@ one694:
 	JNZ          one694
 
 end692:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg690
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg690
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip695
+	VBROADCASTSS 128(AX), Z8
+	VMULPS       Z8, Z0, Z0
+	VMULPS       Z8, Z1, Z1
+	VMULPS       Z8, Z2, Z2
+	VMULPS       Z8, Z3, Z3
+	VMULPS       Z8, Z4, Z4
+	VMULPS       Z8, Z5, Z5
+	VMULPS       Z8, Z6, Z6
+	VMULPS       Z8, Z7, Z7
+
+skip695:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip695
+	JZ     skip696
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -26223,19 +26236,6 @@ end692:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
-
-skip695:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip696
-	VBROADCASTSS 128(AX), Z8
-	VMULPS       Z8, Z0, Z0
-	VMULPS       Z8, Z1, Z1
-	VMULPS       Z8, Z2, Z2
-	VMULPS       Z8, Z3, Z3
-	VMULPS       Z8, Z4, Z4
-	VMULPS       Z8, Z5, Z5
-	VMULPS       Z8, Z6, Z6
-	VMULPS       Z8, Z7, Z7
 
 skip696:
 	MOVQ    24(AX), DX
@@ -26658,12 +26658,25 @@ one707:
 	JNZ          one707
 
 end705:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg703
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg703
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip708
+	VBROADCASTSS 128(AX), Z8
+	VMULPS       Z8, Z0, Z0
+	VMULPS       Z8, Z1, Z1
+	VMULPS       Z8, Z2, Z2
+	VMULPS       Z8, Z3, Z3
+	VMULPS       Z8, Z4, Z4
+	VMULPS       Z8, Z5, Z5
+	VMULPS       Z8, Z6, Z6
+	VMULPS       Z8, Z7, Z7
+
+skip708:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip708
+	JZ     skip709
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -26687,19 +26700,6 @@ end705:
 	VADDPS (DX), Z5, Z5
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
-
-skip708:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip709
-	VBROADCASTSS 128(AX), Z8
-	VMULPS       Z8, Z0, Z0
-	VMULPS       Z8, Z1, Z1
-	VMULPS       Z8, Z2, Z2
-	VMULPS       Z8, Z3, Z3
-	VMULPS       Z8, Z4, Z4
-	VMULPS       Z8, Z5, Z5
-	VMULPS       Z8, Z6, Z6
-	VMULPS       Z8, Z7, Z7
 
 skip709:
 	MOVQ    24(AX), DX
@@ -27029,12 +27029,29 @@ one719:
 	JNZ          one719
 
 end717:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg715
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg715
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip720
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip720:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip720
+	JZ     skip721
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -27054,23 +27071,6 @@ end717:
 	VADDPS (DX), Z9, Z9
 	VADDPS 64(DX), Z10, Z10
 	VADDPS 128(DX), Z11, Z11
-
-skip720:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip721
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip721:
 	MOVQ    24(AX), DX
@@ -27353,12 +27353,29 @@ one731:
 	JNZ          one731
 
 end729:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg727
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg727
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip732
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip732:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip732
+	JZ     skip733
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -27378,23 +27395,6 @@ end729:
 	VADDPS (DX), Z9, Z9
 	VADDPS 64(DX), Z10, Z10
 	VADDPS 128(DX), Z11, Z11
-
-skip732:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip733
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip733:
 	MOVQ    24(AX), DX
@@ -27965,12 +27965,33 @@ one743:
 	JNZ          one743
 
 end741:
-	ADDQ   $+16, R10
-	DECQ   R11
-	JNZ    seg739
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg739
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip744
+	VBROADCASTSS 128(AX), Z16
+	VMULPS       Z16, Z0, Z0
+	VMULPS       Z16, Z1, Z1
+	VMULPS       Z16, Z2, Z2
+	VMULPS       Z16, Z3, Z3
+	VMULPS       Z16, Z4, Z4
+	VMULPS       Z16, Z5, Z5
+	VMULPS       Z16, Z6, Z6
+	VMULPS       Z16, Z7, Z7
+	VMULPS       Z16, Z8, Z8
+	VMULPS       Z16, Z9, Z9
+	VMULPS       Z16, Z10, Z10
+	VMULPS       Z16, Z11, Z11
+	VMULPS       Z16, Z12, Z12
+	VMULPS       Z16, Z13, Z13
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+
+skip744:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip744
+	JZ     skip745
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -27994,27 +28015,6 @@ end741:
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
-
-skip744:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip745
-	VBROADCASTSS 128(AX), Z16
-	VMULPS       Z16, Z0, Z0
-	VMULPS       Z16, Z1, Z1
-	VMULPS       Z16, Z2, Z2
-	VMULPS       Z16, Z3, Z3
-	VMULPS       Z16, Z4, Z4
-	VMULPS       Z16, Z5, Z5
-	VMULPS       Z16, Z6, Z6
-	VMULPS       Z16, Z7, Z7
-	VMULPS       Z16, Z8, Z8
-	VMULPS       Z16, Z9, Z9
-	VMULPS       Z16, Z10, Z10
-	VMULPS       Z16, Z11, Z11
-	VMULPS       Z16, Z12, Z12
-	VMULPS       Z16, Z13, Z13
-	VMULPS       Z16, Z14, Z14
-	VMULPS       Z16, Z15, Z15
 
 skip745:
 	MOVQ    24(AX), DX
@@ -28350,12 +28350,33 @@ one755:
 	JNZ          one755
 
 end753:
-	ADDQ   $+16, R10
-	DECQ   R11
-	JNZ    seg751
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg751
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip756
+	VBROADCASTSS 128(AX), Z16
+	VMULPS       Z16, Z0, Z0
+	VMULPS       Z16, Z1, Z1
+	VMULPS       Z16, Z2, Z2
+	VMULPS       Z16, Z3, Z3
+	VMULPS       Z16, Z4, Z4
+	VMULPS       Z16, Z5, Z5
+	VMULPS       Z16, Z6, Z6
+	VMULPS       Z16, Z7, Z7
+	VMULPS       Z16, Z8, Z8
+	VMULPS       Z16, Z9, Z9
+	VMULPS       Z16, Z10, Z10
+	VMULPS       Z16, Z11, Z11
+	VMULPS       Z16, Z12, Z12
+	VMULPS       Z16, Z13, Z13
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+
+skip756:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip756
+	JZ     skip757
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -28379,27 +28400,6 @@ end753:
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
-
-skip756:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip757
-	VBROADCASTSS 128(AX), Z16
-	VMULPS       Z16, Z0, Z0
-	VMULPS       Z16, Z1, Z1
-	VMULPS       Z16, Z2, Z2
-	VMULPS       Z16, Z3, Z3
-	VMULPS       Z16, Z4, Z4
-	VMULPS       Z16, Z5, Z5
-	VMULPS       Z16, Z6, Z6
-	VMULPS       Z16, Z7, Z7
-	VMULPS       Z16, Z8, Z8
-	VMULPS       Z16, Z9, Z9
-	VMULPS       Z16, Z10, Z10
-	VMULPS       Z16, Z11, Z11
-	VMULPS       Z16, Z12, Z12
-	VMULPS       Z16, Z13, Z13
-	VMULPS       Z16, Z14, Z14
-	VMULPS       Z16, Z15, Z15
 
 skip757:
 	MOVQ    24(AX), DX
@@ -29099,12 +29099,33 @@ one768:
 	JNZ          one768
 
 end766:
-	ADDQ   $+16, R10
-	DECQ   R11
-	JNZ    seg764
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg764
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip769
+	VBROADCASTSS 128(AX), Z16
+	VMULPS       Z16, Z0, Z0
+	VMULPS       Z16, Z1, Z1
+	VMULPS       Z16, Z2, Z2
+	VMULPS       Z16, Z3, Z3
+	VMULPS       Z16, Z4, Z4
+	VMULPS       Z16, Z5, Z5
+	VMULPS       Z16, Z6, Z6
+	VMULPS       Z16, Z7, Z7
+	VMULPS       Z16, Z8, Z8
+	VMULPS       Z16, Z9, Z9
+	VMULPS       Z16, Z10, Z10
+	VMULPS       Z16, Z11, Z11
+	VMULPS       Z16, Z12, Z12
+	VMULPS       Z16, Z13, Z13
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+
+skip769:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip769
+	JZ     skip770
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -29136,27 +29157,6 @@ end766:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 	VADDPS 64(DX), Z15, Z15
-
-skip769:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip770
-	VBROADCASTSS 128(AX), Z16
-	VMULPS       Z16, Z0, Z0
-	VMULPS       Z16, Z1, Z1
-	VMULPS       Z16, Z2, Z2
-	VMULPS       Z16, Z3, Z3
-	VMULPS       Z16, Z4, Z4
-	VMULPS       Z16, Z5, Z5
-	VMULPS       Z16, Z6, Z6
-	VMULPS       Z16, Z7, Z7
-	VMULPS       Z16, Z8, Z8
-	VMULPS       Z16, Z9, Z9
-	VMULPS       Z16, Z10, Z10
-	VMULPS       Z16, Z11, Z11
-	VMULPS       Z16, Z12, Z12
-	VMULPS       Z16, Z13, Z13
-	VMULPS       Z16, Z14, Z14
-	VMULPS       Z16, Z15, Z15
 
 skip770:
 	MOVQ    24(AX), DX
@@ -29527,12 +29527,22 @@ one780:
 	JNZ          one780
 
 end778:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg776
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg776
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip781
+	VBROADCASTSS 128(AX), Z5
+	VMULPS       Z5, Z0, Z0
+	VMULPS       Z5, Z1, Z1
+	VMULPS       Z5, Z2, Z2
+	VMULPS       Z5, Z3, Z3
+	VMULPS       Z5, Z4, Z4
+
+skip781:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip781
+	JZ     skip782
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -29546,16 +29556,6 @@ end778:
 	VADDPS (DX), Z3, Z3
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
-
-skip781:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip782
-	VBROADCASTSS 128(AX), Z5
-	VMULPS       Z5, Z0, Z0
-	VMULPS       Z5, Z1, Z1
-	VMULPS       Z5, Z2, Z2
-	VMULPS       Z5, Z3, Z3
-	VMULPS       Z5, Z4, Z4
 
 skip782:
 	MOVQ    24(AX), DX
@@ -29754,12 +29754,22 @@ one792:
 	JNZ          one792
 
 end790:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg788
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg788
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip793
+	VBROADCASTSS 128(AX), Z5
+	VMULPS       Z5, Z0, Z0
+	VMULPS       Z5, Z1, Z1
+	VMULPS       Z5, Z2, Z2
+	VMULPS       Z5, Z3, Z3
+	VMULPS       Z5, Z4, Z4
+
+skip793:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip793
+	JZ     skip794
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -29773,16 +29783,6 @@ end790:
 	VADDPS (DX), Z3, Z3
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
-
-skip793:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip794
-	VBROADCASTSS 128(AX), Z5
-	VMULPS       Z5, Z0, Z0
-	VMULPS       Z5, Z1, Z1
-	VMULPS       Z5, Z2, Z2
-	VMULPS       Z5, Z3, Z3
-	VMULPS       Z5, Z4, Z4
 
 skip794:
 	MOVQ    24(AX), DX
@@ -30128,12 +30128,27 @@ one804:
 	JNZ          one804
 
 end802:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg800
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg800
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip805
+	VBROADCASTSS 128(AX), Z10
+	VMULPS       Z10, Z0, Z0
+	VMULPS       Z10, Z1, Z1
+	VMULPS       Z10, Z2, Z2
+	VMULPS       Z10, Z3, Z3
+	VMULPS       Z10, Z4, Z4
+	VMULPS       Z10, Z5, Z5
+	VMULPS       Z10, Z6, Z6
+	VMULPS       Z10, Z7, Z7
+	VMULPS       Z10, Z8, Z8
+	VMULPS       Z10, Z9, Z9
+
+skip805:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip805
+	JZ     skip806
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -30152,21 +30167,6 @@ end802:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
-
-skip805:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip806
-	VBROADCASTSS 128(AX), Z10
-	VMULPS       Z10, Z0, Z0
-	VMULPS       Z10, Z1, Z1
-	VMULPS       Z10, Z2, Z2
-	VMULPS       Z10, Z3, Z3
-	VMULPS       Z10, Z4, Z4
-	VMULPS       Z10, Z5, Z5
-	VMULPS       Z10, Z6, Z6
-	VMULPS       Z10, Z7, Z7
-	VMULPS       Z10, Z8, Z8
-	VMULPS       Z10, Z9, Z9
 
 skip806:
 	MOVQ    24(AX), DX
@@ -30428,12 +30428,27 @@ one816:
 	JNZ          one816
 
 end814:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg812
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg812
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip817
+	VBROADCASTSS 128(AX), Z10
+	VMULPS       Z10, Z0, Z0
+	VMULPS       Z10, Z1, Z1
+	VMULPS       Z10, Z2, Z2
+	VMULPS       Z10, Z3, Z3
+	VMULPS       Z10, Z4, Z4
+	VMULPS       Z10, Z5, Z5
+	VMULPS       Z10, Z6, Z6
+	VMULPS       Z10, Z7, Z7
+	VMULPS       Z10, Z8, Z8
+	VMULPS       Z10, Z9, Z9
+
+skip817:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip817
+	JZ     skip818
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -30452,21 +30467,6 @@ end814:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
-
-skip817:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip818
-	VBROADCASTSS 128(AX), Z10
-	VMULPS       Z10, Z0, Z0
-	VMULPS       Z10, Z1, Z1
-	VMULPS       Z10, Z2, Z2
-	VMULPS       Z10, Z3, Z3
-	VMULPS       Z10, Z4, Z4
-	VMULPS       Z10, Z5, Z5
-	VMULPS       Z10, Z6, Z6
-	VMULPS       Z10, Z7, Z7
-	VMULPS       Z10, Z8, Z8
-	VMULPS       Z10, Z9, Z9
 
 skip818:
 	MOVQ    24(AX), DX
@@ -30965,12 +30965,27 @@ one829:
 	JNZ          one829
 
 end827:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg825
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg825
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip830
+	VBROADCASTSS 128(AX), Z10
+	VMULPS       Z10, Z0, Z0
+	VMULPS       Z10, Z1, Z1
+	VMULPS       Z10, Z2, Z2
+	VMULPS       Z10, Z3, Z3
+	VMULPS       Z10, Z4, Z4
+	VMULPS       Z10, Z5, Z5
+	VMULPS       Z10, Z6, Z6
+	VMULPS       Z10, Z7, Z7
+	VMULPS       Z10, Z8, Z8
+	VMULPS       Z10, Z9, Z9
+
+skip830:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip830
+	JZ     skip831
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -30998,21 +31013,6 @@ end827:
 	VADDPS (DX), Z7, Z7
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
-
-skip830:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip831
-	VBROADCASTSS 128(AX), Z10
-	VMULPS       Z10, Z0, Z0
-	VMULPS       Z10, Z1, Z1
-	VMULPS       Z10, Z2, Z2
-	VMULPS       Z10, Z3, Z3
-	VMULPS       Z10, Z4, Z4
-	VMULPS       Z10, Z5, Z5
-	VMULPS       Z10, Z6, Z6
-	VMULPS       Z10, Z7, Z7
-	VMULPS       Z10, Z8, Z8
-	VMULPS       Z10, Z9, Z9
 
 skip831:
 	MOVQ    24(AX), DX
@@ -31396,12 +31396,32 @@ one841:
 	JNZ          one841
 
 end839:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg837
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg837
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip842
+	VBROADCASTSS 128(AX), Z15
+	VMULPS       Z15, Z0, Z0
+	VMULPS       Z15, Z1, Z1
+	VMULPS       Z15, Z2, Z2
+	VMULPS       Z15, Z3, Z3
+	VMULPS       Z15, Z4, Z4
+	VMULPS       Z15, Z5, Z5
+	VMULPS       Z15, Z6, Z6
+	VMULPS       Z15, Z7, Z7
+	VMULPS       Z15, Z8, Z8
+	VMULPS       Z15, Z9, Z9
+	VMULPS       Z15, Z10, Z10
+	VMULPS       Z15, Z11, Z11
+	VMULPS       Z15, Z12, Z12
+	VMULPS       Z15, Z13, Z13
+	VMULPS       Z15, Z14, Z14
+
+skip842:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip842
+	JZ     skip843
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -31425,26 +31445,6 @@ end839:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
-
-skip842:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip843
-	VBROADCASTSS 128(AX), Z15
-	VMULPS       Z15, Z0, Z0
-	VMULPS       Z15, Z1, Z1
-	VMULPS       Z15, Z2, Z2
-	VMULPS       Z15, Z3, Z3
-	VMULPS       Z15, Z4, Z4
-	VMULPS       Z15, Z5, Z5
-	VMULPS       Z15, Z6, Z6
-	VMULPS       Z15, Z7, Z7
-	VMULPS       Z15, Z8, Z8
-	VMULPS       Z15, Z9, Z9
-	VMULPS       Z15, Z10, Z10
-	VMULPS       Z15, Z11, Z11
-	VMULPS       Z15, Z12, Z12
-	VMULPS       Z15, Z13, Z13
-	VMULPS       Z15, Z14, Z14
 
 skip843:
 	MOVQ    24(AX), DX
@@ -31769,12 +31769,32 @@ one853:
 	JNZ          one853
 
 end851:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg849
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg849
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip854
+	VBROADCASTSS 128(AX), Z15
+	VMULPS       Z15, Z0, Z0
+	VMULPS       Z15, Z1, Z1
+	VMULPS       Z15, Z2, Z2
+	VMULPS       Z15, Z3, Z3
+	VMULPS       Z15, Z4, Z4
+	VMULPS       Z15, Z5, Z5
+	VMULPS       Z15, Z6, Z6
+	VMULPS       Z15, Z7, Z7
+	VMULPS       Z15, Z8, Z8
+	VMULPS       Z15, Z9, Z9
+	VMULPS       Z15, Z10, Z10
+	VMULPS       Z15, Z11, Z11
+	VMULPS       Z15, Z12, Z12
+	VMULPS       Z15, Z13, Z13
+	VMULPS       Z15, Z14, Z14
+
+skip854:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip854
+	JZ     skip855
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -31798,26 +31818,6 @@ end851:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
-
-skip854:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip855
-	VBROADCASTSS 128(AX), Z15
-	VMULPS       Z15, Z0, Z0
-	VMULPS       Z15, Z1, Z1
-	VMULPS       Z15, Z2, Z2
-	VMULPS       Z15, Z3, Z3
-	VMULPS       Z15, Z4, Z4
-	VMULPS       Z15, Z5, Z5
-	VMULPS       Z15, Z6, Z6
-	VMULPS       Z15, Z7, Z7
-	VMULPS       Z15, Z8, Z8
-	VMULPS       Z15, Z9, Z9
-	VMULPS       Z15, Z10, Z10
-	VMULPS       Z15, Z11, Z11
-	VMULPS       Z15, Z12, Z12
-	VMULPS       Z15, Z13, Z13
-	VMULPS       Z15, Z14, Z14
 
 skip855:
 	MOVQ    24(AX), DX
@@ -32500,12 +32500,37 @@ one865:
 	JNZ          one865
 
 end863:
-	ADDQ   $+16, R10
-	DECQ   R11
-	JNZ    seg861
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg861
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip866
+	VBROADCASTSS 128(AX), Z20
+	VMULPS       Z20, Z0, Z0
+	VMULPS       Z20, Z1, Z1
+	VMULPS       Z20, Z2, Z2
+	VMULPS       Z20, Z3, Z3
+	VMULPS       Z20, Z4, Z4
+	VMULPS       Z20, Z5, Z5
+	VMULPS       Z20, Z6, Z6
+	VMULPS       Z20, Z7, Z7
+	VMULPS       Z20, Z8, Z8
+	VMULPS       Z20, Z9, Z9
+	VMULPS       Z20, Z10, Z10
+	VMULPS       Z20, Z11, Z11
+	VMULPS       Z20, Z12, Z12
+	VMULPS       Z20, Z13, Z13
+	VMULPS       Z20, Z14, Z14
+	VMULPS       Z20, Z15, Z15
+	VMULPS       Z20, Z16, Z16
+	VMULPS       Z20, Z17, Z17
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+skip866:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip866
+	JZ     skip867
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -32534,31 +32559,6 @@ end863:
 	VADDPS 64(DX), Z17, Z17
 	VADDPS 128(DX), Z18, Z18
 	VADDPS 192(DX), Z19, Z19
-
-skip866:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip867
-	VBROADCASTSS 128(AX), Z20
-	VMULPS       Z20, Z0, Z0
-	VMULPS       Z20, Z1, Z1
-	VMULPS       Z20, Z2, Z2
-	VMULPS       Z20, Z3, Z3
-	VMULPS       Z20, Z4, Z4
-	VMULPS       Z20, Z5, Z5
-	VMULPS       Z20, Z6, Z6
-	VMULPS       Z20, Z7, Z7
-	VMULPS       Z20, Z8, Z8
-	VMULPS       Z20, Z9, Z9
-	VMULPS       Z20, Z10, Z10
-	VMULPS       Z20, Z11, Z11
-	VMULPS       Z20, Z12, Z12
-	VMULPS       Z20, Z13, Z13
-	VMULPS       Z20, Z14, Z14
-	VMULPS       Z20, Z15, Z15
-	VMULPS       Z20, Z16, Z16
-	VMULPS       Z20, Z17, Z17
-	VMULPS       Z20, Z18, Z18
-	VMULPS       Z20, Z19, Z19
 
 skip867:
 	MOVQ    24(AX), DX
@@ -32947,12 +32947,37 @@ one877:
 	JNZ          one877
 
 end875:
-	ADDQ   $+16, R10
-	DECQ   R11
-	JNZ    seg873
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg873
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip878
+	VBROADCASTSS 128(AX), Z20
+	VMULPS       Z20, Z0, Z0
+	VMULPS       Z20, Z1, Z1
+	VMULPS       Z20, Z2, Z2
+	VMULPS       Z20, Z3, Z3
+	VMULPS       Z20, Z4, Z4
+	VMULPS       Z20, Z5, Z5
+	VMULPS       Z20, Z6, Z6
+	VMULPS       Z20, Z7, Z7
+	VMULPS       Z20, Z8, Z8
+	VMULPS       Z20, Z9, Z9
+	VMULPS       Z20, Z10, Z10
+	VMULPS       Z20, Z11, Z11
+	VMULPS       Z20, Z12, Z12
+	VMULPS       Z20, Z13, Z13
+	VMULPS       Z20, Z14, Z14
+	VMULPS       Z20, Z15, Z15
+	VMULPS       Z20, Z16, Z16
+	VMULPS       Z20, Z17, Z17
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+skip878:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip878
+	JZ     skip879
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -32981,31 +33006,6 @@ end875:
 	VADDPS 64(DX), Z17, Z17
 	VADDPS 128(DX), Z18, Z18
 	VADDPS 192(DX), Z19, Z19
-
-skip878:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip879
-	VBROADCASTSS 128(AX), Z20
-	VMULPS       Z20, Z0, Z0
-	VMULPS       Z20, Z1, Z1
-	VMULPS       Z20, Z2, Z2
-	VMULPS       Z20, Z3, Z3
-	VMULPS       Z20, Z4, Z4
-	VMULPS       Z20, Z5, Z5
-	VMULPS       Z20, Z6, Z6
-	VMULPS       Z20, Z7, Z7
-	VMULPS       Z20, Z8, Z8
-	VMULPS       Z20, Z9, Z9
-	VMULPS       Z20, Z10, Z10
-	VMULPS       Z20, Z11, Z11
-	VMULPS       Z20, Z12, Z12
-	VMULPS       Z20, Z13, Z13
-	VMULPS       Z20, Z14, Z14
-	VMULPS       Z20, Z15, Z15
-	VMULPS       Z20, Z16, Z16
-	VMULPS       Z20, Z17, Z17
-	VMULPS       Z20, Z18, Z18
-	VMULPS       Z20, Z19, Z19
 
 skip879:
 	MOVQ    24(AX), DX
@@ -33846,12 +33846,37 @@ one890:
 	JNZ          one890
 
 end888:
-	ADDQ   $+16, R10
-	DECQ   R11
-	JNZ    seg886
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg886
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip891
+	VBROADCASTSS 128(AX), Z20
+	VMULPS       Z20, Z0, Z0
+	VMULPS       Z20, Z1, Z1
+	VMULPS       Z20, Z2, Z2
+	VMULPS       Z20, Z3, Z3
+	VMULPS       Z20, Z4, Z4
+	VMULPS       Z20, Z5, Z5
+	VMULPS       Z20, Z6, Z6
+	VMULPS       Z20, Z7, Z7
+	VMULPS       Z20, Z8, Z8
+	VMULPS       Z20, Z9, Z9
+	VMULPS       Z20, Z10, Z10
+	VMULPS       Z20, Z11, Z11
+	VMULPS       Z20, Z12, Z12
+	VMULPS       Z20, Z13, Z13
+	VMULPS       Z20, Z14, Z14
+	VMULPS       Z20, Z15, Z15
+	VMULPS       Z20, Z16, Z16
+	VMULPS       Z20, Z17, Z17
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+skip891:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip891
+	JZ     skip892
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -33889,31 +33914,6 @@ end888:
 	ADDQ   BX, DX
 	VADDPS (DX), Z17, Z17
 	VADDPS 64(DX), Z19, Z19
-
-skip891:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip892
-	VBROADCASTSS 128(AX), Z20
-	VMULPS       Z20, Z0, Z0
-	VMULPS       Z20, Z1, Z1
-	VMULPS       Z20, Z2, Z2
-	VMULPS       Z20, Z3, Z3
-	VMULPS       Z20, Z4, Z4
-	VMULPS       Z20, Z5, Z5
-	VMULPS       Z20, Z6, Z6
-	VMULPS       Z20, Z7, Z7
-	VMULPS       Z20, Z8, Z8
-	VMULPS       Z20, Z9, Z9
-	VMULPS       Z20, Z10, Z10
-	VMULPS       Z20, Z11, Z11
-	VMULPS       Z20, Z12, Z12
-	VMULPS       Z20, Z13, Z13
-	VMULPS       Z20, Z14, Z14
-	VMULPS       Z20, Z15, Z15
-	VMULPS       Z20, Z16, Z16
-	VMULPS       Z20, Z17, Z17
-	VMULPS       Z20, Z18, Z18
-	VMULPS       Z20, Z19, Z19
 
 skip892:
 	MOVQ    24(AX), DX
@@ -34355,12 +34355,23 @@ one902:
 	JNZ          one902
 
 end900:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg898
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg898
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip903
+	VBROADCASTSS 128(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip903:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip903
+	JZ     skip904
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -34376,17 +34387,6 @@ end900:
 	VADDPS (DX), Z4, Z4
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
-
-skip903:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip904
-	VBROADCASTSS 128(AX), Z6
-	VMULPS       Z6, Z0, Z0
-	VMULPS       Z6, Z1, Z1
-	VMULPS       Z6, Z2, Z2
-	VMULPS       Z6, Z3, Z3
-	VMULPS       Z6, Z4, Z4
-	VMULPS       Z6, Z5, Z5
 
 skip904:
 	MOVQ    24(AX), DX
@@ -34612,12 +34612,23 @@ one914:
 	JNZ          one914
 
 end912:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg910
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg910
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip915
+	VBROADCASTSS 128(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip915:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip915
+	JZ     skip916
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -34633,17 +34644,6 @@ end912:
 	VADDPS (DX), Z4, Z4
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
-
-skip915:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip916
-	VBROADCASTSS 128(AX), Z6
-	VMULPS       Z6, Z0, Z0
-	VMULPS       Z6, Z1, Z1
-	VMULPS       Z6, Z2, Z2
-	VMULPS       Z6, Z3, Z3
-	VMULPS       Z6, Z4, Z4
-	VMULPS       Z6, Z5, Z5
 
 skip916:
 	MOVQ    24(AX), DX
@@ -35044,12 +35044,29 @@ one926:
 	JNZ          one926
 
 end924:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg922
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg922
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip927
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip927:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip927
+	JZ     skip928
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -35071,23 +35088,6 @@ end924:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
-
-skip927:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip928
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip928:
 	MOVQ    24(AX), DX
@@ -35387,12 +35387,29 @@ one938:
 	JNZ          one938
 
 end936:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg934
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg934
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip939
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip939:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip939
+	JZ     skip940
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -35414,23 +35431,6 @@ end936:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
-
-skip939:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip940
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip940:
 	MOVQ    24(AX), DX
@@ -36012,12 +36012,29 @@ one951:
 	JNZ          one951
 
 end949:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg947
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg947
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip952
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip952:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip952
+	JZ     skip953
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -36049,23 +36066,6 @@ end949:
 	VADDPS (DX), Z9, Z9
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
-
-skip952:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip953
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip953:
 	MOVQ    24(AX), DX
@@ -36510,12 +36510,35 @@ one963:
 	JNZ          one963
 
 end961:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg959
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg959
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip964
+	VBROADCASTSS 128(AX), Z18
+	VMULPS       Z18, Z0, Z0
+	VMULPS       Z18, Z1, Z1
+	VMULPS       Z18, Z2, Z2
+	VMULPS       Z18, Z3, Z3
+	VMULPS       Z18, Z4, Z4
+	VMULPS       Z18, Z5, Z5
+	VMULPS       Z18, Z6, Z6
+	VMULPS       Z18, Z7, Z7
+	VMULPS       Z18, Z8, Z8
+	VMULPS       Z18, Z9, Z9
+	VMULPS       Z18, Z10, Z10
+	VMULPS       Z18, Z11, Z11
+	VMULPS       Z18, Z12, Z12
+	VMULPS       Z18, Z13, Z13
+	VMULPS       Z18, Z14, Z14
+	VMULPS       Z18, Z15, Z15
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+
+skip964:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip964
+	JZ     skip965
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -36543,29 +36566,6 @@ end961:
 	VADDPS (DX), Z15, Z15
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
-
-skip964:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip965
-	VBROADCASTSS 128(AX), Z18
-	VMULPS       Z18, Z0, Z0
-	VMULPS       Z18, Z1, Z1
-	VMULPS       Z18, Z2, Z2
-	VMULPS       Z18, Z3, Z3
-	VMULPS       Z18, Z4, Z4
-	VMULPS       Z18, Z5, Z5
-	VMULPS       Z18, Z6, Z6
-	VMULPS       Z18, Z7, Z7
-	VMULPS       Z18, Z8, Z8
-	VMULPS       Z18, Z9, Z9
-	VMULPS       Z18, Z10, Z10
-	VMULPS       Z18, Z11, Z11
-	VMULPS       Z18, Z12, Z12
-	VMULPS       Z18, Z13, Z13
-	VMULPS       Z18, Z14, Z14
-	VMULPS       Z18, Z15, Z15
-	VMULPS       Z18, Z16, Z16
-	VMULPS       Z18, Z17, Z17
 
 skip965:
 	MOVQ    24(AX), DX
@@ -36939,12 +36939,35 @@ one975:
 	JNZ          one975
 
 end973:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg971
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg971
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip976
+	VBROADCASTSS 128(AX), Z18
+	VMULPS       Z18, Z0, Z0
+	VMULPS       Z18, Z1, Z1
+	VMULPS       Z18, Z2, Z2
+	VMULPS       Z18, Z3, Z3
+	VMULPS       Z18, Z4, Z4
+	VMULPS       Z18, Z5, Z5
+	VMULPS       Z18, Z6, Z6
+	VMULPS       Z18, Z7, Z7
+	VMULPS       Z18, Z8, Z8
+	VMULPS       Z18, Z9, Z9
+	VMULPS       Z18, Z10, Z10
+	VMULPS       Z18, Z11, Z11
+	VMULPS       Z18, Z12, Z12
+	VMULPS       Z18, Z13, Z13
+	VMULPS       Z18, Z14, Z14
+	VMULPS       Z18, Z15, Z15
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+
+skip976:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip976
+	JZ     skip977
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -36972,29 +36995,6 @@ end973:
 	VADDPS (DX), Z15, Z15
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
-
-skip976:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip977
-	VBROADCASTSS 128(AX), Z18
-	VMULPS       Z18, Z0, Z0
-	VMULPS       Z18, Z1, Z1
-	VMULPS       Z18, Z2, Z2
-	VMULPS       Z18, Z3, Z3
-	VMULPS       Z18, Z4, Z4
-	VMULPS       Z18, Z5, Z5
-	VMULPS       Z18, Z6, Z6
-	VMULPS       Z18, Z7, Z7
-	VMULPS       Z18, Z8, Z8
-	VMULPS       Z18, Z9, Z9
-	VMULPS       Z18, Z10, Z10
-	VMULPS       Z18, Z11, Z11
-	VMULPS       Z18, Z12, Z12
-	VMULPS       Z18, Z13, Z13
-	VMULPS       Z18, Z14, Z14
-	VMULPS       Z18, Z15, Z15
-	VMULPS       Z18, Z16, Z16
-	VMULPS       Z18, Z17, Z17
 
 skip977:
 	MOVQ    24(AX), DX
@@ -37796,12 +37796,41 @@ one987:
 	JNZ          one987
 
 end985:
-	ADDQ   $+16, R10
-	DECQ   R11
-	JNZ    seg983
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg983
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip988
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip988:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip988
+	JZ     skip989
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -37835,35 +37864,6 @@ end985:
 	VADDPS 64(DX), Z21, Z21
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
-
-skip988:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip989
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
 
 skip989:
 	MOVQ    24(AX), DX
@@ -38312,12 +38312,41 @@ one999:
 	JNZ          one999
 
 end997:
-	ADDQ   $+16, R10
-	DECQ   R11
-	JNZ    seg995
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg995
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1000
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip1000:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1000
+	JZ     skip1001
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -38351,35 +38380,6 @@ end997:
 	VADDPS 64(DX), Z21, Z21
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
-
-skip1000:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1001
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
 
 skip1001:
 	MOVQ    24(AX), DX
@@ -39368,12 +39368,41 @@ one1012:
 	JNZ          one1012
 
 end1010:
-	ADDQ   $+16, R10
-	DECQ   R11
-	JNZ    seg1008
-	MOVQ   SI, 120(AX)
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg1008
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1013
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip1013:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1013
+	JZ     skip1014
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -39417,35 +39446,6 @@ end1010:
 	ADDQ   BX, DX
 	VADDPS (DX), Z21, Z21
 	VADDPS 64(DX), Z23, Z23
-
-skip1013:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1014
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
 
 skip1014:
 	MOVQ    24(AX), DX
@@ -39951,12 +39951,24 @@ one1024:
 	JNZ          one1024
 
 end1022:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1020
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1020
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1025
+	VBROADCASTSS 128(AX), Z7
+	VMULPS       Z7, Z0, Z0
+	VMULPS       Z7, Z1, Z1
+	VMULPS       Z7, Z2, Z2
+	VMULPS       Z7, Z3, Z3
+	VMULPS       Z7, Z4, Z4
+	VMULPS       Z7, Z5, Z5
+	VMULPS       Z7, Z6, Z6
+
+skip1025:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1025
+	JZ     skip1026
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39974,18 +39986,6 @@ end1022:
 	VADDPS (DX), Z5, Z5
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
-
-skip1025:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1026
-	VBROADCASTSS 128(AX), Z7
-	VMULPS       Z7, Z0, Z0
-	VMULPS       Z7, Z1, Z1
-	VMULPS       Z7, Z2, Z2
-	VMULPS       Z7, Z3, Z3
-	VMULPS       Z7, Z4, Z4
-	VMULPS       Z7, Z5, Z5
-	VMULPS       Z7, Z6, Z6
 
 skip1026:
 	MOVQ    24(AX), DX
@@ -40231,12 +40231,24 @@ one1036:
 	JNZ          one1036
 
 end1034:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1032
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1032
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1037
+	VBROADCASTSS 128(AX), Z7
+	VMULPS       Z7, Z0, Z0
+	VMULPS       Z7, Z1, Z1
+	VMULPS       Z7, Z2, Z2
+	VMULPS       Z7, Z3, Z3
+	VMULPS       Z7, Z4, Z4
+	VMULPS       Z7, Z5, Z5
+	VMULPS       Z7, Z6, Z6
+
+skip1037:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1037
+	JZ     skip1038
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -40254,18 +40266,6 @@ end1034:
 	VADDPS (DX), Z5, Z5
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
-
-skip1037:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1038
-	VBROADCASTSS 128(AX), Z7
-	VMULPS       Z7, Z0, Z0
-	VMULPS       Z7, Z1, Z1
-	VMULPS       Z7, Z2, Z2
-	VMULPS       Z7, Z3, Z3
-	VMULPS       Z7, Z4, Z4
-	VMULPS       Z7, Z5, Z5
-	VMULPS       Z7, Z6, Z6
 
 skip1038:
 	MOVQ    24(AX), DX
@@ -40714,12 +40714,31 @@ one1048:
 	JNZ          one1048
 
 end1046:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1044
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1044
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1049
+	VBROADCASTSS 128(AX), Z14
+	VMULPS       Z14, Z0, Z0
+	VMULPS       Z14, Z1, Z1
+	VMULPS       Z14, Z2, Z2
+	VMULPS       Z14, Z3, Z3
+	VMULPS       Z14, Z4, Z4
+	VMULPS       Z14, Z5, Z5
+	VMULPS       Z14, Z6, Z6
+	VMULPS       Z14, Z7, Z7
+	VMULPS       Z14, Z8, Z8
+	VMULPS       Z14, Z9, Z9
+	VMULPS       Z14, Z10, Z10
+	VMULPS       Z14, Z11, Z11
+	VMULPS       Z14, Z12, Z12
+	VMULPS       Z14, Z13, Z13
+
+skip1049:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1049
+	JZ     skip1050
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -40744,25 +40763,6 @@ end1046:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
-
-skip1049:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1050
-	VBROADCASTSS 128(AX), Z14
-	VMULPS       Z14, Z0, Z0
-	VMULPS       Z14, Z1, Z1
-	VMULPS       Z14, Z2, Z2
-	VMULPS       Z14, Z3, Z3
-	VMULPS       Z14, Z4, Z4
-	VMULPS       Z14, Z5, Z5
-	VMULPS       Z14, Z6, Z6
-	VMULPS       Z14, Z7, Z7
-	VMULPS       Z14, Z8, Z8
-	VMULPS       Z14, Z9, Z9
-	VMULPS       Z14, Z10, Z10
-	VMULPS       Z14, Z11, Z11
-	VMULPS       Z14, Z12, Z12
-	VMULPS       Z14, Z13, Z13
 
 skip1050:
 	MOVQ    24(AX), DX
@@ -41093,12 +41093,31 @@ one1060:
 	JNZ          one1060
 
 end1058:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1056
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1056
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1061
+	VBROADCASTSS 128(AX), Z14
+	VMULPS       Z14, Z0, Z0
+	VMULPS       Z14, Z1, Z1
+	VMULPS       Z14, Z2, Z2
+	VMULPS       Z14, Z3, Z3
+	VMULPS       Z14, Z4, Z4
+	VMULPS       Z14, Z5, Z5
+	VMULPS       Z14, Z6, Z6
+	VMULPS       Z14, Z7, Z7
+	VMULPS       Z14, Z8, Z8
+	VMULPS       Z14, Z9, Z9
+	VMULPS       Z14, Z10, Z10
+	VMULPS       Z14, Z11, Z11
+	VMULPS       Z14, Z12, Z12
+	VMULPS       Z14, Z13, Z13
+
+skip1061:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1061
+	JZ     skip1062
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -41123,25 +41142,6 @@ end1058:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
-
-skip1061:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1062
-	VBROADCASTSS 128(AX), Z14
-	VMULPS       Z14, Z0, Z0
-	VMULPS       Z14, Z1, Z1
-	VMULPS       Z14, Z2, Z2
-	VMULPS       Z14, Z3, Z3
-	VMULPS       Z14, Z4, Z4
-	VMULPS       Z14, Z5, Z5
-	VMULPS       Z14, Z6, Z6
-	VMULPS       Z14, Z7, Z7
-	VMULPS       Z14, Z8, Z8
-	VMULPS       Z14, Z9, Z9
-	VMULPS       Z14, Z10, Z10
-	VMULPS       Z14, Z11, Z11
-	VMULPS       Z14, Z12, Z12
-	VMULPS       Z14, Z13, Z13
 
 skip1062:
 	MOVQ    24(AX), DX
@@ -41799,12 +41799,31 @@ one1073:
 	JNZ          one1073
 
 end1071:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1069
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1069
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1074
+	VBROADCASTSS 128(AX), Z14
+	VMULPS       Z14, Z0, Z0
+	VMULPS       Z14, Z1, Z1
+	VMULPS       Z14, Z2, Z2
+	VMULPS       Z14, Z3, Z3
+	VMULPS       Z14, Z4, Z4
+	VMULPS       Z14, Z5, Z5
+	VMULPS       Z14, Z6, Z6
+	VMULPS       Z14, Z7, Z7
+	VMULPS       Z14, Z8, Z8
+	VMULPS       Z14, Z9, Z9
+	VMULPS       Z14, Z10, Z10
+	VMULPS       Z14, Z11, Z11
+	VMULPS       Z14, Z12, Z12
+	VMULPS       Z14, Z13, Z13
+
+skip1074:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1074
+	JZ     skip1075
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -41840,25 +41859,6 @@ end1071:
 	VADDPS (DX), Z11, Z11
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
-
-skip1074:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1075
-	VBROADCASTSS 128(AX), Z14
-	VMULPS       Z14, Z0, Z0
-	VMULPS       Z14, Z1, Z1
-	VMULPS       Z14, Z2, Z2
-	VMULPS       Z14, Z3, Z3
-	VMULPS       Z14, Z4, Z4
-	VMULPS       Z14, Z5, Z5
-	VMULPS       Z14, Z6, Z6
-	VMULPS       Z14, Z7, Z7
-	VMULPS       Z14, Z8, Z8
-	VMULPS       Z14, Z9, Z9
-	VMULPS       Z14, Z10, Z10
-	VMULPS       Z14, Z11, Z11
-	VMULPS       Z14, Z12, Z12
-	VMULPS       Z14, Z13, Z13
 
 skip1075:
 	MOVQ    24(AX), DX
@@ -42357,12 +42357,38 @@ one1085:
 	JNZ          one1085
 
 end1083:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1081
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1081
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1086
+	VBROADCASTSS 128(AX), Z21
+	VMULPS       Z21, Z0, Z0
+	VMULPS       Z21, Z1, Z1
+	VMULPS       Z21, Z2, Z2
+	VMULPS       Z21, Z3, Z3
+	VMULPS       Z21, Z4, Z4
+	VMULPS       Z21, Z5, Z5
+	VMULPS       Z21, Z6, Z6
+	VMULPS       Z21, Z7, Z7
+	VMULPS       Z21, Z8, Z8
+	VMULPS       Z21, Z9, Z9
+	VMULPS       Z21, Z10, Z10
+	VMULPS       Z21, Z11, Z11
+	VMULPS       Z21, Z12, Z12
+	VMULPS       Z21, Z13, Z13
+	VMULPS       Z21, Z14, Z14
+	VMULPS       Z21, Z15, Z15
+	VMULPS       Z21, Z16, Z16
+	VMULPS       Z21, Z17, Z17
+	VMULPS       Z21, Z18, Z18
+	VMULPS       Z21, Z19, Z19
+	VMULPS       Z21, Z20, Z20
+
+skip1086:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1086
+	JZ     skip1087
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -42394,32 +42420,6 @@ end1083:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 	VADDPS 128(DX), Z20, Z20
-
-skip1086:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1087
-	VBROADCASTSS 128(AX), Z21
-	VMULPS       Z21, Z0, Z0
-	VMULPS       Z21, Z1, Z1
-	VMULPS       Z21, Z2, Z2
-	VMULPS       Z21, Z3, Z3
-	VMULPS       Z21, Z4, Z4
-	VMULPS       Z21, Z5, Z5
-	VMULPS       Z21, Z6, Z6
-	VMULPS       Z21, Z7, Z7
-	VMULPS       Z21, Z8, Z8
-	VMULPS       Z21, Z9, Z9
-	VMULPS       Z21, Z10, Z10
-	VMULPS       Z21, Z11, Z11
-	VMULPS       Z21, Z12, Z12
-	VMULPS       Z21, Z13, Z13
-	VMULPS       Z21, Z14, Z14
-	VMULPS       Z21, Z15, Z15
-	VMULPS       Z21, Z16, Z16
-	VMULPS       Z21, Z17, Z17
-	VMULPS       Z21, Z18, Z18
-	VMULPS       Z21, Z19, Z19
-	VMULPS       Z21, Z20, Z20
 
 skip1087:
 	MOVQ    24(AX), DX
@@ -42835,12 +42835,38 @@ one1097:
 	JNZ          one1097
 
 end1095:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1093
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1093
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1098
+	VBROADCASTSS 128(AX), Z21
+	VMULPS       Z21, Z0, Z0
+	VMULPS       Z21, Z1, Z1
+	VMULPS       Z21, Z2, Z2
+	VMULPS       Z21, Z3, Z3
+	VMULPS       Z21, Z4, Z4
+	VMULPS       Z21, Z5, Z5
+	VMULPS       Z21, Z6, Z6
+	VMULPS       Z21, Z7, Z7
+	VMULPS       Z21, Z8, Z8
+	VMULPS       Z21, Z9, Z9
+	VMULPS       Z21, Z10, Z10
+	VMULPS       Z21, Z11, Z11
+	VMULPS       Z21, Z12, Z12
+	VMULPS       Z21, Z13, Z13
+	VMULPS       Z21, Z14, Z14
+	VMULPS       Z21, Z15, Z15
+	VMULPS       Z21, Z16, Z16
+	VMULPS       Z21, Z17, Z17
+	VMULPS       Z21, Z18, Z18
+	VMULPS       Z21, Z19, Z19
+	VMULPS       Z21, Z20, Z20
+
+skip1098:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1098
+	JZ     skip1099
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -42872,32 +42898,6 @@ end1095:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 	VADDPS 128(DX), Z20, Z20
-
-skip1098:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1099
-	VBROADCASTSS 128(AX), Z21
-	VMULPS       Z21, Z0, Z0
-	VMULPS       Z21, Z1, Z1
-	VMULPS       Z21, Z2, Z2
-	VMULPS       Z21, Z3, Z3
-	VMULPS       Z21, Z4, Z4
-	VMULPS       Z21, Z5, Z5
-	VMULPS       Z21, Z6, Z6
-	VMULPS       Z21, Z7, Z7
-	VMULPS       Z21, Z8, Z8
-	VMULPS       Z21, Z9, Z9
-	VMULPS       Z21, Z10, Z10
-	VMULPS       Z21, Z11, Z11
-	VMULPS       Z21, Z12, Z12
-	VMULPS       Z21, Z13, Z13
-	VMULPS       Z21, Z14, Z14
-	VMULPS       Z21, Z15, Z15
-	VMULPS       Z21, Z16, Z16
-	VMULPS       Z21, Z17, Z17
-	VMULPS       Z21, Z18, Z18
-	VMULPS       Z21, Z19, Z19
-	VMULPS       Z21, Z20, Z20
 
 skip1099:
 	MOVQ    24(AX), DX
@@ -43655,12 +43655,25 @@ one1109:
 	JNZ          one1109
 
 end1107:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1105
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1105
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1110
+	VBROADCASTSS 128(AX), Z8
+	VMULPS       Z8, Z0, Z0
+	VMULPS       Z8, Z1, Z1
+	VMULPS       Z8, Z2, Z2
+	VMULPS       Z8, Z3, Z3
+	VMULPS       Z8, Z4, Z4
+	VMULPS       Z8, Z5, Z5
+	VMULPS       Z8, Z6, Z6
+	VMULPS       Z8, Z7, Z7
+
+skip1110:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1110
+	JZ     skip1111
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -43680,19 +43693,6 @@ end1107:
 	VADDPS (DX), Z6, Z6
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
-
-skip1110:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1111
-	VBROADCASTSS 128(AX), Z8
-	VMULPS       Z8, Z0, Z0
-	VMULPS       Z8, Z1, Z1
-	VMULPS       Z8, Z2, Z2
-	VMULPS       Z8, Z3, Z3
-	VMULPS       Z8, Z4, Z4
-	VMULPS       Z8, Z5, Z5
-	VMULPS       Z8, Z6, Z6
-	VMULPS       Z8, Z7, Z7
 
 skip1111:
 	MOVQ    24(AX), DX
@@ -43958,12 +43958,25 @@ one1121:
 	JNZ          one1121
 
 end1119:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1117
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1117
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1122
+	VBROADCASTSS 128(AX), Z8
+	VMULPS       Z8, Z0, Z0
+	VMULPS       Z8, Z1, Z1
+	VMULPS       Z8, Z2, Z2
+	VMULPS       Z8, Z3, Z3
+	VMULPS       Z8, Z4, Z4
+	VMULPS       Z8, Z5, Z5
+	VMULPS       Z8, Z6, Z6
+	VMULPS       Z8, Z7, Z7
+
+skip1122:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1122
+	JZ     skip1123
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -43983,19 +43996,6 @@ end1119:
 	VADDPS (DX), Z6, Z6
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
-
-skip1122:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1123
-	VBROADCASTSS 128(AX), Z8
-	VMULPS       Z8, Z0, Z0
-	VMULPS       Z8, Z1, Z1
-	VMULPS       Z8, Z2, Z2
-	VMULPS       Z8, Z3, Z3
-	VMULPS       Z8, Z4, Z4
-	VMULPS       Z8, Z5, Z5
-	VMULPS       Z8, Z6, Z6
-	VMULPS       Z8, Z7, Z7
 
 skip1123:
 	MOVQ    24(AX), DX
@@ -44492,12 +44492,33 @@ one1133:
 	JNZ          one1133
 
 end1131:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1129
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1129
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1134
+	VBROADCASTSS 128(AX), Z16
+	VMULPS       Z16, Z0, Z0
+	VMULPS       Z16, Z1, Z1
+	VMULPS       Z16, Z2, Z2
+	VMULPS       Z16, Z3, Z3
+	VMULPS       Z16, Z4, Z4
+	VMULPS       Z16, Z5, Z5
+	VMULPS       Z16, Z6, Z6
+	VMULPS       Z16, Z7, Z7
+	VMULPS       Z16, Z8, Z8
+	VMULPS       Z16, Z9, Z9
+	VMULPS       Z16, Z10, Z10
+	VMULPS       Z16, Z11, Z11
+	VMULPS       Z16, Z12, Z12
+	VMULPS       Z16, Z13, Z13
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+
+skip1134:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1134
+	JZ     skip1135
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -44525,27 +44546,6 @@ end1131:
 	ADDQ   BX, DX
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
-
-skip1134:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1135
-	VBROADCASTSS 128(AX), Z16
-	VMULPS       Z16, Z0, Z0
-	VMULPS       Z16, Z1, Z1
-	VMULPS       Z16, Z2, Z2
-	VMULPS       Z16, Z3, Z3
-	VMULPS       Z16, Z4, Z4
-	VMULPS       Z16, Z5, Z5
-	VMULPS       Z16, Z6, Z6
-	VMULPS       Z16, Z7, Z7
-	VMULPS       Z16, Z8, Z8
-	VMULPS       Z16, Z9, Z9
-	VMULPS       Z16, Z10, Z10
-	VMULPS       Z16, Z11, Z11
-	VMULPS       Z16, Z12, Z12
-	VMULPS       Z16, Z13, Z13
-	VMULPS       Z16, Z14, Z14
-	VMULPS       Z16, Z15, Z15
 
 skip1135:
 	MOVQ    24(AX), DX
@@ -44907,12 +44907,33 @@ one1145:
 	JNZ          one1145
 
 end1143:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1141
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1141
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1146
+	VBROADCASTSS 128(AX), Z16
+	VMULPS       Z16, Z0, Z0
+	VMULPS       Z16, Z1, Z1
+	VMULPS       Z16, Z2, Z2
+	VMULPS       Z16, Z3, Z3
+	VMULPS       Z16, Z4, Z4
+	VMULPS       Z16, Z5, Z5
+	VMULPS       Z16, Z6, Z6
+	VMULPS       Z16, Z7, Z7
+	VMULPS       Z16, Z8, Z8
+	VMULPS       Z16, Z9, Z9
+	VMULPS       Z16, Z10, Z10
+	VMULPS       Z16, Z11, Z11
+	VMULPS       Z16, Z12, Z12
+	VMULPS       Z16, Z13, Z13
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+
+skip1146:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1146
+	JZ     skip1147
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -44940,27 +44961,6 @@ end1143:
 	ADDQ   BX, DX
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
-
-skip1146:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1147
-	VBROADCASTSS 128(AX), Z16
-	VMULPS       Z16, Z0, Z0
-	VMULPS       Z16, Z1, Z1
-	VMULPS       Z16, Z2, Z2
-	VMULPS       Z16, Z3, Z3
-	VMULPS       Z16, Z4, Z4
-	VMULPS       Z16, Z5, Z5
-	VMULPS       Z16, Z6, Z6
-	VMULPS       Z16, Z7, Z7
-	VMULPS       Z16, Z8, Z8
-	VMULPS       Z16, Z9, Z9
-	VMULPS       Z16, Z10, Z10
-	VMULPS       Z16, Z11, Z11
-	VMULPS       Z16, Z12, Z12
-	VMULPS       Z16, Z13, Z13
-	VMULPS       Z16, Z14, Z14
-	VMULPS       Z16, Z15, Z15
 
 skip1147:
 	MOVQ    24(AX), DX
@@ -45694,12 +45694,33 @@ one1158:
 	JNZ          one1158
 
 end1156:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1154
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1154
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1159
+	VBROADCASTSS 128(AX), Z16
+	VMULPS       Z16, Z0, Z0
+	VMULPS       Z16, Z1, Z1
+	VMULPS       Z16, Z2, Z2
+	VMULPS       Z16, Z3, Z3
+	VMULPS       Z16, Z4, Z4
+	VMULPS       Z16, Z5, Z5
+	VMULPS       Z16, Z6, Z6
+	VMULPS       Z16, Z7, Z7
+	VMULPS       Z16, Z8, Z8
+	VMULPS       Z16, Z9, Z9
+	VMULPS       Z16, Z10, Z10
+	VMULPS       Z16, Z11, Z11
+	VMULPS       Z16, Z12, Z12
+	VMULPS       Z16, Z13, Z13
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+
+skip1159:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1159
+	JZ     skip1160
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -45739,27 +45760,6 @@ end1156:
 	VADDPS (DX), Z13, Z13
 	ADDQ   BX, DX
 	VADDPS (DX), Z15, Z15
-
-skip1159:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1160
-	VBROADCASTSS 128(AX), Z16
-	VMULPS       Z16, Z0, Z0
-	VMULPS       Z16, Z1, Z1
-	VMULPS       Z16, Z2, Z2
-	VMULPS       Z16, Z3, Z3
-	VMULPS       Z16, Z4, Z4
-	VMULPS       Z16, Z5, Z5
-	VMULPS       Z16, Z6, Z6
-	VMULPS       Z16, Z7, Z7
-	VMULPS       Z16, Z8, Z8
-	VMULPS       Z16, Z9, Z9
-	VMULPS       Z16, Z10, Z10
-	VMULPS       Z16, Z11, Z11
-	VMULPS       Z16, Z12, Z12
-	VMULPS       Z16, Z13, Z13
-	VMULPS       Z16, Z14, Z14
-	VMULPS       Z16, Z15, Z15
 
 skip1160:
 	MOVQ    24(AX), DX
@@ -46312,12 +46312,41 @@ one1170:
 	JNZ          one1170
 
 end1168:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1166
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1166
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1171
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip1171:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1171
+	JZ     skip1172
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -46353,35 +46382,6 @@ end1168:
 	VADDPS (DX), Z21, Z21
 	VADDPS 64(DX), Z22, Z22
 	VADDPS 128(DX), Z23, Z23
-
-skip1171:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1172
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
 
 skip1172:
 	MOVQ    24(AX), DX
@@ -46839,12 +46839,41 @@ one1182:
 	JNZ          one1182
 
 end1180:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1178
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1178
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1183
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip1183:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1183
+	JZ     skip1184
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -46880,35 +46909,6 @@ end1180:
 	VADDPS (DX), Z21, Z21
 	VADDPS 64(DX), Z22, Z22
 	VADDPS 128(DX), Z23, Z23
-
-skip1183:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1184
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
 
 skip1184:
 	MOVQ    24(AX), DX
@@ -47757,12 +47757,26 @@ one1194:
 	JNZ          one1194
 
 end1192:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1190
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1190
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1195
+	VBROADCASTSS 128(AX), Z9
+	VMULPS       Z9, Z0, Z0
+	VMULPS       Z9, Z1, Z1
+	VMULPS       Z9, Z2, Z2
+	VMULPS       Z9, Z3, Z3
+	VMULPS       Z9, Z4, Z4
+	VMULPS       Z9, Z5, Z5
+	VMULPS       Z9, Z6, Z6
+	VMULPS       Z9, Z7, Z7
+	VMULPS       Z9, Z8, Z8
+
+skip1195:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1195
+	JZ     skip1196
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -47784,20 +47798,6 @@ end1192:
 	VADDPS (DX), Z7, Z7
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
-
-skip1195:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1196
-	VBROADCASTSS 128(AX), Z9
-	VMULPS       Z9, Z0, Z0
-	VMULPS       Z9, Z1, Z1
-	VMULPS       Z9, Z2, Z2
-	VMULPS       Z9, Z3, Z3
-	VMULPS       Z9, Z4, Z4
-	VMULPS       Z9, Z5, Z5
-	VMULPS       Z9, Z6, Z6
-	VMULPS       Z9, Z7, Z7
-	VMULPS       Z9, Z8, Z8
 
 skip1196:
 	MOVQ    24(AX), DX
@@ -48083,12 +48083,26 @@ one1206:
 	JNZ          one1206
 
 end1204:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1202
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1202
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1207
+	VBROADCASTSS 128(AX), Z9
+	VMULPS       Z9, Z0, Z0
+	VMULPS       Z9, Z1, Z1
+	VMULPS       Z9, Z2, Z2
+	VMULPS       Z9, Z3, Z3
+	VMULPS       Z9, Z4, Z4
+	VMULPS       Z9, Z5, Z5
+	VMULPS       Z9, Z6, Z6
+	VMULPS       Z9, Z7, Z7
+	VMULPS       Z9, Z8, Z8
+
+skip1207:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1207
+	JZ     skip1208
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -48110,20 +48124,6 @@ end1204:
 	VADDPS (DX), Z7, Z7
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
-
-skip1207:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1208
-	VBROADCASTSS 128(AX), Z9
-	VMULPS       Z9, Z0, Z0
-	VMULPS       Z9, Z1, Z1
-	VMULPS       Z9, Z2, Z2
-	VMULPS       Z9, Z3, Z3
-	VMULPS       Z9, Z4, Z4
-	VMULPS       Z9, Z5, Z5
-	VMULPS       Z9, Z6, Z6
-	VMULPS       Z9, Z7, Z7
-	VMULPS       Z9, Z8, Z8
 
 skip1208:
 	MOVQ    24(AX), DX
@@ -48668,12 +48668,35 @@ one1218:
 	JNZ          one1218
 
 end1216:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1214
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1214
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1219
+	VBROADCASTSS 128(AX), Z18
+	VMULPS       Z18, Z0, Z0
+	VMULPS       Z18, Z1, Z1
+	VMULPS       Z18, Z2, Z2
+	VMULPS       Z18, Z3, Z3
+	VMULPS       Z18, Z4, Z4
+	VMULPS       Z18, Z5, Z5
+	VMULPS       Z18, Z6, Z6
+	VMULPS       Z18, Z7, Z7
+	VMULPS       Z18, Z8, Z8
+	VMULPS       Z18, Z9, Z9
+	VMULPS       Z18, Z10, Z10
+	VMULPS       Z18, Z11, Z11
+	VMULPS       Z18, Z12, Z12
+	VMULPS       Z18, Z13, Z13
+	VMULPS       Z18, Z14, Z14
+	VMULPS       Z18, Z15, Z15
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+
+skip1219:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1219
+	JZ     skip1220
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -48704,29 +48727,6 @@ end1216:
 	ADDQ   BX, DX
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
-
-skip1219:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1220
-	VBROADCASTSS 128(AX), Z18
-	VMULPS       Z18, Z0, Z0
-	VMULPS       Z18, Z1, Z1
-	VMULPS       Z18, Z2, Z2
-	VMULPS       Z18, Z3, Z3
-	VMULPS       Z18, Z4, Z4
-	VMULPS       Z18, Z5, Z5
-	VMULPS       Z18, Z6, Z6
-	VMULPS       Z18, Z7, Z7
-	VMULPS       Z18, Z8, Z8
-	VMULPS       Z18, Z9, Z9
-	VMULPS       Z18, Z10, Z10
-	VMULPS       Z18, Z11, Z11
-	VMULPS       Z18, Z12, Z12
-	VMULPS       Z18, Z13, Z13
-	VMULPS       Z18, Z14, Z14
-	VMULPS       Z18, Z15, Z15
-	VMULPS       Z18, Z16, Z16
-	VMULPS       Z18, Z17, Z17
 
 skip1220:
 	MOVQ    24(AX), DX
@@ -49119,12 +49119,35 @@ one1230:
 	JNZ          one1230
 
 end1228:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1226
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1226
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1231
+	VBROADCASTSS 128(AX), Z18
+	VMULPS       Z18, Z0, Z0
+	VMULPS       Z18, Z1, Z1
+	VMULPS       Z18, Z2, Z2
+	VMULPS       Z18, Z3, Z3
+	VMULPS       Z18, Z4, Z4
+	VMULPS       Z18, Z5, Z5
+	VMULPS       Z18, Z6, Z6
+	VMULPS       Z18, Z7, Z7
+	VMULPS       Z18, Z8, Z8
+	VMULPS       Z18, Z9, Z9
+	VMULPS       Z18, Z10, Z10
+	VMULPS       Z18, Z11, Z11
+	VMULPS       Z18, Z12, Z12
+	VMULPS       Z18, Z13, Z13
+	VMULPS       Z18, Z14, Z14
+	VMULPS       Z18, Z15, Z15
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+
+skip1231:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1231
+	JZ     skip1232
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -49155,29 +49178,6 @@ end1228:
 	ADDQ   BX, DX
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
-
-skip1231:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1232
-	VBROADCASTSS 128(AX), Z18
-	VMULPS       Z18, Z0, Z0
-	VMULPS       Z18, Z1, Z1
-	VMULPS       Z18, Z2, Z2
-	VMULPS       Z18, Z3, Z3
-	VMULPS       Z18, Z4, Z4
-	VMULPS       Z18, Z5, Z5
-	VMULPS       Z18, Z6, Z6
-	VMULPS       Z18, Z7, Z7
-	VMULPS       Z18, Z8, Z8
-	VMULPS       Z18, Z9, Z9
-	VMULPS       Z18, Z10, Z10
-	VMULPS       Z18, Z11, Z11
-	VMULPS       Z18, Z12, Z12
-	VMULPS       Z18, Z13, Z13
-	VMULPS       Z18, Z14, Z14
-	VMULPS       Z18, Z15, Z15
-	VMULPS       Z18, Z16, Z16
-	VMULPS       Z18, Z17, Z17
 
 skip1232:
 	MOVQ    24(AX), DX
@@ -49987,12 +49987,35 @@ one1243:
 	JNZ          one1243
 
 end1241:
-	ADDQ   $+16, R9
-	DECQ   R10
-	JNZ    seg1239
-	MOVQ   BX, 120(AX)
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1239
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1244
+	VBROADCASTSS 128(AX), Z18
+	VMULPS       Z18, Z0, Z0
+	VMULPS       Z18, Z1, Z1
+	VMULPS       Z18, Z2, Z2
+	VMULPS       Z18, Z3, Z3
+	VMULPS       Z18, Z4, Z4
+	VMULPS       Z18, Z5, Z5
+	VMULPS       Z18, Z6, Z6
+	VMULPS       Z18, Z7, Z7
+	VMULPS       Z18, Z8, Z8
+	VMULPS       Z18, Z9, Z9
+	VMULPS       Z18, Z10, Z10
+	VMULPS       Z18, Z11, Z11
+	VMULPS       Z18, Z12, Z12
+	VMULPS       Z18, Z13, Z13
+	VMULPS       Z18, Z14, Z14
+	VMULPS       Z18, Z15, Z15
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+
+skip1244:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1244
+	JZ     skip1245
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -50036,29 +50059,6 @@ end1241:
 	VADDPS (DX), Z15, Z15
 	ADDQ   BX, DX
 	VADDPS (DX), Z17, Z17
-
-skip1244:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1245
-	VBROADCASTSS 128(AX), Z18
-	VMULPS       Z18, Z0, Z0
-	VMULPS       Z18, Z1, Z1
-	VMULPS       Z18, Z2, Z2
-	VMULPS       Z18, Z3, Z3
-	VMULPS       Z18, Z4, Z4
-	VMULPS       Z18, Z5, Z5
-	VMULPS       Z18, Z6, Z6
-	VMULPS       Z18, Z7, Z7
-	VMULPS       Z18, Z8, Z8
-	VMULPS       Z18, Z9, Z9
-	VMULPS       Z18, Z10, Z10
-	VMULPS       Z18, Z11, Z11
-	VMULPS       Z18, Z12, Z12
-	VMULPS       Z18, Z13, Z13
-	VMULPS       Z18, Z14, Z14
-	VMULPS       Z18, Z15, Z15
-	VMULPS       Z18, Z16, Z16
-	VMULPS       Z18, Z17, Z17
 
 skip1245:
 	MOVQ    24(AX), DX
@@ -50512,8 +50512,23 @@ one1253:
 	JNZ          one1253
 
 end1251:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1254
+	VBROADCASTSS 128(AX), Z10
+	VMULPS       Z10, Z0, Z0
+	VMULPS       Z10, Z1, Z1
+	VMULPS       Z10, Z2, Z2
+	VMULPS       Z10, Z3, Z3
+	VMULPS       Z10, Z4, Z4
+	VMULPS       Z10, Z5, Z5
+	VMULPS       Z10, Z6, Z6
+	VMULPS       Z10, Z7, Z7
+	VMULPS       Z10, Z8, Z8
+	VMULPS       Z10, Z9, Z9
+
+skip1254:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1254
+	JZ     skip1255
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -50537,21 +50552,6 @@ end1251:
 	VADDPS (DX), Z8, Z8
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
-
-skip1254:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1255
-	VBROADCASTSS 128(AX), Z10
-	VMULPS       Z10, Z0, Z0
-	VMULPS       Z10, Z1, Z1
-	VMULPS       Z10, Z2, Z2
-	VMULPS       Z10, Z3, Z3
-	VMULPS       Z10, Z4, Z4
-	VMULPS       Z10, Z5, Z5
-	VMULPS       Z10, Z6, Z6
-	VMULPS       Z10, Z7, Z7
-	VMULPS       Z10, Z8, Z8
-	VMULPS       Z10, Z9, Z9
 
 skip1255:
 	MOVQ    24(AX), DX
@@ -50878,8 +50878,33 @@ one1262:
 	JNZ          one1262
 
 end1260:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1263
+	VBROADCASTSS 128(AX), Z20
+	VMULPS       Z20, Z0, Z0
+	VMULPS       Z20, Z1, Z1
+	VMULPS       Z20, Z2, Z2
+	VMULPS       Z20, Z3, Z3
+	VMULPS       Z20, Z4, Z4
+	VMULPS       Z20, Z5, Z5
+	VMULPS       Z20, Z6, Z6
+	VMULPS       Z20, Z7, Z7
+	VMULPS       Z20, Z8, Z8
+	VMULPS       Z20, Z9, Z9
+	VMULPS       Z20, Z10, Z10
+	VMULPS       Z20, Z11, Z11
+	VMULPS       Z20, Z12, Z12
+	VMULPS       Z20, Z13, Z13
+	VMULPS       Z20, Z14, Z14
+	VMULPS       Z20, Z15, Z15
+	VMULPS       Z20, Z16, Z16
+	VMULPS       Z20, Z17, Z17
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+skip1263:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1263
+	JZ     skip1264
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -50913,31 +50938,6 @@ end1260:
 	ADDQ   BX, DX
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
-
-skip1263:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1264
-	VBROADCASTSS 128(AX), Z20
-	VMULPS       Z20, Z0, Z0
-	VMULPS       Z20, Z1, Z1
-	VMULPS       Z20, Z2, Z2
-	VMULPS       Z20, Z3, Z3
-	VMULPS       Z20, Z4, Z4
-	VMULPS       Z20, Z5, Z5
-	VMULPS       Z20, Z6, Z6
-	VMULPS       Z20, Z7, Z7
-	VMULPS       Z20, Z8, Z8
-	VMULPS       Z20, Z9, Z9
-	VMULPS       Z20, Z10, Z10
-	VMULPS       Z20, Z11, Z11
-	VMULPS       Z20, Z12, Z12
-	VMULPS       Z20, Z13, Z13
-	VMULPS       Z20, Z14, Z14
-	VMULPS       Z20, Z15, Z15
-	VMULPS       Z20, Z16, Z16
-	VMULPS       Z20, Z17, Z17
-	VMULPS       Z20, Z18, Z18
-	VMULPS       Z20, Z19, Z19
 
 skip1264:
 	MOVQ    24(AX), DX
@@ -51233,8 +51233,24 @@ one1271:
 	JNZ          one1271
 
 end1269:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1272
+	VBROADCASTSS 128(AX), Z11
+	VMULPS       Z11, Z0, Z0
+	VMULPS       Z11, Z1, Z1
+	VMULPS       Z11, Z2, Z2
+	VMULPS       Z11, Z3, Z3
+	VMULPS       Z11, Z4, Z4
+	VMULPS       Z11, Z5, Z5
+	VMULPS       Z11, Z6, Z6
+	VMULPS       Z11, Z7, Z7
+	VMULPS       Z11, Z8, Z8
+	VMULPS       Z11, Z9, Z9
+	VMULPS       Z11, Z10, Z10
+
+skip1272:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1272
+	JZ     skip1273
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -51260,22 +51276,6 @@ end1269:
 	VADDPS (DX), Z9, Z9
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
-
-skip1272:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1273
-	VBROADCASTSS 128(AX), Z11
-	VMULPS       Z11, Z0, Z0
-	VMULPS       Z11, Z1, Z1
-	VMULPS       Z11, Z2, Z2
-	VMULPS       Z11, Z3, Z3
-	VMULPS       Z11, Z4, Z4
-	VMULPS       Z11, Z5, Z5
-	VMULPS       Z11, Z6, Z6
-	VMULPS       Z11, Z7, Z7
-	VMULPS       Z11, Z8, Z8
-	VMULPS       Z11, Z9, Z9
-	VMULPS       Z11, Z10, Z10
 
 skip1273:
 	MOVQ    24(AX), DX
@@ -51627,8 +51627,35 @@ one1280:
 	JNZ          one1280
 
 end1278:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1281
+	VBROADCASTSS 128(AX), Z22
+	VMULPS       Z22, Z0, Z0
+	VMULPS       Z22, Z1, Z1
+	VMULPS       Z22, Z2, Z2
+	VMULPS       Z22, Z3, Z3
+	VMULPS       Z22, Z4, Z4
+	VMULPS       Z22, Z5, Z5
+	VMULPS       Z22, Z6, Z6
+	VMULPS       Z22, Z7, Z7
+	VMULPS       Z22, Z8, Z8
+	VMULPS       Z22, Z9, Z9
+	VMULPS       Z22, Z10, Z10
+	VMULPS       Z22, Z11, Z11
+	VMULPS       Z22, Z12, Z12
+	VMULPS       Z22, Z13, Z13
+	VMULPS       Z22, Z14, Z14
+	VMULPS       Z22, Z15, Z15
+	VMULPS       Z22, Z16, Z16
+	VMULPS       Z22, Z17, Z17
+	VMULPS       Z22, Z18, Z18
+	VMULPS       Z22, Z19, Z19
+	VMULPS       Z22, Z20, Z20
+	VMULPS       Z22, Z21, Z21
+
+skip1281:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1281
+	JZ     skip1282
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -51665,33 +51692,6 @@ end1278:
 	ADDQ   BX, DX
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
-
-skip1281:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1282
-	VBROADCASTSS 128(AX), Z22
-	VMULPS       Z22, Z0, Z0
-	VMULPS       Z22, Z1, Z1
-	VMULPS       Z22, Z2, Z2
-	VMULPS       Z22, Z3, Z3
-	VMULPS       Z22, Z4, Z4
-	VMULPS       Z22, Z5, Z5
-	VMULPS       Z22, Z6, Z6
-	VMULPS       Z22, Z7, Z7
-	VMULPS       Z22, Z8, Z8
-	VMULPS       Z22, Z9, Z9
-	VMULPS       Z22, Z10, Z10
-	VMULPS       Z22, Z11, Z11
-	VMULPS       Z22, Z12, Z12
-	VMULPS       Z22, Z13, Z13
-	VMULPS       Z22, Z14, Z14
-	VMULPS       Z22, Z15, Z15
-	VMULPS       Z22, Z16, Z16
-	VMULPS       Z22, Z17, Z17
-	VMULPS       Z22, Z18, Z18
-	VMULPS       Z22, Z19, Z19
-	VMULPS       Z22, Z20, Z20
-	VMULPS       Z22, Z21, Z21
 
 skip1282:
 	MOVQ    24(AX), DX
@@ -52008,8 +52008,25 @@ one1289:
 	JNZ          one1289
 
 end1287:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1290
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip1290:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1290
+	JZ     skip1291
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -52037,23 +52054,6 @@ end1287:
 	VADDPS (DX), Z10, Z10
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
-
-skip1290:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1291
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip1291:
 	MOVQ    24(AX), DX
@@ -52430,8 +52430,37 @@ one1298:
 	JNZ          one1298
 
 end1296:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1299
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip1299:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1299
+	JZ     skip1300
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -52471,35 +52500,6 @@ end1296:
 	ADDQ   BX, DX
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
-
-skip1299:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1300
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
 
 skip1300:
 	MOVQ    24(AX), DX
@@ -52680,18 +52680,18 @@ one1307:
 	JNZ          one1307
 
 end1305:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1308
+	VBROADCASTSS 128(AX), Z1
+	VMULPS       Z1, Z0, Z0
+
+skip1308:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1308
+	JZ     skip1309
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
-
-skip1308:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1309
-	VBROADCASTSS 128(AX), Z1
-	VMULPS       Z1, Z0, Z0
 
 skip1309:
 	MOVQ    24(AX), DX
@@ -52790,20 +52790,20 @@ one1316:
 	JNZ          one1316
 
 end1314:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1317
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip1317:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1317
+	JZ     skip1318
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
-
-skip1317:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1318
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
 
 skip1318:
 	MOVQ    24(AX), DX
@@ -52908,8 +52908,15 @@ one1325:
 	JNZ          one1325
 
 end1323:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1326
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip1326:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1326
+	JZ     skip1327
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -52917,13 +52924,6 @@ end1323:
 	VADDPS (DX), Z0, Z0
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
-
-skip1326:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1327
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
 
 skip1327:
 	MOVQ    24(AX), DX
@@ -53050,8 +53050,17 @@ one1334:
 	JNZ          one1334
 
 end1332:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1335
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip1335:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1335
+	JZ     skip1336
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -53061,15 +53070,6 @@ end1332:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
-
-skip1335:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1336
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
 
 skip1336:
 	MOVQ    24(AX), DX
@@ -53197,8 +53197,16 @@ one1343:
 	JNZ          one1343
 
 end1341:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1344
+	VBROADCASTSS 128(AX), Z3
+	VMULPS       Z3, Z0, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z3, Z2, Z2
+
+skip1344:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1344
+	JZ     skip1345
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -53208,14 +53216,6 @@ end1341:
 	VADDPS (DX), Z1, Z1
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
-
-skip1344:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1345
-	VBROADCASTSS 128(AX), Z3
-	VMULPS       Z3, Z0, Z0
-	VMULPS       Z3, Z1, Z1
-	VMULPS       Z3, Z2, Z2
 
 skip1345:
 	MOVQ    24(AX), DX
@@ -53367,8 +53367,19 @@ one1352:
 	JNZ          one1352
 
 end1350:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1353
+	VBROADCASTSS 128(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip1353:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1353
+	JZ     skip1354
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -53381,17 +53392,6 @@ end1350:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
-
-skip1353:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1354
-	VBROADCASTSS 128(AX), Z6
-	VMULPS       Z6, Z0, Z0
-	VMULPS       Z6, Z1, Z1
-	VMULPS       Z6, Z2, Z2
-	VMULPS       Z6, Z3, Z3
-	VMULPS       Z6, Z4, Z4
-	VMULPS       Z6, Z5, Z5
 
 skip1354:
 	MOVQ    24(AX), DX
@@ -53540,8 +53540,17 @@ one1361:
 	JNZ          one1361
 
 end1359:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1362
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip1362:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1362
+	JZ     skip1363
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -53553,15 +53562,6 @@ end1359:
 	VADDPS (DX), Z2, Z2
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
-
-skip1362:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1363
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
 
 skip1363:
 	MOVQ    24(AX), DX
@@ -53738,8 +53738,21 @@ one1370:
 	JNZ          one1370
 
 end1368:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1371
+	VBROADCASTSS 128(AX), Z8
+	VMULPS       Z8, Z0, Z0
+	VMULPS       Z8, Z1, Z1
+	VMULPS       Z8, Z2, Z2
+	VMULPS       Z8, Z3, Z3
+	VMULPS       Z8, Z4, Z4
+	VMULPS       Z8, Z5, Z5
+	VMULPS       Z8, Z6, Z6
+	VMULPS       Z8, Z7, Z7
+
+skip1371:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1371
+	JZ     skip1372
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -53755,19 +53768,6 @@ end1368:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
-
-skip1371:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1372
-	VBROADCASTSS 128(AX), Z8
-	VMULPS       Z8, Z0, Z0
-	VMULPS       Z8, Z1, Z1
-	VMULPS       Z8, Z2, Z2
-	VMULPS       Z8, Z3, Z3
-	VMULPS       Z8, Z4, Z4
-	VMULPS       Z8, Z5, Z5
-	VMULPS       Z8, Z6, Z6
-	VMULPS       Z8, Z7, Z7
 
 skip1372:
 	MOVQ    24(AX), DX
@@ -53937,8 +53937,18 @@ one1379:
 	JNZ          one1379
 
 end1377:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1380
+	VBROADCASTSS 128(AX), Z5
+	VMULPS       Z5, Z0, Z0
+	VMULPS       Z5, Z1, Z1
+	VMULPS       Z5, Z2, Z2
+	VMULPS       Z5, Z3, Z3
+	VMULPS       Z5, Z4, Z4
+
+skip1380:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1380
+	JZ     skip1381
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -53952,16 +53962,6 @@ end1377:
 	VADDPS (DX), Z3, Z3
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
-
-skip1380:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1381
-	VBROADCASTSS 128(AX), Z5
-	VMULPS       Z5, Z0, Z0
-	VMULPS       Z5, Z1, Z1
-	VMULPS       Z5, Z2, Z2
-	VMULPS       Z5, Z3, Z3
-	VMULPS       Z5, Z4, Z4
 
 skip1381:
 	MOVQ    24(AX), DX
@@ -54163,8 +54163,23 @@ one1388:
 	JNZ          one1388
 
 end1386:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1389
+	VBROADCASTSS 128(AX), Z10
+	VMULPS       Z10, Z0, Z0
+	VMULPS       Z10, Z1, Z1
+	VMULPS       Z10, Z2, Z2
+	VMULPS       Z10, Z3, Z3
+	VMULPS       Z10, Z4, Z4
+	VMULPS       Z10, Z5, Z5
+	VMULPS       Z10, Z6, Z6
+	VMULPS       Z10, Z7, Z7
+	VMULPS       Z10, Z8, Z8
+	VMULPS       Z10, Z9, Z9
+
+skip1389:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1389
+	JZ     skip1390
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -54183,21 +54198,6 @@ end1386:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
-
-skip1389:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1390
-	VBROADCASTSS 128(AX), Z10
-	VMULPS       Z10, Z0, Z0
-	VMULPS       Z10, Z1, Z1
-	VMULPS       Z10, Z2, Z2
-	VMULPS       Z10, Z3, Z3
-	VMULPS       Z10, Z4, Z4
-	VMULPS       Z10, Z5, Z5
-	VMULPS       Z10, Z6, Z6
-	VMULPS       Z10, Z7, Z7
-	VMULPS       Z10, Z8, Z8
-	VMULPS       Z10, Z9, Z9
 
 skip1390:
 	MOVQ    24(AX), DX
@@ -54388,8 +54388,19 @@ one1397:
 	JNZ          one1397
 
 end1395:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1398
+	VBROADCASTSS 128(AX), Z6
+	VMULPS       Z6, Z0, Z0
+	VMULPS       Z6, Z1, Z1
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z6, Z3, Z3
+	VMULPS       Z6, Z4, Z4
+	VMULPS       Z6, Z5, Z5
+
+skip1398:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1398
+	JZ     skip1399
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -54405,17 +54416,6 @@ end1395:
 	VADDPS (DX), Z4, Z4
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
-
-skip1398:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1399
-	VBROADCASTSS 128(AX), Z6
-	VMULPS       Z6, Z0, Z0
-	VMULPS       Z6, Z1, Z1
-	VMULPS       Z6, Z2, Z2
-	VMULPS       Z6, Z3, Z3
-	VMULPS       Z6, Z4, Z4
-	VMULPS       Z6, Z5, Z5
 
 skip1399:
 	MOVQ    24(AX), DX
@@ -54642,8 +54642,25 @@ one1406:
 	JNZ          one1406
 
 end1404:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1407
+	VBROADCASTSS 128(AX), Z12
+	VMULPS       Z12, Z0, Z0
+	VMULPS       Z12, Z1, Z1
+	VMULPS       Z12, Z2, Z2
+	VMULPS       Z12, Z3, Z3
+	VMULPS       Z12, Z4, Z4
+	VMULPS       Z12, Z5, Z5
+	VMULPS       Z12, Z6, Z6
+	VMULPS       Z12, Z7, Z7
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMULPS       Z12, Z10, Z10
+	VMULPS       Z12, Z11, Z11
+
+skip1407:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1407
+	JZ     skip1408
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -54665,23 +54682,6 @@ end1404:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
-
-skip1407:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1408
-	VBROADCASTSS 128(AX), Z12
-	VMULPS       Z12, Z0, Z0
-	VMULPS       Z12, Z1, Z1
-	VMULPS       Z12, Z2, Z2
-	VMULPS       Z12, Z3, Z3
-	VMULPS       Z12, Z4, Z4
-	VMULPS       Z12, Z5, Z5
-	VMULPS       Z12, Z6, Z6
-	VMULPS       Z12, Z7, Z7
-	VMULPS       Z12, Z8, Z8
-	VMULPS       Z12, Z9, Z9
-	VMULPS       Z12, Z10, Z10
-	VMULPS       Z12, Z11, Z11
 
 skip1408:
 	MOVQ    24(AX), DX
@@ -54893,8 +54893,20 @@ one1415:
 	JNZ          one1415
 
 end1413:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1416
+	VBROADCASTSS 128(AX), Z7
+	VMULPS       Z7, Z0, Z0
+	VMULPS       Z7, Z1, Z1
+	VMULPS       Z7, Z2, Z2
+	VMULPS       Z7, Z3, Z3
+	VMULPS       Z7, Z4, Z4
+	VMULPS       Z7, Z5, Z5
+	VMULPS       Z7, Z6, Z6
+
+skip1416:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1416
+	JZ     skip1417
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -54912,18 +54924,6 @@ end1413:
 	VADDPS (DX), Z5, Z5
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
-
-skip1416:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1417
-	VBROADCASTSS 128(AX), Z7
-	VMULPS       Z7, Z0, Z0
-	VMULPS       Z7, Z1, Z1
-	VMULPS       Z7, Z2, Z2
-	VMULPS       Z7, Z3, Z3
-	VMULPS       Z7, Z4, Z4
-	VMULPS       Z7, Z5, Z5
-	VMULPS       Z7, Z6, Z6
 
 skip1417:
 	MOVQ    24(AX), DX
@@ -55175,8 +55175,27 @@ one1424:
 	JNZ          one1424
 
 end1422:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1425
+	VBROADCASTSS 128(AX), Z14
+	VMULPS       Z14, Z0, Z0
+	VMULPS       Z14, Z1, Z1
+	VMULPS       Z14, Z2, Z2
+	VMULPS       Z14, Z3, Z3
+	VMULPS       Z14, Z4, Z4
+	VMULPS       Z14, Z5, Z5
+	VMULPS       Z14, Z6, Z6
+	VMULPS       Z14, Z7, Z7
+	VMULPS       Z14, Z8, Z8
+	VMULPS       Z14, Z9, Z9
+	VMULPS       Z14, Z10, Z10
+	VMULPS       Z14, Z11, Z11
+	VMULPS       Z14, Z12, Z12
+	VMULPS       Z14, Z13, Z13
+
+skip1425:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1425
+	JZ     skip1426
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -55201,25 +55220,6 @@ end1422:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
-
-skip1425:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1426
-	VBROADCASTSS 128(AX), Z14
-	VMULPS       Z14, Z0, Z0
-	VMULPS       Z14, Z1, Z1
-	VMULPS       Z14, Z2, Z2
-	VMULPS       Z14, Z3, Z3
-	VMULPS       Z14, Z4, Z4
-	VMULPS       Z14, Z5, Z5
-	VMULPS       Z14, Z6, Z6
-	VMULPS       Z14, Z7, Z7
-	VMULPS       Z14, Z8, Z8
-	VMULPS       Z14, Z9, Z9
-	VMULPS       Z14, Z10, Z10
-	VMULPS       Z14, Z11, Z11
-	VMULPS       Z14, Z12, Z12
-	VMULPS       Z14, Z13, Z13
 
 skip1426:
 	MOVQ    24(AX), DX
@@ -55452,8 +55452,21 @@ one1433:
 	JNZ          one1433
 
 end1431:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1434
+	VBROADCASTSS 128(AX), Z8
+	VMULPS       Z8, Z0, Z0
+	VMULPS       Z8, Z1, Z1
+	VMULPS       Z8, Z2, Z2
+	VMULPS       Z8, Z3, Z3
+	VMULPS       Z8, Z4, Z4
+	VMULPS       Z8, Z5, Z5
+	VMULPS       Z8, Z6, Z6
+	VMULPS       Z8, Z7, Z7
+
+skip1434:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1434
+	JZ     skip1435
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -55473,19 +55486,6 @@ end1431:
 	VADDPS (DX), Z6, Z6
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
-
-skip1434:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1435
-	VBROADCASTSS 128(AX), Z8
-	VMULPS       Z8, Z0, Z0
-	VMULPS       Z8, Z1, Z1
-	VMULPS       Z8, Z2, Z2
-	VMULPS       Z8, Z3, Z3
-	VMULPS       Z8, Z4, Z4
-	VMULPS       Z8, Z5, Z5
-	VMULPS       Z8, Z6, Z6
-	VMULPS       Z8, Z7, Z7
 
 skip1435:
 	MOVQ    24(AX), DX
@@ -55762,8 +55762,29 @@ one1442:
 	JNZ          one1442
 
 end1440:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1443
+	VBROADCASTSS 128(AX), Z16
+	VMULPS       Z16, Z0, Z0
+	VMULPS       Z16, Z1, Z1
+	VMULPS       Z16, Z2, Z2
+	VMULPS       Z16, Z3, Z3
+	VMULPS       Z16, Z4, Z4
+	VMULPS       Z16, Z5, Z5
+	VMULPS       Z16, Z6, Z6
+	VMULPS       Z16, Z7, Z7
+	VMULPS       Z16, Z8, Z8
+	VMULPS       Z16, Z9, Z9
+	VMULPS       Z16, Z10, Z10
+	VMULPS       Z16, Z11, Z11
+	VMULPS       Z16, Z12, Z12
+	VMULPS       Z16, Z13, Z13
+	VMULPS       Z16, Z14, Z14
+	VMULPS       Z16, Z15, Z15
+
+skip1443:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1443
+	JZ     skip1444
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -55791,27 +55812,6 @@ end1440:
 	ADDQ   BX, DX
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
-
-skip1443:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1444
-	VBROADCASTSS 128(AX), Z16
-	VMULPS       Z16, Z0, Z0
-	VMULPS       Z16, Z1, Z1
-	VMULPS       Z16, Z2, Z2
-	VMULPS       Z16, Z3, Z3
-	VMULPS       Z16, Z4, Z4
-	VMULPS       Z16, Z5, Z5
-	VMULPS       Z16, Z6, Z6
-	VMULPS       Z16, Z7, Z7
-	VMULPS       Z16, Z8, Z8
-	VMULPS       Z16, Z9, Z9
-	VMULPS       Z16, Z10, Z10
-	VMULPS       Z16, Z11, Z11
-	VMULPS       Z16, Z12, Z12
-	VMULPS       Z16, Z13, Z13
-	VMULPS       Z16, Z14, Z14
-	VMULPS       Z16, Z15, Z15
 
 skip1444:
 	MOVQ    24(AX), DX
@@ -56065,8 +56065,22 @@ one1451:
 	JNZ          one1451
 
 end1449:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1452
+	VBROADCASTSS 128(AX), Z9
+	VMULPS       Z9, Z0, Z0
+	VMULPS       Z9, Z1, Z1
+	VMULPS       Z9, Z2, Z2
+	VMULPS       Z9, Z3, Z3
+	VMULPS       Z9, Z4, Z4
+	VMULPS       Z9, Z5, Z5
+	VMULPS       Z9, Z6, Z6
+	VMULPS       Z9, Z7, Z7
+	VMULPS       Z9, Z8, Z8
+
+skip1452:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1452
+	JZ     skip1453
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -56088,20 +56102,6 @@ end1449:
 	VADDPS (DX), Z7, Z7
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
-
-skip1452:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1453
-	VBROADCASTSS 128(AX), Z9
-	VMULPS       Z9, Z0, Z0
-	VMULPS       Z9, Z1, Z1
-	VMULPS       Z9, Z2, Z2
-	VMULPS       Z9, Z3, Z3
-	VMULPS       Z9, Z4, Z4
-	VMULPS       Z9, Z5, Z5
-	VMULPS       Z9, Z6, Z6
-	VMULPS       Z9, Z7, Z7
-	VMULPS       Z9, Z8, Z8
 
 skip1453:
 	MOVQ    24(AX), DX
@@ -56403,8 +56403,31 @@ one1460:
 	JNZ          one1460
 
 end1458:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1461
+	VBROADCASTSS 128(AX), Z18
+	VMULPS       Z18, Z0, Z0
+	VMULPS       Z18, Z1, Z1
+	VMULPS       Z18, Z2, Z2
+	VMULPS       Z18, Z3, Z3
+	VMULPS       Z18, Z4, Z4
+	VMULPS       Z18, Z5, Z5
+	VMULPS       Z18, Z6, Z6
+	VMULPS       Z18, Z7, Z7
+	VMULPS       Z18, Z8, Z8
+	VMULPS       Z18, Z9, Z9
+	VMULPS       Z18, Z10, Z10
+	VMULPS       Z18, Z11, Z11
+	VMULPS       Z18, Z12, Z12
+	VMULPS       Z18, Z13, Z13
+	VMULPS       Z18, Z14, Z14
+	VMULPS       Z18, Z15, Z15
+	VMULPS       Z18, Z16, Z16
+	VMULPS       Z18, Z17, Z17
+
+skip1461:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1461
+	JZ     skip1462
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -56435,29 +56458,6 @@ end1458:
 	ADDQ   BX, DX
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
-
-skip1461:
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1462
-	VBROADCASTSS 128(AX), Z18
-	VMULPS       Z18, Z0, Z0
-	VMULPS       Z18, Z1, Z1
-	VMULPS       Z18, Z2, Z2
-	VMULPS       Z18, Z3, Z3
-	VMULPS       Z18, Z4, Z4
-	VMULPS       Z18, Z5, Z5
-	VMULPS       Z18, Z6, Z6
-	VMULPS       Z18, Z7, Z7
-	VMULPS       Z18, Z8, Z8
-	VMULPS       Z18, Z9, Z9
-	VMULPS       Z18, Z10, Z10
-	VMULPS       Z18, Z11, Z11
-	VMULPS       Z18, Z12, Z12
-	VMULPS       Z18, Z13, Z13
-	VMULPS       Z18, Z14, Z14
-	VMULPS       Z18, Z15, Z15
-	VMULPS       Z18, Z16, Z16
-	VMULPS       Z18, Z17, Z17
 
 skip1462:
 	MOVQ    24(AX), DX

@@ -6,8 +6,8 @@ package anyshape
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 // Kernels made for another layout of kernel.Args do not compile.
-const _ = uint(kernel.ABI - 2)
-const _ = uint(2 - kernel.ABI)
+const _ = uint(kernel.ABI - 3)
+const _ = uint(3 - kernel.ABI)
 
 func init() {
 	kernel.Register(

@@ -54,20 +54,20 @@ k2:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k2
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip3
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-
-skip3:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip4
+	JZ           skip3
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
+
+skip3:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip4
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
 
 skip4:
 	MOVQ    24(AX), DX
@@ -175,24 +175,24 @@ k9:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k9
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip10
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000020, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Y0, Y0
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000020, CX, BX
-	ADDQ         BX, DX
-	ADDQ         96(AX), DX
-	VADDPS       (DX), Y1, Y1
-
-skip10:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip11
+	JZ           skip10
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
+
+skip10:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip11
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000020, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000020, CX, BX
+	ADDQ   BX, DX
+	ADDQ   96(AX), DX
+	VADDPS (DX), Y1, Y1
 
 skip11:
 	MOVQ    24(AX), DX
@@ -403,33 +403,8 @@ k17:
 	DECQ         DI
 	JNZ          k17
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip18
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip18:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip19
+	JZ           skip18
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -443,6 +418,31 @@ skip18:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip18:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip19
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip19:
 	MOVQ    24(AX), DX
@@ -669,33 +669,8 @@ k24:
 	DECQ         DI
 	JNZ          k24
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip25
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip25:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip26
+	JZ           skip25
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -709,6 +684,31 @@ skip25:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip25:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip26
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip26:
 	MOVQ    24(AX), DX
@@ -935,33 +935,8 @@ k31:
 	DECQ         DI
 	JNZ          k31
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip32
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip32:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip33
+	JZ           skip32
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -975,6 +950,31 @@ skip32:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip32:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip33
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip33:
 	MOVQ    24(AX), DX
@@ -1201,33 +1201,8 @@ k38:
 	DECQ         DI
 	JNZ          k38
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip39
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip39:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip40
+	JZ           skip39
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -1241,6 +1216,31 @@ skip39:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip39:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip40
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip40:
 	MOVQ    24(AX), DX
@@ -1503,43 +1503,8 @@ k46:
 	DECQ         DI
 	JNZ          k46
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip47
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000020, CX, BX
-	ADDQ         BX, DX
-	MOVQ         88(AX), BX
-	VADDPS       (DX), Y0, Y0
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000020, CX, BX
-	ADDQ         BX, DX
-	ADDQ         96(AX), DX
-	MOVQ         88(AX), BX
-	VADDPS       (DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y11, Y11
-
-skip47:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip48
+	JZ           skip47
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -1553,6 +1518,41 @@ skip47:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip47:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip48
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000020, CX, BX
+	ADDQ   BX, DX
+	MOVQ   88(AX), BX
+	VADDPS (DX), Y0, Y0
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000020, CX, BX
+	ADDQ   BX, DX
+	ADDQ   96(AX), DX
+	MOVQ   88(AX), BX
+	VADDPS (DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y11, Y11
 
 skip48:
 	MOVQ    24(AX), DX
@@ -1817,20 +1817,20 @@ k53:
 	VFMADD231PS  Y3, Y4, Y1
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip54
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-
-skip54:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip55
+	JZ           skip54
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
+
+skip54:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip55
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
 
 skip55:
 	MOVQ    24(AX), DX
@@ -2037,33 +2037,8 @@ k60:
 	ADDQ         $+128, DX
 	ADDQ         $+4, SI
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip61
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip61:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip62
+	JZ           skip61
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2077,6 +2052,31 @@ skip61:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip61:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip62
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip62:
 	MOVQ    24(AX), DX
@@ -2212,20 +2212,20 @@ k66:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k66
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip67
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-
-skip67:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip68
+	JZ           skip67
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
+
+skip67:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip68
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
 
 skip68:
 	MOVQ    24(AX), DX
@@ -2333,24 +2333,24 @@ k73:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k73
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip74
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000020, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Y0, Y0
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000020, CX, BX
-	ADDQ         BX, DX
-	ADDQ         96(AX), DX
-	VADDPS       (DX), Y1, Y1
-
-skip74:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip75
+	JZ           skip74
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
+
+skip74:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip75
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000020, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000020, CX, BX
+	ADDQ   BX, DX
+	ADDQ   96(AX), DX
+	VADDPS (DX), Y1, Y1
 
 skip75:
 	MOVQ    24(AX), DX
@@ -2561,33 +2561,8 @@ k81:
 	DECQ         DI
 	JNZ          k81
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip82
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip82:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip83
+	JZ           skip82
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2601,6 +2576,31 @@ skip82:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip82:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip83
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip83:
 	MOVQ    24(AX), DX
@@ -2827,33 +2827,8 @@ k88:
 	DECQ         DI
 	JNZ          k88
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip89
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip89:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip90
+	JZ           skip89
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2867,6 +2842,31 @@ skip89:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip89:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip90
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip90:
 	MOVQ    24(AX), DX
@@ -3129,43 +3129,8 @@ k96:
 	DECQ         DI
 	JNZ          k96
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip97
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000020, CX, BX
-	ADDQ         BX, DX
-	MOVQ         88(AX), BX
-	VADDPS       (DX), Y0, Y0
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000020, CX, BX
-	ADDQ         BX, DX
-	ADDQ         96(AX), DX
-	MOVQ         88(AX), BX
-	VADDPS       (DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y11, Y11
-
-skip97:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip98
+	JZ           skip97
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3179,6 +3144,41 @@ skip97:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip97:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip98
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000020, CX, BX
+	ADDQ   BX, DX
+	MOVQ   88(AX), BX
+	VADDPS (DX), Y0, Y0
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000020, CX, BX
+	ADDQ   BX, DX
+	ADDQ   96(AX), DX
+	MOVQ   88(AX), BX
+	VADDPS (DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y11, Y11
 
 skip98:
 	MOVQ    24(AX), DX
@@ -3436,20 +3436,20 @@ k103:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k103
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip104
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-
-skip104:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip105
+	JZ           skip104
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
+
+skip104:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip105
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
 
 skip105:
 	MOVQ    24(AX), DX
@@ -3634,33 +3634,8 @@ k110:
 	DECQ         DI
 	JNZ          k110
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip111
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip111:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip112
+	JZ           skip111
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3674,6 +3649,31 @@ skip111:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip111:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip112
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip112:
 	MOVQ    24(AX), DX
@@ -3900,33 +3900,8 @@ k117:
 	DECQ         DI
 	JNZ          k117
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip118
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip118:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip119
+	JZ           skip118
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3940,6 +3915,31 @@ skip118:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip118:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip119
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip119:
 	MOVQ    24(AX), DX
@@ -4081,20 +4081,20 @@ k124:
 	ADDQ         $+0, BX
 	DECQ         SI
 	JNZ          seg123
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip125
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-
-skip125:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip126
+	JZ           skip125
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
+
+skip125:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip126
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
 
 skip126:
 	MOVQ    24(AX), DX
@@ -4285,33 +4285,8 @@ k132:
 	DECQ         DI
 	JNZ          seg131
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip133
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip133:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip134
+	JZ           skip133
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -4325,6 +4300,31 @@ skip133:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip133:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip134
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip134:
 	MOVQ    24(AX), DX
@@ -4557,33 +4557,8 @@ k140:
 	DECQ         DI
 	JNZ          seg139
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip141
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Y0, Y0
-	VADDPS       32(DX), Y1, Y1
-	ADDQ         BX, DX
-	VADDPS       (DX), Y2, Y2
-	VADDPS       32(DX), Y3, Y3
-	ADDQ         BX, DX
-	VADDPS       (DX), Y4, Y4
-	VADDPS       32(DX), Y5, Y5
-	ADDQ         BX, DX
-	VADDPS       (DX), Y6, Y6
-	VADDPS       32(DX), Y7, Y7
-	ADDQ         BX, DX
-	VADDPS       (DX), Y8, Y8
-	VADDPS       32(DX), Y9, Y9
-	ADDQ         BX, DX
-	VADDPS       (DX), Y10, Y10
-	VADDPS       32(DX), Y11, Y11
-
-skip141:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip142
+	JZ           skip141
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -4597,6 +4572,31 @@ skip141:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
+
+skip141:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip142
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
 
 skip142:
 	MOVQ    24(AX), DX

@@ -50,20 +50,20 @@ k2:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k2
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip3
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip3:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip4
+	JZ           skip3
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip3:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip4
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip4:
 	MOVQ    24(AX), DX
@@ -159,24 +159,24 @@ k9:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k9
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip10
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	ADDQ         96(AX), DX
-	VADDPS       (DX), Z1, Z1
-
-skip10:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip11
+	JZ           skip10
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip10:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip11
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	ADDQ   96(AX), DX
+	VADDPS (DX), Z1, Z1
 
 skip11:
 	MOVQ    24(AX), DX
@@ -485,51 +485,8 @@ k17:
 	DECQ         DI
 	JNZ          k17
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip18
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip18:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip19
+	JZ           skip18
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -555,6 +512,49 @@ skip18:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip18:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip19
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip19:
 	MOVQ    24(AX), DX
@@ -927,51 +927,8 @@ k24:
 	DECQ         DI
 	JNZ          k24
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip25
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip25:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip26
+	JZ           skip25
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -997,6 +954,49 @@ skip25:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip25:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip26
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip26:
 	MOVQ    24(AX), DX
@@ -1369,51 +1369,8 @@ k31:
 	DECQ         DI
 	JNZ          k31
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip32
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip32:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip33
+	JZ           skip32
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -1439,6 +1396,49 @@ skip32:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip32:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip33
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip33:
 	MOVQ    24(AX), DX
@@ -1811,51 +1811,8 @@ k38:
 	DECQ         DI
 	JNZ          k38
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip39
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip39:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip40
+	JZ           skip39
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -1881,6 +1838,49 @@ skip39:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip39:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip40
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip40:
 	MOVQ    24(AX), DX
@@ -2301,67 +2301,8 @@ k46:
 	DECQ         DI
 	JNZ          k46
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip47
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         88(AX), BX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	ADDQ         96(AX), DX
-	MOVQ         88(AX), BX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z23, Z23
-
-skip47:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip48
+	JZ           skip47
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -2387,6 +2328,65 @@ skip47:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip47:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip48
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   88(AX), BX
+	VADDPS (DX), Z0, Z0
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	ADDQ   96(AX), DX
+	MOVQ   88(AX), BX
+	VADDPS (DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z23, Z23
 
 skip48:
 	MOVQ    24(AX), DX
@@ -2802,20 +2802,20 @@ k53:
 	VFMADD231PS  Z3, Z4, Z1
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip54
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip54:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip55
+	JZ           skip54
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip54:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip55
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip55:
 	MOVQ    24(AX), DX
@@ -3117,45 +3117,8 @@ k60:
 	ADDQ         $+128, DX
 	ADDQ         $+4, DI
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip61
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip61:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip62
+	JZ           skip61
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -3181,6 +3144,43 @@ skip61:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip61:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip62
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip62:
 	MOVQ    24(AX), DX
@@ -3343,20 +3343,20 @@ k66:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k66
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip67
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip67:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip68
+	JZ           skip67
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip67:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip68
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip68:
 	MOVQ    24(AX), DX
@@ -3452,24 +3452,24 @@ k73:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k73
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip74
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	ADDQ         96(AX), DX
-	VADDPS       (DX), Z1, Z1
-
-skip74:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip75
+	JZ           skip74
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip74:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip75
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	ADDQ   96(AX), DX
+	VADDPS (DX), Z1, Z1
 
 skip75:
 	MOVQ    24(AX), DX
@@ -3778,51 +3778,8 @@ k81:
 	DECQ         DI
 	JNZ          k81
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip82
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip82:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip83
+	JZ           skip82
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -3848,6 +3805,49 @@ skip82:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip82:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip83
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip83:
 	MOVQ    24(AX), DX
@@ -4220,51 +4220,8 @@ k88:
 	DECQ         DI
 	JNZ          k88
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip89
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip89:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip90
+	JZ           skip89
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -4290,6 +4247,49 @@ skip89:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip89:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip90
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip90:
 	MOVQ    24(AX), DX
@@ -4710,67 +4710,8 @@ k96:
 	DECQ         DI
 	JNZ          k96
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip97
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	MOVQ         88(AX), BX
-	VADDPS       (DX), Z0, Z0
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	MOVQ         40(AX), DX
-	IMUL3Q       $0x00000040, CX, BX
-	ADDQ         BX, DX
-	ADDQ         96(AX), DX
-	MOVQ         88(AX), BX
-	VADDPS       (DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z23, Z23
-
-skip97:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip98
+	JZ           skip97
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -4796,6 +4737,65 @@ skip97:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip97:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip98
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   88(AX), BX
+	VADDPS (DX), Z0, Z0
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	MOVQ   40(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	ADDQ   96(AX), DX
+	MOVQ   88(AX), BX
+	VADDPS (DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z23, Z23
 
 skip98:
 	MOVQ    24(AX), DX
@@ -5204,20 +5204,20 @@ k103:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k103
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip104
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip104:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip105
+	JZ           skip104
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip104:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip105
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip105:
 	MOVQ    24(AX), DX
@@ -5483,45 +5483,8 @@ k110:
 	DECQ         R8
 	JNZ          k110
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip111
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip111:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip112
+	JZ           skip111
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -5547,6 +5510,43 @@ skip111:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip111:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip112
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip112:
 	MOVQ    24(AX), DX
@@ -5909,51 +5909,8 @@ k117:
 	DECQ         DI
 	JNZ          k117
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip118
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip118:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip119
+	JZ           skip118
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -5979,6 +5936,49 @@ skip118:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip118:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip119
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip119:
 	MOVQ    24(AX), DX
@@ -6157,20 +6157,20 @@ k124:
 	ADDQ         $+0, BX
 	DECQ         SI
 	JNZ          seg123
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip125
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip125:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip126
+	JZ           skip125
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip125:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip126
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip126:
 	MOVQ    24(AX), DX
@@ -6442,45 +6442,8 @@ k132:
 	DECQ         R8
 	JNZ          seg131
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip133
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip133:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip134
+	JZ           skip133
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -6506,6 +6469,43 @@ skip133:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip133:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip134
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip134:
 	MOVQ    24(AX), DX
@@ -6874,51 +6874,8 @@ k140:
 	DECQ         DI
 	JNZ          seg139
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip141
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip141:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip142
+	JZ           skip141
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -6944,6 +6901,49 @@ skip141:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip141:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip142
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip142:
 	MOVQ    24(AX), DX

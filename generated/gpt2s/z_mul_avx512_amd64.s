@@ -50,20 +50,20 @@ k2:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k2
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip3
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip3:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip4
+	JZ           skip3
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip3:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip4
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip4:
 	MOVQ    24(AX), DX
@@ -346,51 +346,8 @@ k9:
 	DECQ         DI
 	JNZ          k9
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip10
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip10:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip11
+	JZ           skip10
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -416,6 +373,49 @@ skip10:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip10:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip11
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip11:
 	MOVQ    24(AX), DX
@@ -788,51 +788,8 @@ k16:
 	DECQ         DI
 	JNZ          k16
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip17
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip17:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip18
+	JZ           skip17
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -858,6 +815,49 @@ skip17:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip17:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip18
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip18:
 	MOVQ    24(AX), DX
@@ -1030,20 +1030,20 @@ k22:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k22
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip23
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip23:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip24
+	JZ           skip23
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip23:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip24
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip24:
 	MOVQ    24(AX), DX
@@ -1136,20 +1136,20 @@ k29:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k29
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip30
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip30:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip31
+	JZ           skip30
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip30:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip31
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip31:
 	MOVQ    24(AX), DX
@@ -1294,22 +1294,22 @@ k36:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k36
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip37
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x000000c0, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-
-skip37:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip38
+	JZ           skip37
 	VBROADCASTSS 128(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
+
+skip37:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip38
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
 
 skip38:
 	MOVQ    24(AX), DX
@@ -1596,51 +1596,8 @@ k43:
 	DECQ         DI
 	JNZ          k43
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip44
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip44:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip45
+	JZ           skip44
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -1666,6 +1623,49 @@ skip44:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip44:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip45
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip45:
 	MOVQ    24(AX), DX
@@ -2082,51 +2082,8 @@ k51:
 	DECQ         DI
 	JNZ          k51
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip52
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip52:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip53
+	JZ           skip52
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -2152,6 +2109,49 @@ skip52:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip52:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip53
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip53:
 	MOVQ    24(AX), DX
@@ -3072,51 +3072,8 @@ k59:
 	DECQ         DI
 	JNZ          k59
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip60
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip60:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip61
+	JZ           skip60
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -3142,6 +3099,49 @@ skip60:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip60:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip61
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip61:
 	MOVQ    24(AX), DX
@@ -3558,51 +3558,8 @@ k67:
 	DECQ         DI
 	JNZ          k67
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip68
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip68:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip69
+	JZ           skip68
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -3628,6 +3585,49 @@ skip68:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip68:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip69
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip69:
 	MOVQ    24(AX), DX
@@ -4488,39 +4488,8 @@ k75:
 	DECQ         DI
 	JNZ          k75
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip76
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x000000c0, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	ADDQ         BX, DX
-	VADDPS       (DX), Z3, Z3
-	VADDPS       64(DX), Z4, Z4
-	VADDPS       128(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	VADDPS       128(DX), Z8, Z8
-	ADDQ         BX, DX
-	VADDPS       (DX), Z9, Z9
-	VADDPS       64(DX), Z10, Z10
-	VADDPS       128(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	ADDQ         BX, DX
-	VADDPS       (DX), Z15, Z15
-	VADDPS       64(DX), Z16, Z16
-	VADDPS       128(DX), Z17, Z17
-
-skip76:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip77
+	JZ           skip76
 	VBROADCASTSS 128(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -4540,6 +4509,37 @@ skip76:
 	VMULPS       Z18, Z15, Z15
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
+
+skip76:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip77
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
 
 skip77:
 	MOVQ    24(AX), DX
@@ -4689,20 +4689,20 @@ k82:
 	ADDQ         $+576, BX
 	DECQ         SI
 	JNZ          seg81
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip83
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip83:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip84
+	JZ           skip83
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip83:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip84
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip84:
 	MOVQ    24(AX), DX
@@ -4991,51 +4991,8 @@ k90:
 	DECQ         DI
 	JNZ          seg89
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip91
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip91:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip92
+	JZ           skip91
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -5061,6 +5018,49 @@ skip91:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip91:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip92
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip92:
 	MOVQ    24(AX), DX
@@ -5439,51 +5439,8 @@ k98:
 	DECQ         DI
 	JNZ          seg97
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip99
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip99:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip100
+	JZ           skip99
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -5509,6 +5466,49 @@ skip99:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip99:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip100
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip100:
 	MOVQ    24(AX), DX
@@ -5681,20 +5681,20 @@ k104:
 	ADDQ         $+64, BX
 	DECQ         SI
 	JNZ          k104
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip105
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip105:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip106
+	JZ           skip105
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip105:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip106
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip106:
 	MOVQ    24(AX), DX
@@ -5977,51 +5977,8 @@ k111:
 	DECQ         DI
 	JNZ          k111
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip112
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip112:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip113
+	JZ           skip112
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -6047,6 +6004,49 @@ skip112:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip112:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip113
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip113:
 	MOVQ    24(AX), DX
@@ -6219,20 +6219,20 @@ k117:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k117
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip118
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip118:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip119
+	JZ           skip118
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip118:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip119
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip119:
 	MOVQ    24(AX), DX
@@ -6325,20 +6325,20 @@ k124:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k124
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip125
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip125:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip126
+	JZ           skip125
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip125:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip126
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip126:
 	MOVQ    24(AX), DX
@@ -6717,51 +6717,8 @@ k133:
 	DECQ         DI
 	JNZ          k133
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip134
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip134:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip135
+	JZ           skip134
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -6787,6 +6744,49 @@ skip134:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip134:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip135
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip135:
 	MOVQ    24(AX), DX
@@ -7707,51 +7707,8 @@ k141:
 	DECQ         DI
 	JNZ          k141
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip142
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	ADDQ         BX, DX
-	VADDPS       (DX), Z2, Z2
-	VADDPS       64(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	ADDQ         BX, DX
-	VADDPS       (DX), Z10, Z10
-	VADDPS       64(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	ADDQ         BX, DX
-	VADDPS       (DX), Z14, Z14
-	VADDPS       64(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	ADDQ         BX, DX
-	VADDPS       (DX), Z18, Z18
-	VADDPS       64(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	ADDQ         BX, DX
-	VADDPS       (DX), Z22, Z22
-	VADDPS       64(DX), Z23, Z23
-
-skip142:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip143
+	JZ           skip142
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -7777,6 +7734,49 @@ skip142:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip142:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip143
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
 
 skip143:
 	MOVQ    24(AX), DX
@@ -8132,45 +8132,8 @@ k148:
 	DECQ         R8
 	JNZ          k148
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip149
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip149:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip150
+	JZ           skip149
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -8196,6 +8159,43 @@ skip149:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip149:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip150
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip150:
 	MOVQ    24(AX), DX
@@ -8541,45 +8541,8 @@ k155:
 	DECQ         R8
 	JNZ          k155
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip156
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip156:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip157
+	JZ           skip156
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -8605,6 +8568,43 @@ skip156:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip156:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip157
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip157:
 	MOVQ    24(AX), DX
@@ -8767,20 +8767,20 @@ k161:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k161
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip162
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip162:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip163
+	JZ           skip162
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip162:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip163
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip163:
 	MOVQ    24(AX), DX
@@ -8873,20 +8873,20 @@ k168:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k168
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip169
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip169:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip170
+	JZ           skip169
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip169:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip170
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip170:
 	MOVQ    24(AX), DX
@@ -9204,45 +9204,8 @@ k176:
 	DECQ         R8
 	JNZ          k176
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip177
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip177:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip178
+	JZ           skip177
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -9268,6 +9231,43 @@ skip177:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip177:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip178
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip178:
 	MOVQ    24(AX), DX
@@ -9651,45 +9651,8 @@ k184:
 	DECQ         R8
 	JNZ          k184
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip185
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip185:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip186
+	JZ           skip185
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -9715,6 +9678,43 @@ skip185:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip185:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip186
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip186:
 	MOVQ    24(AX), DX
@@ -10602,45 +10602,8 @@ k192:
 	DECQ         R8
 	JNZ          k192
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip193
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip193:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip194
+	JZ           skip193
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -10666,6 +10629,43 @@ skip193:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip193:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip194
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip194:
 	MOVQ    24(AX), DX
@@ -11011,45 +11011,8 @@ k199:
 	DECQ         R8
 	JNZ          k199
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip200
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip200:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip201
+	JZ           skip200
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -11075,6 +11038,43 @@ skip200:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip200:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip201
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip201:
 	MOVQ    24(AX), DX
@@ -11458,45 +11458,8 @@ k207:
 	DECQ         R8
 	JNZ          k207
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip208
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip208:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip209
+	JZ           skip208
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -11522,6 +11485,43 @@ skip208:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip208:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip209
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip209:
 	MOVQ    24(AX), DX
@@ -12409,45 +12409,8 @@ k215:
 	DECQ         R8
 	JNZ          k215
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip216
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip216:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip217
+	JZ           skip216
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -12473,6 +12436,43 @@ skip216:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip216:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip217
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip217:
 	MOVQ    24(AX), DX
@@ -12818,45 +12818,8 @@ k222:
 	DECQ         R8
 	JNZ          k222
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip223
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip223:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip224
+	JZ           skip223
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -12882,6 +12845,43 @@ skip223:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip223:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip224
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip224:
 	MOVQ    24(AX), DX
@@ -13050,20 +13050,20 @@ k229:
 	ADDQ         $+768, BX
 	DECQ         SI
 	JNZ          seg228
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip230
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip230:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip231
+	JZ           skip230
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip230:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip231
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip231:
 	MOVQ    24(AX), DX
@@ -13335,45 +13335,8 @@ k237:
 	DECQ         R8
 	JNZ          seg236
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip238
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip238:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip239
+	JZ           skip238
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -13399,6 +13362,43 @@ skip238:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip238:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip239
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip239:
 	MOVQ    24(AX), DX
@@ -13750,45 +13750,8 @@ k245:
 	DECQ         R8
 	JNZ          seg244
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip246
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip246:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip247
+	JZ           skip246
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -13814,6 +13777,43 @@ skip246:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip246:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip247
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip247:
 	MOVQ    24(AX), DX
@@ -13976,20 +13976,20 @@ k251:
 	ADDQ         $+32, BX
 	DECQ         SI
 	JNZ          k251
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip252
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip252:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip253
+	JZ           skip252
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip252:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip253
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip253:
 	MOVQ    24(AX), DX
@@ -14255,45 +14255,8 @@ k258:
 	DECQ         R8
 	JNZ          k258
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip259
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip259:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip260
+	JZ           skip259
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -14319,6 +14282,43 @@ skip259:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip259:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip260
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip260:
 	MOVQ    24(AX), DX
@@ -14481,20 +14481,20 @@ k264:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k264
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip265
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip265:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip266
+	JZ           skip265
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip265:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip266
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip266:
 	MOVQ    24(AX), DX
@@ -14587,20 +14587,20 @@ k271:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k271
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip272
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip272:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip273
+	JZ           skip272
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip272:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip273
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip273:
 	MOVQ    24(AX), DX
@@ -14956,45 +14956,8 @@ k280:
 	DECQ         R8
 	JNZ          k280
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip281
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip281:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip282
+	JZ           skip281
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -15020,6 +14983,43 @@ skip281:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip281:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip282
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip282:
 	MOVQ    24(AX), DX
@@ -15907,45 +15907,8 @@ k288:
 	DECQ         R8
 	JNZ          k288
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip289
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip289:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip290
+	JZ           skip289
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -15971,6 +15934,43 @@ skip289:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip289:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip290
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip290:
 	MOVQ    24(AX), DX
@@ -16133,20 +16133,20 @@ k294:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k294
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip295
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip295:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip296
+	JZ           skip295
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip295:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip296
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip296:
 	MOVQ    24(AX), DX
@@ -16412,45 +16412,8 @@ k301:
 	DECQ         R8
 	JNZ          k301
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip302
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip302:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip303
+	JZ           skip302
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -16476,6 +16439,43 @@ skip302:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip302:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip303
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip303:
 	MOVQ    24(AX), DX
@@ -16638,20 +16638,20 @@ k307:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k307
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip308
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip308:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip309
+	JZ           skip308
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip308:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip309
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip309:
 	MOVQ    24(AX), DX
@@ -16917,45 +16917,8 @@ k314:
 	DECQ         R8
 	JNZ          k314
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip315
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip315:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip316
+	JZ           skip315
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -16981,6 +16944,43 @@ skip315:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip315:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip316
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip316:
 	MOVQ    24(AX), DX
@@ -17143,20 +17143,20 @@ k320:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k320
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip321
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip321:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip322
+	JZ           skip321
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip321:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip322
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip322:
 	MOVQ    24(AX), DX
@@ -17249,20 +17249,20 @@ k327:
 	ADDQ         $+16, BX
 	DECQ         SI
 	JNZ          k327
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip328
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000080, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-
-skip328:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip329
+	JZ           skip328
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
+
+skip328:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip329
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 skip329:
 	MOVQ    24(AX), DX
@@ -17580,45 +17580,8 @@ k335:
 	DECQ         R8
 	JNZ          k335
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip336
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip336:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip337
+	JZ           skip336
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -17644,6 +17607,43 @@ skip336:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip336:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip337
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip337:
 	MOVQ    24(AX), DX
@@ -17989,45 +17989,8 @@ k342:
 	DECQ         R8
 	JNZ          k342
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip343
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip343:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip344
+	JZ           skip343
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -18053,6 +18016,43 @@ skip343:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip343:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip344
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip344:
 	MOVQ    24(AX), DX
@@ -18398,45 +18398,8 @@ k349:
 	DECQ         R8
 	JNZ          k349
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip350
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip350:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip351
+	JZ           skip350
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -18462,6 +18425,43 @@ skip350:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip350:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip351
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip351:
 	MOVQ    24(AX), DX
@@ -18807,45 +18807,8 @@ k356:
 	DECQ         R8
 	JNZ          k356
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip357
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip357:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip358
+	JZ           skip357
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -18871,6 +18834,43 @@ skip357:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip357:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip358
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip358:
 	MOVQ    24(AX), DX
@@ -19216,45 +19216,8 @@ k363:
 	DECQ         R8
 	JNZ          k363
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip364
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip364:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip365
+	JZ           skip364
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -19280,6 +19243,43 @@ skip364:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip364:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip365
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip365:
 	MOVQ    24(AX), DX
@@ -19625,45 +19625,8 @@ k370:
 	DECQ         R8
 	JNZ          k370
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip371
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip371:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip372
+	JZ           skip371
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -19689,6 +19652,43 @@ skip371:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip371:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip372
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip372:
 	MOVQ    24(AX), DX
@@ -20034,45 +20034,8 @@ k377:
 	DECQ         R8
 	JNZ          k377
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip378
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip378:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip379
+	JZ           skip378
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -20098,6 +20061,43 @@ skip378:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip378:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip379
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip379:
 	MOVQ    24(AX), DX
@@ -20443,45 +20443,8 @@ k384:
 	DECQ         R8
 	JNZ          k384
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip385
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip385:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip386
+	JZ           skip385
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -20507,6 +20470,43 @@ skip385:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip385:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip386
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip386:
 	MOVQ    24(AX), DX
@@ -20852,45 +20852,8 @@ k391:
 	DECQ         R8
 	JNZ          k391
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip392
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip392:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip393
+	JZ           skip392
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -20916,6 +20879,43 @@ skip392:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip392:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip393
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip393:
 	MOVQ    24(AX), DX
@@ -21261,45 +21261,8 @@ k398:
 	DECQ         R8
 	JNZ          k398
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip399
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip399:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip400
+	JZ           skip399
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -21325,6 +21288,43 @@ skip399:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip399:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip400
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip400:
 	MOVQ    24(AX), DX
@@ -21708,45 +21708,8 @@ k406:
 	DECQ         R8
 	JNZ          k406
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip407
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip407:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip408
+	JZ           skip407
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -21772,6 +21735,43 @@ skip407:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip407:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip408
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip408:
 	MOVQ    24(AX), DX
@@ -22659,45 +22659,8 @@ k414:
 	DECQ         R8
 	JNZ          k414
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip415
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip415:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip416
+	JZ           skip415
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -22723,6 +22686,43 @@ skip415:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip415:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip416
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip416:
 	MOVQ    24(AX), DX
@@ -23068,45 +23068,8 @@ k421:
 	DECQ         R8
 	JNZ          k421
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip422
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip422:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip423
+	JZ           skip422
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -23132,6 +23095,43 @@ skip422:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip422:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip423
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip423:
 	MOVQ    24(AX), DX
@@ -23477,45 +23477,8 @@ k428:
 	DECQ         R8
 	JNZ          k428
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip429
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip429:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip430
+	JZ           skip429
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -23541,6 +23504,43 @@ skip429:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip429:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip430
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip430:
 	MOVQ    24(AX), DX
@@ -23886,45 +23886,8 @@ k435:
 	DECQ         R8
 	JNZ          k435
 	MOVQ         SI, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip436
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x00000100, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	VADDPS       192(DX), Z3, Z3
-	ADDQ         BX, DX
-	VADDPS       (DX), Z4, Z4
-	VADDPS       64(DX), Z5, Z5
-	VADDPS       128(DX), Z6, Z6
-	VADDPS       192(DX), Z7, Z7
-	ADDQ         BX, DX
-	VADDPS       (DX), Z8, Z8
-	VADDPS       64(DX), Z9, Z9
-	VADDPS       128(DX), Z10, Z10
-	VADDPS       192(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	VADDPS       192(DX), Z15, Z15
-	ADDQ         BX, DX
-	VADDPS       (DX), Z16, Z16
-	VADDPS       64(DX), Z17, Z17
-	VADDPS       128(DX), Z18, Z18
-	VADDPS       192(DX), Z19, Z19
-	ADDQ         BX, DX
-	VADDPS       (DX), Z20, Z20
-	VADDPS       64(DX), Z21, Z21
-	VADDPS       128(DX), Z22, Z22
-	VADDPS       192(DX), Z23, Z23
-
-skip436:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip437
+	JZ           skip436
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -23950,6 +23913,43 @@ skip436:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
+
+skip436:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip437
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
 
 skip437:
 	MOVQ    24(AX), DX
@@ -24128,22 +24128,22 @@ k442:
 	ADDQ         $+2304, BX
 	DECQ         SI
 	JNZ          seg441
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip443
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x000000c0, CX, BX
-	ADDQ         BX, DX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-
-skip443:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip444
+	JZ           skip443
 	VBROADCASTSS 128(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
+
+skip443:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip444
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
 
 skip444:
 	MOVQ    24(AX), DX
@@ -24376,39 +24376,8 @@ k450:
 	DECQ         DI
 	JNZ          seg449
 	MOVQ         BX, 120(AX)
-	TESTL        $0x00000001, 132(AX)
-	JZ           skip451
-	MOVQ         16(AX), DX
-	IMUL3Q       $0x000000c0, CX, BX
-	ADDQ         BX, DX
-	MOVQ         80(AX), BX
-	VADDPS       (DX), Z0, Z0
-	VADDPS       64(DX), Z1, Z1
-	VADDPS       128(DX), Z2, Z2
-	ADDQ         BX, DX
-	VADDPS       (DX), Z3, Z3
-	VADDPS       64(DX), Z4, Z4
-	VADDPS       128(DX), Z5, Z5
-	ADDQ         BX, DX
-	VADDPS       (DX), Z6, Z6
-	VADDPS       64(DX), Z7, Z7
-	VADDPS       128(DX), Z8, Z8
-	ADDQ         BX, DX
-	VADDPS       (DX), Z9, Z9
-	VADDPS       64(DX), Z10, Z10
-	VADDPS       128(DX), Z11, Z11
-	ADDQ         BX, DX
-	VADDPS       (DX), Z12, Z12
-	VADDPS       64(DX), Z13, Z13
-	VADDPS       128(DX), Z14, Z14
-	ADDQ         BX, DX
-	VADDPS       (DX), Z15, Z15
-	VADDPS       64(DX), Z16, Z16
-	VADDPS       128(DX), Z17, Z17
-
-skip451:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip452
+	JZ           skip451
 	VBROADCASTSS 128(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -24428,6 +24397,37 @@ skip451:
 	VMULPS       Z18, Z15, Z15
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
+
+skip451:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip452
+	MOVQ   16(AX), DX
+	IMUL3Q $0x000000c0, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	VADDPS 64(DX), Z4, Z4
+	VADDPS 128(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	VADDPS 128(DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	VADDPS 64(DX), Z10, Z10
+	VADDPS 128(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	ADDQ   BX, DX
+	VADDPS (DX), Z15, Z15
+	VADDPS 64(DX), Z16, Z16
+	VADDPS 128(DX), Z17, Z17
 
 skip452:
 	MOVQ    24(AX), DX

@@ -5,7 +5,7 @@ import "unsafe"
 // Args is what every matrix-product kernel takes, through one pointer. A call
 // computes NTiles neighbouring tiles of MR rows x NR columns,
 //
-//	C[i,j] = act(alpha*(sum_k A[i,k]*B[k,j] (+ C[i,j])) + bias[j] + residual[i,j])
+//	C[i,j] = act(alpha * sum_k A[i,k]*B[k,j] (+ C[i,j]) + bias[j] + residual[i,j])
 //
 // each sum one chain of fused multiply-adds in increasing k. MR, NR and the
 // activation belong to the kernel; offsets and strides are in bytes; a nil
@@ -56,7 +56,8 @@ type Flags uint32
 const (
 	// Accumulate adds the sum to what C holds: the earlier blocks of k.
 	Accumulate Flags = 1 << iota
-	// Scale multiplies the sum by Alpha, before the bias.
+	// Scale multiplies the sum by Alpha, before anything is added to it: sums
+	// of two products with a weight each meet in C.
 	Scale
 	// PreOnly makes a SwiGLU kernel store Aux and leave out the activation: for
 	// all blocks of k but the last. Its Accumulate reads Aux, because C has no
@@ -83,6 +84,6 @@ const (
 // Func is a matrix-product kernel.
 type Func func(*Args)
 
-// ABI is the version of the layout of Args. Generated packages assert theirs
-// when they are compiled.
-const ABI = 2
+// ABI is the version of the layout and the meaning of Args. Generated packages
+// assert theirs when they are compiled.
+const ABI = 3

@@ -223,7 +223,7 @@ func (c *call) want(i, j int, before, aux []float32) (float64, []float64) {
 		if c.Flags&kernel.Accumulate != 0 {
 			v += float64(before[i*c.LDC/4+j])
 		}
-		v = c.scaleAndBias(v, j)
+		v = c.addBias(v, j)
 		if c.res != nil {
 			v += float64(c.res[i*c.LDC/4+j])
 		}
@@ -238,14 +238,11 @@ func (c *call) want(i, j int, before, aux []float32) (float64, []float64) {
 		g += float64(aux[i*c.LDAux/4+j])
 		u += float64(aux[i*c.LDAux/4+j+c.UpAux/4])
 	}
-	g, u = c.scaleAndBias(g, col), c.scaleAndBias(u, col+plan.HalfPanel)
+	g, u = c.addBias(g, col), c.addBias(u, col+plan.HalfPanel)
 	return g / (1 + math.Exp(-g)) * u, []float64{g, u}
 }
 
-func (c *call) scaleAndBias(v float64, col int) float64 {
-	if c.Flags&kernel.Scale != 0 {
-		v *= float64(c.Alpha)
-	}
+func (c *call) addBias(v float64, col int) float64 {
 	if c.bias != nil {
 		v += float64(c.bias[col])
 	}
@@ -261,6 +258,9 @@ func (c *call) sum(i, col int) float64 {
 			s += float64(c.a[i*c.LDA/4+seg.Off/4+d*c.KStep/4]) * float64(b[k*width])
 			k++
 		}
+	}
+	if c.Flags&kernel.Scale != 0 {
+		s *= float64(c.Alpha)
 	}
 	return s
 }

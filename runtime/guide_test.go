@@ -1,0 +1,214 @@
+package runtime
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/f64ref"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// mixture is the dense matrix that a guided layer amounts to.
+func mixture(s spec.Linear, w Weights, g Guide) []float64 {
+	fs, _ := wideFactors(w)
+	m := f64ref.Merged(s, fs)
+	for i := range m {
+		if g.On {
+			m[i] = float64(g.Ratio)*float64(w.Guide[i]) + (1-float64(g.Ratio))*m[i]
+		}
+	}
+	return m
+}
+
+// nearGuided compares the gradients of a guided layer with those that the
+// gradient dm of its mixture gives.
+func nearGuided(t reporter, what string, s spec.Linear, w, got Weights, dm []float64, g Guide, tol float64) {
+	t.Helper()
+	share := func(x []float64, a float64) []float64 {
+		y := slices.Clone(x)
+		for i := range y {
+			y[i] *= a
+		}
+		return y
+	}
+	a := 0.0
+	if g.On {
+		a = float64(g.Ratio)
+	}
+	fs, _ := wideFactors(w)
+	for i, want := range f64ref.FactorGradients(s, fs, share(dm, 1-a)) {
+		near(t, what+s.Chain()[i].Param, got.Factors[i], want, tol)
+	}
+	near(t, what+"guide", got.Guide, share(dm, a), tol)
+}
+
+// Guided layers of every kind, with tiles that the kernels store and tiles
+// that are scattered, padded panels and several blocks of k, against float64:
+// forward, both backward passes, and accumulation over two passes of which the
+// second goes without the guide.
+func TestGuidedLinear(t *testing.T) {
+	for _, isa := range kernel.Available() {
+		rapid.Check(t, func(t *rapid.T) {
+			s := rapid.SampledFrom(linearCases[4:]).Draw(t, "layer")
+			s.Guide = true
+			m := rapid.SampledFrom([]int{1, 7, 30, 260}).Draw(t, "rows")
+			if isa == kernel.Portable && s.In*s.Out > 10000 {
+				m = min(m, 7)
+			}
+			g := Guide{On: true, Ratio: rapid.SampledFrom([]float32{0, 0.3, 0.75, 1}).Draw(t, "ratio")}
+			r := rand.New(rand.NewPCG(1, uint64(m)))
+			pool := NewPool(2)
+			defer pool.Close()
+			w := randomWeights(r, s)
+			l, err := NewLinear(s, w, Options{ISA: isa, Pool: pool, Train: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			ws, saved := l.NewWorkspace(), l.NewSaved(m)
+			defer ws.Close()
+			defer saved.Close()
+			x, dy, res := random(r, m*s.In, 1), random(r, m*s.Out, 1), random(r, m*s.Out, 1)
+			_, bias := wideFactors(w)
+			grads := emptyLike(w)
+			sums := [2][]float64{}
+			for pass, mix := range []Guide{g, {}} {
+				l.SetGuide(mix)
+				y, dx := poisoned(m*s.Out), poisoned(m*s.In)
+				l.Forward(y, x, res, m, saved, ws)
+				l.Backward(dx, grads, dy, x, m, saved, pass > 0, ws)
+				dense := mixture(s, w, mix)
+				want := f64ref.Linear(dense, bias, wide(x), m, s.In, s.Out)
+				for i, v := range res {
+					want[i] += float64(v)
+				}
+				near(t, "y", y, want, tolerance(s.In))
+				wdx, dm, db := f64ref.LinearBackward(dense, wide(x), wide(dy), m, s.In, s.Out)
+				near(t, "dx", dx, wdx, tolerance(s.Out))
+				if pass == 0 {
+					nearGuided(t, "gradient of ", s, w, grads, dm, mix, tolerance(m+s.In+s.Out))
+					if s.Bias {
+						near(t, "gradient of the bias", grads.Bias, db, tolerance(m))
+					}
+				}
+				sums[pass] = dm
+			}
+			// The second pass added nothing to the guide's gradient.
+			fs, _ := wideFactors(w)
+			both := make([]float64, s.In*s.Out)
+			guided := make([]float64, s.In*s.Out)
+			for i := range both {
+				both[i] = (1-float64(g.Ratio))*sums[0][i] + sums[1][i]
+				guided[i] = float64(g.Ratio) * sums[0][i]
+			}
+			for i, want := range f64ref.FactorGradients(s, fs, both) {
+				near(t, "accumulated "+s.Chain()[i].Param, grads.Factors[i], want, tolerance(m+s.In+s.Out))
+			}
+			near(t, "accumulated guide", grads.Guide, guided, tolerance(m+s.In+s.Out))
+			// Overwriting without the guide leaves its gradient at zero.
+			l.Backward(nil, grads, dy, x, m, saved, false, ws)
+			for i, v := range grads.Guide {
+				if v != 0 {
+					t.Fatalf("gradient %d of a guide that was left out is %v", i, v)
+				}
+			}
+		})
+	}
+}
+
+func TestGuidedFFN(t *testing.T) {
+	specs := []spec.FFN{
+		{Kind: spec.LowRank, Hidden: 64, FFN: 256, Rank: 32, Act: spec.GELU, Bias: true},
+		{Kind: spec.LowRank, Hidden: 37, FFN: 53, Rank: 11, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.LowRank, Hidden: 800, FFN: 64, Rank: 16, Act: spec.SwiGLU},
+		{Kind: spec.BlockDense, Hidden: 64, FFN: 128, Rank: 32, Blocks: 2, Act: spec.GELU},
+		{Kind: spec.BlockShuffle, Hidden: 128, FFN: 512, Blocks: 4, Act: spec.GELU, Bias: true},
+		{Kind: spec.BlockShuffle, Hidden: 128, FFN: 512, Blocks: 2, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 3, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 6, Act: spec.GELU, Bias: true},
+	}
+	mixes := []Guide{{On: true, Ratio: 0.625}, {}, {On: true, Ratio: 1}}
+	for _, isa := range kernel.Available() {
+		for _, s := range specs {
+			s.Guide = true
+			for i, m := range []int{1, 11, 70} {
+				t.Run(fmt.Sprintf("%s/%s/%d", isa, s.Name(), m), func(t *testing.T) {
+					testGuidedFFN(t, isa, s, m, mixes[i], mixes[(i+1)%3])
+					testGuidedFFN(t, isa, s, m, mixes[0], mixes[0])
+				})
+			}
+		}
+	}
+}
+
+func testGuidedFFN(t *testing.T, isa kernel.ISA, s spec.FFN, m int, g1, g2 Guide) {
+	r := rand.New(rand.NewPCG(2, uint64(m)))
+	pool := NewPool(2)
+	defer pool.Close()
+	fc1, fc2, h := s.FC1(), s.FC2(), s.Hidden
+	w := FFNWeights{randomWeights(r, fc1), randomWeights(r, fc2)}
+	f, err := NewFFN(s, w, Options{ISA: isa, Pool: pool, Train: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.SetGuides(g1, g2)
+	ws, saved := f.NewWorkspace(), f.NewSaved(m)
+	defer ws.Close()
+	defer saved.Close()
+	x, dy := random(r, m*h, 1), random(r, m*h, 1)
+	y, dx, again := poisoned(m*h), poisoned(m*h), poisoned(m*h)
+	g := FFNWeights{emptyLike(w.FC1), emptyLike(w.FC2)}
+	f.Forward(y, x, nil, m, saved, ws)
+	f.Backward(dx, g, dy, x, m, saved, false, ws)
+	f.Forward(again, x, nil, m, nil, ws)
+	for i := range y {
+		if math.Float32bits(y[i]) != math.Float32bits(again[i]) {
+			t.Fatalf("without saved, y[%d] = %v, not %v", i, again[i], y[i])
+		}
+	}
+	_, b1 := wideFactors(w.FC1)
+	_, b2 := wideFactors(w.FC2)
+	m1, m2 := mixture(fc1, w.FC1, g1), mixture(fc2, w.FC2, g2)
+	pre := f64ref.Linear(m1, b1, wide(x), m, h, fc1.Out)
+	act := f64ref.Activate(s, pre, m)
+	tol := 4 * tolerance(m+h+fc1.Out)
+	near(t, "y", y, f64ref.Linear(m2, b2, act, m, s.FFN, h), tol)
+	da, dw2, db2 := f64ref.LinearBackward(m2, act, wide(dy), m, s.FFN, h)
+	wdx, dw1, db1 := f64ref.LinearBackward(m1, wide(x), f64ref.ActivateBackward(s, pre, da, m), m, h, fc1.Out)
+	near(t, "dx", dx, wdx, tol)
+	nearGuided(t, "fc1.", fc1, w.FC1, g.FC1, dw1, g1, tol)
+	nearGuided(t, "fc2.", fc2, w.FC2, g.FC2, dw2, g2, tol)
+	if s.Bias {
+		near(t, "fc1.bias", g.FC1.Bias, db1, tol)
+		near(t, "fc2.bias", g.FC2.Bias, db2, tol)
+	}
+}
+
+// A guide with a ratio of 0 is a guide that is off, bit for bit: the mixture
+// changes no sum but by the rounding of its own terms.
+func TestGuideOfNoShare(t *testing.T) {
+	s := spec.Linear{Kind: spec.LowRank, In: 96, Out: 160, Rank: 24, Bias: true, Guide: true}
+	r := rand.New(rand.NewPCG(3, 3))
+	w := randomWeights(r, s)
+	l, err := NewLinear(s, w, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ws := l.NewWorkspace()
+	defer ws.Close()
+	x, on, off := random(r, 40*s.In, 1), make([]float32, 40*s.Out), make([]float32, 40*s.Out)
+	l.Forward(off, x, nil, 40, nil, ws)
+	l.SetGuide(Guide{On: true})
+	l.Forward(on, x, nil, 40, nil, ws)
+	if !slices.Equal(on, off) {
+		t.Error("a ratio of 0 changes the result")
+	}
+}
