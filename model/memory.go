@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 )
@@ -26,7 +28,7 @@ func (m Memory) Total(tokens int) int64 {
 // train, running it; threads each have scratch of their own.
 func PredictMemory(s spec.Model, train bool, threads int) Memory {
 	n := int64(0)
-	for _, p := range s.Params() {
+	for _, p := range slices.Concat(s.Params(), s.Guides()) {
 		n += int64(roundUp(p.Size()))
 	}
 	m := Memory{Weights: 4 * n}
@@ -83,7 +85,11 @@ func inner(l plan.Layer) int {
 
 func packs(l plan.Layer, train bool) int64 {
 	n := 0
-	for _, f := range l.Factors {
+	factors := l.Factors
+	if l.Guide != nil {
+		factors = append(slices.Clone(factors), *l.Guide)
+	}
+	for _, f := range factors {
 		ps := f.Forward()
 		if train {
 			ps = append(ps, f.BackwardData()...)

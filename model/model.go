@@ -113,6 +113,32 @@ func (t *Model) Repack() {
 	t.head.Repack()
 }
 
+// SetGuides says how the guided linears run from now on, in the order of the
+// spec's Guides. Models start with their guides off.
+func (t *Model) SetGuides(gs []rt.Guide) {
+	for _, l := range t.layers {
+		if l.ffn.Spec().Guide {
+			l.ffn.SetGuides(gs[0], gs[1])
+			gs = gs[2:]
+		}
+	}
+}
+
+// DropGuides turns a guided model into the plain one, with parameters of its
+// own; those with the guides are freed.
+func (t *Model) DropGuides() error {
+	plain := t.Params.WithoutGuides()
+	m, err := New(plain.spec, plain, t.opt)
+	if err != nil {
+		return err
+	}
+	m.prof = t.prof
+	t.Close()
+	t.Params.Close()
+	*t = *m
+	return nil
+}
+
 // Close frees the packed weights; the parameters stay.
 func (t *Model) Close() {
 	for _, l := range t.layers {

@@ -24,7 +24,7 @@ func build(t testing.TB, s spec.Model, isa kernel.ISA, threads int) *model.Model
 	t.Cleanup(pool.Close)
 	p := model.NewParams(s)
 	t.Cleanup(p.Close)
-	initial.Model(p, s, 3, pool)
+	initial.Model(p, s, 3, initial.Merged, pool)
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, q := range p.List() {
 		for i, w := range p.Get(q.Name) {

@@ -12,14 +12,21 @@ import (
 // themselves, their gradients, or a moment of the optimizer. Every parameter
 // lies in canonical row-major order, the checkpoint's.
 type Params struct {
-	// Data is the whole arena. Parameters lie in reverse order of the
-	// reference's list, so that what the backward pass finishes first comes
+	// Data is the whole arena. Guides come first, so that it is easy to go on
+	// without them. Parameters lie in reverse order of the reference's list, so that what the backward pass finishes first comes
 	// first, each on a cache line; the gaps are always 0.
 	Data  []float32
 	spec  spec.Model
 	views map[string][]float32
-	arena rt.Arena
+	// guides are where each guide lies, in the order of Guides; rest is where
+	// everything else begins.
+	guides []Span
+	rest   int
+	arena  rt.Arena
 }
+
+// Span is a stretch of the arena: entries [Lo, Hi).
+type Span struct{ Lo, Hi int }
 
 // align is the boundary of parameters, in entries: a cache line.
 const align = 16
@@ -27,18 +34,41 @@ const align = 16
 // NewParams returns zeroed values for each parameter of the model.
 func NewParams(m spec.Model) *Params {
 	p := &Params{spec: m, views: map[string][]float32{}}
-	list := m.Params()
+	list, guides := m.Params(), m.Guides()
 	total := 0
-	for _, q := range list {
+	for _, q := range slices.Concat(guides, list) {
 		total += roundUp(q.Size())
 	}
 	p.Data = p.arena.Floats(total)
 	at := 0
-	for _, q := range slices.Backward(list) {
+	add := func(q spec.Param) {
 		p.views[q.Name] = p.Data[at : at+q.Size() : at+q.Size()]
 		at += roundUp(q.Size())
 	}
+	for _, q := range guides {
+		p.guides = append(p.guides, Span{at, at + roundUp(q.Size())})
+		add(q)
+	}
+	p.rest = at
+	for _, q := range slices.Backward(list) {
+		add(q)
+	}
 	return p
+}
+
+// WithoutGuides is a copy that leaves out the guides.
+func (p *Params) WithoutGuides() *Params {
+	m := p.spec
+	m.Guided = false
+	q := NewParams(m)
+	copy(q.Data, p.Data[p.rest:])
+	return q
+}
+
+// Spans lists where the guides lie, in the order of Guides, and everything
+// else.
+func (p *Params) Spans() (guides []Span, rest Span) {
+	return p.guides, Span{p.rest, len(p.Data)}
 }
 
 func roundUp(n int) int { return (n + align - 1) &^ (align - 1) }
@@ -46,8 +76,12 @@ func roundUp(n int) int { return (n + align - 1) &^ (align - 1) }
 // Close frees the arena.
 func (p *Params) Close() { p.arena.Close() }
 
-// List names the parameters with their shapes, in the reference's order.
+// List names the parameters with their shapes, in the reference's order;
+// guides are not among them.
 func (p *Params) List() []spec.Param { return p.spec.Params() }
+
+// Guides names the guides, fc1's before fc2's of each layer.
+func (p *Params) Guides() []spec.Param { return p.spec.Guides() }
 
 // Get returns the parameter of that name, nil where the model has none.
 func (p *Params) Get(name string) []float32 { return p.views[name] }
@@ -60,6 +94,9 @@ func (p *Params) linear(name string, l spec.Linear) rt.Weights {
 	}
 	if l.Bias {
 		w.Bias = p.Get(name + ".bias")
+	}
+	if l.Guide {
+		w.Guide = p.Get(name + "." + l.GuideParam().Name)
 	}
 	return w
 }

@@ -72,7 +72,7 @@ func NewFFN(f spec.FFN) FFN {
 	last := chain[len(chain)-1]
 	place := 0
 	for i := range fc1.Out {
-		if j := shuffled(last, i); j < f.FFN {
+		if j := last.Shuffled(i); j < f.FFN {
 			hidden[j] = place
 			place++
 		}
@@ -88,18 +88,6 @@ func NewFFN(f spec.FFN) FFN {
 		FC1:  newLayer(fc1, identity(f.Hidden), pre, f.Act),
 		FC2:  newLayer(f.FC2(), hidden, identity(f.Hidden), ""),
 	}
-}
-
-// shuffled is the index that output i of the factor has after its shuffle.
-func shuffled(f spec.Factor, i int) int {
-	n := f.Blocks
-	switch f.Then {
-	case spec.Deal:
-		return i%n*f.Out + i/n
-	case spec.Riffle:
-		return i%f.Out*n + i/f.Out
-	}
-	return i
 }
 
 func identity(n int) []int {
@@ -153,7 +141,7 @@ func newFactor(sf spec.Factor, src, dst []int, act spec.Act) Factor {
 		}
 		var outs, ups []place
 		for c := range sf.Out {
-			s := dst[shuffled(sf, b*sf.Out+c)]
+			s := dst[sf.Shuffled(b*sf.Out+c)]
 			if s < f.OutWidth {
 				outs = append(outs, place{s, c})
 			} else {

@@ -11,10 +11,12 @@ type Guide struct {
 	Reduce bool
 }
 
-// Budget is a training run given by its tokens: steps of Batch sequences of
-// Seq tokens. Guide is nil where nothing is guided.
+// Budget is a training run given by its tokens, or by its Steps where these are
+// not 0: steps of Batch sequences of Seq tokens. Guide is nil where nothing is
+// guided.
 type Budget struct {
 	Tokens     int64
+	Steps      int
 	Batch, Seq int
 	Guide      *Guide
 }
@@ -42,7 +44,11 @@ func (m Model) GuideParams() int64 {
 
 // Course computes the steps and the cost of training the model on a budget.
 func (m Model) Course(b Budget) Course {
-	c := Course{Steps: int(b.Tokens / int64(b.Batch) / int64(b.Seq))}
+	m.Guided = false // guides are counted by their phase
+	c := Course{Steps: b.Steps}
+	if c.Steps == 0 {
+		c.Steps = int(b.Tokens / int64(b.Batch) / int64(b.Seq))
+	}
 	guides := 0.0 // guided steps' worth of guides
 	if g := b.Guide; g != nil {
 		c.Guided = int(float64(c.Steps) * g.MaxStepRatio)

@@ -5,7 +5,8 @@ import "strings"
 // Counts are the parameter counts of a model, by the conventions of the
 // paper's tables.
 type Counts struct {
-	// Total is every learnable number, a tied head counted once.
+	// Total is every learnable number, a tied head counted once. A guided
+	// model's guides are part of this and of all other counts.
 	Total int64
 	// Formula counts attention and FFN weights and vocab*hidden; neither
 	// biases nor norms.
@@ -27,6 +28,10 @@ func (m Model) Count() Counts {
 	}
 	for i := range m.Layers {
 		c.MLPWeights += int64(m.LayerFFN(i).FC1().Weights() + m.LayerFFN(i).FC2().Weights())
+	}
+	if m.Guided {
+		n := m.GuideParams()
+		c.Total, c.MLP, c.MLPWeights = c.Total+n, c.MLP+n, c.MLPWeights+n
 	}
 	c.FormulaWithoutEmbedding = int64(m.Layers)*m.attentionWeights() + c.MLPWeights
 	c.Formula = c.FormulaWithoutEmbedding + int64(m.Vocab)*int64(m.Hidden)

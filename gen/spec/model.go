@@ -84,8 +84,8 @@ func (m Model) LayerFFN(i int) FFN {
 	return f
 }
 
-// Params lists the parameters of the model in the reference's names and order,
-// then the guides of a guided one.
+// Params lists the parameters of the model in the reference's names and order.
+// Guides are not among them.
 func (m Model) Params() []Param {
 	ps := []Param{{"model.wte.weight", []int{m.Vocab, m.Hidden}}}
 	if m.Position == Absolute {
@@ -115,7 +115,7 @@ func (m Model) Params() []Param {
 	if !m.TieEmbeddings {
 		ps = append(ps, Param{"lm_head.weight", []int{m.Vocab, m.Hidden}})
 	}
-	return append(ps, m.Guides()...)
+	return ps
 }
 
 // Guides lists the guides of a guided model, fc1's before fc2's of each layer.

@@ -62,6 +62,18 @@ type Factor struct {
 // Weights is the number of weights of the factor.
 func (f Factor) Weights() int { return f.Blocks * f.In * f.Out }
 
+// Shuffled is the place that output i of the factor has after its shuffle.
+func (f Factor) Shuffled(i int) int {
+	n := f.Blocks
+	switch f.Then {
+	case Deal:
+		return i%n*f.Out + i/n
+	case Riffle:
+		return i%f.Out*n + i/f.Out
+	}
+	return i
+}
+
 // Linear is one linear layer, y = x W^T + bias, x having In entries and y
 // Out. The zero Kind is invalid.
 type Linear struct {

@@ -53,6 +53,51 @@ type Train struct {
 	// validation split is measured; 0 means at the end only.
 	EvalEvery  int `yaml:"eval_every"`
 	EvalTokens int `yaml:"eval_tokens"`
+	// Guide turns on self-guided training.
+	Guide Guide `yaml:"guide"`
+}
+
+// Guide are the settings of self-guided training (paper, section 5). The zero
+// value is training without guides.
+type Guide struct {
+	// MaxStepRatio is the guided share of Steps.
+	MaxStepRatio float64 `yaml:"max_step_ratio"`
+	// Schedule is the course of the guide's ratio: cosine or linear.
+	Schedule string `yaml:"schedule"`
+	// Mode is fixedstep, or fixedflop: as many steps as were guided follow
+	// after Steps, on the data of the first ones.
+	Mode string `yaml:"mode"`
+	// ReduceFLOP leaves guides out at random, the more the smaller the ratio.
+	ReduceFLOP bool `yaml:"reduce_flop"`
+	// Start is merged, the matrix that the factors amount to, or published:
+	// the product that the paper's code takes, which for blockshuffle leaves
+	// out the shuffles.
+	Start string `yaml:"start"`
+}
+
+// UnmarshalYAML fills in what a guide section leaves out.
+func (g *Guide) UnmarshalYAML(unmarshal func(any) error) error {
+	type plain Guide
+	p := plain{MaxStepRatio: 0.5, Schedule: "cosine", Mode: "fixedstep", Start: "merged"}
+	if err := unmarshal(&p); err != nil {
+		return err
+	}
+	*g = Guide(p)
+	return nil
+}
+
+// On reports whether anything is guided.
+func (g Guide) On() bool { return g != Guide{} }
+
+// Course is what training comes to: its steps, of which some are guided, and
+// its FLOPs.
+func (c *Config) Course() spec.Course {
+	t := c.Train
+	b := spec.Budget{Steps: t.Steps, Batch: t.Batch * t.Accumulate, Seq: t.Seq}
+	if g := t.Guide; g.On() {
+		b.Guide = &spec.Guide{MaxStepRatio: g.MaxStepRatio, FixedFLOP: g.Mode == "fixedflop", Reduce: g.ReduceFLOP}
+	}
+	return c.Model.Course(b)
 }
 
 // file mirrors the YAML schema. Pointers tell what is left out from zero.
@@ -152,6 +197,7 @@ func Parse(name string, src []byte) (*Config, error) {
 		return nil, fmt.Errorf("%s: the section model: or train: is empty", name)
 	}
 	c := &Config{Model: f.Model.spec(), Train: *f.Train, Source: src}
+	c.Model.Guided = c.Train.Guide.On()
 	c.Model.Name = strings.TrimSuffix(filepath.Base(name), filepath.Ext(name))
 	if err := errors.Join(c.Model.Validate(), c.Train.validate(c.Model)); err != nil {
 		return nil, locate(name, src, err)
@@ -220,6 +266,28 @@ func (t Train) validate(m spec.Model) error {
 	within("beta2", t.Beta2, 0, 0.9999999)
 	within("eps", t.Eps, math.SmallestNonzeroFloat32, 1)
 	within("clip", t.Clip, 1e-12, 1e12)
+	if t.Guide.On() {
+		errs = append(errs, t.Guide.validate(m))
+	}
+	return errors.Join(errs...)
+}
+
+func (g Guide) validate(m spec.Model) error {
+	var errs []error
+	if !(g.MaxStepRatio > 0 && g.MaxStepRatio <= 1) {
+		errs = append(errs, &spec.FieldError{Field: "guide.max_step_ratio", Msg: fmt.Sprintf("%v is out of range, want more than 0, at most 1", g.MaxStepRatio)})
+	}
+	for _, f := range []struct {
+		name, got string
+		valid     [2]string
+	}{{"schedule", g.Schedule, [2]string{"cosine", "linear"}}, {"mode", g.Mode, [2]string{"fixedstep", "fixedflop"}}, {"start", g.Start, [2]string{"merged", "published"}}} {
+		if f.got != f.valid[0] && f.got != f.valid[1] {
+			errs = append(errs, &spec.FieldError{Field: "guide." + f.name, Msg: fmt.Sprintf("unknown %s %q; valid are %s, %s", f.name, f.got, f.valid[0], f.valid[1])})
+		}
+	}
+	if m.Kind == spec.Dense || m.FirstLayerDense && m.Layers == 1 {
+		errs = append(errs, &spec.FieldError{Field: "guide", Msg: "no layer of the model is structured, so that there is nothing to guide; leave it out"})
+	}
 	return errors.Join(errs...)
 }
 

@@ -42,6 +42,23 @@ func TestCounts(t *testing.T) {
 	}
 }
 
+// What a guide section leaves out, and what a run of it comes to.
+func TestGuide(t *testing.T) {
+	c, err := Parse("g", []byte(good+"train: {steps: 10, guide: {max_step_ratio: 0.29, mode: fixedflop}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (Guide{MaxStepRatio: 0.29, Schedule: "cosine", Mode: "fixedflop", Start: "merged"}); c.Train.Guide != want || !c.Model.Guided {
+		t.Errorf("%+v, want %+v", c.Train.Guide, want)
+	}
+	if n := c.Course(); n.Steps != 12 || n.Guided != 2 || n.Repeated != 2 {
+		t.Errorf("%+v", n)
+	}
+	if c, err = Parse("g", []byte(good)); err != nil || c.Train.Guide.On() || c.Model.Guided {
+		t.Errorf("guided without a guide section: %+v, %v", c, err)
+	}
+}
+
 const good = `model:
   vocab: 257
   hidden: 64
@@ -65,6 +82,10 @@ func TestErrors(t *testing.T) {
 		{"kind", "lowrank", "lowrnk", "unknown kind \"lowrnk\"; valid are dense"},
 		{"heads", "q_heads: 4", "q_heads: 5", "q_heads: 5 does not divide attn_dim 64"},
 		{"seq", "rank: 16}", "rank: 16}\ntrain: {seq: 5000}", "seq: 5000 is more than the model's max_positions 1024"},
+		{"guide without structure", "mlp: {kind: lowrank, rank: 16}", "mlp: {kind: dense}\ntrain:\n  guide: {mode: fixedflop}", "bad.yaml:9:10: guide: no layer of the model is structured"},
+		{"guide's ratio", "rank: 16}", "rank: 16}\ntrain:\n  guide: {max_step_ratio: 1.5}", "bad.yaml:9:27: guide.max_step_ratio: 1.5 is out of range"},
+		{"guide's schedule", "rank: 16}", "rank: 16}\ntrain:\n  guide:\n    schedule: step", "bad.yaml:10:15: guide.schedule: unknown schedule \"step\"; valid are cosine, linear"},
+		{"guide's field", "rank: 16}", "rank: 16}\ntrain:\n  guide:\n    ratio: 1", "bad.yaml:10:5: unknown field \"ratio\""},
 		{"wrong type", "hidden: 64", "hidden: many", "hidden: many"},
 		{"empty section", good, "model:\n", "is empty"},
 		{"empty", good, "", "the file is empty"},

@@ -4,9 +4,10 @@
 //	config.yaml              the configuration, as it was given
 //	model.safetensors        parameters, by the reference's names, row-major
 //	optimizer.safetensors    moments, m.NAME and v.NAME
+//	guides.safetensors       in the guided phase, guides and their moments
 //	state.json               step, data, and what else resume needs
 //
-// Nothing in it depends on the instruction set or the number of threads. A
+// A checkpoint decodes without its guides. Nothing in it depends on the instruction set or the number of threads. A
 // checkpoint appears whole, by one rename, or not at all.
 package checkpoint
 
@@ -19,6 +20,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/safetensors"
@@ -30,11 +32,21 @@ type State struct {
 	Name  string `json:"name"`
 	Step  int    `json:"step"`
 	Steps int    `json:"steps"`
+	// Guide is nil outside the guided phase.
+	Guide *Guide `json:"guide,omitempty"`
 	// Tokenizer and Data tell which data the run reads.
 	Tokenizer string `json:"tokenizer"`
 	Data      string `json:"data"`
 	// TokensPerSecond is the rate of training so far.
 	TokensPerSecond float64 `json:"tokens_per_second"`
+}
+
+// Guide is the state of the guided phase: its finished steps, the guides' ratio
+// in the next one, and how many updates each guide has seen.
+type Guide struct {
+	Count int     `json:"count"`
+	Ratio float64 `json:"ratio"`
+	Steps []int   `json:"steps"`
 }
 
 const (
@@ -43,6 +55,7 @@ const (
 	configFile    = "config.yaml"
 	modelFile     = "model.safetensors"
 	optimizerFile = "optimizer.safetensors"
+	guidesFile    = "guides.safetensors"
 	stateFile     = "state.json"
 )
 
@@ -71,24 +84,24 @@ func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (
 	if err != nil {
 		return "", err
 	}
-	var moments []safetensors.Value
-	for _, x := range []struct {
-		prefix string
-		p      *model.Params
-	}{{"m.", m}, {"v.", v}} {
-		moments = append(moments, values(x.prefix, x.p)...)
-	}
-	for _, f := range []struct {
+	moments := slices.Concat(values("m.", m, m.List()), values("v.", v, v.List()))
+	type file struct {
 		name  string
 		write func(f *os.File) error
-	}{
+	}
+	files := []file{
 		{configFile, func(f *os.File) error { _, err := f.Write(source); return err }},
 		{modelFile, func(f *os.File) error {
-			return safetensors.Write(f, values("", p), map[string]string{"format": "pt"})
+			return safetensors.Write(f, values("", p, p.List()), map[string]string{"format": "pt"})
 		}},
 		{optimizerFile, func(f *os.File) error { return safetensors.Write(f, moments, nil) }},
 		{stateFile, func(f *os.File) error { _, err := f.Write(append(state, '\n')); return err }},
-	} {
+	}
+	if g := p.Guides(); len(g) > 0 {
+		all := slices.Concat(values("", p, g), values("m.", m, g), values("v.", v, g))
+		files = append(files, file{guidesFile, func(f *os.File) error { return safetensors.Write(f, all, nil) }})
+	}
+	for _, f := range files {
 		if err := writeSynced(filepath.Join(tmp, f.name), f.write); err != nil {
 			return "", err
 		}
@@ -198,9 +211,9 @@ func Find(run string) (string, error) {
 	return all[len(all)-1], nil
 }
 
-func values(prefix string, p *model.Params) []safetensors.Value {
+func values(prefix string, p *model.Params, list []spec.Param) []safetensors.Value {
 	var vs []safetensors.Value
-	for _, q := range p.List() {
+	for _, q := range list {
 		vs = append(vs, safetensors.Value{Name: prefix + q.Name, Shape: q.Shape, Data: p.Get(q.Name)})
 	}
 	return vs
@@ -239,21 +252,22 @@ func Describe(dir string) (*specfile.Config, State, error) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return nil, s, fmt.Errorf("%s: %w", name, err)
 	}
-	if s.Steps < 1 || s.Step < 0 || s.Step > s.Steps {
-		return nil, s, fmt.Errorf("%s: step %d of %d is impossible", name, s.Step, s.Steps)
-	}
 	c.Model.Name, c.Train.Steps = s.Name, s.Steps
+	if total := c.Course().Steps; s.Steps < 1 || s.Step < 0 || s.Step > total {
+		return nil, s, fmt.Errorf("%s: step %d of %d is impossible", name, s.Step, total)
+	}
 	return c, s, nil
 }
 
-// Load reads the parameters of a checkpoint into p.
+// Load reads the parameters of a checkpoint into p, and the guides where p has
+// any.
 func Load(dir string, p *model.Params) error {
-	return load(filepath.Join(dir, modelFile), map[string]*model.Params{"": p})
+	return load(dir, modelFile, map[string]*model.Params{"": p})
 }
 
 // LoadMoments reads the moments of the optimizer.
 func LoadMoments(dir string, m, v *model.Params) error {
-	return load(filepath.Join(dir, optimizerFile), map[string]*model.Params{"m.": m, "v.": v})
+	return load(dir, optimizerFile, map[string]*model.Params{"m.": m, "v.": v})
 }
 
 // Verify reads the header of a checkpoint's model and checks that it has the
@@ -277,17 +291,32 @@ func Verify(dir string, c *specfile.Config) error {
 	return nil
 }
 
-func load(name string, sets map[string]*model.Params) error {
+func load(dir, name string, sets map[string]*model.Params) error {
+	for prefix, p := range sets {
+		for _, part := range []struct {
+			file string
+			list []spec.Param
+		}{{name, p.List()}, {guidesFile, p.Guides()}} {
+			if err := read(filepath.Join(dir, part.file), prefix, p, part.list); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func read(name, prefix string, p *model.Params, list []spec.Param) error {
+	if len(list) == 0 {
+		return nil
+	}
 	f, err := safetensors.Open(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for prefix, p := range sets {
-		for _, q := range p.List() {
-			if err := f.ReadFloat32s(p.Get(q.Name), prefix+q.Name, q.Shape); err != nil {
-				return err
-			}
+	for _, q := range list {
+		if err := f.ReadFloat32s(p.Get(q.Name), prefix+q.Name, q.Shape); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -8,27 +8,27 @@ import (
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// Every golden vector that needs no guide, on every ISA of this machine.
+// Every golden vector, on every ISA of this machine.
 func TestShared(t *testing.T) {
 	dir := shared.Dir(t, "golden")
 	pool := rt.NewPool(2)
 	defer pool.Close()
 	for _, isa := range kernel.Available() {
 		t.Run(string(isa), func(t *testing.T) {
-			n := map[string]int{}
+			passed := 0
 			err := Run(dir, rt.Options{ISA: isa, Pool: pool}, func(r Result) {
-				n[r.Status]++
 				if r.Status == Failed {
 					t.Errorf("%s: %s", r.Case, r.Reason)
 				} else {
-					t.Logf("%s: %s: worst %.3f of the tolerance, at %s", r.Case, r.Status, r.Worst, r.Tensor)
+					passed++
+					t.Logf("%s: worst %.3f of the tolerance, at %s", r.Case, r.Worst, r.Tensor)
 				}
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n[Passed] < 40 {
-				t.Errorf("%d cases passed, want 40 or more", n[Passed])
+			if passed < 60 {
+				t.Errorf("%d cases passed, want 60 or more", passed)
 			}
 		})
 	}

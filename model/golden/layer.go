@@ -12,7 +12,7 @@ import (
 )
 
 func (d *data) linear() (spec.Linear, error) {
-	l := spec.Linear{Kind: kind(d.Layer), In: d.In, Out: d.Out, Rank: d.Rank, Blocks: d.Blocks, Bias: d.Bias}
+	l := spec.Linear{Kind: kind(d.Layer), In: d.In, Out: d.Out, Rank: d.Rank, Blocks: d.Blocks, Bias: d.Bias, Guide: d.Kind == "guided_layer"}
 	if err := l.Validate(); err != nil {
 		return l, fmt.Errorf("manifest.json: %w", err)
 	}
@@ -34,7 +34,26 @@ func (d *data) weights(l spec.Linear, prefix string) (w, g rt.Weights, err error
 		w.Factors = append(w.Factors, x)
 		g.Factors = append(g.Factors, make([]float32, len(x)))
 	}
+	if l.Guide {
+		p := l.GuideParam()
+		if w.Guide, err = d.floats("param."+prefix+p.Name, p.Shape...); err != nil {
+			return w, g, err
+		}
+		g.Guide = make([]float32, len(w.Guide))
+	}
 	return w, g, nil
+}
+
+// guide reads how a layer's guide is mixed in.
+func (d *data) guide(guided bool, name string) (rt.Guide, error) {
+	if !guided {
+		return rt.Guide{}, nil
+	}
+	a, err := d.floats(name)
+	if err != nil {
+		return rt.Guide{}, err
+	}
+	return rt.Guide{On: true, Ratio: a[0]}, nil
 }
 
 func (d *data) compareGradients(l spec.Linear, prefix string, g rt.Weights) {
@@ -43,6 +62,9 @@ func (d *data) compareGradients(l spec.Linear, prefix string, g rt.Weights) {
 	}
 	if l.Bias {
 		compare(d, "grad."+prefix+"bias", g.Bias)
+	}
+	if l.Guide {
+		compare(d, "grad."+prefix+l.GuideParam().Name, g.Guide)
 	}
 }
 
@@ -63,12 +85,17 @@ func layerCase(d *data, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
+	guide, err := d.guide(l.Guide, "ratio")
+	if err != nil {
+		return err
+	}
 	opt.Train = true
 	layer, err := rt.NewLinear(l, w, opt)
 	if err != nil {
 		return err
 	}
 	defer layer.Close()
+	layer.SetGuide(guide)
 	ws, saved := layer.NewWorkspace(), layer.NewSaved(m)
 	defer ws.Close()
 	defer saved.Close()
@@ -89,7 +116,7 @@ func layerCase(d *data, opt rt.Options) error {
 // mergedMatrix sends the identity through the layer: W [out, in] of
 // y = x W^T.
 func mergedMatrix(l spec.Linear, factors [][]float32, opt rt.Options) ([]float32, error) {
-	l.Bias = false
+	l.Bias, l.Guide = false, false
 	layer, err := rt.NewLinear(l, rt.Weights{Factors: factors}, opt)
 	if err != nil {
 		return nil, err
@@ -113,7 +140,7 @@ func mergedMatrix(l spec.Linear, factors [][]float32, opt rt.Options) ([]float32
 }
 
 func mlpCase(d *data, opt rt.Options) error {
-	f := spec.FFN{Kind: kind(d.Layer), Hidden: d.Hidden, FFN: d.FFN, Rank: d.Rank, Blocks: d.Blocks, Act: spec.Act(d.Act), Bias: d.Bias}
+	f := spec.FFN{Kind: kind(d.Layer), Hidden: d.Hidden, FFN: d.FFN, Rank: d.Rank, Blocks: d.Blocks, Act: spec.Act(d.Act), Bias: d.Bias, Guide: d.Kind == "guided_mlp"}
 	if err := f.Validate(); err != nil {
 		return fmt.Errorf("manifest.json: %w", err)
 	}
@@ -133,12 +160,17 @@ func mlpCase(d *data, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
+	guide, err := d.guide(f.Guide, "ratio")
+	if err != nil {
+		return err
+	}
 	opt.Train = true
 	ffn, err := rt.NewFFN(f, w, opt)
 	if err != nil {
 		return err
 	}
 	defer ffn.Close()
+	ffn.SetGuides(guide, guide)
 	ws, saved := ffn.NewWorkspace(), ffn.NewSaved(m)
 	defer ws.Close()
 	defer saved.Close()
@@ -182,7 +214,8 @@ func initCase(d *data, opt rt.Options) error {
 			factors = append(factors, w)
 		}
 	}
-	compare(d, "guide_init", initial.Guide(l, factors))
+	compare(d, "guide_init", initial.PublishedGuide(l, factors))
+	compare(d, "W", initial.Merged(l, factors))
 	var narrow [][]float32
 	for _, w := range factors {
 		narrow = append(narrow, round(w))

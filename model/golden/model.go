@@ -3,6 +3,7 @@ package golden
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
@@ -17,6 +18,7 @@ func (d *data) modelSpec() (spec.Model, error) {
 		AttnDim: m.AttnDim, QHeads: m.QHeads, KVHeads: m.KVHeads, MaxPositions: m.MaxPositions,
 		Kind: kind(k.Name), Rank: k.Kwargs.Rank, Blocks: k.Kwargs.Blocks, FirstLayerDense: k.Kwargs.FirstLayer == nil || *k.Kwargs.FirstLayer,
 		Act: spec.Act(m.Act), Bias: m.Bias, Norm: spec.Norm(m.Norm), Position: spec.Position(m.Position.Name), RotaryBase: m.Position.Base,
+		Guided:           k.Kwargs.Training.Enabled || d.Training.guided(),
 		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.Init.Range,
 	}
 	if err := s.Validate(); err != nil {
@@ -28,7 +30,7 @@ func (d *data) modelSpec() (spec.Model, error) {
 	if d.Kind == "trajectory" {
 		prefix = "init."
 	}
-	for _, p := range s.Params() {
+	for _, p := range slices.Concat(s.Params(), s.Guides()) {
 		t, ok := d.file.Lookup(prefix + p.Name)
 		if !ok || !slices.Equal(t.Shape, p.Shape) {
 			return s, fmt.Errorf("%s: %s%s has shape %v, want %v", d.File, prefix, p.Name, t.Shape, p.Shape)
@@ -40,7 +42,7 @@ func (d *data) modelSpec() (spec.Model, error) {
 // bind reads the parameters and makes a model of them.
 func (d *data) bind(s spec.Model, prefix string, opt rt.Options) (*model.Model, error) {
 	p := model.NewParams(s)
-	for _, q := range p.List() {
+	for _, q := range slices.Concat(p.List(), p.Guides()) {
 		if err := d.file.ReadFloat32s(p.Get(q.Name), prefix+q.Name, q.Shape); err != nil {
 			return nil, err
 		}
@@ -52,7 +54,7 @@ func (d *data) bind(s spec.Model, prefix string, opt rt.Options) (*model.Model, 
 // compareParams compares the parameters or gradients of a model; a tied head
 // is the embedding under a second name.
 func (d *data) compareParams(prefix string, p *model.Params) {
-	for _, q := range p.List() {
+	for _, q := range slices.Concat(p.List(), p.Guides()) {
 		compare(d, prefix+q.Name, p.Get(q.Name))
 	}
 	if name := prefix + "lm_head.weight"; p.Get("lm_head.weight") == nil && d.Tensors[name].Role == "expected" {
@@ -78,6 +80,15 @@ func modelCase(d *data, opt rt.Options) error {
 		return err
 	}
 	defer m.Close()
+	var guides []rt.Guide
+	for _, q := range s.Guides() {
+		g, err := d.guide(true, "param."+strings.TrimSuffix(q.Name, "guide_linear")+"ratio")
+		if err != nil {
+			return err
+		}
+		guides = append(guides, g)
+	}
+	m.SetGuides(guides)
 	tr := m.NewTrace(len(ids))
 	defer tr.Close()
 	logits := make([]float32, len(ids)*s.Vocab)
@@ -173,13 +184,17 @@ func trajectoryCase(d *data, opt rt.Options) error {
 	if d.Seq < 1 || d.Micro < 1 || d.Accum < 1 || len(starts) != d.Steps*d.Accum || len(tokens)%width != 0 || len(val)%width != 0 {
 		return fmt.Errorf("%s: tokens, val_tokens or row_start do not fit %d steps of %d x %d rows of %d", d.File, d.Steps, d.Accum, d.Micro, width)
 	}
+	guided, err := d.guidance(s)
+	if err != nil {
+		return err
+	}
 	m, err := d.bind(s, "init.", opt)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
 	grads := model.NewParams(s)
-	defer grads.Close()
+	defer func() { grads.Close() }()
 	o := d.Optimizer
 	adam := train.NewAdamW(m, o.Betas[0], o.Betas[1], o.Eps, o.Decay, d.Clip)
 	defer adam.Close()
@@ -188,6 +203,14 @@ func trajectoryCase(d *data, opt rt.Options) error {
 
 	var losses, norms, rates []float64
 	for step := range d.Steps {
+		if guided != nil && step == d.Guided {
+			if err := d.dropGuides(m, adam, guided); err != nil {
+				return err
+			}
+			grads.Close()
+			grads = model.NewParams(m.Spec)
+			guided = nil
+		}
 		mean := 0.0
 		for micro := range d.Accum {
 			row := int(starts[step*d.Accum+micro])
@@ -195,6 +218,9 @@ func trajectoryCase(d *data, opt rt.Options) error {
 				return fmt.Errorf("%s: row_start[%d][%d] = %d is outside the tokens", d.File, step, micro, row)
 			}
 			ids, targets := split(tokens[row*width:(row+d.Micro)*width], width)
+			if guided != nil {
+				adam.Used = guided.Set(m, step, micro)
+			}
 			loss, err := tr.Backward(grads, ids, targets, d.Micro, 1/float64(d.Accum), micro > 0)
 			if err != nil {
 				return err
@@ -221,6 +247,64 @@ func trajectoryCase(d *data, opt rt.Options) error {
 	}
 	compare(d, "val_loss", []float64{loss})
 	return d.decode(m)
+}
+
+// guidance is the guided phase of a run, nil where there is none. It takes the
+// place of random numbers from the file.
+func (d *data) guidance(s spec.Model) (*train.Guidance, error) {
+	if !d.Training.guided() {
+		return nil, nil
+	}
+	k := d.Training.Kwargs
+	planned := d.Steps - d.Repeated
+	if !(k.Ratio > 0 && k.Ratio <= 1) {
+		return nil, fmt.Errorf("manifest.json: max_step_ratio %v is out of range", k.Ratio)
+	}
+	if c := s.Course(spec.Budget{Steps: planned, Batch: 1, Seq: 1, Guide: &spec.Guide{MaxStepRatio: k.Ratio, FixedFLOP: k.Mode == "fixedflop"}}); planned < 1 || c.Guided != d.Guided || c.Steps != d.Steps {
+		return nil, fmt.Errorf("manifest.json: %d steps, %d guided and %d repeated do not follow from max_step_ratio %v and mode %q", d.Steps, d.Guided, d.Repeated, k.Ratio, k.Mode)
+	}
+	g := &train.Guidance{Steps: d.Guided, Course: k.Scheduler}
+	var ratios []float64
+	for step := range d.Guided {
+		ratios = append(ratios, g.Ratio(step))
+	}
+	compare(d, "ratio", ratios)
+	if !k.Reduce {
+		return g, nil
+	}
+	n := len(s.Guides())
+	u, err := d.floats("guide_u", d.Guided, d.Accum, n)
+	if err != nil {
+		return nil, err
+	}
+	g.Uniform = func(step, micro, n int) []float64 { return wide(u[(step*d.Accum+micro)*n:][:n]) }
+	var used []int64
+	for step := range d.Guided {
+		for _, v := range u[step*d.Accum*n : (step+1)*d.Accum*n] {
+			used = append(used, 0)
+			if float64(v) < g.Ratio(step) {
+				used[len(used)-1] = 1
+			}
+		}
+	}
+	same(d, "guide_used", used)
+	return g, nil
+}
+
+// dropGuides ends the guided phase, after which the reference leaves the guides
+// as they are.
+func (d *data) dropGuides(m *model.Model, adam *train.AdamW, g *train.Guidance) error {
+	for _, q := range m.Params.Guides() {
+		compare(d, "final."+q.Name, m.Params.Get(q.Name))
+		layer := "final." + strings.TrimSuffix(q.Name, "guide_linear")
+		same(d, layer+"count", []int64{int64(g.Steps)})
+		compare(d, layer+"ratio", []float64{g.Ratio(g.Steps)})
+	}
+	if err := m.DropGuides(); err != nil {
+		return err
+	}
+	adam.DropGuides()
+	return nil
 }
 
 // split cuts rows of ids into inputs, all but the last of each row, and

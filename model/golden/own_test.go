@@ -155,7 +155,7 @@ func set(m any, key string, v any) (undo func()) {
 	}
 }
 
-// Whatever a manifest says of a file, the case passes, fails or is skipped.
+// Whatever a manifest says of a file, the case passes or fails.
 func FuzzManifest(f *testing.F) {
 	dir, m := layerVectors(f, spec.Linear{Kind: spec.LowRank, In: 4, Out: 6, Rank: 2, Bias: true})
 	b, err := json.Marshal(m)

@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"strings"
 
+	"gonum.org/v1/gonum/floats"
+
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -66,39 +68,47 @@ func OrthoBlocks(w []float64, f spec.Factor) []float64 {
 	return out
 }
 
-// Guide is the first value of the dense guide [out, in] of a structured
-// layer: the product of its factors, as matrices. For blockshuffle the
-// reference leaves out the shuffles, so that the guide starts block diagonal.
-func Guide(l spec.Linear, factors [][]float64) []float64 {
-	chain := l.Chain()
-	// Row i of the product so far; the first factor's rows to begin with.
-	rows, width := 0, l.In
-	var m []float64
-	for i, f := range chain {
+// Merged is the dense matrix [out, in] that the factors of a layer amount to:
+// the first value of a guide.
+func Merged(l spec.Linear, factors [][]float64) []float64 {
+	return multiply(l, factors, func(f spec.Factor, row int) int { return f.Shuffled(row) })
+}
+
+// PublishedGuide is the first value of a guide in the paper's code: the
+// product of the factors as matrices. For blockshuffle it leaves out the
+// shuffles, so that the guide starts block diagonal.
+func PublishedGuide(l spec.Linear, factors [][]float64) []float64 {
+	return multiply(l, factors, func(_ spec.Factor, row int) int { return row })
+}
+
+// multiply is the product of the factors as matrices, row r of each moved to
+// place(factor, r).
+func multiply(l spec.Linear, factors [][]float64, place func(f spec.Factor, row int) int) []float64 {
+	width := l.In
+	var m []float64 // the product so far
+	for i, f := range l.Chain() {
 		next := make([]float64, f.Blocks*f.Out*width)
 		for r := range f.Blocks * f.Out {
-			dst := next[r*width : (r+1)*width]
-			w := factors[i][r*f.In : (r+1)*f.In]
-			for c, a := range w {
-				col := r/f.Out*f.In + c
+			dst := next[place(f, r)*width:][:width]
+			first := r / f.Out * f.In // the block's first input
+			for c, a := range factors[i][r*f.In : (r+1)*f.In] {
 				if i == 0 {
-					dst[col] = a
-					continue
-				}
-				for j, b := range m[col*width : (col+1)*width] {
-					dst[j] += a * b
+					dst[first+c] = a
+				} else {
+					floats.AddScaled(dst, a, m[(first+c)*width:][:width])
 				}
 			}
 		}
-		m, rows = next, f.Blocks*f.Out
+		m = next
 	}
-	return m[:rows*width]
+	return m
 }
 
 // Model fills the parameters of a model: linear and embedding weights normal
 // with the spec's deviation, structured layers through their second stage,
-// biases 0, norm weights 1.
-func Model(p *model.Params, m spec.Model, seed uint64, pool *rt.Pool) {
+// biases 0, norm weights 1; guides with guide, Merged or PublishedGuide, of
+// their layer's factors.
+func Model(p *model.Params, m spec.Model, seed uint64, guide func(spec.Linear, [][]float64) []float64, pool *rt.Pool) {
 	dev := Fixed(m.InitStd)
 	if m.InitFanIn {
 		dev = FanIn
@@ -119,8 +129,12 @@ func Model(p *model.Params, m spec.Model, seed uint64, pool *rt.Pool) {
 				structured[name+"."+q.Param] = true
 			}
 			units = append(units, func() {
-				for j, w := range Linear(l.spec, name, dev, seed) {
+				factors := Linear(l.spec, name, dev, seed)
+				for j, w := range factors {
 					store(p.Get(name+"."+l.spec.Chain()[j].Param), w)
+				}
+				if l.spec.Guide {
+					store(p.Get(name+"."+l.spec.GuideParam().Name), guide(l.spec, factors))
 				}
 			})
 		}

@@ -97,7 +97,7 @@ func TestModel(t *testing.T) {
 		defer pool.Close()
 		p := model.NewParams(m)
 		t.Cleanup(p.Close)
-		Model(p, m, seed, pool)
+		Model(p, m, seed, Merged, pool)
 		return p
 	}
 	a, b := fill(1, 5, c.Model), fill(3, 5, c.Model)
@@ -146,7 +146,7 @@ func BenchmarkStart(b *testing.B) {
 			p := model.NewParams(c.Model)
 			defer p.Close()
 			for b.Loop() {
-				Model(p, c.Model, 1, pool)
+				Model(p, c.Model, 1, Merged, pool)
 			}
 		})
 	}

@@ -12,12 +12,24 @@ import (
 type AdamW struct {
 	Beta1, Beta2, Eps, Decay, Clip float64
 	// M and V are the moments, laid out as the parameters; Steps counts the
-	// updates they have seen.
-	M, V  *model.Params
-	Steps int
+	// updates they have seen, GuideSteps those of each guide.
+	M, V       *model.Params
+	Steps      int
+	GuideSteps []int
+	// Used says, before a step, which guides have a gradient: the others, their
+	// moments and their counters are left alone. Nil is all.
+	Used []bool
 
-	m    *model.Model
-	sums []float64
+	m      *model.Model
+	chunks []chunk
+	sums   []float64
+}
+
+// chunk is a stretch of the parameters: of the guide of that number, or, where
+// that is negative, of everything else.
+type chunk struct {
+	model.Span
+	guide int
 }
 
 // updateChunk is the unit of work, and of the gradient norm's partial sums:
@@ -27,8 +39,34 @@ const updateChunk = 1 << 16
 // NewAdamW returns an optimizer with zero moments.
 func NewAdamW(m *model.Model, beta1, beta2, eps, decay, clip float64) *AdamW {
 	o := &AdamW{Beta1: beta1, Beta2: beta2, Eps: eps, Decay: decay, Clip: clip, M: model.NewParams(m.Spec), V: model.NewParams(m.Spec), m: m}
-	o.sums = make([]float64, (len(m.Params.Data)+updateChunk-1)/updateChunk)
+	o.cut()
 	return o
+}
+
+// cut splits the parameters into chunks.
+func (o *AdamW) cut() {
+	o.chunks = nil
+	add := func(s model.Span, guide int) {
+		for lo := s.Lo; lo < s.Hi; lo += updateChunk {
+			o.chunks = append(o.chunks, chunk{model.Span{Lo: lo, Hi: min(s.Hi, lo+updateChunk)}, guide})
+		}
+	}
+	guides, rest := o.m.Params.Spans()
+	for i, s := range guides {
+		add(s, i)
+	}
+	add(rest, -1)
+	o.sums = make([]float64, len(o.chunks))
+	o.GuideSteps = make([]int, len(guides))
+}
+
+// DropGuides forgets the guides' moments, after the model has dropped its
+// guides.
+func (o *AdamW) DropGuides() {
+	m, v := o.M.WithoutGuides(), o.V.WithoutGuides()
+	o.Close()
+	o.M, o.V, o.Used = m, v, nil
+	o.cut()
 }
 
 // Close frees the moments.
@@ -42,19 +80,39 @@ func (o *AdamW) Close() {
 func (o *AdamW) Step(grads *model.Params, lr float64) float64 {
 	g, p := grads.Data, o.m.Params.Data
 	v := o.m.Vec()
-	each := func(f func(i, lo, hi int)) {
-		o.m.Pool().Run(len(o.sums), func(_, i int) { f(i, i*updateChunk, min(len(g), (i+1)*updateChunk)) })
+	each := func(f func(i int, c chunk)) {
+		o.m.Pool().Run(len(o.chunks), func(_, i int) {
+			if c := o.chunks[i]; o.used(c.guide) {
+				f(i, c)
+			}
+		})
 	}
-	each(func(i, lo, hi int) { o.sums[i] = v.SumSquares(g[lo:hi]) })
+	clear(o.sums)
+	each(func(i int, c chunk) { o.sums[i] = v.SumSquares(g[c.Lo:c.Hi]) })
 	sum := 0.0
 	for _, s := range o.sums {
 		sum += s
 	}
 	norm := math.Sqrt(sum)
 	o.Steps++
-	step := vec.AdamWStep{LR: lr, Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, Decay: o.Decay,
-		Bias1: 1 - math.Pow(o.Beta1, float64(o.Steps)), Bias2: 1 - math.Pow(o.Beta2, float64(o.Steps)),
-		GradScale: min(1, o.Clip/(norm+1e-6))}
-	each(func(_, lo, hi int) { v.AdamW(p[lo:hi], g[lo:hi], o.M.Data[lo:hi], o.V.Data[lo:hi], step) })
+	for i := range o.GuideSteps {
+		if o.used(i) {
+			o.GuideSteps[i]++
+		}
+	}
+	each(func(_ int, c chunk) {
+		steps := o.Steps
+		if c.guide >= 0 {
+			steps = o.GuideSteps[c.guide]
+		}
+		v.AdamW(p[c.Lo:c.Hi], g[c.Lo:c.Hi], o.M.Data[c.Lo:c.Hi], o.V.Data[c.Lo:c.Hi], vec.AdamWStep{
+			LR: lr, Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, Decay: o.Decay,
+			Bias1: 1 - math.Pow(o.Beta1, float64(steps)), Bias2: 1 - math.Pow(o.Beta2, float64(steps)),
+			GradScale: min(1, o.Clip/(norm+1e-6))})
+	})
 	return norm
 }
+
+// used reports whether the guide of that number, or everything else, has a
+// gradient.
+func (o *AdamW) used(guide int) bool { return guide < 0 || o.Used == nil || o.Used[guide] }

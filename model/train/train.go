@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
@@ -69,11 +70,14 @@ type trainer struct {
 	*Run
 	model *model.Model
 	grads *model.Params
-	adam  *AdamW
-	trace *model.Trace
-	data  *data.Sampler
-	lr    schedule.LR
-	step  int
+	// guidance is nil outside the guided phase of a run.
+	guidance *Guidance
+	course   spec.Course
+	adam     *AdamW
+	trace    *model.Trace
+	data     *data.Sampler
+	lr       schedule.LR
+	step     int
 
 	ids, targets       []int32
 	valIDs, valTargets []int32
@@ -97,7 +101,7 @@ func (r *Run) Train(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	defer metrics.Close()
-	res := &Result{Steps: r.Config.Train.Steps, ValLoss: math.NaN()}
+	res := &Result{Steps: t.course.Steps, ValLoss: math.NaN()}
 	saved := time.Now()
 	for t.step < res.Steps && ctx.Err() == nil {
 		p, err := t.advance()
@@ -177,20 +181,32 @@ func (r *Run) begin() (*trainer, error) {
 		return nil, err
 	}
 	tr := c.Train
-	t := &trainer{Run: r, data: sampler, start: time.Now(), step: state.Step, before: state.Step, rate: state.TokensPerSecond,
-		lr: schedule.NewLR(tr.LR, tr.MinLR, tr.Warmup, tr.Steps)}
+	course := c.Course()
+	t := &trainer{Run: r, course: course, data: sampler, start: time.Now(), step: state.Step, before: state.Step, rate: state.TokensPerSecond,
+		lr: schedule.NewLR(tr.LR, tr.MinLR, tr.Warmup, course.Steps)}
 	if t.valIDs, t.valTargets, err = r.Data.Validation.Windows(max(1, tr.EvalTokens/tr.Seq), tr.Seq); err != nil {
 		return nil, fmt.Errorf("validation data: %w", err)
 	}
-	params := model.NewParams(c.Model)
+	m := c.Model
+	if m.Guided = t.step < course.Guided; m.Guided {
+		t.guidance = &Guidance{Steps: course.Guided, Course: schedule.Course(tr.Guide.Schedule)}
+		if tr.Guide.ReduceFLOP {
+			t.guidance.Uniform = uniforms(tr.Seed)
+		}
+	}
+	params := model.NewParams(m)
 	if from == "" {
-		initial.Model(params, c.Model, tr.Seed, r.Options.Pool)
+		guide := initial.Merged
+		if tr.Guide.Start == "published" {
+			guide = initial.PublishedGuide
+		}
+		initial.Model(params, m, tr.Seed, guide, r.Options.Pool)
 	} else if err := checkpoint.Load(from, params); err != nil {
 		return nil, err
 	}
 	opt := r.Options
 	opt.Train = true
-	if t.model, err = model.New(c.Model, params, opt); err != nil {
+	if t.model, err = model.New(m, params, opt); err != nil {
 		return nil, err
 	}
 	t.adam = NewAdamW(t.model, tr.Beta1, tr.Beta2, tr.Eps, tr.WeightDecay, tr.Clip)
@@ -199,11 +215,14 @@ func (r *Run) begin() (*trainer, error) {
 		if err := checkpoint.LoadMoments(from, t.adam.M, t.adam.V); err != nil {
 			return nil, err
 		}
-		t.note("resuming %s at step %d of %d", from, t.step, tr.Steps)
+		if state.Guide != nil {
+			copy(t.adam.GuideSteps, state.Guide.Steps)
+		}
+		t.note("resuming %s at step %d of %d", from, t.step, course.Steps)
 	} else if err := os.MkdirAll(r.Dir, 0o777); err != nil {
 		return nil, err
 	}
-	t.grads = model.NewParams(c.Model)
+	t.grads = model.NewParams(m)
 	t.trace = t.model.NewTrace(tr.Batch * tr.Seq)
 	t.ids, t.targets = make([]int32, tr.Batch*tr.Seq), make([]int32, tr.Batch*tr.Seq)
 	t.note("ready after %.1f s", time.Since(t.start).Seconds())
@@ -243,9 +262,12 @@ func (t *trainer) advance() (Progress, error) {
 	loss := 0.0
 	for micro := range c.Accumulate {
 		// Sequences are numbered through steps, micro-batches and ranks.
-		first := uint64((t.step*c.Accumulate+micro)*t.World+t.Rank) * uint64(c.Batch)
+		first := uint64((t.dataStep()*c.Accumulate+micro)*t.World+t.Rank) * uint64(c.Batch)
 		if err := t.data.Read(t.ids, t.targets, first, c.Batch); err != nil {
 			return Progress{}, err
+		}
+		if t.guidance != nil {
+			t.adam.Used = t.guidance.Set(t.model, t.step, micro)
 		}
 		l, err := t.trace.Backward(t.grads, t.ids, t.targets, c.Batch, 1/float64(c.Accumulate), micro > 0)
 		if err != nil {
@@ -265,8 +287,14 @@ func (t *trainer) advance() (Progress, error) {
 	lr := t.lr.At(t.step)
 	norm := t.adam.Step(t.grads, lr)
 	t.model.Profile().Optimizer += time.Since(opt)
-	t.model.Repack()
 	t.step++
+	if t.guidance != nil && t.step == t.course.Guided {
+		if err := t.dropGuides(); err != nil {
+			return Progress{}, err
+		}
+	} else {
+		t.model.Repack()
+	}
 	spent := time.Since(start)
 	t.trained += spent
 	tokens := c.Batch * c.Seq * c.Accumulate * t.World
@@ -277,17 +305,38 @@ func (t *trainer) advance() (Progress, error) {
 	} else {
 		t.rate += (now - t.rate) / float64(min(n, 10))
 	}
-	flops := 3 * float64(t.Config.Model.ForwardFLOPs(c.Batch, c.Seq)) / float64(c.Batch*c.Seq)
+	flops := 3 * float64(t.model.Spec.ForwardFLOPs(c.Batch, c.Seq)) / float64(c.Batch*c.Seq)
 	return Progress{
 		Metrics: Metrics{Step: t.step, Loss: loss, LR: lr, GradNorm: norm, Tokens: int64(t.step) * int64(tokens), TokensPerSecond: t.rate},
-		Steps:   c.Steps,
+		Steps:   t.course.Steps,
 		FLOPS:   flops * t.rate,
-		ETA:     time.Duration(float64(c.Steps-t.step) * float64(tokens) / t.rate * float64(time.Second)),
+		ETA:     time.Duration(float64(t.course.Steps-t.step) * float64(tokens) / t.rate * float64(time.Second)),
 	}, nil
 }
 
-// validate is the loss on the validation windows.
+// dataStep is the step whose data this step reads: those after the planned ones
+// begin again at the first.
+func (t *trainer) dataStep() int { return t.step % t.Config.Train.Steps }
+
+// dropGuides ends the guided phase.
+func (t *trainer) dropGuides() error {
+	if err := t.model.DropGuides(); err != nil {
+		return err
+	}
+	t.adam.DropGuides()
+	t.grads.Close()
+	t.grads = model.NewParams(t.model.Spec)
+	t.guidance = nil
+	t.note("step %d: the guided phase is over", t.step)
+	return nil
+}
+
+// validate is the loss on the validation windows of the model that decodes:
+// without the guides.
 func (t *trainer) validate() (float64, error) {
+	if t.guidance != nil {
+		t.guidance.Unset(t.model)
+	}
 	return Evaluate(t.trace, t.valIDs, t.valTargets, t.Config.Train.Seq, t.Config.Train.Batch)
 }
 
@@ -308,5 +357,8 @@ func Evaluate(tr *model.Trace, ids, targets []int32, seq, batch int) (float64, e
 func (t *trainer) save() (string, error) {
 	s := checkpoint.State{Name: t.Config.Model.Name, Step: t.step, Steps: t.Config.Train.Steps,
 		Tokenizer: t.Data.Tokenizer.Name(), Data: t.Data.Fingerprint(), TokensPerSecond: t.rate}
+	if t.guidance != nil {
+		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.adam.GuideSteps}
+	}
 	return checkpoint.Save(t.Dir, t.Config.Source, s, t.model.Params, t.adam.M, t.adam.V, t.Keep)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"image/png"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -17,8 +18,10 @@ import (
 	"time"
 
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -166,6 +169,92 @@ func TestInterrupt(t *testing.T) {
 	// Nothing is left to do, which is no error.
 	if res = train(t, r); res.Step != 30 {
 		t.Errorf("resuming a finished run: %+v", res)
+	}
+}
+
+// Guided runs of every mode end with the same bits whether or not they are
+// interrupted: inside the guided phase, at its end, and after it. Their
+// checkpoints hold guides in that phase only, and apart from the model.
+func TestGuidedResume(t *testing.T) {
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	for i, guide := range []string{
+		"{max_step_ratio: 0.5, mode: fixedflop, reduce_flop: true}",
+		"{schedule: linear, start: published}",
+	} {
+		src := strings.Replace(tiny, "steps: 30", "guide: "+guide+", steps: 12", 1)
+		src = strings.Replace(src, "lowrank, rank: 8", "blockshuffle, blocks: 4", 1)
+		begin := func(name string, threads int) *Run {
+			r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, fmt.Sprint(name, i)), threads, "")
+			r.Config, r.Keep = config(t, src), 100
+			return r
+		}
+		r := begin("whole", 2)
+		r.SaveEvery = 1
+		whole := train(t, r)
+		if want := r.Config.Course(); whole.Steps != want.Steps || want.Guided != 6 || whole.Step != want.Steps {
+			t.Fatalf("trained %d of %d steps, %+v", whole.Step, whole.Steps, want)
+		}
+		for _, stop := range []int{4, 6, 9} {
+			at := filepath.Join(r.Dir, fmt.Sprintf("step-%08d", stop))
+			_, err := os.Stat(filepath.Join(at, "guides.safetensors"))
+			if (err == nil) != (stop < 6) {
+				t.Errorf("step %d: guides in the checkpoint: %v", stop, err)
+			}
+			if err := checkpoint.Verify(at, r.Config); err != nil {
+				t.Error(err)
+			}
+			again := begin(fmt.Sprint("from", stop), 1)
+			if err := os.CopyFS(filepath.Join(again.Dir, filepath.Base(at)), os.DirFS(at)); err != nil {
+				t.Fatal(err)
+			}
+			again.Resume = true
+			if res := train(t, again); !bytes.Equal(weights(t, res.Checkpoint), weights(t, whole.Checkpoint)) {
+				t.Errorf("%s: the run that resumes at step %d ends with other weights", guide, stop)
+			}
+		}
+	}
+}
+
+// A guide that no micro-batch used is left alone: no decay, no moments, no
+// count; a used one moves, and the norm has both phases' parameters.
+func TestUnusedGuide(t *testing.T) {
+	m := config(t, strings.Replace(tiny, "steps: 30", "guide: {}, steps: 30", 1)).Model
+	pool := rt.NewPool(2)
+	defer pool.Close()
+	p := model.NewParams(m)
+	defer p.Close()
+	initial.Model(p, m, 1, initial.Merged, pool)
+	tf, err := model.New(m, p, rt.Options{Pool: pool, Train: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tf.Close()
+	adam := NewAdamW(tf, 0.9, 0.999, 1e-8, 0.1, 1)
+	defer adam.Close()
+	grads := model.NewParams(m)
+	defer grads.Close()
+	for i := range grads.Data {
+		grads.Data[i] = 1
+	}
+	guides := p.Guides()
+	one, two := p.Get(guides[0].Name), p.Get(guides[1].Name)
+	before := slices.Concat(one, two)
+	adam.Used = []bool{true, false}
+	norm := adam.Step(grads, 0.01)
+	_, rest := p.Spans()
+	if want := math.Sqrt(float64(len(one) + rest.Hi - rest.Lo)); math.Abs(norm-want) > 1e-6*want {
+		t.Errorf("norm %v, want %v", norm, want)
+	}
+	if slices.Equal(one, before[:len(one)]) || !slices.Equal(two, before[len(one):]) || !slices.Equal(adam.GuideSteps, []int{1, 0}) {
+		t.Errorf("the used guide has to move and the unused one to stay; updates %v", adam.GuideSteps)
+	}
+	// Its first update is a first one, bias correction included.
+	adam.Used = nil
+	adam.Step(grads, 0.01)
+	moved := before[len(one)]*(1-0.01*0.1) - 0.01
+	if got := two[0]; math.Abs(float64(got-moved)) > 1e-5 {
+		t.Errorf("the first update of a guide leads to %v, want %v", got, moved)
 	}
 }
 

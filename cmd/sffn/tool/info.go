@@ -27,7 +27,9 @@ type information struct {
 	ForwardFLOPs            int64                `json:"forward_flops"` // of Batch sequences of Seq tokens
 	MLPFLOPs                int64                `json:"mlp_flops"`
 	TrainFLOPs              float64              `json:"train_flops"` // of all steps
-	Steps                   int                  `json:"steps"`
+	Steps                   int                  `json:"steps"`       // guided and repeated ones included
+	GuidedSteps             int                  `json:"guided_steps"`
+	GuideParams             int64                `json:"guide_params"` // part of all counts above, gone after the guided phase
 	Memory                  model.Memory         `json:"memory"`
 	TrainMemory             int64                `json:"train_memory"`
 	Kernels                 []model.LayerKernels `json:"kernels"`
@@ -91,11 +93,15 @@ func runConfig(name string) (*specfile.Config, error) {
 func inform(c *specfile.Config, isa kernel.ISA) information {
 	n, t, threads := c.Model.Count(), c.Train, rt.DefaultThreads()
 	mem := model.PredictMemory(c.Model, true, threads)
-	forward := c.Model.ForwardFLOPs(t.Batch, t.Seq)
+	course := c.Course()
+	guides := int64(0)
+	if c.Model.Guided {
+		guides = c.Model.GuideParams()
+	}
 	return information{
 		Name: c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
-		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: forward, MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
-		TrainFLOPs: 3 * float64(forward) * float64(t.Accumulate) * float64(t.Steps), Steps: t.Steps,
+		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
+		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
 		Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq), Kernels: model.Kernels(c.Model, isa),
 		CPU: cpuid.CPU.BrandName, ISA: isa, Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings(),
 	}
@@ -111,6 +117,8 @@ func (i information) print(w io.Writer) error {
 		{fmt.Sprintf("forward FLOPs of %d x %d tokens", i.Batch, i.Seq), fmt.Sprint(i.ForwardFLOPs)},
 		{"of them feed-forward", fmt.Sprint(i.MLPFLOPs)},
 		{fmt.Sprintf("FLOPs of %d training steps", i.Steps), fmt.Sprintf("%.4g", i.TrainFLOPs)},
+		{"guided steps", fmt.Sprint(i.GuidedSteps)},
+		{"guides, while they last", fmt.Sprint(i.GuideParams)},
 		{"memory: weights", mib(i.Memory.Weights)},
 		{"packed for the kernels", mib(i.Memory.Packs)},
 		{"gradients", mib(i.Memory.Gradients)},

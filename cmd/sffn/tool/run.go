@@ -28,6 +28,7 @@ func loadRun(name string, opt rt.Options) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Model.Guided = false // guides are for training only
 	if err := checkpoint.Verify(dir, c); err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
 			}
 			describe(log, run.Config, m.Options)
 			advise(log, run.Config, m.ISA, config, run.Dir)
-			progress := newTrainingLog(log, run.Config.Train.Steps, rt.Peak(m.Pool, m.ISA))
+			progress := newTrainingLog(log, run.Config.Course().Steps, rt.Peak(m.Pool, m.ISA))
 			run.OnStep, run.OnNote = progress.step, progress.note
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()

@@ -33,21 +33,17 @@ tensor's own absolute tolerance; "worst" is the largest share of it.`,
 				ISA     kernel.ISA      `json:"isa"`
 				Passed  int             `json:"passed"`
 				Failed  int             `json:"failed"`
-				Skipped int             `json:"skipped"`
+				Skipped int             `json:"skipped"` // 0: cases of every kind run
 				Cases   []golden.Result `json:"cases"`
 			}{ISA: m.ISA}
 			w := cmd.OutOrStdout()
 			err := golden.Run(dir, m.Options, func(r golden.Result) {
 				out.Cases = append(out.Cases, r)
 				line := fmt.Sprintf("worst %.3f at %s", r.Worst, r.Tensor)
-				switch r.Status {
-				case golden.Passed:
+				if r.Status == golden.Passed {
 					out.Passed++
-				case golden.Failed:
+				} else {
 					out.Failed++
-					line = r.Reason
-				default:
-					out.Skipped++
 					line = r.Reason
 				}
 				if !asJSON {
