@@ -54,7 +54,7 @@ type Train struct {
 	EvalEvery  int `yaml:"eval_every"`
 	EvalTokens int `yaml:"eval_tokens"`
 	// Guide turns on self-guided training.
-	Guide Guide `yaml:"guide"`
+	Guide Guide `yaml:"guide,omitempty"`
 }
 
 // Guide are the settings of self-guided training (paper, section 5). The zero
@@ -111,9 +111,9 @@ type modelFile struct {
 	Hidden       int           `yaml:"hidden"`
 	FFN          int           `yaml:"ffn"`
 	Layers       int           `yaml:"layers"`
-	AttnDim      *int          `yaml:"attn_dim"`
+	AttnDim      *int          `yaml:"attn_dim,omitempty"`
 	QHeads       int           `yaml:"q_heads"`
-	KVHeads      *int          `yaml:"kv_heads"`
+	KVHeads      *int          `yaml:"kv_heads,omitempty"`
 	MaxPositions int           `yaml:"max_positions"`
 	MLP          mlpFile       `yaml:"mlp"`
 	Act          spec.Act      `yaml:"act"`
@@ -196,21 +196,32 @@ func Parse(name string, src []byte) (*Config, error) {
 	if f.Model == nil || f.Train == nil {
 		return nil, fmt.Errorf("%s: the section model: or train: is empty", name)
 	}
-	c := &Config{Model: f.Model.spec(), Train: *f.Train, Source: src}
-	c.Model.Guided = c.Train.Guide.On()
-	c.Model.Name = strings.TrimSuffix(filepath.Base(name), filepath.Ext(name))
-	if err := errors.Join(c.Model.Validate(), c.Train.validate(c.Model)); err != nil {
+	c, err := f.config(strings.TrimSuffix(filepath.Base(name), filepath.Ext(name)), src)
+	if err != nil {
 		return nil, locate(name, src, err)
 	}
 	return c, nil
 }
 
-// syntaxError puts the file's name before the line and column, which the
-// library writes as [line:column] where it has them.
+// config is the configuration of that name; its errors are field errors.
+func (f *file) config(name string, src []byte) (*Config, error) {
+	c := &Config{Model: f.Model.spec(), Train: *f.Train, Source: src}
+	c.Model.Guided = c.Train.Guide.On()
+	c.Model.Name = name
+	return c, errors.Join(c.Model.Validate(), c.Train.validate(c.Model))
+}
+
+// syntaxError also explains an empty file.
 func syntaxError(name string, err error) error {
 	if errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: the file is empty, want a section model: and, to train, a section train: in it", name)
 	}
+	return SyntaxError(name, err)
+}
+
+// SyntaxError puts the file's name before the line and column of an error of the
+// YAML library.
+func SyntaxError(name string, err error) error {
 	msg := strings.TrimSpace(yaml.FormatError(err, false, true))
 	if rest, ok := strings.CutPrefix(msg, "["); ok {
 		return errors.New(name + ":" + strings.Replace(rest, "]", ":", 1))

@@ -1,10 +1,14 @@
 package specfile
 
 import (
+	"encoding/json"
+	"math"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/shared"
 )
 
 func TestPresets(t *testing.T) {
@@ -25,11 +29,36 @@ func TestCounts(t *testing.T) {
 	for name, want := range map[string][3]int64{
 		"gpt2s-dense":            {109632000, 56623104, 262932529152},
 		"gpt2s-lowrank-63":       {90167808, 37158912, 223069863936},
+		"gpt2s-blockdense-63":    {90167808, 37158912, 223069863936},
+		"gpt2s-blockshuffle-63":  {90167808, 37158912, 223069863936},
+		"gpt2s-lowrank-32":       {73947648, 20938752, 189850976256},
 		"gpt2s-blockdense-32":    {73947648, 20938752, 189850976256},
+		"gpt2s-blockshuffle-32":  {73947648, 20938752, 189850976256},
+		"gpt2m-dense":            {335079424, 201326592, 788663369728},
+		"gpt2m-lowrank-63":       {262727680, 128974848, 640486998016},
 		"gpt2m-blockdense-63":    {255191040, 121438208, 625051959296},
+		"gpt2m-blockshuffle-63":  {262727680, 128974848, 640486998016},
+		"gpt2m-lowrank-32":       {202434560, 68681728, 517006688256},
+		"gpt2m-blockdense-32":    {198666240, 64913408, 509289168896},
+		"gpt2m-blockshuffle-32":  {202434560, 68681728, 517006688256},
+		"gpt2l-dense":            {729111552, 452984832, 1646851522560},
+		"gpt2l-lowrank-63":       {566320128, 290193408, 1313454686208},
+		"gpt2l-blockdense-63":    {566320128, 290193408, 1313454686208},
+		"gpt2l-blockshuffle-63":  {566320128, 290193408, 1313454686208},
+		"gpt2l-lowrank-32":       {430660608, 154533888, 1035623989248},
+		"gpt2l-blockdense-32":    {430660608, 154533888, 1035623989248},
+		"gpt2l-blockshuffle-32":  {430660608, 154533888, 1035623989248},
+		"gpt2xl-dense":           {1274138624, 805306368, 2814277320704},
+		"gpt2xl-lowrank-63":      {984731648, 515899392, 2221571833856},
+		"gpt2xl-blockdense-63":   {954585088, 485752832, 2159831678976},
+		"gpt2xl-blockshuffle-63": {984731648, 515899392, 2221571833856},
+		"gpt2xl-lowrank-32":      {743559168, 274726912, 1727650594816},
+		"gpt2xl-blockdense-32":   {728485888, 259653632, 1696780517376},
 		"gpt2xl-blockshuffle-32": {743559168, 274726912, 1727650594816},
+		"gpt2m-gqa":              {335060992, 239075328, 788663369728},
 		"gpt2m-wide":             {219443200, 148635648, 500363689984},
 		"gpt2l-gqa":              {729080832, 547356672, 1646851522560},
+		"gpt2l-wide":             {464428032, 339345408, 1027570925568},
 	} {
 		c, err := Load(name)
 		if err != nil {
@@ -38,6 +67,49 @@ func TestCounts(t *testing.T) {
 		n := c.Model.Count()
 		if got := [3]int64{n.Total, n.MLPWeights, c.Model.ForwardFLOPs(1, 1024)}; got != want {
 			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// Every configuration of the reference's file has a preset of its name, of its
+// size and of its plan.
+func TestPresetPlans(t *testing.T) {
+	src, err := os.ReadFile(shared.Dir(t, "golden", "params_flops.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Configs []struct {
+			Name  string
+			Total int64 `json:"total_params"`
+			FLOPs int64 `json:"flops_b1_s1024"`
+			Plan  struct {
+				LR     float64
+				Batch  int `json:"global_batch"`
+				Seq    int
+				Steps  int     `json:"steps_total"`
+				Guided int     `json:"guided_steps"`
+				FLOPs  float64 `json:"train_flops_total"`
+			}
+		}
+	}
+	if err := json.Unmarshal(src, &file); err != nil {
+		t.Fatal(err)
+	}
+	if len(file.Configs) < 50 {
+		t.Fatalf("%d configurations", len(file.Configs))
+	}
+	for _, want := range file.Configs {
+		c, err := Load(want.Name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		p, tr := c.Course(), c.Train
+		if c.Model.Count().Total != want.Total || c.Model.ForwardFLOPs(1, 1024) != want.FLOPs || tr.LR != want.Plan.LR ||
+			tr.Batch*tr.Accumulate != want.Plan.Batch || tr.Seq != want.Plan.Seq || p.Steps != want.Plan.Steps || p.Guided != want.Plan.Guided ||
+			math.Abs(p.FLOPs/want.Plan.FLOPs-1) > 1e-12 {
+			t.Errorf("%s: %d parameters, %+v, %+v, want %+v", want.Name, c.Model.Count().Total, p, tr, want)
 		}
 	}
 }

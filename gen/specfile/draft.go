@@ -1,0 +1,60 @@
+package specfile
+
+import (
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+)
+
+// Draft is a configuration in the making: the defaults, overlaid with parts of
+// a larger YAML document one after the other.
+type Draft struct {
+	model modelFile
+	train Train
+}
+
+// NewDraft returns the defaults.
+func NewDraft() Draft {
+	f := defaults()
+	return Draft{*f.Model, *f.Train}
+}
+
+// Overlay sets the fields that the sections model and train name; either may be
+// nil. Errors are the YAML library's, with line and column.
+func (d *Draft) Overlay(model, train ast.Node) error {
+	d.model.AttnDim, d.model.KVHeads = clone(d.model.AttnDim), clone(d.model.KVHeads) // drafts are copied
+	if model != nil {
+		if err := yaml.NodeToValue(model, &d.model, yaml.Strict()); err != nil {
+			return err
+		}
+	}
+	if train != nil {
+		return yaml.NodeToValue(train, &d.train, yaml.Strict())
+	}
+	return nil
+}
+
+func clone(p *int) *int {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	return &v
+}
+
+// SetRank sets the rank to a share of the hidden width.
+func (d *Draft) SetRank(share float64) { d.model.MLP.Rank = int(share * float64(d.model.Hidden)) }
+
+// SetSeed and SetSteps set a field of the section train.
+func (d *Draft) SetSeed(seed uint64) { d.train.Seed = seed }
+func (d *Draft) SetSteps(steps int)  { d.train.Steps = steps }
+
+// Config is the finished configuration; its source is all of its text. Errors
+// are joined field errors.
+func (d Draft) Config(name string) (*Config, error) {
+	f := file{&d.model, &d.train}
+	src, err := yaml.Marshal(f)
+	if err != nil {
+		return nil, err
+	}
+	return f.config(name, src)
+}
