@@ -53,6 +53,14 @@ type Train struct {
 	// validation split is measured; 0 means at the end only.
 	EvalEvery  int `yaml:"eval_every"`
 	EvalTokens int `yaml:"eval_tokens"`
+	// NormEvery steps the norms of gradients and weights are logged by kind of
+	// layer, 0 never.
+	NormEvery int `yaml:"norm_every"`
+	// SpikeThreshold is how many standard deviations above the losses before it
+	// the loss spikes, 0 never. A run whose spike lasts SpikePatience steps
+	// halts; with 0 it goes on.
+	SpikeThreshold float64 `yaml:"spike_threshold"`
+	SpikePatience  int     `yaml:"spike_patience"`
 	// Guide turns on self-guided training.
 	Guide Guide `yaml:"guide,omitempty"`
 }
@@ -140,7 +148,8 @@ func defaults() file {
 		Model: &modelFile{MaxPositions: 1024, MLP: mlpFile{Kind: spec.Dense, FirstDense: true}, Act: spec.GELU, Bias: true,
 			Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 10000, Tie: true, InitStd: 0.02},
 		Train: &Train{Steps: 1000, Batch: 1, Accumulate: 1, Seq: 256, LR: 6e-4, MinLR: 0.1, Warmup: 0.1,
-			WeightDecay: 0.1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Clip: 1, Seed: 1, EvalTokens: 1 << 16},
+			WeightDecay: 0.1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Clip: 1, Seed: 1, EvalTokens: 1 << 16,
+			NormEvery: 10, SpikeThreshold: 8, SpikePatience: 100},
 	}
 }
 
@@ -261,6 +270,8 @@ func (t Train) validate(m spec.Model) error {
 	count("seq", t.Seq, 1)
 	count("eval_every", t.EvalEvery, 0)
 	count("eval_tokens", t.EvalTokens, 0)
+	count("norm_every", t.NormEvery, 0)
+	count("spike_patience", t.SpikePatience, 0)
 	if t.Seq > m.MaxPositions {
 		fail("seq", "%d is more than the model's max_positions %d", t.Seq, m.MaxPositions)
 	}
@@ -277,6 +288,7 @@ func (t Train) validate(m spec.Model) error {
 	within("beta2", t.Beta2, 0, 0.9999999)
 	within("eps", t.Eps, math.SmallestNonzeroFloat32, 1)
 	within("clip", t.Clip, 1e-12, 1e12)
+	within("spike_threshold", t.SpikeThreshold, 0, 1e9)
 	if t.Guide.On() {
 		errs = append(errs, t.Guide.validate(m))
 	}

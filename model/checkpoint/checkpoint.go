@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
@@ -209,6 +210,21 @@ func Find(run string) (string, error) {
 		return "", fmt.Errorf("%s: %w, want a folder %s%s inside", run, ErrNone, prefix, "N")
 	}
 	return all[len(all)-1], nil
+}
+
+// Before returns the newest checkpoint of a run that was written at or before
+// a step.
+func Before(run string, step int) (string, error) {
+	all, err := list(run)
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range slices.Backward(all) {
+		if n, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), prefix)); err == nil && n <= step {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("%s: %w of step %d or before", run, ErrNone, step)
 }
 
 func values(prefix string, p *model.Params, list []spec.Param) []safetensors.Value {

@@ -33,6 +33,12 @@ type Metrics struct {
 	Tokens          int64    `json:"tokens"`
 	TokensPerSecond float64  `json:"tokens_per_second"`
 	ValLoss         *float64 `json:"val_loss,omitempty"`
+	// GradNorms, before clipping, and WeightNorms, after the update, go by kind
+	// of layer: embedding, attention, ffn, guide, norm and head.
+	GradNorms   map[string]float64 `json:"grad_norms,omitempty"`
+	WeightNorms map[string]float64 `json:"weight_norms,omitempty"`
+	// Spike says that the loss is in a spike.
+	Spike bool `json:"spike,omitempty"`
 }
 
 // openMetrics opens the metrics of a run for appending, cut back to the lines

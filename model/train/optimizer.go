@@ -76,7 +76,8 @@ func (o *AdamW) Close() {
 }
 
 // Step updates the parameters, after which the model has to be repacked. It
-// returns the global L2 norm of the gradients before clipping.
+// returns the global L2 norm of the gradients before clipping; where that is not
+// finite, it leaves everything as it is.
 func (o *AdamW) Step(grads *model.Params, lr float64) float64 {
 	g, p := grads.Data, o.m.Params.Data
 	v := o.m.Vec()
@@ -94,6 +95,9 @@ func (o *AdamW) Step(grads *model.Params, lr float64) float64 {
 		sum += s
 	}
 	norm := math.Sqrt(sum)
+	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+		return norm
+	}
 	o.Steps++
 	for i := range o.GuideSteps {
 		if o.used(i) {

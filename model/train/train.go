@@ -73,6 +73,7 @@ type trainer struct {
 	// guidance is nil outside the guided phase of a run.
 	guidance *Guidance
 	course   spec.Course
+	watch    watch
 	adam     *AdamW
 	trace    *model.Trace
 	data     *data.Sampler
@@ -106,7 +107,7 @@ func (r *Run) Train(ctx context.Context) (*Result, error) {
 	for t.step < res.Steps && ctx.Err() == nil {
 		p, err := t.advance()
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, drawCurve(r.Dir, r.Config.Model.Name, res.Steps))
 		}
 		every := r.Config.Train.EvalEvery
 		if t.step == res.Steps || every > 0 && t.step%every == 0 {
@@ -122,7 +123,11 @@ func (r *Run) Train(ctx context.Context) (*Result, error) {
 		if r.OnStep != nil {
 			r.OnStep(p)
 		}
-		if r.SaveEvery > 0 && time.Since(saved) > r.SaveEvery && t.step < res.Steps {
+		if n := r.Config.Train.SpikePatience; n > 0 && t.watch.spiking >= n {
+			err := t.diverged(t.step, t.step-n, fmt.Sprintf("a spike has lasted %d steps: %v", n, &t.watch))
+			return nil, errors.Join(err, drawCurve(r.Dir, r.Config.Model.Name, res.Steps))
+		}
+		if r.SaveEvery > 0 && time.Since(saved) > r.SaveEvery && t.step < res.Steps && t.watch.spiking == 0 {
 			if res.Checkpoint, err = t.save(); err != nil {
 				return nil, err
 			}
@@ -222,6 +227,12 @@ func (r *Run) begin() (*trainer, error) {
 	} else if err := os.MkdirAll(r.Dir, 0o777); err != nil {
 		return nil, err
 	}
+	t.watch.threshold = tr.SpikeThreshold
+	if lines, err := ReadMetrics(r.Dir, t.step); err == nil {
+		for _, m := range lines {
+			t.watch.add(m.Loss)
+		}
+	}
 	t.grads = model.NewParams(m)
 	t.trace = t.model.NewTrace(tr.Batch * tr.Seq)
 	t.ids, t.targets = make([]int32, tr.Batch*tr.Seq), make([]int32, tr.Batch*tr.Seq)
@@ -276,7 +287,7 @@ func (t *trainer) advance() (Progress, error) {
 		loss += l / float64(c.Accumulate)
 	}
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return Progress{}, fmt.Errorf("step %d: the loss is %v: training diverged; try a lower lr than %v or a longer warm-up", t.step+1, loss, c.LR)
+		return Progress{}, t.diverged(t.step+1, t.step-1, fmt.Sprintf("the loss is %v", loss))
 	}
 	if t.Reduce != nil {
 		if err := t.Reduce(t.grads.Data); err != nil {
@@ -287,6 +298,24 @@ func (t *trainer) advance() (Progress, error) {
 	lr := t.lr.At(t.step)
 	norm := t.adam.Step(t.grads, lr)
 	t.model.Profile().Optimizer += time.Since(opt)
+	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+		// The weights are those that gave this step's finite loss.
+		if _, err := t.save(); err != nil {
+			return Progress{}, err
+		}
+		return Progress{}, t.diverged(t.step+1, t.step-t.watch.spiking, fmt.Sprintf("the norm of the gradients is %v", norm))
+	}
+	m := Metrics{Loss: loss, LR: lr, GradNorm: norm}
+	if c.NormEvery > 0 && (t.step+1)%c.NormEvery == 0 {
+		m.GradNorms, m.WeightNorms = norms(t.model, t.grads), norms(t.model, t.model.Params)
+	}
+	spiking := t.watch.spiking
+	t.watch.add(loss)
+	if m.Spike = t.watch.spiking > 0; m.Spike && spiking == 0 {
+		t.note("step %d: a spike: %v", t.step+1, &t.watch)
+	} else if !m.Spike && spiking > 0 {
+		t.note("step %d: the spike is over", t.step+1)
+	}
 	t.step++
 	if t.guidance != nil && t.step == t.course.Guided {
 		if err := t.dropGuides(); err != nil {
@@ -306,8 +335,9 @@ func (t *trainer) advance() (Progress, error) {
 		t.rate += (now - t.rate) / float64(min(n, 10))
 	}
 	flops := 3 * float64(t.model.Spec.ForwardFLOPs(c.Batch, c.Seq)) / float64(c.Batch*c.Seq)
+	m.Step, m.Tokens, m.TokensPerSecond = t.step, int64(t.step)*int64(tokens), t.rate
 	return Progress{
-		Metrics: Metrics{Step: t.step, Loss: loss, LR: lr, GradNorm: norm, Tokens: int64(t.step) * int64(tokens), TokensPerSecond: t.rate},
+		Metrics: m,
 		Steps:   t.course.Steps,
 		FLOPS:   flops * t.rate,
 		ETA:     time.Duration(float64(t.course.Steps-t.step) * float64(tokens) / t.rate * float64(time.Second)),
@@ -360,5 +390,18 @@ func (t *trainer) save() (string, error) {
 	if t.guidance != nil {
 		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.adam.GuideSteps}
 	}
-	return checkpoint.Save(t.Dir, t.Config.Source, s, t.model.Params, t.adam.M, t.adam.V, t.Keep)
+	keep := t.Keep
+	if t.watch.spiking > 0 {
+		keep = max(2, keep+1) // the good one stays
+	}
+	return checkpoint.Save(t.Dir, t.Config.Source, s, t.model.Params, t.adam.M, t.adam.V, keep)
+}
+
+// diverged halts the run in a step; what the steps up to good left is sound.
+func (t *trainer) diverged(step, good int, reason string) error {
+	d := &Diverged{Step: step, Reason: reason, LR: t.Config.Train.LR}
+	if dir, err := checkpoint.Before(t.Dir, good); err == nil {
+		d.Checkpoint = dir
+	}
+	return d
 }
