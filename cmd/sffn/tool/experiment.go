@@ -1,0 +1,74 @@
+package tool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/model/experiment"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+func newExperiment() *cobra.Command {
+	var config, out string
+	var reportOnly bool
+	opt := experiment.Options{}
+	cmd := &cobra.Command{
+		Use:   "experiment",
+		Short: "Train the runs of a plan and report what they show",
+		Long: `Train the runs that a YAML file plans, variants of a model at several sizes and
+seeds, and report what they show.
+
+The folder has the tokens (data), an ordinary run's folder for each run (runs),
+and the report: report.md, results.csv and plots. An interrupt saves every run
+at work; the same command goes on from there, and leaves finished runs alone.`,
+		Example: `  sffn experiment --config experiments/paper.yaml --out build/paper`,
+		Args:    cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := require(cmd, "config", "out"); err != nil {
+				return err
+			}
+			if err := sizes("jobs", []int{opt.Jobs}, 64); err != nil {
+				return err
+			}
+			if opt.Threads < 0 || opt.Threads > 4096 {
+				return cli.Usagef("--threads: %d is out of range, want 1 to 4096, or 0 for all cores", opt.Threads)
+			}
+			plan, err := experiment.Load(config)
+			if err != nil {
+				return err
+			}
+			if opt.ISA, err = kernel.Default(); err != nil {
+				return &cli.UsageError{Err: err}
+			}
+			log := cmd.ErrOrStderr()
+			opt.Note = func(s string) { fmt.Fprintln(log, s) }
+			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			var trained error
+			if !reportOnly {
+				trained = plan.Train(ctx, out, opt)
+			}
+			if err := errors.Join(trained, plan.Report(out)); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "wrote %s\n", filepath.Join(out, experiment.ReportFile))
+			return err
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&config, "config", "", "YAML file of the plan")
+	fl.StringVar(&out, "out", "", "folder of the runs and the report")
+	fl.BoolVar(&reportOnly, "report", false, "train nothing, write the report of what there is")
+	fl.IntVar(&opt.Jobs, "jobs", 1, "runs to train at a time")
+	fl.IntVar(&opt.Threads, "threads", 0, "worker threads of each (default: physical cores)")
+	fl.DurationVar(&opt.SaveEvery, "save-every", time.Minute, "time between checkpoints of a run")
+	return cmd
+}

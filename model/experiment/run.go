@@ -1,0 +1,144 @@
+package experiment
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/token"
+	"github.com/structuredffn/sffn/model/train"
+	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// Options say how a plan's runs are trained.
+type Options struct {
+	// Jobs runs are trained at a time, each on Threads threads.
+	Jobs, Threads int
+	ISA           kernel.ISA
+	// SaveEvery is the time between the checkpoints of a run.
+	SaveEvery time.Duration
+	// Note follows the plan; calls come one at a time.
+	Note func(string)
+}
+
+// The folders of a plan's output.
+const (
+	dataDir = "data"
+	runsDir = "runs"
+)
+
+// Dir is the folder of a run.
+func (r *Run) Dir(out string) string { return filepath.Join(out, runsDir, r.Name) }
+
+// Train trains what is left of the plan's runs in the folder out, those of the
+// least FLOPs first: so a report soon has something to say. A run that
+// fails is noted and the others go on; an ended ctx interrupts all, each with
+// a checkpoint.
+func (p *Plan) Train(ctx context.Context, out string, opt Options) error {
+	if err := p.prepare(filepath.Join(out, dataDir)); err != nil {
+		return err
+	}
+	left := make(chan *Run)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	note := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		opt.Note(fmt.Sprintf(format, args...))
+	}
+	for range max(1, opt.Jobs) {
+		wg.Go(func() {
+			pool := rt.NewPool(opt.Threads)
+			defer pool.Close()
+			for r := range left {
+				start := time.Now()
+				res, err := r.train(ctx, out, rt.Options{Pool: pool, ISA: opt.ISA}, opt.SaveEvery)
+				switch {
+				case err != nil:
+					note("%s: %v", r.Name, err)
+					mu.Lock()
+					failed = errors.Join(failed, fmt.Errorf("%s: %w", r.Name, err))
+					mu.Unlock()
+				case res.Interrupted:
+					note("%s: interrupted at step %d of %d", r.Name, res.Step, res.Steps)
+				default:
+					note("%s: %d steps, validation loss %.4f, %.0f s", r.Name, res.Steps, res.ValLoss, time.Since(start).Seconds())
+				}
+			}
+		})
+	}
+	cheapest := slices.Clone(p.Runs)
+	slices.SortStableFunc(cheapest, func(a, b *Run) int { return cmp.Compare(a.Config.Course().FLOPs, b.Config.Course().FLOPs) })
+	for _, r := range cheapest {
+		if done, err := r.finished(out); err != nil || done || ctx.Err() != nil {
+			if err != nil {
+				note("%s: %v", r.Name, err)
+				failed = errors.Join(failed, err)
+			}
+			continue
+		}
+		left <- r
+	}
+	close(left)
+	wg.Wait()
+	return failed
+}
+
+// prepare makes the data, where it is not there yet.
+func (p *Plan) prepare(dir string) error {
+	if set, err := data.Open(dir); err == nil {
+		set.Close()
+		return nil
+	}
+	var docs []data.Document
+	var err error
+	if p.Corpus != "" {
+		docs, err = data.GoRoot()
+	} else {
+		docs, err = data.Text(p.Text)
+	}
+	if err != nil {
+		return err
+	}
+	return data.Prepare(dir, docs, token.Bytes{}, func(int, int) {})
+}
+
+// finished reports whether the run has come to its end.
+func (r *Run) finished(out string) (bool, error) {
+	dir, err := checkpoint.Find(r.Dir(out))
+	if errors.Is(err, checkpoint.ErrNone) || os.IsNotExist(err) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	c, s, err := checkpoint.Describe(dir)
+	if err != nil {
+		return false, err
+	}
+	if c.Model != r.Config.Model || c.Train != r.Config.Train {
+		return false, fmt.Errorf("%s holds a run of another configuration; choose another --out, or another name", r.Dir(out))
+	}
+	return s.Step == r.Config.Course().Steps, nil
+}
+
+func (r *Run) train(ctx context.Context, out string, opt rt.Options, saveEvery time.Duration) (*train.Result, error) {
+	set, err := data.Open(filepath.Join(out, dataDir))
+	if err != nil {
+		return nil, err
+	}
+	defer set.Close()
+	t := train.Run{Config: r.Config, Data: set, Dir: r.Dir(out), Keep: 1, SaveEvery: saveEvery, Options: opt}
+	_, err = checkpoint.Find(t.Dir)
+	t.Resume = err == nil
+	return t.Train(ctx)
+}
