@@ -130,7 +130,7 @@ func (d *Decoder) forward(ids []int32, spans []rt.Span) error {
 		}
 		l.out.Forward(d.x, d.attn, d.x, m, nil, d.ws)
 		t.normForward(&l.ln2, d.norm, d.x, d.s, m)
-		l.ffn.Forward(d.x, d.norm, d.x, m, nil, d.ws)
+		l.decodeFFN(m).Forward(d.x, d.norm, d.x, m, nil, d.ws)
 	}
 	t.normForward(&t.norm, d.norm, d.x, d.s, m)
 	return nil

@@ -13,6 +13,9 @@ type Memory struct {
 	Packs     int64 `json:"packs"`
 	Gradients int64 `json:"gradients"`
 	Moments   int64 `json:"moments"`
+	// Merged is what decoding with merged networks takes more; it is no part
+	// of Total.
+	Merged int64 `json:"merged"`
 	// PerToken is the memory of the activations of one token of a
 	// micro-batch, Fixed what does not grow with it.
 	PerToken int64 `json:"activations_per_token"`
@@ -47,6 +50,10 @@ func PredictMemory(s spec.Model, train bool, threads int) Memory {
 		f := s.LayerFFN(i)
 		p := plan.NewFFN(f)
 		m.Packs += packs(p.FC1, train) + packs(p.FC2, train)
+		if f.Kind != spec.Dense {
+			d := plan.NewFFN(spec.FFN{Kind: spec.Dense, Hidden: f.Hidden, FFN: f.FFN, Act: f.Act, Bias: f.Bias})
+			m.Merged += packs(d.FC1, false) + packs(d.FC2, false)
+		}
 		z := inner(p.FC1) + inner(p.FC2)
 		// What a layer's trace holds, and what its FFN saves.
 		perToken += 4*h + qkv + s.AttnDim + s.QHeads + 4 + z + len(p.FC1.Bias)

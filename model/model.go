@@ -33,6 +33,10 @@ type layer struct {
 	qkv, out *rt.Linear
 	attn     *rt.Attention
 	ffn      *rt.FFN
+	// merged, where not nil, is the network as dense matrices, which decode the
+	// numbers of rows that choose picks.
+	merged *rt.FFN
+	choose func(rows int) bool
 }
 
 // New binds parameters to the layers of a valid spec and packs them.
@@ -145,6 +149,9 @@ func (t *Model) Close() {
 		l.qkv.Close()
 		l.out.Close()
 		l.ffn.Close()
+		if l.merged != nil {
+			l.merged.Close()
+		}
 	}
 	t.head.Close()
 }

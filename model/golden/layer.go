@@ -105,38 +105,12 @@ func layerCase(d *data, opt rt.Options) error {
 	compare(d, "y", y)
 	compare(d, "dx", dx)
 	d.compareGradients(l, "", g)
-	merged, err := mergedMatrix(l, w.Factors, opt)
+	merged, err := rt.Merge(l, w, opt)
 	if err != nil {
 		return err
 	}
 	compare(d, "W", merged)
 	return nil
-}
-
-// mergedMatrix sends the identity through the layer: W [out, in] of
-// y = x W^T.
-func mergedMatrix(l spec.Linear, factors [][]float32, opt rt.Options) ([]float32, error) {
-	l.Bias, l.Guide = false, false
-	layer, err := rt.NewLinear(l, rt.Weights{Factors: factors}, opt)
-	if err != nil {
-		return nil, err
-	}
-	defer layer.Close()
-	ws := layer.NewWorkspace()
-	defer ws.Close()
-	eye := make([]float32, l.In*l.In)
-	for i := range l.In {
-		eye[i*l.In+i] = 1
-	}
-	t := make([]float32, l.In*l.Out)
-	layer.Forward(t, eye, nil, l.In, nil, ws)
-	w := make([]float32, len(t))
-	for i := range l.In {
-		for o := range l.Out {
-			w[o*l.In+i] = t[i*l.Out+o]
-		}
-	}
-	return w, nil
 }
 
 func mlpCase(d *data, opt rt.Options) error {
@@ -220,7 +194,7 @@ func initCase(d *data, opt rt.Options) error {
 	for _, w := range factors {
 		narrow = append(narrow, round(w))
 	}
-	merged, err := mergedMatrix(l, narrow, opt)
+	merged, err := rt.Merge(l, rt.Weights{Factors: narrow}, opt)
 	if err != nil {
 		return err
 	}

@@ -24,10 +24,10 @@ machine's peak of multiply-adds, and where it matters its rate of reading
 memory, on the same threads; shares are medians of the ratios.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cli.Usagef("say what to measure: sffn bench kernels, ffn, train or decode")
+			return cli.Usagef("say what to measure: sffn bench kernels, ffn, train, decode or merge")
 		},
 	}
-	cmd.AddCommand(newBenchKernels(), newBenchFFN(), newBenchTrain(), newBenchDecode())
+	cmd.AddCommand(newBenchKernels(), newBenchFFN(), newBenchTrain(), newBenchDecode(), newBenchMerge())
 	return cmd
 }
 

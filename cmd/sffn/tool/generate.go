@@ -17,6 +17,7 @@ func newGenerate() *cobra.Command {
 	var tokens int
 	var s model.Sampling
 	var asJSON bool
+	var mode string
 	cmd := &cobra.Command{
 		Use:   "generate",
 		Short: "Continue a text",
@@ -33,6 +34,9 @@ func newGenerate() *cobra.Command {
 			if err := s.Validate(); err != nil {
 				return cli.Usagef("--%w", err)
 			}
+			if err := checkMerge(mode); err != nil {
+				return err
+			}
 			if err := m.open(); err != nil {
 				return err
 			}
@@ -42,6 +46,9 @@ func newGenerate() *cobra.Command {
 				return err
 			}
 			defer l.close()
+			if err := merge(l.Model, l.dir, mode, m.Options); err != nil {
+				return err
+			}
 			if len(prompts) == 0 {
 				prompts = []string{""}
 			}
@@ -75,6 +82,7 @@ func newGenerate() *cobra.Command {
 	fl.Float64Var(&s.TopP, "top-p", 0, "sample among the likeliest tokens of this total probability, 0 for all")
 	fl.Uint64Var(&s.Seed, "seed", 1, "seed of the sampling")
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
+	mergeFlag(cmd, &mode)
 	m.flag(cmd)
 	return cmd
 }

@@ -125,6 +125,7 @@ func (i information) print(w io.Writer) error {
 		{"moments", mib(i.Memory.Moments)},
 		{"activations of a token", fmt.Sprintf("%.1f KiB", float64(i.Memory.PerToken)/(1<<10))},
 		{"training in all", mib(i.TrainMemory)},
+		{"merged for decoding, in addition", mib(i.Memory.Merged)},
 	}
 	for _, r := range rows {
 		fmt.Fprintf(w, "%34s  %s\n", r[0], r[1])

@@ -15,6 +15,7 @@ type loaded struct {
 	*model.Model
 	config *specfile.Config
 	state  checkpoint.State
+	dir    string // of the checkpoint
 	tok    token.Tokenizer
 }
 
@@ -47,7 +48,7 @@ func loadRun(name string, opt rt.Options) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &loaded{m, c, s, tok}, nil
+	return &loaded{m, c, s, dir, tok}, nil
 }
 
 func (l *loaded) close() {

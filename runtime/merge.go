@@ -1,0 +1,64 @@
+package runtime
+
+import (
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// mergeRows is the number of rows of the identity that pass at a time.
+const mergeRows = 256
+
+// Merge computes the dense matrix [out, in] that a layer's factors amount to, by
+// sending the identity through the layer. Guide and bias are no part of it.
+func Merge(l spec.Linear, w Weights, opt Options) ([]float32, error) {
+	l.Bias, l.Guide, opt.Train = false, false, false
+	layer, err := NewLinear(l, Weights{Factors: w.Factors}, opt)
+	if err != nil {
+		return nil, err
+	}
+	defer layer.Close()
+	ws := layer.NewWorkspace()
+	defer ws.Close()
+	merged := make([]float32, l.Out*l.In)
+	eye, columns := make([]float32, mergeRows*l.In), make([]float32, mergeRows*l.Out)
+	for i0 := 0; i0 < l.In; i0 += mergeRows {
+		n := min(mergeRows, l.In-i0)
+		clear(eye)
+		for i := range n {
+			eye[i*l.In+i0+i] = 1
+		}
+		layer.Forward(columns, eye, nil, n, nil, ws)
+		for o := range l.Out {
+			row := merged[o*l.In+i0:][:n]
+			for i := range row {
+				row[i] = columns[i*l.Out+o]
+			}
+		}
+	}
+	return merged, nil
+}
+
+// Merged returns the dense network that f amounts to, for decoding. It holds
+// packs of its own and no weights: they follow no change of f's, and Repack
+// panics.
+func (f *FFN) Merged() (*FFN, error) {
+	opt := f.fc1.opt
+	opt.Train = false
+	dense := spec.FFN{Kind: spec.Dense, Hidden: f.spec.Hidden, FFN: f.spec.FFN, Act: f.spec.Act, Bias: f.spec.Bias}
+	var w FFNWeights
+	for _, p := range []struct {
+		from *layer
+		to   *Weights
+	}{{f.fc1, &w.FC1}, {f.fc2, &w.FC2}} {
+		m, err := Merge(p.from.plan.Spec, p.from.weights, opt)
+		if err != nil {
+			return nil, err
+		}
+		*p.to = Weights{Factors: [][]float32{m}, Bias: p.from.weights.Bias}
+	}
+	m, err := NewFFN(dense, w, opt)
+	if err != nil {
+		return nil, err
+	}
+	m.fc1.weights, m.fc2.weights = Weights{}, Weights{}
+	return m, nil
+}
