@@ -17,15 +17,14 @@ type Factor struct {
 }
 
 // Factors lists the network's factors in the order in which they run.
-func (f *FFN) Factors() []Factor {
-	var fs []Factor
-	for _, l := range []struct {
-		name string
-		*layer
-	}{{"fc1", f.fc1}, {"fc2", f.fc2}} {
-		for i := range l.plan.Factors {
-			fs = append(fs, Factor{l.layer, l.name, i})
-		}
+func (f *FFN) Factors() []Factor { return append(f.fc1.factors("fc1"), f.fc2.factors("fc2")...) }
+
+// Factors lists the layer's factors in the order in which they run.
+func (l *Linear) Factors() []Factor { return l.layer.factors("layer") }
+
+func (l *layer) factors(name string) (fs []Factor) {
+	for i := range l.plan.Factors {
+		fs = append(fs, Factor{l, name, i})
 	}
 	return fs
 }

@@ -29,6 +29,9 @@ type Options struct {
 	ISA kernel.ISA
 	// Train also packs the weights for the backward passes.
 	Train bool
+	// AnyShape leaves the specialised kernels out, for comparison: the results
+	// have the same bits.
+	AnyShape bool
 }
 
 func (o *Options) setDefaults() error {
@@ -105,7 +108,7 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 func (l *layer) bind(ps []plan.Product, t plan.Target, bias bool) ([]*product, error) {
 	var qs []*product
 	for _, p := range ps {
-		q, err := newProduct(p, t, bias, &l.packs)
+		q, err := newProduct(p, t, bias, l.opt.AnyShape, &l.packs)
 		if err != nil {
 			return nil, err
 		}

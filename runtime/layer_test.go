@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
@@ -244,5 +245,38 @@ func testFFN(t *testing.T, isa kernel.ISA, s spec.FFN, m int) {
 	if s.Bias {
 		near(t, "fc1.bias", g.FC1.Bias, db1, tol)
 		near(t, "fc2.bias", g.FC2.Bias, db2, tol)
+	}
+}
+
+// Options.AnyShape leaves out the specialised kernels, which this test's
+// program links.
+func TestAnyShapeOption(t *testing.T) {
+	isas := kernel.Available()
+	l := spec.Linear{Kind: spec.LowRank, In: 768, Out: 3072, Rank: 192, Bias: true}
+	for _, isa := range isas[:len(isas)-1] { // all but portable
+		for _, anyShape := range []bool{false, true} {
+			b, err := NewLinear(l, randomWeights(rand.New(rand.NewPCG(1, 1)), l), Options{ISA: isa, AnyShape: anyShape})
+			if err != nil {
+				t.Fatal(err)
+			}
+			special := 0
+			for _, qs := range b.layer.forward {
+				for _, q := range qs {
+					for _, k := range q.blocks {
+						for w := range k.tiles {
+							for mr, f := range k.tiles[w] {
+								if reflect.ValueOf(f).Pointer() != reflect.ValueOf(k.scratch[w][mr]).Pointer() {
+									special++
+								}
+							}
+						}
+					}
+				}
+			}
+			b.Close()
+			if (special == 0) != anyShape {
+				t.Errorf("%s: AnyShape %v: %d specialised kernels", isa, anyShape, special)
+			}
+		}
 	}
 }

@@ -16,7 +16,3 @@ func lookup(k plan.Kernel) (kernel.Func, error) {
 	}
 	return info.Func, nil
 }
-
-// lookupShaped finds a specialised kernel, which only exists where its
-// package is linked. Tests replace it.
-var lookupShaped = kernel.Lookup

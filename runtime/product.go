@@ -63,7 +63,7 @@ func widthClass(width int) int {
 	return oneWide
 }
 
-func newProduct(p plan.Product, t plan.Target, bias bool, arena *Arena) (*product, error) {
+func newProduct(p plan.Product, t plan.Target, bias, anyShape bool, arena *Arena) (*product, error) {
 	q := &product{Product: p, target: t, columns: p.Columns(), panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
 	k0 := 0
 	for i, kc := range p.KBlocks {
@@ -80,8 +80,8 @@ func newProduct(p plan.Product, t plan.Target, bias bool, arena *Arena) (*produc
 					return nil, err
 				}
 				b.tiles[w][mr], b.scratch[w][mr] = f, f
-				if shaped, ok := k.Shaped(p, b.segs); ok {
-					if info, ok := lookupShaped(shaped.Name()); ok {
+				if shaped, ok := k.Shaped(p, b.segs); ok && !anyShape {
+					if info, ok := kernel.Lookup(shaped.Name()); ok {
 						b.tiles[w][mr] = info.Func
 					}
 				}
