@@ -13,6 +13,7 @@ type gonum struct{}
 
 func (gonum) Name() string    { return "gonum" }
 func (gonum) MaxThreads() int { return 0 }
+func (gonum) check() error    { return nil }
 
 func (gonum) Version() string {
 	if info, ok := debug.ReadBuildInfo(); ok {

@@ -76,6 +76,7 @@ type libxsmm struct{}
 
 func (*libxsmm) Name() string    { return "libxsmm" }
 func (*libxsmm) MaxThreads() int { return 1 }
+func (*libxsmm) check() error    { return nil }
 func (*libxsmm) Version() string {
 	return C.LIBXSMM_VERSION + ", " + C.GoString(C.libxsmm_get_target_arch())
 }

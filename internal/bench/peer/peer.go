@@ -37,36 +37,44 @@ type Library interface {
 	Forward(p *Product) func(i int)
 	BackwardData(p *Product) func(i int)
 	BackwardWeight(p *Product) func(i int)
+	check() error
 }
 
-// Find returns the libraries of these names, all that were built in for
-// "all". A library that is there and cannot run properly is an error.
-func Find(names []string) ([]Library, error) {
-	built := append([]Library{gonum{}}, tagged...)
-	known := make([]string, len(built))
-	for i, l := range built {
-		known[i] = l.Name()
+// Find returns the libraries of these names, or for "all" those that can run
+// here: then absent says why the others cannot.
+func Find(names []string) (found []Library, absent []error, err error) {
+	return find(names, append(slices.Clone(tagged), gonum{}))
+}
+
+// candidate is a peer by name; check says why it cannot run here as it should.
+type candidate interface {
+	Name() string
+	check() error
+}
+
+func find[C candidate](names []string, known []C) (found []C, absent []error, err error) {
+	valid := make([]string, len(known))
+	for i, c := range known {
+		valid[i] = c.Name()
 	}
-	if slices.Equal(names, []string{"all"}) {
-		names = known
+	all := slices.Equal(names, []string{"all"})
+	if all {
+		names = valid
 	}
-	var found []Library
 	for _, n := range names {
-		i := slices.Index(known, n)
-		switch {
-		case i < 0 && slices.Contains([]string{"openblas", "libxsmm"}, n):
-			return nil, fmt.Errorf("this build has no %s: install libopenblas-dev and libxsmm-dev and build sffn with -tags peers", n)
-		case i < 0:
-			return nil, fmt.Errorf("no peer is called %q, want %s or all", n, strings.Join(known, ", "))
+		i := slices.Index(valid, n)
+		if i < 0 {
+			return nil, nil, fmt.Errorf("no peer is called %q here, want %s or all", n, strings.Join(valid, ", "))
 		}
-		if c, ok := built[i].(interface{ check() error }); ok {
-			if err := c.check(); err != nil {
-				return nil, err
-			}
+		if err := known[i].check(); err == nil {
+			found = append(found, known[i])
+		} else if err = fmt.Errorf("%s: %w", n, err); all {
+			absent = append(absent, err)
+		} else {
+			return nil, nil, err
 		}
-		found = append(found, built[i])
 	}
-	return found, nil
+	return found, absent, nil
 }
 
 // sgemm computes c = op(a) op(b) of row-major matrices, op(a) [m, k] and

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 )
 
 // TestProducts compares every library that was built in with sums in float64.
 func TestProducts(t *testing.T) {
-	libs, err := Find([]string{"all"})
+	libs, absent, err := Find([]string{"all"})
+	t.Log(absent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,16 +94,16 @@ func testProduct(t *testing.T, l Library, p Product) {
 	}
 }
 
-func TestFindErrors(t *testing.T) {
-	if _, err := Find([]string{"mkl"}); err == nil {
-		t.Error("found mkl")
+func TestFind(t *testing.T) {
+	if _, _, err := Find([]string{"gonum", "mkl"}); err == nil || !strings.Contains(err.Error(), `"mkl" here, want openblas, libxsmm, gonum or all`) {
+		t.Error(err)
 	}
-	if len(tagged) > 0 {
-		t.Setenv("OPENBLAS_CORETYPE", "Haswell")
-		if _, err := Find([]string{"openblas"}); err == nil {
-			t.Error("took OpenBLAS with another machine's kernels")
-		}
-	} else if _, err := Find([]string{"openblas"}); err == nil {
-		t.Error("found openblas in a build without it")
+	t.Setenv("OPENBLAS_CORETYPE", "Haswell") // would make it slower than it is
+	if _, _, err := Find([]string{"openblas"}); err == nil || !strings.Contains(err.Error(), "openblas: ") {
+		t.Error(err)
+	}
+	found, absent, err := Find([]string{"all"})
+	if err != nil || len(found)+len(absent) != 3 || len(absent) == 0 || found[len(found)-1].Name() != "gonum" {
+		t.Error(found, absent, err)
 	}
 }
