@@ -6,6 +6,9 @@ DEMO := build/demo
 
 .DEFAULT_GOAL := help
 .PHONY: help generate build test check demo bench
+# Parts of the benchmarks, and flags for all of them: make bench BENCH="kernels ablate" FLAGS="--repeats 3"
+BENCH ?= kernels ablate ffn train decode runtime shapes
+FLAGS ?=
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -40,5 +43,5 @@ demo: ## generate kernels, prepare text, train a structured and a dense model, c
 	@echo
 	bin/sffn eval --model $(DEMO)/structured --model $(DEMO)/dense --data $(DEMO)/data --count-models 1,5
 
-bench: build ## time the kernels of the paper's S shapes
-	bin/sffn bench kernels
+bench: ## measure all that the README shows, into build/bench; hours. Parts: make bench BENCH="ffn train"
+	FLAGS="$(FLAGS)" ./bench.sh $(BENCH)

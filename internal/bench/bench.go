@@ -10,6 +10,7 @@ import (
 
 	"github.com/klauspost/cpuid/v2"
 
+	"github.com/structuredffn/sffn/internal/bench/peer"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -22,6 +23,9 @@ type Bench struct {
 	// Cold makes weights come from memory: every call takes another copy, of
 	// so many that no cache holds them.
 	Cold bool
+	// Libraries take turns with factors, Torches with networks and models.
+	Libraries []peer.Library
+	Torches   []peer.Torch
 }
 
 // Machine is what results are compared with.
@@ -98,6 +102,8 @@ func spreadOf(v []float64) Spread {
 	return Spread{v[n/2], v[n/4], v[n*3/4]}
 }
 
+func (s Spread) times(f float64) Spread { return Spread{s.Median * f, s.Low * f, s.High * f} }
+
 // Rate is the speed of an operation beside the machine's bounds. Ratios are
 // medians of the ratios of each repetition.
 type Rate struct {
@@ -115,13 +121,48 @@ type Rate struct {
 	ReadShare *Spread `json:"share_of_read,omitempty"`
 	// Bound is the share of the nearer of the two bounds.
 	Bound Spread `json:"share_of_bound"`
+	Peers []Peer `json:"peers,omitempty"`
 }
 
-// op is an operation to time: call i of a series, and what each call has to
-// compute and to read.
+// Peer is the speed of other software at the same operation.
+type Peer struct {
+	Name    string  `json:"name"`
+	Version string  `json:"version,omitempty"`
+	Seconds float64 `json:"seconds"`
+	GFLOPS  float64 `json:"gflops"`
+	// Ratio is its time / ours: above 1 where ours is faster.
+	Ratio Spread `json:"ratio"`
+}
+
+// op is an operation to time.
 type op struct {
-	run          func(i int)
+	name string
+	// peer and version say whose it is, where not ours.
+	peer, version string
+	// time runs it n times and returns the seconds that each took.
+	time func(n int) (float64, error)
+	// flops and bytes are what each has to compute and to read.
 	flops, bytes float64
+}
+
+// calls times calls of f, which are numbered through.
+func calls(f func(i int)) func(n int) (float64, error) {
+	return tries(func(i int) error { f(i); return nil })
+}
+
+// tries is calls of what can fail.
+func tries(f func(i int) error) func(n int) (float64, error) {
+	next := 0
+	return func(n int) (float64, error) {
+		start := time.Now()
+		for range n {
+			if err := f(next); err != nil {
+				return 0, err
+			}
+			next++
+		}
+		return time.Since(start).Seconds() / float64(n), nil
+	}
 }
 
 // sample is one repetition: the machine's bounds and each operation's time.
@@ -135,20 +176,17 @@ const minTime = 20 * time.Millisecond
 
 // measure times operations in turn. read is what the read bandwidth is
 // measured on, nil where reading is no bound.
-func (b *Bench) measure(read []float32, ops ...op) []sample {
-	calls := make([]int, len(ops))
-	next := make([]int, len(ops))
-	run := func(k, n int) float64 {
-		start := time.Now()
-		for range n {
-			ops[k].run(next[k])
-			next[k]++
+func (b *Bench) measure(read []float32, ops ...op) ([]sample, error) {
+	times := make([]int, len(ops))
+	for k, o := range ops {
+		if _, err := o.time(1); err != nil { // warms up
+			return nil, err
 		}
-		return time.Since(start).Seconds() / float64(n)
-	}
-	for k := range ops {
-		run(k, 1)
-		calls[k] = max(1, int(minTime.Seconds()/max(1e-9, run(k, 1))))
+		once, err := o.time(1)
+		if err != nil {
+			return nil, err
+		}
+		times[k] = max(1, int(minTime.Seconds()/max(1e-9, once)))
 	}
 	samples := make([]sample, b.Repeats)
 	for i := range samples {
@@ -157,35 +195,53 @@ func (b *Bench) measure(read []float32, ops ...op) []sample {
 		if read != nil {
 			s.read = rt.ReadBandwidth(b.Pool, b.ISA, read)
 		}
-		for k := range ops {
-			s.seconds = append(s.seconds, run(k, calls[k]))
+		for k, o := range ops {
+			t, err := o.time(times[k])
+			if err != nil {
+				return nil, err
+			}
+			s.seconds = append(s.seconds, t)
 		}
 	}
-	return samples
+	return samples, nil
 }
 
-// rate sums up operation k of the samples.
-func (o op) rate(samples []sample, k int) Rate {
-	collect := func(f func(s sample) float64) Spread {
-		var v []float64
-		for _, s := range samples {
-			v = append(v, f(s))
-		}
-		return spreadOf(v)
+// collect sums up a figure of all samples.
+func collect(samples []sample, f func(s sample) float64) Spread {
+	var v []float64
+	for _, s := range samples {
+		v = append(v, f(s))
 	}
+	return spreadOf(v)
+}
+
+// slower is the time of operation j / that of operation k.
+func slower(samples []sample, j, k int) Spread {
+	return collect(samples, func(s sample) float64 { return s.seconds[j] / s.seconds[k] })
+}
+
+// rate sums up operation k of ops, with the peers that do the same.
+func rate(samples []sample, ops []op, k int) Rate {
+	o := ops[k]
+	seconds := func(k int) float64 { return collect(samples, func(s sample) float64 { return s.seconds[k] }).Median }
 	r := Rate{
-		Seconds: collect(func(s sample) float64 { return s.seconds[k] }).Median,
-		GFLOPS:  collect(func(s sample) float64 { return o.flops / s.seconds[k] / 1e9 }).Median,
-		Peak:    collect(func(s sample) float64 { return s.peak / 1e9 }).Median,
-		Share:   collect(func(s sample) float64 { return o.flops / s.seconds[k] / s.peak }),
+		Seconds: seconds(k),
+		GFLOPS:  o.flops / seconds(k) / 1e9,
+		Peak:    collect(samples, func(s sample) float64 { return s.peak / 1e9 }).Median,
+		Share:   collect(samples, func(s sample) float64 { return o.flops / s.seconds[k] / s.peak }),
 	}
 	r.Bound = r.Share
 	if samples[0].read > 0 && o.bytes > 0 {
-		r.GBps = collect(func(s sample) float64 { return o.bytes / s.seconds[k] / 1e9 }).Median
-		r.Read = collect(func(s sample) float64 { return s.read / 1e9 }).Median
-		share := collect(func(s sample) float64 { return o.bytes / s.seconds[k] / s.read })
+		r.GBps = o.bytes / seconds(k) / 1e9
+		r.Read = collect(samples, func(s sample) float64 { return s.read / 1e9 }).Median
+		share := collect(samples, func(s sample) float64 { return o.bytes / s.seconds[k] / s.read })
 		r.ReadShare = &share
-		r.Bound = collect(func(s sample) float64 { return max(o.flops/s.peak, o.bytes/s.read) / s.seconds[k] })
+		r.Bound = collect(samples, func(s sample) float64 { return max(o.flops/s.peak, o.bytes/s.read) / s.seconds[k] })
+	}
+	for j, p := range ops {
+		if p.peer != "" && p.name == o.name {
+			r.Peers = append(r.Peers, Peer{p.peer, p.version, seconds(j), o.flops / seconds(j) / 1e9, slower(samples, j, k)})
+		}
 	}
 	return r
 }

@@ -2,8 +2,10 @@ package bench
 
 import (
 	"math"
+	"slices"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/bench/peer"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -85,7 +87,11 @@ func (b *Bench) Factors(f spec.FFN, rows int) ([]Result, error) {
 	defer n.close()
 	var results []Result
 	for _, c := range n.Factors() {
-		for _, r := range b.factor(n, c, rows) {
+		rs, err := b.factor(n, c, rows)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rs {
 			r.Layer, r.Factor, r.Rows, r.Threads = f.Name(), c.Name(), rows, b.Pool.Threads()
 			results = append(results, r)
 		}
@@ -93,7 +99,7 @@ func (b *Bench) Factors(f spec.FFN, rows int) ([]Result, error) {
 	return results, nil
 }
 
-func (b *Bench) factor(n *network, c rt.Factor, rows int) []Result {
+func (b *Bench) factor(n *network, c rt.Factor, rows int) ([]Result, error) {
 	var arena rt.Arena
 	defer arena.Close()
 	in, out, pre := c.Widths()
@@ -101,35 +107,81 @@ func (b *Bench) factor(n *network, c rt.Factor, rows int) []Result {
 	copy(x, normal(len(x), 1))
 	copy(dy, normal(len(dy), 1))
 	blocks, o, k := c.Shape()
-	flops := 2 * float64(rows) * float64(blocks*o*k)
-	if rows <= readBound {
-		bytes := c.PackedBytes()
-		size := bytes
-		factors := []rt.Factor{c}
-		if b.Cold {
-			size = memoryBytes()
-			for len(factors)*bytes < size {
-				factors = append(factors, c.Copy(&arena))
-			}
+	size, factors := c.PackedBytes(), []rt.Factor{c}
+	few := rows <= readBound
+	if few && b.Cold {
+		size = memoryBytes()
+		for len(factors)*c.PackedBytes() < size {
+			factors = append(factors, c.Copy(&arena))
 		}
-		forward := op{func(j int) { factors[j%len(factors)].Forward(y, x, rows, n.ws) }, flops, float64(bytes)}
-		s := b.measure(readable(&arena, size), forward)
-		return []Result{{Op: "forward", Rate: forward.rate(s, 0)}}
 	}
-	g := make([]float32, blocks*o*k)
+	p := &peer.Product{Rows: rows, Blocks: blocks, Out: o, In: k, X: arena.Floats(rows * blocks * k), Y: arena.Floats(rows * blocks * o)}
+	copy(p.X, normal(len(p.X), 1))
+	copy(p.Y, normal(len(p.Y), 1))
+	ours := []op{{name: "forward", time: calls(func(i int) { factors[i%len(factors)].Forward(y, x, rows, n.ws) })}}
+	if !few {
+		g := make([]float32, blocks*o*k)
+		p.G = arena.Floats(len(g))
+		ours = append(ours,
+			op{name: "backward data", time: calls(func(int) { c.BackwardData(x, dy, rows, n.ws) })},
+			op{name: "backward weight", time: calls(func(int) { c.BackwardWeight(g, dy, x, rows, n.ws) })})
+	}
+	if len(b.Libraries) > 0 {
+		for range factors {
+			w := arena.Floats(blocks * o * k)
+			copy(w, normal(len(w), 1/math.Sqrt(float64(k))))
+			p.W = append(p.W, w)
+		}
+	}
+	var read []float32
+	if few {
+		read = readable(&arena, size)
+	}
 	var results []Result
-	for _, p := range []struct {
-		name string
-		run  func(int)
-	}{
-		{"forward", func(int) { c.Forward(y, x, rows, n.ws) }},
-		{"backward data", func(int) { c.BackwardData(x, dy, rows, n.ws) }},
-		{"backward weight", func(int) { c.BackwardWeight(g, dy, x, rows, n.ws) }},
-	} {
-		q := op{p.run, flops, 0}
-		results = append(results, Result{Op: p.name, Rate: q.rate(b.measure(nil, q), 0)})
+	for _, q := range ours {
+		q.flops = 2 * float64(rows) * float64(blocks*o*k)
+		if few {
+			q.bytes = float64(c.PackedBytes())
+		}
+		ops := append([]op{q}, b.products(q.name, p)...)
+		samples, err := b.measure(read, ops...)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, Result{Op: q.name, Rate: rate(samples, ops, 0)})
 	}
-	return results
+	return results, nil
+}
+
+// products are the libraries' ways to compute the product that is called name.
+func (b *Bench) products(name string, p *peer.Product) []op {
+	threads := b.Pool.Threads()
+	var ops []op
+	for _, l := range b.Libraries {
+		if most := l.MaxThreads(); most > 0 && threads > most {
+			continue
+		}
+		var f func(i int)
+		restore := l.Use(threads)
+		switch name { // prepared as it will run: libxsmm's tiles are chosen here
+		case "forward":
+			f = l.Forward(p)
+		case "backward data":
+			f = l.BackwardData(p)
+		case "backward weight":
+			f = l.BackwardWeight(p)
+		}
+		restore()
+		if f == nil {
+			continue
+		}
+		timed := calls(f)
+		ops = append(ops, op{name: name, peer: l.Name(), version: l.Version(), time: func(n int) (float64, error) {
+			defer l.Use(threads)()
+			return timed(n)
+		}})
+	}
+	return ops
 }
 
 // FFN times a whole network: forward as for decoding, forward with what the
@@ -142,8 +194,8 @@ func (b *Bench) FFN(f spec.FFN, rows int) ([]Result, error) {
 		return nil, err
 	}
 	defer n.close()
-	ops := n.ops(rows)
-	all := append([]namedOp(nil), ops...)
+	ours := n.ops(rows)
+	ops := slices.Clone(ours)
 	structured := f.Kind != spec.Dense
 	if structured {
 		d := spec.FFN{Kind: spec.Dense, Hidden: f.Hidden, FFN: f.FFN, Act: f.Act, Bias: f.Bias}
@@ -152,22 +204,27 @@ func (b *Bench) FFN(f spec.FFN, rows int) ([]Result, error) {
 			return nil, err
 		}
 		defer dense.close()
-		all = append(all, dense.ops(rows)...)
+		for _, o := range dense.ops(rows) {
+			o.name = "dense " + o.name
+			ops = append(ops, o)
+		}
 	}
-	var plain []op
-	for _, o := range all {
-		plain = append(plain, o.op)
+	torch, stop, err := b.torch(peer.Job{Mode: "ffn", FFN: &f, Rows: rows}, "forward", "forward and backward")
+	if err != nil {
+		return nil, err
 	}
-	samples := b.measure(nil, plain...)
+	defer stop()
+	ops = append(ops, torch...)
+	samples, err := b.measure(nil, ops...)
+	if err != nil {
+		return nil, err
+	}
 	var results []Result
-	for k, o := range ops {
-		r := Result{Layer: f.Name(), Op: o.name, Rows: rows, Threads: b.Pool.Threads(), Rate: o.rate(samples, k)}
+	for k, o := range ours {
+		r := Result{Layer: f.Name(), Op: o.name, Rows: rows, Threads: b.Pool.Threads(), Rate: rate(samples, ops, k)}
 		if structured {
-			var v []float64
-			for _, s := range samples {
-				v = append(v, s.seconds[len(ops)+k]/s.seconds[k]*o.flops/plain[len(ops)+k].flops)
-			}
-			p := spreadOf(v)
+			d := len(ours) + k
+			p := slower(samples, d, k).times(o.flops / ops[d].flops)
 			r.Pays = &p
 		}
 		results = append(results, r)
@@ -175,21 +232,40 @@ func (b *Bench) FFN(f spec.FFN, rows int) ([]Result, error) {
 	return results, nil
 }
 
-type namedOp struct {
-	name string
-	op
+// torch starts every PyTorch on a job and returns its operations; stop ends
+// the processes.
+func (b *Bench) torch(job peer.Job, names ...string) (ops []op, stop func(), err error) {
+	job.Threads = b.Pool.Threads()
+	var ps []*peer.Process
+	stop = func() {
+		for _, p := range ps {
+			p.Close()
+		}
+	}
+	for _, t := range b.Torches {
+		p, err := t.Start(job)
+		if err != nil {
+			stop()
+			return nil, nil, err
+		}
+		ps = append(ps, p)
+		for _, name := range names {
+			ops = append(ops, op{name: name, peer: t.Name(), version: p.Version, time: func(n int) (float64, error) { return p.Run(name, n) }})
+		}
+	}
+	return ops, stop, nil
 }
 
-func (n *network) ops(rows int) []namedOp {
+func (n *network) ops(rows int) []op {
 	forward := func(saved *rt.Saved) { n.Forward(n.y, n.x, nil, rows, saved, n.ws) }
 	dx := n.arena.Floats(len(n.x))
 	data := func(int) { n.BackwardData(dx, n.x, rows, n.saved, n.ws) }
 	weight := func(int) { n.BackwardWeights(n.g, n.x, n.x, rows, n.saved, false, n.ws) }
-	return []namedOp{
-		{"forward", op{func(int) { forward(nil) }, n.flops, 0}},
-		{"forward and save", op{func(int) { forward(n.saved) }, n.flops, 0}},
-		{"backward data", op{data, n.flops, 0}},
-		{"backward weight", op{weight, n.flops, 0}},
-		{"forward and backward", op{func(i int) { forward(n.saved); data(i); weight(i) }, 3 * n.flops, 0}},
+	return []op{
+		{name: "forward", flops: n.flops, time: calls(func(int) { forward(nil) })},
+		{name: "forward and save", flops: n.flops, time: calls(func(int) { forward(n.saved) })},
+		{name: "backward data", flops: n.flops, time: calls(data)},
+		{name: "backward weight", flops: n.flops, time: calls(weight)},
+		{name: "forward and backward", flops: 3 * n.flops, time: calls(func(i int) { forward(n.saved); data(i); weight(i) })},
 	}
 }

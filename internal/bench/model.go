@@ -2,9 +2,11 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/bench/peer"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -66,96 +68,175 @@ func attentionFLOPs(s spec.Model, queries, keys int) float64 {
 
 // Train times steps of one micro-batch each, the optimizer included.
 func (b *Bench) Train(s spec.Model, batch, seq int) (ModelResult, error) {
-	if seq > s.MaxPositions {
-		return ModelResult{}, fmt.Errorf("%s takes %d positions, got %d", s.Name, s.MaxPositions, seq)
-	}
-	m, p, err := b.newModel(s, true)
+	step, stop, err := b.trainer(s, batch, seq)
 	if err != nil {
 		return ModelResult{}, err
 	}
-	defer p.Close()
-	defer m.Close()
-	tr := m.NewTrace(batch * seq)
-	defer tr.Close()
-	grads := model.NewParams(s)
-	defer grads.Close()
-	adam := train.NewAdamW(m, 0.9, 0.95, 1e-8, 0.1, 1)
-	defer adam.Close()
+	defer stop()
 	ids := tokens(batch*seq, s.Vocab)
-	var failed error
-	step := func(int) {
-		if _, err := tr.Backward(grads, ids, ids, batch, 1, false); err != nil {
-			failed = err
-			return
-		}
-		adam.Step(grads, 1e-6)
-		m.Repack()
+	torch, stop, err := b.torch(peer.Job{Mode: "train", Model: &s, Batch: batch, IDs: ids, Targets: ids, LR: 1e-6}, "train")
+	if err != nil {
+		return ModelResult{}, err
 	}
+	defer stop()
 	modelFLOPs := 3 * float64(s.ForwardFLOPs(batch, seq))
 	// Attention: two products forward and five backward, which compute the
 	// scores again, each over half of the pairs.
 	pairs := float64(batch) * attentionFLOPs(s, seq, seq)
-	o := op{run: step, flops: modelFLOPs - 3*pairs + (1+2.5)*pairs/2}
-	r := ModelResult{Model: s.Name, Op: "train", Batch: batch, Seq: seq, Threads: b.Pool.Threads()}
-	r.Rate = o.rate(b.measure(nil, o), 0)
+	flops := modelFLOPs - 3*pairs + (1+2.5)*pairs/2
+	ops := append([]op{{name: "train", flops: flops, time: tries(step)}}, torch...)
+	samples, err := b.measure(nil, ops...)
+	if err != nil {
+		return ModelResult{}, err
+	}
+	r := ModelResult{Model: s.Name, Op: "train", Batch: batch, Seq: seq, Threads: b.Pool.Threads(), Rate: rate(samples, ops, 0)}
 	r.Tokens = float64(batch*seq) / r.Seconds
-	f := modelFLOPs / o.flops
-	r.ModelShare = &Spread{r.Share.Median * f, r.Share.Low * f, r.Share.High * f}
-	return r, failed
+	share := r.Share.times(modelFLOPs / flops)
+	r.ModelShare = &share
+	return r, nil
 }
+
+// trainer makes a model and the steps of its training; stop frees it.
+func (b *Bench) trainer(s spec.Model, batch, seq int) (step func(int) error, stop func(), err error) {
+	if seq > s.MaxPositions {
+		return nil, nil, fmt.Errorf("%s takes %d positions, got %d", s.Name, s.MaxPositions, seq)
+	}
+	m, p, err := b.newModel(s, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	tr := m.NewTrace(batch * seq)
+	grads := model.NewParams(s)
+	adam := train.NewAdamW(m, 0.9, 0.95, 1e-8, 0.1, 1)
+	ids := tokens(batch*seq, s.Vocab)
+	step = func(int) error {
+		if _, err := tr.Backward(grads, ids, ids, batch, 1, false); err != nil {
+			return err
+		}
+		adam.Step(grads, 1e-6)
+		m.Repack()
+		return nil
+	}
+	stop = func() {
+		adam.Close()
+		grads.Close()
+		tr.Close()
+		m.Close()
+		p.Close()
+	}
+	return step, stop, nil
+}
+
+// decodeSteps are the places after a prompt at which tokens are decoded.
+const decodeSteps = 16
 
 // Decode times filling in prompts of context tokens and decoding one token a
 // sequence after them.
 func (b *Bench) Decode(s spec.Model, batch, context int) ([]ModelResult, error) {
-	const steps = 16
-	if context+steps > s.MaxPositions {
-		return nil, fmt.Errorf("%s takes %d positions, %d and %d more do not fit", s.Name, s.MaxPositions, context, steps)
+	if context+decodeSteps > s.MaxPositions {
+		return nil, fmt.Errorf("%s takes %d positions, %d and %d more do not fit", s.Name, s.MaxPositions, context, decodeSteps)
 	}
+	n := float64(batch)
+	kv := 8 * float64(s.Layers) * n * float64(context) * float64(s.KVHeads*s.HeadDim())
+	bytes := float64(model.PredictMemory(s, false, 1).Packs) + kv
+	size := min(int(bytes), memoryBytes())
+	decoders := make([]*decoder, 1)
+	if b.Cold {
+		size = memoryBytes()
+		decoders = make([]*decoder, 1+int(float64(size)/bytes))
+	}
+	ids := make([][]int32, batch)
+	for i := range ids {
+		ids[i] = tokens(context+1, s.Vocab)
+	}
+	for i := range decoders {
+		d, err := b.decoder(s, ids)
+		if err != nil {
+			return nil, err
+		}
+		defer d.close()
+		if err := d.feed(0, context); err != nil {
+			return nil, err
+		}
+		decoders[i] = d
+	}
+	torch, stop, err := b.torch(peer.Job{Mode: "decode", Model: &s, Batch: batch, Seq: context, Steps: decodeSteps, IDs: slices.Concat(ids...)}, "prefill", "decode")
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	layers, head := 2*float64(s.Count().FormulaWithoutEmbedding), 2*float64(s.Head().Weights())
+	var arena rt.Arena
+	defer arena.Close()
+	var results []ModelResult
+	for _, o := range []op{
+		{name: "prefill", flops: n * (float64(context)*layers + head + attentionFLOPs(s, context, context)/2),
+			time: tries(func(int) error { return decoders[0].feed(0, context) })},
+		{name: "decode", flops: n * (layers + head + attentionFLOPs(s, 1, context)), bytes: bytes,
+			time: tries(func(i int) error {
+				return decoders[i%len(decoders)].feed(context+i/len(decoders)%decodeSteps, 1)
+			})},
+	} {
+		ops := []op{o}
+		for _, t := range torch {
+			if t.name == o.name {
+				ops = append(ops, t)
+			}
+		}
+		var read []float32
+		tokens := n * float64(context)
+		if o.bytes > 0 {
+			read, tokens = readable(&arena, size), n
+		}
+		samples, err := b.measure(read, ops...)
+		if err != nil {
+			return nil, err
+		}
+		r := ModelResult{Model: s.Name, Op: o.name, Batch: batch, Seq: context, Threads: b.Pool.Threads(), Rate: rate(samples, ops, 0)}
+		r.Tokens = tokens / r.Seconds
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+// decoder is a model that continues sequences.
+type decoder struct {
+	*model.Decoder
+	m    *model.Model
+	p    *model.Params
+	seqs []int
+	// ids are tokens of each sequence, part what is fed of them.
+	ids, part [][]int32
+}
+
+func (b *Bench) decoder(s spec.Model, ids [][]int32) (*decoder, error) {
 	m, p, err := b.newModel(s, false)
 	if err != nil {
 		return nil, err
 	}
-	defer p.Close()
-	defer m.Close()
-	d, err := m.NewDecoder(batch, context+steps)
-	if err != nil {
+	d := &decoder{m: m, p: p, ids: ids, part: make([][]int32, len(ids))}
+	if d.Decoder, err = m.NewDecoder(len(ids), len(ids[0])-1+decodeSteps); err != nil {
 		return nil, err
 	}
-	defer d.Close()
-	seqs := make([]int, batch)
-	prompts, next := make([][]int32, batch), make([][]int32, batch)
-	for i := range seqs {
-		seqs[i] = i
-		prompts[i], next[i] = tokens(context, s.Vocab), tokens(1, s.Vocab)
+	for i := range ids {
+		d.seqs = append(d.seqs, i)
 	}
-	var failed error
-	feed := func(keep int, ids [][]int32) {
-		for i := range seqs {
-			d.Truncate(i, keep)
-		}
-		if _, err := d.Feed(seqs, ids); err != nil {
-			failed = err
-		}
-	}
-	n := float64(batch)
-	layers, head := 2*float64(s.Count().FormulaWithoutEmbedding), 2*float64(s.Head().Weights())
-	prefill := op{run: func(int) { feed(0, prompts) }, flops: n * (float64(context)*layers + head + attentionFLOPs(s, context, context)/2)}
-	samples := b.measure(nil, prefill)
-	results := []ModelResult{{Op: "prefill", Tokens: 0, Rate: prefill.rate(samples, 0)}}
-	results[0].Tokens = n * float64(context) / results[0].Seconds
+	return d, nil
+}
 
-	var arena rt.Arena
-	defer arena.Close()
-	kv := 8 * float64(s.Layers) * n * float64(context) * float64(s.KVHeads*s.HeadDim())
-	decode := op{run: func(i int) { feed(context+i%steps, next) }, flops: n * (layers + head + attentionFLOPs(s, 1, context)),
-		bytes: float64(model.PredictMemory(s, false, 1).Packs) + kv}
-	feed(0, prompts)
-	samples = b.measure(readable(&arena, memoryBytes()), decode)
-	results = append(results, ModelResult{Op: "decode", Rate: decode.rate(samples, 0)})
-	results[1].Tokens = n / results[1].Seconds
-	for i := range results {
-		r := &results[i]
-		r.Model, r.Batch, r.Seq, r.Threads = s.Name, batch, context, b.Pool.Threads()
+// feed appends n tokens to what each sequence holds of its first keep tokens.
+func (d *decoder) feed(keep, n int) error {
+	for i := range d.seqs {
+		d.Truncate(i, keep)
+		at := min(keep, len(d.ids[i])-n)
+		d.part[i] = d.ids[i][at : at+n]
 	}
-	return results, failed
+	_, err := d.Feed(d.seqs, d.part)
+	return err
+}
+
+func (d *decoder) close() {
+	d.Decoder.Close()
+	d.m.Close()
+	d.p.Close()
 }

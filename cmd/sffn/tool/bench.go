@@ -1,16 +1,19 @@
 package tool
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 
+	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/bench"
+	"github.com/structuredffn/sffn/internal/bench/peer"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -21,13 +24,19 @@ func newBench() *cobra.Command {
 		Short: "Measure kernels, layers and models against what this machine can do",
 		Long: `Measure kernels, layers and models. Every repetition first measures the
 machine's peak of multiply-adds, and where it matters its rate of reading
-memory, on the same threads; shares are medians of the ratios.`,
+memory, on the same threads; shares are medians of the ratios.
+
+--peers adds other software to each repetition; a column shows its time / ours
+as 1.12x, more than 1 where sffn is faster. "all" are those that can run here.
+Factors have openblas, libxsmm and gonum (the first two in builds with the tag
+peers), networks and models PyTorch: torch and torch-compile, with the python3
+of PATH. docs/bench.md has all fields of --json.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cli.Usagef("say what to measure: sffn bench kernels, ffn, train, decode or merge")
+			return cli.Usagef("say what to measure: sffn bench kernels, ffn, train, decode, merge or runtime")
 		},
 	}
-	cmd.AddCommand(newBenchKernels(), newBenchFFN(), newBenchTrain(), newBenchDecode(), newBenchMerge())
+	cmd.AddCommand(newBenchKernels(), newBenchFFN(), newBenchTrain(), newBenchDecode(), newBenchMerge(), newBenchRuntime())
 	return cmd
 }
 
@@ -35,8 +44,10 @@ memory, on the same threads; shares are medians of the ratios.`,
 type benchmark struct {
 	configs []string
 	threads []int
+	peers   []string
 	bench   bench.Bench
 	asJSON  bool
+	out     string
 }
 
 // paperShapes are the presets that are measured by default.
@@ -48,6 +59,25 @@ func (b *benchmark) flags(cmd *cobra.Command, configs []string, repeats int) {
 	fl.IntSliceVar(&b.threads, "threads", nil, "numbers of threads (default: 1, and all physical cores)")
 	fl.IntVar(&b.bench.Repeats, "repeats", repeats, "repetitions of each measurement")
 	fl.BoolVar(&b.asJSON, "json", false, "print one JSON object")
+	fl.StringVar(&b.out, "out", "", "write the JSON object to this file, too")
+}
+
+// peersFlag adds --peers, of which names are valid.
+func (b *benchmark) peersFlag(cmd *cobra.Command, names string) {
+	cmd.Flags().StringSliceVar(&b.peers, "peers", nil, "time these in turn: "+names+", or all that can run here")
+}
+
+// findPeers sets what find returns for --peers, and says what all leaves out.
+func findPeers[Peer any](b *benchmark, cmd *cobra.Command, found *[]Peer, find func([]string) ([]Peer, []error, error)) error {
+	ps, absent, err := find(b.peers)
+	if err != nil {
+		return cli.Usagef("--peers: %w", err)
+	}
+	for _, e := range absent {
+		fmt.Fprintf(cmd.ErrOrStderr(), "left out: %v\n", e)
+	}
+	*found = ps
+	return nil
 }
 
 // sizes checks a flag that lists sizes.
@@ -81,6 +111,13 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 		Machines []bench.Machine `json:"machines"`
 		Results  []Result        `json:"results"`
 	}{}
+	var file *renameio.PendingFile
+	if b.out != "" {
+		if file, err = renameio.NewPendingFile(b.out); err != nil {
+			return fmt.Errorf("--out: %w", err)
+		}
+		defer file.Cleanup()
+	}
 	bar := newBar(cmd.ErrOrStderr(), what, len(items)*len(threads))
 	defer bar.close()
 	done := 0
@@ -101,6 +138,11 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 	}
 	bar.close()
 	w := cmd.OutOrStdout()
+	if file != nil {
+		if err := errors.Join(printJSON(file, out), file.CloseAtomicallyReplace()); err != nil {
+			return fmt.Errorf("--out: %w", err)
+		}
+	}
 	if b.asJSON {
 		return printJSON(w, out)
 	}
@@ -140,68 +182,142 @@ func (b *benchmark) layers() ([]spec.FFN, error) {
 	return fs, nil
 }
 
-// layerCommand is a benchmark of networks at numbers of rows.
-func layerCommand(b *benchmark, cmd *cobra.Command, rows []int, measure func(bench.Bench, spec.FFN, int) ([]bench.Result, error)) *cobra.Command {
+// runLayers measures every network at every number of rows.
+func runLayers[Result any](b *benchmark, cmd *cobra.Command, rows []int,
+	measure func(bench.Bench, spec.FFN, int) ([]Result, error), print func(io.Writer, []Result) error) error {
+	if err := sizes("rows", rows, 1<<20); err != nil {
+		return err
+	}
+	fs, err := b.layers()
+	if err != nil {
+		return err
+	}
 	type item struct {
 		spec.FFN
 		rows int
 	}
-	cmd.Args = cli.NoArgs
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := sizes("rows", rows, 1<<20); err != nil {
-			return err
+	var items []item
+	for _, r := range rows {
+		for _, f := range fs {
+			items = append(items, item{f, r})
 		}
-		fs, err := b.layers()
-		if err != nil {
-			return err
-		}
-		var items []item
-		for _, r := range rows {
-			for _, f := range fs {
-				items = append(items, item{f, r})
-			}
-		}
-		return run(b, cmd, "layers", items, func(m bench.Bench, i item) ([]bench.Result, error) { return measure(m, i.FFN, i.rows) }, printResults)
 	}
-	cmd.Flags().IntSliceVar(&rows, "rows", rows, "numbers of rows (tokens)")
-	b.flags(cmd, paperShapes, 9)
-	return cmd
+	return run(b, cmd, "layers", items, func(m bench.Bench, i item) ([]Result, error) { return measure(m, i.FFN, i.rows) }, print)
 }
 
 func newBenchKernels() *cobra.Command {
 	var b benchmark
-	cmd := layerCommand(&b, &cobra.Command{
+	var rows []int
+	var ablate bool
+	cmd := &cobra.Command{
 		Use:   "kernels",
 		Short: "Time every factor of feed-forward networks by itself",
 		Long: `Time the products of every factor of feed-forward networks by themselves:
 forward for any number of rows, and the two backward passes where there are
 more than 64. With so few, reading the weights may be the bound: a buffer of
-their size is read in turn.`,
-	}, []int{1, 16, 256, 2048}, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Result, error) { return m.Factors(f, rows) })
-	cmd.Flags().BoolVar(&b.bench.Cold, "cold", false, "few rows: weights come from memory, not from a cache")
+their size is read in turn. Peers compute the products alone, without bias,
+activation and shuffle.
+
+--ablate times whole networks instead, with one decision of the generator
+undone at a time: any-shape kernels, factor by factor over all rows, and
+shuffles as passes over the data. Its columns are the time without / the time
+with the decision: what it earns.`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !ablate {
+				if err := findPeers(&b, cmd, &b.bench.Libraries, peer.Find); err != nil {
+					return err
+				}
+				return runLayers(&b, cmd, rows, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Result, error) { return m.Factors(f, rows) }, printResults)
+			}
+			if b.peers != nil || b.bench.Cold {
+				return cli.Usagef("--ablate compares kernels with each other: leave out --peers and --cold")
+			}
+			return runLayers(&b, cmd, rows, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Ablation, error) {
+				a, err := m.Ablate(f, rows)
+				return []bench.Ablation{a}, err
+			}, printAblations)
+		},
+	}
+	fl := cmd.Flags()
+	fl.IntSliceVar(&rows, "rows", []int{1, 16, 256, 2048}, "numbers of rows (tokens)")
+	fl.BoolVar(&b.bench.Cold, "cold", false, "few rows: weights come from memory, not from a cache")
+	fl.BoolVar(&ablate, "ablate", false, "what do specialised kernels, fusing and absorbed shuffles earn?")
+	b.flags(cmd, paperShapes, 9)
+	b.peersFlag(cmd, "openblas, libxsmm, gonum")
 	return cmd
 }
 
 func newBenchFFN() *cobra.Command {
 	var b benchmark
-	return layerCommand(&b, &cobra.Command{
+	var rows []int
+	cmd := &cobra.Command{
 		Use:   "ffn",
 		Short: "Time feed-forward networks, structured ones in turn with the dense one",
 		Long: `Time whole feed-forward networks as training and decoding run them. The
 column "pays" is (time of the dense network / time) / (FLOPs of the dense
 network / FLOPs): 1 where structure saves as much time as arithmetic.`,
-	}, []int{2048}, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Result, error) { return m.FFN(f, rows) })
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := findPeers(&b, cmd, &b.bench.Torches, peer.FindTorch); err != nil {
+				return err
+			}
+			return runLayers(&b, cmd, rows, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Result, error) { return m.FFN(f, rows) }, printResults)
+		},
+	}
+	cmd.Flags().IntSliceVar(&rows, "rows", []int{2048}, "numbers of rows (tokens)")
+	b.flags(cmd, paperShapes, 9)
+	b.peersFlag(cmd, "torch, torch-compile")
+	return cmd
 }
 
 func printResults(w io.Writer, rs []bench.Result) error {
-	lines := [][]string{{"layer", "factor", "op", "rows", "threads", "GFLOP/s", "of peak", "quartiles", "GB/s", "of read", "of bound", "pays"}}
+	var rates []bench.Rate
 	for _, r := range rs {
-		lines = append(lines, append([]string{r.Layer, r.Factor, r.Op, fmt.Sprint(r.Rows), fmt.Sprint(r.Threads)}, append(rateCells(r.Rate), ratio(r.Pays))...))
+		rates = append(rates, r.Rate)
+	}
+	peers := peerNames(rates)
+	lines := [][]string{slices.Concat([]string{"layer", "factor", "op", "rows", "threads"}, rateHeads, []string{"pays"}, peers)}
+	for _, r := range rs {
+		lines = append(lines, slices.Concat([]string{r.Layer, r.Factor, r.Op, fmt.Sprint(r.Rows), fmt.Sprint(r.Threads)}, rateCells(r.Rate), []string{ratio(r.Pays)}, peerCells(r.Rate, peers)))
 	}
 	return table(w, dropEmpty(lines))
 }
 
-// rateCells are the columns from GFLOP/s to of bound.
+func printAblations(w io.Writer, as []bench.Ablation) error {
+	lines := [][]string{{"layer", "rows", "threads", "GFLOP/s", "of peak", "specialised", "fused", "absorbed"}}
+	for _, a := range as {
+		lines = append(lines, []string{a.Layer, fmt.Sprint(a.Rows), fmt.Sprint(a.Threads), fmt.Sprintf("%.1f", a.GFLOPS), percent(a.Share.Median),
+			ratio(&a.Specialised), ratio(&a.Fused), ratio(a.Absorbed)})
+	}
+	return table(w, dropEmpty(lines))
+}
+
+// peerNames lists whom any of the rates are compared with.
+func peerNames(rates []bench.Rate) []string {
+	var names []string
+	for _, r := range rates {
+		for _, p := range r.Peers {
+			if !slices.Contains(names, p.Name) {
+				names = append(names, p.Name)
+			}
+		}
+	}
+	return names
+}
+
+// peerCells are the ratios to each of the names.
+func peerCells(r bench.Rate, names []string) []string {
+	cells := make([]string, len(names))
+	for _, p := range r.Peers {
+		cells[slices.Index(names, p.Name)] = fmt.Sprintf("%.2fx", p.Ratio.Median)
+	}
+	return cells
+}
+
+var rateHeads = []string{"GFLOP/s", "of peak", "quartiles", "GB/s", "of read", "of bound"}
+
+// rateCells are the columns of rateHeads.
 func rateCells(r bench.Rate) []string {
 	cells := []string{fmt.Sprintf("%.1f", r.GFLOPS), percent(r.Share.Median), fmt.Sprintf("%.1f - %.1f", 100*r.Share.Low, 100*r.Share.High), "", "", ""}
 	if r.ReadShare != nil {
@@ -237,7 +353,7 @@ func dropEmpty(lines [][]string) [][]string {
 }
 
 // modelCommand is a benchmark of whole models, over two lists of sizes.
-func modelCommand(b *benchmark, cmd *cobra.Command, configs []string, batches, seqs []int, seqFlag, seqHelp string,
+func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag, seqHelp string,
 	measure func(bench.Bench, spec.Model, int, int) ([]bench.ModelResult, error)) *cobra.Command {
 	type item struct {
 		spec.Model
@@ -251,15 +367,18 @@ func modelCommand(b *benchmark, cmd *cobra.Command, configs []string, batches, s
 		if err := sizes(seqFlag, seqs, 1<<20); err != nil {
 			return err
 		}
+		if err := findPeers(b, cmd, &b.bench.Torches, peer.FindTorch); err != nil {
+			return err
+		}
+		ms, err := b.models()
+		if err != nil {
+			return err
+		}
 		var items []item
-		for _, name := range b.configs {
-			c, err := specfile.Load(name)
-			if err != nil {
-				return err
-			}
+		for _, m := range ms {
 			for _, n := range batches {
 				for _, s := range seqs {
-					items = append(items, item{c.Model, n, s})
+					items = append(items, item{m, n, s})
 				}
 			}
 		}
@@ -269,8 +388,22 @@ func modelCommand(b *benchmark, cmd *cobra.Command, configs []string, batches, s
 	}
 	cmd.Flags().IntSliceVar(&batches, "batch", batches, "numbers of sequences")
 	cmd.Flags().IntSliceVar(&seqs, seqFlag, seqs, seqHelp)
-	b.flags(cmd, configs, 5)
+	b.flags(cmd, []string{"gpt2s-dense", "gpt2s-lowrank-63"}, 5)
+	b.peersFlag(cmd, "torch, torch-compile")
 	return cmd
+}
+
+// models loads the models of the configurations.
+func (b *benchmark) models() ([]spec.Model, error) {
+	var ms []spec.Model
+	for _, name := range b.configs {
+		c, err := specfile.Load(name)
+		if err != nil {
+			return nil, err
+		}
+		ms = append(ms, c.Model)
+	}
+	return ms, nil
 }
 
 func newBenchTrain() *cobra.Command {
@@ -282,7 +415,7 @@ func newBenchTrain() *cobra.Command {
 is the share of the peak in the FLOPs of the model, three times the forward
 pass; "of peak" counts what is computed: causal attention halved, scores that
 the backward pass computes again counted twice.`,
-	}, []string{"gpt2s-dense", "gpt2s-lowrank-63"}, []int{1}, []int{1024}, "seq", "tokens of a sequence",
+	}, []int{1}, []int{1024}, "seq", "tokens of a sequence",
 		func(m bench.Bench, s spec.Model, batch, seq int) ([]bench.ModelResult, error) {
 			r, err := m.Train(s, batch, seq)
 			return []bench.ModelResult{r}, err
@@ -291,26 +424,87 @@ the backward pass computes again counted twice.`,
 
 func newBenchDecode() *cobra.Command {
 	var b benchmark
-	return modelCommand(&b, &cobra.Command{
+	cmd := modelCommand(&b, &cobra.Command{
 		Use:   "decode",
 		Short: "Time filling in prompts and decoding after them",
 		Long: `Time filling in prompts (the head at their last position only, causal
 attention halved) and decoding one token a sequence after them, beside the
-bounds: multiply-adds, and reading all weights, keys and values from memory.`,
-	}, []string{"gpt2s-dense", "gpt2s-lowrank-63"}, []int{1, 4, 16, 64}, []int{512}, "context", "tokens of a prompt",
+bounds: multiply-adds, and reading all weights, keys and values, for which a
+buffer of their size is read in turn. With --cold each step takes another copy
+of the model, so that those of small ones come from memory, too.`,
+	}, []int{1, 4, 16, 64}, []int{512}, "context", "tokens of a prompt",
 		func(m bench.Bench, s spec.Model, batch, context int) ([]bench.ModelResult, error) {
 			return m.Decode(s, batch, context)
 		})
+	cmd.Flags().BoolVar(&b.bench.Cold, "cold", false, "weights, keys and values come from memory, not from a cache")
+	return cmd
 }
 
 func printModels(w io.Writer, rs []bench.ModelResult) error {
-	lines := [][]string{{"model", "op", "batch", "tokens", "threads", "tokens/s", "GFLOP/s", "of peak", "quartiles", "GB/s", "of read", "of bound", "model"}}
+	var rates []bench.Rate
+	for _, r := range rs {
+		rates = append(rates, r.Rate)
+	}
+	peers := peerNames(rates)
+	lines := [][]string{slices.Concat([]string{"model", "op", "batch", "tokens", "threads", "tokens/s"}, rateHeads, []string{"model"}, peers)}
 	for _, r := range rs {
 		share := ""
 		if r.ModelShare != nil {
 			share = percent(r.ModelShare.Median)
 		}
-		lines = append(lines, append([]string{r.Model, r.Op, fmt.Sprint(r.Batch), fmt.Sprint(r.Seq), fmt.Sprint(r.Threads), fmt.Sprintf("%.1f", r.Tokens)}, append(rateCells(r.Rate), share)...))
+		lines = append(lines, slices.Concat([]string{r.Model, r.Op, fmt.Sprint(r.Batch), fmt.Sprint(r.Seq), fmt.Sprint(r.Threads), fmt.Sprintf("%.1f", r.Tokens)},
+			rateCells(r.Rate), []string{share}, peerCells(r.Rate, peers)))
 	}
 	return table(w, dropEmpty(lines))
+}
+
+func newBenchRuntime() *cobra.Command {
+	var b benchmark
+	var batch, seq, count, dispatches int
+	cmd := &cobra.Command{
+		Use:   "runtime",
+		Short: "Time dispatches of work, and garbage collections beside training",
+		Long: `Time what the workers cost: a dispatch, from the call until each worker has
+begun its piece and the call has returned, back to back, so that workers are
+warm; and runtime.GC() beside training steps. Worst is the longest of all.`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, f := range []struct {
+				name  string
+				value int
+			}{{"batch", batch}, {"seq", seq}, {"collections", count}, {"dispatches", dispatches}} {
+				if err := sizes(f.name, []int{f.value}, 1<<24); err != nil {
+					return err
+				}
+			}
+			ms, err := b.models()
+			if err != nil {
+				return err
+			}
+			return run(&b, cmd, "models", ms, func(m bench.Bench, s spec.Model) ([]bench.Latency, error) {
+				var ls []bench.Latency
+				if m.Pool.Threads() > 1 {
+					ls = append(ls, m.Dispatch(dispatches))
+				}
+				gc, err := m.Collections(s, batch, seq, count)
+				return append(ls, gc), err
+			}, printLatencies)
+		},
+	}
+	fl := cmd.Flags()
+	fl.IntVar(&batch, "batch", 1, "sequences of a step")
+	fl.IntVar(&seq, "seq", 1024, "tokens of a sequence")
+	fl.IntVar(&count, "collections", 200, "garbage collections to time")
+	fl.IntVar(&dispatches, "dispatches", 100000, "dispatches to time")
+	b.flags(cmd, []string{"gpt2s-dense"}, 5)
+	return cmd
+}
+
+func printLatencies(w io.Writer, ls []bench.Latency) error {
+	lines := [][]string{{"what", "threads", "count", "median", "quartiles", "worst"}}
+	us := func(s float64) string { return fmt.Sprintf("%.2f", 1e6*s) }
+	for _, l := range ls {
+		lines = append(lines, []string{l.What, fmt.Sprint(l.Threads), fmt.Sprint(l.Count), us(l.Median) + " us", us(l.Low) + " - " + us(l.High), us(l.Worst)})
+	}
+	return table(w, lines)
 }

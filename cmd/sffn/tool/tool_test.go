@@ -2,10 +2,12 @@ package tool
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,6 +60,17 @@ func TestScripts(t *testing.T) {
 				}
 				ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(strings.ReplaceAll(text, args[0], args[1])), 0o666))
 			},
+			// bench-json FILE FIELD... demands that some result has each field, a
+			// path of names through objects and lists.
+			"bench-json": func(ts *testscript.TestScript, _ bool, args []string) {
+				var all any
+				ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &all))
+				for _, path := range args[1:] {
+					if !hasField(all, strings.Split(path, ".")) {
+						ts.Fatalf("%s has no %s", args[0], path)
+					}
+				}
+			},
 			// lines FILE N counts lines.
 			"lines": func(ts *testscript.TestScript, _ bool, args []string) {
 				if n := fmt.Sprint(strings.Count(ts.ReadFile(args[0]), "\n")); n != args[1] {
@@ -66,4 +79,19 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// hasField reports whether a value at the end of the path, through any entry
+// of each list, is neither empty nor 0.
+func hasField(v any, path []string) bool {
+	switch v := v.(type) {
+	case []any:
+		return slices.ContainsFunc(v, func(e any) bool { return hasField(e, path) })
+	case map[string]any:
+		if len(path) > 0 {
+			return hasField(v[path[0]], path[1:])
+		}
+		return len(v) > 0
+	}
+	return len(path) == 0 && v != nil && v != "" && v != 0.0
 }

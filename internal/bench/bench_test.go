@@ -1,0 +1,170 @@
+package bench
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/bench/peer"
+	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/vec"
+)
+
+func newBench(t *testing.T, threads int) *Bench {
+	t.Helper()
+	isa, err := kernel.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := rt.NewPool(threads)
+	t.Cleanup(pool.Close)
+	return &Bench{Options: rt.Options{ISA: isa, Pool: pool}, Repeats: 1}
+}
+
+// What is timed in place of a network computes the same: factor by factor bit
+// for bit, with literal shuffles up to the order of fc2's sums, which absorbed
+// ones take from the order of storage.
+func TestAblationsCompute(t *testing.T) {
+	for _, threads := range []int{1, 2} {
+		b := newBench(t, threads)
+		for _, f := range []spec.FFN{
+			{Kind: spec.BlockShuffle, Hidden: 192, FFN: 768, Blocks: 2, Act: spec.GELU},
+			{Kind: spec.BlockShuffle, Hidden: 192, FFN: 768, Blocks: 4, Act: spec.SwiGLU},
+			{Kind: spec.BlockShuffle, Hidden: 84, FFN: 120, Blocks: 6, Act: spec.GELU},
+			{Kind: spec.BlockShuffle, Hidden: 20, FFN: 30, Blocks: 1, Act: spec.GELU},
+			{Kind: spec.LowRank, Hidden: 96, FFN: 200, Rank: 13, Act: spec.SwiGLU},
+		} {
+			for _, rows := range []int{1, 150} {
+				n, err := b.network(f, rows, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n.Forward(n.y, n.x, nil, rows, nil, n.ws)
+				want := slices.Clone(n.y)
+				clear(n.y)
+				n.byFactor(rows)(0)
+				same(t, fmt.Sprintf("%s, %d rows, by factor", f.Name(), rows), n.y, want)
+				if f.Kind == spec.BlockShuffle {
+					l, err := b.literal(n, rows)
+					if err != nil {
+						t.Fatal(err)
+					}
+					l.forward(0)
+					for i, w := range want {
+						// Entries are of size 1, sums of at most 768 products.
+						if d := math.Abs(float64(l.y[i] - w)); !(d <= 16*math.Sqrt(768)*0x1p-24) {
+							t.Fatalf("%s, %d rows, literal: [%d] = %v, want %v", f.Name(), rows, i, l.y[i], w)
+						}
+					}
+					l.close()
+				}
+				n.close()
+			}
+		}
+	}
+}
+
+func same(t *testing.T, what string, got, want []float32) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d entries, want %d", what, len(got), len(want))
+	}
+	for i := range want {
+		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+			t.Fatalf("%s: [%d] = %v, want %v", what, i, got[i], want[i])
+		}
+	}
+}
+
+func TestShuffles(t *testing.T) {
+	for _, isa := range kernel.Available() {
+		v := vec.For(isa)
+		for _, c := range []struct{ n, q int }{{2, 384}, {4, 48}, {3, 17}, {6, 5}, {1, 33}} {
+			x, dealt, back := normal(c.n*c.q, 1), make([]float32, c.n*c.q), make([]float32, c.n*c.q)
+			deal(v, isa, dealt, x, c.n)
+			for i, w := range x {
+				if got := dealt[i%c.n*c.q+i/c.n]; got != w {
+					t.Fatalf("%s: deal to %d piles of %d: entry %d became %v, want %v", isa, c.n, c.q, i, got, w)
+				}
+			}
+			riffle(v.NewSpread(c.n), back, dealt, c.n)
+			same(t, "deal and riffle", back, x)
+		}
+	}
+}
+
+// Rates from times that are given.
+func TestRate(t *testing.T) {
+	fixed := func(seconds ...float64) func(int) (float64, error) {
+		i := -2 // warm-up
+		return func(int) (float64, error) { i++; return seconds[max(0, i-1)%len(seconds)], nil }
+	}
+	b := newBench(t, 1)
+	b.Repeats = 4
+	ops := []op{
+		{name: "forward", flops: 8e9, bytes: 1e9, time: fixed(1, 2, 4, 8)},
+		{name: "forward", peer: "other", version: "1.0", flops: 0, time: fixed(3, 4, 4, 8)},
+		{name: "backward", peer: "other", time: fixed(1)},
+	}
+	samples, err := b.measure(nil, ops...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range samples {
+		samples[i].peak, samples[i].read = 16e9, 2e9
+	}
+	r := rate(samples, ops, 0)
+	// Sorted times 1 2 4 8: the median is the third, quartiles the second and fourth.
+	if r.Seconds != 4 || r.GFLOPS != 2 || r.Peak != 16 || r.Read != 2 || r.GBps != 0.25 {
+		t.Errorf("%+v", r)
+	}
+	if want := (Spread{0.25, 0.125, 0.5}); r.Share != want || *r.ReadShare != want || r.Bound != want {
+		t.Errorf("%+v, %+v", r, *r.ReadShare)
+	}
+	if len(r.Peers) != 1 || r.Peers[0].Name != "other" || r.Peers[0].Seconds != 4 || r.Peers[0].GFLOPS != 2 || r.Peers[0].Ratio != (Spread{2, 1, 3}) {
+		t.Errorf("%+v", r.Peers)
+	}
+	broken := op{time: func(int) (float64, error) { return 0, fmt.Errorf("it broke") }}
+	if _, err := b.measure(nil, ops[0], broken); err == nil || err.Error() != "it broke" {
+		t.Error(err)
+	}
+}
+
+func TestDispatch(t *testing.T) {
+	l := newBench(t, 2).Dispatch(50)
+	if l.Count != 50 || l.Threads != 2 || !(l.Low > 0 && l.Low <= l.Median && l.Median <= l.High && l.High <= l.Worst) {
+		t.Errorf("%+v", l)
+	}
+}
+
+// TestGuard is no measurement: it fails where kernels have become several
+// times slower than they are, beside code that runs at the same time on the
+// same machine. Whatever slows one down slows the other.
+func TestGuard(t *testing.T) {
+	b := newBench(t, 1)
+	if b.ISA == kernel.Portable {
+		t.Skip("skipped: this machine or build has portable kernels only")
+	}
+	b.Repeats = 3
+	var err error
+	if b.Libraries, _, err = peer.Find([]string{"gonum"}); err != nil {
+		t.Fatal(err)
+	}
+	f := spec.FFN{Kind: spec.Dense, Hidden: 384, FFN: 768, Act: spec.GELU, Bias: true}
+	for rows, least := range map[int]float64{1: 1.5, 256: 3} {
+		rs, err := b.Factors(f, rows)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rs {
+			ratio := r.Peers[0].Ratio.Median
+			t.Logf("%s, %s, %d rows: %.1f times gonum", r.Factor, r.Op, rows, ratio)
+			if ratio < least {
+				t.Errorf("%s, %s, %d rows: %.2f times as fast as gonum, want at least %v", r.Factor, r.Op, rows, ratio, least)
+			}
+		}
+	}
+}
