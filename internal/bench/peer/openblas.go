@@ -33,9 +33,9 @@ func (openBLAS) check() error {
 	return nil
 }
 
-// idle is how long OpenBLAS's threads and those of OpenMP spin at most when
-// they have nothing to do.
-const idle = 50 * time.Millisecond
+// idle is longer than OpenBLAS's threads spin when they have nothing to do:
+// 2^28 ticks of the time-stamp counter, a tenth of a second.
+const idle = 200 * time.Millisecond
 
 // Use waits at the end until OpenBLAS's threads no longer take a processor.
 func (openBLAS) Use(threads int) (restore func()) {
