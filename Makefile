@@ -44,4 +44,4 @@ demo: ## generate kernels, prepare text, train a structured and a dense model, c
 	bin/sffn eval --model $(DEMO)/structured --model $(DEMO)/dense --data $(DEMO)/data --count-models 1,5
 
 bench: ## measure all that the README shows, into build/bench; hours. Parts: make bench BENCH="ffn train"
-	FLAGS="$(FLAGS)" ./bench.sh $(BENCH)
+	FLAGS="$(FLAGS)" ./internal/bench/all.sh $(BENCH)

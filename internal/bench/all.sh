@@ -2,7 +2,7 @@
 # Measures parts of what the README shows: prints tables, and leaves the same
 # as JSON in build/bench. docs/bench.md says what each part is.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/../.."
 out=build/bench
 mkdir -p "$out"
 
