@@ -89,9 +89,20 @@ func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }
 
+// smallUnit is a number of weights whose gradient stays in the L2 cache from one
+// block of rows to the next.
+const smallUnit = 1 << 17
+
 // unitWeights is the number of weights of one unit where all are shared out: at
-// least 12 units a thread keep the last ones short.
-func unitWeights(all, threads int) int { return max(1, ceilDiv(all, 12*threads)) }
+// least 6 units a thread keep the last ones short. One thread has nobody to
+// share with, and packs least in large units.
+func unitWeights(all, threads int) int {
+	n := max(1, ceilDiv(all, 6*threads))
+	if threads == 1 {
+		n = max(n, smallUnit)
+	}
+	return n
+}
 
 // work is about how much a unit computes; a bias's columns are little.
 func (u *weightUnit) work() int {
