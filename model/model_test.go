@@ -26,7 +26,7 @@ func build(t testing.TB, s spec.Model, isa kernel.ISA, threads int) *model.Model
 	t.Cleanup(p.Close)
 	initial.Model(p, s, 3, initial.Merged, pool)
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, q := range p.List() {
+	for _, q := range slices.Concat(p.List(), p.Guides()) {
 		for i, w := range p.Get(q.Name) {
 			p.Get(q.Name)[i] = w + float32(0.1*r.NormFloat64())
 		}
@@ -36,6 +36,11 @@ func build(t testing.TB, s spec.Model, isa kernel.ISA, threads int) *model.Model
 		t.Fatal(err)
 	}
 	t.Cleanup(m.Close)
+	var guides []rt.Guide
+	for i := range p.Guides() {
+		guides = append(guides, rt.Guide{On: i%3 != 2, Ratio: float32(r.Float64())})
+	}
+	m.SetGuides(guides)
 	return m
 }
 
@@ -69,6 +74,7 @@ func drawSpec(t *rapid.T) spec.Model {
 	case spec.BlockShuffle:
 		s.Blocks = []int{1, 2, 3, 4, 6}[pick("blocks", 5)]
 	}
+	s.Guided = pick("guided", 2) == 0
 	return s
 }
 
@@ -97,7 +103,7 @@ func testGradients(t *testing.T, s spec.Model, isa kernel.ISA) {
 	if _, err := tr.Backward(grads, ids, targets, batch, 1, false); err != nil {
 		t.Fatal(err)
 	}
-	for _, q := range m.Params.List() {
+	for _, q := range slices.Concat(m.Params.List(), m.Params.Guides()) {
 		w, g := m.Params.Get(q.Name), grads.Get(q.Name)
 		// Along the gradient's own direction the difference is largest.
 		norm := 0.0

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,15 +54,36 @@ func layerVectors(t testing.TB, l spec.Linear) (dir string, manifest map[string]
 		add("param."+f.Param, "input", w, f.Shape...)
 	}
 	w := f64ref.Merged(l, fs)
-	dx, dw, db := f64ref.LinearBackward(w, x, dy, m, l.In, l.Out)
+	mixed, share := w, 1.0 // what the layer amounts to, and the factors' share of it
+	var guide []float64
+	if l.Guide {
+		const ratio = 0.375
+		guide, mixed, share = draw(l.Out*l.In), slices.Clone(w), 1-ratio
+		for i := range mixed {
+			mixed[i] = ratio*guide[i] + share*w[i]
+		}
+		add("param.guide_linear", "input", guide, l.Out, l.In)
+		add("ratio", "input", []float64{ratio})
+	}
+	dx, dw, db := f64ref.LinearBackward(mixed, x, dy, m, l.In, l.Out)
 	add("param.bias", "input", bias, l.Out)
 	add("x", "input", x, m, l.In)
 	add("dy", "input", dy, m, l.Out)
-	add("y", "expected", f64ref.Linear(w, bias, x, m, l.In, l.Out), m, l.Out)
+	add("y", "expected", f64ref.Linear(mixed, bias, x, m, l.In, l.Out), m, l.Out)
 	add("dx", "expected", dx, m, l.In)
 	add("W", "expected", w, l.Out, l.In)
 	add("grad.bias", "expected", db, l.Out)
-	for i, g := range f64ref.FactorGradients(l, fs, dw) {
+	scaled := func(a float64) []float64 {
+		y := slices.Clone(dw)
+		for i := range y {
+			y[i] *= a
+		}
+		return y
+	}
+	if l.Guide {
+		add("grad.guide_linear", "expected", scaled(1-share), l.Out, l.In)
+	}
+	for i, g := range f64ref.FactorGradients(l, fs, scaled(share)) {
 		add("grad."+l.Chain()[i].Param, "expected", g, l.Chain()[i].Shape...)
 	}
 	f, err := os.Create(filepath.Join(dir, "own.safetensors"))
@@ -72,7 +94,11 @@ func layerVectors(t testing.TB, l spec.Linear) (dir string, manifest map[string]
 	if err := safetensors.Write(f, values, nil); err != nil {
 		t.Fatal(err)
 	}
-	c := map[string]any{"name": "own", "kind": "layer", "file": "own.safetensors", "layer": l.Kind, "in": l.In, "out": l.Out,
+	kind := "layer"
+	if l.Guide {
+		kind = "guided_layer"
+	}
+	c := map[string]any{"name": "own", "kind": kind, "file": "own.safetensors", "layer": l.Kind, "in": l.In, "out": l.Out,
 		"rank": l.Rank, "nblocks": l.Blocks, "bias": true, "tensors": tensors}
 	return dir, map[string]any{"format": 1, "cases": []any{c}}
 }
@@ -138,6 +164,25 @@ func TestOwnVectors(t *testing.T) {
 		}
 		if err := Run(dir, rt.Options{}, func(Result) {}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+// A guided layer of our own, and one whose ratio is another.
+func TestOwnGuided(t *testing.T) {
+	for _, l := range []spec.Linear{
+		{Kind: spec.LowRank, In: 12, Out: 20, Rank: 5, Bias: true, Guide: true},
+		{Kind: spec.BlockShuffle, In: 12, Out: 20, Blocks: 4, Bias: true, Guide: true},
+	} {
+		dir, m := layerVectors(t, l)
+		writeManifest(t, dir, m)
+		if r := only(t, dir); r.Status != Passed || r.Worst <= 0 {
+			t.Errorf("%+v", r)
+		}
+		set(m["cases"].([]any)[0], "kind", "layer")
+		writeManifest(t, dir, m)
+		if r := only(t, dir); r.Status != Failed {
+			t.Errorf("without its guide: %+v", r)
 		}
 	}
 }

@@ -216,6 +216,36 @@ func TestGuidedResume(t *testing.T) {
 	}
 }
 
+// Draws are uniform, the same every time, and others for every seed, step and
+// micro-batch.
+func TestUniforms(t *testing.T) {
+	seen := map[float64]bool{}
+	sum, n := 0.0, 0
+	for seed := range uint64(3) {
+		draw := uniforms(seed)
+		for step := range 20 {
+			for micro := range 3 {
+				u := draw(step, micro, 8)
+				if !slices.Equal(u, uniforms(seed)(step, micro, 8)) {
+					t.Fatal("drawn again, the numbers are others")
+				}
+				for _, v := range u {
+					if v < 0 || v >= 1 || seen[v] {
+						t.Fatalf("%v is out of range or comes twice", v)
+					}
+					seen[v] = true
+					sum += v
+					n++
+				}
+			}
+		}
+	}
+	// The mean of n draws has a deviation of 1/sqrt(12 n).
+	if mean := sum / float64(n); math.Abs(mean-0.5) > 5/math.Sqrt(12*float64(n)) {
+		t.Errorf("the mean of %d draws is %v", n, mean)
+	}
+}
+
 // A guide that no micro-batch used is left alone: no decay, no moments, no
 // count; a used one moves, and the norm has both phases' parameters.
 func TestUnusedGuide(t *testing.T) {
