@@ -48,6 +48,10 @@ func (b *Bench) network(f spec.FFN, rows int, train bool) (*network, error) {
 		if l.Bias {
 			w.Bias, g.Bias = normal(l.Out, 1), make([]float32, l.Out)
 		}
+		if l.Guide {
+			w.Guide, g.Guide = normal(l.Out*l.In, 1/math.Sqrt(float64(l.In))), make([]float32, l.Out*l.In)
+			n.flops += 2 * float64(rows) * float64(l.Out*l.In)
+		}
 		return w, g
 	}
 	n.w.FC1, n.g.FC1 = weights(f.FC1())
@@ -57,6 +61,10 @@ func (b *Bench) network(f spec.FFN, rows int, train bool) (*network, error) {
 	var err error
 	if n.FFN, err = rt.NewFFN(f, n.w, opt); err != nil {
 		return nil, err
+	}
+	if f.Guide {
+		g := rt.Guide{On: true, Ratio: 0.5}
+		n.SetGuides(g, g)
 	}
 	n.x, n.y = n.arena.Floats(rows*f.Hidden), n.arena.Floats(rows*f.Hidden)
 	copy(n.x, normal(rows*f.Hidden, 1))

@@ -256,7 +256,8 @@ func newBenchFFN() *cobra.Command {
 		Short: "Time feed-forward networks, structured ones in turn with the dense one",
 		Long: `Time whole feed-forward networks as training and decoding run them. The
 column "pays" is (time of the dense network / time) / (FLOPs of the dense
-network / FLOPs): 1 where structure saves as much time as arithmetic.`,
+network / FLOPs): 1 where structure saves as much time as arithmetic. The networks of a
+self-guided configuration run with their guides.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := findPeers(&b, cmd, &b.bench.Torches, peer.FindTorch); err != nil {
