@@ -121,12 +121,12 @@ func Load(name string) (*Plan, error) {
 func Parse(name string, src []byte) (*Plan, error) {
 	var f planFile
 	if err := yaml.NewDecoder(bytes.NewReader(src), yaml.Strict()).Decode(&f); errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: the file is empty, want corpus:, model:, train: and studies:", name)
+		return nil, fmt.Errorf("%s: the file is empty, want the sections corpus, model, train and studies", name)
 	} else if err != nil {
 		return nil, specfile.SyntaxError(name, err)
 	}
 	if (f.Corpus == "") == (len(f.Text) == 0) || f.Corpus != "" && f.Corpus != "goroot" {
-		return nil, fmt.Errorf("%s: want either corpus: goroot, or text: with a list of files and folders", name)
+		return nil, fmt.Errorf("%s: want either corpus: goroot, or a list text: of files and folders", name)
 	}
 	if len(f.Studies) == 0 {
 		return nil, fmt.Errorf("%s: studies: is empty, want one or more", name)
