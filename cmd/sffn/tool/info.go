@@ -80,14 +80,19 @@ func infoConfig(config, name string) (*specfile.Config, error) {
 	return runConfig(name)
 }
 
-// runConfig reads the configuration of a run or checkpoint.
+// runConfig reads the configuration of a run or checkpoint, as it decodes:
+// without guides.
 func runConfig(name string) (*specfile.Config, error) {
 	dir, err := checkpoint.Find(name)
 	if err != nil {
 		return nil, fmt.Errorf("--model: %w", err)
 	}
 	c, _, err := checkpoint.Describe(dir)
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	c.Model.Guided = false
+	return c, nil
 }
 
 func inform(c *specfile.Config, isa kernel.ISA) information {
