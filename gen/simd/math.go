@@ -43,6 +43,10 @@ func (e *asm) poly(c []float32, f, p reg.VecVirtual) {
 
 // scale2 multiplies p by 2^n, n being integers as floats; n is destroyed.
 func (e *asm) scale2(n, p reg.VecVirtual) {
+	if e.isa == kernel.AVX512 {
+		e.VSCALEFPS(n, p, p)
+		return
+	}
 	e.VCVTPS2DQ(n, n)
 	e.VPSLLD(operand.U8(23), n, n)
 	e.VPADDD(n, p, p)

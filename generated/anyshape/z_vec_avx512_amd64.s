@@ -32,9 +32,7 @@ main1:
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VCVTPS2DQ   Z2, Z2
-	VPSLLD      $0x17, Z2, Z2
-	VPADDD      Z2, Z3, Z3
+	VSCALEFPS   Z2, Z3, Z3
 	VMOVAPS     Z3, Z1
 	VADDPS      constants_avx512<>+640(SB), Z1, Z1
 	VDIVPS      Z1, Z0, Z0
@@ -55,9 +53,7 @@ main1:
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VCVTPS2DQ   Z2, Z2
-	VPSLLD      $0x17, Z2, Z2
-	VPADDD      Z2, Z3, Z3
+	VSCALEFPS   Z2, Z3, Z3
 	VMOVAPS     Z3, Z1
 	VADDPS      constants_avx512<>+640(SB), Z1, Z1
 	VDIVPS      Z1, Z0, Z0
@@ -88,9 +84,7 @@ main3:
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VCVTPS2DQ   Z2, Z2
-	VPSLLD      $0x17, Z2, Z2
-	VPADDD      Z2, Z3, Z3
+	VSCALEFPS   Z2, Z3, Z3
 	VMOVAPS     Z3, Z1
 	VADDPS      constants_avx512<>+640(SB), Z1, Z1
 	VDIVPS      Z1, Z0, Z0
@@ -123,9 +117,7 @@ end4:
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VCVTPS2DQ   Z2, Z2
-	VPSLLD      $0x17, Z2, Z2
-	VPADDD      Z2, Z3, Z3
+	VSCALEFPS   Z2, Z3, Z3
 	VMOVAPS     Z3, Z1
 	VADDPS      constants_avx512<>+640(SB), Z1, Z1
 	VDIVPS      Z1, Z0, Z0
@@ -166,9 +158,7 @@ main6:
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z4
-	VCVTPS2DQ   Z2, Z2
-	VPSLLD      $0x17, Z2, Z2
-	VPADDD      Z2, Z4, Z4
+	VSCALEFPS   Z2, Z4, Z4
 	VMOVAPS     Z4, Z3
 	VADDPS      constants_avx512<>+640(SB), Z3, Z3
 	VMOVUPS     constants_avx512<>+640(SB), Z2
@@ -213,9 +203,7 @@ end7:
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z4
-	VCVTPS2DQ   Z2, Z2
-	VPSLLD      $0x17, Z2, Z2
-	VPADDD      Z2, Z4, Z4
+	VSCALEFPS   Z2, Z4, Z4
 	VMOVAPS     Z4, Z3
 	VADDPS      constants_avx512<>+640(SB), Z3, Z3
 	VMOVUPS     constants_avx512<>+640(SB), Z2
@@ -263,9 +251,7 @@ main9:
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VCVTPS2DQ   Z3, Z3
-	VPSLLD      $0x17, Z3, Z3
-	VPADDD      Z3, Z4, Z4
+	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
 	VMULPS      Z0, Z1, Z1
@@ -285,9 +271,7 @@ main9:
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VCVTPS2DQ   Z3, Z3
-	VPSLLD      $0x17, Z3, Z3
-	VPADDD      Z3, Z4, Z4
+	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
 	VMULPS      Z0, Z1, Z1
@@ -317,9 +301,7 @@ main11:
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VCVTPS2DQ   Z3, Z3
-	VPSLLD      $0x17, Z3, Z3
-	VPADDD      Z3, Z4, Z4
+	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
 	VMULPS      Z0, Z1, Z1
@@ -351,9 +333,7 @@ end12:
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VCVTPS2DQ   Z3, Z3
-	VPSLLD      $0x17, Z3, Z3
-	VPADDD      Z3, Z4, Z4
+	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
 	VMULPS      Z0, Z1, Z1
@@ -395,9 +375,7 @@ main14:
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
-	VCVTPS2DQ   Z4, Z4
-	VPSLLD      $0x17, Z4, Z4
-	VPADDD      Z4, Z5, Z5
+	VSCALEFPS   Z4, Z5, Z5
 	VMOVAPS     Z5, Z3
 	VADDPS      constants_avx512<>+640(SB), Z3, Z3
 	VMOVUPS     constants_avx512<>+640(SB), Z4
@@ -440,9 +418,7 @@ end15:
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
-	VCVTPS2DQ   Z4, Z4
-	VPSLLD      $0x17, Z4, Z4
-	VPADDD      Z4, Z5, Z5
+	VSCALEFPS   Z4, Z5, Z5
 	VMOVAPS     Z5, Z3
 	VADDPS      constants_avx512<>+640(SB), Z3, Z3
 	VMOVUPS     constants_avx512<>+640(SB), Z4
@@ -957,9 +933,7 @@ main45:
 	VFMADD213PS  constants_avx512<>+1536(SB), Z7, Z6
 	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
 	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
-	VCVTPS2DQ    Z5, Z5
-	VPSLLD       $0x17, Z5, Z5
-	VPADDD       Z5, Z6, Z6
+	VSCALEFPS    Z5, Z6, Z6
 	VCMPPS       $0x05, constants_avx512<>+1024(SB), Z4, K1
 	VMOVAPS.Z    Z6, K1, Z6
 	VMOVAPS      Z6, Z4
@@ -982,9 +956,7 @@ main45:
 	VFMADD213PS  constants_avx512<>+1536(SB), Z7, Z6
 	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
 	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
-	VCVTPS2DQ    Z5, Z5
-	VPSLLD       $0x17, Z5, Z5
-	VPADDD       Z5, Z6, Z6
+	VSCALEFPS    Z5, Z6, Z6
 	VCMPPS       $0x05, constants_avx512<>+1024(SB), Z4, K1
 	VMOVAPS.Z    Z6, K1, Z6
 	VMOVAPS      Z6, Z4
@@ -1017,9 +989,7 @@ main47:
 	VFMADD213PS  constants_avx512<>+1536(SB), Z7, Z6
 	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
 	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
-	VCVTPS2DQ    Z5, Z5
-	VPSLLD       $0x17, Z5, Z5
-	VPADDD       Z5, Z6, Z6
+	VSCALEFPS    Z5, Z6, Z6
 	VCMPPS       $0x05, constants_avx512<>+1024(SB), Z4, K1
 	VMOVAPS.Z    Z6, K1, Z6
 	VMOVAPS      Z6, Z4
@@ -1054,9 +1024,7 @@ end48:
 	VFMADD213PS  constants_avx512<>+1536(SB), Z5, Z1
 	VFMADD213PS  constants_avx512<>+640(SB), Z5, Z1
 	VFMADD213PS  constants_avx512<>+640(SB), Z5, Z1
-	VCVTPS2DQ    Z0, Z0
-	VPSLLD       $0x17, Z0, Z0
-	VPADDD       Z0, Z1, Z1
+	VSCALEFPS    Z0, Z1, Z1
 	VCMPPS       $0x05, constants_avx512<>+1024(SB), Z4, K2
 	VMOVAPS.Z    Z1, K2, Z1
 	VMOVAPS      Z1, Z4

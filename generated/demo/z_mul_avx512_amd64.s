@@ -222,9 +222,7 @@ skip13:
 	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VCVTPS2DQ   Z3, Z3
-	VPSLLD      $0x17, Z3, Z3
-	VPADDD      Z3, Z4, Z4
+	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+576(SB), Z2, Z2
 	VMULPS      Z0, Z1, Z1
@@ -2501,9 +2499,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z0, Z1, Z1
@@ -2522,9 +2518,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z2, Z3, Z3
@@ -2543,9 +2537,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z4, Z5, Z5
@@ -2564,9 +2556,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z6, Z7, Z7
@@ -2585,9 +2575,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z8, Z9, Z9
@@ -2606,9 +2594,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z10, Z11, Z11
@@ -2627,9 +2613,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z12, Z13, Z13
@@ -2648,9 +2632,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z14, Z15, Z15
@@ -2669,9 +2651,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z16, Z17, Z17
@@ -2690,9 +2670,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z18, Z19, Z19
@@ -2711,9 +2689,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z20, Z21, Z21
@@ -2732,9 +2708,7 @@ skip50:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z22, Z23, Z23
@@ -3515,9 +3489,7 @@ skip77:
 	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VCVTPS2DQ   Z3, Z3
-	VPSLLD      $0x17, Z3, Z3
-	VPADDD      Z3, Z4, Z4
+	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+576(SB), Z2, Z2
 	VMULPS      Z0, Z1, Z1
@@ -4910,9 +4882,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z0, Z1, Z1
@@ -4931,9 +4901,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z2, Z3, Z3
@@ -4952,9 +4920,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z4, Z5, Z5
@@ -4973,9 +4939,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z6, Z7, Z7
@@ -4994,9 +4958,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z8, Z9, Z9
@@ -5015,9 +4977,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z10, Z11, Z11
@@ -5036,9 +4996,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z12, Z13, Z13
@@ -5057,9 +5015,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z14, Z15, Z15
@@ -5078,9 +5034,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z16, Z17, Z17
@@ -5099,9 +5053,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z18, Z19, Z19
@@ -5120,9 +5072,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z20, Z21, Z21
@@ -5141,9 +5091,7 @@ skip100:
 	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
 	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VCVTPS2DQ   Z25, Z25
-	VPSLLD      $0x17, Z25, Z25
-	VPADDD      Z25, Z26, Z26
+	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
 	VMULPS      Z22, Z23, Z23
