@@ -17,7 +17,8 @@ func TestScalingPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for name, from := range map[string]string{"testbed.csv": testbed, "runs.csv": "../../../docs/scaling-runs.csv"} {
+	for name, from := range map[string]string{"testbed.csv": testbed, "runs.csv": "../../../docs/scaling-runs.csv",
+		"experiments.csv": "../../../experiments/paper/runs.csv"} {
 		text, err := os.ReadFile(from)
 		if err != nil {
 			t.Fatal(err)
@@ -59,7 +60,7 @@ func TestScalingPage(t *testing.T) {
 	if commands < 8 {
 		t.Errorf("%d commands on the page", commands)
 	}
-	for _, name := range []string{"loss.png", "error.svg", "kinds.png"} {
+	for _, name := range []string{"loss.png", "error.svg", "kinds.png", "slopes.png"} {
 		if _, err := os.Stat(name); err != nil {
 			t.Error(err)
 		}
