@@ -237,9 +237,27 @@ type AttnWorkspace struct {
 	kv, kt2 buffer
 	dkv     buffer
 	delta   buffer
+
+	// The call at work, and the closures that the pool runs on it, made once so
+	// that a call allocates nothing.
+	attnCall
+	runPack, runForward, runExtend         func(worker, i int)
+	runOpposite, runBackward, runSumGroups func(worker, i int)
 }
 
-// NewWorkspace returns an empty workspace for calls of this attention.
+// attnCall holds the operands of a call: those of Forward and Backward, or of
+// Extend.
+type attnCall struct {
+	a           *Attention
+	batch, seq  int
+	o, lse, qkv []float32
+	do, dqkv    []float32
+	cache       *KVCache
+	spans       []Span
+}
+
+// NewWorkspace returns an empty workspace for calls of this attention, and of
+// any other of the same shape on the same pool.
 func (a *Attention) NewWorkspace() *AttnWorkspace {
 	w := &AttnWorkspace{scratch: make([]attnScratch, a.opt.Pool.Threads())}
 	for i := range w.scratch {
@@ -247,6 +265,8 @@ func (a *Attention) NewWorkspace() *AttnWorkspace {
 		s.p = make([]float32, queryBlock*keyBlock)
 		s.out = make([]float32, queryBlock*a.cols)
 	}
+	w.runPack, w.runForward, w.runExtend = w.packStep, w.forwardStep, w.extendStep
+	w.runOpposite, w.runBackward, w.runSumGroups = w.oppositeStep, w.backwardStep, w.sumGroup
 	return w
 }
 
@@ -280,39 +300,67 @@ func (w *AttnWorkspace) Close() {
 // QHeads*HeadDim] and, where not nil, lse [batch, QHeads, seq] from qkv
 // [batch*seq, (QHeads+2*KVHeads)*HeadDim].
 func (a *Attention) Forward(o, lse, qkv []float32, batch, seq int, ws *AttnWorkspace) {
-	kvs := a.pack(qkv, batch, seq, ws)
-	width, hd := a.rowWidth(), a.HeadDim
-	blocks := (seq + queryBlock - 1) / queryBlock
-	a.opt.Pool.Run(batch*a.QHeads*blocks, func(worker, i int) {
-		// The last blocks see the most keys: they go first.
-		q0 := (blocks - 1 - i/(batch*a.QHeads)) * queryBlock
-		b, h := i%(batch*a.QHeads)/a.QHeads, i%a.QHeads
-		rows := min(queryBlock, seq-q0)
-		row := b*seq + q0
-		var l []float32
-		if lse != nil {
-			l = lse[(b*a.QHeads+h)*seq+q0:][:rows]
-		}
-		a.attend(&ws.scratch[worker], kvs(b*a.KVHeads+h/a.group),
-			o[row*a.QHeads*hd+h*hd:], qkv[row*width+h*hd:], a.QHeads*hd, width, q0, rows, l)
-	})
+	ws.attnCall = attnCall{a: a, batch: batch, seq: seq, o: o, lse: lse, qkv: qkv}
+	ws.pack()
+	a.opt.Pool.Run(batch*a.QHeads*queryBlocks(seq), ws.runForward)
+}
+
+// queryBlocks is the number of blocks of a sequence's queries.
+func queryBlocks(seq int) int { return ceilDiv(seq, queryBlock) }
+
+// forwardStep computes one block of queries of one head. The last blocks see
+// the most keys: they go first.
+func (ws *AttnWorkspace) forwardStep(worker, i int) {
+	a, seq, heads := ws.a, ws.seq, ws.batch*ws.a.QHeads
+	q0 := (queryBlocks(seq) - 1 - i/heads) * queryBlock
+	b, h := i%heads/a.QHeads, i%a.QHeads
+	rows := min(queryBlock, seq-q0)
+	row, width, hd := b*seq+q0, a.rowWidth(), a.HeadDim
+	var lse []float32
+	if ws.lse != nil {
+		lse = ws.lse[(b*a.QHeads+h)*seq+q0:][:rows]
+	}
+	a.attend(&ws.scratch[worker], ws.head(&ws.kv, b*a.KVHeads+h/a.group),
+		ws.o[row*a.QHeads*hd+h*hd:], ws.qkv[row*width+h*hd:], a.QHeads*hd, width, q0, rows, lse)
 }
 
 // pack packs the keys and values of all sequences and heads.
-func (a *Attention) pack(qkv []float32, batch, seq int, ws *AttnWorkspace) func(i int) keysValues {
-	nk, nv := a.size(seq)
-	buf := ws.kv.floats(batch * a.KVHeads * (nk + nv))
-	kvs := func(i int) keysValues {
-		b := buf[i*(nk+nv):][:nk+nv]
-		return keysValues{kt: b[:nk], v: b[nk:]}
-	}
-	width, hd := a.rowWidth(), a.HeadDim
-	a.opt.Pool.Run(batch*a.KVHeads, func(_, i int) {
-		b, h := i/a.KVHeads, i%a.KVHeads
-		row := qkv[b*seq*width:]
-		a.put(kvs(i), row[(a.QHeads+h)*hd:], row[(a.QHeads+a.KVHeads+h)*hd:], width, 0, seq)
-	})
-	return kvs
+func (ws *AttnWorkspace) pack() {
+	ws.reserve(&ws.kv)
+	ws.a.opt.Pool.Run(ws.batch*ws.a.KVHeads, ws.runPack)
+}
+
+// reserve makes room in buf for the keys and values of the call.
+func (ws *AttnWorkspace) reserve(buf *buffer) {
+	nk, nv := ws.a.size(ws.seq)
+	buf.floats(ws.batch * ws.a.KVHeads * (nk + nv))
+}
+
+// head is the place in buf of one key/value head of one sequence.
+func (ws *AttnWorkspace) head(buf *buffer, i int) keysValues {
+	nk, nv := ws.a.size(ws.seq)
+	b := buf.data[i*(nk+nv):][:nk+nv]
+	return keysValues{kt: b[:nk], v: b[nk:]}
+}
+
+// rows are the keys and the values of one head of one sequence: the first of
+// rows that are rowWidth apart.
+func (ws *AttnWorkspace) rows(i int) (k, v []float32) {
+	a := ws.a
+	b, h := i/a.KVHeads, i%a.KVHeads
+	row := ws.qkv[b*ws.seq*a.rowWidth():]
+	return row[(a.QHeads+h)*a.HeadDim:], row[(a.QHeads+a.KVHeads+h)*a.HeadDim:]
+}
+
+func (ws *AttnWorkspace) packStep(_, i int) {
+	k, v := ws.rows(i)
+	ws.a.put(ws.head(&ws.kv, i), k, v, ws.a.rowWidth(), 0, ws.seq)
+}
+
+// oppositeStep packs the values transposed and the keys plain.
+func (ws *AttnWorkspace) oppositeStep(_, i int) {
+	k, v := ws.rows(i)
+	ws.a.put(ws.head(&ws.kt2, i), v, k, ws.a.rowWidth(), 0, ws.seq)
 }
 
 // Backward computes dqkv, shaped as qkv, from do and the o, lse and qkv of
@@ -321,67 +369,67 @@ func (a *Attention) pack(qkv []float32, batch, seq int, ws *AttnWorkspace) func(
 //	P = exp(scale*S - lse), dP = dO V^T, dS = P*(dP - rowsum(dO*O))*scale
 //	dQ = dS K, dK = dS^T Q, dV = P^T dO
 func (a *Attention) Backward(dqkv, do, o, lse, qkv []float32, batch, seq int, ws *AttnWorkspace) {
+	ws.attnCall = attnCall{a: a, batch: batch, seq: seq, o: o, lse: lse, qkv: qkv, do: do, dqkv: dqkv}
+	ws.pack()
+	ws.reserve(&ws.kt2)
+	a.opt.Pool.Run(batch*a.KVHeads, ws.runOpposite)
+	ws.dkv.floats(batch * a.QHeads * ws.share())
+	ws.delta.floats(batch * a.QHeads * seq)
+	a.opt.Pool.Run(batch*a.QHeads, ws.runBackward)
+	a.opt.Pool.Run(batch*a.KVHeads, ws.runSumGroups)
+}
+
+// share is the size of one query head's own sums of dK and dV: [batch, head,
+// seq, 2*cols] in all.
+func (ws *AttnWorkspace) share() int { return ws.seq * 2 * ws.a.cols }
+
+// backwardStep computes one query head's dQ, and its share of dK and dV.
+func (ws *AttnWorkspace) backwardStep(worker, i int) {
+	a, s, seq := ws.a, &ws.scratch[worker], ws.seq
+	s.grow(a)
 	width, hd, out := a.rowWidth(), a.HeadDim, a.QHeads*a.HeadDim
-	kvs := a.pack(qkv, batch, seq, ws)
-	// The transposed values and the plain keys, packed like the opposite.
-	nk, nv := a.size(seq)
-	buf := ws.kt2.floats(batch * a.KVHeads * (nk + nv))
-	opposite := func(i int) keysValues {
-		b := buf[i*(nk+nv):][:nk+nv]
-		return keysValues{kt: b[:nk], v: b[nk:]}
+	b, h := i/a.QHeads, i%a.QHeads
+	delta := ws.delta.data[i*seq:][:seq]
+	s.elementwise(func() {
+		for r := range delta {
+			at := (b*seq+r)*out + h*hd
+			delta[r] = a.vec.Dot(ws.do[at:at+hd], ws.o[at:at+hd])
+		}
+	})
+	kv := b*a.KVHeads + h/a.group
+	g := headGradient{
+		kv: ws.head(&ws.kv, kv), opposite: ws.head(&ws.kt2, kv),
+		q: ws.qkv[b*seq*width+h*hd:], dq: ws.dqkv[b*seq*width+h*hd:], width: width,
+		do: ws.do[b*seq*out+h*hd:], out: out,
+		lse: ws.lse[i*seq:][:seq], delta: delta, dkv: ws.dkv.data[i*ws.share():][:ws.share()],
 	}
-	a.opt.Pool.Run(batch*a.KVHeads, func(_, i int) {
-		b, h := i/a.KVHeads, i%a.KVHeads
-		row := qkv[b*seq*width:]
-		a.put(opposite(i), row[(a.QHeads+a.KVHeads+h)*hd:], row[(a.QHeads+h)*hd:], width, 0, seq)
-	})
-	// Each query head sums its own share of dK and dV: [batch, head, seq, 2*cols].
-	share := seq * 2 * a.cols
-	dkv := ws.dkv.floats(batch * a.QHeads * share)
-	delta := ws.delta.floats(batch * a.QHeads * seq)
-	a.opt.Pool.Run(batch*a.QHeads, func(worker, i int) {
-		s := &ws.scratch[worker]
-		s.grow(a)
-		b, h := i/a.QHeads, i%a.QHeads
-		d := delta[i*seq:][:seq]
-		s.elementwise(func() {
-			for r := range d {
-				at := (b*seq+r)*out + h*hd
-				d[r] = a.vec.Dot(do[at:at+hd], o[at:at+hd])
-			}
-		})
-		kv := b*a.KVHeads + h/a.group
-		g := headGradient{
-			kv: kvs(kv), opposite: opposite(kv),
-			q: qkv[b*seq*width+h*hd:], dq: dqkv[b*seq*width+h*hd:], width: width,
-			do: do[b*seq*out+h*hd:], out: out,
-			lse: lse[i*seq:][:seq], delta: d, dkv: dkv[i*share:][:share],
+	for k0 := 0; k0 < seq; k0 += keyBlock {
+		for q0 := k0 / queryBlock * queryBlock; q0 < seq; q0 += queryBlock {
+			a.backwardBlock(s, g, k0, q0, seq)
 		}
-		for k0 := 0; k0 < seq; k0 += keyBlock {
-			for q0 := k0 / queryBlock * queryBlock; q0 < seq; q0 += queryBlock {
-				a.backwardBlock(s, g, k0, q0, seq)
+	}
+}
+
+// sumGroup adds up the dK and dV of one key/value head: those of the query
+// heads of its group, in order.
+func (ws *AttnWorkspace) sumGroup(_, i int) {
+	a, seq, width, hd := ws.a, ws.seq, ws.a.rowWidth(), ws.a.HeadDim
+	b, h := i/a.KVHeads, i%a.KVHeads
+	for r := range seq {
+		row := ws.dqkv[(b*seq+r)*width:][:width]
+		dk := row[(a.QHeads+h)*hd:][:hd]
+		dv := row[(a.QHeads+a.KVHeads+h)*hd:][:hd]
+		for j := range a.group {
+			part := ws.dkv.data[(b*a.QHeads+h*a.group+j)*ws.share()+r*2*a.cols:]
+			if j == 0 {
+				copy(dk, part[:hd])
+				copy(dv, part[a.cols:])
+			} else {
+				a.vec.Add(dk, part[:hd])
+				a.vec.Add(dv, part[a.cols:][:hd])
 			}
 		}
-	})
-	// Query heads of one group are added in order.
-	a.opt.Pool.Run(batch*a.KVHeads, func(_, i int) {
-		b, h := i/a.KVHeads, i%a.KVHeads
-		for r := range seq {
-			row := dqkv[(b*seq+r)*width:][:width]
-			dk := row[(a.QHeads+h)*hd:][:hd]
-			dv := row[(a.QHeads+a.KVHeads+h)*hd:][:hd]
-			for j := range a.group {
-				part := dkv[(b*a.QHeads+h*a.group+j)*share+r*2*a.cols:]
-				if j == 0 {
-					copy(dk, part[:hd])
-					copy(dv, part[a.cols:])
-				} else {
-					a.vec.Add(dk, part[:hd])
-					a.vec.Add(dv, part[a.cols:][:hd])
-				}
-			}
-		}
-	})
+	}
 }
 
 func (s *attnScratch) grow(a *Attention) {

@@ -72,7 +72,7 @@ func (f *FFN) Repack() {
 // residual are [m, hidden], tight and row-major; y may be residual. saved is
 // nil when no backward pass follows.
 func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspace) {
-	h, name := f.spec.Hidden, f.fc1.plan.Spec.Name()
+	h, name := f.spec.Hidden, f.fc1.name
 	checkRows(name, "x", x, m, h)
 	checkRows(name, "y", y, m, h)
 	if residual != nil {
@@ -95,8 +95,8 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 			pre = ws.local(slotPre, f.fc1.preWidth())
 		}
 	}
-	f.fc1.addForward(ws, act, whole(x), pre, matrix{}, f.fc1.intermediates(z1, rows))
-	f.fc2.addForward(ws, whole(y), act, matrix{}, whole(residual), f.fc2.intermediates(z2, rows))
+	f.fc1.addForward(ws, act, whole(x), pre, matrix{}, f.fc1.intermediates(ws, slotZ1, z1, rows))
+	f.fc2.addForward(ws, whole(y), act, matrix{}, whole(residual), f.fc2.intermediates(ws, slotZ2, z2, rows))
 	ws.exec()
 }
 
@@ -111,7 +111,7 @@ func (f *FFN) Backward(dx []float32, g FFNWeights, dy, x []float32, m int, saved
 // BackwardData is the first half of Backward: dx, and in ws the gradients of
 // the intermediates, which BackwardWeights needs.
 func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
-	h, name := f.spec.Hidden, f.fc1.plan.Spec.Name()
+	h, name := f.spec.Hidden, f.fc1.name
 	f.fc1.checkTrain()
 	checkRows(name, "dy", dy, m, h)
 	if dx != nil {
@@ -122,7 +122,7 @@ func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace)
 	// fc2 leaves the activation's gradient where the activation will be.
 	ws.begin(m)
 	f.fc2.addBackwardData(ws, whole(b.act), whole(dy), b.dz2)
-	ws.addRows(func(r0, r1 int) { f.activationBackward(b.act, b.dpre, saved.pre, r0, r1) })
+	ws.stages = append(ws.stages, stage{activation: f, src: whole(saved.pre), dst: whole(b.act), pre: whole(b.dpre)})
 	f.fc1.addBackwardData(ws, whole(dx), whole(b.dpre), b.dz1)
 	ws.exec()
 }
@@ -132,13 +132,13 @@ func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace)
 func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
 	f.fc1.checkGradients(g.FC1)
 	f.fc2.checkGradients(g.FC2)
-	checkRows(f.fc1.plan.Spec.Name(), "x", x, m, f.spec.Hidden)
+	checkRows(f.fc1.name, "x", x, m, f.spec.Hidden)
 	f.fc1.clearGuide(g.FC1, accumulate)
 	f.fc2.clearGuide(g.FC2, accumulate)
 	b := f.backwardBuffers(m, ws)
-	z1, z2 := f.fc1.intermediates(whole(saved.z1), m), f.fc2.intermediates(whole(saved.z2), m)
+	z1, z2 := f.fc1.intermediates(ws, slotZ1, whole(saved.z1), m), f.fc2.intermediates(ws, slotZ2, whole(saved.z2), m)
 	sums := ws.floats(slotBias, f.fc1.preWidth()+f.fc2.preWidth())
-	unit := unitWeights(f.fc1.plan.Spec.Weights()+f.fc2.plan.Spec.Weights(), ws.pool.Threads())
+	unit := unitWeights(f.fc1.weightCount()+f.fc2.weightCount(), ws.pool.Threads())
 	ws.units = f.fc1.addGradients(ws.units[:0], g.FC1, b.dpre, x, z1, b.dz1, sums[:f.fc1.preWidth()], unit)
 	ws.units = f.fc2.addGradients(ws.units, g.FC2, dy, b.act, z2, b.dz2, sums[f.fc1.preWidth():], unit)
 	ws.execWeights(m, accumulate)
@@ -154,8 +154,8 @@ func (f *FFN) backwardBuffers(m int, ws *Workspace) ffnGradients {
 	return ffnGradients{
 		act:  ws.floats(slotAct, m*f.spec.FFN),
 		dpre: ws.floats(slotDPre, m*f.fc1.preWidth()),
-		dz1:  f.fc1.intermediates(whole(ws.floats(slotDZ1, m*f.fc1.zWidth())), m),
-		dz2:  f.fc2.intermediates(whole(ws.floats(slotDZ2, m*f.fc2.zWidth())), m),
+		dz1:  f.fc1.intermediates(ws, slotDZ1, whole(ws.floats(slotDZ1, m*f.fc1.zWidth())), m),
+		dz2:  f.fc2.intermediates(ws, slotDZ2, whole(ws.floats(slotDZ2, m*f.fc2.zWidth())), m),
 	}
 }
 

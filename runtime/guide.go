@@ -27,7 +27,7 @@ func (f *FFN) SetGuides(fc1, fc2 Guide) {
 
 func (l *layer) setGuide(g Guide) {
 	if g.On && l.guide == nil {
-		panic("runtime: " + l.plan.Spec.Name() + " has no guide")
+		panic("runtime: " + l.name + " has no guide")
 	}
 	l.mix = g
 }

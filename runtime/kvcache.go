@@ -37,20 +37,25 @@ func (a *Attention) Extend(o, qkv []float32, c *KVCache, spans []Span, ws *AttnW
 			return fmt.Errorf("runtime: sequence %d would grow to %d positions, the cache holds %d", sp.Seq, sp.Pos+sp.Rows, c.capacity)
 		}
 	}
-	width, hd := a.rowWidth(), a.HeadDim
-	a.opt.Pool.Run(len(spans)*a.KVHeads, func(worker, i int) {
-		sp, kvh := spans[i/a.KVHeads], i%a.KVHeads
-		kv := c.kv[sp.Seq*c.heads+kvh]
-		row := qkv[sp.Row*width:]
-		a.put(kv, row[(a.QHeads+kvh)*hd:], row[(a.QHeads+a.KVHeads+kvh)*hd:], width, sp.Pos, sp.Rows)
-		for j := range a.group {
-			h := kvh*a.group + j
-			for r := 0; r < sp.Rows; r += queryBlock {
-				at := sp.Row + r
-				a.attend(&ws.scratch[worker], kv, o[at*a.QHeads*hd+h*hd:], qkv[at*width+h*hd:],
-					a.QHeads*hd, width, sp.Pos+r, min(queryBlock, sp.Rows-r), nil)
-			}
-		}
-	})
+	ws.attnCall = attnCall{a: a, o: o, qkv: qkv, cache: c, spans: spans}
+	a.opt.Pool.Run(len(spans)*a.KVHeads, ws.runExtend)
 	return nil
+}
+
+// extendStep appends one span's keys and values of one head, and computes the
+// outputs of the query heads of its group.
+func (ws *AttnWorkspace) extendStep(worker, i int) {
+	a, width, hd := ws.a, ws.a.rowWidth(), ws.a.HeadDim
+	sp, kvh := ws.spans[i/a.KVHeads], i%a.KVHeads
+	kv := ws.cache.kv[sp.Seq*ws.cache.heads+kvh]
+	row := ws.qkv[sp.Row*width:]
+	a.put(kv, row[(a.QHeads+kvh)*hd:], row[(a.QHeads+a.KVHeads+kvh)*hd:], width, sp.Pos, sp.Rows)
+	for j := range a.group {
+		h := kvh*a.group + j
+		for r := 0; r < sp.Rows; r += queryBlock {
+			at := sp.Row + r
+			a.attend(&ws.scratch[worker], kv, ws.o[at*a.QHeads*hd+h*hd:], ws.qkv[at*width+h*hd:],
+				a.QHeads*hd, width, sp.Pos+r, min(queryBlock, sp.Rows-r), nil)
+		}
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/structuredffn/sffn/gen/plan"
-	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
@@ -53,6 +52,7 @@ func (o *Options) setDefaults() error {
 // layer is a planned layer bound to weights, packs and kernels.
 type layer struct {
 	plan      plan.Layer
+	name      string // the spec's
 	weights   Weights
 	opt       Options
 	forward   [][]*product
@@ -63,11 +63,22 @@ type layer struct {
 	mix       Guide
 	stale     bool
 	packs     Arena
+	// panels lists all panels that repack fills, each by a call of packPanel:
+	// made once, so that repacking allocates nothing.
+	panels    []packedPanel
+	packPanel func(worker, i int)
+}
+
+// packedPanel is panel number i of the product, which holds weights of the
+// factor of that number, or, where that is negative, of the guide.
+type packedPanel struct {
+	q         *product
+	i, factor int
 }
 
 func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
-	l := &layer{plan: p, weights: w, opt: opt, stale: true}
-	if err := checkWeights(p.Spec, w); err != nil {
+	l := &layer{plan: p, name: p.Spec.Name(), weights: w, opt: opt, stale: true}
+	if err := l.checkWeights(w); err != nil {
 		return nil, err
 	}
 	t := plan.For(opt.ISA)
@@ -101,6 +112,7 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 	if opt.Train && p.Spec.Bias {
 		l.bias = newBiasGradient(vec.For(opt.ISA), p.Bias)
 	}
+	l.listPanels()
 	l.repack()
 	return l, nil
 }
@@ -117,62 +129,64 @@ func (l *layer) bind(ps []plan.Product, t plan.Target, bias bool) ([]*product, e
 	return qs, nil
 }
 
-func checkWeights(l spec.Linear, w Weights) error {
-	chain := l.Chain()
+func (l *layer) checkWeights(w Weights) error {
+	chain, s := l.plan.Factors, &l.plan.Spec
 	if len(w.Factors) != len(chain) {
-		return fmt.Errorf("runtime: %s has %d factors, got %d weights", l.Name(), len(chain), len(w.Factors))
+		return fmt.Errorf("runtime: %s has %d factors, got %d weights", l.name, len(chain), len(w.Factors))
 	}
-	for i, f := range chain {
-		if len(w.Factors[i]) != f.Weights() {
-			return fmt.Errorf("runtime: %s: weight %s has %d entries, want %v = %d", l.Name(), f.Param, len(w.Factors[i]), f.Shape, f.Weights())
+	for i := range chain {
+		if f := &chain[i]; len(w.Factors[i]) != f.Weights() {
+			return fmt.Errorf("runtime: %s: weight %s has %d entries, want %v = %d", l.name, f.Param, len(w.Factors[i]), f.Shape, f.Weights())
 		}
 	}
 	bias, guide := 0, 0
-	if l.Bias {
-		bias = l.Out
+	if s.Bias {
+		bias = s.Out
 	}
-	if l.Guide {
-		guide = l.Out * l.In
+	if s.Guide {
+		guide = s.Out * s.In
 	}
 	if len(w.Bias) != bias {
-		return fmt.Errorf("runtime: %s: bias has %d entries, want %d", l.Name(), len(w.Bias), bias)
+		return fmt.Errorf("runtime: %s: bias has %d entries, want %d", l.name, len(w.Bias), bias)
 	}
 	if len(w.Guide) != guide {
-		return fmt.Errorf("runtime: %s: guide has %d entries, want %d", l.Name(), len(w.Guide), guide)
+		return fmt.Errorf("runtime: %s: guide has %d entries, want %d", l.name, len(w.Guide), guide)
 	}
 	return nil
 }
 
-// repack copies the weights into the kernels' packs.
-func (l *layer) repack() {
-	type panel struct {
-		q *product
-		i int
-		w []float32
-		f plan.Factor
-	}
-	var panels []panel
-	add := func(f plan.Factor, w []float32, qs []*product) {
+// listPanels lists what repack fills.
+func (l *layer) listPanels() {
+	add := func(factor int, qs []*product) {
 		for _, q := range qs {
 			for p := range q.panels {
-				panels = append(panels, panel{q, p, w, f})
+				l.panels = append(l.panels, packedPanel{q, p, factor})
 			}
 		}
 	}
-	for i, f := range l.plan.Factors {
-		add(f, l.weights.Factors[i], l.forward[i])
+	for i := range l.plan.Factors {
+		add(i, l.forward[i])
 		if l.opt.Train {
-			add(f, l.weights.Factors[i], l.backward[i])
+			add(i, l.backward[i])
 		}
 	}
 	if l.guide != nil {
-		add(*l.plan.Guide, l.weights.Guide, l.guide.forward)
-		add(*l.plan.Guide, l.weights.Guide, l.guide.backward)
+		add(-1, l.guide.forward)
+		add(-1, l.guide.backward)
 	}
-	l.opt.Pool.Run(len(panels), func(_, i int) {
-		p := panels[i]
-		p.q.packWeights(p.i, p.w, p.f)
-	})
+	l.packPanel = func(_, i int) {
+		p := &l.panels[i]
+		if p.factor < 0 {
+			p.q.packWeights(p.i, l.weights.Guide, l.plan.Guide)
+			return
+		}
+		p.q.packWeights(p.i, l.weights.Factors[p.factor], &l.plan.Factors[p.factor])
+	}
+}
+
+// repack copies the weights into the kernels' packs.
+func (l *layer) repack() {
+	l.opt.Pool.Run(len(l.panels), l.packPanel)
 	if l.plan.Spec.Bias {
 		for _, q := range l.forward[len(l.forward)-1] {
 			q.packBias(l.weights.Bias, l.plan.Bias)
@@ -186,7 +200,7 @@ func (l *layer) repack() {
 // before the activation.
 func (l *layer) addForward(ws *Workspace, y, x, pre, residual matrix, z []matrix) {
 	if l.stale {
-		panic("runtime: " + l.plan.Spec.Name() + ": the weights changed since they were packed; call Repack after each optimizer step")
+		panic("runtime: " + l.name + ": the weights changed since they were packed; call Repack after each optimizer step")
 	}
 	if l.mix.On {
 		l.addGuideForward(ws, y, x, pre, residual)
@@ -247,13 +261,25 @@ func (l *layer) addGradients(units []weightUnit, g Weights, dy, x []float32, z, 
 }
 
 // intermediates cuts buf, of m rows, into one matrix for each factor but the
-// last.
-func (l *layer) intermediates(buf matrix, m int) (z []matrix) {
-	for _, f := range l.plan.Factors[:len(l.plan.Factors)-1] {
-		z = append(z, matrix{buf.data[:m*f.OutWidth], buf.local})
-		buf.data = buf.data[m*f.OutWidth:]
+// last; at is the slot that buf is, or stands for.
+func (l *layer) intermediates(ws *Workspace, at slot, buf matrix, m int) []matrix {
+	z := ws.cuts[at][:0]
+	for i := range l.plan.Factors[1:] {
+		n := m * l.plan.Factors[i].OutWidth
+		z = append(z, matrix{buf.data[:n], buf.local})
+		buf.data = buf.data[n:]
 	}
+	ws.cuts[at] = z
 	return z
+}
+
+// weightCount is the number of weights of the chain.
+func (l *layer) weightCount() int {
+	n := 0
+	for i := range l.plan.Factors {
+		n += l.plan.Factors[i].Weights()
+	}
+	return n
 }
 
 // zWidth is the number of intermediate entries of one row.

@@ -81,11 +81,11 @@ func (l *Linear) Repack() { l.layer.repack() }
 // and residual [m, out], all tight and row-major; y may be residual. saved is
 // nil when no backward pass follows.
 func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspace) {
-	s := l.layer.plan.Spec
-	checkRows(s.Name(), "x", x, m, s.In)
-	checkRows(s.Name(), "y", y, m, s.Out)
+	s, name := &l.layer.plan.Spec, l.layer.name
+	checkRows(name, "x", x, m, s.In)
+	checkRows(name, "y", y, m, s.Out)
 	if residual != nil {
-		checkRows(s.Name(), "residual", residual, m, s.Out)
+		checkRows(name, "residual", residual, m, s.Out)
 	}
 	if m == 0 {
 		return
@@ -93,10 +93,10 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 	ws.begin(m)
 	var z []matrix
 	if saved == nil {
-		z = l.layer.intermediates(ws.local(slotZ1, l.layer.zWidth()), ws.localRows())
+		z = l.layer.intermediates(ws, slotZ1, ws.local(slotZ1, l.layer.zWidth()), ws.localRows())
 	} else {
 		saved.check(m)
-		z = l.layer.intermediates(whole(saved.z1), m)
+		z = l.layer.intermediates(ws, slotZ1, whole(saved.z1), m)
 	}
 	l.layer.addForward(ws, whole(y), whole(x), matrix{}, whole(residual), z)
 	ws.exec()
@@ -113,11 +113,11 @@ func (l *Linear) Backward(dx []float32, g Weights, dy, x []float32, m int, saved
 // BackwardData is the first half of Backward: dx, and in ws the gradients of
 // the intermediates, which BackwardWeights needs.
 func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
-	s := l.layer.plan.Spec
+	s, name := &l.layer.plan.Spec, l.layer.name
 	l.layer.checkTrain()
-	checkRows(s.Name(), "dy", dy, m, s.Out)
+	checkRows(name, "dy", dy, m, s.Out)
 	if dx != nil {
-		checkRows(s.Name(), "dx", dx, m, s.In)
+		checkRows(name, "dx", dx, m, s.In)
 	}
 	saved.check(m)
 	ws.begin(m)
@@ -129,27 +129,27 @@ func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspa
 // BackwardData of the same rows, with the same dy, saved and ws.
 func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
 	l.layer.checkGradients(g)
-	checkRows(l.layer.plan.Spec.Name(), "x", x, m, l.layer.plan.Spec.In)
+	checkRows(l.layer.name, "x", x, m, l.layer.plan.Spec.In)
 	l.layer.clearGuide(g, accumulate)
-	z := l.layer.intermediates(whole(saved.z1), m)
+	z := l.layer.intermediates(ws, slotZ1, whole(saved.z1), m)
 	ws.units = l.layer.addGradients(ws.units[:0], g, dy, x, z, l.dz(m, ws),
-		ws.floats(slotBias, l.layer.preWidth()), unitWeights(l.layer.plan.Spec.Weights(), ws.pool.Threads()))
+		ws.floats(slotBias, l.layer.preWidth()), unitWeights(l.layer.weightCount(), ws.pool.Threads()))
 	ws.execWeights(m, accumulate)
 }
 
 func (l *Linear) dz(m int, ws *Workspace) []matrix {
-	return l.layer.intermediates(whole(ws.floats(slotDZ1, m*l.layer.zWidth())), m)
+	return l.layer.intermediates(ws, slotDZ1, whole(ws.floats(slotDZ1, m*l.layer.zWidth())), m)
 }
 
 func (l *layer) checkTrain() {
 	if !l.opt.Train {
-		panic("runtime: " + l.plan.Spec.Name() + ": the backward pass needs a layer made with Options.Train")
+		panic("runtime: " + l.name + ": the backward pass needs a layer made with Options.Train")
 	}
 }
 
 func (l *layer) checkGradients(g Weights) {
 	l.checkTrain()
-	if err := checkWeights(l.plan.Spec, g); err != nil {
+	if err := l.checkWeights(g); err != nil {
 		panic("gradients of " + err.Error())
 	}
 }

@@ -105,7 +105,7 @@ func newProduct(p plan.Product, t plan.Target, bias, anyShape bool, arena *Arena
 
 // packWeights fills panel number panel from the factor's weights; each entry
 // of the canonical block is w[out*ldOut + in*ldIn].
-func (q *product) packWeights(panel int, w []float32, f plan.Factor) {
+func (q *product) packWeights(panel int, w []float32, f *plan.Factor) {
 	w = w[q.Block*f.In*f.Out:][:f.In*f.Out]
 	ldCol, ldK := f.In, 1
 	if q.Transposed {

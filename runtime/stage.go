@@ -10,8 +10,10 @@ type stage struct {
 	// The operands of the products; pre and residual may be empty.
 	src, dst, pre, residual matrix
 	weight                  weight
-	// rows, where products is nil, is the elementwise pass over rows [r0, r1).
-	rows func(r0, r1 int)
+	// activation, where products is nil, is the network whose activation is
+	// computed backward: src is what it saved before the activation, dst and
+	// pre are act and dpre of activationBackward.
+	activation *FFN
 	// units is the number of pairs of panels of all products.
 	units int
 }
@@ -57,10 +59,6 @@ func (w *Workspace) addProducts(ps []*product, st stage) {
 		st.units += p.units()
 	}
 	w.stages = append(w.stages, st)
-}
-
-func (w *Workspace) addRows(f func(r0, r1 int)) {
-	w.stages = append(w.stages, stage{rows: f})
 }
 
 // units counts the product's pairs of panels: the smallest chunk of work when
@@ -135,7 +133,7 @@ func (w *Workspace) nextUnit(unit int) int {
 
 // count is the number of the stage's units over m rows.
 func (st *stage) count(m int) int {
-	if st.rows != nil {
+	if st.activation != nil {
 		return ceilDiv(m, rowTiles)
 	}
 	return st.units
@@ -155,7 +153,7 @@ func (w *Workspace) rowStep(worker, i int) {
 	r1 := min(w.m, r0+w.rowChunk)
 	for k := range w.stages {
 		st := &w.stages[k]
-		if st.rows != nil {
+		if st.activation != nil {
 			w.scratch[worker].elementwise(func() { st.rows(r0, r1) })
 			continue
 		}
@@ -169,7 +167,7 @@ func (w *Workspace) rowStep(worker, i int) {
 // unitStep runs unit i of the stage at work over all rows.
 func (w *Workspace) unitStep(worker, unit int) {
 	st := w.at
-	if st.rows != nil {
+	if st.activation != nil {
 		w.scratch[worker].elementwise(func() { st.rows(unit*rowTiles, min(w.m, (unit+1)*rowTiles)) })
 		return
 	}
@@ -179,6 +177,11 @@ func (w *Workspace) unitStep(worker, unit int) {
 		after = q.first(2*j, w.m)
 	}
 	p.run(&w.scratch[worker], w.operands(st, 0, 0), w.m, 2*i, min(2*i+2, p.panels), after)
+}
+
+// rows runs an elementwise pass over rows [r0, r1).
+func (st *stage) rows(r0, r1 int) {
+	st.activation.activationBackward(st.dst.data, st.pre.data, st.src.data, r0, r1)
 }
 
 // unit finds the product that unit i belongs to, and the unit's number in it.

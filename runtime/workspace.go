@@ -11,6 +11,7 @@ type Workspace struct {
 	pool    *Pool
 	scratch []scratch
 	bufs    [nSlots]buffer
+	cuts    [nSlots][]matrix // the slots' intermediates, factor by factor
 
 	// The stages of the call at work, and the closures that the pool runs on
 	// them, made once so that a call allocates nothing.
