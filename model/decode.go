@@ -20,7 +20,11 @@ type Decoder struct {
 	arena  rt.Arena
 	ws     *rt.Workspace
 	aws    *rt.AttnWorkspace
+	pass   *passes
 	s      stats
+	// What Feed appends: the tokens of all sequences, and where they belong.
+	ids   []int32
+	spans []rt.Span
 
 	x, norm, qkv, attn, last, logits []float32
 }
@@ -33,7 +37,7 @@ func (t *Model) NewDecoder(batch, capacity int) (*Decoder, error) {
 	if capacity < 1 || capacity > t.Spec.MaxPositions {
 		return nil, fmt.Errorf("model: sequences of up to %d tokens, the model takes 1 to %d", capacity, t.Spec.MaxPositions)
 	}
-	d := &Decoder{m: t, pos: make([]int, batch), limit: capacity, ws: rt.NewWorkspace(t.opt.Pool)}
+	d := &Decoder{m: t, pos: make([]int, batch), limit: capacity, ws: rt.NewWorkspace(t.opt.Pool), pass: t.newPasses()}
 	for _, l := range t.layers {
 		d.caches = append(d.caches, l.attn.NewKVCache(batch, capacity))
 		d.aws = l.attn.NewWorkspace()
@@ -75,8 +79,7 @@ func (d *Decoder) Truncate(i, n int) { d.pos[i] = min(d.pos[i], max(0, n)) }
 // the logits after the last new token of each, [len(seqs), vocab], valid until
 // the next call.
 func (d *Decoder) Feed(seqs []int, tokens [][]int32) ([]float32, error) {
-	var spans []rt.Span
-	var ids []int32
+	d.spans, d.ids, d.pass.positions = d.spans[:0], d.ids[:0], d.pass.positions[:0]
 	for i, s := range seqs {
 		switch {
 		case s < 0 || s >= len(d.pos):
@@ -91,48 +94,45 @@ func (d *Decoder) Feed(seqs []int, tokens [][]int32) ([]float32, error) {
 		if err := d.m.CheckTokens(tokens[i]); err != nil {
 			return nil, fmt.Errorf("model: sequence %d: %w", s, err)
 		}
-		spans = append(spans, rt.Span{Seq: s, Pos: d.pos[s], Row: len(ids), Rows: len(tokens[i])})
-		ids = append(ids, tokens[i]...)
+		d.spans = append(d.spans, rt.Span{Seq: s, Pos: d.pos[s], Row: len(d.ids), Rows: len(tokens[i])})
+		d.ids = append(d.ids, tokens[i]...)
+		for j := range tokens[i] {
+			d.pass.positions = append(d.pass.positions, d.pos[s]+j)
+		}
 	}
-	if len(ids) == 0 {
+	if len(d.ids) == 0 {
 		return nil, nil
 	}
-	d.grow(len(ids))
-	if err := d.forward(ids, spans); err != nil {
+	d.grow(len(d.ids))
+	if err := d.forward(); err != nil {
 		return nil, err
 	}
 	h, v := d.m.Spec.Hidden, d.m.Spec.Vocab
-	for i, sp := range spans {
+	for i, sp := range d.spans {
 		copy(d.last[i*h:(i+1)*h], d.norm[(sp.Row+sp.Rows-1)*h:])
 		d.pos[sp.Seq] += sp.Rows
 	}
-	d.m.head.Forward(d.logits, d.last, nil, len(spans), nil, d.ws)
-	return d.logits[:len(spans)*v], nil
+	d.m.head.Forward(d.logits, d.last, nil, len(seqs), nil, d.ws)
+	return d.logits[:len(seqs)*v], nil
 }
 
-func (d *Decoder) forward(ids []int32, spans []rt.Span) error {
-	t, m := d.m, len(ids)
-	positions := make([]int, 0, m)
-	for _, sp := range spans {
-		for i := range sp.Rows {
-			positions = append(positions, sp.Pos+i)
-		}
-	}
-	pos := func(r int) int { return positions[r] }
-	t.embed(d.x, ids, pos)
+// forward computes everything up to the last norm.
+func (d *Decoder) forward() error {
+	t, m := d.m, len(d.ids)
+	d.pass.embed(d.x, d.ids)
 	for i := range t.layers {
 		l := &t.layers[i]
-		t.normForward(&l.ln1, d.norm, d.x, d.s, m)
+		d.pass.norm(&l.ln1, d.norm, d.x, d.s, m)
 		l.qkv.Forward(d.qkv, d.norm, nil, m, nil, d.ws)
-		t.rotate(d.qkv, m, pos, false)
-		if err := l.attn.Extend(d.attn, d.qkv, d.caches[i], spans, d.aws); err != nil {
+		d.pass.rotate(d.qkv, m, false)
+		if err := l.attn.Extend(d.attn, d.qkv, d.caches[i], d.spans, d.aws); err != nil {
 			return err
 		}
 		l.out.Forward(d.x, d.attn, d.x, m, nil, d.ws)
-		t.normForward(&l.ln2, d.norm, d.x, d.s, m)
+		d.pass.norm(&l.ln2, d.norm, d.x, d.s, m)
 		l.decodeFFN(m).Forward(d.x, d.norm, d.x, m, nil, d.ws)
 	}
-	t.normForward(&t.norm, d.norm, d.x, d.s, m)
+	d.pass.norm(&t.norm, d.norm, d.x, d.s, m)
 	return nil
 }
 
@@ -238,29 +238,28 @@ func (d *Decoder) Generate(prompts [][]int32, n int, stop int32, s Sampling, emi
 	if err := s.Validate(); err != nil {
 		return fmt.Errorf("model: %w", err)
 	}
-	var seqs []int
 	samplers := make([]*sampler, len(prompts))
+	seqs, last := make([]int, len(prompts)), make([]int32, len(prompts))
 	for i := range prompts {
-		seqs = append(seqs, i)
-		samplers[i] = newSampler(s, i)
+		seqs[i], samplers[i] = i, newSampler(s, i)
 	}
-	tokens := prompts
+	tokens := slices.Clone(prompts)
+	v := d.m.Spec.Vocab
 	for step := 0; step < n && len(seqs) > 0; step++ {
 		logits, err := d.Feed(seqs, tokens)
 		if err != nil {
 			return err
 		}
-		v := d.m.Spec.Vocab
-		var live []int
-		var next [][]int32
+		live := 0
 		for i, seq := range seqs {
 			tok := samplers[seq].next(logits[i*v : (i+1)*v])
 			if tok != stop && emit(seq, tok) {
-				live = append(live, seq)
-				next = append(next, []int32{tok})
+				last[seq] = tok
+				seqs[live], tokens[live] = seq, last[seq:seq+1]
+				live++
 			}
 		}
-		seqs, tokens = live, next
+		seqs, tokens = seqs[:live], tokens[:live]
 	}
 	return nil
 }

@@ -3,8 +3,8 @@ package model
 import (
 	"fmt"
 	"math"
+	"time"
 
-	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -20,6 +20,7 @@ type Trace struct {
 	fstats  stats
 	ws      *rt.Workspace
 	aws     *rt.AttnWorkspace
+	pass    *passes
 	logits  []float32
 	losses  []float64
 	dfinal  []float32
@@ -28,6 +29,11 @@ type Trace struct {
 	dqkv    []float32
 	dattn   []float32
 	partial []float32 // per chunk of rows: dw and db of a norm
+
+	// The steps that the pool runs: closures made once, with their operands.
+	head                 headStep
+	embeds               embedGradient
+	runLosses, runEmbeds func(worker, i int)
 }
 
 type layerTrace struct {
@@ -45,7 +51,9 @@ const headRows = 256
 func (t *Model) NewTrace(rows int) *Trace {
 	s := t.Spec
 	h, qkv := s.Hidden, s.QKV().Out
-	tr := &Trace{m: t, rows: rows, ws: rt.NewWorkspace(t.opt.Pool), losses: make([]float64, rows)}
+	tr := &Trace{m: t, rows: rows, ws: rt.NewWorkspace(t.opt.Pool), pass: t.newPasses(), losses: make([]float64, rows)}
+	tr.pass.positions = make([]int, rows)
+	tr.runLosses, tr.runEmbeds = tr.lossStep, tr.embedGradientStep
 	f := tr.arena.Floats
 	for _, l := range t.layers {
 		tr.aws = l.attn.NewWorkspace()
@@ -60,7 +68,7 @@ func (t *Model) NewTrace(rows int) *Trace {
 	if t.opt.Train {
 		tr.dfinal, tr.dstream, tr.dnorm = f(rows*h), f(rows*h), f(rows*h)
 		tr.dqkv, tr.dattn = f(rows*qkv), f(rows*s.AttnDim)
-		tr.partial = f((rows + rowChunk - 1) / rowChunk * 2 * h)
+		tr.partial = f(rowChunks(rows) * 2 * h)
 	}
 	return tr
 }
@@ -102,35 +110,43 @@ func (tr *Trace) check(ids, targets []int32, batch int) (seq int, err error) {
 // forward computes everything up to the last norm.
 func (tr *Trace) forward(ids []int32, batch, seq int) {
 	t, m := tr.m, len(ids)
-	pos := func(r int) int { return r % seq }
+	for r := range m {
+		tr.pass.positions[r] = r % seq
+	}
 	x := tr.out
 	if len(tr.layers) > 0 {
 		x = tr.layers[0].x
 	}
-	t.embed(x, ids, pos)
+	tr.pass.embed(x, ids)
 	for i := range tr.layers {
-		l, c := &t.layers[i], &tr.layers[i]
 		next := tr.out
 		if i+1 < len(tr.layers) {
 			next = tr.layers[i+1].x
 		}
-		t.normForward(&l.ln1, c.ln1, c.x, c.s1, m)
-		stop := t.prof.track(&t.prof.Projections)
-		l.qkv.Forward(c.qkv, c.ln1, nil, m, c.qkvSaved, tr.ws)
-		stop()
-		t.rotate(c.qkv, m, pos, false)
-		stop = t.prof.track(&t.prof.Attention)
-		l.attn.Forward(c.attn, c.lse, c.qkv, batch, seq, tr.aws)
-		stop()
-		stop = t.prof.track(&t.prof.Projections)
-		l.out.Forward(c.mid, c.attn, c.x, m, c.outSaved, tr.ws)
-		stop()
-		t.normForward(&l.ln2, c.ln2, c.mid, c.s2, m)
-		stop = t.prof.track(&t.prof.FFN)
-		l.ffn.Forward(next, c.ln2, c.mid, m, c.ffnSaved, tr.ws)
-		stop()
+		tr.layerForward(next, i, batch, seq)
 	}
-	t.normForward(&t.norm, tr.final, tr.out, tr.fstats, m)
+	tr.pass.norm(&t.norm, tr.final, tr.out, tr.fstats, m)
+}
+
+// layerForward computes layer i of batch sequences into next.
+func (tr *Trace) layerForward(next []float32, i, batch, seq int) {
+	t, m := tr.m, batch*seq
+	l, c := &t.layers[i], &tr.layers[i]
+	tr.pass.norm(&l.ln1, c.ln1, c.x, c.s1, m)
+	start := time.Now()
+	l.qkv.Forward(c.qkv, c.ln1, nil, m, c.qkvSaved, tr.ws)
+	t.prof.since(&t.prof.Projections, start)
+	tr.pass.rotate(c.qkv, m, false)
+	start = time.Now()
+	l.attn.Forward(c.attn, c.lse, c.qkv, batch, seq, tr.aws)
+	t.prof.since(&t.prof.Attention, start)
+	start = time.Now()
+	l.out.Forward(c.mid, c.attn, c.x, m, c.outSaved, tr.ws)
+	t.prof.since(&t.prof.Projections, start)
+	tr.pass.norm(&l.ln2, c.ln2, c.mid, c.s2, m)
+	start = time.Now()
+	l.ffn.Forward(next, c.ln2, c.mid, m, c.ffnSaved, tr.ws)
+	t.prof.since(&t.prof.FFN, start)
 }
 
 // Profile is the model's, with what this trace's calls spent on activations
@@ -175,69 +191,90 @@ func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale 
 	tr.forward(ids, batch, seq)
 	if !accumulate {
 		// The sums over rows add to what is there.
-		clear(grads.Get("model.wte.weight"))
-		clear(grads.Get("model.wpe.weight"))
+		clear(grads.wte)
+		clear(grads.wpe)
 	}
 	loss := tr.crossEntropy(targets, grads, scale, accumulate)
 	dx := tr.dstream[:m*t.Spec.Hidden]
 	clear(dx)
-	tr.normBackward(&t.norm, grads, dx, tr.dfinal, tr.out, tr.fstats, m, accumulate)
+	tr.pass.normBackward(&t.norm, grads.final, dx, tr.dfinal, tr.out, tr.fstats, m, tr.partial, accumulate)
 	for i := len(tr.layers) - 1; i >= 0; i-- {
-		l, c := &t.layers[i], &tr.layers[i]
-		name := LayerName(i)
-		stop := t.prof.track(&t.prof.FFN)
-		l.ffn.Backward(tr.dnorm, grads.ffn(i), dx, c.ln2, m, c.ffnSaved, accumulate, tr.ws)
-		stop()
-		tr.normBackward(&l.ln2, grads, dx, tr.dnorm, c.mid, c.s2, m, accumulate)
-		stop = t.prof.track(&t.prof.Projections)
-		l.out.Backward(tr.dattn, grads.linear(name+".o_linear", t.Spec.Output()), dx, c.attn, m, c.outSaved, accumulate, tr.ws)
-		stop()
-		stop = t.prof.track(&t.prof.Attention)
-		l.attn.Backward(tr.dqkv, tr.dattn, c.attn, c.lse, c.qkv, batch, seq, tr.aws)
-		stop()
-		t.rotate(tr.dqkv, m, func(r int) int { return r % seq }, true)
-		stop = t.prof.track(&t.prof.Projections)
-		l.qkv.Backward(tr.dnorm, grads.linear(name+".qkv_linear", t.Spec.QKV()), tr.dqkv, c.ln1, m, c.qkvSaved, accumulate, tr.ws)
-		stop()
-		tr.normBackward(&l.ln1, grads, dx, tr.dnorm, c.x, c.s1, m, accumulate)
+		tr.layerBackward(&grads.layers[i], dx, i, batch, seq, accumulate)
 	}
-	tr.embedBackward(grads, dx, ids, seq)
+	tr.embedBackward(grads, dx, ids)
 	return loss, nil
 }
+
+// layerBackward adds layer i's gradient to dx, the residual stream's, and
+// leaves that of its parameters in g.
+func (tr *Trace) layerBackward(g *layerWeights, dx []float32, i, batch, seq int, accumulate bool) {
+	t, m := tr.m, batch*seq
+	l, c := &t.layers[i], &tr.layers[i]
+	start := time.Now()
+	l.ffn.Backward(tr.dnorm, g.ffn, dx, c.ln2, m, c.ffnSaved, accumulate, tr.ws)
+	t.prof.since(&t.prof.FFN, start)
+	tr.pass.normBackward(&l.ln2, g.ln2, dx, tr.dnorm, c.mid, c.s2, m, tr.partial, accumulate)
+	start = time.Now()
+	l.out.Backward(tr.dattn, g.out, dx, c.attn, m, c.outSaved, accumulate, tr.ws)
+	t.prof.since(&t.prof.Projections, start)
+	start = time.Now()
+	l.attn.Backward(tr.dqkv, tr.dattn, c.attn, c.lse, c.qkv, batch, seq, tr.aws)
+	t.prof.since(&t.prof.Attention, start)
+	tr.pass.rotate(tr.dqkv, m, true)
+	start = time.Now()
+	l.qkv.Backward(tr.dnorm, g.qkv, tr.dqkv, c.ln1, m, c.qkvSaved, accumulate, tr.ws)
+	t.prof.since(&t.prof.Projections, start)
+	tr.pass.normBackward(&l.ln1, g.ln1, dx, tr.dnorm, c.x, c.s1, m, tr.partial, accumulate)
+}
+
+// headStep is a stretch of rows at work in the head: their logits are the
+// trace's.
+type headStep struct {
+	targets []int32
+	losses  []float64
+	grad    bool
+	scale   float64
+}
+
+// headRowsStep rows are a unit of the loss.
+const headRowsStep = 8
 
 // crossEntropy runs the head on headRows rows at a time. With grads it also
 // fills dfinal and the head's gradient.
 func (tr *Trace) crossEntropy(targets []int32, grads *Params, scale float64, accumulate bool) float64 {
 	t, m := tr.m, len(targets)
-	h, v := t.Spec.Hidden, t.Spec.Vocab
+	h := t.Spec.Hidden
 	for r := 0; r < m; r += headRows {
 		n := min(headRows, m-r)
 		x := tr.final[r*h : (r+n)*h]
-		stop := t.prof.track(&t.prof.Head)
+		start := time.Now()
 		t.head.Forward(tr.logits, x, nil, n, nil, tr.ws)
-		stop()
-		stop = t.prof.track(&t.prof.CrossEntropy)
-		t.opt.Pool.Run((n+7)/8, func(_, i int) {
-			for j := 8 * i; j < min(n, 8*i+8); j++ {
-				row := tr.logits[j*v : (j+1)*v]
-				tr.losses[r+j] = t.rowLoss(row, int(targets[r+j]), grads != nil, scale/float64(m))
-			}
-		})
-		stop()
+		t.prof.since(&t.prof.Head, start)
+		start = time.Now()
+		tr.head = headStep{targets[r : r+n], tr.losses[r : r+n], grads != nil, scale / float64(m)}
+		t.opt.Pool.Run((n+headRowsStep-1)/headRowsStep, tr.runLosses)
+		t.prof.since(&t.prof.CrossEntropy, start)
 		if grads == nil {
 			continue
 		}
-		stop = t.prof.track(&t.prof.Head)
+		start = time.Now()
 		// A tied head adds to the embedding's gradient, which is clear.
 		add := accumulate || r > 0
-		t.head.Backward(tr.dfinal[r*h:(r+n)*h], grads.head(), tr.logits, x, n, noSaved, add, tr.ws)
-		stop()
+		t.head.Backward(tr.dfinal[r*h:(r+n)*h], grads.head, tr.logits, x, n, noSaved, add, tr.ws)
+		t.prof.since(&t.prof.Head, start)
 	}
 	sum := 0.0
 	for _, l := range tr.losses[:m] {
 		sum += l
 	}
 	return sum / float64(m)
+}
+
+func (tr *Trace) lossStep(_, i int) {
+	s, v := &tr.head, tr.m.Spec.Vocab
+	for j := headRowsStep * i; j < min(len(s.targets), headRowsStep*(i+1)); j++ {
+		s.losses[j] = tr.m.rowLoss(tr.logits[j*v:(j+1)*v], int(s.targets[j]), s.grad, s.scale)
+	}
 }
 
 // noSaved serves the head, a single factor, which saves nothing.
@@ -256,47 +293,33 @@ func (t *Model) rowLoss(row []float32, target int, grad bool, scale float64) flo
 	return float64(top) + math.Log(float64(sum)) - logit
 }
 
-// normBackward adds the norm's gradient to dx, and to its parameters' the
-// sums of chunks of rows, in order.
-func (tr *Trace) normBackward(n *norm, grads *Params, dx, dy, x []float32, s stats, m int, accumulate bool) {
-	t := tr.m
-	defer t.prof.track(&t.prof.Norm)()
-	chunks := (m + rowChunk - 1) / rowChunk
-	part := tr.partial[:chunks*2*n.h]
-	t.rows(m, func(i, r0, r1 int) {
-		p := part[i*2*n.h:][:2*n.h]
-		clear(p)
-		n.backward(t.vec, dx, p[:n.h], p[n.h:], dy, x, s, r0, r1)
-	})
-	for j, g := range [][]float32{grads.Get(n.name + ".weight"), grads.Get(n.name + ".bias")} {
-		if g == nil {
-			continue
-		}
-		if !accumulate {
-			clear(g)
-		}
-		t.vec.ColSum(g, part[j*n.h:], chunks, n.h, 2*n.h)
-	}
-}
-
 // embedColumns is the width of a unit of the embedding's gradient.
 const embedColumns = 64
 
+// embedGradient holds the operands of the embedding's gradient.
+type embedGradient struct {
+	grads *Params
+	dx    []float32
+	ids   []int32
+}
+
 // embedBackward adds the rows of dx to their tokens' and positions' gradients,
 // in order; units are stretches of columns.
-func (tr *Trace) embedBackward(grads *Params, dx []float32, ids []int32, seq int) {
-	t, h := tr.m, tr.m.Spec.Hidden
-	defer t.prof.track(&t.prof.Embedding)()
-	wte, wpe := grads.Get("model.wte.weight"), grads.Get("model.wpe.weight")
-	t.opt.Pool.Run((h+embedColumns-1)/embedColumns, func(_, i int) {
-		c0, c1 := i*embedColumns, min(h, (i+1)*embedColumns)
-		for r, id := range ids {
-			row := dx[r*h+c0 : r*h+c1]
-			t.vec.Add(wte[int(id)*h+c0:int(id)*h+c1], row)
-			if t.Spec.Position == spec.Absolute {
-				p := r % seq * h
-				t.vec.Add(wpe[p+c0:p+c1], row)
-			}
+func (tr *Trace) embedBackward(grads *Params, dx []float32, ids []int32) {
+	defer tr.m.prof.since(&tr.m.prof.Embedding, time.Now())
+	tr.embeds = embedGradient{grads, dx, ids}
+	tr.m.opt.Pool.Run((tr.m.Spec.Hidden+embedColumns-1)/embedColumns, tr.runEmbeds)
+}
+
+func (tr *Trace) embedGradientStep(_, i int) {
+	t, h, s := tr.m, tr.m.Spec.Hidden, &tr.embeds
+	c0, c1 := i*embedColumns, min(h, (i+1)*embedColumns)
+	for r, id := range s.ids {
+		row := s.dx[r*h+c0 : r*h+c1]
+		t.vec.Add(s.grads.wte[int(id)*h+c0:int(id)*h+c1], row)
+		if s.grads.wpe != nil {
+			p := tr.pass.positions[r] * h
+			t.vec.Add(s.grads.wpe[p+c0:p+c1], row)
 		}
-	})
+	}
 }

@@ -7,6 +7,7 @@ package model
 import (
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -56,17 +57,17 @@ func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
 	}
 	t := &Model{Spec: m, Params: p, opt: opt, vec: vec.For(opt.ISA), prof: &Profile{}}
 	zero := make([]float32, m.Hidden)
-	bind := func(name string) norm {
-		return norm{rms: m.Norm == spec.RMSNorm, h: m.Hidden, name: name, w: p.Get(name + ".weight"), b: p.Get(name + ".bias"), zero: zero}
+	bind := func(w normWeights) norm {
+		return norm{normWeights: w, rms: m.Norm == spec.RMSNorm, h: m.Hidden, zero: zero}
 	}
 	for i := range m.Layers {
-		name := LayerName(i)
-		l := layer{ln1: bind(name + ".ln1"), ln2: bind(name + ".ln2")}
+		w := &p.layers[i]
+		l := layer{ln1: bind(w.ln1), ln2: bind(w.ln2)}
 		var err error
-		if l.qkv, err = rt.NewLinear(m.QKV(), p.linear(name+".qkv_linear", m.QKV()), opt); err != nil {
+		if l.qkv, err = rt.NewLinear(m.QKV(), w.qkv, opt); err != nil {
 			return nil, err
 		}
-		if l.out, err = rt.NewLinear(m.Output(), p.linear(name+".o_linear", m.Output()), opt); err != nil {
+		if l.out, err = rt.NewLinear(m.Output(), w.out, opt); err != nil {
 			return nil, err
 		}
 		scale := 1 / math.Sqrt(float64(m.HeadDim()))
@@ -76,14 +77,14 @@ func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
 		if l.attn, err = rt.NewAttention(rt.AttentionSpec{QHeads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Scale: float32(scale)}, opt); err != nil {
 			return nil, err
 		}
-		if l.ffn, err = rt.NewFFN(m.LayerFFN(i), p.ffn(i), opt); err != nil {
+		if l.ffn, err = rt.NewFFN(m.LayerFFN(i), w.ffn, opt); err != nil {
 			return nil, err
 		}
 		t.layers = append(t.layers, l)
 	}
-	t.norm = bind("model.ln_f")
+	t.norm = bind(p.final)
 	var err error
-	if t.head, err = rt.NewLinear(m.Head(), p.head(), opt); err != nil {
+	if t.head, err = rt.NewLinear(m.Head(), p.head, opt); err != nil {
 		return nil, err
 	}
 	if m.Position == spec.RoPE {
@@ -108,7 +109,7 @@ func (t *Model) angles() {
 
 // Repack packs the weights for the kernels, after the optimizer changed them.
 func (t *Model) Repack() {
-	defer t.prof.track(&t.prof.Pack)()
+	defer t.prof.since(&t.prof.Pack, time.Now())
 	for _, l := range t.layers {
 		l.qkv.Repack()
 		l.out.Repack()
@@ -162,24 +163,11 @@ func (t *Model) Pool() *rt.Pool { return t.opt.Pool }
 // Vec is the table of elementwise operations that the model runs.
 func (t *Model) Vec() *vec.Table { return t.vec }
 
-// rowChunk is the number of rows of an elementwise unit of work, and of one
-// partial sum of the gradients that sum over rows: it never depends on the
-// number of threads.
-const rowChunk = 32
-
-// rows runs f over [0, m) in chunks of rowChunk.
-func (t *Model) rows(m int, f func(chunk, r0, r1 int)) {
-	t.opt.Pool.Run((m+rowChunk-1)/rowChunk, func(_, i int) {
-		f(i, i*rowChunk, min(m, (i+1)*rowChunk))
-	})
-}
-
 // norm is a layer norm or an RMS norm.
 type norm struct {
+	normWeights
 	rms  bool
 	h    int
-	name string
-	w, b []float32
 	zero []float32
 }
 
@@ -205,48 +193,6 @@ func (n *norm) backward(v *vec.Table, dx, dw, db, dy, x []float32, s stats, r0, 
 		return
 	}
 	v.LayerNormBackward(dx, dw, db, dy, x, n.w, s.mean[r0:r1], s.rstd[r0:r1], r1-r0, n.h)
-}
-
-func (t *Model) normForward(n *norm, y, x []float32, s stats, m int) {
-	defer t.prof.track(&t.prof.Norm)()
-	t.rows(m, func(_, r0, r1 int) { n.forward(t.vec, y, x, s, r0, r1) })
-}
-
-// rotate turns the queries and keys of rows of qkv; pos gives each row's
-// position.
-func (t *Model) rotate(qkv []float32, m int, pos func(row int) int, back bool) {
-	if t.Spec.Position != spec.RoPE {
-		return
-	}
-	defer t.prof.track(&t.prof.RoPE)()
-	hd := t.Spec.HeadDim()
-	heads, half, width := t.Spec.QHeads+t.Spec.KVHeads, hd/2, (t.Spec.QHeads+2*t.Spec.KVHeads)*hd
-	f := t.vec.RoPE
-	if back {
-		f = t.vec.RoPEBackward
-	}
-	t.rows(m, func(_, r0, r1 int) {
-		for r := r0; r < r1; r++ {
-			at := pos(r) * half
-			f(qkv[r*width:], t.cos[at:at+half], t.sin[at:at+half], heads, hd, half)
-		}
-	})
-}
-
-// embed sums the embeddings of tokens and, where they are learned, positions.
-func (t *Model) embed(x []float32, ids []int32, pos func(row int) int) {
-	defer t.prof.track(&t.prof.Embedding)()
-	h := t.Spec.Hidden
-	wte, wpe := t.Params.Get("model.wte.weight"), t.Params.Get("model.wpe.weight")
-	t.rows(len(ids), func(_, r0, r1 int) {
-		for r := r0; r < r1; r++ {
-			row := x[r*h : (r+1)*h]
-			copy(row, wte[int(ids[r])*h:])
-			if wpe != nil {
-				t.vec.Add(row, wpe[pos(r)*h:][:h])
-			}
-		}
-	})
 }
 
 // CheckTokens reports the first id outside the vocabulary.

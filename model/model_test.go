@@ -269,6 +269,47 @@ func TestGenerateBatch(t *testing.T) {
 	}
 }
 
+// Decoding allocates nothing for a token, and generating no more for a long
+// text than for a short one.
+func TestDecodingAllocatesNothing(t *testing.T) {
+	for _, s := range forms {
+		for _, threads := range []int{1, 2} {
+			m := build(t, s, "", threads)
+			const batch, room = 3, 280
+			dec, err := m.NewDecoder(batch, room)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dec.Close()
+			seqs, one := []int{2, 0, 1}, [][]int32{{1}, {2}, {3}}
+			feed := func() {
+				if _, err := dec.Feed(seqs, one); err != nil {
+					t.Fatal(err)
+				}
+			}
+			feed()
+			if n := testing.AllocsPerRun(room-10, feed); n != 0 {
+				t.Errorf("%s, %d threads: a token makes %v allocations", s.Name, threads, n)
+			}
+			for _, how := range []model.Sampling{{}, {Temperature: 1}, {Temperature: 1, TopK: 7}, {Temperature: 1, TopP: 0.9}} {
+				allocs := func(n int) float64 {
+					return testing.AllocsPerRun(3, func() {
+						for i := range batch {
+							dec.Truncate(i, 0)
+						}
+						if err := dec.Generate(one, n, -1, how, func(int, int32) bool { return true }); err != nil {
+							t.Fatal(err)
+						}
+					})
+				}
+				if short, long := allocs(10), allocs(250); long != short {
+					t.Errorf("%s, %d threads, %+v: a text of 250 tokens makes %v allocations, one of 10 %v", s.Name, threads, how, long, short)
+				}
+			}
+		}
+	}
+}
+
 // Losses and gradients have the same bits for any number of threads, and
 // micro-batches that accumulate give the gradient of the whole batch.
 func TestThreadsAndAccumulation(t *testing.T) {

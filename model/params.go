@@ -18,6 +18,11 @@ type Params struct {
 	Data  []float32
 	spec  spec.Model
 	views map[string][]float32
+	// The parameters as the model's parts take them.
+	layers   []layerWeights
+	final    normWeights // ln_f
+	head     rt.Weights
+	wte, wpe []float32
 	// guides are where each guide lies, in the order of Guides; rest is where
 	// everything else begins.
 	guides []Span
@@ -53,7 +58,38 @@ func NewParams(m spec.Model) *Params {
 	for _, q := range slices.Backward(list) {
 		add(q)
 	}
+	p.bind()
 	return p
+}
+
+// layerWeights are the parameters of one layer.
+type layerWeights struct {
+	ln1, ln2 normWeights
+	qkv, out rt.Weights
+	ffn      rt.FFNWeights
+}
+
+// normWeights are the parameters of a norm; b is nil where it has none.
+type normWeights struct{ w, b []float32 }
+
+// bind collects the parameters of the model's parts.
+func (p *Params) bind() {
+	m := p.spec
+	norm := func(name string) normWeights { return normWeights{p.Get(name + ".weight"), p.Get(name + ".bias")} }
+	for i := range m.Layers {
+		f, name := m.LayerFFN(i), LayerName(i)
+		p.layers = append(p.layers, layerWeights{
+			ln1: norm(name + ".ln1"), ln2: norm(name + ".ln2"),
+			qkv: p.linear(name+".qkv_linear", m.QKV()), out: p.linear(name+".o_linear", m.Output()),
+			ffn: rt.FFNWeights{FC1: p.linear(name+".mlp.fc1", f.FC1()), FC2: p.linear(name+".mlp.fc2", f.FC2())},
+		})
+	}
+	p.final = norm("model.ln_f")
+	p.wte, p.wpe = p.Get("model.wte.weight"), p.Get("model.wpe.weight")
+	p.head = rt.Weights{Factors: [][]float32{p.Get("lm_head.weight")}}
+	if m.TieEmbeddings {
+		p.head.Factors[0] = p.wte
+	}
 }
 
 // WithoutGuides is a copy that leaves out the guides.
@@ -99,21 +135,6 @@ func (p *Params) linear(name string, l spec.Linear) rt.Weights {
 		w.Guide = p.Get(name + "." + l.GuideParam().Name)
 	}
 	return w
-}
-
-// ffn collects the weights of the feed-forward network of layer i.
-func (p *Params) ffn(i int) rt.FFNWeights {
-	f, name := p.spec.LayerFFN(i), LayerName(i)+".mlp"
-	return rt.FFNWeights{FC1: p.linear(name+".fc1", f.FC1()), FC2: p.linear(name+".fc2", f.FC2())}
-}
-
-// head is the weight of the output layer: the embedding's where they are tied.
-func (p *Params) head() rt.Weights {
-	name := "lm_head.weight"
-	if p.spec.TieEmbeddings {
-		name = "model.wte.weight"
-	}
-	return rt.Weights{Factors: [][]float32{p.Get(name)}}
 }
 
 // LayerName is the prefix of the parameters of layer i, counted from 0.

@@ -37,11 +37,8 @@ func (p *Profile) Shares() []Share {
 	}
 }
 
-// track adds the time until the returned function is called.
-func (p *Profile) track(d *time.Duration) func() {
-	start := time.Now()
-	return func() { *d += time.Since(start) }
-}
+// since adds the time from start on to d, one of the profile's.
+func (p *Profile) since(d *time.Duration, start time.Time) { *d += time.Since(start) }
 
 // Profile gives the times so far; the trainer adds the optimizer's.
 func (t *Model) Profile() *Profile { return t.prof }

@@ -16,6 +16,7 @@ type Sampler struct {
 	seq     int
 	seed    uint64
 	windows uint64
+	window  []int32 // scratch of Read
 }
 
 // NewSampler returns a sampler of sequences of seq tokens.
@@ -25,16 +26,16 @@ func NewSampler(s *Split, seq int, seed uint64) (*Sampler, error) {
 	if n < 1 {
 		return nil, fmt.Errorf("%d training tokens are too few for sequences of %d, want %d or more", s.size, seq, 2*seq+1)
 	}
-	return &Sampler{split: s, seq: seq, seed: seed, windows: uint64(n)}, nil
+	return &Sampler{split: s, seq: seq, seed: seed, windows: uint64(n), window: make([]int32, seq+1)}, nil
 }
 
 // Epochs is the share of the split that n sequences see.
 func (s *Sampler) Epochs(n int64) float64 { return float64(n) / float64(s.windows) }
 
 // Read fills ids and targets [rows, seq], which lag by one, with the rows
-// sequences from number first of the run on.
+// sequences from number first of the run on. It is for one caller at a time.
 func (s *Sampler) Read(ids, targets []int32, first uint64, rows int) error {
-	window := make([]int32, s.seq+1)
+	window := s.window
 	for r := range rows {
 		if err := s.split.Read(window, s.at(first+uint64(r))); err != nil {
 			return err

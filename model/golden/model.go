@@ -277,7 +277,7 @@ func (d *data) guidance(s spec.Model) (*train.Guidance, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.Uniform = func(step, micro, n int) []float64 { return wide(u[(step*d.Accum+micro)*n:][:n]) }
+	g.Uniform = func(dst []float64, step, micro int) { copy(dst, wide(u[(step*d.Accum+micro)*len(dst):][:len(dst)])) }
 	var used []int64
 	for step := range d.Guided {
 		for _, v := range u[step*d.Accum*n : (step+1)*d.Accum*n] {

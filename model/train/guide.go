@@ -16,11 +16,13 @@ type Guidance struct {
 	Steps  int
 	Course schedule.Course
 	// Uniform, where not nil, draws the numbers in [0, 1) of the n guides in a
-	// micro-batch, which uses those guides whose number is below the ratio.
-	Uniform func(step, micro, n int) []float64
+	// micro-batch, which uses those guides whose number is below the ratio. It
+	// fills u with them.
+	Uniform func(u []float64, step, micro int)
 
 	guides []rt.Guide
 	used   []bool
+	u      []float64
 }
 
 // Ratio is the guides' share in a step, counted from 0.
@@ -29,17 +31,19 @@ func (g *Guidance) Ratio(step int) float64 { return schedule.Ratio(g.Course, ste
 // Set prepares the model for a micro-batch. It returns the guides that this
 // micro-batch or an earlier one of the same step uses.
 func (g *Guidance) Set(m *model.Model, step, micro int) (used []bool) {
-	n := len(m.Params.Guides())
+	if spans, _ := m.Params.Spans(); g.guides == nil {
+		n := len(spans)
+		g.guides, g.used, g.u = make([]rt.Guide, n), make([]bool, n), make([]float64, n)
+	}
 	if micro == 0 {
-		g.guides, g.used = make([]rt.Guide, n), make([]bool, n)
+		clear(g.used)
 	}
 	ratio := g.Ratio(step)
-	var u []float64
 	if g.Uniform != nil {
-		u = g.Uniform(step, micro, n)
+		g.Uniform(g.u, step, micro)
 	}
 	for i := range g.guides {
-		g.guides[i] = rt.Guide{On: u == nil || u[i] < ratio, Ratio: float32(ratio)}
+		g.guides[i] = rt.Guide{On: g.Uniform == nil || g.u[i] < ratio, Ratio: float32(ratio)}
 		g.used[i] = g.used[i] || g.guides[i].On
 	}
 	m.SetGuides(g.guides)
@@ -52,17 +56,17 @@ func (g *Guidance) Unset(m *model.Model) { m.SetGuides(make([]rt.Guide, len(m.Pa
 // uniforms draws as a function of the seed and the place in the run, so that a
 // run that resumes goes on with the numbers of an unbroken one, and every
 // process of several with the same.
-func uniforms(seed uint64) func(step, micro, n int) []float64 {
-	return func(step, micro, n int) []float64 {
+func uniforms(seed uint64) func(u []float64, step, micro int) {
+	source := new(rand.ChaCha8)
+	r := rand.New(source)
+	return func(u []float64, step, micro int) {
 		key := [32]byte{24: 'g', 'u', 'i', 'd', 'e'}
-		for i, v := range []uint64{seed, uint64(step), uint64(micro)} {
+		for i, v := range [3]uint64{seed, uint64(step), uint64(micro)} {
 			binary.LittleEndian.PutUint64(key[8*i:], v)
 		}
-		r := rand.New(rand.NewChaCha8(key))
-		u := make([]float64, n)
+		source.Seed(key)
 		for i := range u {
 			u[i] = r.Float64()
 		}
-		return u
 	}
 }

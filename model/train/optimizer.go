@@ -23,6 +23,11 @@ type AdamW struct {
 	m      *model.Model
 	chunks []chunk
 	sums   []float64
+	// The step at work, and what the pool runs on it, made once so that a step
+	// allocates nothing.
+	grads               []float32
+	step                vec.AdamWStep
+	runSquares, runStep func(worker, i int)
 }
 
 // chunk is a stretch of the parameters: of the guide of that number, or, where
@@ -39,6 +44,7 @@ const updateChunk = 1 << 16
 // NewAdamW returns an optimizer with zero moments.
 func NewAdamW(m *model.Model, beta1, beta2, eps, decay, clip float64) *AdamW {
 	o := &AdamW{Beta1: beta1, Beta2: beta2, Eps: eps, Decay: decay, Clip: clip, M: model.NewParams(m.Spec), V: model.NewParams(m.Spec), m: m}
+	o.runSquares, o.runStep = o.squares, o.update
 	o.cut()
 	return o
 }
@@ -79,17 +85,9 @@ func (o *AdamW) Close() {
 // returns the global L2 norm of the gradients before clipping; where that is not
 // finite, it leaves everything as it is.
 func (o *AdamW) Step(grads *model.Params, lr float64) float64 {
-	g, p := grads.Data, o.m.Params.Data
-	v := o.m.Vec()
-	each := func(f func(i int, c chunk)) {
-		o.m.Pool().Run(len(o.chunks), func(_, i int) {
-			if c := o.chunks[i]; o.used(c.guide) {
-				f(i, c)
-			}
-		})
-	}
+	o.grads = grads.Data
 	clear(o.sums)
-	each(func(i int, c chunk) { o.sums[i] = v.SumSquares(g[c.Lo:c.Hi]) })
+	o.m.Pool().Run(len(o.chunks), o.runSquares)
 	sum := 0.0
 	for _, s := range o.sums {
 		sum += s
@@ -104,17 +102,31 @@ func (o *AdamW) Step(grads *model.Params, lr float64) float64 {
 			o.GuideSteps[i]++
 		}
 	}
-	each(func(_ int, c chunk) {
-		steps := o.Steps
-		if c.guide >= 0 {
-			steps = o.GuideSteps[c.guide]
-		}
-		v.AdamW(p[c.Lo:c.Hi], g[c.Lo:c.Hi], o.M.Data[c.Lo:c.Hi], o.V.Data[c.Lo:c.Hi], vec.AdamWStep{
-			LR: lr, Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, Decay: o.Decay,
-			Bias1: 1 - math.Pow(o.Beta1, float64(steps)), Bias2: 1 - math.Pow(o.Beta2, float64(steps)),
-			GradScale: min(1, o.Clip/(norm+1e-6))})
-	})
+	o.step = vec.AdamWStep{LR: lr, Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, Decay: o.Decay, GradScale: min(1, o.Clip/(norm+1e-6))}
+	o.m.Pool().Run(len(o.chunks), o.runStep)
 	return norm
+}
+
+// squares sums the squares of the gradients of chunk i.
+func (o *AdamW) squares(_, i int) {
+	if c := o.chunks[i]; o.used(c.guide) {
+		o.sums[i] = o.m.Vec().SumSquares(o.grads[c.Lo:c.Hi])
+	}
+}
+
+// update moves the parameters of chunk i.
+func (o *AdamW) update(_, i int) {
+	c := o.chunks[i]
+	if !o.used(c.guide) {
+		return
+	}
+	steps := o.Steps
+	if c.guide >= 0 {
+		steps = o.GuideSteps[c.guide]
+	}
+	step := o.step
+	step.Bias1, step.Bias2 = 1-math.Pow(o.Beta1, float64(steps)), 1-math.Pow(o.Beta2, float64(steps))
+	o.m.Vec().AdamW(o.m.Params.Data[c.Lo:c.Hi], o.grads[c.Lo:c.Hi], o.M.Data[c.Lo:c.Hi], o.V.Data[c.Lo:c.Hi], step)
 }
 
 // used reports whether the guide of that number, or everything else, has a

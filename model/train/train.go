@@ -87,6 +87,7 @@ type trainer struct {
 	trained time.Duration // without validation and saving
 	before  int           // steps that an earlier process ran
 	rate    float64       // tokens a second, smoothed
+	flops   float64       // of the model, for each token
 }
 
 // Train trains until the last step, or until ctx ends: then it finishes the
@@ -233,6 +234,7 @@ func (r *Run) begin() (*trainer, error) {
 			t.watch.add(m.Loss)
 		}
 	}
+	t.countFLOPs()
 	t.grads = model.NewParams(m)
 	t.trace = t.model.NewTrace(tr.Batch * tr.Seq)
 	t.ids, t.targets = make([]int32, tr.Batch*tr.Seq), make([]int32, tr.Batch*tr.Seq)
@@ -334,12 +336,11 @@ func (t *trainer) advance() (Progress, error) {
 	} else {
 		t.rate += (now - t.rate) / float64(min(n, 10))
 	}
-	flops := 3 * float64(t.model.Spec.ForwardFLOPs(c.Batch, c.Seq)) / float64(c.Batch*c.Seq)
 	m.Step, m.Tokens, m.TokensPerSecond = t.step, int64(t.step)*int64(tokens), t.rate
 	return Progress{
 		Metrics: m,
 		Steps:   t.course.Steps,
-		FLOPS:   flops * t.rate,
+		FLOPS:   t.flops * t.rate,
 		ETA:     time.Duration(float64(t.course.Steps-t.step) * float64(tokens) / t.rate * float64(time.Second)),
 	}, nil
 }
@@ -347,6 +348,12 @@ func (t *trainer) advance() (Progress, error) {
 // dataStep is the step whose data this step reads: those after the planned ones
 // begin again at the first.
 func (t *trainer) dataStep() int { return t.step % t.Config.Train.Steps }
+
+// countFLOPs counts a backward pass as two forward passes.
+func (t *trainer) countFLOPs() {
+	c := &t.Config.Train
+	t.flops = 3 * float64(t.model.Spec.ForwardFLOPs(c.Batch, c.Seq)) / float64(c.Batch*c.Seq)
+}
 
 // dropGuides ends the guided phase.
 func (t *trainer) dropGuides() error {
@@ -357,6 +364,7 @@ func (t *trainer) dropGuides() error {
 	t.grads.Close()
 	t.grads = model.NewParams(t.model.Spec)
 	t.guidance = nil
+	t.countFLOPs()
 	t.note("step %d: the guided phase is over", t.step)
 	return nil
 }

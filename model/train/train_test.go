@@ -225,8 +225,10 @@ func TestUniforms(t *testing.T) {
 		draw := uniforms(seed)
 		for step := range 20 {
 			for micro := range 3 {
-				u := draw(step, micro, 8)
-				if !slices.Equal(u, uniforms(seed)(step, micro, 8)) {
+				u, again := make([]float64, 8), make([]float64, 8)
+				draw(u, step, micro)
+				uniforms(seed)(again, step, micro)
+				if !slices.Equal(u, again) {
 					t.Fatal("drawn again, the numbers are others")
 				}
 				for _, v := range u {
@@ -569,4 +571,41 @@ func FuzzMetrics(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A step of training allocates nothing once its buffers have grown: data, both
+// passes with accumulation, guides drawn at random, the optimizer and packing.
+func TestStepAllocatesNothing(t *testing.T) {
+	dataDir := t.TempDir()
+	prepare(t, dataDir)
+	for name, change := range map[string][2]string{
+		"dense":        {"mlp: {kind: lowrank, rank: 8}", "mlp: {kind: dense}"},
+		"lowrank":      {"q_heads: 2", "q_heads: 2"},
+		"blockshuffle": {"mlp: {kind: lowrank, rank: 8}", "kv_heads: 1\n  act: swiglu\n  bias: false\n  norm: rmsnorm\n  position: absolute\n  mlp: {kind: blockshuffle, blocks: 2}"},
+		"blockdense":   {"mlp: {kind: lowrank, rank: 8}", "tie_embeddings: false\n  mlp: {kind: blockdense, rank: 8, blocks: 2}"},
+		"guided":       {"eval_every: 10,", "guide: {max_step_ratio: 1, reduce_flop: true},"},
+	} {
+		for _, threads := range []int{1, 2} {
+			r := newRun(t, dataDir, t.TempDir(), threads, "")
+			r.Config = config(t, strings.Replace(tiny, change[0], change[1], 1))
+			r.Config.Train.NormEvery = 0 // a map for each step's line
+			tr, err := r.begin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			tr.watch.before = slices.Grow(tr.watch.before, watchWindow+1)
+			step := func() {
+				if _, err := tr.advance(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 3 {
+				step()
+			}
+			if n := testing.AllocsPerRun(25, step); n != 0 {
+				t.Errorf("%s, %d threads: a step makes %v allocations", name, threads, n)
+			}
+			tr.close()
+		}
+	}
 }

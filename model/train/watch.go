@@ -40,10 +40,10 @@ func (w *watch) add(loss float64) {
 		return
 	}
 	oldest := w.last[0]
-	w.last = w.last[1:]
+	w.last = slices.Delete(w.last, 0, 1)
 	if w.spiking == 0 { // what belongs to a spike is no measure for it
 		w.before = append(w.before, oldest)
-		w.before = w.before[max(0, len(w.before)-watchWindow):]
+		w.before = slices.Delete(w.before, 0, max(0, len(w.before)-watchWindow))
 	}
 	if w.threshold == 0 || len(w.before) < watchLeast || median(w.last) <= w.limit() {
 		w.spiking = 0
@@ -60,7 +60,8 @@ func (w *watch) level() float64 {
 
 // limit is the loss from which on a spike begins.
 func (w *watch) limit() float64 {
-	d := make([]float64, len(w.before)-1)
+	var room [watchWindow]float64 // of the stack: a step allocates nothing
+	d := room[:len(w.before)-1]
 	for i := range d {
 		d[i] = math.Abs(w.before[i+1] - w.before[i])
 	}
@@ -72,8 +73,13 @@ func (w *watch) String() string {
 	return fmt.Sprintf("the loss is %.4f, the median of %d steps; before it was %.4f, and %.4f is the limit", median(w.last), len(w.last), w.level(), w.limit())
 }
 
-// median is the middle of the values, the upper one of two.
-func median(v []float64) float64 { return slices.Sorted(slices.Values(v))[len(v)/2] }
+// median is the middle of at most watchWindow values, the upper one of two.
+func median(v []float64) float64 {
+	var room [watchWindow]float64
+	s := append(room[:0], v...)
+	slices.Sort(s)
+	return s[len(s)/2]
+}
 
 // Diverged says that a run was halted.
 type Diverged struct {
