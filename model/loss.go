@@ -11,24 +11,27 @@ import (
 // Trace holds the activations of one micro-batch: what the backward pass
 // needs, and scratch. It belongs to one caller.
 type Trace struct {
-	m       *Model
-	rows    int
-	arena   rt.Arena
-	layers  []layerTrace
-	out     []float32 // the residual stream after the last layer
-	final   []float32 // ln_f of it
-	fstats  stats
-	ws      *rt.Workspace
-	aws     *rt.AttnWorkspace
-	pass    *passes
-	logits  []float32
-	losses  []float64
-	dfinal  []float32
-	dstream []float32 // gradient of the residual stream
-	dnorm   []float32 // of a norm's output
-	dqkv    []float32
-	dattn   []float32
-	partial []float32 // per chunk of rows: dw and db of a norm
+	m    *Model
+	rows int
+	// recompute says that the layers share one set of activations, all but
+	// their inputs, which the backward pass computes again.
+	recompute bool
+	arena     rt.Arena
+	layers    []layerTrace
+	out       []float32 // the residual stream after the last layer
+	final     []float32 // ln_f of it
+	fstats    stats
+	ws        *rt.Workspace
+	aws       *rt.AttnWorkspace
+	pass      *passes
+	logits    []float32
+	losses    []float64
+	dfinal    []float32
+	dstream   []float32 // gradient of the residual stream
+	dnorm     []float32 // of a norm's output
+	dqkv      []float32
+	dattn     []float32
+	partial   []float32 // per chunk of rows: dw and db of a norm
 
 	// The steps that the pool runs: closures made once, with their operands.
 	head                 headStep
@@ -48,14 +51,27 @@ type layerTrace struct {
 const headRows = 256
 
 // NewTrace returns room for micro-batches of up to rows tokens.
-func (t *Model) NewTrace(rows int) *Trace {
+func (t *Model) NewTrace(rows int) *Trace { return t.newTrace(rows, false) }
+
+// NewRecomputingTrace is NewTrace with less memory, for more time: it keeps
+// each layer's input only, and the backward pass runs each layer forward again,
+// which gives the same bits.
+func (t *Model) NewRecomputingTrace(rows int) *Trace { return t.newTrace(rows, true) }
+
+func (t *Model) newTrace(rows int, recompute bool) *Trace {
 	s := t.Spec
 	h, qkv := s.Hidden, s.QKV().Out
-	tr := &Trace{m: t, rows: rows, ws: rt.NewWorkspace(t.opt.Pool), pass: t.newPasses(), losses: make([]float64, rows)}
+	tr := &Trace{m: t, rows: rows, recompute: recompute, ws: rt.NewWorkspace(t.opt.Pool), pass: t.newPasses(), losses: make([]float64, rows)}
 	tr.pass.positions = make([]int, rows)
 	tr.runLosses, tr.runEmbeds = tr.lossStep, tr.embedGradientStep
 	f := tr.arena.Floats
-	for _, l := range t.layers {
+	for i, l := range t.layers {
+		if recompute && i > 0 {
+			c := tr.layers[0]
+			c.x, c.ffnSaved = f(rows*h), tr.savedLike(i)
+			tr.layers = append(tr.layers, c)
+			continue
+		}
 		tr.aws = l.attn.NewWorkspace()
 		tr.layers = append(tr.layers, layerTrace{
 			x: f(rows * h), ln1: f(rows * h), qkv: f(rows * qkv), attn: f(rows * s.AttnDim), mid: f(rows * h), ln2: f(rows * h),
@@ -71,6 +87,18 @@ func (t *Model) NewTrace(rows int) *Trace {
 		tr.partial = f(rowChunks(rows) * 2 * h)
 	}
 	return tr
+}
+
+// savedLike is what an earlier layer whose network has layer i's shape saves in,
+// or new room: the layers of a model have two shapes at most.
+func (tr *Trace) savedLike(i int) *rt.Saved {
+	f := tr.m.layers[i].ffn
+	for j := range i {
+		if tr.m.layers[j].ffn.Spec() == f.Spec() {
+			return tr.layers[j].ffnSaved
+		}
+	}
+	return f.NewSaved(tr.rows)
 }
 
 // Close frees the trace.
@@ -128,7 +156,8 @@ func (tr *Trace) forward(ids []int32, batch, seq int) {
 	tr.pass.norm(&t.norm, tr.final, tr.out, tr.fstats, m)
 }
 
-// layerForward computes layer i of batch sequences into next.
+// layerForward computes layer i of batch sequences into next, or, where that is
+// nil, only what the layer's backward pass needs.
 func (tr *Trace) layerForward(next []float32, i, batch, seq int) {
 	t, m := tr.m, batch*seq
 	l, c := &t.layers[i], &tr.layers[i]
@@ -199,6 +228,9 @@ func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale 
 	clear(dx)
 	tr.pass.normBackward(&t.norm, grads.final, dx, tr.dfinal, tr.out, tr.fstats, m, tr.partial, accumulate)
 	for i := len(tr.layers) - 1; i >= 0; i-- {
+		if tr.recompute && i+1 < len(tr.layers) { // the last one's are still there
+			tr.layerForward(nil, i, batch, seq)
+		}
 		tr.layerBackward(&grads.layers[i], dx, i, batch, seq, accumulate)
 	}
 	tr.embedBackward(grads, dx, ids)

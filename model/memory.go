@@ -28,8 +28,9 @@ func (m Memory) Total(tokens int) int64 {
 }
 
 // PredictMemory counts the buffers that training a model holds, or, without
-// train, running it; threads each have scratch of their own.
-func PredictMemory(s spec.Model, train bool, threads int) Memory {
+// train, running it; threads each have scratch of their own. With recompute,
+// layers share the activations that the backward pass computes again.
+func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 	n := int64(0)
 	for _, p := range slices.Concat(s.Params(), s.Guides()) {
 		n += int64(roundUp(p.Size()))
@@ -40,6 +41,7 @@ func PredictMemory(s spec.Model, train bool, threads int) Memory {
 	}
 	h, qkv := s.Hidden, s.QKV().Out
 	perToken := 0
+	shared := map[spec.FFN]int{} // what the networks of one shape save, where they share it
 	linear := func(l spec.Linear) {
 		m.Packs += packs(plan.NewLayer(l), train)
 	}
@@ -56,7 +58,15 @@ func PredictMemory(s spec.Model, train bool, threads int) Memory {
 		}
 		z := inner(p.FC1) + inner(p.FC2)
 		// What a layer's trace holds, and what its FFN saves.
-		perToken += 4*h + qkv + s.AttnDim + s.QHeads + 4 + z + len(p.FC1.Bias)
+		trace, saved := 3*h+qkv+s.AttnDim+s.QHeads+4, z+len(p.FC1.Bias)
+		perToken += h
+		if !recompute || i == 0 {
+			perToken += trace
+		}
+		if !recompute || shared[f] == 0 {
+			perToken += saved
+		}
+		shared[f] = saved
 		scratch := f.FFN
 		if train {
 			scratch += len(p.FC1.Bias) + z

@@ -370,8 +370,56 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// The prediction counts every buffer that training maps.
+// Computing activations again gives the same bits, guides and micro-batches
+// that accumulate included.
+func TestRecompute(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 6))
+	for seed := range 24 {
+		s := rapid.Custom(drawSpec).Example(seed)
+		s.Guided = s.Kind != spec.Dense && seed%2 == 0
+		if err := s.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		m := build(t, s, "", 2)
+		guides := make([]rt.Guide, len(s.Guides()))
+		for i := range guides {
+			guides[i] = rt.Guide{On: i%3 != 2, Ratio: 0.3}
+		}
+		m.SetGuides(guides)
+		const batch, seq = 3, 23
+		ids, targets := tokens(r, 2*batch*seq, s.Vocab), tokens(r, 2*batch*seq, s.Vocab)
+		run := func(tr *model.Trace) (losses [2]float64, grads []float32) {
+			defer tr.Close()
+			g := model.NewParams(s)
+			defer g.Close()
+			for i := range losses {
+				at, end := i*batch*seq, (i+1)*batch*seq
+				var err error
+				if losses[i], err = tr.Backward(g, ids[at:end], targets[at:end], batch, 0.5, i > 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return losses, slices.Clone(g.Data)
+		}
+		losses, grads := run(m.NewTrace(batch * seq))
+		again, gradsAgain := run(m.NewRecomputingTrace(batch * seq))
+		if losses != again || !slices.Equal(grads, gradsAgain) {
+			t.Errorf("%d: %+v: losses %v and, recomputed, %v; equal gradients: %v", seed, s, losses, again, slices.Equal(grads, gradsAgain))
+		}
+	}
+}
+
+// The prediction counts every buffer that training maps; computing activations
+// again takes far fewer.
 func TestMemory(t *testing.T) {
+	all, fewer := trainingMemory(t, false), trainingMemory(t, true)
+	if fewer > 0.65*all {
+		t.Errorf("%.0f bytes of activations, %.0f with recomputation", all, fewer)
+	}
+}
+
+// trainingMemory checks the prediction and returns the activations' share.
+func trainingMemory(t *testing.T, recompute bool) float64 {
 	s := forms[0]
 	s.Vocab, s.Hidden, s.FFN, s.AttnDim, s.QHeads, s.KVHeads, s.Layers = 1000, 256, 1024, 256, 4, 4, 4
 	const rows = 1024
@@ -387,16 +435,22 @@ func TestMemory(t *testing.T) {
 	defer m.Close()
 	grads := model.NewParams(s)
 	defer grads.Close()
-	tr := m.NewTrace(rows)
+	newTrace := m.NewTrace
+	if recompute {
+		newTrace = m.NewRecomputingTrace
+	}
+	without := rt.ArenaBytes()
+	tr := newTrace(rows)
 	defer tr.Close()
 	ids := make([]int32, rows)
 	if _, err := tr.Backward(grads, ids, ids, rows/256, 1, false); err != nil {
 		t.Fatal(err)
 	}
-	want := model.PredictMemory(s, true, 2)
+	want := model.PredictMemory(s, true, recompute, 2)
 	want.Moments = 0 // the optimizer is not here
 	got := rt.ArenaBytes() - before
 	if ratio := float64(got) / float64(want.Total(rows)); ratio < 0.7 || ratio > 1.2 {
 		t.Errorf("training takes %d bytes, predicted %d", got, want.Total(rows))
 	}
+	return float64(rt.ArenaBytes() - without)
 }

@@ -197,18 +197,21 @@ func (l *layer) repack() {
 
 // addForward adds the stages of y = act(layer(x)) (+ residual). z holds the
 // intermediates, one buffer a factor but the last; pre is for the values
-// before the activation.
+// before the activation. Without y, only z is filled.
 func (l *layer) addForward(ws *Workspace, y, x, pre, residual matrix, z []matrix) {
 	if l.stale {
 		panic("runtime: " + l.name + ": the weights changed since they were packed; call Repack after each optimizer step")
 	}
-	if l.mix.On {
+	if l.mix.On && y.data != nil {
 		l.addGuideForward(ws, y, x, pre, residual)
 		residual = matrix{}
 	}
 	src := x
 	for i, qs := range l.forward {
 		if i == len(l.forward)-1 {
+			if y.data == nil {
+				break
+			}
 			ws.addProducts(qs, stage{src: src, dst: y, pre: pre, residual: residual, weight: l.chained(i, kernel.Accumulate)})
 			break
 		}

@@ -50,6 +50,26 @@ func (m Model) ForwardFLOPs(batch, seq int) int64 {
 	return 2*b*s*m.Count().Formula + 4*int64(m.Layers)*b*s*s*int64(m.AttnDim)
 }
 
+// RecomputeFLOPs counts, by the conventions of ForwardFLOPs, what a backward
+// pass computes again that keeps no activations but the layers' inputs: all
+// layers but the last, each without the last factor of its network.
+func (m Model) RecomputeFLOPs(batch, seq int) int64 {
+	b, s := int64(batch), int64(seq)
+	weights := int64(0)
+	for i := range m.Layers - 1 {
+		f := m.LayerFFN(i)
+		weights += m.attentionWeights() + int64(f.FC1().Weights())
+		if f.Guide {
+			weights += int64(f.FC1().In) * int64(f.FC1().Out)
+		}
+		chain := f.FC2().Chain()
+		for _, c := range chain[:len(chain)-1] {
+			weights += int64(c.Weights())
+		}
+	}
+	return 2*b*s*weights + 4*int64(m.Layers-1)*b*s*s*int64(m.AttnDim)
+}
+
 // MLPFLOPs counts the share of the feed-forward networks in ForwardFLOPs.
 func (m Model) MLPFLOPs(batch, seq int) int64 {
 	return 2 * int64(batch) * int64(seq) * m.Count().MLPWeights

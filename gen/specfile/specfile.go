@@ -61,6 +61,9 @@ type Train struct {
 	// halts; with 0 it goes on.
 	SpikeThreshold float64 `yaml:"spike_threshold"`
 	SpikePatience  int     `yaml:"spike_patience"`
+	// Recompute keeps only the layers' inputs for the backward pass, which
+	// computes the rest again: less memory, more time, the same bits.
+	Recompute bool `yaml:"recompute,omitempty"`
 	// Guide turns on self-guided training.
 	Guide Guide `yaml:"guide,omitempty"`
 }
@@ -106,6 +109,14 @@ func (c *Config) Course() spec.Course {
 		b.Guide = &spec.Guide{MaxStepRatio: g.MaxStepRatio, FixedFLOP: g.Mode == "fixedflop", Reduce: g.ReduceFLOP}
 	}
 	return c.Model.Course(b)
+}
+
+// SameRun reports whether two configurations train the same model through the
+// same states, bit for bit.
+func (c *Config) SameRun(d *Config) bool {
+	t := d.Train
+	t.Recompute = c.Train.Recompute
+	return c.Model == d.Model && c.Train == t
 }
 
 // file mirrors the YAML schema. Pointers tell what is left out from zero.

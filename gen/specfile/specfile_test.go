@@ -158,6 +158,7 @@ func TestErrors(t *testing.T) {
 		{"guide's ratio", "rank: 16}", "rank: 16}\ntrain:\n  guide: {max_step_ratio: 1.5}", "bad.yaml:9:27: guide.max_step_ratio: 1.5 is out of range"},
 		{"guide's schedule", "rank: 16}", "rank: 16}\ntrain:\n  guide:\n    schedule: step", "bad.yaml:10:15: guide.schedule: unknown schedule \"step\"; valid are cosine, linear"},
 		{"guide's field", "rank: 16}", "rank: 16}\ntrain:\n  guide:\n    ratio: 1", "bad.yaml:10:5: unknown field \"ratio\""},
+		{"recompute", "rank: 16}", "rank: 16}\ntrain: {recompute: 2}", "recompute: 2"},
 		{"wrong type", "hidden: 64", "hidden: many", "hidden: many"},
 		{"empty section", good, "model:\n", "is empty"},
 		{"empty", good, "", "the file is empty"},

@@ -50,7 +50,7 @@ func (b *Bench) Dispatch(count int) Latency {
 // Collections times runtime.GC() beside steps of training, which go on until
 // count collections have passed.
 func (b *Bench) Collections(s spec.Model, batch, seq, count int) (Latency, error) {
-	step, stop, err := b.trainer(s, batch, seq)
+	step, stop, err := b.trainer(s, batch, seq, false)
 	if err != nil {
 		return Latency{}, err
 	}

@@ -14,12 +14,14 @@ import (
 
 // ModelResult is the speed of a whole model.
 type ModelResult struct {
-	Model   string  `json:"model"`
-	Op      string  `json:"op"` // train, prefill or decode
-	Batch   int     `json:"batch"`
-	Seq     int     `json:"seq"` // tokens of each sequence: trained on, filled in, or held while decoding
-	Threads int     `json:"threads"`
-	Tokens  float64 `json:"tokens_per_second"`
+	Model   string `json:"model"`
+	Op      string `json:"op"` // train, prefill or decode
+	Batch   int    `json:"batch"`
+	Seq     int    `json:"seq"` // tokens of each sequence: trained on, filled in, or held while decoding
+	Threads int    `json:"threads"`
+	// Recompute says that training computes activations again.
+	Recompute bool    `json:"recompute,omitempty"`
+	Tokens    float64 `json:"tokens_per_second"`
 	// Rate counts what is computed, causal attention halved and what is
 	// computed twice counted twice.
 	Rate
@@ -66,9 +68,10 @@ func attentionFLOPs(s spec.Model, queries, keys int) float64 {
 	return 4 * float64(s.Layers) * float64(queries) * float64(keys) * float64(s.AttnDim)
 }
 
-// Train times steps of one micro-batch each, the optimizer included.
-func (b *Bench) Train(s spec.Model, batch, seq int) (ModelResult, error) {
-	step, stop, err := b.trainer(s, batch, seq)
+// Train times steps of one micro-batch each, the optimizer included, and the
+// recomputation of activations where asked for.
+func (b *Bench) Train(s spec.Model, batch, seq int, recompute bool) (ModelResult, error) {
+	step, stop, err := b.trainer(s, batch, seq, recompute)
 	if err != nil {
 		return ModelResult{}, err
 	}
@@ -84,12 +87,16 @@ func (b *Bench) Train(s spec.Model, batch, seq int) (ModelResult, error) {
 	// scores again, each over half of the pairs.
 	pairs := float64(batch) * attentionFLOPs(s, seq, seq)
 	flops := modelFLOPs - 3*pairs + (1+2.5)*pairs/2
+	if recompute {
+		again := pairs * float64(s.Layers-1) / float64(s.Layers)
+		flops += float64(s.RecomputeFLOPs(batch, seq)) - again/2
+	}
 	ops := append([]op{{name: "train", flops: flops, time: tries(step)}}, torch...)
 	samples, err := b.measure(nil, ops...)
 	if err != nil {
 		return ModelResult{}, err
 	}
-	r := ModelResult{Model: s.Name, Op: "train", Batch: batch, Seq: seq, Threads: b.Pool.Threads(), Rate: rate(samples, ops, 0)}
+	r := ModelResult{Model: s.Name, Op: "train", Recompute: recompute, Batch: batch, Seq: seq, Threads: b.Pool.Threads(), Rate: rate(samples, ops, 0)}
 	r.Tokens = float64(batch*seq) / r.Seconds
 	share := r.Share.times(modelFLOPs / flops)
 	r.ModelShare = &share
@@ -97,7 +104,7 @@ func (b *Bench) Train(s spec.Model, batch, seq int) (ModelResult, error) {
 }
 
 // trainer makes a model and the steps of its training; stop frees it.
-func (b *Bench) trainer(s spec.Model, batch, seq int) (step func(int) error, stop func(), err error) {
+func (b *Bench) trainer(s spec.Model, batch, seq int, recompute bool) (step func(int) error, stop func(), err error) {
 	if seq > s.MaxPositions {
 		return nil, nil, fmt.Errorf("%s takes %d positions, got %d", s.Name, s.MaxPositions, seq)
 	}
@@ -105,7 +112,11 @@ func (b *Bench) trainer(s spec.Model, batch, seq int) (step func(int) error, sto
 	if err != nil {
 		return nil, nil, err
 	}
-	tr := m.NewTrace(batch * seq)
+	newTrace := m.NewTrace
+	if recompute {
+		newTrace = m.NewRecomputingTrace
+	}
+	tr := newTrace(batch * seq)
 	grads := model.NewParams(s)
 	adam := train.NewAdamW(m, 0.9, 0.95, 1e-8, 0.1, 1)
 	ids := tokens(batch*seq, s.Vocab)
@@ -138,7 +149,7 @@ func (b *Bench) Decode(s spec.Model, batch, context int) ([]ModelResult, error) 
 	}
 	n := float64(batch)
 	kv := 8 * float64(s.Layers) * n * float64(context) * float64(s.KVHeads*s.HeadDim())
-	bytes := float64(model.PredictMemory(s, false, 1).Packs) + kv
+	bytes := float64(model.PredictMemory(s, false, false, 1).Packs) + kv
 	size := min(int(bytes), memoryBytes())
 	decoders := make([]*decoder, 1)
 	if b.Cold {

@@ -125,7 +125,7 @@ func (r *Run) finished(out string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if c.Model != r.Config.Model || c.Train != r.Config.Train {
+	if !c.SameRun(r.Config) {
 		return false, fmt.Errorf("%s holds a run of another configuration; choose another --out, or another name", r.Dir(out))
 	}
 	return s.Step == r.Config.Course().Steps, nil

@@ -236,7 +236,7 @@ func (r *Run) begin() (*trainer, error) {
 	}
 	t.countFLOPs()
 	t.grads = model.NewParams(m)
-	t.trace = t.model.NewTrace(tr.Batch * tr.Seq)
+	t.trace = t.newTrace()
 	t.ids, t.targets = make([]int32, tr.Batch*tr.Seq), make([]int32, tr.Batch*tr.Seq)
 	t.note("ready after %.1f s", time.Since(t.start).Seconds())
 	return t, nil
@@ -251,7 +251,7 @@ func (r *Run) check(dir string) (checkpoint.State, error) {
 	if got, want := r.Config.Train.Steps, s.Steps; got != want {
 		return s, fmt.Errorf("steps: the run was planned for %d steps, which its learning rate follows; it cannot resume with %d", want, got)
 	}
-	if c.Model != r.Config.Model || c.Train != r.Config.Train {
+	if !c.SameRun(r.Config) {
 		return s, fmt.Errorf("the configuration is not the one of %s; resume with that one, or start another run", dir)
 	}
 	if got := r.Data.Fingerprint(); got != s.Data {
@@ -348,6 +348,14 @@ func (t *trainer) advance() (Progress, error) {
 // dataStep is the step whose data this step reads: those after the planned ones
 // begin again at the first.
 func (t *trainer) dataStep() int { return t.step % t.Config.Train.Steps }
+
+func (t *trainer) newTrace() *model.Trace {
+	rows := t.Config.Train.Batch * t.Config.Train.Seq
+	if t.Config.Train.Recompute {
+		return t.model.NewRecomputingTrace(rows)
+	}
+	return t.model.NewTrace(rows)
+}
 
 // countFLOPs counts a backward pass as two forward passes.
 func (t *trainer) countFLOPs() {

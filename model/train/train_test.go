@@ -172,6 +172,30 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// Whether activations are computed again changes no bit of a run, which may
+// resume the other way.
+func TestRecompute(t *testing.T) {
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	whole := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "whole"), 2, ""))
+	ctx, cancel := context.WithCancel(context.Background())
+	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "recomputed"), 2, "")
+	r.Config = config(t, strings.Replace(tiny, "steps: 30", "recompute: true, steps: 30", 1))
+	r.OnStep = func(p Progress) {
+		if p.Step == 13 {
+			cancel()
+		}
+	}
+	if res, err := r.Train(ctx); err != nil || res.Step != 13 {
+		t.Fatalf("interrupted: %+v, %v", res, err)
+	}
+	r = newRun(t, filepath.Join(dir, "data"), r.Dir, 1, "")
+	r.Resume = true
+	if res := train(t, r); !bytes.Equal(weights(t, res.Checkpoint), weights(t, whole.Checkpoint)) {
+		t.Error("the run that recomputed activations at first ends with other weights")
+	}
+}
+
 // Guided runs of every mode end with the same bits whether or not they are
 // interrupted: inside the guided phase, at its end, and after it. Their
 // checkpoints hold guides in that phase only, and apart from the model.
@@ -583,6 +607,7 @@ func TestStepAllocatesNothing(t *testing.T) {
 		"lowrank":      {"q_heads: 2", "q_heads: 2"},
 		"blockshuffle": {"mlp: {kind: lowrank, rank: 8}", "kv_heads: 1\n  act: swiglu\n  bias: false\n  norm: rmsnorm\n  position: absolute\n  mlp: {kind: blockshuffle, blocks: 2}"},
 		"blockdense":   {"mlp: {kind: lowrank, rank: 8}", "tie_embeddings: false\n  mlp: {kind: blockdense, rank: 8, blocks: 2}"},
+		"recomputed":   {"eval_every: 10,", "recompute: true,"},
 		"guided":       {"eval_every: 10,", "guide: {max_step_ratio: 1, reduce_flop: true},"},
 	} {
 		for _, threads := range []int{1, 2} {

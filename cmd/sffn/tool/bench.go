@@ -409,18 +409,22 @@ func (b *benchmark) models() ([]spec.Model, error) {
 
 func newBenchTrain() *cobra.Command {
 	var b benchmark
-	return modelCommand(&b, &cobra.Command{
+	var recompute bool
+	cmd := modelCommand(&b, &cobra.Command{
 		Use:   "train",
 		Short: "Time training steps of one micro-batch, the optimizer included",
 		Long: `Time training steps of one micro-batch each, the optimizer included. "model"
 is the share of the peak in the FLOPs of the model, three times the forward
 pass; "of peak" counts what is computed: causal attention halved, scores that
-the backward pass computes again counted twice.`,
+the backward pass computes again counted twice, and with --recompute the
+activations that it computes again, too.`,
 	}, []int{1}, []int{1024}, "seq", "tokens of a sequence",
 		func(m bench.Bench, s spec.Model, batch, seq int) ([]bench.ModelResult, error) {
-			r, err := m.Train(s, batch, seq)
+			r, err := m.Train(s, batch, seq, recompute)
 			return []bench.ModelResult{r}, err
 		})
+	cmd.Flags().BoolVar(&recompute, "recompute", false, "as with train.recompute: activations are computed again for the backward pass")
+	return cmd
 }
 
 func newBenchDecode() *cobra.Command {

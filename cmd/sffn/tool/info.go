@@ -30,6 +30,7 @@ type information struct {
 	Steps                   int                  `json:"steps"`       // guided and repeated ones included
 	GuidedSteps             int                  `json:"guided_steps"`
 	GuideParams             int64                `json:"guide_params"` // part of all counts above, gone after the guided phase
+	Recompute               bool                 `json:"recompute"`    // activations are computed again
 	Memory                  model.Memory         `json:"memory"`
 	TrainMemory             int64                `json:"train_memory"`
 	Kernels                 []model.LayerKernels `json:"kernels"`
@@ -97,7 +98,7 @@ func runConfig(name string) (*specfile.Config, error) {
 
 func inform(c *specfile.Config, isa kernel.ISA) information {
 	n, t, threads := c.Model.Count(), c.Train, rt.DefaultThreads()
-	mem := model.PredictMemory(c.Model, true, threads)
+	mem := model.PredictMemory(c.Model, true, t.Recompute, threads)
 	course := c.Course()
 	guides := int64(0)
 	if c.Model.Guided {
@@ -107,7 +108,7 @@ func inform(c *specfile.Config, isa kernel.ISA) information {
 		Name: c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
 		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
 		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
-		Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq), Kernels: model.Kernels(c.Model, isa),
+		Recompute: t.Recompute, Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq), Kernels: model.Kernels(c.Model, isa),
 		CPU: cpuid.CPU.BrandName, ISA: isa, Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings(),
 	}
 }
@@ -115,6 +116,10 @@ func inform(c *specfile.Config, isa kernel.ISA) information {
 func (i information) print(w io.Writer) error {
 	mib := func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 	fmt.Fprintf(w, "%s\n\n", i.Name)
+	activations := "activations of a token"
+	if i.Recompute {
+		activations += ", recomputed"
+	}
 	rows := [][]string{
 		{"parameters", fmt.Sprint(i.Params)},
 		{"weights, embedding counted once", fmt.Sprint(i.FormulaParams)},
@@ -128,7 +133,7 @@ func (i information) print(w io.Writer) error {
 		{"packed for the kernels", mib(i.Memory.Packs)},
 		{"gradients", mib(i.Memory.Gradients)},
 		{"moments", mib(i.Memory.Moments)},
-		{"activations of a token", fmt.Sprintf("%.1f KiB", float64(i.Memory.PerToken)/(1<<10))},
+		{activations, fmt.Sprintf("%.1f KiB", float64(i.Memory.PerToken)/(1<<10))},
 		{"training in all", mib(i.TrainMemory)},
 		{"merged for decoding, in addition", mib(i.Memory.Merged)},
 	}

@@ -141,10 +141,14 @@ func trainConfig(name, dir string, resume bool, steps int, override bool) (*spec
 
 // checkMemory refuses what cannot fit.
 func checkMemory(c *specfile.Config, threads int) error {
-	need := model.PredictMemory(c.Model, true, threads).Total(c.Train.Batch * c.Train.Seq)
+	need := model.PredictMemory(c.Model, true, c.Train.Recompute, threads).Total(c.Train.Batch * c.Train.Seq)
 	free, ok := memory.Available()
 	if ok && need > free {
-		return fmt.Errorf("training %s needs about %s bytes, %s are available; lower batch or seq, or take a smaller model", c.Model.Name, count(float64(need)), count(float64(free)))
+		advice := "set recompute: true, lower batch or seq, or take a smaller model"
+		if c.Train.Recompute {
+			advice = "lower batch or seq, or take a smaller model"
+		}
+		return fmt.Errorf("training %s needs about %s bytes, %s are available; %s", c.Model.Name, count(float64(need)), count(float64(free)), advice)
 	}
 	return nil
 }
