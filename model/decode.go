@@ -2,8 +2,6 @@ package model
 
 import (
 	"fmt"
-	"math"
-	"math/rand/v2"
 	"slices"
 
 	rt "github.com/structuredffn/sffn/runtime"
@@ -71,6 +69,21 @@ func (d *Decoder) Close() {
 // Len is the number of tokens that sequence i holds.
 func (d *Decoder) Len(i int) int { return d.pos[i] }
 
+// Fork makes sequence dst hold what sequence src does, as if it had been fed
+// the same tokens: a prompt that several share is computed once.
+func (d *Decoder) Fork(dst, src int) error {
+	for _, s := range [2]int{dst, src} {
+		if s < 0 || s >= len(d.pos) {
+			return fmt.Errorf("model: sequence %d of a batch of %d", s, len(d.pos))
+		}
+	}
+	for _, c := range d.caches {
+		c.Copy(dst, src, d.pos[src])
+	}
+	d.pos[dst] = d.pos[src]
+	return nil
+}
+
 // Truncate forgets all but the first n tokens of sequence i, so that it can go
 // on from there another way.
 func (d *Decoder) Truncate(i, n int) { d.pos[i] = min(d.pos[i], max(0, n)) }
@@ -136,101 +149,6 @@ func (d *Decoder) forward() error {
 	return nil
 }
 
-// Sampling says how the next token is chosen. The zero value is greedy.
-type Sampling struct {
-	// Temperature divides the logits; 0 takes the likeliest token.
-	Temperature float64
-	// TopK keeps the k likeliest tokens, 0 all of them.
-	TopK int
-	// TopP keeps the likeliest tokens that together reach this probability,
-	// 0 or 1 all of them.
-	TopP float64
-	Seed uint64
-}
-
-// Validate reports a setting out of range.
-func (s Sampling) Validate() error {
-	switch {
-	case !(s.Temperature >= 0) || math.IsInf(s.Temperature, 0):
-		return fmt.Errorf("temperature: %v is out of range, want 0 (greedy) or more", s.Temperature)
-	case s.TopK < 0:
-		return fmt.Errorf("top-k: %d is out of range, want 0 (all) or more", s.TopK)
-	case !(s.TopP >= 0 && s.TopP <= 1):
-		return fmt.Errorf("top-p: %v is out of range, want 0 (all) to 1", s.TopP)
-	}
-	return nil
-}
-
-// sampler chooses the tokens of one sequence. Each has its own generator, so
-// that a batch draws what single sequences would.
-type sampler struct {
-	Sampling
-	rng   *rand.Rand
-	order []int
-	probs []float64
-}
-
-func newSampler(s Sampling, seq int) *sampler {
-	return &sampler{Sampling: s, rng: rand.New(rand.NewPCG(s.Seed, uint64(seq)))}
-}
-
-func argmax(x []float32) int {
-	best := 0
-	for i, v := range x {
-		if v > x[best] {
-			best = i
-		}
-	}
-	return best
-}
-
-func (s *sampler) next(logits []float32) int32 {
-	if s.Temperature == 0 || s.TopK == 1 {
-		return int32(argmax(logits))
-	}
-	s.order = s.order[:0]
-	for i := range logits {
-		s.order = append(s.order, i)
-	}
-	// Likeliest first; equal ones by id.
-	slices.SortStableFunc(s.order, func(a, b int) int {
-		switch {
-		case logits[a] > logits[b]:
-			return -1
-		case logits[a] < logits[b]:
-			return 1
-		}
-		return 0
-	})
-	if s.TopK > 0 && s.TopK < len(s.order) {
-		s.order = s.order[:s.TopK]
-	}
-	s.probs = s.probs[:0]
-	sum := 0.0
-	for _, i := range s.order {
-		p := math.Exp((float64(logits[i]) - float64(logits[s.order[0]])) / s.Temperature)
-		s.probs = append(s.probs, p)
-		sum += p
-	}
-	if s.TopP > 0 && s.TopP < 1 {
-		kept := 0.0
-		for n, p := range s.probs {
-			kept += p
-			if kept >= s.TopP*sum {
-				s.probs, sum = s.probs[:n+1], kept
-				break
-			}
-		}
-	}
-	u := s.rng.Float64() * sum
-	for n, p := range s.probs {
-		if u -= p; u < 0 {
-			return int32(s.order[n])
-		}
-	}
-	return int32(s.order[len(s.probs)-1])
-}
-
 // Generate continues each prompt by up to n tokens, or to the stop token
 // (-1 for none), and calls emit for each new token, in order of sequences.
 // emit returns false to end its sequence.
@@ -241,20 +159,21 @@ func (d *Decoder) Generate(prompts [][]int32, n int, stop int32, s Sampling, emi
 	samplers := make([]*sampler, len(prompts))
 	seqs, last := make([]int, len(prompts)), make([]int32, len(prompts))
 	for i := range prompts {
-		seqs[i], samplers[i] = i, newSampler(s, i)
+		seqs[i], samplers[i] = i, newSampler(s, i, d.m.Spec.Vocab)
 	}
 	tokens := slices.Clone(prompts)
 	v := d.m.Spec.Vocab
+	var logits []float32
+	sample := func(_, i int) { last[seqs[i]] = samplers[seqs[i]].next(logits[i*v : (i+1)*v]) }
 	for step := 0; step < n && len(seqs) > 0; step++ {
-		logits, err := d.Feed(seqs, tokens)
-		if err != nil {
+		var err error
+		if logits, err = d.Feed(seqs, tokens); err != nil {
 			return err
 		}
+		d.m.opt.Pool.Run(len(seqs), sample)
 		live := 0
-		for i, seq := range seqs {
-			tok := samplers[seq].next(logits[i*v : (i+1)*v])
-			if tok != stop && emit(seq, tok) {
-				last[seq] = tok
+		for _, seq := range seqs {
+			if last[seq] != stop && emit(seq, last[seq]) {
 				seqs[live], tokens[live] = seq, last[seq:seq+1]
 				live++
 			}

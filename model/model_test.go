@@ -269,6 +269,51 @@ func TestGenerateBatch(t *testing.T) {
 	}
 }
 
+// A copy of a sequence goes on as the sequence itself would, and apart from it.
+func TestFork(t *testing.T) {
+	for _, s := range forms {
+		m := build(t, s, "", 2)
+		r := rand.New(rand.NewPCG(8, 8))
+		const n = 270 // more than one block of keys
+		ids := tokens(r, n+20, s.Vocab)
+		dec, err := m.NewDecoder(3, n+20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dec.Close()
+		feed := func(seqs []int, ids ...[]int32) []float32 {
+			logits, err := dec.Feed(seqs, ids)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return slices.Clone(logits)
+		}
+		for _, held := range []int{n, 40, 1, 0} {
+			for i := range 3 {
+				dec.Truncate(i, 0)
+			}
+			feed([]int{1}, tokens(r, held+11, s.Vocab)) // what the copy replaces
+			if held > 0 {
+				feed([]int{2}, ids[:held])
+			}
+			if err := dec.Fork(1, 2); err != nil || dec.Len(1) != held {
+				t.Fatalf("the copy holds %d tokens, want %d; %v", dec.Len(1), held, err)
+			}
+			both := feed([]int{1, 2}, ids[held:held+5], ids[held:held+5])
+			if !slices.Equal(both[:s.Vocab], both[s.Vocab:]) {
+				t.Errorf("%s, %d tokens: the copy goes on otherwise", s.Name, held)
+			}
+			feed([]int{1}, tokens(r, 5, s.Vocab)) // changes nothing of the other
+			after := feed([]int{2}, ids[held+5:held+10])
+			feed([]int{0}, ids[:held+5])
+			near(t, s.Name+": the origin of a copy that went on", after, feed([]int{0}, ids[held+5:held+10]))
+		}
+		if err := dec.Fork(0, 3); err == nil || !strings.Contains(err.Error(), "sequence 3 of a batch of 3") {
+			t.Errorf("a sequence that is not there: %v", err)
+		}
+	}
+}
+
 // Decoding allocates nothing for a token, and generating no more for a long
 // text than for a short one.
 func TestDecodingAllocatesNothing(t *testing.T) {

@@ -5,6 +5,7 @@ import "fmt"
 // KVCache holds the packed keys and values of one attention layer for a batch
 // of sequences.
 type KVCache struct {
+	a        *Attention
 	capacity int
 	heads    int
 	kv       []keysValues // [sequence, key/value head]
@@ -13,12 +14,22 @@ type KVCache struct {
 
 // NewKVCache returns room for capacity positions of each of batch sequences.
 func (a *Attention) NewKVCache(batch, capacity int) *KVCache {
-	c := &KVCache{capacity: capacity, heads: a.KVHeads}
+	c := &KVCache{a: a, capacity: capacity, heads: a.KVHeads}
 	nk, nv := a.size(capacity)
 	for range batch * a.KVHeads {
 		c.kv = append(c.kv, keysValues{kt: c.arena.Floats(nk), v: c.arena.Floats(nv)})
 	}
 	return c
+}
+
+// Copy makes sequence dst hold the first n positions of sequence src.
+func (c *KVCache) Copy(dst, src, n int) {
+	nk, nv := c.a.size(n) // of whole blocks, in which both are laid out
+	for h := range c.heads {
+		to, from := c.kv[dst*c.heads+h], c.kv[src*c.heads+h]
+		copy(to.kt[:nk], from.kt)
+		copy(to.v[:nv], from.v)
+	}
 }
 
 // Close frees the cache.
