@@ -141,12 +141,32 @@ func (b *Bench) trainer(s spec.Model, batch, seq int, recompute bool) (step func
 // decodeSteps are the places after a prompt at which tokens are decoded.
 const decodeSteps = 16
 
-// Decode times filling in prompts of context tokens and decoding one token a
-// sequence after them.
-func (b *Bench) Decode(s spec.Model, batch, context int) ([]ModelResult, error) {
-	if context+decodeSteps > s.MaxPositions {
-		return nil, fmt.Errorf("%s takes %d positions, %d and %d more do not fit", s.Name, s.MaxPositions, context, decodeSteps)
+// Prefill times filling in one prompt of context tokens.
+func (b *Bench) Prefill(s spec.Model, context int) (ModelResult, error) {
+	d, err := b.decoder(s, 1, context)
+	if err != nil {
+		return ModelResult{}, err
 	}
+	defer d.close()
+	torch, stop, err := b.torch(d.job(s), "prefill")
+	if err != nil {
+		return ModelResult{}, err
+	}
+	defer stop()
+	layers, head := perToken(s)
+	ops := append([]op{{name: "prefill", flops: float64(context)*layers + head + attentionFLOPs(s, context, context)/2,
+		time: tries(func(int) error { return d.fill() })}}, torch...)
+	samples, err := b.measure(nil, ops...)
+	if err != nil {
+		return ModelResult{}, err
+	}
+	r := ModelResult{Model: s.Name, Op: "prefill", Batch: 1, Seq: context, Threads: b.Pool.Threads(), Rate: rate(samples, ops, 0)}
+	r.Tokens = float64(context) / r.Seconds
+	return r, nil
+}
+
+// Decode times decoding one token a sequence after prompts of context tokens.
+func (b *Bench) Decode(s spec.Model, batch, context int) (ModelResult, error) {
 	n := float64(batch)
 	kv := 8 * float64(s.Layers) * n * float64(context) * float64(s.KVHeads*s.HeadDim())
 	bytes := float64(model.PredictMemory(s, false, false, 1).Packs) + kv
@@ -156,93 +176,99 @@ func (b *Bench) Decode(s spec.Model, batch, context int) ([]ModelResult, error) 
 		size = memoryBytes()
 		decoders = make([]*decoder, 1+int(float64(size)/bytes))
 	}
-	ids := make([][]int32, batch)
-	for i := range ids {
-		ids[i] = tokens(context+1, s.Vocab)
-	}
 	for i := range decoders {
-		d, err := b.decoder(s, ids)
+		d, err := b.decoder(s, batch, context)
 		if err != nil {
-			return nil, err
+			return ModelResult{}, err
 		}
 		defer d.close()
-		if err := d.feed(0, context); err != nil {
-			return nil, err
+		if err := d.fill(); err != nil {
+			return ModelResult{}, err
 		}
 		decoders[i] = d
 	}
-	torch, stop, err := b.torch(peer.Job{Mode: "decode", Model: &s, Batch: batch, Seq: context, Steps: decodeSteps, IDs: slices.Concat(ids...)}, "prefill", "decode")
+	torch, stop, err := b.torch(decoders[0].job(s), "decode")
 	if err != nil {
-		return nil, err
+		return ModelResult{}, err
 	}
 	defer stop()
-	layers, head := 2*float64(s.Count().FormulaWithoutEmbedding), 2*float64(s.Head().Weights())
+	layers, head := perToken(s)
 	var arena rt.Arena
 	defer arena.Close()
-	var results []ModelResult
-	for _, o := range []op{
-		{name: "prefill", flops: n * (float64(context)*layers + head + attentionFLOPs(s, context, context)/2),
-			time: tries(func(int) error { return decoders[0].feed(0, context) })},
-		{name: "decode", flops: n * (layers + head + attentionFLOPs(s, 1, context)), bytes: bytes,
-			time: tries(func(i int) error {
-				return decoders[i%len(decoders)].feed(context+i/len(decoders)%decodeSteps, 1)
-			})},
-	} {
-		ops := []op{o}
-		for _, t := range torch {
-			if t.name == o.name {
-				ops = append(ops, t)
-			}
-		}
-		var read []float32
-		tokens := n * float64(context)
-		if o.bytes > 0 {
-			read, tokens = readable(&arena, size), n
-		}
-		samples, err := b.measure(read, ops...)
-		if err != nil {
-			return nil, err
-		}
-		r := ModelResult{Model: s.Name, Op: o.name, Batch: batch, Seq: context, Threads: b.Pool.Threads(), Rate: rate(samples, ops, 0)}
-		r.Tokens = tokens / r.Seconds
-		results = append(results, r)
+	ops := append([]op{{name: "decode", flops: n * (layers + head + attentionFLOPs(s, 1, context)), bytes: bytes,
+		time: tries(func(i int) error {
+			return decoders[i%len(decoders)].next(i / len(decoders) % decodeSteps)
+		})}}, torch...)
+	samples, err := b.measure(readable(&arena, size), ops...)
+	if err != nil {
+		return ModelResult{}, err
 	}
-	return results, nil
+	r := ModelResult{Model: s.Name, Op: "decode", Batch: batch, Seq: context, Threads: b.Pool.Threads(), Rate: rate(samples, ops, 0)}
+	r.Tokens = n / r.Seconds
+	return r, nil
 }
 
-// decoder is a model that continues sequences.
+// perToken counts the FLOPs of one token in the layers, attention left out, and
+// in the head.
+func perToken(s spec.Model) (layers, head float64) {
+	return 2 * float64(s.Count().FormulaWithoutEmbedding), 2 * float64(s.Head().Weights())
+}
+
+// decoder is a model that continues sequences, all of one prompt.
 type decoder struct {
 	*model.Decoder
 	m    *model.Model
 	p    *model.Params
 	seqs []int
-	// ids are tokens of each sequence, part what is fed of them.
-	ids, part [][]int32
+	// ids are the tokens of every sequence, the prompt's and one more; last is
+	// that one for each.
+	ids  []int32
+	last [][]int32
 }
 
-func (b *Bench) decoder(s spec.Model, ids [][]int32) (*decoder, error) {
+func (b *Bench) decoder(s spec.Model, batch, context int) (*decoder, error) {
+	if context+decodeSteps > s.MaxPositions {
+		return nil, fmt.Errorf("%s takes %d positions, %d and %d more do not fit", s.Name, s.MaxPositions, context, decodeSteps)
+	}
 	m, p, err := b.newModel(s, false)
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{m: m, p: p, ids: ids, part: make([][]int32, len(ids))}
-	if d.Decoder, err = m.NewDecoder(len(ids), len(ids[0])-1+decodeSteps); err != nil {
+	d := &decoder{m: m, p: p, ids: tokens(context+1, s.Vocab)}
+	if d.Decoder, err = m.NewDecoder(batch, context+decodeSteps); err != nil {
 		return nil, err
 	}
-	for i := range ids {
-		d.seqs = append(d.seqs, i)
+	for i := range batch {
+		d.seqs, d.last = append(d.seqs, i), append(d.last, d.ids[context:])
 	}
 	return d, nil
 }
 
-// feed appends n tokens to what each sequence holds of its first keep tokens.
-func (d *decoder) feed(keep, n int) error {
-	for i := range d.seqs {
-		d.Truncate(i, keep)
-		at := min(keep, len(d.ids[i])-n)
-		d.part[i] = d.ids[i][at : at+n]
+// job is the same for PyTorch.
+func (d *decoder) job(s spec.Model) peer.Job {
+	return peer.Job{Mode: "decode", Model: &s, Batch: len(d.seqs), Seq: len(d.ids) - 1, Steps: decodeSteps, IDs: slices.Concat(slices.Repeat([][]int32{d.ids}, len(d.seqs))...)}
+}
+
+// fill computes the prompt once, for all sequences.
+func (d *decoder) fill() error {
+	d.Truncate(0, 0)
+	if _, err := d.Feed(d.seqs[:1], [][]int32{d.ids[:len(d.ids)-1]}); err != nil {
+		return err
 	}
-	_, err := d.Feed(d.seqs, d.part)
+	for _, i := range d.seqs[1:] {
+		if err := d.Fork(i, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// next decodes a token of each sequence at a place behind the prompt.
+func (d *decoder) next(place int) error {
+	for i := range d.seqs {
+		d.Truncate(i, len(d.ids)-1+place)
+	}
+	_, err := d.Feed(d.seqs, d.last)
 	return err
 }
 

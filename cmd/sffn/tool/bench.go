@@ -429,17 +429,32 @@ activations that it computes again, too.`,
 
 func newBenchDecode() *cobra.Command {
 	var b benchmark
+	type prompt struct {
+		model            string
+		context, threads int
+	}
+	filled := map[prompt]bool{}
 	cmd := modelCommand(&b, &cobra.Command{
 		Use:   "decode",
 		Short: "Time filling in prompts and decoding after them",
-		Long: `Time filling in prompts (the head at their last position only, causal
+		Long: `Time filling in a prompt (the head at its last position only, causal
 attention halved) and decoding one token a sequence after them, beside the
 bounds: multiply-adds, and reading all weights, keys and values, for which a
 buffer of their size is read in turn. With --cold each step takes another copy
 of the model, so that those of small ones come from memory, too.`,
 	}, []int{1, 4, 16, 64}, []int{512}, "context", "tokens of a prompt",
 		func(m bench.Bench, s spec.Model, batch, context int) ([]bench.ModelResult, error) {
-			return m.Decode(s, batch, context)
+			var rs []bench.ModelResult
+			if p := (prompt{s.Name, context, m.Pool.Threads()}); !filled[p] { // whatever the batch
+				filled[p] = true
+				r, err := m.Prefill(s, context)
+				if err != nil {
+					return nil, err
+				}
+				rs = append(rs, r)
+			}
+			r, err := m.Decode(s, batch, context)
+			return append(rs, r), err
 		})
 	cmd.Flags().BoolVar(&b.bench.Cold, "cold", false, "weights, keys and values come from memory, not from a cache")
 	return cmd
