@@ -27,6 +27,8 @@ type Pool struct {
 
 	workers []*worker
 	spins   int
+	// crowded says that the workers leave no P to other goroutines.
+	crowded bool
 }
 
 type worker struct {
@@ -49,7 +51,7 @@ func NewPool(threads int) *Pool {
 	if threads <= 0 {
 		threads = DefaultThreads()
 	}
-	p := &Pool{threads: threads, spins: maxSpins}
+	p := &Pool{threads: threads, spins: maxSpins, crowded: threads >= runtime.GOMAXPROCS(0)}
 	if threads > runtime.GOMAXPROCS(0) {
 		p.spins = 0 // a spinning worker would hold the core that another needs
 	}

@@ -167,6 +167,47 @@ func TestGarbageCollection(t *testing.T) {
 	t.Errorf("runtime.GC() takes %v beside a running layer, far longer than beside plain Go code", slowest)
 }
 
+// Workers that hold every P let other goroutines run between kernels, long
+// before the scheduler's time slice of 10 ms is over.
+func TestYields(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	pool := NewPool(1)
+	defer pool.Close()
+	s := spec.FFN{Kind: spec.Dense, Hidden: 256, FFN: 1024, Act: spec.GELU}
+	r := rand.New(rand.NewPCG(1, 1))
+	f, err := NewFFN(s, FFNWeights{randomWeights(r, s.FC1()), randomWeights(r, s.FC2())}, Options{Pool: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const m = 2048
+	x, y := random(r, m*s.Hidden, 1), poisoned(m*s.Hidden)
+	ws := f.NewWorkspace()
+	defer ws.Close()
+	var turns atomic.Int64
+	var stop atomic.Bool
+	done := make(chan bool)
+	go func() {
+		for !stop.Load() {
+			turns.Add(1)
+			runtime.Gosched()
+		}
+		close(done)
+	}()
+	for turns.Load() == 0 {
+		runtime.Gosched()
+	}
+	before := turns.Load()
+	f.Forward(y, x, nil, m, nil, ws)
+	// Now and then the scheduler takes the worker itself again.
+	got, want := turns.Load()-before, int64(ws.scratch[0].calls/yieldCalls*3/4)
+	stop.Store(true)
+	<-done
+	if want < 8 || got < want {
+		t.Errorf("another goroutine ran %d times beside %d calls of kernels, want %d or more", got, ws.scratch[0].calls, want)
+	}
+}
+
 // collections is the median time of a collection while f runs over and over.
 func collections(f func()) time.Duration {
 	var stop atomic.Bool

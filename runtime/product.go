@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"runtime"
 	"time"
 	"unsafe"
 
@@ -403,6 +404,9 @@ type scratch struct {
 	seg               kernel.Segment
 	// after is what the product at work will multiply next.
 	after []float32
+	// crowded is the pool's, calls counts the calls of kernels.
+	crowded bool
+	calls   uint
 	// spent is the time outside matrix products.
 	spent time.Duration
 }
@@ -428,4 +432,14 @@ const scratchTile = 16 * plan.LongPanel
 // prologue of this method is where the garbage collector stops the loop.
 //
 //go:noinline
-func (s *scratch) call(f kernel.Func) { f(&s.args) }
+func (s *scratch) call(f kernel.Func) {
+	f(&s.args)
+	if s.calls++; s.calls%yieldCalls == 0 && s.crowded {
+		runtime.Gosched()
+	}
+}
+
+// yieldCalls is the number of kernel calls, some hundreds of microseconds in
+// all, after which a worker lets other goroutines run where workers hold every
+// P: the scheduler would make them wait for its time slices of 10 ms each.
+const yieldCalls = 32

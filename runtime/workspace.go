@@ -54,6 +54,7 @@ func NewWorkspace(pool *Pool) *Workspace {
 		s := &w.scratch[i]
 		s.tile = make([]float32, scratchTile)
 		s.pre = make([]float32, scratchTile)
+		s.crowded = pool.crowded
 	}
 	w.runRows = w.rowStep
 	w.runChunks = w.chunkStep
