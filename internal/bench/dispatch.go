@@ -2,6 +2,7 @@ package bench
 
 import (
 	"runtime"
+	"runtime/metrics"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -47,16 +48,18 @@ func (b *Bench) Dispatch(count int) Latency {
 	return latencyOf("dispatch", n, v)
 }
 
-// Collections times runtime.GC() beside steps of training, which go on until
-// count collections have passed.
-func (b *Bench) Collections(s spec.Model, batch, seq, count int) (Latency, error) {
+// Collections times garbage collection beside steps of training, count times:
+// runtime.GC() from the call to the return, with as many Ps as there are and
+// with one more than workers, and the pauses in which it stops the world. The
+// first includes waiting for workers that hold all Ps, the second does not.
+func (b *Bench) Collections(s spec.Model, batch, seq, count int) ([]Latency, error) {
 	step, stop, err := b.trainer(s, batch, seq, false)
 	if err != nil {
-		return Latency{}, err
+		return nil, err
 	}
 	defer stop()
 	if err := step(0); err != nil { // warms up
-		return Latency{}, err
+		return nil, err
 	}
 	var over atomic.Bool
 	done := make(chan error)
@@ -67,7 +70,20 @@ func (b *Bench) Collections(s spec.Model, batch, seq, count int) (Latency, error
 		}
 		done <- err
 	}()
-	var v []float64
+	n := b.Pool.Threads()
+	before := pauses()
+	v := collections(count)
+	stopped := pausesSince(before)
+	procs := runtime.GOMAXPROCS(n + 1)
+	spare := collections(count)
+	runtime.GOMAXPROCS(procs)
+	over.Store(true)
+	return []Latency{latencyOf("runtime.GC() beside training "+s.Name, n, v),
+		latencyOf("the same with a P to spare", n, spare), latencyOf("pauses of the world for GC", n, stopped)}, <-done
+}
+
+// collections times count collections.
+func collections(count int) (v []float64) {
 	for i := range count {
 		// Pauses of uneven length meet the step in all of its parts.
 		time.Sleep(time.Duration(5+i*7%40) * time.Millisecond)
@@ -75,6 +91,26 @@ func (b *Bench) Collections(s spec.Model, batch, seq, count int) (Latency, error
 		runtime.GC()
 		v = append(v, time.Since(start).Seconds())
 	}
-	over.Store(true)
-	return latencyOf("runtime.GC() beside training "+s.Name, b.Pool.Threads(), v), <-done
+	return v
+}
+
+// pauses is the runtime's histogram of the times in which the collector stops
+// the world.
+func pauses() *metrics.Float64Histogram {
+	sample := []metrics.Sample{{Name: "/sched/pauses/total/gc:seconds"}}
+	metrics.Read(sample)
+	return sample[0].Value.Float64Histogram()
+}
+
+// pausesSince lists the pauses after before was taken, each by the upper bound
+// of its bucket, which is at most a quarter above it.
+func pausesSince(before *metrics.Float64Histogram) []float64 {
+	now := pauses()
+	var v []float64
+	for i, n := range now.Counts {
+		for range n - before.Counts[i] {
+			v = append(v, now.Buckets[i+1])
+		}
+	}
+	return v
 }

@@ -486,7 +486,9 @@ func newBenchRuntime() *cobra.Command {
 		Short: "Time dispatches of work, and garbage collections beside training",
 		Long: `Time what the workers cost: a dispatch, from the call until each worker has
 begun its piece and the call has returned, back to back, so that workers are
-warm; and runtime.GC() beside training steps. Worst is the longest of all.`,
+warm; and runtime.GC() beside training steps, with as many Ps (GOMAXPROCS) as
+Go has and with one more than workers, and the pauses of the world in it. Worst
+is the longest of all.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, f := range []struct {
@@ -507,7 +509,7 @@ warm; and runtime.GC() beside training steps. Worst is the longest of all.`,
 					ls = append(ls, m.Dispatch(dispatches))
 				}
 				gc, err := m.Collections(s, batch, seq, count)
-				return append(ls, gc), err
+				return append(ls, gc...), err
 			}, printLatencies)
 		},
 	}
