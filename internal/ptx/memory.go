@@ -1,0 +1,128 @@
+package ptx
+
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+	"sync/atomic"
+)
+
+// Buffer is a stretch of global memory.
+type Buffer struct {
+	// Address is what kernels are given.
+	Address uint64
+	data    []byte
+	// writers holds, for each four bytes of an output, 1 + the number of the
+	// thread that wrote them; nil for inputs, which nobody may write.
+	writers []uint32
+}
+
+// Memory is the global memory of a device. Buffers lie at least 64 KB apart.
+type Memory struct{ buffers []*Buffer }
+
+const (
+	memoryBase = 0x7f00_0000_0000
+	memoryGap  = 1 << 16
+)
+
+// Input places data where kernels can read it.
+func (m *Memory) Input(data []byte) *Buffer {
+	b := &Buffer{Address: memoryBase, data: data}
+	if n := len(m.buffers); n > 0 {
+		last := m.buffers[n-1]
+		b.Address = (last.Address + uint64(len(last.data)) + 2*memoryGap - 1) &^ (memoryGap - 1)
+	}
+	m.buffers = append(m.buffers, b)
+	return b
+}
+
+// Output makes room for n bytes, a multiple of four, each of which kernels
+// may write once and only their writer may read.
+func (m *Memory) Output(n int) *Buffer {
+	b := m.Input(slices.Repeat([]byte{0xff}, n))
+	b.writers = make([]uint32, n/4)
+	return b
+}
+
+// Bytes is what the buffer holds.
+func (b *Buffer) Bytes() []byte { return b.data }
+
+// Floats is the buffer as float32.
+func (b *Buffer) Floats() []float32 {
+	f := make([]float32, len(b.data)/4)
+	for i := range f {
+		f[i] = math.Float32frombits(binary.LittleEndian.Uint32(b.data[4*i:]))
+	}
+	return f
+}
+
+// Unwritten counts the four-byte words of an output that no kernel wrote.
+func (b *Buffer) Unwritten() int {
+	n := 0
+	for _, w := range b.writers {
+		if w == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// Freeze turns a written output into an input of the next kernels.
+func (b *Buffer) Freeze() { b.writers = nil }
+
+// find is the buffer that holds n bytes at an address.
+func (m *Memory) find(at uint64, n int) *Buffer {
+	i, exact := slices.BinarySearchFunc(m.buffers, at, func(b *Buffer, at uint64) int {
+		switch {
+		case b.Address < at:
+			return -1
+		case b.Address > at:
+			return 1
+		}
+		return 0
+	})
+	if !exact {
+		i--
+	}
+	if i < 0 {
+		return nil
+	}
+	b := m.buffers[i]
+	if off := at - b.Address; off > uint64(len(b.data)) || uint64(len(b.data))-off < uint64(n) {
+		return nil
+	}
+	return b
+}
+
+// global checks one lane's access of n bytes and returns them, or nil.
+func (w *warp) global(in *instr, lane int, at uint64, n int, write bool) []byte {
+	if at%uint64(n) != 0 {
+		w.find(in, lane, Misaligned, "address %#x of global memory, want a multiple of %d", at, n)
+		return nil
+	}
+	b := w.block.mem.find(at, n)
+	if b == nil {
+		w.find(in, lane, OutOfBounds, "%d bytes at %#x of global memory are in no buffer", n, at)
+		return nil
+	}
+	off := int(at - b.Address)
+	if b.writers == nil {
+		if write {
+			w.find(in, lane, OutOfBounds, "write to an input")
+			return nil
+		}
+		return b.data[off : off+n]
+	}
+	me := uint32(w.block.number*len(w.block.warps)*warpSize+w.first+lane) + 1
+	for i := off / 4; i < (off+n)/4; i++ {
+		if write && !atomic.CompareAndSwapUint32(&b.writers[i], 0, me) {
+			w.find(in, lane, WrittenTwice, "byte %d of the output has been written before", 4*i)
+			return nil
+		}
+		if !write && atomic.LoadUint32(&b.writers[i]) != me {
+			w.find(in, lane, Uninitialised, "reads byte %d of an output that it did not write", 4*i)
+			return nil
+		}
+	}
+	return b.data[off : off+n]
+}

@@ -1,0 +1,526 @@
+package ptx
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Module is parsed PTX.
+type Module struct {
+	Version, Target string
+	Kernels         map[string]*Kernel
+}
+
+// Kernel is one entry point.
+type Kernel struct {
+	Name string
+	// Threads is the largest block that the kernel was compiled for.
+	Threads int
+	// Params are the sizes of the parameters in bytes.
+	Params []int
+
+	code []instr
+	// r32, r64 and preds count the registers of each kind, those among them
+	// that hold constants included.
+	r32, r64, preds int
+	const32         map[constant]int
+	const64         map[uint64]int
+	constPred       map[bool]int
+	names           map[string]register
+}
+
+// Instructions counts the instructions by their full names.
+func (k *Kernel) Instructions() map[string]int {
+	n := map[string]int{}
+	for _, in := range k.code {
+		n[in.name]++
+	}
+	return n
+}
+
+type class uint8
+
+const (
+	class32 class = iota
+	class16       // kept in the file of the 32-bit registers, upper half zero
+	class64
+	classPred
+)
+
+// narrow reports whether the register is in the 32-bit file.
+func (c class) narrow() bool { return c == class32 || c == class16 }
+
+// register is a register's place in the file of its class.
+type register struct {
+	class class
+	index int
+}
+
+// constant fills a 32-bit register before the kernel starts: a number or a
+// special register.
+type constant struct {
+	value   uint32
+	special string
+}
+
+// instr is a decoded instruction. Operands are indices of registers; constants
+// have registers of their own.
+type instr struct {
+	op   *opcode
+	name string
+	line int
+	// pred guards the instruction where >= 0; negated where not.
+	pred int
+	not  bool
+	d    []int
+	s    []int
+	// classes are those of s.
+	classes []class
+	// shared and global are added to the addresses; count is a number in the
+	// text, or that of a parameter.
+	shared, global int64
+	count          int
+	target         int
+	label          string
+}
+
+type parser struct {
+	ts     []token
+	shared map[string]bool
+	k      *Kernel
+	labels map[string]int
+	params map[string]int
+}
+
+// Parse reads the PTX of one module. Errors are of type *[Error].
+func Parse(src string) (*Module, error) {
+	ts, err := lex(src)
+	if err != nil {
+		return nil, err
+	}
+	last := 1
+	if len(ts) > 0 {
+		last = ts[len(ts)-1].line
+	}
+	p := &parser{ts: append(ts, token{"", last}), shared: map[string]bool{}}
+	m := &Module{Kernels: map[string]*Kernel{}}
+	for p.peek() != "" {
+		t := p.next()
+		switch t.text {
+		case ".version":
+			m.Version = p.next().text
+		case ".target":
+			m.Target = p.next().text
+		case ".address_size":
+			if n := p.next(); n.text != "64" {
+				return nil, errorf(n.line, "address size %q, want 64", n.text)
+			}
+		case ".extern":
+			if err := p.externShared(); err != nil {
+				return nil, err
+			}
+		case ".visible":
+			k, err := p.entry()
+			if err != nil {
+				return nil, err
+			}
+			if m.Kernels[k.Name] != nil {
+				return nil, errorf(t.line, "a second kernel %s", k.Name)
+			}
+			m.Kernels[k.Name] = k
+		default:
+			return nil, errorf(t.line, "%q at the top of a module: want a directive or .visible .entry", t.text)
+		}
+	}
+	return m, nil
+}
+
+func (p *parser) peek() string { return p.ts[0].text }
+
+func (p *parser) next() token {
+	t := p.ts[0]
+	if len(p.ts) > 1 { // the last token, empty, stays
+		p.ts = p.ts[1:]
+	}
+	return t
+}
+
+func (p *parser) expect(texts ...string) error {
+	for _, s := range texts {
+		if t := p.next(); t.text != s {
+			return errorf(t.line, "%q, want %q", t.text, s)
+		}
+	}
+	return nil
+}
+
+// number reads a small count.
+func (p *parser) number(limit int) (int, error) {
+	t := p.next()
+	n, err := strconv.Atoi(t.text)
+	if err != nil || n < 0 || n > limit {
+		return 0, errorf(t.line, "%q, want a number up to %d", t.text, limit)
+	}
+	return n, nil
+}
+
+// externShared reads the one array of dynamic shared memory.
+func (p *parser) externShared() error {
+	if err := p.expect(".shared", ".align"); err != nil {
+		return err
+	}
+	if _, err := p.number(128); err != nil {
+		return err
+	}
+	if err := p.expect(".b8"); err != nil {
+		return err
+	}
+	p.shared[p.next().text] = true
+	return p.expect("[", "]", ";")
+}
+
+func (p *parser) entry() (*Kernel, error) {
+	if err := p.expect(".entry"); err != nil {
+		return nil, err
+	}
+	name := p.next()
+	k := &Kernel{Name: name.text, Threads: maxThreads,
+		names: map[string]register{}, const32: map[constant]int{}, const64: map[uint64]int{}, constPred: map[bool]int{}}
+	p.k, p.labels, p.params = k, map[string]int{}, map[string]int{}
+	if err := p.expect("("); err != nil {
+		return nil, err
+	}
+	for p.peek() == ".param" {
+		p.next()
+		t := p.next()
+		size := map[string]int{".u32": 4, ".u64": 8}[t.text]
+		if size == 0 {
+			return nil, errorf(t.line, "parameter of type %q: only .u32 and .u64 are run", t.text)
+		}
+		p.params[p.next().text] = len(k.Params)
+		k.Params = append(k.Params, size)
+		if p.peek() == "," {
+			p.next()
+		}
+	}
+	if err := p.expect(")"); err != nil {
+		return nil, err
+	}
+	for p.peek() != "{" {
+		switch t := p.next(); t.text {
+		case ".maxntid":
+			n, err := p.number(maxThreads)
+			if err != nil {
+				return nil, err
+			}
+			if err := p.expect(",", "1", ",", "1"); err != nil {
+				return nil, err
+			}
+			k.Threads = n
+		case ".minnctapersm":
+			if _, err := p.number(32); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, errorf(t.line, "%q before the body of %s: want .maxntid, .minnctapersm or {", t.text, k.Name)
+		}
+	}
+	p.next()
+	return k, p.body()
+}
+
+// body reads registers, labels and instructions up to the closing brace.
+func (p *parser) body() error {
+	k := p.k
+	for p.peek() != "}" {
+		t := p.next()
+		switch {
+		case t.text == "":
+			return errorf(t.line, "%s ends without }", k.Name)
+		case t.text == ".reg":
+			if err := p.registers(); err != nil {
+				return err
+			}
+		case t.text == ".pragma":
+			p.next()
+			if err := p.expect(";"); err != nil {
+				return err
+			}
+		case p.peek() == ":":
+			p.next()
+			if _, ok := p.labels[t.text]; ok {
+				return errorf(t.line, "a second label %s", t.text)
+			}
+			p.labels[t.text] = len(k.code)
+		default:
+			if err := p.instruction(t); err != nil {
+				return err
+			}
+		}
+	}
+	end := p.next()
+	for i := range k.code {
+		in := &k.code[i]
+		if in.label == "" {
+			continue
+		}
+		to, ok := p.labels[in.label]
+		if !ok {
+			return errorf(in.line, "no label %s in %s", in.label, k.Name)
+		}
+		in.target = to
+	}
+	if n := len(k.code); n == 0 || k.code[n-1].op.code != opRet || k.code[n-1].pred >= 0 {
+		return errorf(end.line, "%s does not end with ret", k.Name)
+	}
+	return nil
+}
+
+// maxRegisters bounds what one .reg line declares.
+const maxRegisters = 1 << 14
+
+func (p *parser) registers() error {
+	t := p.next()
+	c, ok := map[string]class{".pred": classPred, ".f32": class32, ".b32": class32, ".b16": class16, ".b64": class64}[t.text]
+	if !ok {
+		return errorf(t.line, "registers of type %q: only .pred, .b16, .b32, .f32 and .b64 are run", t.text)
+	}
+	name := p.next()
+	if err := p.expect("<"); err != nil {
+		return err
+	}
+	n, err := p.number(maxRegisters)
+	if err != nil {
+		return err
+	}
+	count := map[class]*int{class32: &p.k.r32, class16: &p.k.r32, class64: &p.k.r64, classPred: &p.k.preds}[c]
+	for i := range n {
+		r := name.text + strconv.Itoa(i)
+		if _, ok := p.k.names[r]; ok {
+			return errorf(name.line, "register %s is declared twice", r)
+		}
+		p.k.names[r] = register{c, *count}
+		*count++
+	}
+	return p.expect(">", ";")
+}
+
+func (p *parser) instruction(t token) error {
+	in := instr{line: t.line, pred: -1}
+	if t.text == "@" {
+		if p.peek() == "!" {
+			p.next()
+			in.not = true
+		}
+		g := p.next()
+		r, ok := p.k.names[g.text]
+		if !ok || r.class != classPred {
+			return errorf(g.line, "guard %q is no predicate register", g.text)
+		}
+		in.pred = r.index
+		t = p.next()
+	}
+	in.name = t.text
+	in.op = opcodes[t.text]
+	if in.op == nil {
+		return errorf(t.line, "instruction %q is not among those that are run", t.text)
+	}
+	for i, form := range in.op.operands {
+		if i > 0 {
+			if err := p.expect(","); err != nil {
+				return err
+			}
+		}
+		if err := p.operand(&in, form); err != nil {
+			return err
+		}
+	}
+	if err := p.expect(";"); err != nil {
+		return err
+	}
+	p.k.code = append(p.k.code, in)
+	return nil
+}
+
+// operand reads one operand of the given form:
+//
+//	d D p   a 32-bit, 64-bit or predicate register that is written
+//	s S q   the same, read; numbers and special registers too
+//	h g     a 16-bit register, written and read
+//	d4 s2   so many of them in braces
+//	s@ S@   an address in shared or global memory
+//	P       a parameter
+//	i       a number
+//	L       a label
+func (p *parser) operand(in *instr, form string) error {
+	t := p.ts[0]
+	switch form {
+	case "L":
+		in.label = p.next().text
+		return nil
+	case "i":
+		n, err := p.number(1 << 16)
+		if in.op.code == opCopy && n != in.op.size {
+			return errorf(t.line, "copy of %q bytes, want %d", t.text, in.op.size)
+		}
+		in.count = n
+		return err
+	case "P":
+		if err := p.expect("["); err != nil {
+			return err
+		}
+		name := p.next()
+		i, ok := p.params[name.text]
+		if !ok || p.k.Params[i] != in.op.size {
+			return errorf(name.line, "%s: no parameter %q of %d bytes", in.name, name.text, in.op.size)
+		}
+		in.count = i
+		return p.expect("]")
+	case "s@", "S@":
+		return p.address(in, form[:1])
+	}
+	n := 1
+	if len(form) > 1 {
+		n, _ = strconv.Atoi(form[1:])
+		if err := p.expect("{"); err != nil {
+			return err
+		}
+	}
+	for i := range n {
+		if i > 0 {
+			if err := p.expect(","); err != nil {
+				return err
+			}
+		}
+		if strings.Contains("dhDp", form[:1]) {
+			r, ok := p.k.names[p.next().text]
+			if !ok || r.class != classOf(form) {
+				return errorf(t.line, "%s writes %s, got %q", in.name, classNames[classOf(form)], t.text)
+			}
+			in.d = append(in.d, r.index)
+			continue
+		}
+		r, err := p.source(in, classOf(form))
+		if err != nil {
+			return err
+		}
+		in.s, in.classes = append(in.s, r), append(in.classes, classOf(form))
+	}
+	if len(form) > 1 {
+		return p.expect("}")
+	}
+	return nil
+}
+
+var classNames = map[class]string{class32: "a 32-bit register", class16: "a 16-bit register", class64: "a 64-bit register", classPred: "a predicate register"}
+
+var classes = [256]class{'d': class32, 's': class32, 'h': class16, 'g': class16, 'D': class64, 'S': class64, 'p': classPred, 'q': classPred}
+
+func classOf(form string) class {
+	return classes[form[0]]
+}
+
+func (p *parser) address(in *instr, form string) error {
+	if err := p.expect("["); err != nil {
+		return err
+	}
+	r, err := p.source(in, classOf(form))
+	if err != nil {
+		return err
+	}
+	in.s, in.classes = append(in.s, r), append(in.classes, classOf(form))
+	if p.peek() == "+" {
+		p.next()
+		t := p.ts[0]
+		v, err := p.integer()
+		if err != nil || v > math.MaxInt32 || v < math.MinInt32 {
+			return errorf(t.line, "offset %q of an address", t.text)
+		}
+		if form == "S" {
+			in.global = v
+		} else {
+			in.shared = v
+		}
+	}
+	return p.expect("]")
+}
+
+// integer reads a number with an optional sign.
+func (p *parser) integer() (int64, error) {
+	sign := ""
+	if p.peek() == "-" {
+		sign = p.next().text
+	}
+	t := p.next()
+	v, err := strconv.ParseInt(sign+t.text, 0, 64)
+	if err != nil {
+		return 0, errorf(t.line, "%q, want a number", sign+t.text)
+	}
+	return v, nil
+}
+
+// specials are the special registers that kernels may read.
+var specials = []string{"%tid.x", "%ctaid.x", "%ctaid.y", "%ctaid.z"}
+
+// source is the index of a register that is read. Numbers, special registers
+// and the name of the shared array become constants with a register each.
+func (p *parser) source(in *instr, c class) (int, error) {
+	t := p.ts[0]
+	if r, ok := p.k.names[t.text]; ok {
+		p.next()
+		if r.class != c {
+			return 0, errorf(t.line, "%s reads %s, got %q", in.name, classNames[c], t.text)
+		}
+		return r.index, nil
+	}
+	if c == class32 && (slices.Contains(specials, t.text) || p.shared[t.text] || strings.HasPrefix(t.text, "0f")) {
+		p.next()
+		k := constant{special: t.text}
+		if p.shared[t.text] {
+			k = constant{value: sharedBase}
+		} else if bits, ok := strings.CutPrefix(t.text, "0f"); ok {
+			v, err := strconv.ParseUint(bits, 16, 32)
+			if err != nil || len(bits) != 8 {
+				return 0, errorf(t.line, "%q, want 0f and eight hexadecimal digits", t.text)
+			}
+			k = constant{value: uint32(v)}
+		}
+		return constantRegister(p.k.const32, k, &p.k.r32), nil
+	}
+	if c == classPred && in.op.code != opMovPred || t.text != "-" && (t.text == "" || t.text[0] < '0' || t.text[0] > '9') {
+		return 0, errorf(t.line, "%s reads %s, got %q", in.name, classNames[c], t.text)
+	}
+	v, err := p.integer()
+	if err != nil {
+		return 0, err
+	}
+	switch c {
+	case class64:
+		return constantRegister(p.k.const64, uint64(v), &p.k.r64), nil
+	case classPred:
+		return constantRegister(p.k.constPred, v != 0, &p.k.preds), nil
+	}
+	if v < math.MinInt32 || v > math.MaxUint32 || c == class16 && (v < math.MinInt16 || v > math.MaxUint16) {
+		return 0, errorf(t.line, "%s: %d does not fit its register", in.name, v)
+	}
+	if c == class16 {
+		v &= 0xffff
+	}
+	return constantRegister(p.k.const32, constant{value: uint32(v)}, &p.k.r32), nil
+}
+
+// constantRegister is the register of a constant, a new one where there is none yet.
+func constantRegister[T comparable](known map[T]int, v T, count *int) int {
+	i, ok := known[v]
+	if !ok {
+		i = *count
+		known[v] = i
+		*count++
+	}
+	return i
+}
+
+func (in *instr) String() string { return fmt.Sprintf("%s, line %d", in.name, in.line) }
