@@ -17,6 +17,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/structuredffn/sffn/gen/bind"
+	"github.com/structuredffn/sffn/gen/cuda"
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/simd"
 	"github.com/structuredffn/sffn/gen/spec"
@@ -38,7 +39,13 @@ type Package struct {
 	Linears []spec.Linear
 	// ISAs to emit; empty means all that have assembly.
 	ISAs []kernel.ISA
+	// NVCC is the CUDA compiler; empty looks for one. Dir is the folder whose
+	// PTX serves where it is fresh.
+	NVCC, Dir string
 }
+
+// CUDA among the ISAs adds the kernels of the networks for NVIDIA GPUs.
+const CUDA kernel.ISA = "cuda"
 
 // CPUs lists the instruction sets that sffngen emits assembly for.
 var CPUs = []kernel.ISA{kernel.AVX512, kernel.AVX2}
@@ -78,11 +85,24 @@ func (p Package) Validate() error {
 		errs = append(errs, l.Validate())
 	}
 	for _, isa := range p.ISAs {
-		if !slices.Contains(CPUs, isa) {
-			errs = append(errs, fmt.Errorf("isa %q: valid are %v", isa, CPUs))
+		if isa != CUDA && !slices.Contains(CPUs, isa) {
+			errs = append(errs, fmt.Errorf("isa %q: valid are %v and %s", isa, CPUs, CUDA))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// gpuKernels plans the networks for GPUs.
+func (p Package) gpuKernels() ([]plan.GPUKernel, error) {
+	var fs []plan.GPUFFN
+	for _, f := range p.FFNs {
+		g, err := plan.NewGPU(f)
+		if err != nil {
+			return nil, err
+		}
+		fs = append(fs, g)
+	}
+	return plan.GPUKernels(fs...), nil
 }
 
 // Layers plans every layer of the package.
@@ -109,15 +129,30 @@ func (p Package) Files() ([]File, error) {
 	}
 	layers := p.Layers()
 	var kernels []plan.Kernel
-	for _, isa := range isas {
-		kernels = append(kernels, plan.For(isa).Specialised(layers...)...)
-	}
 	var files []File
-	if len(kernels) > 0 { // layers of a few columns have none of their own
-		var err error
-		if files, err = kernelFiles(p.Name, kernels); err != nil {
+	for _, isa := range isas {
+		if isa != CUDA {
+			kernels = append(kernels, plan.For(isa).Specialised(layers...)...)
+			continue
+		}
+		gpu, err := p.gpuKernels()
+		if err != nil {
 			return nil, err
 		}
+		built, err := cuda.Build(p.Dir, p.NVCC, gpu)
+		if err != nil {
+			return nil, err
+		}
+		for name, data := range built {
+			files = append(files, File{name, data})
+		}
+	}
+	if len(kernels) > 0 { // layers of a few columns have none of their own
+		cpu, err := kernelFiles(p.Name, kernels)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, cpu...)
 	}
 	if len(p.FFNs) > 0 {
 		src, err := bind.FFNs(p.Name, p.doc(), p.FFNs)

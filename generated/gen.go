@@ -3,4 +3,4 @@
 package generated
 
 //go:generate go run ../cmd/sffngen --config demo,demo-dense --out demo
-//go:generate go run ../cmd/sffngen --config gpt2s-dense,gpt2s-lowrank-63,gpt2s-lowrank-32,gpt2s-blockdense-63,gpt2s-blockdense-32,gpt2s-blockshuffle-63,gpt2s-blockshuffle-32 --out gpt2s
+//go:generate go run ../cmd/sffngen --config gpt2s-dense,gpt2s-lowrank-63,gpt2s-lowrank-32,gpt2s-blockdense-63,gpt2s-blockdense-32,gpt2s-blockshuffle-63,gpt2s-blockshuffle-32 --isa avx512,avx2,cuda --out gpt2s

@@ -26,6 +26,7 @@ type flags struct {
 	configs       []string
 	pkg, out      string
 	isa           []string
+	nvcc          string
 	explain, diff bool
 }
 
@@ -65,7 +66,8 @@ func newCommand() *cobra.Command {
 	fl.StringSliceVar(&f.configs, "config", nil, "whole models instead: YAML files or presets, comma-separated")
 	fl.StringVar(&f.pkg, "pkg", "", "Go package name (default: the folder's name)")
 	fl.StringVar(&f.out, "out", "", "folder to write")
-	fl.StringSliceVar(&f.isa, "isa", nil, "instruction sets to emit (default avx512,avx2)")
+	fl.StringSliceVar(&f.isa, "isa", nil, "instruction sets to emit: avx512, avx2, cuda (default avx512,avx2)")
+	fl.StringVar(&f.nvcc, "nvcc", "", "CUDA compiler for --isa cuda (default: that of CUDA_HOME or PATH)")
 	fl.BoolVar(&f.explain, "explain", false, "print the plan instead of generating")
 	fl.BoolVar(&f.diff, "diff", false, "write nothing; exit 1 if the folder is not what would be written")
 	cmd.AddCommand(newAnyShape())
@@ -130,6 +132,7 @@ func (f *flags) packageOf() (gen.Package, error) {
 	for _, s := range f.isa {
 		p.ISAs = append(p.ISAs, kernel.ISA(s))
 	}
+	p.NVCC, p.Dir = f.nvcc, f.out
 	if err := p.Validate(); err != nil {
 		return p, &cli.UsageError{Err: err}
 	}

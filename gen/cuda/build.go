@@ -1,0 +1,257 @@
+package cuda
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/templates"
+)
+
+// Files are the generated files of one folder by name.
+type Files map[string][]byte
+
+// Sources writes the CUDA C of the kernels: one file a pass, and the device
+// vocabulary.
+func Sources(kernels []plan.GPUKernel) (Files, error) {
+	header, err := templates.FS.ReadFile("device.cuh")
+	if err != nil {
+		return nil, err
+	}
+	files := Files{Header: header}
+	for _, pass := range plan.Passes {
+		src, err := Source(pass, kernels)
+		if err != nil {
+			return nil, err
+		}
+		files[sourceName(pass)] = src
+	}
+	return files, nil
+}
+
+func sourceName(pass plan.Pass) string { return "z_" + string(pass) + ".cu" }
+func ptxName(pass plan.Pass) string    { return "z_" + string(pass) + ".ptx" }
+
+// Manifest is the name of the file that ties sources, PTX and cubins together.
+const Manifest = "z_cuda.txt"
+
+// sourceHash is that of everything that PTX is made from but the toolkit.
+func sourceHash(f Files, pass plan.Pass) string {
+	h := sha256.New()
+	fmt.Fprintln(h, nvccFlags, ptxasFlags, ptxVersion, Architectures)
+	h.Write(f[Header])
+	h.Write(f[sourceName(pass)])
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+// Fresh adds the PTX and the manifest that lie in dir to the sources when
+// they were made from them, and says what is stale otherwise. It needs no
+// toolkit.
+func Fresh(dir string, sources Files) error {
+	text, err := os.ReadFile(filepath.Join(dir, Manifest))
+	if err != nil {
+		return err
+	}
+	m, err := ParseManifest(string(text))
+	if err != nil {
+		return fmt.Errorf("cuda: %s: %w", filepath.Join(dir, Manifest), err)
+	}
+	found := Files{Manifest: text}
+	for _, pass := range plan.Passes {
+		name := ptxName(pass)
+		if m.Sources[name] != sourceHash(sources, pass) {
+			return fmt.Errorf("cuda: %s is stale: it was made from another %s", filepath.Join(dir, name), sourceName(pass))
+		}
+		ptx, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if hash(ptx) != m.Hashes[name] {
+			return fmt.Errorf("cuda: %s is not what %s says: it was changed by hand", filepath.Join(dir, name), Manifest)
+		}
+		found[name] = ptx
+	}
+	for name, data := range found {
+		sources[name] = data
+	}
+	return nil
+}
+
+func hash(data []byte) string { return fmt.Sprintf("%x", sha256.Sum256(data)) }
+
+// Build returns the sources of the kernels with their PTX, manifest and, where
+// nvcc ran, cubins. What lies in dir is taken where it is fresh; otherwise nvcc,
+// found as [Find] does, makes it.
+func Build(dir, nvcc string, kernels []plan.GPUKernel) (Files, error) {
+	files, err := Sources(kernels)
+	if err != nil {
+		return nil, err
+	}
+	stale := Fresh(dir, files)
+	if stale == nil {
+		return files, nil
+	}
+	t, err := Find(nvcc)
+	if err != nil {
+		if !errors.Is(stale, fs.ErrNotExist) {
+			err = fmt.Errorf("%w\n%w", stale, err)
+		}
+		return nil, err
+	}
+	return files, t.Compile(files, kernels)
+}
+
+// Compile adds PTX, cubins and the manifest to the sources, after it has held
+// every kernel to its plan.
+func (t *Toolkit) Compile(files Files, kernels []plan.GPUKernel) error {
+	dir, err := os.MkdirTemp("", "sffn-cuda-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	m := Listing{Toolkit: t.Version, Sources: map[string]string{}, Hashes: map[string]string{}, Kernels: map[string]map[string]Compiled{}}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o666); err != nil {
+			return err
+		}
+	}
+	for _, pass := range plan.Passes {
+		name := ptxName(pass)
+		ptx, err := t.compile(dir, sourceName(pass))
+		if err != nil {
+			return err
+		}
+		m.Sources[name], m.Hashes[name] = sourceHash(files, pass), hash(ptx)
+		files[name] = ptx
+		if err := os.WriteFile(filepath.Join(dir, name), ptx, 0o666); err != nil {
+			return err
+		}
+		for _, arch := range Architectures {
+			cubin, found, err := t.assemble(dir, name, arch)
+			if err != nil {
+				return err
+			}
+			cubinName := strings.TrimSuffix(name, "ptx") + arch + ".cubin"
+			files[cubinName], m.Hashes[cubinName] = cubin, hash(cubin)
+			for kernel, c := range found {
+				if m.Kernels[kernel] == nil {
+					m.Kernels[kernel] = map[string]Compiled{}
+				}
+				m.Kernels[kernel][arch] = c
+			}
+		}
+	}
+	files[Manifest] = m.Text()
+	return m.Check(kernels)
+}
+
+// Listing is the content of the manifest: which toolkit made what from what,
+// and what ptxas and the disassembly say about every kernel.
+type Listing struct {
+	Toolkit string
+	// Sources holds, by PTX file, the hash of what it was made from; Hashes
+	// those of PTX and cubins themselves.
+	Sources, Hashes map[string]string
+	// Kernels holds what was found by name and architecture.
+	Kernels map[string]map[string]Compiled
+}
+
+const kernelLine = "kernel %s %s registers %d barriers %d mma %d ldmatrix %d copies %d stores %d other_copies %d other_stores %d local %d"
+
+// Text is the manifest, one fact a line, sorted.
+func (m Listing) Text() []byte {
+	var lines []string
+	for name, h := range m.Sources {
+		lines = append(lines, fmt.Sprintf("source %s %s", name, h))
+	}
+	for name, h := range m.Hashes {
+		lines = append(lines, fmt.Sprintf("sha256 %s %s", name, h))
+	}
+	for name, archs := range m.Kernels {
+		for arch, c := range archs {
+			lines = append(lines, fmt.Sprintf(kernelLine, name, arch, c.Registers, c.Barriers, c.MMA, c.LDMatrix, c.Copies, c.Stores, c.OtherCopies, c.OtherStores, c.Local))
+		}
+	}
+	slices.Sort(lines)
+	return []byte(Mark + "toolkit " + m.Toolkit + "\n" + strings.Join(lines, "\n") + "\n")
+}
+
+// ParseManifest reads what Text wrote.
+func ParseManifest(text string) (Listing, error) {
+	m := Listing{Sources: map[string]string{}, Hashes: map[string]string{}, Kernels: map[string]map[string]Compiled{}}
+	rest, ok := strings.CutPrefix(text, Mark)
+	if !ok {
+		return m, fmt.Errorf("line 1: want %q", strings.TrimSpace(Mark))
+	}
+	for i, line := range strings.Split(strings.TrimSuffix(rest, "\n"), "\n") {
+		var name, value string
+		var c Compiled
+		switch word, _, _ := strings.Cut(line, " "); word {
+		case "toolkit":
+			m.Toolkit = strings.TrimPrefix(line, "toolkit ")
+			continue
+		case "source", "sha256":
+			if n, _ := fmt.Sscanf(line, word+" %s %s", &name, &value); n == 2 {
+				map[string]map[string]string{"source": m.Sources, "sha256": m.Hashes}[word][name] = value
+				continue
+			}
+		case "kernel":
+			n, _ := fmt.Sscanf(line, kernelLine, &name, &value, &c.Registers, &c.Barriers, &c.MMA, &c.LDMatrix, &c.Copies, &c.Stores, &c.OtherCopies, &c.OtherStores, &c.Local)
+			if n == 11 {
+				if m.Kernels[name] == nil {
+					m.Kernels[name] = map[string]Compiled{}
+				}
+				m.Kernels[name][value] = c
+				continue
+			}
+		}
+		return m, fmt.Errorf("line %d: %q is no line of a manifest", i+2, line)
+	}
+	return m, nil
+}
+
+// Check holds every kernel on every architecture to its plan.
+func (m Listing) Check(kernels []plan.GPUKernel) error {
+	var errs []error
+	for _, k := range kernels {
+		for _, arch := range Architectures {
+			c, ok := m.Kernels[k.Name()][arch]
+			if !ok {
+				errs = append(errs, fmt.Errorf("cuda: %s was not compiled for %s", k.Name(), arch))
+				continue
+			}
+			for _, g := range []struct {
+				what      string
+				got, want int
+				atMost    bool
+			}{
+				{"registers", c.Registers, k.MaxRegisters(), true},
+				{"tensor-core instructions", c.MMA, k.MMA(), false},
+				{"fragment loads", c.LDMatrix, k.LDMatrix(), false},
+				{"16-byte copies", c.Copies, k.StaticCopies(), false},
+				{"16-byte stores", c.Stores, k.Stores(), false},
+				{"copies of other sizes", c.OtherCopies, 0, false},
+				{"stores of other sizes", c.OtherStores, 0, false},
+				{"accesses to local memory", c.Local, 0, false},
+			} {
+				if g.got > g.want || g.got < g.want && !g.atMost {
+					errs = append(errs, fmt.Errorf("cuda: %s on %s: %d %s, the plan says %d", k.Name(), arch, g.got, g.what, g.want))
+				}
+			}
+		}
+		if limit := maxShared[Architectures[0]]; k.BlocksPerSM*(k.SharedBytes()+1024) > limit {
+			errs = append(errs, fmt.Errorf("cuda: %s: %d blocks of %d bytes of shared memory exceed the %d of %s", k.Name(), k.BlocksPerSM, k.SharedBytes(), limit, Architectures[0]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// maxShared is the shared memory of a multiprocessor; each block takes 1 KB
+// of it beside its own.
+var maxShared = map[string]int{"sm_80": 164 << 10, "sm_90": 228 << 10}

@@ -1,0 +1,301 @@
+package cuda
+
+import (
+	"cmp"
+	"encoding/binary"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/ptx"
+)
+
+// device runs kernels on the PTX interpreter and fails the test on findings.
+type device struct {
+	t       *testing.T
+	mem     ptx.Memory
+	kernels map[string]*ptx.Kernel
+	rng     *rand.Rand
+	seed    uint64
+	// tamper changes a launch of the tests of single kernels.
+	tamper func(*ptx.Launch)
+}
+
+// loadPTX reads the PTX of a generated folder, which must be fresh.
+func loadPTX(t *testing.T, dir string, kernels []plan.GPUKernel) map[string]*ptx.Kernel {
+	t.Helper()
+	files, err := Sources(kernels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Fresh(dir, files); err != nil {
+		t.Fatalf("%v\nrun make generate with the CUDA toolkit", err)
+	}
+	found := map[string]*ptx.Kernel{}
+	for _, pass := range plan.Passes {
+		text, err := os.ReadFile(filepath.Join(dir, ptxName(pass)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := ptx.Parse(string(text))
+		if err != nil {
+			t.Fatalf("%s: %v", ptxName(pass), err)
+		}
+		for name, k := range m.Kernels {
+			found[name] = k
+		}
+	}
+	return found
+}
+
+// bf16 is a buffer of bf16 values.
+func (d *device) bf16(v []float64) *ptx.Buffer {
+	b := make([]byte, 2*len(v))
+	for i, x := range v {
+		binary.LittleEndian.PutUint16(b[2*i:], roundBits(x))
+	}
+	return d.mem.Input(b)
+}
+
+func (d *device) float32(v []float64) *ptx.Buffer {
+	b := make([]byte, 4*len(v))
+	for i, x := range v {
+		binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(float32(x)))
+	}
+	return d.mem.Input(b)
+}
+
+func roundBits(x float64) uint16 {
+	u := math.Float32bits(float32(x))
+	return uint16((u + 0x7fff + u>>16&1) >> 16)
+}
+
+// rounded is x as a bf16.
+func rounded(x float64) float64 { return value(roundBits(x)) }
+
+func value(bits uint16) float64 { return float64(math.Float32frombits(uint32(bits) << 16)) }
+
+// values are the bf16 or float32 of a buffer.
+func values(b *ptx.Buffer, float32s bool) []float64 {
+	var v []float64
+	if float32s {
+		for _, f := range b.Floats() {
+			v = append(v, float64(f))
+		}
+		return v
+	}
+	for i := 0; i < len(b.Bytes()); i += 2 {
+		v = append(v, value(binary.LittleEndian.Uint16(b.Bytes()[i:])))
+	}
+	return v
+}
+
+// draw makes n bf16 of a normal distribution.
+func (d *device) draw(n int, scale float64) []float64 {
+	v := make([]float64, n)
+	for i := range v {
+		v[i] = rounded(scale * d.rng.NormFloat64())
+	}
+	return v
+}
+
+// args are the operands of one launch; pre is nil where nothing is saved.
+type args struct{ a, b, bias, pre, c *ptx.Buffer }
+
+// start says how a kernel is launched for so many tokens, the sum of
+// backward-weight in so many parts.
+func start(k plan.GPUKernel, x args, tokens, splits int, seed uint64) ptx.Launch {
+	g0, g1, g2 := k.Grid(tokens, splits)
+	addr := func(b *ptx.Buffer) uint64 {
+		if b == nil {
+			return 0
+		}
+		return b.Address
+	}
+	return ptx.Launch{Grid: [3]int{g0, g1, g2}, Block: k.Tile.Threads(), Shared: k.SharedBytes(), Seed: seed,
+		Args: []uint64{addr(x.a), addr(x.b), addr(x.bias), addr(x.pre), addr(x.c), uint64(tokens), uint64(ceil(ceil(tokens, plan.GPUDepth), splits))}}
+}
+
+// launch runs a kernel; outputs become inputs of the next.
+func (d *device) launch(k plan.GPUKernel, x args, tokens, splits int) {
+	d.t.Helper()
+	p := d.kernels[k.Name()]
+	if p == nil {
+		d.t.Fatalf("no PTX of %s", k.Name())
+	}
+	d.seed++
+	r, err := p.Run(&d.mem, start(k, x, tokens, splits, d.seed))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, f := range r.Findings {
+		d.t.Errorf("%d tokens: %v", tokens, f)
+	}
+	outs := []*ptx.Buffer{x.c}
+	if x.pre != nil && k.Pass == plan.Forward {
+		outs = append(outs, x.pre)
+	}
+	for _, b := range outs {
+		if n := b.Unwritten(); n > 0 {
+			d.t.Errorf("%s: %d tokens: %d words of the output were not written", k.Name(), tokens, n)
+		}
+		b.Freeze()
+	}
+	if d.t.Failed() {
+		d.t.FailNow()
+	}
+}
+
+// width is the number of entries of a row that a kernel stores for tokens.
+func outWidth(k plan.GPUKernel) int {
+	switch k.Epilogue {
+	case plan.GPUSwiGLU:
+		return k.C.Pitch / 2
+	case plan.GPUSwiGLUBackward:
+		return 2 * k.C.Pitch
+	}
+	return k.C.Pitch
+}
+
+// layer is a layer on the device: packed weights and what its passes leave.
+type layer struct {
+	plan  plan.GPULayer
+	packs []*ptx.Buffer
+	bias  *ptx.Buffer
+	// z holds the input of each factor, dz the gradient of its output.
+	z, dz []*ptx.Buffer
+	grads [][]float64
+}
+
+func (d *device) newLayer(p plan.GPULayer, w [][]float64, bias []float64) *layer {
+	l := &layer{plan: p, dz: make([]*ptx.Buffer, len(w))}
+	for i, f := range p.Factors {
+		var pack []float64
+		for b := range f.Blocks {
+			for _, o := range f.Out[b] {
+				for _, in := range f.In[b] {
+					pack = append(pack, w[i][(b*f.Factor.Out+o)*f.Factor.In+in])
+				}
+			}
+		}
+		l.packs = append(l.packs, d.bf16(pack))
+	}
+	if bias != nil {
+		stored := make([]float64, len(bias))
+		for s, j := range p.Bias {
+			stored[s] = bias[j]
+		}
+		l.bias = d.float32(stored)
+	}
+	return l
+}
+
+// forward runs the layer on x; where save, pre gets the values before the
+// activation.
+func (d *device) forward(l *layer, x *ptx.Buffer, tokens int, few bool, pre *ptx.Buffer) *ptx.Buffer {
+	l.z = nil
+	for i, f := range l.plan.Factors {
+		l.z = append(l.z, x)
+		k := f.Forward
+		if few {
+			k = f.Few
+		}
+		a := args{a: x, b: l.packs[i], c: d.mem.Output(2 * tokens * outWidth(k))}
+		if k.Bias {
+			a.bias = l.bias
+		}
+		if k.Epilogue != "" {
+			a.pre = pre
+		}
+		d.launch(k, a, tokens, 1)
+		x = a.c
+	}
+	return x
+}
+
+// backward runs both backward passes; pre belongs to the activation on the
+// layer's input, if it has one.
+func (d *device) backward(l *layer, dy *ptx.Buffer, tokens, splits int, pre *ptx.Buffer) (dx *ptx.Buffer) {
+	l.grads = nil
+	for i := len(l.plan.Factors) - 1; i >= 0; i-- {
+		f := l.plan.Factors[i]
+		l.dz[i] = dy
+		k := f.BackwardData
+		a := args{a: dy, b: l.packs[i], c: d.mem.Output(2 * tokens * outWidth(k))}
+		if k.Epilogue != "" {
+			a.pre = pre
+		}
+		d.launch(k, a, tokens, 1)
+		dy = a.c
+	}
+	for i, f := range l.plan.Factors {
+		k := f.BackwardWeight
+		n := f.Weights()
+		a := args{a: l.dz[i], b: l.z[i], c: d.mem.Output(4 * n * splits)}
+		d.launch(k, a, tokens, splits)
+		parts := values(a.c, true)
+		g := make([]float64, n)
+		at := 0
+		for b := range f.Blocks {
+			for _, o := range f.Out[b] {
+				for _, in := range f.In[b] {
+					for s := range splits {
+						g[(b*f.Factor.Out+o)*f.Factor.In+in] += parts[s*n+at]
+					}
+					at++
+				}
+			}
+		}
+		l.grads = append(l.grads, g)
+	}
+	return dy
+}
+
+// operandSize is the number of stored entries of an operand.
+func operandSize(k plan.GPUKernel, o plan.Operand, tokens int) int {
+	if o.BlockRows > 0 {
+		return k.Blocks * o.Rows * o.Pitch
+	}
+	return cmp.Or(o.Rows, tokens) * o.Pitch
+}
+
+// at is the index of an entry: i counts the rows or columns that are not
+// summed, k those that are.
+func at(o plan.Operand, block, i, k int) int {
+	row, col := i, k
+	if o.Summed {
+		row, col = k, i
+	}
+	if o.BlockRows > 0 {
+		return (block*o.BlockRows+row)*o.Pitch + col
+	}
+	return row*o.Pitch + o.Cols.At(block, col)
+}
+
+var small = []spec.FFN{
+	{Kind: spec.Dense, Hidden: 136, FFN: 264, Act: spec.GELU, Bias: true},
+	{Kind: spec.Dense, Hidden: 64, FFN: 136, Act: spec.SwiGLU},
+	{Kind: spec.LowRank, Hidden: 128, FFN: 256, Rank: 72, Act: spec.SwiGLU, Bias: true},
+	{Kind: spec.LowRank, Hidden: 72, FFN: 208, Rank: 40, Act: spec.GELU},
+	{Kind: spec.BlockDense, Hidden: 160, FFN: 320, Rank: 80, Blocks: 2, Act: spec.GELU, Bias: true},
+	{Kind: spec.BlockDense, Hidden: 96, FFN: 192, Rank: 96, Blocks: 4, Act: spec.SwiGLU},
+	{Kind: spec.BlockShuffle, Hidden: 192, FFN: 384, Blocks: 2, Act: spec.GELU},
+	{Kind: spec.BlockShuffle, Hidden: 128, FFN: 256, Blocks: 4, Act: spec.SwiGLU, Bias: true},
+}
+
+func planned(t *testing.T, specs []spec.FFN) []plan.GPUFFN {
+	t.Helper()
+	var fs []plan.GPUFFN
+	for _, f := range specs {
+		p, err := plan.NewGPU(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs = append(fs, p)
+	}
+	return fs
+}

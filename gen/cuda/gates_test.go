@@ -1,0 +1,207 @@
+package cuda
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/plan"
+)
+
+// The committed reports of ptxas and of the disassembly hold every kernel to
+// its plan: registers, tensor-core instructions, 16-byte copies and stores, no
+// spills, shared memory. This needs no toolkit.
+func TestGates(t *testing.T) {
+	for dir, fs := range map[string][]plan.GPUFFN{smallDir: planned(t, small), shippedDir: shipped(t)} {
+		text, err := os.ReadFile(filepath.Join(dir, Manifest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := ParseManifest(string(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(m.Text(), text) {
+			t.Errorf("%s: the manifest does not survive reading and writing", dir)
+		}
+		ks := plan.GPUKernels(fs...)
+		if err := m.Check(ks); err != nil {
+			t.Error(err)
+		}
+		// Each gate must be able to fail.
+		k := ks[0].Name()
+		for _, spoil := range []struct {
+			want  string
+			spoil func(*Compiled)
+		}{
+			{"registers", func(c *Compiled) { c.Registers = 240 }},
+			{"tensor-core instructions", func(c *Compiled) { c.MMA-- }},
+			{"fragment loads", func(c *Compiled) { c.LDMatrix++ }},
+			{"16-byte copies", func(c *Compiled) { c.Copies-- }},
+			{"16-byte stores", func(c *Compiled) { c.Stores-- }},
+			{"copies of other sizes", func(c *Compiled) { c.OtherCopies++ }},
+			{"stores of other sizes", func(c *Compiled) { c.OtherStores++ }},
+			{"local memory", func(c *Compiled) { c.Local++ }},
+		} {
+			good := m.Kernels[k]["sm_90"]
+			bad := good
+			spoil.spoil(&bad)
+			m.Kernels[k]["sm_90"] = bad
+			if err := m.Check(ks[:1]); err == nil || !strings.Contains(err.Error(), spoil.want) {
+				t.Errorf("%s: %v", spoil.want, err)
+			}
+			m.Kernels[k]["sm_90"] = good
+		}
+	}
+}
+
+// Stale or edited PTX is an error that says so, without a toolkit.
+func TestStale(t *testing.T) {
+	ks := plan.GPUKernels(planned(t, small)...)
+	sources, err := Sources(ks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, name := range append([]string{Manifest}, ptxName(plan.Forward), ptxName(plan.BackwardData), ptxName(plan.BackwardWeight)) {
+		data, err := os.ReadFile(filepath.Join(smallDir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Fresh(dir, sources); err != nil {
+		t.Fatal(err)
+	}
+	changed, err := Sources(ks[1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Fresh(dir, changed); err == nil || !strings.Contains(err.Error(), "is stale: it was made from another") {
+		t.Error(err)
+	}
+	name := filepath.Join(dir, ptxName(plan.Forward))
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, append(data, ' '), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := Fresh(dir, sources); err == nil || !strings.Contains(err.Error(), "changed by hand") {
+		t.Error(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, Manifest), []byte(Mark+"toolkit 1\nkernel x\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := Fresh(dir, sources); err == nil || !strings.Contains(err.Error(), `line 3: "kernel x" is no line of a manifest`) {
+		t.Error(err)
+	}
+}
+
+func FuzzManifest(f *testing.F) {
+	text, err := os.ReadFile(filepath.Join(smallDir, Manifest))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(text[:2000]))
+	f.Add(Mark + "source a b\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if m, err := ParseManifest(text); err == nil {
+			if _, err := ParseManifest(string(m.Text())); err != nil && !strings.ContainsAny(m.Toolkit, "\r\n") {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// toolkit skips the test where the toolkit that made the committed files is
+// not here.
+func toolkit(t *testing.T) *Toolkit {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(smallDir, Manifest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := ParseManifest(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tk, err := Find("")
+	if errors.Is(err, ErrNoToolkit) {
+		t.Skip("skipped: ", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if tk.Version != m.Toolkit {
+		t.Skipf("skipped: nvcc is %s, the committed files were made by %s", tk.Version, m.Toolkit)
+	}
+	return tk
+}
+
+// The pinned toolkit makes the committed files again, byte for byte.
+func TestReproducible(t *testing.T) {
+	tk := toolkit(t)
+	ks := plan.GPUKernels(planned(t, small)...)
+	files, err := Sources(ks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tk.Compile(files, ks); err != nil {
+		t.Fatal(err)
+	}
+	// The manifest holds the hashes of the cubins.
+	for _, name := range []string{Manifest, ptxName(plan.Forward), ptxName(plan.BackwardData), ptxName(plan.BackwardWeight)} {
+		want, err := os.ReadFile(filepath.Join(smallDir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(files[name], want) {
+			t.Errorf("%s is not what the toolkit makes of the sources", name)
+		}
+	}
+}
+
+// A kernel that spills is an error, and the compilers' words are shown.
+func TestSpill(t *testing.T) {
+	tk := toolkit(t)
+	ks := plan.GPUKernels(planned(t, small[:1])...)
+	for i := range ks {
+		ks[i].BlocksPerSM = 8
+	}
+	files, err := Sources(ks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tk.Compile(files, ks); err == nil || !strings.Contains(err.Error(), "spill") {
+		t.Errorf("%v, want ptxas' error about spills", err)
+	}
+	files[sourceName(plan.Forward)] = append(files[sourceName(plan.Forward)], "int x = y;\n"...)
+	if err := tk.Compile(files, ks); err == nil || !strings.Contains(err.Error(), `identifier "y" is undefined`) {
+		t.Errorf("%v, want nvcc's error about y", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv(EnvHome, "")
+	if _, err := Find(""); !errors.Is(err, ErrNoToolkit) {
+		t.Error(err)
+	}
+	t.Setenv(EnvHome, "/no/toolkit")
+	if _, err := Find(""); err == nil || !strings.Contains(err.Error(), "no nvcc at /no/toolkit/bin/nvcc") {
+		t.Error(err)
+	}
+	fake := filepath.Join(t.TempDir(), "nvcc")
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho broken >&2\nexit 3\n"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Find(fake); err == nil || !strings.Contains(err.Error(), "exit status 3\nbroken") {
+		t.Error(err)
+	}
+}

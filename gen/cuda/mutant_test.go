@@ -1,0 +1,175 @@
+package cuda
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/internal/ptx"
+)
+
+// mutant is a kernel with one mistake. Site names the mistake's place in the
+// template, the same for every kernel of a pass and number of stages.
+type mutant struct{ site, text string }
+
+var (
+	mutableLine = regexp.MustCompile(`bar\.sync|cp\.async\.(commit_group|wait_group (\d+))|mma\.sync\S*|ldmatrix\.sync\S*`)
+	registerSet = regexp.MustCompile(`\{[^}]*\}`)
+)
+
+// mutants lists the mistakes: each barrier, wait and commit left out, each wait
+// for one group fewer, and two registers of a fragment exchanged.
+func mutants(text string, registers bool) (ms []mutant) {
+	lines := strings.Split(text, "\n")
+	count := map[string]int{}
+	add := func(site string, i int, line string) {
+		changed := slices.Clone(lines)
+		changed[i] = line
+		ms = append(ms, mutant{site, strings.Join(changed, "\n")})
+	}
+	for i, line := range lines {
+		op := mutableLine.FindString(line)
+		if op == "" {
+			continue
+		}
+		base, _, _ := strings.Cut(op, ".sync.aligned")
+		base, _, _ = strings.Cut(base, " ")
+		count[base]++
+		site := fmt.Sprintf("%s %d", base, count[base])
+		switch {
+		case strings.HasPrefix(op, "mma"), strings.HasPrefix(op, "ldmatrix"):
+			if !registers {
+				continue
+			}
+			// Sets of registers: D, A, B, C of mma; D of ldmatrix.
+			for n, at := range registerSet.FindAllStringIndex(line, -1) {
+				regs := strings.Split(strings.Trim(line[at[0]:at[1]], "{}"), ",")
+				if n == 3 || n == 0 && strings.HasPrefix(op, "mma") {
+					continue // exchanging sums is the same as exchanging rows twice
+				}
+				regs[0], regs[1] = regs[1], regs[0]
+				add(fmt.Sprintf("%s set %d exchanged", site, n), i, line[:at[0]]+"{"+strings.Join(regs, ",")+"}"+line[at[1]:])
+			}
+		case strings.HasPrefix(op, "cp.async.wait_group"):
+			groups := strings.TrimPrefix(op, "cp.async.wait_group ")
+			add(site+" left out", i, "")
+			add(site+" for one group fewer", i, strings.Replace(line, op, "cp.async.wait_group "+string(groups[0]+1), 1))
+		default:
+			add(site+" left out", i, "")
+		}
+	}
+	return ms
+}
+
+// kernelTexts cuts a module into its header and its kernels by name.
+func kernelTexts(t *testing.T, dir string) (header string, texts map[string]string) {
+	t.Helper()
+	texts = map[string]string{}
+	for _, pass := range plan.Passes {
+		src, err := os.ReadFile(filepath.Join(dir, ptxName(pass)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts := strings.Split(string(src), ".visible .entry ")
+		header = parts[0]
+		for _, p := range parts[1:] {
+			p, _, _ = strings.Cut(p, "\n\t// .globl")
+			name, _, _ := strings.Cut(p, "(")
+			texts[name] = ".visible .entry " + p
+		}
+	}
+	return header, texts
+}
+
+// noticed runs a mutant and reports whether a finding or a wrong number gave
+// it away.
+func noticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
+	t.Helper()
+	m, err := ptx.Parse(header + text)
+	if err != nil {
+		t.Fatalf("%s: a mutant that is no PTX: %v", k.Name(), err)
+	}
+	for seed := range uint64(3) {
+		tokens := 129
+		if k.Tile.M == 16 {
+			tokens = 33
+		}
+		d := &device{t: t, kernels: m.Kernels, rng: rand.New(rand.NewPCG(seed, 0)), seed: seed}
+		if d.kernel(k, tokens, 500) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// A mistake must be noticed by at least one kernel of its pass and number of
+// stages: a barrier can be redundant at one shape and needed at another.
+// Exchanged registers must be noticed by every kernel.
+func TestMutants(t *testing.T) {
+	fs := planned(t, small)
+	ks := plan.GPUKernels(fs...)
+	loadPTX(t, smallDir, ks)
+	header, texts := kernelTexts(t, smallDir)
+	alive := map[string][]string{} // by site, the kernels that miss it
+	total := map[string]int{}
+	tiles := map[string]bool{}
+	n, missed := 0, 0
+	for _, k := range ks {
+		tile := fmt.Sprint(k.Pass, k.Tile)
+		registers := !tiles[tile]
+		tiles[tile] = true
+		text := texts[k.Name()]
+		if noticed(t, k, header, text) {
+			t.Fatalf("%s is wrong without a mutation", k.Name())
+		}
+		for _, m := range mutants(text, registers) {
+			site := fmt.Sprintf("%s, %d stages: %s", k.Pass, k.Stages, m.site)
+			n++
+			total[site]++
+			if noticed(t, k, header, m.text) {
+				continue
+			}
+			missed++
+			alive[site] = append(alive[site], k.Name())
+			if strings.Contains(m.site, "exchanged") {
+				t.Errorf("%s: %s: not noticed", k.Name(), m.site)
+			}
+		}
+	}
+	for site, names := range alive {
+		if len(names) < total[site] {
+			continue
+		}
+		t.Errorf("%s: none of %d kernels notices it", site, total[site])
+	}
+	t.Logf("%d mutants of %d kernels: %d noticed by their own kernel, %d only by another one", n, len(ks), n-missed, missed)
+}
+
+// Launches that leave out the last tile of rows or of columns, or the last
+// stage of a sum over tokens, are noticed by every kernel.
+func TestDroppedTiles(t *testing.T) {
+	ks := plan.GPUKernels(planned(t, small)...)
+	kernels := loadPTX(t, smallDir, ks)
+	for _, k := range ks {
+		for what, tamper := range map[string]func(*ptx.Launch){
+			"columns": func(l *ptx.Launch) { l.Grid[0]-- },
+			"rows":    func(l *ptx.Launch) { l.Grid[1]-- },
+			"stage":   func(l *ptx.Launch) { l.Args[len(l.Args)-1]-- },
+		} {
+			x, y, _ := k.Grid(129, 1)
+			if what == "columns" && x == 1 || what == "rows" && y == 1 || what == "stage" && k.Depth() > 0 {
+				continue
+			}
+			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(1, 1)), tamper: tamper}
+			if d.kernel(k, 129, 500) == nil {
+				t.Errorf("%s: the last %s left out: not noticed", k.Name(), what)
+			}
+		}
+	}
+}

@@ -1,0 +1,426 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// Pass is one of the three products that a factor takes part in.
+type Pass string
+
+// The passes.
+const (
+	Forward        Pass = "forward"
+	BackwardData   Pass = "backward_data"
+	BackwardWeight Pass = "backward_weight"
+)
+
+// Passes lists them in the order in which training runs them.
+var Passes = []Pass{Forward, BackwardData, BackwardWeight}
+
+// GPUEpilogue is what a GPU kernel does with its sums before it stores them.
+type GPUEpilogue string
+
+// The epilogues. The forward ones add the bias and can save the values before
+// the activation; the backward ones multiply by the activation's derivative
+// there. SwiGLU's gates and ups alternate in a row before the activation.
+const (
+	GPULinear         GPUEpilogue = ""
+	GPUGELU           GPUEpilogue = "gelu"
+	GPUSwiGLU         GPUEpilogue = "swiglu"
+	GPUGELUBackward   GPUEpilogue = "dgelu"
+	GPUSwiGLUBackward GPUEpilogue = "dswiglu"
+)
+
+// Places says where the entries of one block lie in a stored row: runs of Run
+// neighbours, Step apart, block b's first entry at b*Block.
+type Places struct{ Len, Run, Step, Block int }
+
+// At is the place of entry i of block b.
+func (p Places) At(b, i int) int { return b*p.Block + i/p.Run*p.Step + i%p.Run }
+
+// contiguous is a block stored as one run.
+func contiguous(n int) Places { return Places{Len: n, Run: n, Step: n, Block: n} }
+
+// Operand is a stored matrix with one part a block.
+type Operand struct {
+	// Rows counts the stored rows, 0 where they are the tokens; Pitch is the
+	// distance from one to the next and BlockRows that between blocks.
+	Rows, Pitch, BlockRows int
+	// Cols are the places in a row.
+	Cols Places
+	// Summed operands are summed over their rows, others over their columns.
+	Summed bool
+}
+
+// Tile is the share of a thread block and of its warps.
+type Tile struct {
+	// M and N are the rows and columns of results, WarpsM x WarpsN the warps
+	// that share them.
+	M, N, WarpsM, WarpsN int
+}
+
+// Threads counts the threads of a block.
+func (t Tile) Threads() int { return 32 * t.WarpsM * t.WarpsN }
+
+// Depth of a stage of the pipeline, and of one tensor-core instruction.
+const (
+	GPUDepth = 32
+	mmaM     = 16
+	mmaN     = 8
+	mmaK     = 16
+)
+
+// chunk is the number of bf16 that one 16-byte copy moves.
+const chunk = 8
+
+// GPUKernel plans one launch: for each block C[i,j] = epilogue(sum_k A[i,k]*B[j,k]).
+// Every number but the count of tokens is a constant of the kernel.
+type GPUKernel struct {
+	Pass    Pass
+	Blocks  int
+	A, B, C Operand
+	Tile    Tile
+	// Stages of the pipeline of asynchronous copies.
+	Stages int
+	// BlocksPerSM is how many thread blocks share a multiprocessor: it bounds
+	// registers and shared memory.
+	BlocksPerSM int
+	Epilogue    GPUEpilogue
+	Bias        bool
+}
+
+// GPUFactor is one factor with its kernels and the order of its packed
+// weights.
+type GPUFactor struct {
+	spec.Factor
+	// Out and In list, for each block, the canonical row and column of every
+	// row and column of the pack.
+	Out, In [][]int
+	// Forward runs any number of tokens, Few up to FewTokens of them.
+	Forward, Few, BackwardData, BackwardWeight GPUKernel
+}
+
+// Kernels lists the factor's kernels.
+func (f GPUFactor) Kernels() []GPUKernel {
+	return []GPUKernel{f.Forward, f.Few, f.BackwardData, f.BackwardWeight}
+}
+
+// FewTokens is the number of tokens up to which the Few kernels run.
+const FewTokens = 64
+
+// GPULayer is a planned linear layer; Bias maps each stored output before the
+// activation to its entry of the bias.
+type GPULayer struct {
+	Spec    spec.Linear
+	Factors []GPUFactor
+	Bias    []int
+}
+
+// GPUFFN is a planned network. Output lists the stored place of each output:
+// blockshuffle leaves them block by block, because whoever adds the residual
+// reads each row once and can do so in any order.
+type GPUFFN struct {
+	Spec     spec.FFN
+	FC1, FC2 GPULayer
+	Output   []int
+}
+
+// NewGPU plans a network, or says which of its widths the GPU kernels cannot
+// serve.
+func NewGPU(f spec.FFN) (GPUFFN, error) {
+	hidden := blockMajor(f.FC1(), f.FFN)
+	pre := slices.Clone(hidden)
+	if f.Act == spec.SwiGLU {
+		pre = nil
+		for half := range 2 {
+			for _, s := range hidden {
+				pre = append(pre, 2*s+half)
+			}
+		}
+	}
+	p := GPUFFN{Spec: f, Output: blockMajor(f.FC2(), f.Hidden)}
+	act := map[spec.Act][2]GPUEpilogue{spec.GELU: {GPUGELU, GPUGELUBackward}, spec.SwiGLU: {GPUSwiGLU, GPUSwiGLUBackward}}[f.Act]
+	var err error
+	if p.FC1, err = newGPULayer(newLayer(f.FC1(), identity(f.Hidden), pre, ""), act[0], ""); err != nil {
+		return p, fmt.Errorf("%s: fc1: %w", f.Name(), err)
+	}
+	if p.FC2, err = newGPULayer(newLayer(f.FC2(), hidden, p.Output, ""), "", act[1]); err != nil {
+		return p, fmt.Errorf("%s: fc2: %w", f.Name(), err)
+	}
+	return p, nil
+}
+
+// blockMajor is the place of each of the first n outputs where the last
+// factor's blocks store them one after the other.
+func blockMajor(l spec.Linear, n int) []int {
+	places := make([]int, n)
+	chain := l.Chain()
+	last := chain[len(chain)-1]
+	next := 0
+	for i := range l.Out {
+		if j := last.Shuffled(i); j < n {
+			places[j] = next
+			next++
+		}
+	}
+	return places
+}
+
+func newGPULayer(l Layer, forward, backward GPUEpilogue) (GPULayer, error) {
+	g := GPULayer{Spec: l.Spec, Bias: l.Bias}
+	if l.Spec.Guide {
+		return g, fmt.Errorf("guided layers have no GPU kernels")
+	}
+	for i, f := range l.Factors {
+		gf := GPUFactor{Factor: f.Factor}
+		var ins, outs [][]int
+		for _, b := range f.Blocks {
+			in, inCanon := flatten(b.In)
+			out, outCanon := flatten(b.Out)
+			ins, outs = append(ins, in), append(outs, out)
+			gf.In, gf.Out = append(gf.In, inCanon), append(gf.Out, outCanon)
+		}
+		in, err := placesOf(ins)
+		if err != nil {
+			return g, fmt.Errorf("inputs of %s: %w", f.Param, err)
+		}
+		out, err := placesOf(outs)
+		if err != nil {
+			return g, fmt.Errorf("outputs of %s: %w", f.Param, err)
+		}
+		first, last := i == 0, i == len(l.Factors)-1
+		x := Operand{Pitch: f.InWidth, Cols: in}
+		w := Operand{Rows: f.Out, Pitch: f.In, BlockRows: f.Out, Cols: Places{Len: f.In, Run: f.In, Step: f.In}}
+		y := Operand{Pitch: f.OutWidth, Cols: out}
+		k := GPUKernel{Pass: Forward, Blocks: f.Factor.Blocks, A: x, B: w, C: y}
+		if last {
+			k.Epilogue, k.Bias = forward, l.Spec.Bias
+		}
+		if k.Epilogue == GPUSwiGLU && out.Run%(2*chunk) != 0 {
+			return g, fmt.Errorf("outputs of %s: runs of %d gates and ups, want a multiple of %d", f.Param, out.Run, 2*chunk)
+		}
+		gf.Forward, gf.Few = k.tiled(), k.few()
+		k = GPUKernel{Pass: BackwardData, Blocks: f.Factor.Blocks, A: y, B: w.summed(), C: x}
+		if first {
+			k.Epilogue = backward
+		}
+		gf.BackwardData = k.tiled()
+		gf.BackwardWeight = GPUKernel{Pass: BackwardWeight, Blocks: f.Factor.Blocks, A: y.summed(), B: x.summed(), C: w}.tiled()
+		g.Factors = append(g.Factors, gf)
+	}
+	return g, nil
+}
+
+func (o Operand) summed() Operand {
+	o.Summed = true
+	return o
+}
+
+// flatten lists the stored and the canonical place of each entry.
+func flatten(segs []Seg) (store, canon []int) {
+	for _, s := range segs {
+		for i := range s.Store.Len {
+			store, canon = append(store, s.Store.At(i)), append(canon, s.Canon.At(i))
+		}
+	}
+	return store, canon
+}
+
+// placesOf describes the places of all blocks, or says why 16-byte copies
+// cannot reach them.
+func placesOf(blocks [][]int) (Places, error) {
+	p := contiguous(len(blocks[0]))
+	at := blocks[0]
+	for i := 1; i < len(at); i++ {
+		if at[i] != at[i-1]+1 {
+			p.Run, p.Step = i, at[i]-at[0]
+			break
+		}
+	}
+	if len(blocks) > 1 {
+		p.Block = blocks[1][0] - blocks[0][0]
+	}
+	if n := cmp.Or(p.Len%chunk, p.Run%chunk, p.Step%chunk, p.Block%chunk); n != 0 {
+		return p, fmt.Errorf("blocks of %d in runs of %d: GPU kernels copy %d neighbours at a time and need multiples of that", p.Len, p.Run, chunk)
+	}
+	for b, at := range blocks {
+		for i, a := range at {
+			if a != p.At(b, i) {
+				return p, fmt.Errorf("blocks of %d in runs of unequal length: GPU kernels need equal ones", p.Len)
+			}
+		}
+	}
+	return p, nil
+}
+
+// tiled chooses the tile of a kernel that has tokens enough: 128 x 128 results
+// for 256 threads, or 64 rows or columns where that leaves less of a tile empty.
+func (k GPUKernel) tiled() GPUKernel {
+	k.Tile = Tile{M: 128, N: side(k.Cols()), WarpsM: 2, WarpsN: 4}
+	if k.A.Summed {
+		k.Tile.M = side(k.A.Cols.Len)
+	}
+	k.Stages, k.BlocksPerSM = 3, 2
+	return k
+}
+
+// few chooses a low tile for few tokens: the weights pass once, and many
+// narrow tiles fill the chip.
+func (k GPUKernel) few() GPUKernel {
+	k.Tile = Tile{M: 16, N: 64, WarpsM: 1, WarpsN: 4}
+	k.Stages, k.BlocksPerSM = 4, 4
+	return k
+}
+
+func side(n int) int {
+	if up(n, 64) < up(n, 128) {
+		return 64
+	}
+	return 128
+}
+
+func up(n, to int) int { return (n + to - 1) / to * to }
+
+// Rows, Cols and Depth are the sizes of one block's product; 0 stands for the
+// tokens.
+func (k GPUKernel) Rows() int  { return k.A.outer() }
+func (k GPUKernel) Cols() int  { return k.B.outer() }
+func (k GPUKernel) Depth() int { return k.A.inner() }
+
+func (o Operand) outer() int {
+	if o.Summed {
+		return o.Cols.Len
+	}
+	return o.Rows
+}
+
+func (o Operand) inner() int {
+	if o.Summed {
+		return o.Rows
+	}
+	return o.Cols.Len
+}
+
+// Float32 kernels store float32 sums, others bf16.
+func (k GPUKernel) Float32() bool { return k.Pass == BackwardWeight }
+
+// StageBytes is the shared memory of the two operands of one stage.
+func (k GPUKernel) StageBytes() int { return 2 * GPUDepth * (k.Tile.M + k.Tile.N) }
+
+// StagingPitch is the distance in bytes of the rows of float32 sums that wait
+// in shared memory for 16-byte stores. It is 8 banks off a multiple of all.
+func (k GPUKernel) StagingPitch() int { return 4*k.Tile.N + 32 }
+
+// SharedBytes is the dynamic shared memory of a thread block: the stages, and
+// later the sums in their place.
+func (k GPUKernel) SharedBytes() int {
+	return max(k.Stages*k.StageBytes(), k.Tile.M*k.StagingPitch())
+}
+
+// MaxRegisters of a thread: what is left when BlocksPerSM blocks share the
+// 65536 of a multiprocessor, and the thresholds of a block of 256 threads.
+func (k GPUKernel) MaxRegisters() int {
+	return min(232, 65536/(k.BlocksPerSM*k.Tile.Threads())&^7)
+}
+
+// TilesM and TilesN count 16x8 tensor-core tiles of a warp; MMA counts the
+// tensor-core instructions of one stage.
+func (k GPUKernel) TilesM() int { return k.Tile.M / k.Tile.WarpsM / mmaM }
+func (k GPUKernel) TilesN() int { return k.Tile.N / k.Tile.WarpsN / mmaN }
+func (k GPUKernel) MMA() int    { return k.TilesM() * k.TilesN() * GPUDepth / mmaK }
+
+// LDMatrix counts the loads of four 8x8 fragments in one stage.
+func (k GPUKernel) LDMatrix() int { return (k.TilesM() + k.TilesN()/2) * GPUDepth / mmaK }
+
+// Copies counts the 16-byte asynchronous copies that a thread issues for one
+// operand's stage of n rows or columns.
+func (k GPUKernel) Copies(n int) int {
+	return (n*GPUDepth/chunk + k.Tile.Threads() - 1) / k.Tile.Threads()
+}
+
+// StaticCopies counts the copies in the text of the kernel: those of the
+// stages that fill the pipeline, and of one more in the loop where the sum is
+// long enough.
+func (k GPUKernel) StaticCopies() int {
+	stages := k.Stages
+	if d := k.Depth(); d > 0 {
+		stages = min(stages, up(d, GPUDepth)/GPUDepth)
+	}
+	return stages * (k.Copies(k.Tile.M) + k.Copies(k.Tile.N))
+}
+
+// Stores counts the 16-byte stores in the text of the kernel.
+func (k GPUKernel) Stores() int {
+	switch k.Epilogue {
+	case GPUGELU, GPUSwiGLUBackward:
+		return 2
+	case GPUSwiGLU:
+		return 3
+	}
+	return 1
+}
+
+// Grid is the number of thread blocks for a number of tokens, and splits parts
+// of the sum (backward-weight only).
+func (k GPUKernel) Grid(tokens, splits int) (x, y, z int) {
+	rows := cmp.Or(k.Rows(), tokens)
+	return k.Blocks * (up(k.Cols(), k.Tile.N) / k.Tile.N), up(rows, k.Tile.M) / k.Tile.M, splits
+}
+
+// Name carries the plan:
+//
+//	gemm_bf16_<pass>_<blocks>x<in>x<out>[_i<places>][_o<places>]_<M>x<N>[_bias][_<epilogue>]
+//
+// Places other than one block after the other are <run>s<step>b<block>w<width>.
+func (k GPUKernel) Name() string {
+	x, y := k.A, k.C
+	switch k.Pass {
+	case BackwardData:
+		x, y = k.C, k.A
+	case BackwardWeight:
+		x, y = k.B, k.A
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "gemm_bf16_%s_%dx%dx%d", k.Pass, k.Blocks, x.Cols.Len, y.Cols.Len)
+	for _, o := range []struct {
+		name string
+		Operand
+	}{{"i", x}, {"o", y}} {
+		if p := o.Cols; p != contiguous(p.Len) || o.Pitch != k.Blocks*p.Len {
+			fmt.Fprintf(&b, "_%s%ds%db%dw%d", o.name, p.Run, p.Step, p.Block, o.Pitch)
+		}
+	}
+	fmt.Fprintf(&b, "_%dx%d", k.Tile.M, k.Tile.N)
+	if k.Bias {
+		b.WriteString("_bias")
+	}
+	if k.Epilogue != "" {
+		fmt.Fprintf(&b, "_%s", k.Epilogue)
+	}
+	return b.String()
+}
+
+// Layers lists the network's layers.
+func (f GPUFFN) Layers() []GPULayer { return []GPULayer{f.FC1, f.FC2} }
+
+// GPUKernels lists the kernels of the networks by name; networks that need
+// the same kernel share it.
+func GPUKernels(fs ...GPUFFN) []GPUKernel {
+	byName := map[string]GPUKernel{}
+	for _, f := range fs {
+		for _, l := range f.Layers() {
+			for _, g := range l.Factors {
+				for _, k := range g.Kernels() {
+					byName[k.Name()] = k
+				}
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Values(byName), func(a, b GPUKernel) int { return cmp.Compare(a.Name(), b.Name()) })
+}

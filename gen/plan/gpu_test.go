@@ -1,0 +1,86 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// Every place of a row belongs to one entry, packs hold every weight once, and
+// 16-byte copies reach all of them.
+func TestGPUPlaces(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := drawFFN(t)
+		f.Hidden, f.FFN, f.Rank = 8*f.Hidden, 16*f.FFN, 8*f.Rank
+		if f.Kind == spec.BlockShuffle { // runs of a multiple of 8 between its factors
+			f.Hidden, f.FFN = f.Hidden*f.Blocks, f.FFN*f.Blocks
+		}
+		p, err := NewGPU(f)
+		if err != nil {
+			t.Fatalf("%s: %v", f.Name(), err)
+		}
+		for _, l := range p.Layers() {
+			for _, g := range l.Factors {
+				k := g.Forward
+				covers(t, k.Blocks, k.A)
+				covers(t, k.Blocks, k.C)
+				for b := range k.Blocks {
+					permutation(t, g.Out[b])
+					permutation(t, g.In[b])
+				}
+			}
+			permutation(t, l.Bias)
+		}
+		permutation(t, p.Output)
+	})
+}
+
+func covers(t *rapid.T, blocks int, o Operand) {
+	seen := make([]int, o.Pitch)
+	for b := range blocks {
+		for i := range o.Cols.Len {
+			seen[o.Cols.At(b, i)]++
+		}
+		for i := 0; i < o.Cols.Len; i += chunk {
+			if first := o.Cols.At(b, i); first%chunk != 0 || o.Cols.At(b, i+chunk-1) != first+chunk-1 {
+				t.Fatalf("%+v: block %d: entries from %d are not 16 aligned bytes", o, b, i)
+			}
+		}
+	}
+	if slices.ContainsFunc(seen, func(n int) bool { return n != 1 }) {
+		t.Fatalf("%+v does not cover its row once: %v", o, seen)
+	}
+}
+
+func permutation(t *rapid.T, p []int) {
+	s := slices.Clone(p)
+	slices.Sort(s)
+	for i, v := range s {
+		if i != v {
+			t.Fatalf("%v is no permutation", p)
+		}
+	}
+}
+
+// Widths that the kernels cannot serve are errors that say what would be
+// right.
+func TestGPUErrors(t *testing.T) {
+	for _, c := range []struct {
+		f    spec.FFN
+		want string
+	}{
+		{spec.FFN{Kind: spec.Dense, Hidden: 100, FFN: 256, Act: spec.GELU}, "fc1: inputs of weight: blocks of 100 in runs of 100: GPU kernels copy 8 neighbours"},
+		{spec.FFN{Kind: spec.LowRank, Hidden: 64, FFN: 256, Rank: 12, Act: spec.GELU}, "fc1: outputs of lr1: blocks of 12"},
+		{spec.FFN{Kind: spec.BlockShuffle, Hidden: 64, FFN: 256, Blocks: 4, Act: spec.GELU}, "fc1: outputs of blkdiag1: blocks of 16 in runs of 4"},
+		{spec.FFN{Kind: spec.Dense, Hidden: 64, FFN: 12, Act: spec.SwiGLU}, "multiple of 16"},
+		{spec.FFN{Kind: spec.LowRank, Hidden: 64, FFN: 256, Rank: 16, Act: spec.GELU, Guide: true}, "fc1: guided layers have no GPU kernels"},
+	} {
+		if _, err := NewGPU(c.f); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %s", c.f.Name(), err, c.want)
+		}
+	}
+}
