@@ -3,6 +3,7 @@ package gen
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/plan"
@@ -46,6 +47,14 @@ func (p Package) Explain() []byte {
 		fmt.Fprintf(&b, "  saved for backward: %d bytes a token\n", saved)
 		explainLayer(&b, "fc1", pl.FC1)
 		explainLayer(&b, "fc2", pl.FC2)
+		if slices.Contains(p.ISAs, CUDA) {
+			g, err := plan.NewGPU(f)
+			if err != nil {
+				fmt.Fprintf(&b, "no GPU kernels: %v\n", err)
+				continue
+			}
+			explainGPU(&b, g)
+		}
 	}
 	for _, l := range p.Linears {
 		fmt.Fprintf(&b, "%s\n  weights %d; forward %d FLOPs a token\n", l.Name(), l.Weights(), 2*l.Weights())

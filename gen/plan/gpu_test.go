@@ -84,3 +84,31 @@ func TestGPUErrors(t *testing.T) {
 		}
 	}
 }
+
+// The model's choices where they are known: a low rank on an H100 is merged
+// for one token, because a second launch costs more than the larger matrix, and
+// not where the larger matrix's arithmetic counts.
+func TestRoofline(t *testing.T) {
+	p, err := NewGPU(spec.FFN{Kind: spec.LowRank, Hidden: 768, FFN: 3072, Rank: 256, Act: spec.GELU})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h100 := GPUs[1]
+	if best := Fastest(p.FC1.Estimates(h100, 1)); best.Variant != Merged {
+		t.Errorf("one token: %+v", best)
+	}
+	es := p.FC1.Estimates(h100, 32768)
+	if best := Fastest(es); best.Variant == Merged || best.Why(h100) != "arithmetic" {
+		t.Errorf("32768 tokens: %+v", best)
+	}
+	if e := es[0]; e.Launches != 2 || e.FLOPs != 2*32768*256*(768+3072) || e.Bytes != 2*(256*(768+3072)+32768*(768+3072+2*256)) {
+		t.Errorf("one by one: %+v", e)
+	}
+	wide, err := NewGPU(spec.FFN{Kind: spec.LowRank, Hidden: 2048, FFN: 8192, Rank: 512, Act: spec.GELU})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if es := wide.FC1.Estimates(h100, 1); len(es) != 2 || es[1].Variant != Merged {
+		t.Errorf("an intermediate of 512 does not fit beside a tile: %+v", es)
+	}
+}
