@@ -37,7 +37,7 @@ type Attention struct {
 // Blocks of keys have a fixed place in the sequence, so that a row's result
 // depends on no other row and on no split of the work.
 const (
-	keyBlock   = 256
+	keyBlock   = 128
 	queryBlock = 96
 )
 
@@ -103,45 +103,45 @@ func (m *multiplier) run(s *scratch, a kernel.Args, rows, depth, panels int) {
 
 // keysValues holds the packed keys and values of one sequence and one
 // key/value head: the layout of both the training pass and the decoder's
-// cache.
-type keysValues struct {
-	// kt is [key/32][head dim][32]: the right operand of the scores.
-	// v is [key/256][cols/32][256][32]: the right operand of the outputs.
-	kt, v []float32
+// cache. It is [key/128] blocks of the keys, [128/32][head dim][32], the right
+// operand of the scores, and the values, [cols/32][128][32], that of the
+// outputs. Blocks fill up from the front: what is in use is a single stretch of
+// memory but for the last block. (Processors read ahead some 16 KB beyond the
+// end of every stretch.)
+type keysValues []float32
+
+// size is the number of entries for up to n keys.
+func (a *Attention) size(n int) int { return ceilDiv(n, keyBlock) * a.blockSize() }
+
+func (a *Attention) blockSize() int { return keyBlock * (a.HeadDim + a.cols) }
+
+// keys and values are those of the block that begins with key k0.
+func (a *Attention) keys(c keysValues, k0 int) []float32 {
+	return c[k0/keyBlock*a.blockSize():][:keyBlock*a.HeadDim]
 }
 
-// size is the number of entries of kt and v for up to n keys.
-func (a *Attention) size(n int) (kt, v int) {
-	n = (n + keyBlock - 1) / keyBlock * keyBlock
-	return n * a.HeadDim, n * a.cols
+func (a *Attention) values(c keysValues, k0 int) []float32 {
+	return c[k0/keyBlock*a.blockSize()+keyBlock*a.HeadDim:][:keyBlock*a.cols]
 }
 
 // put packs the keys and values of positions [pos, pos+n); k and v point at
 // the first of n rows, stride entries apart.
 func (a *Attention) put(c keysValues, k, v []float32, stride, pos, n int) {
-	a.transpose(c.kt, k, stride, pos, n)
 	for i := range n {
 		p := pos + i
-		dst := c.v[p/keyBlock*keyBlock*a.cols+p%keyBlock*plan.Panel:]
+		in := p % keyBlock
+		dst := a.keys(c, p-in)[in/plan.Panel*plan.Panel*a.HeadDim+in%plan.Panel:]
+		for j, x := range k[i*stride:][:a.HeadDim] {
+			dst[j*plan.Panel] = x
+		}
+		dst = a.values(c, p-in)[in*plan.Panel:]
 		row := v[i*stride:][:a.HeadDim]
-		c := 0
-		for ; c+plan.Panel <= a.HeadDim; c += plan.Panel {
-			*(*[plan.Panel]float32)(dst[c*keyBlock:]) = [plan.Panel]float32(row[c:])
+		j := 0
+		for ; j+plan.Panel <= a.HeadDim; j += plan.Panel {
+			*(*[plan.Panel]float32)(dst[j*keyBlock:]) = [plan.Panel]float32(row[j:])
 		}
-		if c < a.HeadDim {
-			copy(dst[c*keyBlock:], row[c:])
-		}
-	}
-}
-
-// transpose packs n rows into [row/32][head dim][32].
-func (a *Attention) transpose(dst, x []float32, stride, pos, n int) {
-	for i := range n {
-		p := pos + i
-		at := p/plan.Panel*plan.Panel*a.HeadDim + p%plan.Panel
-		for _, v := range x[i*stride:][:a.HeadDim] {
-			dst[at] = v
-			at += plan.Panel
+		if j < a.HeadDim {
+			copy(dst[j*keyBlock:], row[j:])
 		}
 	}
 }
@@ -167,11 +167,11 @@ func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride
 	out := s.out[:rows*a.cols]
 	for k0 := 0; k0 < pos+rows; k0 += keyBlock {
 		keys := min(keyBlock, pos+rows-k0)
-		a.scores(s, c.kt[k0*a.HeadDim:], s.p, q, qStride, rows, keys)
+		a.scores(s, a.keys(c, k0), s.p, q, qStride, rows, keys)
 		s.elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys) })
 		args := kernel.Args{
 			A: unsafe.Pointer(&s.p[0]), LDA: 4 * keyBlock, KStep: 4,
-			B: unsafe.Pointer(&c.v[k0*a.cols]), PanelStep: 4 * keyBlock * plan.Panel,
+			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: 4 * keyBlock * plan.Panel,
 			C: unsafe.Pointer(&out[0]), LDC: 4 * a.cols,
 		}
 		if k0 > 0 {
@@ -333,15 +333,13 @@ func (ws *AttnWorkspace) pack() {
 
 // reserve makes room in buf for the keys and values of the call.
 func (ws *AttnWorkspace) reserve(buf *buffer) {
-	nk, nv := ws.a.size(ws.seq)
-	buf.floats(ws.batch * ws.a.KVHeads * (nk + nv))
+	buf.floats(ws.batch * ws.a.KVHeads * ws.a.size(ws.seq))
 }
 
 // head is the place in buf of one key/value head of one sequence.
 func (ws *AttnWorkspace) head(buf *buffer, i int) keysValues {
-	nk, nv := ws.a.size(ws.seq)
-	b := buf.data[i*(nk+nv):][:nk+nv]
-	return keysValues{kt: b[:nk], v: b[nk:]}
+	n := ws.a.size(ws.seq)
+	return buf.data[i*n:][:n]
 }
 
 // rows are the keys and the values of one head of one sequence: the first of
@@ -458,8 +456,8 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	rows := min(queryBlock, seq-q0)
 	keys := min(keyBlock, q0+rows-k0)
 	q, do := g.q[q0*g.width:], g.do[q0*g.out:]
-	a.scores(s, g.kv.kt[k0*a.HeadDim:], s.p, q, g.width, rows, keys)
-	a.scores(s, g.opposite.kt[k0*a.HeadDim:], s.dp, do, g.out, rows, keys)
+	a.scores(s, a.keys(g.kv, k0), s.p, q, g.width, rows, keys)
+	a.scores(s, a.keys(g.opposite, k0), s.dp, do, g.out, rows, keys)
 	s.elementwise(func() {
 		for i := range rows {
 			n := max(0, min(keys, q0+i+1-k0))
@@ -476,7 +474,7 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	out := s.out[:rows*a.cols]
 	a.mul.run(&s.scratch, kernel.Args{
 		A: unsafe.Pointer(&s.dp[0]), LDA: 4 * keyBlock, KStep: 4,
-		B: unsafe.Pointer(&g.opposite.v[k0*a.cols]), PanelStep: 4 * keyBlock * plan.Panel,
+		B: unsafe.Pointer(&a.values(g.opposite, k0)[0]), PanelStep: 4 * keyBlock * plan.Panel,
 		C: unsafe.Pointer(&out[0]), LDC: 4 * a.cols,
 	}, rows, keys, a.cols/plan.Panel)
 	for i := range rows {

@@ -15,20 +15,19 @@ type KVCache struct {
 // NewKVCache returns room for capacity positions of each of batch sequences.
 func (a *Attention) NewKVCache(batch, capacity int) *KVCache {
 	c := &KVCache{a: a, capacity: capacity, heads: a.KVHeads}
-	nk, nv := a.size(capacity)
-	for range batch * a.KVHeads {
-		c.kv = append(c.kv, keysValues{kt: c.arena.Floats(nk), v: c.arena.Floats(nv)})
+	n := a.size(capacity)
+	all := c.arena.Floats(batch * a.KVHeads * n) // at once, for huge pages
+	for i := range batch * a.KVHeads {
+		c.kv = append(c.kv, all[i*n:][:n])
 	}
 	return c
 }
 
 // Copy makes sequence dst hold the first n positions of sequence src.
 func (c *KVCache) Copy(dst, src, n int) {
-	nk, nv := c.a.size(n) // of whole blocks, in which both are laid out
+	size := c.a.size(n) // of whole blocks, in which they are laid out
 	for h := range c.heads {
-		to, from := c.kv[dst*c.heads+h], c.kv[src*c.heads+h]
-		copy(to.kt[:nk], from.kt)
-		copy(to.v[:nv], from.v)
+		copy(c.kv[dst*c.heads+h][:size], c.kv[src*c.heads+h])
 	}
 }
 
