@@ -13,9 +13,10 @@ var roofTokens = []int{1, 16, 64, 256, 1024, 4096, 32768}
 // explainGPU prints a network's GPU kernels, and the roofline of its layers.
 func explainGPU(b *bytes.Buffer, f plan.GPUFFN) {
 	fmt.Fprintf(b, "%s on GPUs\n", f.Spec.Name())
-	for _, k := range plan.GPUKernels(f) {
+	for _, k := range plan.GPUTable(f) {
+		p := k.Plan.(plan.GPUProduct)
 		fmt.Fprintf(b, "  %s: %d x %d warps, %d threads, %d stages, %d bytes of shared memory, %d blocks a multiprocessor, at most %d registers; a stage: %d mma, %d ldmatrix\n",
-			k.Name(), k.Tile.WarpsM, k.Tile.WarpsN, k.Tile.Threads(), k.Stages, k.SharedBytes(), k.BlocksPerSM, k.MaxRegisters(), k.MMA(), k.LDMatrix())
+			k.Name, p.Tile.WarpsM, p.Tile.WarpsN, k.Threads, p.Stages, k.SharedBytes, k.BlocksPerSM, k.MaxRegisters(), k.Counts.MMA, k.Counts.LDMatrix)
 	}
 	fmt.Fprintf(b, "  roofline of forward in microseconds: a model, never timed on hardware; fused and merged have no kernels yet\n")
 	fmt.Fprintf(b, "  %-5s %6s %-5s %11s %9s %9s   %-11s %-10s %8s %9s %8s\n", "chip", "tokens", "layer", plan.OneByOne, plan.Fused, plan.Merged, "best", "bound by", "MB", "GFLOP", "launches")

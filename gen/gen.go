@@ -102,7 +102,7 @@ func (p Package) gpuKernels() ([]plan.GPUKernel, error) {
 		}
 		fs = append(fs, g)
 	}
-	return plan.GPUKernels(fs...), nil
+	return plan.GPUTable(fs...), nil
 }
 
 // Layers plans every layer of the package.

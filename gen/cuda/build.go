@@ -17,36 +17,47 @@ import (
 // Files are the generated files of one folder by name.
 type Files map[string][]byte
 
-// Sources writes the CUDA C of the kernels: one file a pass, and the device
-// vocabulary.
+// Sources writes the CUDA C of the kernels, and the device vocabulary.
 func Sources(kernels []plan.GPUKernel) (Files, error) {
 	header, err := templates.FS.ReadFile("device.cuh")
 	if err != nil {
 		return nil, err
 	}
 	files := Files{Header: header}
-	for _, pass := range plan.Passes {
-		src, err := Source(pass, kernels)
+	for _, name := range plan.GPUFiles(kernels) {
+		src, err := Source(name, kernels)
 		if err != nil {
 			return nil, err
 		}
-		files[sourceName(pass)] = src
+		files[sourceName(name)] = src
 	}
 	return files, nil
 }
 
-func sourceName(pass plan.Pass) string { return "z_" + string(pass) + ".cu" }
-func ptxName(pass plan.Pass) string    { return "z_" + string(pass) + ".ptx" }
+func sourceName(file string) string { return "z_" + file + ".cu" }
+func ptxName(file string) string    { return "z_" + file + ".ptx" }
+
+// names lists the files of kernels among the sources.
+func (f Files) names() []string {
+	var names []string
+	for name := range f {
+		if file, ok := strings.CutSuffix(name, ".cu"); ok {
+			names = append(names, strings.TrimPrefix(file, "z_"))
+		}
+	}
+	slices.Sort(names)
+	return names
+}
 
 // Manifest is the name of the file that ties sources, PTX and cubins together.
 const Manifest = "z_cuda.txt"
 
 // sourceHash is that of everything that PTX is made from but the toolkit.
-func sourceHash(f Files, pass plan.Pass) string {
+func sourceHash(f Files, file string) string {
 	h := sha256.New()
 	fmt.Fprintln(h, nvccFlags, ptxasFlags, ptxVersion, Architectures)
 	h.Write(f[Header])
-	h.Write(f[sourceName(pass)])
+	h.Write(f[sourceName(file)])
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
@@ -63,10 +74,10 @@ func Fresh(dir string, sources Files) error {
 		return fmt.Errorf("cuda: %s: %w", filepath.Join(dir, Manifest), err)
 	}
 	found := Files{Manifest: text}
-	for _, pass := range plan.Passes {
-		name := ptxName(pass)
-		if m.Sources[name] != sourceHash(sources, pass) {
-			return fmt.Errorf("cuda: %s is stale: it was made from another %s", filepath.Join(dir, name), sourceName(pass))
+	for _, file := range sources.names() {
+		name := ptxName(file)
+		if m.Sources[name] != sourceHash(sources, file) {
+			return fmt.Errorf("cuda: %s is stale: it was made from another %s", filepath.Join(dir, name), sourceName(file))
 		}
 		ptx, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
@@ -121,13 +132,13 @@ func (t *Toolkit) Compile(files Files, kernels []plan.GPUKernel) error {
 			return err
 		}
 	}
-	for _, pass := range plan.Passes {
-		name := ptxName(pass)
-		ptx, err := t.compile(dir, sourceName(pass))
+	for _, file := range files.names() {
+		name := ptxName(file)
+		ptx, err := t.compile(dir, sourceName(file))
 		if err != nil {
 			return err
 		}
-		m.Sources[name], m.Hashes[name] = sourceHash(files, pass), hash(ptx)
+		m.Sources[name], m.Hashes[name] = sourceHash(files, file), hash(ptx)
 		files[name] = ptx
 		if err := os.WriteFile(filepath.Join(dir, name), ptx, 0o666); err != nil {
 			return err
@@ -221,9 +232,9 @@ func (m Listing) Check(kernels []plan.GPUKernel) error {
 	var errs []error
 	for _, k := range kernels {
 		for _, arch := range Architectures {
-			c, ok := m.Kernels[k.Name()][arch]
+			c, ok := m.Kernels[k.Name][arch]
 			if !ok {
-				errs = append(errs, fmt.Errorf("cuda: %s was not compiled for %s", k.Name(), arch))
+				errs = append(errs, fmt.Errorf("cuda: %s was not compiled for %s", k.Name, arch))
 				continue
 			}
 			for _, g := range []struct {
@@ -232,21 +243,21 @@ func (m Listing) Check(kernels []plan.GPUKernel) error {
 				atMost    bool
 			}{
 				{"registers", c.Registers, k.MaxRegisters(), true},
-				{"tensor-core instructions", c.MMA, k.MMA(), false},
-				{"fragment loads", c.LDMatrix, k.LDMatrix(), false},
-				{"16-byte copies", c.Copies, k.StaticCopies(), false},
-				{"16-byte stores", c.Stores, k.Stores(), false},
-				{"copies of other sizes", c.OtherCopies, 0, false},
-				{"stores of other sizes", c.OtherStores, 0, false},
+				{"tensor-core instructions", c.MMA, k.Counts.MMA, false},
+				{"fragment loads", c.LDMatrix, k.Counts.LDMatrix, false},
+				{"16-byte copies", c.Copies, k.Counts.Copies, false},
+				{"16-byte stores", c.Stores, k.Counts.Stores, false},
+				{"copies of other sizes", c.OtherCopies, k.Counts.OtherCopies, false},
+				{"stores of other sizes", c.OtherStores, k.Counts.OtherStores, false},
 				{"accesses to local memory", c.Local, 0, false},
 			} {
 				if g.got > g.want || g.got < g.want && !g.atMost {
-					errs = append(errs, fmt.Errorf("cuda: %s on %s: %d %s, the plan says %d", k.Name(), arch, g.got, g.what, g.want))
+					errs = append(errs, fmt.Errorf("cuda: %s on %s: %d %s, the plan says %d", k.Name, arch, g.got, g.what, g.want))
 				}
 			}
 		}
-		if limit := maxShared[Architectures[0]]; k.BlocksPerSM*(k.SharedBytes()+1024) > limit {
-			errs = append(errs, fmt.Errorf("cuda: %s: %d blocks of %d bytes of shared memory exceed the %d of %s", k.Name(), k.BlocksPerSM, k.SharedBytes(), limit, Architectures[0]))
+		if limit := maxShared[Architectures[0]]; k.BlocksPerSM*(k.SharedBytes+1024) > limit {
+			errs = append(errs, fmt.Errorf("cuda: %s: %d blocks of %d bytes of shared memory exceed the %d of %s", k.Name, k.BlocksPerSM, k.SharedBytes, limit, Architectures[0]))
 		}
 	}
 	return errors.Join(errs...)

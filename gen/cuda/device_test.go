@@ -3,6 +3,7 @@ package cuda
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -36,14 +37,14 @@ func loadPTX(t *testing.T, dir string, kernels []plan.GPUKernel) map[string]*ptx
 		t.Fatalf("%v\nrun make generate with the CUDA toolkit", err)
 	}
 	found := map[string]*ptx.Kernel{}
-	for _, pass := range plan.Passes {
-		text, err := os.ReadFile(filepath.Join(dir, ptxName(pass)))
+	for _, file := range plan.GPUFiles(kernels) {
+		text, err := os.ReadFile(filepath.Join(dir, ptxName(file)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		m, err := ptx.Parse(string(text))
 		if err != nil {
-			t.Fatalf("%s: %v", ptxName(pass), err)
+			t.Fatalf("%s: %v", ptxName(file), err)
 		}
 		for name, k := range m.Kernels {
 			found[name] = k
@@ -103,55 +104,98 @@ func (d *device) draw(n int, scale float64) []float64 {
 	return v
 }
 
-// args are the operands of one launch; pre is nil where nothing is saved.
-type args struct{ a, b, bias, pre, c *ptx.Buffer }
+// arrays are the buffers of a launch, by parameter; those left out are 0.
+type arrays map[string]*ptx.Buffer
 
-// start says how a kernel is launched for so many tokens, the sum of
-// backward-weight in so many parts.
-func start(k plan.GPUKernel, x args, tokens, splits int, seed uint64) ptx.Launch {
-	g0, g1, g2 := k.Grid(tokens, splits)
-	addr := func(b *ptx.Buffer) uint64 {
-		if b == nil {
-			return 0
+// numbers are the parameters that are no counts, by name.
+type numbers map[string]uint32
+
+// start says how a kernel is launched.
+func start(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf, seed uint64) (ptx.Launch, error) {
+	l := ptx.Launch{Grid: k.Blocks(c), Block: k.Threads, Shared: k.SharedBytes, Seed: seed}
+	for _, p := range k.Params {
+		var v uint64
+		switch b := a[p.Name]; {
+		case !p.Type.Array() && p.Count != "":
+			v = uint64(c[p.Count])
+		case !p.Type.Array():
+			v = uint64(n[p.Name])
+		case b != nil && len(b.Bytes()) != p.Bytes(c):
+			return l, fmt.Errorf("%s: %s has %d bytes, the plan says %d", k.Name, p.Name, len(b.Bytes()), p.Bytes(c))
+		case b != nil:
+			v = b.Address
+		case !p.Optional:
+			return l, fmt.Errorf("%s: no %s", k.Name, p.Name)
 		}
-		return b.Address
+		l.Args = append(l.Args, v)
 	}
-	return ptx.Launch{Grid: [3]int{g0, g1, g2}, Block: k.Tile.Threads(), Shared: k.SharedBytes(), Seed: seed,
-		Args: []uint64{addr(x.a), addr(x.b), addr(x.bias), addr(x.pre), addr(x.c), uint64(tokens), uint64(ceil(ceil(tokens, plan.GPUDepth), splits))}}
+	return l, nil
 }
 
-// launch runs a kernel; outputs become inputs of the next.
-func (d *device) launch(k plan.GPUKernel, x args, tokens, splits int) {
-	d.t.Helper()
-	p := d.kernels[k.Name()]
+// run launches a kernel once. Findings, and outputs that it did not write
+// whole, are errors; outputs become inputs of the next launch.
+func (d *device) run(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf) error {
+	p := d.kernels[k.Name]
 	if p == nil {
-		d.t.Fatalf("no PTX of %s", k.Name())
+		return fmt.Errorf("no PTX of %s", k.Name)
 	}
 	d.seed++
-	r, err := p.Run(&d.mem, start(k, x, tokens, splits, d.seed))
+	l, err := start(k, a, n, c, d.seed)
+	if err != nil {
+		return err
+	}
+	if d.tamper != nil {
+		d.tamper(&l)
+	}
+	r, err := p.Run(&d.mem, l)
+	if err != nil {
+		return err
+	}
+	if len(r.Findings) > 0 {
+		return fmt.Errorf("%v: %v", c, r.Findings[0])
+	}
+	for _, p := range k.Params {
+		if b := a[p.Name]; b != nil && p.Access != plan.Read {
+			if n := b.Unwritten(); n > 0 {
+				return fmt.Errorf("%s: %v: %d words of %s were not written", k.Name, c, n, p.Name)
+			}
+			b.Freeze()
+		}
+	}
+	return nil
+}
+
+// output makes room for an array that a kernel writes.
+func (d *device) output(k plan.GPUKernel, name string, c plan.GPUCountsOf) *ptx.Buffer {
+	for _, p := range k.Params {
+		if p.Name == name {
+			return d.mem.Output(p.Bytes(c))
+		}
+	}
+	d.t.Fatalf("%s has no parameter %s", k.Name, name)
+	return nil
+}
+
+// product runs a matrix product, the sum of backward-weight in the given
+// number of parts, and returns its results.
+func (d *device) product(p plan.GPUProduct, a arrays, tokens, parts int) (*ptx.Buffer, error) {
+	k, c := p.Kernel(), plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: parts}
+	a["c"] = d.output(k, "c", c)
+	return a["c"], d.run(k, a, numbers{"split": uint32(ceil(ceil(tokens, plan.GPUDepth), parts))}, c)
+}
+
+// launch runs a matrix product that must go well.
+func (d *device) launch(p plan.GPUProduct, a arrays, tokens, parts int) *ptx.Buffer {
+	d.t.Helper()
+	c, err := d.product(p, a, tokens, parts)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	for _, f := range r.Findings {
-		d.t.Errorf("%d tokens: %v", tokens, f)
-	}
-	outs := []*ptx.Buffer{x.c}
-	if x.pre != nil && k.Pass == plan.Forward {
-		outs = append(outs, x.pre)
-	}
-	for _, b := range outs {
-		if n := b.Unwritten(); n > 0 {
-			d.t.Errorf("%s: %d tokens: %d words of the output were not written", k.Name(), tokens, n)
-		}
-		b.Freeze()
-	}
-	if d.t.Failed() {
-		d.t.FailNow()
-	}
+	return c
 }
 
 // width is the number of entries of a row that a kernel stores for tokens.
-func outWidth(k plan.GPUKernel) int {
+func outWidth(k plan.GPUProduct) int {
 	switch k.Epilogue {
 	case plan.GPUSwiGLU:
 		return k.C.Pitch / 2
@@ -204,15 +248,14 @@ func (d *device) forward(l *layer, x *ptx.Buffer, tokens int, few bool, pre *ptx
 		if few {
 			k = f.Few
 		}
-		a := args{a: x, b: l.packs[i], c: d.mem.Output(2 * tokens * outWidth(k))}
+		a := arrays{"a": x, "b": l.packs[i]}
 		if k.Bias {
-			a.bias = l.bias
+			a["bias"] = l.bias
 		}
 		if k.Epilogue != "" {
-			a.pre = pre
+			a["pre"] = pre
 		}
-		d.launch(k, a, tokens, 1)
-		x = a.c
+		x = d.launch(k, a, tokens, 1)
 	}
 	return x
 }
@@ -225,19 +268,16 @@ func (d *device) backward(l *layer, dy *ptx.Buffer, tokens, splits int, pre *ptx
 		f := l.plan.Factors[i]
 		l.dz[i] = dy
 		k := f.BackwardData
-		a := args{a: dy, b: l.packs[i], c: d.mem.Output(2 * tokens * outWidth(k))}
+		a := arrays{"a": dy, "b": l.packs[i]}
 		if k.Epilogue != "" {
-			a.pre = pre
+			a["pre"] = pre
 		}
-		d.launch(k, a, tokens, 1)
-		dy = a.c
+		dy = d.launch(k, a, tokens, 1)
 	}
 	for i, f := range l.plan.Factors {
 		k := f.BackwardWeight
 		n := f.Weights()
-		a := args{a: l.dz[i], b: l.z[i], c: d.mem.Output(4 * n * splits)}
-		d.launch(k, a, tokens, splits)
-		parts := values(a.c, true)
+		parts := values(d.launch(k, arrays{"a": l.dz[i], "b": l.z[i]}, tokens, splits), true)
 		g := make([]float64, n)
 		at := 0
 		for b := range f.Blocks {
@@ -256,7 +296,7 @@ func (d *device) backward(l *layer, dy *ptx.Buffer, tokens, splits int, pre *ptx
 }
 
 // operandSize is the number of stored entries of an operand.
-func operandSize(k plan.GPUKernel, o plan.Operand, tokens int) int {
+func operandSize(k plan.GPUProduct, o plan.Operand, tokens int) int {
 	if o.BlockRows > 0 {
 		return k.Blocks * o.Rows * o.Pitch
 	}
@@ -298,4 +338,14 @@ func planned(t *testing.T, specs []spec.FFN) []plan.GPUFFN {
 		fs = append(fs, p)
 	}
 	return fs
+}
+
+// products are the matrix products of a table.
+func products(ks []plan.GPUKernel) (ps []plan.GPUProduct) {
+	for _, k := range ks {
+		if p, ok := k.Plan.(plan.GPUProduct); ok {
+			ps = append(ps, p)
+		}
+	}
+	return ps
 }

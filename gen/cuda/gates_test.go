@@ -27,12 +27,12 @@ func TestGates(t *testing.T) {
 		if !bytes.Equal(m.Text(), text) {
 			t.Errorf("%s: the manifest does not survive reading and writing", dir)
 		}
-		ks := plan.GPUKernels(fs...)
+		ks := plan.GPUTable(fs...)
 		if err := m.Check(ks); err != nil {
 			t.Error(err)
 		}
 		// Each gate must be able to fail.
-		k := ks[0].Name()
+		k := ks[0].Name
 		for _, spoil := range []struct {
 			want  string
 			spoil func(*Compiled)
@@ -58,15 +58,24 @@ func TestGates(t *testing.T) {
 	}
 }
 
+// committed lists the files of testdata/small.
+func committed(ks []plan.GPUKernel) []string {
+	names := []string{Manifest}
+	for _, file := range plan.GPUFiles(ks) {
+		names = append(names, ptxName(file))
+	}
+	return names
+}
+
 // Stale or edited PTX is an error that says so, without a toolkit.
 func TestStale(t *testing.T) {
-	ks := plan.GPUKernels(planned(t, small)...)
+	ks := plan.GPUTable(planned(t, small)...)
 	sources, err := Sources(ks)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range append([]string{Manifest}, ptxName(plan.Forward), ptxName(plan.BackwardData), ptxName(plan.BackwardWeight)) {
+	for _, name := range committed(ks) {
 		data, err := os.ReadFile(filepath.Join(smallDir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -85,7 +94,7 @@ func TestStale(t *testing.T) {
 	if err := Fresh(dir, changed); err == nil || !strings.Contains(err.Error(), "is stale: it was made from another") {
 		t.Error(err)
 	}
-	name := filepath.Join(dir, ptxName(plan.Forward))
+	name := filepath.Join(dir, ptxName(string(plan.Forward)))
 	data, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +156,7 @@ func toolkit(t *testing.T) *Toolkit {
 // The pinned toolkit makes the committed files again, byte for byte.
 func TestReproducible(t *testing.T) {
 	tk := toolkit(t)
-	ks := plan.GPUKernels(planned(t, small)...)
+	ks := plan.GPUTable(planned(t, small)...)
 	files, err := Sources(ks)
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +165,7 @@ func TestReproducible(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The manifest holds the hashes of the cubins.
-	for _, name := range []string{Manifest, ptxName(plan.Forward), ptxName(plan.BackwardData), ptxName(plan.BackwardWeight)} {
+	for _, name := range committed(ks) {
 		want, err := os.ReadFile(filepath.Join(smallDir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -170,9 +179,11 @@ func TestReproducible(t *testing.T) {
 // A kernel that spills is an error, and the compilers' words are shown.
 func TestSpill(t *testing.T) {
 	tk := toolkit(t)
-	ks := plan.GPUKernels(planned(t, small[:1])...)
+	ks := plan.GPUTable(planned(t, small[:1])...)
 	for i := range ks {
-		ks[i].BlocksPerSM = 8
+		p := ks[i].Plan.(plan.GPUProduct)
+		p.BlocksPerSM = 8
+		ks[i] = p.Kernel()
 	}
 	files, err := Sources(ks)
 	if err != nil {
@@ -181,7 +192,8 @@ func TestSpill(t *testing.T) {
 	if err := tk.Compile(files, ks); err == nil || !strings.Contains(err.Error(), "spill") {
 		t.Errorf("%v, want ptxas' error about spills", err)
 	}
-	files[sourceName(plan.Forward)] = append(files[sourceName(plan.Forward)], "int x = y;\n"...)
+	first := sourceName(files.names()[0])
+	files[first] = append(files[first], "int x = y;\n"...)
 	if err := tk.Compile(files, ks); err == nil || !strings.Contains(err.Error(), `identifier "y" is undefined`) {
 		t.Errorf("%v, want nvcc's error about y", err)
 	}

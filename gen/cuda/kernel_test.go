@@ -32,7 +32,7 @@ func shipped(t *testing.T) []plan.GPUFFN {
 // operands are the inputs of one kernel in float64.
 type operands struct{ a, b, bias, pre []float64 }
 
-func (d *device) operands(k plan.GPUKernel, tokens int) operands {
+func (d *device) operands(k plan.GPUProduct, tokens int) operands {
 	o := operands{a: d.draw(operandSize(k, k.A, tokens), 1), b: d.draw(operandSize(k, k.B, tokens), 1/math.Sqrt(float64(cmp.Or(k.Depth(), tokens))))}
 	if k.Bias {
 		o.bias = d.draw(k.C.Pitch, 0.5)
@@ -45,7 +45,7 @@ func (d *device) operands(k plan.GPUKernel, tokens int) operands {
 
 // sum is entry (i,j) of one block in float64 and the sum of the absolute values,
 // to which the error of float32 sums is relative.
-func (o operands) sum(k plan.GPUKernel, block, i, j, tokens int) (sum, abs float64) {
+func (o operands) sum(k plan.GPUProduct, block, i, j, tokens int) (sum, abs float64) {
 	for n := range cmp.Or(k.Depth(), tokens) {
 		p := o.a[at(k.A, block, i, n)] * o.b[at(k.B, block, j, n)]
 		sum += p
@@ -65,7 +65,7 @@ type want struct {
 	value, tol float64
 }
 
-func (o operands) want(k plan.GPUKernel, block, i, j, tokens int) []want {
+func (o operands) want(k plan.GPUProduct, block, i, j, tokens int) []want {
 	v, abs := o.sum(k, block, i, j, tokens)
 	e := float64(cmp.Or(k.Depth(), tokens)+2) / (1 << 24) * (abs + math.Abs(v))
 	const tanh = 1.0 / 2048
@@ -103,39 +103,20 @@ func (o operands) want(k plan.GPUKernel, block, i, j, tokens int) []want {
 
 // kernel runs one kernel on random operands and compares up to n of its
 // outputs, all of them where n is 0.
-func (d *device) kernel(k plan.GPUKernel, tokens, n int) error {
+func (d *device) kernel(k plan.GPUProduct, tokens, n int) error {
 	o := d.operands(k, tokens)
-	x := args{a: d.bf16(o.a), b: d.bf16(o.b)}
+	a := arrays{"a": d.bf16(o.a), "b": d.bf16(o.b)}
 	if o.bias != nil {
-		x.bias = d.float32(o.bias)
+		a["bias"] = d.float32(o.bias)
 	}
 	if o.pre != nil {
-		x.pre = d.bf16(o.pre)
+		a["pre"] = d.bf16(o.pre)
 	}
-	size := 2 * tokens * outWidth(k)
-	if k.Float32() {
-		size = 4 * operandSize(k, k.C, tokens)
-	}
-	x.c = d.mem.Output(size)
-	p := d.kernels[k.Name()]
-	if p == nil {
-		return fmt.Errorf("no PTX of %s", k.Name())
-	}
-	d.seed++
-	l := start(k, x, tokens, 1, d.seed)
-	if d.tamper != nil {
-		d.tamper(&l)
-	}
-	r, err := p.Run(&d.mem, l)
-	switch {
-	case err != nil:
+	c, err := d.product(k, a, tokens, 1)
+	if err != nil {
 		return err
-	case len(r.Findings) > 0:
-		return fmt.Errorf("%v", r.Findings[0])
-	case x.c.Unwritten() > 0:
-		return fmt.Errorf("%s: %d words of the output were not written", k.Name(), x.c.Unwritten())
 	}
-	got := values(x.c, k.Float32())
+	got := values(c, k.Float32())
 	rows := cmp.Or(k.Rows(), tokens)
 	check := func(b, i, j int) error {
 		for _, w := range o.want(k, b, i, j, tokens) {
@@ -170,12 +151,12 @@ func (d *device) kernel(k plan.GPUKernel, tokens, n int) error {
 // TestNetworks, from the same templates, always run them all. 2000 outputs of
 // each launch are compared; findings and unwritten outputs count everywhere.
 func TestShippedKernels(t *testing.T) {
-	ks := plan.GPUKernels(shipped(t)...)
+	ks := plan.GPUTable(shipped(t)...)
 	kernels := loadPTX(t, shippedDir, ks)
 	if len(ks) != len(kernels) {
 		t.Errorf("%d kernels are planned, %d are in the PTX", len(ks), len(kernels))
 	}
-	for i, k := range ks {
+	for i, k := range products(ks) {
 		counts, seeds := tokenCounts[i%len(tokenCounts):][:1], 1
 		if *full {
 			counts, seeds = tokenCounts, 3
@@ -198,9 +179,9 @@ func TestShippedKernels(t *testing.T) {
 
 // Every small kernel, all outputs, within the tolerance of each.
 func TestSmallKernels(t *testing.T) {
-	ks := plan.GPUKernels(planned(t, small)...)
+	ks := plan.GPUTable(planned(t, small)...)
 	kernels := loadPTX(t, smallDir, ks)
-	for i, k := range ks {
+	for i, k := range products(ks) {
 		for _, m := range tokenCounts[3*(i%2):][:2] {
 			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(1, uint64(i))), seed: uint64(i)}
 			if err := d.kernel(k, m, 0); err != nil {

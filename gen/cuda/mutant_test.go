@@ -68,11 +68,11 @@ func mutants(text string, registers bool) (ms []mutant) {
 }
 
 // kernelTexts cuts a module into its header and its kernels by name.
-func kernelTexts(t *testing.T, dir string) (header string, texts map[string]string) {
+func kernelTexts(t *testing.T, dir string, ks []plan.GPUKernel) (header string, texts map[string]string) {
 	t.Helper()
 	texts = map[string]string{}
-	for _, pass := range plan.Passes {
-		src, err := os.ReadFile(filepath.Join(dir, ptxName(pass)))
+	for _, file := range plan.GPUFiles(ks) {
+		src, err := os.ReadFile(filepath.Join(dir, ptxName(file)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +89,7 @@ func kernelTexts(t *testing.T, dir string) (header string, texts map[string]stri
 
 // noticed runs a mutant and reports whether a finding or a wrong number gave
 // it away.
-func noticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
+func noticed(t *testing.T, k plan.GPUProduct, header, text string) bool {
 	t.Helper()
 	m, err := ptx.Parse(header + text)
 	if err != nil {
@@ -113,14 +113,14 @@ func noticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
 // Exchanged registers must be noticed by every kernel.
 func TestMutants(t *testing.T) {
 	fs := planned(t, small)
-	ks := plan.GPUKernels(fs...)
+	ks := plan.GPUTable(fs...)
 	loadPTX(t, smallDir, ks)
-	header, texts := kernelTexts(t, smallDir)
+	header, texts := kernelTexts(t, smallDir, ks)
 	alive := map[string][]string{} // by site, the kernels that miss it
 	total := map[string]int{}
 	tiles := map[string]bool{}
 	n, missed := 0, 0
-	for _, k := range ks {
+	for _, k := range products(ks) {
 		tile := fmt.Sprint(k.Pass, k.Tile)
 		registers := !tiles[tile]
 		tiles[tile] = true
@@ -154,16 +154,16 @@ func TestMutants(t *testing.T) {
 // Launches that leave out the last tile of rows or of columns, or the last
 // stage of a sum over tokens, are noticed by every kernel.
 func TestDroppedTiles(t *testing.T) {
-	ks := plan.GPUKernels(planned(t, small)...)
+	ks := plan.GPUTable(planned(t, small)...)
 	kernels := loadPTX(t, smallDir, ks)
-	for _, k := range ks {
+	for _, k := range products(ks) {
 		for what, tamper := range map[string]func(*ptx.Launch){
 			"columns": func(l *ptx.Launch) { l.Grid[0]-- },
 			"rows":    func(l *ptx.Launch) { l.Grid[1]-- },
 			"stage":   func(l *ptx.Launch) { l.Args[len(l.Args)-1]-- },
 		} {
-			x, y, _ := k.Grid(129, 1)
-			if what == "columns" && x == 1 || what == "rows" && y == 1 || what == "stage" && k.Depth() > 0 {
+			g := k.Kernel().Blocks(plan.GPUCountsOf{plan.Tokens: 129, plan.Parts: 1})
+			if what == "columns" && g[0] == 1 || what == "rows" && g[1] == 1 || what == "stage" && k.Depth() > 0 {
 				continue
 			}
 			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(1, 1)), tamper: tamper}

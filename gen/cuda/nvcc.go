@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/structuredffn/sffn/gen/plan"
 )
 
 // Toolkit is an installed CUDA compiler.
@@ -103,11 +105,9 @@ func (t *Toolkit) compile(dir, source string) ([]byte, error) {
 type Compiled struct {
 	// Registers of a thread; Barriers of a block.
 	Registers, Barriers int
-	// MMA, LDMatrix, Copies and Stores count tensor-core instructions, fragment
-	// loads, 16-byte asynchronous copies and 16-byte stores to global memory;
-	// OtherCopies and OtherStores those of other sizes; Local accesses to
-	// local memory.
-	MMA, LDMatrix, Copies, Stores, OtherCopies, OtherStores, Local int
+	plan.GPUCounts
+	// Local counts accesses to local memory.
+	Local int
 }
 
 // Architectures that the kernels are assembled for.

@@ -44,7 +44,7 @@ func compileSmall() error {
 		}
 		fs = append(fs, p)
 	}
-	files, err := Build(smallDir, "", plan.GPUKernels(fs...))
+	files, err := Build(smallDir, "", plan.GPUTable(fs...))
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func near(t *testing.T, what string, got, want []float64, roundings int) {
 // backward, each launch with another schedule, against float64.
 func TestNetworks(t *testing.T) {
 	fs := planned(t, small)
-	kernels := loadPTX(t, smallDir, plan.GPUKernels(fs...))
+	kernels := loadPTX(t, smallDir, plan.GPUTable(fs...))
 	for _, f := range fs {
 		for _, m := range tokenCounts {
 			t.Run(fmt.Sprintf("%s/%d", f.Spec.Name(), m), func(t *testing.T) {

@@ -3,7 +3,6 @@ package plan
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -79,9 +78,9 @@ const (
 // chunk is the number of bf16 that one 16-byte copy moves.
 const chunk = 8
 
-// GPUKernel plans one launch: for each block C[i,j] = epilogue(sum_k A[i,k]*B[j,k]).
+// GPUProduct plans a matrix product: for each block C[i,j] = epilogue(sum_k A[i,k]*B[j,k]).
 // Every number but the count of tokens is a constant of the kernel.
-type GPUKernel struct {
+type GPUProduct struct {
 	Pass    Pass
 	Blocks  int
 	A, B, C Operand
@@ -103,12 +102,12 @@ type GPUFactor struct {
 	// row and column of the pack.
 	Out, In [][]int
 	// Forward runs any number of tokens, Few up to FewTokens of them.
-	Forward, Few, BackwardData, BackwardWeight GPUKernel
+	Forward, Few, BackwardData, BackwardWeight GPUProduct
 }
 
-// Kernels lists the factor's kernels.
-func (f GPUFactor) Kernels() []GPUKernel {
-	return []GPUKernel{f.Forward, f.Few, f.BackwardData, f.BackwardWeight}
+// Products lists the factor's products.
+func (f GPUFactor) Products() []GPUProduct {
+	return []GPUProduct{f.Forward, f.Few, f.BackwardData, f.BackwardWeight}
 }
 
 // FewTokens is the number of tokens up to which the Few kernels run.
@@ -198,7 +197,7 @@ func newGPULayer(l Layer, forward, backward GPUEpilogue) (GPULayer, error) {
 		x := Operand{Pitch: f.InWidth, Cols: in}
 		w := Operand{Rows: f.Out, Pitch: f.In, BlockRows: f.Out, Cols: Places{Len: f.In, Run: f.In, Step: f.In}}
 		y := Operand{Pitch: f.OutWidth, Cols: out}
-		k := GPUKernel{Pass: Forward, Blocks: f.Factor.Blocks, A: x, B: w, C: y}
+		k := GPUProduct{Pass: Forward, Blocks: f.Factor.Blocks, A: x, B: w, C: y}
 		if last {
 			k.Epilogue, k.Bias = forward, l.Spec.Bias
 		}
@@ -206,12 +205,12 @@ func newGPULayer(l Layer, forward, backward GPUEpilogue) (GPULayer, error) {
 			return g, fmt.Errorf("outputs of %s: runs of %d gates and ups, want a multiple of %d", f.Param, out.Run, 2*chunk)
 		}
 		gf.Forward, gf.Few = k.tiled(), k.few()
-		k = GPUKernel{Pass: BackwardData, Blocks: f.Factor.Blocks, A: y, B: w.summed(), C: x}
+		k = GPUProduct{Pass: BackwardData, Blocks: f.Factor.Blocks, A: y, B: w.summed(), C: x}
 		if first {
 			k.Epilogue = backward
 		}
 		gf.BackwardData = k.tiled()
-		gf.BackwardWeight = GPUKernel{Pass: BackwardWeight, Blocks: f.Factor.Blocks, A: y.summed(), B: x.summed(), C: w}.tiled()
+		gf.BackwardWeight = GPUProduct{Pass: BackwardWeight, Blocks: f.Factor.Blocks, A: y.summed(), B: x.summed(), C: w}.tiled()
 		g.Factors = append(g.Factors, gf)
 	}
 	return g, nil
@@ -261,7 +260,7 @@ func placesOf(blocks [][]int) (Places, error) {
 
 // tiled chooses the tile of a kernel that has tokens enough: 128 x 128 results
 // for 256 threads, or 64 rows or columns where that leaves less of a tile empty.
-func (k GPUKernel) tiled() GPUKernel {
+func (k GPUProduct) tiled() GPUProduct {
 	k.Tile = Tile{M: 128, N: side(k.Cols()), WarpsM: 2, WarpsN: 4}
 	if k.A.Summed {
 		k.Tile.M = side(k.A.Cols.Len)
@@ -272,7 +271,7 @@ func (k GPUKernel) tiled() GPUKernel {
 
 // few chooses a low tile for few tokens: the weights pass once, and many
 // narrow tiles fill the chip.
-func (k GPUKernel) few() GPUKernel {
+func (k GPUProduct) few() GPUProduct {
 	k.Tile = Tile{M: 16, N: 64, WarpsM: 1, WarpsN: 4}
 	k.Stages, k.BlocksPerSM = 4, 4
 	return k
@@ -289,9 +288,9 @@ func up(n, to int) int { return (n + to - 1) / to * to }
 
 // Rows, Cols and Depth are the sizes of one block's product; 0 stands for the
 // tokens.
-func (k GPUKernel) Rows() int  { return k.A.outer() }
-func (k GPUKernel) Cols() int  { return k.B.outer() }
-func (k GPUKernel) Depth() int { return k.A.inner() }
+func (k GPUProduct) Rows() int  { return k.A.outer() }
+func (k GPUProduct) Cols() int  { return k.B.outer() }
+func (k GPUProduct) Depth() int { return k.A.inner() }
 
 func (o Operand) outer() int {
 	if o.Summed {
@@ -308,46 +307,40 @@ func (o Operand) inner() int {
 }
 
 // Float32 kernels store float32 sums, others bf16.
-func (k GPUKernel) Float32() bool { return k.Pass == BackwardWeight }
+func (k GPUProduct) Float32() bool { return k.Pass == BackwardWeight }
 
 // StageBytes is the shared memory of the two operands of one stage.
-func (k GPUKernel) StageBytes() int { return 2 * GPUDepth * (k.Tile.M + k.Tile.N) }
+func (k GPUProduct) StageBytes() int { return 2 * GPUDepth * (k.Tile.M + k.Tile.N) }
 
 // StagingPitch is the distance in bytes of the rows of float32 sums that wait
 // in shared memory for 16-byte stores. It is 8 banks off a multiple of all.
-func (k GPUKernel) StagingPitch() int { return 4*k.Tile.N + 32 }
+func (k GPUProduct) StagingPitch() int { return 4*k.Tile.N + 32 }
 
 // SharedBytes is the dynamic shared memory of a thread block: the stages, and
 // later the sums in their place.
-func (k GPUKernel) SharedBytes() int {
+func (k GPUProduct) SharedBytes() int {
 	return max(k.Stages*k.StageBytes(), k.Tile.M*k.StagingPitch())
-}
-
-// MaxRegisters of a thread: what is left when BlocksPerSM blocks share the
-// 65536 of a multiprocessor, and the thresholds of a block of 256 threads.
-func (k GPUKernel) MaxRegisters() int {
-	return min(232, 65536/(k.BlocksPerSM*k.Tile.Threads())&^7)
 }
 
 // TilesM and TilesN count 16x8 tensor-core tiles of a warp; MMA counts the
 // tensor-core instructions of one stage.
-func (k GPUKernel) TilesM() int { return k.Tile.M / k.Tile.WarpsM / mmaM }
-func (k GPUKernel) TilesN() int { return k.Tile.N / k.Tile.WarpsN / mmaN }
-func (k GPUKernel) MMA() int    { return k.TilesM() * k.TilesN() * GPUDepth / mmaK }
+func (k GPUProduct) TilesM() int { return k.Tile.M / k.Tile.WarpsM / mmaM }
+func (k GPUProduct) TilesN() int { return k.Tile.N / k.Tile.WarpsN / mmaN }
+func (k GPUProduct) MMA() int    { return k.TilesM() * k.TilesN() * GPUDepth / mmaK }
 
 // LDMatrix counts the loads of four 8x8 fragments in one stage.
-func (k GPUKernel) LDMatrix() int { return (k.TilesM() + k.TilesN()/2) * GPUDepth / mmaK }
+func (k GPUProduct) LDMatrix() int { return (k.TilesM() + k.TilesN()/2) * GPUDepth / mmaK }
 
 // Copies counts the 16-byte asynchronous copies that a thread issues for one
 // operand's stage of n rows or columns.
-func (k GPUKernel) Copies(n int) int {
+func (k GPUProduct) Copies(n int) int {
 	return (n*GPUDepth/chunk + k.Tile.Threads() - 1) / k.Tile.Threads()
 }
 
 // StaticCopies counts the copies in the text of the kernel: those of the
 // stages that fill the pipeline, and of one more in the loop where the sum is
 // long enough.
-func (k GPUKernel) StaticCopies() int {
+func (k GPUProduct) StaticCopies() int {
 	stages := k.Stages
 	if d := k.Depth(); d > 0 {
 		stages = min(stages, up(d, GPUDepth)/GPUDepth)
@@ -356,7 +349,7 @@ func (k GPUKernel) StaticCopies() int {
 }
 
 // Stores counts the 16-byte stores in the text of the kernel.
-func (k GPUKernel) Stores() int {
+func (k GPUProduct) Stores() int {
 	switch k.Epilogue {
 	case GPUGELU, GPUSwiGLUBackward:
 		return 2
@@ -366,19 +359,12 @@ func (k GPUKernel) Stores() int {
 	return 1
 }
 
-// Grid is the number of thread blocks for a number of tokens, and splits parts
-// of the sum (backward-weight only).
-func (k GPUKernel) Grid(tokens, splits int) (x, y, z int) {
-	rows := cmp.Or(k.Rows(), tokens)
-	return k.Blocks * (up(k.Cols(), k.Tile.N) / k.Tile.N), up(rows, k.Tile.M) / k.Tile.M, splits
-}
-
 // Name carries the plan:
 //
 //	gemm_bf16_<pass>_<blocks>x<in>x<out>[_i<places>][_o<places>]_<M>x<N>[_bias][_<epilogue>]
 //
 // Places other than one block after the other are <run>s<step>b<block>w<width>.
-func (k GPUKernel) Name() string {
+func (k GPUProduct) Name() string {
 	x, y := k.A, k.C
 	switch k.Pass {
 	case BackwardData:
@@ -408,19 +394,3 @@ func (k GPUKernel) Name() string {
 
 // Layers lists the network's layers.
 func (f GPUFFN) Layers() []GPULayer { return []GPULayer{f.FC1, f.FC2} }
-
-// GPUKernels lists the kernels of the networks by name; networks that need
-// the same kernel share it.
-func GPUKernels(fs ...GPUFFN) []GPUKernel {
-	byName := map[string]GPUKernel{}
-	for _, f := range fs {
-		for _, l := range f.Layers() {
-			for _, g := range l.Factors {
-				for _, k := range g.Kernels() {
-					byName[k.Name()] = k
-				}
-			}
-		}
-	}
-	return slices.SortedFunc(maps.Values(byName), func(a, b GPUKernel) int { return cmp.Compare(a.Name(), b.Name()) })
-}

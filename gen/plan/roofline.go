@@ -65,9 +65,9 @@ func (l GPULayer) Estimates(g GPU, tokens int) []Estimate {
 		if tokens <= FewTokens {
 			k = f.Few
 		}
-		x, y, _ := k.Grid(tokens, 1)
+		n := k.Kernel().Blocks(GPUCountsOf{Tokens: tokens, Parts: 1})
 		w := float64(f.Weights())
-		e.add(g, 2*m*w, 2*(w+m*float64(f.Blocks*(f.Factor.In+f.Factor.Out))), x*y)
+		e.add(g, 2*m*w, 2*(w+m*float64(f.Blocks*(f.Factor.In+f.Factor.Out))), n[0]*n[1])
 	}
 	es := []Estimate{e}
 	if len(l.Factors) == 1 {

@@ -1,0 +1,213 @@
+package plan
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+)
+
+// GPUKernel describes a kernel of any family: one row of the table that the
+// emitter, the gates, the tests and the launchers read. Every number but the
+// counts that launches are given is a constant of the kernel.
+type GPUKernel struct {
+	// Name is the entry point. Template is the family's text, templates/<Template>.cu.tmpl,
+	// executed with Plan; File is the generated file that holds the kernel.
+	Name, Template, File string
+	Plan                 any
+	// Threads of a block, its bytes of dynamic shared memory, and how many blocks
+	// share a multiprocessor.
+	Threads, SharedBytes, BlocksPerSM int
+	Counts                            GPUCounts
+	Grid                              [3]GPUExtent
+	Params                            []GPUParam
+}
+
+// MaxRegisters of a thread: what is left when BlocksPerSM blocks share the
+// 65536 of a multiprocessor, and no more than the 232 that leave the compiler
+// some room.
+func (k GPUKernel) MaxRegisters() int { return min(232, 65536/(k.BlocksPerSM*k.Threads)&^7) }
+
+// GPUCounts are the instructions in the text of a kernel that a plan answers
+// for: tensor-core instructions, loads of four fragments, 16-byte asynchronous
+// copies and 16-byte stores to global memory, and copies and stores of other
+// sizes.
+type GPUCounts struct{ MMA, LDMatrix, Copies, Stores, OtherCopies, OtherStores int }
+
+// GPUExtent is a number that may depend on a count of a launch: N times the
+// groups of Each in it (1 where Each is 0), or just N where Of is empty.
+type GPUExtent struct {
+	N    int
+	Of   GPUCount
+	Each int
+}
+
+// GPUCount names a number that a launch is given.
+type GPUCount string
+
+// The counts.
+const (
+	// Tokens are the rows of the batch; Parts those that a sum over tokens is cut
+	// into.
+	Tokens GPUCount = "tokens"
+	Parts  GPUCount = "parts"
+)
+
+// GPUCountsOf are the counts of one launch.
+type GPUCountsOf map[GPUCount]int
+
+// In is the extent's value.
+func (e GPUExtent) In(c GPUCountsOf) int {
+	if e.Of == "" {
+		return e.N
+	}
+	each := max(1, e.Each)
+	return e.N * up(c[e.Of], each) / each
+}
+
+// GPUType is the type of a parameter.
+type GPUType string
+
+// The types: arrays in global memory, and single numbers.
+const (
+	ArrayBF16    GPUType = "bf16[]"
+	ArrayFloat32 GPUType = "float32[]"
+	ArrayInt32   GPUType = "int32[]"
+	Uint32       GPUType = "uint32"
+	Float32      GPUType = "float32"
+)
+
+// Bytes of one entry.
+func (t GPUType) Bytes() int {
+	if t == ArrayBF16 {
+		return 2
+	}
+	return 4
+}
+
+// Array reports whether the parameter is an address.
+func (t GPUType) Array() bool { return t == ArrayBF16 || t == ArrayFloat32 || t == ArrayInt32 }
+
+// GPUAccess says what a kernel does with an array.
+type GPUAccess string
+
+// The accesses. Written arrays are written whole, each entry once; Updated ones
+// are read first, by the thread that writes them.
+const (
+	Read    GPUAccess = "read"
+	Written GPUAccess = "written"
+	Updated GPUAccess = "updated"
+)
+
+// GPUParam is one parameter, in the order of the kernel's.
+type GPUParam struct {
+	Name string
+	Type GPUType
+	// Arrays: what becomes of them, their entries, and whether the address may
+	// be 0.
+	Access   GPUAccess
+	Len      GPUExtent
+	Optional bool
+	// Count is the count that a number is; empty where the caller sets it.
+	Count GPUCount
+}
+
+// Bytes of an array for the counts of a launch.
+func (p GPUParam) Bytes(c GPUCountsOf) int { return p.Type.Bytes() * p.Len.In(c) }
+
+// Blocks is the grid for the counts of a launch.
+func (k GPUKernel) Blocks(c GPUCountsOf) [3]int {
+	return [3]int{k.Grid[0].In(c), k.Grid[1].In(c), k.Grid[2].In(c)}
+}
+
+// tokenRows is the extent of rows of n entries, one a token.
+func tokenRows(n int) GPUExtent { return GPUExtent{N: n, Of: Tokens} }
+
+// fixed is an extent that depends on nothing.
+func fixed(n int) GPUExtent { return GPUExtent{N: n} }
+
+// table sorts kernels by name; those that several need come once.
+func table(ks []GPUKernel) []GPUKernel {
+	byName := map[string]GPUKernel{}
+	for _, k := range ks {
+		byName[k.Name] = k
+	}
+	return slices.SortedFunc(maps.Values(byName), func(a, b GPUKernel) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// GPUTable lists the kernels of networks by name; networks that need the same
+// kernel share it.
+func GPUTable(fs ...GPUFFN) []GPUKernel {
+	var ks []GPUKernel
+	for _, f := range fs {
+		for _, l := range f.Layers() {
+			for _, g := range l.Factors {
+				for _, p := range g.Products() {
+					ks = append(ks, p.Kernel())
+				}
+			}
+		}
+	}
+	return table(ks)
+}
+
+// Kernel is the product's row of the kernel table.
+func (k GPUProduct) Kernel() GPUKernel {
+	rows := func(o Operand) GPUExtent {
+		switch {
+		case o.BlockRows > 0:
+			return fixed(k.Blocks * o.Rows * o.Pitch)
+		case o.Rows > 0:
+			return fixed(o.Rows * o.Pitch)
+		}
+		return tokenRows(o.Pitch)
+	}
+	c := GPUParam{Name: "c", Type: ArrayBF16, Access: Written, Len: rows(k.C)}
+	pre := GPUParam{Name: "pre", Type: ArrayBF16, Access: Read, Optional: true}
+	switch k.Epilogue {
+	case GPUGELU, GPUSwiGLU:
+		pre.Access, pre.Len = Written, rows(k.C)
+	case GPUGELUBackward:
+		pre.Optional, pre.Len = false, rows(k.C)
+	case GPUSwiGLUBackward:
+		pre.Optional, pre.Len = false, tokenRows(2*k.C.Pitch)
+		c.Len = tokenRows(2 * k.C.Pitch)
+	}
+	if k.Epilogue == GPUSwiGLU {
+		c.Len = tokenRows(k.C.Pitch / 2)
+	}
+	if k.Float32() {
+		c.Type, c.Len = ArrayFloat32, GPUExtent{N: c.Len.N, Of: Parts}
+	}
+	y := fixed(up(k.Rows(), k.Tile.M) / k.Tile.M)
+	if k.Rows() == 0 {
+		y = GPUExtent{N: 1, Of: Tokens, Each: k.Tile.M}
+	}
+	z := fixed(1)
+	if k.Float32() {
+		z = GPUExtent{N: 1, Of: Parts}
+	}
+	return GPUKernel{
+		Name: k.Name(), Template: "gemm", File: string(k.Pass), Plan: k,
+		Threads: k.Tile.Threads(), SharedBytes: k.SharedBytes(), BlocksPerSM: k.BlocksPerSM,
+		Counts: GPUCounts{MMA: k.MMA(), LDMatrix: k.LDMatrix(), Copies: k.StaticCopies(), Stores: k.Stores()},
+		Grid:   [3]GPUExtent{fixed(k.Blocks * (up(k.Cols(), k.Tile.N) / k.Tile.N)), y, z},
+		Params: []GPUParam{
+			{Name: "a", Type: ArrayBF16, Access: Read, Len: rows(k.A)},
+			{Name: "b", Type: ArrayBF16, Access: Read, Len: rows(k.B)},
+			{Name: "bias", Type: ArrayFloat32, Access: Read, Len: fixed(k.C.Pitch), Optional: !k.Bias},
+			pre, c,
+			{Name: "tokens", Type: Uint32, Count: Tokens},
+			// How many stages of the sum one part has.
+			{Name: "split", Type: Uint32},
+		},
+	}
+}
+
+// GPUFiles lists the generated files that hold the kernels.
+func GPUFiles(ks []GPUKernel) []string {
+	files := map[string]bool{}
+	for _, k := range ks {
+		files[k.File] = true
+	}
+	return slices.Sorted(maps.Keys(files))
+}
