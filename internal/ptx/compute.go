@@ -10,30 +10,40 @@ func (w *warp) compute(in *instr, mask uint32) {
 		return
 	}
 	if classOf(in.op.operands[0]) == class64 {
-		d := w.compute64(in)
-		keep(&w.r64[in.d[0]], &d, mask)
+		d, part := target(&w.r64[in.d[0]], &w.kept64, mask)
+		w.compute64(in, d)
+		keep(&w.r64[in.d[0]], part, mask)
 		w.set64[in.d[0]] |= mask
 		return
 	}
-	var d [warpSize]uint32
-	w.compute32(in, &d)
+	d, part := target(&w.r32[in.d[0]], &w.kept32, mask)
+	w.compute32(in, d)
 	if in.op.narrow {
 		for l := range d {
 			d[l] &= 0xffff
 		}
 	}
-	keep(&w.r32[in.d[0]], &d, mask)
+	keep(&w.r32[in.d[0]], part, mask)
 	w.set32[in.d[0]] |= mask
 }
 
-func keep[T uint32 | uint64](dst, src *[warpSize]T, mask uint32) {
+// target is where results go: the register itself, because a lane's result
+// depends on that lane alone, or part where some lanes keep what they have.
+func target[T uint32 | uint64](register, part *[warpSize]T, mask uint32) (_, _ *[warpSize]T) {
 	if mask == allLanes {
-		*dst = *src
+		return register, nil
+	}
+	return part, part
+}
+
+// keep moves the results of the lanes in mask to the register.
+func keep[T uint32 | uint64](register, part *[warpSize]T, mask uint32) {
+	if part == nil {
 		return
 	}
-	for l := range dst {
+	for l := range register {
 		if mask>>l&1 != 0 {
-			dst[l] = src[l]
+			register[l] = part[l]
 		}
 	}
 }
@@ -191,12 +201,12 @@ func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 func f32(v uint32) float32    { return math.Float32frombits(v) }
 func bits32(v float32) uint32 { return math.Float32bits(v) }
 
-func (w *warp) compute64(in *instr) (d [warpSize]uint64) {
+func (w *warp) compute64(in *instr, d *[warpSize]uint64) {
 	a32, b32 := w.lanes32(in, 0), w.lanes32(in, 1)
 	a, b := w.lanes64(in, 0), w.lanes64(in, 1)
 	switch in.op.code {
 	case opMov64:
-		d = *a
+		*d = *a
 	case opAdd64:
 		for l := range d {
 			d[l] = a[l] + b[l]
@@ -256,7 +266,6 @@ func (w *warp) compute64(in *instr) (d [warpSize]uint64) {
 	default:
 		panic("ptx: no arithmetic for " + in.name)
 	}
-	return d
 }
 
 // predicate runs comparisons and the logic of predicates.

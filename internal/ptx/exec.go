@@ -25,8 +25,13 @@ type warp struct {
 	pc                    [warpSize]int
 	exited, atBarrier     uint32
 	barrier               uint16 // of the warp, from 1
-	copies                [warpSize][]copy16
-	groups                [warpSize]int
+	// kept32 and kept64 hold results while some lanes keep their registers.
+	kept32 [warpSize]uint32
+	kept64 [warpSize]uint64
+	// buffer is the one that was accessed last.
+	buffer *Buffer
+	copies [warpSize][]copy16
+	groups [warpSize]int
 }
 
 // runnable lists the lanes that wait for nothing.
@@ -315,24 +320,25 @@ func (w *warp) store(in *instr, lane int, dst []byte) {
 func (w *warp) matrix(in *instr) {
 	at := w.addresses(in, allLanes, in.op.size)
 	for q := range 4 {
-		var rows [8][8]uint16
+		var rows [8][4]uint32 // two entries a word
 		for r := range rows {
 			src := w.readShared(in, 8*q+r, at[8*q+r], 16)
 			if src == nil {
 				return
 			}
-			for i := range rows[r] {
-				rows[r][i] = binary.LittleEndian.Uint16(src[2*i:])
+			for t := range rows[r] {
+				rows[r][t] = binary.LittleEndian.Uint32(src[4*t:])
 			}
 		}
 		d := &w.r32[in.d[q]]
 		for l := range d {
-			g, t := l/4, 2*(l%4)
-			lo, hi := rows[g][t], rows[g][t+1]
-			if in.op.code == opMatrixTransposed {
-				lo, hi = rows[t][g], rows[t+1][g]
+			g, t := l>>2, l&3
+			if in.op.code == opMatrix {
+				d[l] = rows[g][t]
+				continue
 			}
-			d[l] = uint32(lo) | uint32(hi)<<16
+			lo, hi, shift := rows[2*t][g>>1], rows[2*t+1][g>>1], g&1*16
+			d[l] = lo>>shift&0xffff | hi>>shift<<16
 		}
 		w.set32[in.d[q]] = allLanes
 	}
@@ -340,14 +346,14 @@ func (w *warp) matrix(in *instr) {
 
 // fragmentA is where register r of lane l keeps its two entries of the 16x16
 // left operand of mma.m16n8k16: row, and the first of two columns.
-func fragmentA(l, r int) (row, col int) { return l/4 + r%2*8, l%4*2 + r/2*8 }
+func fragmentA(l, r int) (row, col int) { return l>>2 + r&1<<3, l&3<<1 + r>>1<<3 }
 
 // fragmentB is the same for the 16x8 right operand: the first of two rows
 // (k), and the column.
-func fragmentB(l, r int) (k, col int) { return l%4*2 + r*8, l / 4 }
+func fragmentB(l, r int) (k, col int) { return l&3<<1 + r<<3, l >> 2 }
 
 // fragmentC is where register r of lane l keeps its sum.
-func fragmentC(l, r int) (row, col int) { return l/4 + r/2*8, l%4*2 + r%2 }
+func fragmentC(l, r int) (row, col int) { return l>>2 + r>>1<<3, l&3<<1 + r&1 }
 
 // mma multiplies a 16x16 and a 16x8 matrix of bf16 and adds to a float32 one.
 // The order of a tensor core's sum is not published; this one is ascending.
@@ -355,30 +361,34 @@ func (w *warp) mma(in *instr) {
 	var a [16][16]float32
 	var b [8][16]float32 // by column
 	for r := range 4 {
-		src := &w.r32[in.s[r]]
-		for l, v := range src {
+		for l, v := range &w.r32[in.s[r]] {
 			row, col := fragmentA(l, r)
-			a[row][col], a[row][col+1] = bf16(v), math.Float32frombits(v&0xffff0000)
+			a[row&15][col&15], a[row&15][(col+1)&15] = bf16(v), math.Float32frombits(v&0xffff0000)
 		}
 	}
 	for r := range 2 {
-		src := &w.r32[in.s[4+r]]
-		for l, v := range src {
+		for l, v := range &w.r32[in.s[4+r]] {
 			k, col := fragmentB(l, r)
-			b[col][k], b[col][k+1] = bf16(v), math.Float32frombits(v&0xffff0000)
+			b[col&7][k&15], b[col&7][(k+1)&15] = bf16(v), math.Float32frombits(v&0xffff0000)
 		}
 	}
+	// The four sums of a lane share two rows and two columns.
 	var d [4][warpSize]uint32
+	for l := range warpSize {
+		row, col := fragmentC(l, 0)
+		x0, x1, y0, y1 := &a[row&7], &a[row&7+8], &b[col&7], &b[(col+1)&7]
+		var s0, s1, s2, s3 float32
+		for k := range 16 {
+			s0 += x0[k] * y0[k]
+			s1 += x0[k] * y1[k]
+			s2 += x1[k] * y0[k]
+			s3 += x1[k] * y1[k]
+		}
+		d[0][l], d[1][l], d[2][l], d[3][l] = bits32(s0), bits32(s1), bits32(s2), bits32(s3)
+	}
 	for r := range 4 {
-		c := &w.r32[in.s[6+r]]
-		for l := range warpSize {
-			row, col := fragmentC(l, r)
-			x, y := &a[row], &b[col]
-			var s float32
-			for k := 0; k < 16; k += 4 {
-				s += x[k]*y[k] + x[k+1]*y[k+1] + x[k+2]*y[k+2] + x[k+3]*y[k+3]
-			}
-			d[r][l] = math.Float32bits(math.Float32frombits(c[l]) + s)
+		for l, c := range &w.r32[in.s[6+r]] {
+			d[r][l] = bits32(f32(c) + f32(d[r][l]))
 		}
 	}
 	for r := range 4 {

@@ -87,11 +87,15 @@ func (m *Memory) find(at uint64, n int) *Buffer {
 	if i < 0 {
 		return nil
 	}
-	b := m.buffers[i]
-	if off := at - b.Address; off > uint64(len(b.data)) || uint64(len(b.data))-off < uint64(n) {
-		return nil
+	if b := m.buffers[i]; b.holds(at, n) {
+		return b
 	}
-	return b
+	return nil
+}
+
+func (b *Buffer) holds(at uint64, n int) bool {
+	off := at - b.Address
+	return off <= uint64(len(b.data)) && uint64(len(b.data))-off >= uint64(n)
 }
 
 // global checks one lane's access of n bytes and returns them, or nil.
@@ -100,7 +104,11 @@ func (w *warp) global(in *instr, lane int, at uint64, n int, write bool) []byte 
 		w.find(in, lane, Misaligned, "address %#x of global memory, want a multiple of %d", at, n)
 		return nil
 	}
-	b := w.block.mem.find(at, n)
+	b := w.buffer
+	if b == nil || !b.holds(at, n) {
+		b = w.block.mem.find(at, n)
+		w.buffer = b
+	}
 	if b == nil {
 		w.find(in, lane, OutOfBounds, "%d bytes at %#x of global memory are in no buffer", n, at)
 		return nil
