@@ -86,6 +86,7 @@ func (k *Kernel) Run(mem *Memory, l Launch) (*Report, error) {
 		})
 	}
 	wg.Wait()
+	mem.settle()
 	return report, nil
 }
 

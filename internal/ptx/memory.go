@@ -15,10 +15,15 @@ type Buffer struct {
 	// writers holds, for each four bytes of an output, 1 + the number of the
 	// thread that wrote them; nil for inputs, which nobody may write.
 	writers []uint32
+	// device is the shadow of memory that is neither input nor output.
+	device *deviceMemory
 }
 
 // Memory is the global memory of a device. Buffers lie at least 64 KB apart.
-type Memory struct{ buffers []*Buffer }
+type Memory struct {
+	buffers []*Buffer
+	next    uint64 // the lowest address that was never used
+}
 
 const (
 	memoryBase = 0x7f00_0000_0000
@@ -27,11 +32,8 @@ const (
 
 // Input places data where kernels can read it.
 func (m *Memory) Input(data []byte) *Buffer {
-	b := &Buffer{Address: memoryBase, data: data}
-	if n := len(m.buffers); n > 0 {
-		last := m.buffers[n-1]
-		b.Address = (last.Address + uint64(len(last.data)) + 2*memoryGap - 1) &^ (memoryGap - 1)
-	}
+	b := &Buffer{Address: max(m.next, memoryBase), data: data}
+	m.next = (b.Address + uint64(len(data)) + 2*memoryGap - 1) &^ (memoryGap - 1)
 	m.buffers = append(m.buffers, b)
 	return b
 }
@@ -114,6 +116,13 @@ func (w *warp) global(in *instr, lane int, at uint64, n int, write bool) []byte 
 		return nil
 	}
 	off := int(at - b.Address)
+	me := uint32(w.block.number*len(w.block.warps)*warpSize+w.first+lane) + 1
+	if b.device != nil {
+		if !w.device(in, lane, b.device, me, off, n, write) {
+			return nil
+		}
+		return b.data[off : off+n]
+	}
 	if b.writers == nil {
 		if write {
 			w.find(in, lane, OutOfBounds, "write to an input")
@@ -121,7 +130,6 @@ func (w *warp) global(in *instr, lane int, at uint64, n int, write bool) []byte 
 		}
 		return b.data[off : off+n]
 	}
-	me := uint32(w.block.number*len(w.block.warps)*warpSize+w.first+lane) + 1
 	for i := off / 4; i < (off+n)/4; i++ {
 		if write && !atomic.CompareAndSwapUint32(&b.writers[i], 0, me) {
 			w.find(in, lane, WrittenTwice, "byte %d of the output has been written before", 4*i)

@@ -99,21 +99,19 @@ type Result int32
 
 // The results that are told apart.
 const (
-	Success              Result = 0
-	InvalidValue         Result = 1
-	OutOfMemory          Result = 2
-	NotInitialized       Result = 3
-	NoDevice             Result = 100
-	InvalidDevice        Result = 101
-	InvalidImage         Result = 200
-	InvalidContext       Result = 201
-	NoBinaryForGPU       Result = 209
-	InvalidPTX           Result = 218
-	UnsupportedPTX       Result = 222
-	NotFound             Result = 500
-	LaunchFailed         Result = 719
-	SystemDriverMismatch Result = 803
-	StreamCapture        Result = 901
+	Success        Result = 0
+	InvalidValue   Result = 1
+	OutOfMemory    Result = 2
+	NoDevice       Result = 100
+	InvalidDevice  Result = 101
+	InvalidContext Result = 201
+	NoBinaryForGPU Result = 209
+	InvalidPTX     Result = 218
+	UnsupportedPTX Result = 222
+	InvalidHandle  Result = 400
+	NotFound       Result = 500
+	LaunchFailed   Result = 719
+	Capturing      Result = 900 // not allowed while a stream is captured
 )
 
 // Error is a result of the driver that is not Success.

@@ -1,0 +1,383 @@
+package fakecuda
+
+import (
+	"bytes"
+	"time"
+	"unsafe"
+
+	"github.com/structuredffn/sffn/internal/ptx"
+	"github.com/structuredffn/sffn/runtime/cuda/driver"
+)
+
+const (
+	smallShared = 48 << 10 // what any launch may have
+	maxShared   = 163 << 10
+	maxModule   = 64 << 20
+)
+
+// API is the driver's table of functions.
+func (d *Device) API() *driver.API {
+	return &driver.API{
+		Init: func(uint32) driver.Result {
+			if d.Absent {
+				return driver.NoDevice
+			}
+			return driver.Success
+		},
+		DriverGetVersion: func(v *int32) driver.Result { *v = int32(d.Version); return driver.Success },
+		GetErrorName: func(r driver.Result, p **byte) driver.Result {
+			if *p = d.names[r]; *p == nil {
+				return driver.InvalidValue
+			}
+			return driver.Success
+		},
+		GetErrorString: func(r driver.Result, p **byte) driver.Result {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if *p = d.names[r]; r == driver.LaunchFailed {
+				*p = d.report
+			}
+			if *p == nil {
+				return driver.InvalidValue
+			}
+			return driver.Success
+		},
+		DeviceGetCount: func(n *int32) driver.Result { *n = 1; return driver.Success },
+		DeviceGet: func(dev *driver.Device, i int32) driver.Result {
+			if i != 0 {
+				return driver.InvalidDevice
+			}
+			*dev = 0
+			return driver.Success
+		},
+		DeviceGetName: func(name *byte, size int32, _ driver.Device) driver.Result {
+			copy(unsafe.Slice(name, size), "PTX interpreter\x00")
+			return driver.Success
+		},
+		DeviceGetAttribute: func(v *int32, a driver.Attribute, _ driver.Device) driver.Result {
+			n, ok := map[driver.Attribute]int{driver.Multiprocessors: 4, driver.ComputeMajor: d.Compute[0], driver.ComputeMinor: d.Compute[1], driver.MaxSharedOptin: maxShared}[a]
+			if !ok {
+				return driver.InvalidValue
+			}
+			*v = int32(n)
+			return driver.Success
+		},
+		PrimaryCtxRetain:  func(c *driver.Context, _ driver.Device) driver.Result { *c = context; return driver.Success },
+		PrimaryCtxRelease: func(driver.Device) driver.Result { return driver.Success },
+		CtxSetCurrent: func(c driver.Context) driver.Result {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if c != 0 && c != context {
+				return driver.InvalidContext
+			}
+			d.current[thread()] = c != 0
+			return driver.Success
+		},
+		ModuleLoadData:    d.moduleLoad,
+		ModuleUnload:      func(m driver.Module) driver.Result { return remove(d, d.modules, m) },
+		ModuleGetFunction: d.moduleGetFunction,
+		FuncSetAttribute: func(f driver.Function, a, v int32) driver.Result {
+			return d.in(func() driver.Result {
+				k, ok := d.kernels[f]
+				if !ok || a != driver.MaxDynamicShared || v < 0 || v > maxShared {
+					return driver.InvalidValue
+				}
+				k.shared = int(v)
+				return driver.Success
+			})
+		},
+		MemGetInfo: func(free, total *uint64) driver.Result {
+			return d.in(func() driver.Result {
+				*free, *total = d.Memory-d.used, d.Memory
+				return driver.Success
+			})
+		},
+		MemAlloc:     d.memAlloc,
+		MemFree:      d.memFree,
+		MemAllocHost: d.memAllocHost,
+		MemFreeHost: func(p unsafe.Pointer) driver.Result {
+			if r := d.in(d.drainAll); r != driver.Success {
+				return r
+			}
+			return remove(d, d.host, p)
+		},
+		MemcpyHtoDAsync: func(to driver.Pointer, from unsafe.Pointer, n uint64, s driver.Stream) driver.Result {
+			return d.copying(to, n, s, func(dst []byte) { copy(dst, unsafe.Slice((*byte)(from), n)) })
+		},
+		MemcpyDtoHAsync: func(to unsafe.Pointer, from driver.Pointer, n uint64, s driver.Stream) driver.Result {
+			return d.in(func() driver.Result {
+				b, off := d.find(from, n)
+				if b == nil {
+					return driver.InvalidValue
+				}
+				return d.enqueue(s, func() driver.Result {
+					copy(unsafe.Slice((*byte)(to), n), b.Bytes()[off:])
+					return driver.Success
+				})
+			})
+		},
+		MemcpyDtoDAsync: func(to, from driver.Pointer, n uint64, s driver.Stream) driver.Result {
+			d.mu.Lock()
+			b, off := d.find(from, n)
+			d.mu.Unlock()
+			if b == nil {
+				return driver.InvalidValue
+			}
+			return d.copying(to, n, s, func(dst []byte) { copy(dst, b.Bytes()[off:]) })
+		},
+		MemsetD8Async: func(p driver.Pointer, v uint8, n uint64, s driver.Stream) driver.Result {
+			return d.copying(p, n, s, func(dst []byte) { copy(dst, bytes.Repeat([]byte{v}, len(dst))) })
+		},
+		StreamCreate: func(s *driver.Stream, _ uint32) driver.Result {
+			return d.in(func() driver.Result {
+				*s = driver.Stream(d.handle())
+				d.streams[*s] = &stream{}
+				return driver.Success
+			})
+		},
+		StreamDestroy:      func(s driver.Stream) driver.Result { return remove(d, d.streams, s) },
+		StreamSynchronize:  d.synchronize,
+		StreamWaitEvent:    d.waitEvent,
+		StreamBeginCapture: d.beginCapture,
+		StreamEndCapture:   d.endCapture,
+		EventCreate: func(e *driver.Event, _ uint32) driver.Result {
+			return d.in(func() driver.Result {
+				*e = driver.Event(d.handle())
+				d.events[*e] = &event{}
+				return driver.Success
+			})
+		},
+		EventDestroy: func(e driver.Event) driver.Result { return remove(d, d.events, e) },
+		EventRecord:  d.record,
+		EventElapsedTime: func(ms *float32, start, end driver.Event) driver.Result {
+			return d.in(func() driver.Result {
+				a, b := d.events[start], d.events[end]
+				if a == nil || b == nil || a.time.IsZero() || b.time.IsZero() {
+					return driver.InvalidHandle
+				}
+				*ms = float32(b.time.Sub(a.time).Seconds() * 1e3)
+				return driver.Success
+			})
+		},
+		GraphInstantiate: func(x *driver.GraphExec, g driver.Graph, _ uint64) driver.Result {
+			return d.in(func() driver.Result {
+				ops, ok := d.graphs[g]
+				if !ok {
+					return driver.InvalidHandle
+				}
+				*x = driver.GraphExec(d.handle())
+				d.execs[*x] = ops
+				return driver.Success
+			})
+		},
+		GraphLaunch: func(x driver.GraphExec, s driver.Stream) driver.Result {
+			return d.in(func() driver.Result {
+				ops, ok := d.execs[x]
+				if !ok {
+					return driver.InvalidHandle
+				}
+				for _, o := range ops {
+					if r := d.enqueue(s, o); r != driver.Success {
+						return r
+					}
+				}
+				return driver.Success
+			})
+		},
+		GraphExecDestroy: func(x driver.GraphExec) driver.Result { return remove(d, d.execs, x) },
+		GraphDestroy:     func(g driver.Graph) driver.Result { return remove(d, d.graphs, g) },
+		LaunchKernel:     d.launchKernel,
+	}
+}
+
+const context driver.Context = 0x4000_0000_0010
+
+// ptxVersion is the newest version that the driver knows.
+const ptxVersion = "8.4"
+
+func (d *Device) moduleLoad(m *driver.Module, image *byte) driver.Result {
+	return d.in(func() driver.Result {
+		n := 0
+		for n < maxModule && *(*byte)(unsafe.Add(unsafe.Pointer(image), n)) != 0 {
+			n++
+		}
+		text := string(unsafe.Slice(image, n))
+		if d.Tamper != nil {
+			text = d.Tamper(text)
+		}
+		mod, err := ptx.Parse(text)
+		if err != nil {
+			return driver.InvalidPTX
+		}
+		if mod.Version > ptxVersion {
+			return driver.UnsupportedPTX
+		}
+		*m = driver.Module(d.handle())
+		d.modules[*m] = mod
+		return driver.Success
+	})
+}
+
+func (d *Device) moduleGetFunction(f *driver.Function, m driver.Module, name *byte) driver.Result {
+	return d.in(func() driver.Result {
+		mod, ok := d.modules[m]
+		if !ok {
+			return driver.InvalidHandle
+		}
+		n := 0
+		for *(*byte)(unsafe.Add(unsafe.Pointer(name), n)) != 0 {
+			n++
+		}
+		k := mod.Kernels[string(unsafe.Slice(name, n))]
+		if k == nil {
+			return driver.NotFound
+		}
+		*f = driver.Function(d.handle())
+		d.kernels[*f] = &function{Kernel: k, shared: smallShared}
+		return driver.Success
+	})
+}
+
+func (d *Device) memAlloc(p *driver.Pointer, n uint64) driver.Result {
+	return d.in(func() driver.Result {
+		switch {
+		case n == 0:
+			return driver.InvalidValue
+		case d.capturing():
+			return driver.Capturing
+		case n > d.Memory-d.used:
+			return driver.OutOfMemory
+		}
+		b := d.mem.Device(int(n))
+		*p = driver.Pointer(b.Address)
+		d.buffers[*p] = b
+		d.used += n
+		return driver.Success
+	})
+}
+
+func (d *Device) memFree(p driver.Pointer) driver.Result {
+	return d.in(func() driver.Result {
+		b, ok := d.buffers[p]
+		if !ok {
+			return driver.InvalidValue
+		}
+		if r := d.drainAll(); r != driver.Success {
+			return r
+		}
+		d.used -= uint64(len(b.Bytes()))
+		d.mem.Remove(b)
+		delete(d.buffers, p)
+		return driver.Success
+	})
+}
+
+func (d *Device) memAllocHost(p *unsafe.Pointer, n uint64) driver.Result {
+	return d.in(func() driver.Result {
+		if n == 0 || n > d.Memory {
+			return driver.InvalidValue
+		}
+		b := make([]uint64, (n+7)/8)
+		*p = unsafe.Pointer(&b[0])
+		d.host[*p] = unsafe.Slice((*byte)(*p), n)
+		return driver.Success
+	})
+}
+
+// copying enqueues a write of n bytes to device memory.
+func (d *Device) copying(to driver.Pointer, n uint64, s driver.Stream, write func(dst []byte)) driver.Result {
+	return d.in(func() driver.Result {
+		b, off := d.find(to, n)
+		if b == nil {
+			return driver.InvalidValue
+		}
+		return d.enqueue(s, func() driver.Result {
+			write(b.Bytes()[off : off+int(n)])
+			b.Wrote(off, int(n))
+			return driver.Success
+		})
+	})
+}
+
+func (d *Device) synchronize(s driver.Stream) driver.Result {
+	return d.in(func() driver.Result {
+		st, ok := d.streams[s]
+		switch {
+		case !ok:
+			return driver.InvalidHandle
+		case st.capturing:
+			return driver.Capturing
+		}
+		return d.drain(st, st.done+len(st.queue))
+	})
+}
+
+func (d *Device) record(e driver.Event, s driver.Stream) driver.Result {
+	return d.in(func() driver.Result {
+		ev, st := d.events[e], d.streams[s]
+		switch {
+		case ev == nil || st == nil:
+			return driver.InvalidHandle
+		case st.capturing:
+			return driver.Capturing // the driver takes it, this one does not
+		}
+		st.queue = append(st.queue, func() driver.Result { ev.time = time.Now(); return driver.Success })
+		ev.stream, ev.at = st, st.done+len(st.queue)
+		return driver.Success
+	})
+}
+
+func (d *Device) waitEvent(s driver.Stream, e driver.Event, _ uint32) driver.Result {
+	return d.in(func() driver.Result {
+		ev, st := d.events[e], d.streams[s]
+		if ev == nil || st == nil {
+			return driver.InvalidHandle
+		}
+		from, at := ev.stream, ev.at
+		if from == nil {
+			return driver.Success // never recorded
+		}
+		return d.enqueue(s, func() driver.Result { return d.drain(from, at) })
+	})
+}
+
+func (d *Device) beginCapture(s driver.Stream, _ int32) driver.Result {
+	return d.in(func() driver.Result {
+		st, ok := d.streams[s]
+		if !ok || st.capturing {
+			return driver.InvalidHandle
+		}
+		st.capturing, st.captured = true, nil
+		return driver.Success
+	})
+}
+
+func (d *Device) endCapture(s driver.Stream, g *driver.Graph) driver.Result {
+	return d.in(func() driver.Result {
+		st, ok := d.streams[s]
+		if !ok || !st.capturing {
+			return driver.InvalidHandle
+		}
+		st.capturing = false
+		*g = driver.Graph(d.handle())
+		d.graphs[*g] = st.captured
+		return driver.Success
+	})
+}
+
+func (d *Device) launchKernel(f driver.Function, gx, gy, gz, bx, by, bz, shared uint32, s driver.Stream, args, extra unsafe.Pointer) driver.Result {
+	return d.in(func() driver.Result {
+		k, ok := d.kernels[f]
+		switch {
+		case !ok:
+			return driver.InvalidHandle
+		case by != 1 || bz != 1 || extra != nil, int(shared) > k.shared, int(bx) > k.Threads,
+			gx == 0, gy == 0 || gy > 65535, gz == 0 || gz > 65535, args == nil && len(k.Params) > 0:
+			return driver.InvalidValue
+		}
+		values := arguments(k.Kernel, args)
+		return d.enqueue(s, func() driver.Result {
+			return d.launch(k, [3]int{int(gx), int(gy), int(gz)}, int(bx), int(shared), values)
+		})
+	})
+}

@@ -1,0 +1,101 @@
+package ptx
+
+import (
+	"bytes"
+	"slices"
+	"sync/atomic"
+)
+
+// deviceMemory is the shadow of memory that launches read and write in turn, one
+// entry for each four bytes. Within one launch nothing orders two threads: a word
+// that one of them writes no other may touch.
+type deviceMemory struct {
+	// written says that an earlier launch, or the host, wrote the word.
+	written []bool
+	// writers and readers hold 1 + the number of the thread that did so in this
+	// launch, and several for more than one reader.
+	writers, readers []uint32
+	touched          atomic.Bool
+}
+
+const several = 1<<32 - 1
+
+// Device makes room for n bytes as a driver gives it: of no known content, for
+// any launch to read and write. Accesses by two threads of one launch, one of
+// them a write, are races, and a thread may write a word once.
+func (m *Memory) Device(n int) *Buffer {
+	b := m.Input(bytes.Repeat([]byte{0xff}, n)) // NaN, as bf16 and as float32
+	words := (n + 3) / 4
+	b.device = &deviceMemory{written: make([]bool, words), writers: make([]uint32, words), readers: make([]uint32, words)}
+	return b
+}
+
+// Wrote says that the host has written n bytes of device memory.
+func (b *Buffer) Wrote(off, n int) {
+	for i := off / 4; i < (off+n+3)/4; i++ {
+		b.device.written[i] = true
+	}
+}
+
+// Remove takes a buffer out of memory; its addresses are not used again.
+func (m *Memory) Remove(b *Buffer) {
+	m.buffers = slices.DeleteFunc(m.buffers, func(o *Buffer) bool { return o == b })
+}
+
+// Find is the buffer that holds n bytes at an address, and where in it they lie.
+func (m *Memory) Find(at uint64, n int) (b *Buffer, off int, ok bool) {
+	if b = m.find(at, n); b == nil {
+		return nil, 0, false
+	}
+	return b, int(at - b.Address), true
+}
+
+// settle ends a launch: what it wrote is there for the next.
+func (m *Memory) settle() {
+	for _, b := range m.buffers {
+		d := b.device
+		if d == nil || !d.touched.Swap(false) {
+			continue
+		}
+		for i, w := range d.writers {
+			if w != 0 {
+				d.written[i] = true
+			}
+		}
+		clear(d.writers)
+		clear(d.readers)
+	}
+}
+
+// device checks one lane's access to words of device memory.
+func (w *warp) device(in *instr, lane int, d *deviceMemory, me uint32, off, n int, write bool) bool {
+	if !d.touched.Load() {
+		d.touched.Store(true)
+	}
+	for i := off / 4; i < (off+n+3)/4; i++ {
+		if write {
+			if !atomic.CompareAndSwapUint32(&d.writers[i], 0, me) {
+				w.find(in, lane, WrittenTwice, "byte %d of the buffer has been written before in this launch", 4*i)
+				return false
+			}
+			if r := atomic.LoadUint32(&d.readers[i]); r != 0 && r != me {
+				w.find(in, lane, Race, "writes byte %d of a buffer, which another thread of the launch reads", 4*i)
+				return false
+			}
+			continue
+		}
+		if r := atomic.LoadUint32(&d.readers[i]); r != me && r != several && !(r == 0 && atomic.CompareAndSwapUint32(&d.readers[i], 0, me)) {
+			atomic.StoreUint32(&d.readers[i], several)
+		}
+		switch by := atomic.LoadUint32(&d.writers[i]); {
+		case by == me:
+		case by != 0:
+			w.find(in, lane, Race, "reads byte %d of a buffer, which another thread of the launch writes", 4*i)
+			return false
+		case !d.written[i]:
+			w.find(in, lane, Uninitialised, "reads byte %d of a buffer, which nobody wrote", 4*i)
+			return false
+		}
+	}
+	return true
+}
