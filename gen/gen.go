@@ -143,9 +143,19 @@ func (p Package) Files() ([]File, error) {
 		if err != nil {
 			return nil, err
 		}
+		var ptx []string
 		for name, data := range built {
 			files = append(files, File{name, data})
+			if strings.HasSuffix(name, ".ptx") {
+				ptx = append(ptx, name)
+			}
 		}
+		slices.Sort(ptx)
+		reg, err := bind.CUDA(p.Name, ptx)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, File{"z_cuda.go", reg})
 	}
 	if len(kernels) > 0 { // layers of a few columns have none of their own
 		cpu, err := kernelFiles(p.Name, kernels)

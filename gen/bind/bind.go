@@ -21,6 +21,7 @@ const (
 	testPath   = "github.com/structuredffn/sffn/runtime/kerneltest"
 	rtPath     = "github.com/structuredffn/sffn/runtime"
 	specPath   = "github.com/structuredffn/sffn/gen/spec"
+	cudaPath   = "github.com/structuredffn/sffn/runtime/cuda"
 )
 
 func newFile(pkg string) *jen.File {
@@ -30,6 +31,7 @@ func newFile(pkg string) *jen.File {
 	f.ImportName(testPath, "kerneltest")
 	f.ImportAlias(rtPath, "rt")
 	f.ImportName(specPath, "spec")
+	f.ImportName(cudaPath, "cuda")
 	return f
 }
 
@@ -88,6 +90,16 @@ func info(k plan.Kernel) jen.Code {
 		}
 		g.Id("Func").Op(":").Id(k.Name())
 	})
+}
+
+// CUDA writes the init function that registers the kernels of PTX files in the
+// same folder.
+func CUDA(pkg string, files []string) ([]byte, error) {
+	f := newFile(pkg)
+	f.Comment("//go:embed " + strings.Join(files, " "))
+	f.Var().Id("ptx").Qual("embed", "FS")
+	f.Func().Id("init").Params().Block(jen.Qual(cudaPath, "Register").Call(jen.Id("ptx")))
+	return render(f)
 }
 
 // FFNs writes the specs and constructors of a package's networks. A single

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -227,7 +228,8 @@ func TestLoad(t *testing.T) {
 	}
 	short := ks[0]
 	short.Name = "short"
-	RegisterPTX(strings.Replace(registered[ks[0].Name].body, ks[0].Name+"(", "short(", 1))
+	text, _ := registered(ks[0].Name)
+	RegisterPTX(strings.Replace(text.body, ks[0].Name+"(", "short(", 1))
 	short.Params = short.Params[1:]
 	if err := d.Load([]plan.GPUKernel{short}); err == nil || !strings.Contains(err.Error(), "another version of sffngen") {
 		t.Errorf("%v", err)
@@ -377,5 +379,17 @@ func TestLaunchErrors(t *testing.T) {
 	}
 	if err := s.Launch(k, c, args); !errors.Is(err, driver.LaunchFailed) {
 		t.Errorf("after a failed launch: %v", err)
+	}
+}
+
+// Programs that link kernels do not link what loads the driver, and with it
+// depend on the system's libraries, unless they ask for it.
+func TestDependencies(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".", "../../model/...", "../../generated/...").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if strings.Contains(string(out), "purego") || !strings.Contains(string(out), "runtime/cuda/driver") {
+		t.Errorf("the libraries depend on\n%s", out)
 	}
 }

@@ -24,37 +24,61 @@ type Kernel struct {
 // text is the PTX of one kernel, and what its file has outside of kernels.
 type text struct{ head, body string }
 
-var (
-	registered     = map[string]text{}
-	registeredLock sync.RWMutex
-)
+// sources are the folders of PTX that the program links, and what is in those
+// that have been read: nothing is before a device needs it.
+var sources struct {
+	sync.Mutex
+	unread  []embed.FS
+	kernels map[string]text
+}
 
 // Register adds the kernels of a folder's PTX, by name, to those that devices
 // load; generated packages call it when they are linked. A kernel that several
 // packages bring is the same one.
 func Register(files embed.FS) {
-	names, err := files.ReadDir(".")
-	if err != nil {
-		panic("cuda: " + err.Error())
-	}
-	for _, f := range names {
-		if path.Ext(f.Name()) != ".ptx" {
-			continue
-		}
-		src, err := files.ReadFile(f.Name())
+	sources.Lock()
+	defer sources.Unlock()
+	sources.unread = append(sources.unread, files)
+}
+
+// registered is the text of a kernel.
+func registered(name string) (text, bool) {
+	sources.Lock()
+	defer sources.Unlock()
+	for _, files := range sources.unread {
+		names, err := files.ReadDir(".")
 		if err != nil {
 			panic("cuda: " + err.Error())
 		}
-		RegisterPTX(string(src))
+		for _, f := range names {
+			if path.Ext(f.Name()) != ".ptx" {
+				continue
+			}
+			src, err := files.ReadFile(f.Name())
+			if err != nil {
+				panic("cuda: " + err.Error())
+			}
+			add(string(src))
+		}
 	}
+	sources.unread = nil
+	t, ok := sources.kernels[name]
+	return t, ok
 }
 
 // RegisterPTX adds the kernels of one module's text.
 func RegisterPTX(src string) {
-	registeredLock.Lock()
-	defer registeredLock.Unlock()
+	sources.Lock()
+	defer sources.Unlock()
+	add(src)
+}
+
+func add(src string) {
+	if sources.kernels == nil {
+		sources.kernels = map[string]text{}
+	}
 	for name, t := range split(src) {
-		registered[name] = t
+		sources.kernels[name] = t
 	}
 }
 
@@ -85,9 +109,7 @@ func split(src string) map[string]text {
 
 // Registered reports whether the program has a kernel of that name.
 func Registered(name string) bool {
-	registeredLock.RLock()
-	defer registeredLock.RUnlock()
-	_, ok := registered[name]
+	_, ok := registered(name)
 	return ok
 }
 
@@ -109,31 +131,28 @@ func (e *MissingError) Error() string {
 func (d *Device) Load(ks []plan.GPUKernel) error {
 	var missing []string
 	var wanted []plan.GPUKernel
-	sources := map[string][]string{} // bodies, by head
-	registeredLock.RLock()
+	bodies := map[string][]string{} // by head
 	for _, k := range ks {
 		if d.kernels[k.Name] != nil || slices.ContainsFunc(wanted, func(o plan.GPUKernel) bool { return o.Name == k.Name }) {
 			continue
 		}
-		t, ok := registered[k.Name]
+		t, ok := registered(k.Name)
 		if !ok {
 			missing = append(missing, k.Name)
 			continue
 		}
 		if got := strings.Count(t.body[:strings.Index(t.body, "{")], ".param"); got != len(k.Params) {
-			registeredLock.RUnlock()
 			return fmt.Errorf("cuda: %s has %d parameters, the plan says %d: another version of sffngen made it; generate it again", k.Name, got, len(k.Params))
 		}
 		wanted = append(wanted, k)
-		sources[t.head] = append(sources[t.head], t.body)
+		bodies[t.head] = append(bodies[t.head], t.body)
 	}
-	registeredLock.RUnlock()
 	if missing != nil {
 		return &MissingError{missing}
 	}
 	loaded := map[string]*Kernel{}
-	for _, head := range slices.Sorted(maps.Keys(sources)) {
-		if err := d.load(head+strings.Join(sources[head], "\n"), wanted, loaded); err != nil {
+	for _, head := range slices.Sorted(maps.Keys(bodies)) {
+		if err := d.load(head+strings.Join(bodies[head], "\n"), wanted, loaded); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,7 @@ import (
 // build is a program to make: the tool with the kernels of some models.
 type build struct {
 	configs, models  []string
+	isa              []string
 	out, dir, source string
 	stdout, stderr   io.Writer
 }
@@ -55,6 +56,7 @@ toolchain.`,
 	fl := cmd.Flags()
 	fl.StringSliceVar(&b.configs, "config", nil, "YAML files or presets, comma-separated")
 	fl.StringSliceVar(&b.models, "model", nil, "folders of runs or checkpoints, comma-separated")
+	fl.StringSliceVar(&b.isa, "isa", []string{"avx512", "avx2"}, "instruction sets to make kernels for: avx512, avx2, cuda (which needs nvcc)")
 	fl.StringVarP(&b.out, "out", "o", "", "program to write")
 	fl.StringVar(&b.dir, "module-dir", "", "keep the module with the generated kernels in this folder")
 	fl.StringVar(&b.source, "source", "", "folder of sffn's own source (default: where this program was built from)")
@@ -116,7 +118,7 @@ func (b *build) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.command(ctx, "run", scratch.Self+"/cmd/sffngen", "--config", strings.Join(files, ","), "--out", "kernels"); err != nil {
+	if err := b.command(ctx, "run", scratch.Self+"/cmd/sffngen", "--config", strings.Join(files, ","), "--isa", strings.Join(b.isa, ","), "--out", "kernels"); err != nil {
 		return fmt.Errorf("generating the kernels: %w", err)
 	}
 	version := "-X " + scratch.Self + "/cmd/sffn/tool.linkedRevision=" + revision()
