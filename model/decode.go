@@ -149,28 +149,39 @@ func (d *Decoder) forward() error {
 	return nil
 }
 
+// Feeder continues sequences by tokens, as [Decoder.Feed] does: the CPU's
+// decoder, or a device's.
+type Feeder interface {
+	Feed(seqs []int, tokens [][]int32) ([]float32, error)
+}
+
 // Generate continues each prompt by up to n tokens, or to the stop token
 // (-1 for none), and calls emit for each new token, in order of sequences.
 // emit returns false to end its sequence.
 func (d *Decoder) Generate(prompts [][]int32, n int, stop int32, s Sampling, emit func(seq int, token int32) bool) error {
+	return Generate(d, d.m.Spec.Vocab, d.m.opt.Pool, prompts, n, stop, s, emit)
+}
+
+// Generate is [Decoder.Generate] for any decoder of so many token ids, with its
+// sequences from number 0; the pool samples.
+func Generate(f Feeder, vocab int, pool *rt.Pool, prompts [][]int32, n int, stop int32, s Sampling, emit func(seq int, token int32) bool) error {
 	if err := s.Validate(); err != nil {
 		return fmt.Errorf("model: %w", err)
 	}
 	samplers := make([]*sampler, len(prompts))
 	seqs, last := make([]int, len(prompts)), make([]int32, len(prompts))
 	for i := range prompts {
-		seqs[i], samplers[i] = i, newSampler(s, i, d.m.Spec.Vocab)
+		seqs[i], samplers[i] = i, newSampler(s, i, vocab)
 	}
 	tokens := slices.Clone(prompts)
-	v := d.m.Spec.Vocab
 	var logits []float32
-	sample := func(_, i int) { last[seqs[i]] = samplers[seqs[i]].next(logits[i*v : (i+1)*v]) }
+	sample := func(_, i int) { last[seqs[i]] = samplers[seqs[i]].next(logits[i*vocab : (i+1)*vocab]) }
 	for step := 0; step < n && len(seqs) > 0; step++ {
 		var err error
-		if logits, err = d.Feed(seqs, tokens); err != nil {
+		if logits, err = f.Feed(seqs, tokens); err != nil {
 			return err
 		}
-		d.m.opt.Pool.Run(len(seqs), sample)
+		pool.Run(len(seqs), sample)
 		live := 0
 		for _, seq := range seqs {
 			if last[seq] != stop && emit(seq, last[seq]) {

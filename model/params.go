@@ -101,6 +101,9 @@ func (p *Params) WithoutGuides() *Params {
 	return q
 }
 
+// Spec is the model that the parameters belong to.
+func (p *Params) Spec() spec.Model { return p.spec }
+
 // Spans lists where the guides lie, in the order of Guides, and everything
 // else.
 func (p *Params) Spans() (guides []Span, rest Span) {

@@ -39,6 +39,9 @@ type Run struct {
 	// one is number Rank. Each reads its own share of the data.
 	Reduce      func(grads []float32) error
 	Rank, World int
+	// Device, where not nil, makes the engine that computes the steps, instead of
+	// the CPU's kernels.
+	Device func(Start) (Engine, error)
 	// OnStep and OnNote, where not nil, follow the run.
 	OnStep func(Progress)
 	OnNote func(string)
@@ -68,14 +71,14 @@ type Result struct {
 // trainer is a run at work.
 type trainer struct {
 	*Run
-	model *model.Model
-	grads *model.Params
+	engine Engine
+	// cpu is the engine where no device is; params and moments lie on the host.
+	cpu          *cpu
+	params, m, v *model.Params
 	// guidance is nil outside the guided phase of a run.
 	guidance *Guidance
 	course   spec.Course
 	watch    watch
-	adam     *AdamW
-	trace    *model.Trace
 	data     *data.Sampler
 	lr       schedule.LR
 	step     int
@@ -145,7 +148,10 @@ func (r *Run) Train(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	res.Step, res.Interrupted = t.step, t.step < res.Steps
-	res.TokensPerSecond, res.Profile, res.Elapsed = t.rate, t.trace.Profile(), time.Since(t.start)
+	res.TokensPerSecond, res.Elapsed = t.rate, time.Since(t.start)
+	if t.cpu != nil {
+		res.Profile = t.cpu.trace.Profile()
+	}
 	return res, drawCurve(r.Dir, r.Config.Model.Name, res.Steps)
 }
 
@@ -163,6 +169,11 @@ func (r *Run) begin() (*trainer, error) {
 	}
 	if r.Rank < 0 || r.Rank >= r.World || r.World > 1 && r.Reduce == nil {
 		return nil, fmt.Errorf("rank %d of %d processes: want a rank from 0, and Reduce with more than one process", r.Rank, r.World)
+	}
+	if r.Device != nil {
+		if err := r.onDevice(); err != nil {
+			return nil, err
+		}
 	}
 	if v := r.Data.Train.Vocab(); v > c.Model.Vocab {
 		return nil, fmt.Errorf("vocab: the data has %d ids, the model takes %d", v, c.Model.Vocab)
@@ -210,19 +221,12 @@ func (r *Run) begin() (*trainer, error) {
 	} else if err := checkpoint.Load(from, params); err != nil {
 		return nil, err
 	}
-	opt := r.Options
-	opt.Train = true
-	if t.model, err = model.New(m, params, opt); err != nil {
+	if err := t.makeEngine(m, params, from); err != nil {
 		return nil, err
 	}
-	t.adam = NewAdamW(t.model, tr.Beta1, tr.Beta2, tr.Eps, tr.WeightDecay, tr.Clip)
-	t.adam.Steps = state.Step
 	if from != "" {
-		if err := checkpoint.LoadMoments(from, t.adam.M, t.adam.V); err != nil {
-			return nil, err
-		}
 		if state.Guide != nil {
-			copy(t.adam.GuideSteps, state.Guide.Steps)
+			copy(t.cpu.adam.GuideSteps, state.Guide.Steps)
 		}
 		t.note("resuming %s at step %d of %d", from, t.step, course.Steps)
 	} else if err := os.MkdirAll(r.Dir, 0o777); err != nil {
@@ -235,8 +239,6 @@ func (r *Run) begin() (*trainer, error) {
 		}
 	}
 	t.countFLOPs()
-	t.grads = model.NewParams(m)
-	t.trace = t.newTrace()
 	t.ids, t.targets = make([]int32, tr.Batch*tr.Seq), make([]int32, tr.Batch*tr.Seq)
 	t.note("ready after %.1f s", time.Since(t.start).Seconds())
 	return t, nil
@@ -260,12 +262,41 @@ func (r *Run) check(dir string) (checkpoint.State, error) {
 	return s, checkpoint.Verify(dir, c)
 }
 
+// makeEngine makes what computes the steps, with the moments of a checkpoint if
+// there is one.
+func (t *trainer) makeEngine(m spec.Model, params *model.Params, from string) error {
+	c := t.Config.Train
+	t.params = params
+	if t.Device == nil {
+		var err error
+		if t.cpu, err = newCPU(m, params, c, t.Options); err != nil {
+			return err
+		}
+		t.engine, t.m, t.v = t.cpu, t.cpu.adam.M, t.cpu.adam.V
+		t.cpu.adam.Steps = t.step
+	} else {
+		t.m, t.v = model.NewParams(m), model.NewParams(m)
+	}
+	if from != "" {
+		if err := checkpoint.LoadMoments(from, t.m, t.v); err != nil {
+			return err
+		}
+	}
+	if t.Device == nil {
+		return nil
+	}
+	var err error
+	t.engine, err = t.Device(Start{Spec: m, Params: params, M: t.m, V: t.v, Steps: t.step, Train: c})
+	return err
+}
+
 func (t *trainer) close() {
-	t.trace.Close()
-	t.adam.Close()
-	t.grads.Close()
-	t.model.Params.Close()
-	t.model.Close()
+	t.engine.Close()
+	if t.cpu == nil {
+		t.m.Close()
+		t.v.Close()
+	}
+	t.params.Close()
 }
 
 // advance runs one step.
@@ -280,9 +311,9 @@ func (t *trainer) advance() (Progress, error) {
 			return Progress{}, err
 		}
 		if t.guidance != nil {
-			t.adam.Used = t.guidance.Set(t.model, t.step, micro)
+			t.cpu.adam.Used = t.guidance.Set(t.cpu.model, t.step, micro)
 		}
-		l, err := t.trace.Backward(t.grads, t.ids, t.targets, c.Batch, 1/float64(c.Accumulate), micro > 0)
+		l, err := t.engine.Backward(t.ids, t.targets, c.Batch, 1/float64(c.Accumulate), micro > 0)
 		if err != nil {
 			return Progress{}, err
 		}
@@ -292,14 +323,15 @@ func (t *trainer) advance() (Progress, error) {
 		return Progress{}, t.diverged(t.step+1, t.step-1, fmt.Sprintf("the loss is %v", loss))
 	}
 	if t.Reduce != nil {
-		if err := t.Reduce(t.grads.Data); err != nil {
+		if err := t.Reduce(t.cpu.grads.Data); err != nil {
 			return Progress{}, fmt.Errorf("step %d: reducing gradients: %w", t.step+1, err)
 		}
 	}
-	opt := time.Now()
 	lr := t.lr.At(t.step)
-	norm := t.adam.Step(t.grads, lr)
-	t.model.Profile().Optimizer += time.Since(opt)
+	norm, err := t.engine.Step(lr)
+	if err != nil {
+		return Progress{}, err
+	}
 	if math.IsNaN(norm) || math.IsInf(norm, 0) {
 		// The weights are those that gave this step's finite loss.
 		if _, err := t.save(); err != nil {
@@ -309,7 +341,7 @@ func (t *trainer) advance() (Progress, error) {
 	}
 	m := Metrics{Loss: loss, LR: lr, GradNorm: norm}
 	if c.NormEvery > 0 && (t.step+1)%c.NormEvery == 0 {
-		m.GradNorms, m.WeightNorms = norms(t.model, t.grads), norms(t.model, t.model.Params)
+		m.GradNorms, m.WeightNorms = norms(t.cpu.model, t.cpu.grads), norms(t.cpu.model, t.params)
 	}
 	spiking := t.watch.spiking
 	t.watch.add(loss)
@@ -323,8 +355,6 @@ func (t *trainer) advance() (Progress, error) {
 		if err := t.dropGuides(); err != nil {
 			return Progress{}, err
 		}
-	} else {
-		t.model.Repack()
 	}
 	spent := time.Since(start)
 	t.trained += spent
@@ -349,28 +379,18 @@ func (t *trainer) advance() (Progress, error) {
 // begin again at the first.
 func (t *trainer) dataStep() int { return t.step % t.Config.Train.Steps }
 
-func (t *trainer) newTrace() *model.Trace {
-	rows := t.Config.Train.Batch * t.Config.Train.Seq
-	if t.Config.Train.Recompute {
-		return t.model.NewRecomputingTrace(rows)
-	}
-	return t.model.NewTrace(rows)
-}
-
 // countFLOPs counts a backward pass as two forward passes.
 func (t *trainer) countFLOPs() {
 	c := &t.Config.Train
-	t.flops = 3 * float64(t.model.Spec.ForwardFLOPs(c.Batch, c.Seq)) / float64(c.Batch*c.Seq)
+	t.flops = 3 * float64(t.params.Spec().ForwardFLOPs(c.Batch, c.Seq)) / float64(c.Batch*c.Seq)
 }
 
 // dropGuides ends the guided phase.
 func (t *trainer) dropGuides() error {
-	if err := t.model.DropGuides(); err != nil {
+	if err := t.cpu.dropGuides(); err != nil {
 		return err
 	}
-	t.adam.DropGuides()
-	t.grads.Close()
-	t.grads = model.NewParams(t.model.Spec)
+	t.params, t.m, t.v = t.cpu.model.Params, t.cpu.adam.M, t.cpu.adam.V
 	t.guidance = nil
 	t.countFLOPs()
 	t.note("step %d: the guided phase is over", t.step)
@@ -381,13 +401,13 @@ func (t *trainer) dropGuides() error {
 // without the guides.
 func (t *trainer) validate() (float64, error) {
 	if t.guidance != nil {
-		t.guidance.Unset(t.model)
+		t.guidance.Unset(t.cpu.model)
 	}
-	return Evaluate(t.trace, t.valIDs, t.valTargets, t.Config.Train.Seq, t.Config.Train.Batch)
+	return Evaluate(t.engine, t.valIDs, t.valTargets, t.Config.Train.Seq, t.Config.Train.Batch)
 }
 
 // Evaluate is the mean loss over windows of seq tokens, batch at a time.
-func Evaluate(tr *model.Trace, ids, targets []int32, seq, batch int) (float64, error) {
+func Evaluate(tr Evaluator, ids, targets []int32, seq, batch int) (float64, error) {
 	sum := 0.0
 	for at := 0; at < len(ids); at += batch * seq {
 		end := min(len(ids), at+batch*seq)
@@ -401,16 +421,19 @@ func Evaluate(tr *model.Trace, ids, targets []int32, seq, batch int) (float64, e
 }
 
 func (t *trainer) save() (string, error) {
+	if err := t.engine.Fetch(); err != nil {
+		return "", err
+	}
 	s := checkpoint.State{Name: t.Config.Model.Name, Step: t.step, Steps: t.Config.Train.Steps,
 		Tokenizer: t.Data.Tokenizer.Name(), Data: t.Data.Fingerprint(), TokensPerSecond: t.rate}
 	if t.guidance != nil {
-		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.adam.GuideSteps}
+		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.cpu.adam.GuideSteps}
 	}
 	keep := t.Keep
 	if t.watch.spiking > 0 {
 		keep = max(2, keep+1) // the good one stays
 	}
-	return checkpoint.Save(t.Dir, t.Config.Source, s, t.model.Params, t.adam.M, t.adam.V, keep)
+	return checkpoint.Save(t.Dir, t.Config.Source, s, t.params, t.m, t.v, keep)
 }
 
 // diverged halts the run in a step; what the steps up to good left is sound.

@@ -1,0 +1,120 @@
+package train
+
+import (
+	"errors"
+	"math"
+	"time"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model"
+	rt "github.com/structuredffn/sffn/runtime"
+)
+
+// Engine computes the steps of a run: this machine's CPU, or a device.
+type Engine interface {
+	// Backward runs batch sequences forward and backward. It returns their mean
+	// cross entropy and keeps the gradients of scale times it: added to those
+	// that are there where accumulate.
+	Backward(ids, targets []int32, batch int, scale float64, accumulate bool) (loss float64, err error)
+	// Step updates the parameters and returns the norm of the gradients before
+	// clipping; where that is not finite, it leaves everything as it is.
+	Step(lr float64) (norm float64, err error)
+	Evaluator
+	// Fetch leaves parameters and moments where Start had them.
+	Fetch() error
+	// Close frees the engine, not what Start had.
+	Close()
+}
+
+// Evaluator computes losses: an engine, or a model's trace.
+type Evaluator interface {
+	// Loss is the mean cross entropy of batch sequences.
+	Loss(ids, targets []int32, batch int) (float64, error)
+}
+
+// Start is what an engine begins with. Parameters and moments are the host's;
+// Steps counts the updates that the moments have seen.
+type Start struct {
+	Spec         spec.Model
+	Params, M, V *model.Params
+	Steps        int
+	Train        specfile.Train
+}
+
+// cpu is the engine of the CPU's kernels.
+type cpu struct {
+	model *model.Model
+	grads *model.Params
+	adam  *AdamW
+	trace *model.Trace
+}
+
+// newCPU returns an engine with zero moments.
+func newCPU(m spec.Model, p *model.Params, t specfile.Train, opt rt.Options) (*cpu, error) {
+	opt.Train = true
+	mod, err := model.New(m, p, opt)
+	if err != nil {
+		return nil, err
+	}
+	c := &cpu{model: mod, grads: model.NewParams(m), adam: NewAdamW(mod, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)}
+	if rows := t.Batch * t.Seq; t.Recompute {
+		c.trace = mod.NewRecomputingTrace(rows)
+	} else {
+		c.trace = mod.NewTrace(rows)
+	}
+	return c, nil
+}
+
+func (c *cpu) Backward(ids, targets []int32, batch int, scale float64, accumulate bool) (float64, error) {
+	return c.trace.Backward(c.grads, ids, targets, batch, scale, accumulate)
+}
+
+func (c *cpu) Step(lr float64) (float64, error) {
+	start := time.Now()
+	norm := c.adam.Step(c.grads, lr)
+	c.model.Profile().Optimizer += time.Since(start)
+	if !math.IsNaN(norm) && !math.IsInf(norm, 0) {
+		c.model.Repack()
+	}
+	return norm, nil
+}
+
+func (c *cpu) Loss(ids, targets []int32, batch int) (float64, error) {
+	return c.trace.Loss(ids, targets, batch)
+}
+
+func (c *cpu) Fetch() error { return nil }
+
+func (c *cpu) Close() {
+	c.trace.Close()
+	c.adam.Close()
+	c.grads.Close()
+	c.model.Close()
+}
+
+// dropGuides ends the guided phase.
+func (c *cpu) dropGuides() error {
+	if err := c.model.DropGuides(); err != nil {
+		return err
+	}
+	c.adam.DropGuides()
+	c.grads.Close()
+	c.grads = model.NewParams(c.model.Spec)
+	return nil
+}
+
+// onDevice says what of a run no device computes.
+func (r *Run) onDevice() error {
+	switch t := r.Config.Train; {
+	case r.Config.Course().Guided > 0:
+		return errors.New("guide: self-guided training runs on the CPU only")
+	case t.NormEvery > 0:
+		return errors.New("norm_every: norms by kind of layer are computed on the CPU only")
+	case t.Recompute:
+		return errors.New("recompute: only the CPU computes activations again")
+	case r.Reduce != nil:
+		return errors.New("gradients of several processes are reduced on the CPU only")
+	}
+	return nil
+}
