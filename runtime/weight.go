@@ -29,6 +29,33 @@ type gradientBlock struct {
 	// steps is the distance of a strip's columns of dy, 0 where they have no
 	// single one.
 	steps []int
+	// runs are where the panels' columns go that are not direct.
+	runs []columnRun
+}
+
+// columnRun says that the panels' columns from from to to are columns first,
+// first+step, ... of dW.
+type columnRun struct {
+	from, to, first, step int
+	spread                *vec.Spread
+}
+
+// columnRuns cuts places into runs of equal steps.
+func columnRuns(canon []int, t *vec.Table) []columnRun {
+	var runs []columnRun
+	for i := 0; i < len(canon); {
+		r := columnRun{from: i, to: i + 1, first: canon[i], step: 1}
+		if i+1 < len(canon) && canon[i+1] > canon[i] {
+			r.step = canon[i+1] - canon[i]
+		}
+		for r.to < len(canon) && canon[r.to] == canon[r.to-1]+r.step {
+			r.to++
+		}
+		r.spread = t.NewSpread(r.step)
+		runs = append(runs, r)
+		i = r.to
+	}
+	return runs
 }
 
 func newGradient(f plan.Factor, t plan.Target) (*gradient, error) {
@@ -37,6 +64,9 @@ func newGradient(f plan.Factor, t plan.Target) (*gradient, error) {
 		b := gradientBlock{Gradient: p, direct: p.Direct()}
 		for _, s := range p.Strips {
 			b.steps = append(b.steps, plan.Step(s.Store))
+		}
+		if !b.direct {
+			b.runs = columnRuns(b.Canon, g.vec)
 		}
 		g.blocks = append(g.blocks, b)
 	}
@@ -192,22 +222,39 @@ func (u *weightUnit) direct(s *scratch, st *plan.Strip, left []float32, rows int
 
 // order moves the unit's sums to their places in dW.
 func (u *weightUnit) order(sums []float32, width int, add bool) {
-	canon := u.block.Canon[u.p0*plan.Panel : min(len(u.block.Canon), u.p1*plan.Panel)]
 	for k := u.s0; k < u.s1; k++ {
 		st := &u.block.Strips[k]
 		for i := range st.Store {
 			dst := u.dw[(st.Row+i*st.RowStep)*u.nIn:][:u.nIn]
-			src := sums[((k-u.s0)*u.target.StripMR()+i)*width:][:len(canon)]
-			if add {
-				for j, d := range canon {
-					dst[d] += src[j]
+			src := sums[((k-u.s0)*u.target.StripMR()+i)*width:]
+			for _, r := range u.block.runs {
+				from, to := max(r.from, u.p0*plan.Panel), min(r.to, u.p1*plan.Panel)
+				if from < to {
+					r.put(dst[r.first+(from-r.from)*r.step:], src[from-u.p0*plan.Panel:to-u.p0*plan.Panel], add)
 				}
-				continue
-			}
-			for j, d := range canon {
-				dst[d] = src[j]
 			}
 		}
+	}
+}
+
+// put stores src step entries apart, or adds it.
+func (r *columnRun) put(dst, src []float32, add bool) {
+	if whole := len(src) &^ 15; whole > 0 {
+		var to []float32
+		if add {
+			to = dst
+		}
+		r.spread.Run(dst, src, to, 1, whole, 0)
+		if whole == len(src) {
+			return
+		}
+		dst, src = dst[whole*r.step:], src[whole:]
+	}
+	for i, v := range src {
+		if add {
+			v += dst[i*r.step]
+		}
+		dst[i*r.step] = v
 	}
 }
 
