@@ -60,6 +60,11 @@ func (p Package) Explain() []byte {
 		fmt.Fprintf(&b, "%s\n  weights %d; forward %d FLOPs a token\n", l.Name(), l.Weights(), 2*l.Weights())
 		explainLayer(&b, "linear", plan.NewLayer(l))
 	}
+	if slices.Contains(p.ISAs, CUDA) {
+		for _, m := range p.Models {
+			explainPasses(&b, m)
+		}
+	}
 	return b.Bytes()
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
 )
 
 // roofTokens are the numbers of tokens that the roofline is shown for.
@@ -33,5 +34,19 @@ func explainGPU(b *bytes.Buffer, f plan.GPUFFN) {
 					best.Variant, best.Why(g), best.Bytes/1e6, best.FLOPs/1e9, best.Launches)
 			}
 		}
+	}
+}
+
+// explainPasses prints the kernels around a model's products.
+func explainPasses(b *bytes.Buffer, m spec.Model) {
+	g, err := plan.NewGPUPasses(m)
+	if err != nil {
+		fmt.Fprintf(b, "no GPU kernels of model %s: %v\n", m.Name, err)
+		return
+	}
+	fmt.Fprintf(b, "%s on GPUs, around the products\n", m.Name)
+	for _, k := range g.Kernels() {
+		fmt.Fprintf(b, "  %s: %d threads, %d bytes of shared memory, %d blocks a multiprocessor, at most %d registers\n",
+			k.Name, k.Threads, k.SharedBytes, k.BlocksPerSM, k.MaxRegisters())
 	}
 }

@@ -37,6 +37,8 @@ type Package struct {
 	Name    string
 	FFNs    []spec.FFN
 	Linears []spec.Linear
+	// Models have kernels around their products on GPUs.
+	Models []spec.Model
 	// ISAs to emit; empty means all that have assembly.
 	ISAs []kernel.ISA
 	// NVCC is the CUDA compiler; empty looks for one. Dir is the folder whose
@@ -53,7 +55,7 @@ var CPUs = []kernel.ISA{kernel.AVX512, kernel.AVX2}
 // Of collects what one or more models need: the networks of their layers,
 // the attention's projections and the head.
 func Of(name string, models ...spec.Model) Package {
-	p := Package{Name: name}
+	p := Package{Name: name, Models: models}
 	for _, m := range models {
 		for i := range m.Layers {
 			p.FFNs = appendNew(p.FFNs, m.LayerFFN(i))
@@ -92,7 +94,7 @@ func (p Package) Validate() error {
 	return errors.Join(errs...)
 }
 
-// gpuKernels plans the networks for GPUs.
+// gpuKernels plans the networks and models for GPUs.
 func (p Package) gpuKernels() ([]plan.GPUKernel, error) {
 	var fs []plan.GPUFFN
 	for _, f := range p.FFNs {
@@ -102,7 +104,15 @@ func (p Package) gpuKernels() ([]plan.GPUKernel, error) {
 		}
 		fs = append(fs, g)
 	}
-	return plan.GPUTable(fs...), nil
+	ks := plan.GPUTable(fs...)
+	for _, m := range p.Models {
+		g, err := plan.NewGPUPasses(m)
+		if err != nil {
+			return nil, err
+		}
+		ks = append(ks, g.Kernels()...)
+	}
+	return plan.GPUUnique(ks), nil
 }
 
 // Layers plans every layer of the package.

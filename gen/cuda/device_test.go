@@ -156,7 +156,7 @@ func (d *device) run(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf) 
 	}
 	for _, p := range k.Params {
 		if b := a[p.Name]; b != nil && p.Access != plan.Read {
-			if n := b.Unwritten(); n > 0 {
+			if n := b.Unwritten(); n > 0 && p.Access == plan.Written {
 				return fmt.Errorf("%s: %v: %d words of %s were not written", k.Name, c, n, p.Name)
 			}
 			b.Freeze()

@@ -9,13 +9,25 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
 )
 
 // The committed reports of ptxas and of the disassembly hold every kernel to
 // its plan: registers, tensor-core instructions, 16-byte copies and stores, no
 // spills, shared memory. This needs no toolkit.
 func TestGates(t *testing.T) {
-	for dir, fs := range map[string][]plan.GPUFFN{smallDir: planned(t, small), shippedDir: shipped(t)} {
+	var models []spec.Model
+	for _, c := range shippedConfigs(t) {
+		models = append(models, c.Model)
+	}
+	shippedPasses, err := passTable(models)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir, ks := range map[string][]plan.GPUKernel{
+		smallDir: plan.GPUTable(planned(t, small)...), passDir: passes(t),
+		shippedDir: append(plan.GPUTable(shipped(t)...), shippedPasses...),
+	} {
 		text, err := os.ReadFile(filepath.Join(dir, Manifest))
 		if err != nil {
 			t.Fatal(err)
@@ -27,7 +39,9 @@ func TestGates(t *testing.T) {
 		if !bytes.Equal(m.Text(), text) {
 			t.Errorf("%s: the manifest does not survive reading and writing", dir)
 		}
-		ks := plan.GPUTable(fs...)
+		if len(m.Kernels) != len(ks) {
+			t.Errorf("%s: %d kernels in the manifest, %d in the plan", dir, len(m.Kernels), len(ks))
+		}
 		if err := m.Check(ks); err != nil {
 			t.Error(err)
 		}

@@ -17,13 +17,20 @@ import (
 // shippedDir holds the kernels of the paper's S shapes.
 var shippedDir = filepath.Join("..", "..", "generated", "gpt2s")
 
-func shipped(t *testing.T) []plan.GPUFFN {
-	var specs []spec.FFN
+func shippedConfigs(t *testing.T) (cs []*specfile.Config) {
 	for _, name := range []string{"dense", "lowrank-63", "lowrank-32", "blockdense-63", "blockdense-32", "blockshuffle-63", "blockshuffle-32"} {
 		c, err := specfile.Load("gpt2s-" + name)
 		if err != nil {
 			t.Fatal(err)
 		}
+		cs = append(cs, c)
+	}
+	return cs
+}
+
+func shipped(t *testing.T) []plan.GPUFFN {
+	var specs []spec.FFN
+	for _, c := range shippedConfigs(t) {
 		specs = append(specs, c.Model.LayerFFN(c.Model.Layers-1))
 	}
 	return planned(t, specs)

@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"math"
@@ -44,18 +45,26 @@ func compileSmall() error {
 		}
 		fs = append(fs, p)
 	}
-	files, err := Build(smallDir, "", plan.GPUTable(fs...))
+	ks, err := passTable(passModels)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(smallDir, 0o755); err != nil {
+	return errors.Join(compileInto(smallDir, plan.GPUTable(fs...)), compileInto(passDir, ks))
+}
+
+func compileInto(dir string, ks []plan.GPUKernel) error {
+	files, err := Build(dir, "", ks)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	for name, data := range files {
 		if name != Manifest && filepath.Ext(name) != ".ptx" {
 			continue // sources are written again by the tests, cubins are not run
 		}
-		if err := os.WriteFile(filepath.Join(smallDir, name), data, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return err
 		}
 	}

@@ -33,12 +33,14 @@ func (k GPUKernel) MaxRegisters() int { return min(232, 65536/(k.BlocksPerSM*k.T
 // sizes.
 type GPUCounts struct{ MMA, LDMatrix, Copies, Stores, OtherCopies, OtherStores int }
 
-// GPUExtent is a number that may depend on a count of a launch: N times the
-// groups of Each in it (1 where Each is 0), or just N where Of is empty.
+// GPUExtent is a number that may depend on counts of a launch: N times the
+// groups of Each (1 where that is 0) in Of, times Times, plus Plus; empty counts
+// are 1.
 type GPUExtent struct {
-	N    int
-	Of   GPUCount
-	Each int
+	N          int
+	Of         GPUCount
+	Each, Plus int
+	Times      GPUCount
 }
 
 // GPUCount names a number that a launch is given.
@@ -57,11 +59,15 @@ type GPUCountsOf map[GPUCount]int
 
 // In is the extent's value.
 func (e GPUExtent) In(c GPUCountsOf) int {
-	if e.Of == "" {
-		return e.N
+	n := e.N
+	if e.Of != "" {
+		each := max(1, e.Each)
+		n *= up(c[e.Of], each) / each
 	}
-	each := max(1, e.Each)
-	return e.N * up(c[e.Of], each) / each
+	if e.Times != "" {
+		n *= c[e.Times]
+	}
+	return n + e.Plus
 }
 
 // GPUType is the type of a parameter.
@@ -125,8 +131,8 @@ func tokenRows(n int) GPUExtent { return GPUExtent{N: n, Of: Tokens} }
 // fixed is an extent that depends on nothing.
 func fixed(n int) GPUExtent { return GPUExtent{N: n} }
 
-// table sorts kernels by name; those that several need come once.
-func table(ks []GPUKernel) []GPUKernel {
+// GPUUnique sorts kernels by name; those that several need come once.
+func GPUUnique(ks []GPUKernel) []GPUKernel {
 	byName := map[string]GPUKernel{}
 	for _, k := range ks {
 		byName[k.Name] = k
@@ -147,7 +153,7 @@ func GPUTable(fs ...GPUFFN) []GPUKernel {
 			}
 		}
 	}
-	return table(ks)
+	return GPUUnique(ks)
 }
 
 // Kernel is the product's row of the kernel table.

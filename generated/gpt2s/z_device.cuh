@@ -13,6 +13,7 @@ extern __shared__ __align__(128) unsigned char sf_shared[];
 
 typedef float2 sf_f2;
 typedef float4 sf_f4;
+typedef uint2 sf_u2;
 typedef uint4 sf_u4;
 
 SF_DEV uint32_t sf_thread() { return threadIdx.x; }
@@ -30,7 +31,21 @@ SF_DEV void sf_store(void *p, sf_f4 v) {
 SF_DEV void sf_store(void *p, sf_u4 v) {
   asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(p)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
+SF_DEV void sf_store(void *p, sf_f2 v) {
+  asm volatile("st.global.v2.f32 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(p)), "f"(v.x), "f"(v.y) : "memory");
+}
+SF_DEV void sf_store(void *p, sf_u2 v) {
+  asm volatile("st.global.v2.u32 [%0], {%1,%2};" ::"l"(__cvta_generic_to_global(p)), "r"(v.x), "r"(v.y) : "memory");
+}
+SF_DEV void sf_store(void *p, float v) { asm volatile("st.global.f32 [%0], %1;" ::"l"(__cvta_generic_to_global(p)), "f"(v) : "memory"); }
+SF_DEV void sf_store(void *p, uint32_t v) { asm volatile("st.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(p)), "r"(v) : "memory"); }
 template <class T> SF_DEV T sf_load_shared(uint32_t at) { return *(const T *)(sf_shared + at); }
+// One float, never merged with its neighbours.
+template <> __device__ __forceinline__ float sf_load_shared<float>(uint32_t at) {
+  float v;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(sf_address(at)) : "memory");
+  return v;
+}
 template <class T> SF_DEV void sf_store_shared(uint32_t at, T v) { *(T *)(sf_shared + at) = v; }
 
 // sf_copy moves 16 bytes from global to shared memory, asynchronously; where
@@ -74,6 +89,82 @@ SF_DEV float sf_tanh(float x) {
   return y;
 }
 
+// Powers and logarithms of two, good to 2^-22.
+SF_DEV float sf_exp2(float x) {
+  float y;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+SF_DEV float sf_log2(float x) {
+  float y;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+SF_DEV float sf_sqrt(float x) { return sqrtf(x); }
+SF_DEV float sf_max(float x, float y) { return fmaxf(x, y); }
+SF_DEV float sf_min(float x, float y) { return fminf(x, y); }
+
+// sf_exchange is x of the lane whose number differs in the bits of with.
+SF_DEV float sf_exchange(float x, uint32_t with) {
+  float y;
+  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;" : "=f"(y) : "f"(x), "r"(with));
+  return y;
+}
+SF_DEV float sf_warp_sum(float x) {
+#pragma unroll
+  for (uint32_t i = 16; i > 0; i /= 2) x += sf_exchange(x, i);
+  return x;
+}
+SF_DEV float sf_warp_max(float x) {
+#pragma unroll
+  for (uint32_t i = 16; i > 0; i /= 2) x = sf_max(x, sf_exchange(x, i));
+  return x;
+}
+// sf_block_sum adds x over a block of so many warps, always in the same order.
+// at is room for one float a warp that nobody uses between the barriers before
+// and after this one.
+template <int Warps> SF_DEV float sf_block_sum(float x, uint32_t at) {
+  x = sf_warp_sum(x);
+  if (Warps == 1) return x;
+  if ((sf_thread() & 31) == 0) sf_store_shared(at + sf_thread() / 8, x);
+  sf_sync();
+  x = 0.0f;
+#pragma unroll
+  for (uint32_t i = 0; i < Warps; i++) x += sf_load_shared<float>(at + 4 * i);
+  return x;
+}
+// sf_block_sums adds two numbers at once; at has room for two floats a warp.
+template <int Warps> SF_DEV sf_f2 sf_block_sums(float x, float y, uint32_t at) {
+  x = sf_warp_sum(x);
+  y = sf_warp_sum(y);
+  if (Warps == 1) return sf_f2{x, y};
+  if ((sf_thread() & 31) == 0) sf_store_shared(at + sf_thread() / 4, sf_f2{x, y});
+  sf_sync();
+  x = y = 0.0f;
+#pragma unroll
+  for (uint32_t i = 0; i < Warps; i++) {
+    const sf_f2 v = sf_load_shared<sf_f2>(at + 8 * i);
+    x += v.x, y += v.y;
+  }
+  return sf_f2{x, y};
+}
+template <int Warps> SF_DEV float sf_block_max(float x, uint32_t at) {
+  x = sf_warp_max(x);
+  if (Warps == 1) return x;
+  if ((sf_thread() & 31) == 0) sf_store_shared(at + sf_thread() / 8, x);
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < Warps; i++) x = sf_max(x, sf_load_shared<float>(at + 4 * i));
+  return x;
+}
+
+// sf_load4 and sf_store4 move four floats.
+SF_DEV void sf_load4(float *v, const float *p) {
+  const sf_f4 s = sf_load<sf_f4>(p);
+  v[0] = s.x, v[1] = s.y, v[2] = s.z, v[3] = s.w;
+}
+SF_DEV void sf_store4(float *p, const float *v) { sf_store(p, sf_f4{v[0], v[1], v[2], v[3]}); }
+
 // sf_pack8 rounds eight floats to bf16; sf_unpack8 is its inverse.
 SF_DEV sf_u4 sf_pack8(const float *v) {
   return sf_u4{sf_pack(v[0], v[1]), sf_pack(v[2], v[3]), sf_pack(v[4], v[5]), sf_pack(v[6], v[7])};
@@ -93,3 +184,37 @@ SF_DEV float sf_gelu_slope(float x) {
 }
 // The logistic function; silu(x) = x * sf_logistic(x).
 SF_DEV float sf_logistic(float x) { return 0.5f + 0.5f * sf_tanh(0.5f * x); }
+// sf_load_bf16 and sf_store_bf16 move N neighbours: 16 bytes at once, or 8, or
+// 4, as N allows. Those of words move 4.
+template <int N> SF_DEV void sf_load_bf16_words(float *v, const uint16_t *p) {
+#pragma unroll
+  for (int i = 0; i < N; i += 2) {
+    const uint32_t u = sf_load<uint32_t>(p + i);
+    v[i] = sf_low(u), v[i + 1] = sf_high(u);
+  }
+}
+template <int N> SF_DEV void sf_store_bf16_words(uint16_t *p, const float *v) {
+#pragma unroll
+  for (int i = 0; i < N; i += 2) sf_store(p + i, sf_pack(v[i], v[i + 1]));
+}
+template <int N> SF_DEV void sf_load_bf16(float *v, const uint16_t *p) {
+  if (N % 8 == 0) {
+#pragma unroll
+    for (int i = 0; i < N; i += 8) sf_unpack8(v + i, sf_load<sf_u4>(p + i));
+  } else if (N == 4) {
+    const sf_u2 u = sf_load<sf_u2>(p);
+    v[0] = sf_low(u.x), v[1] = sf_high(u.x), v[2] = sf_low(u.y), v[3] = sf_high(u.y);
+  } else {
+    sf_load_bf16_words<N>(v, p);
+  }
+}
+template <int N> SF_DEV void sf_store_bf16(uint16_t *p, const float *v) {
+  if (N % 8 == 0) {
+#pragma unroll
+    for (int i = 0; i < N; i += 8) sf_store(p + i, sf_pack8(v + i));
+  } else if (N == 4) {
+    sf_store(p, sf_u2{sf_pack(v[0], v[1]), sf_pack(v[2], v[3])});
+  } else {
+    sf_store_bf16_words<N>(p, v);
+  }
+}

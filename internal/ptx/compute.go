@@ -185,6 +185,38 @@ func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 			// twice, which differs from one rounding by far less than the tests' tolerance.
 			d[l] = bits32(float32(float64(f32(a[l]))*float64(f32(b[l])) + float64(f32(c[l]))))
 		}
+	case opMaxF32:
+		for l := range d {
+			d[l] = bits32(atMost(f32(b[l]), f32(a[l])))
+		}
+	case opMinF32:
+		for l := range d {
+			d[l] = bits32(-atMost(-f32(b[l]), -f32(a[l])))
+		}
+	case opDivF32:
+		for l := range d {
+			d[l] = bits32(f32(a[l]) / f32(b[l]))
+		}
+	case opRcpF32:
+		for l := range d {
+			d[l] = bits32(1 / f32(a[l]))
+		}
+	case opSqrtF32:
+		for l := range d {
+			d[l] = bits32(float32(math.Sqrt(float64(f32(a[l])))))
+		}
+	case opCvtF32U32:
+		for l := range d {
+			d[l] = bits32(float32(a[l]))
+		}
+	case opExp2F32:
+		for l := range d {
+			d[l] = bits32(approx22(math.Exp2(float64(f32(a[l])))))
+		}
+	case opLog2F32:
+		for l := range d {
+			d[l] = bits32(approx22(math.Log2(float64(f32(a[l])))))
+		}
 	case opTanhF32:
 		for l := range d {
 			d[l] = bits32(tanhApprox(f32(a[l])))
@@ -200,6 +232,27 @@ func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 
 func f32(v uint32) float32    { return math.Float32frombits(v) }
 func bits32(v float32) uint32 { return math.Float32bits(v) }
+
+// atMost is the larger one; a NaN gives way, as PTX's max does.
+func atMost(a, b float32) float32 {
+	switch {
+	case a != a:
+		return b
+	case b != b:
+		return a
+	}
+	return max(a, b)
+}
+
+// approx22 keeps 22 bits behind the point of a result, as little as the
+// approximate instructions promise.
+func approx22(x float64) float32 {
+	v := math.Float32bits(float32(x))
+	if x != x || math.IsInf(x, 0) {
+		return math.Float32frombits(v)
+	}
+	return math.Float32frombits(v &^ 1)
+}
 
 func (w *warp) compute64(in *instr, d *[warpSize]uint64) {
 	a32, b32 := w.lanes32(in, 0), w.lanes32(in, 1)
@@ -307,7 +360,10 @@ func (w *warp) predicate(in *instr, mask uint32) {
 }
 
 func compare[T int32 | uint32 | float32 | int64 | uint64](c comparison, a, b T) bool {
-	switch c {
+	if c&cmpUnordered != 0 && (a != a || b != b) {
+		return true
+	}
+	switch c &^ cmpUnordered {
 	case cmpLT:
 		return a < b
 	case cmpLE:

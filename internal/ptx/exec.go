@@ -76,7 +76,7 @@ func (w *warp) at(pc int) (lanes uint32) {
 // collective instructions need the whole warp.
 func (o *opcode) collective() bool {
 	switch o.code {
-	case opBar, opWarpBar, opMatrix, opMatrixTransposed, opMMA:
+	case opBar, opWarpBar, opShuffle, opMatrix, opMatrixTransposed, opMMA:
 		return true
 	}
 	return false
@@ -246,6 +246,8 @@ func (w *warp) memory(in *instr, mask uint32) {
 	case opMMA:
 		w.block.mma++
 		w.mma(in)
+	case opShuffle:
+		w.shuffle(in)
 	case opMatrix, opMatrixTransposed:
 		w.matrix(in)
 	case opCommit:
@@ -313,6 +315,22 @@ func (w *warp) store(in *instr, lane int, dst []byte) {
 	for i, s := range in.s[1:] {
 		binary.LittleEndian.PutUint32(dst[4*i:], w.r32[s][lane])
 	}
+}
+
+// shuffle gives every lane the value of the lane whose number differs in the
+// bits of the second operand. Only shuffles among the whole warp are run.
+func (w *warp) shuffle(in *instr) {
+	from, among, members := &w.r32[in.s[1]], &w.r32[in.s[2]], &w.r32[in.s[3]]
+	var d [warpSize]uint32
+	for l := range d {
+		if among[l] != warpSize-1 || members[l] != allLanes || from[l] >= warpSize {
+			w.find(in, l, Divergent, "shuffle with lane mask %d, clamp %#x and members %#x, want masks below 32, clamp 31 and all members", from[l], among[l], members[l])
+			return
+		}
+		d[l] = w.r32[in.s[0]][l^int(from[l])]
+	}
+	w.r32[in.d[0]] = d
+	w.set32[in.d[0]] = allLanes
 }
 
 // matrix is ldmatrix: lanes 8q to 8q+7 name the eight rows of matrix q, and

@@ -17,6 +17,9 @@ type Buffer struct {
 	writers []uint32
 	// device is the shadow of memory that is neither input nor output.
 	device *deviceMemory
+	// owners holds, for each four bytes that kernels may update, 1 + the number
+	// of the only thread that touched them; nil for other buffers.
+	owners []uint32
 }
 
 // Memory is the global memory of a device. Buffers lie at least 64 KB apart.
@@ -46,6 +49,14 @@ func (m *Memory) Output(n int) *Buffer {
 	return b
 }
 
+// Update places data that kernels may change in place: each four bytes are
+// touched by one thread only, which may write them once.
+func (m *Memory) Update(data []byte) *Buffer {
+	b := m.Input(data)
+	b.writers, b.owners = make([]uint32, len(data)/4), make([]uint32, len(data)/4)
+	return b
+}
+
 // Bytes is what the buffer holds.
 func (b *Buffer) Bytes() []byte { return b.data }
 
@@ -70,7 +81,7 @@ func (b *Buffer) Unwritten() int {
 }
 
 // Freeze turns a written output into an input of the next kernels.
-func (b *Buffer) Freeze() { b.writers = nil }
+func (b *Buffer) Freeze() { b.writers, b.owners = nil, nil }
 
 // find is the buffer that holds n bytes at an address.
 func (m *Memory) find(at uint64, n int) *Buffer {
@@ -131,11 +142,15 @@ func (w *warp) global(in *instr, lane int, at uint64, n int, write bool) []byte 
 		return b.data[off : off+n]
 	}
 	for i := off / 4; i < (off+n)/4; i++ {
+		if b.owners != nil && !atomic.CompareAndSwapUint32(&b.owners[i], 0, me) && atomic.LoadUint32(&b.owners[i]) != me {
+			w.find(in, lane, Race, "byte %d of a buffer that is updated in place has been touched by another thread", 4*i)
+			return nil
+		}
 		if write && !atomic.CompareAndSwapUint32(&b.writers[i], 0, me) {
 			w.find(in, lane, WrittenTwice, "byte %d of the output has been written before", 4*i)
 			return nil
 		}
-		if !write && atomic.LoadUint32(&b.writers[i]) != me {
+		if !write && b.owners == nil && atomic.LoadUint32(&b.writers[i]) != me {
 			w.find(in, lane, Uninitialised, "reads byte %d of an output that it did not write", 4*i)
 			return nil
 		}

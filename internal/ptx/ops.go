@@ -59,7 +59,15 @@ const (
 	opMulF32
 	opNegF32
 	opFmaF32
+	opMaxF32
+	opMinF32
+	opDivF32
+	opRcpF32
+	opSqrtF32
+	opCvtF32U32
 	opTanhF32
+	opExp2F32
+	opLog2F32
 	opPackBF16
 	opLoadGlobal
 	opStoreGlobal
@@ -68,6 +76,7 @@ const (
 	opCopy
 	opCommit
 	opWait
+	opShuffle
 	opMatrix
 	opMatrixTransposed
 	opMMA
@@ -83,6 +92,8 @@ const (
 	cmpGE
 	cmpEQ
 	cmpNE
+	// cmpUnordered is set in comparisons that are true where an operand is NaN.
+	cmpUnordered comparison = 8
 )
 
 // opcode describes one instruction by its full name.
@@ -105,6 +116,7 @@ var opcodes = map[string]*opcode{
 	"bar.sync":           {code: opBar, operands: []string{"i"}},
 	"bar.warp.sync":      {code: opWarpBar, operands: []string{"s"}},
 	"ld.param.u32":       {code: opParam, operands: []string{"d", "P"}, size: 4},
+	"ld.param.f32":       {code: opParam, operands: []string{"d", "P"}, size: 4},
 	"ld.param.u64":       {code: opParam, operands: []string{"D", "P"}, size: 8},
 	"mov.u32":            {code: opMov32, operands: []string{"d", "s"}},
 	"mov.b32":            {code: opMov32, operands: []string{"d", "s"}},
@@ -133,6 +145,7 @@ var opcodes = map[string]*opcode{
 	"max.u32":            {code: opMaxU32, operands: []string{"d", "s", "s"}},
 	"bfi.b32":            {code: opBfi32, operands: []string{"d", "s", "s", "s", "s"}},
 	"add.s64":            {code: opAdd64, operands: []string{"D", "S", "S"}},
+	"add.u64":            {code: opAdd64, operands: []string{"D", "S", "S"}},
 	"sub.s64":            {code: opSub64, operands: []string{"D", "S", "S"}},
 	"mul.lo.s64":         {code: opMul64, operands: []string{"D", "S", "S"}},
 	"and.b64":            {code: opAnd64, operands: []string{"D", "S", "S"}},
@@ -170,12 +183,21 @@ var opcodes = map[string]*opcode{
 	"mul.f32":           {code: opMulF32, operands: []string{"d", "s", "s"}},
 	"neg.f32":           {code: opNegF32, operands: []string{"d", "s"}},
 	"fma.rn.f32":        {code: opFmaF32, operands: []string{"d", "s", "s", "s"}},
+	"max.f32":           {code: opMaxF32, operands: []string{"d", "s", "s"}},
+	"min.f32":           {code: opMinF32, operands: []string{"d", "s", "s"}},
+	"div.rn.f32":        {code: opDivF32, operands: []string{"d", "s", "s"}},
+	"rcp.rn.f32":        {code: opRcpF32, operands: []string{"d", "s"}},
+	"sqrt.rn.f32":       {code: opSqrtF32, operands: []string{"d", "s"}},
+	"cvt.rn.f32.u32":    {code: opCvtF32U32, operands: []string{"d", "s"}},
 	"tanh.approx.f32":   {code: opTanhF32, operands: []string{"d", "s"}},
+	"ex2.approx.f32":    {code: opExp2F32, operands: []string{"d", "s"}},
+	"lg2.approx.f32":    {code: opLog2F32, operands: []string{"d", "s"}},
 	"cvt.rn.bf16x2.f32": {code: opPackBF16, operands: []string{"d", "s", "s"}},
 
 	"cp.async.cg.shared.global":                           {code: opCopy, operands: []string{"s@", "S@", "i", "s"}, size: 16},
 	"cp.async.commit_group":                               {code: opCommit},
 	"cp.async.wait_group":                                 {code: opWait, operands: []string{"i"}},
+	"shfl.sync.bfly.b32":                                  {code: opShuffle, operands: []string{"d", "s", "s", "s", "s"}},
 	"ldmatrix.sync.aligned.m8n8.x4.shared.b16":            {code: opMatrix, operands: []string{"d4", "s@"}, size: 16},
 	"ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16":      {code: opMatrixTransposed, operands: []string{"d4", "s@"}, size: 16},
 	"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32": {code: opMMA, operands: []string{"d4", "s4", "s2", "s4"}},
@@ -190,6 +212,13 @@ func init() {
 			}
 			opcodes["setp."+name+"."+typ] = &opcode{code: code, operands: []string{"p", src, src}, cmp: c}
 		}
+	}
+	for _, name := range []string{"eq", "ne"} {
+		opcodes["setp."+name+".b32"] = opcodes["setp."+name+".u32"]
+		opcodes["setp."+name+".b64"] = opcodes["setp."+name+".u64"]
+	}
+	for name, c := range map[string]comparison{"ltu": cmpLT, "leu": cmpLE, "gtu": cmpGT, "geu": cmpGE, "equ": cmpEQ, "neu": cmpNE} {
+		opcodes["setp."+name+".f32"] = &opcode{code: opSetF32, operands: []string{"p", "s", "s"}, cmp: c | cmpUnordered}
 	}
 	for _, typ := range []string{"f32", "u32"} {
 		for vec, n := range map[string]string{"": "", ".v2": "2", ".v4": "4"} {

@@ -196,9 +196,9 @@ func (p *parser) entry() (*Kernel, error) {
 	for p.peek() == ".param" {
 		p.next()
 		t := p.next()
-		size := map[string]int{".u32": 4, ".u64": 8}[t.text]
+		size := map[string]int{".u32": 4, ".f32": 4, ".u64": 8}[t.text]
 		if size == 0 {
-			return nil, errorf(t.line, "parameter of type %q: only .u32 and .u64 are run", t.text)
+			return nil, errorf(t.line, "parameter of type %q: only .u32, .f32 and .u64 are run", t.text)
 		}
 		p.params[p.next().text] = len(k.Params)
 		k.Params = append(k.Params, size)

@@ -99,6 +99,14 @@ var wrong = []struct {
 		xor.b32 %r4, %r2, 128;
 		ld.shared.u32 %r5, [%r4]; // HERE
 		ret;`},
+	{"a shuffle of half a warp", Divergent, `setp.lt.u32 %p0, %r0, 16;
+		@%p0 bra L;
+		shfl.sync.bfly.b32 %r4, %r0, 1, 31, -1; // HERE
+		L: ret;`},
+	{"a shuffle among fewer members", Divergent, `shfl.sync.bfly.b32 %r4, %r0, 1, 31, 0xffff; // HERE
+		ret;`},
+	{"a shuffle of an unset register", Uninitialised, `shfl.sync.bfly.b32 %r4, %r5, 1, 31, -1; // HERE
+		ret;`},
 	{"read before the wait", AsyncPending, `and.b32 %r6, %r0, 15;
 		shl.b32 %r6, %r6, 4;
 		mov.u32 %r9, 16;
@@ -208,5 +216,34 @@ func TestFindings(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A buffer that is updated in place: each word is touched by one thread, and
+// written once.
+func TestUpdate(t *testing.T) {
+	for _, c := range []struct {
+		body string
+		want Kind
+	}{
+		{"ld.global.u32 %r4, [%rd3]; add.s32 %r4, %r4, 1; st.global.u32 [%rd3], %r4; ld.global.u32 %r4, [%rd3]; ret;", ""},
+		{"ld.global.u32 %r4, [%rd3]; ret;", ""},
+		{"ld.global.u32 %r4, [%rd1]; ret;", Race},
+		{"st.global.u32 [%rd3], %r0; st.global.u32 [%rd3], %r0; ret;", WrittenTwice},
+		{"st.global.u32 [%rd3], %r0; setp.ne.s32 %p0, %r0, 9; @%p0 bra L; ld.global.u32 %r4, [%rd3+4]; L: ret;", Race},
+	} {
+		k := parse(t, addresses+c.body)
+		var mem Memory
+		b := mem.Update(make([]byte, 256))
+		r, err := k.Run(&mem, Launch{Grid: [3]int{1, 1, 1}, Block: 64, Shared: 1024, Args: []uint64{b.Address, b.Address, 0}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case c.want == "" && len(r.Findings) > 0:
+			t.Errorf("%s: %v", c.body, r.Findings)
+		case c.want != "" && (len(r.Findings) == 0 || r.Findings[0].Kind != c.want):
+			t.Errorf("%s: %v, want %s", c.body, r.Findings, c.want)
+		}
 	}
 }

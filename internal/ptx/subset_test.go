@@ -153,6 +153,19 @@ func TestArithmetic(t *testing.T) {
 		{"mov.f32 %f1, 0f3fc00000; sub.f32 %f2, %f1, 0f3f800000; mov.b32 %r8, %f2;", f(0.5)},
 		{"mov.f32 %f1, 0f3f800001; cvt.rn.bf16x2.f32 %r8, %f1, 0f3f818000;", 0x3f80_3f82},
 		{"mov.f32 %f1, 0f7f800001; cvt.rn.bf16x2.f32 %r8, %f1, 0f3f808000;", 0x7fff_3f80},
+		{"mov.f32 %f1, 0f7fc00000; max.f32 %f2, %f1, 0f3fc00000; mov.b32 %r8, %f2;", f(1.5)},
+		{"mov.f32 %f1, 0fbfc00000; min.f32 %f2, %f1, 0f7fc00000; mov.b32 %r8, %f2;", f(-1.5)},
+		{"mov.f32 %f1, 0f3fc00000; div.rn.f32 %f2, %f1, 0f40000000; mov.b32 %r8, %f2;", f(0.75)},
+		{"mov.f32 %f1, 0f40000000; rcp.rn.f32 %f2, %f1; mov.b32 %r8, %f2;", f(0.5)},
+		{"mov.f32 %f1, 0f40100000; sqrt.rn.f32 %f2, %f1; mov.b32 %r8, %f2;", f(1.5)},
+		{"mov.u32 %r9, 7; cvt.rn.f32.u32 %f2, %r9; mov.b32 %r8, %f2;", f(7)},
+		{"mov.f32 %f1, 0f40400000; ex2.approx.f32 %f2, %f1; mov.b32 %r8, %f2;", f(8)},
+		{"mov.f32 %f1, 0fff800000; ex2.approx.f32 %f2, %f1; mov.b32 %r8, %f2;", f(0)},
+		{"mov.f32 %f1, 0f41000000; lg2.approx.f32 %f2, %f1; mov.b32 %r8, %f2;", f(3)},
+		{"mov.f32 %f1, 0f7fc00000; setp.geu.f32 %p1, %f1, %f1; selp.b32 %r8, 4, 5, %p1;", 4},
+		{"mov.f32 %f1, 0f3fc00000; setp.ltu.f32 %p1, %f1, %f1; selp.b32 %r8, 4, 5, %p1;", 5},
+		{"mov.u32 %r9, 3; setp.eq.b32 %p1, %r9, 3; selp.b32 %r8, 4, 5, %p1;", 4},
+		{"shfl.sync.bfly.b32 %r9, %r0, 5, 31, -1; xor.b32 %r8, %r9, %r0;", 5},
 		{"mov.f32 %f1, 0f41200000; tanh.approx.f32 %f2, %f1; mov.b32 %r8, %f2;", f(1)},
 	} {
 		r, out := run(t, ".reg .b16 %rs<4>;"+addresses+c.text+"st.global.u32 [%rd3], %r8; ret;", 1)
@@ -167,6 +180,20 @@ func TestArithmetic(t *testing.T) {
 	// The approximate tanh is as far off as the hardware's may be, not exact.
 	if x := float32(0.3); tanhApprox(x) == float32(math.Tanh(float64(x))) || math.Abs(float64(tanhApprox(x))-math.Tanh(float64(x))) > math.Pow(2, -11)*0.3 {
 		t.Error("tanh.approx of 0.3")
+	}
+	// So are powers and logarithms.
+	for _, c := range []struct {
+		name string
+		f    func(float64) float64
+	}{{"ex2", math.Exp2}, {"lg2", math.Log2}} {
+		worst := 0.0
+		for i := range 1000 {
+			x := 0.3 + float64(i)/17
+			worst = max(worst, math.Abs(float64(approx22(c.f(x)))-c.f(x))/math.Abs(c.f(x)))
+		}
+		if worst < math.Pow(2, -24) || worst > math.Pow(2, -22) {
+			t.Errorf("%s is off by %g", c.name, worst)
+		}
 	}
 }
 

@@ -1,0 +1,105 @@
+package cuda
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/internal/ptx"
+)
+
+var (
+	shuffleLine = regexp.MustCompile(`shfl\.sync\.bfly\.b32 (%\w+), (%\w+), [^;]*;`)
+	storeLine   = regexp.MustCompile(`(st\.(global|shared)\S*)`)
+)
+
+// passMutants are those of products, and each shuffle and store left out.
+func passMutants(text string) []mutant {
+	ms := mutants(text, true)
+	lines := strings.Split(text, "\n")
+	count := map[string]int{}
+	for i, line := range lines {
+		what, changed := "", ""
+		switch {
+		case shuffleLine.MatchString(line):
+			what, changed = "shuffle", shuffleLine.ReplaceAllString(line, "mov.b32 $1, $2;")
+		case storeLine.MatchString(line):
+			what = "store"
+		default:
+			continue
+		}
+		count[what]++
+		mutated := slices.Clone(lines)
+		mutated[i] = changed
+		ms = append(ms, mutant{fmt.Sprintf("%s %d left out", what, count[what]), strings.Join(mutated, "\n")})
+	}
+	return ms
+}
+
+// passNoticed runs a mutant at several sizes and reports whether a finding or
+// a wrong number gave it away.
+func passNoticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
+	t.Helper()
+	m, err := ptx.Parse(header + text)
+	if err != nil {
+		t.Fatalf("%s: a mutant that is no PTX: %v", k.Name, err)
+	}
+	for _, n := range []int{33, 17, 64} {
+		d := &device{t: t, kernels: m.Kernels, rng: rand.New(rand.NewPCG(uint64(n), 0)), seed: uint64(n)}
+		if d.prove(k, n) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Every barrier, wait, commit, shuffle and store that is left out, and every
+// exchange of a fragment's registers, is noticed by the kernel itself.
+func TestPassMutants(t *testing.T) {
+	ks, err := passTable(passModels[:5])
+	if err != nil {
+		t.Fatal(err)
+	}
+	loadPTX(t, passDir, passes(t))
+	header, texts := kernelTexts(t, passDir, ks)
+	for _, k := range ks {
+		t.Run(k.Name, func(t *testing.T) {
+			t.Parallel()
+			if passNoticed(t, k, header, texts[k.Name]) {
+				t.Fatal("wrong without a mutation")
+			}
+			for _, m := range passMutants(texts[k.Name]) {
+				if !passNoticed(t, k, header, m.text) {
+					t.Errorf("%s: not noticed", m.site)
+				}
+			}
+		})
+	}
+}
+
+// Launches without the last block of any direction are noticed.
+func TestPassDroppedBlocks(t *testing.T) {
+	ks, err := passTable(passModels[:5])
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernels := loadPTX(t, passDir, passes(t))
+	for _, k := range ks {
+		for i := range 3 {
+			dropped := false
+			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(1, 1)), tamper: func(l *ptx.Launch) {
+				if l.Grid[i] > 1 {
+					l.Grid[i]--
+					dropped = true
+				}
+			}}
+			if err := d.prove(k, 129); err == nil && dropped {
+				t.Errorf("%s: the last block of direction %d left out: not noticed", k.Name, i)
+			}
+		}
+	}
+}

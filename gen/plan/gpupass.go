@@ -1,0 +1,428 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// What launches of the kernels around the products depend on, beside Tokens.
+const (
+	// Entries of an array that is handled one by one: parameters, gradients.
+	Entries GPUCount = "entries"
+	// Rows of a table or of a matrix that is summed over its rows.
+	TableRows GPUCount = "rows"
+	// Positions of the rotary table.
+	Positions GPUCount = "positions"
+)
+
+// The file of the kernels that pass once over their data.
+const passFile = "passes"
+
+// quad is the number of float32 that one 16-byte access moves.
+const quad = 4
+
+// passThreads is the largest block of a kernel that passes over rows.
+const passThreads = 256
+
+// rowThreads is the size of a block that handles n pieces of a row.
+func rowThreads(n int) int { return up(min(n, passThreads), 32) }
+
+// shares is how many of n pieces each of the threads handles at most.
+func shares(n, threads int) int { return up(n, threads) / threads }
+
+// sumBytes is the shared memory of sums of so many floats over the block.
+func sumBytes(floats, threads int) int { return up(4*floats*threads/32, 16) }
+
+// GPUNorm is a layer or RMS norm over rows of Hidden entries, forward
+//
+//	s = x + y, n = (s - mean)*rstd, out = n*w + b
+//
+// and backward, with g = dout*w,
+//
+//	ds = dx + rstd*(g - mean(g) - n*mean(g*n)), dw = sum dout*n, db = sum dout
+//
+// where y, the output of the sublayer before, is there with Add, and RMS norms
+// have neither mean nor b. A chain's last blockshuffle stores y block by block:
+// Blocks of them, one otherwise. Backward leaves ds, and with Add in bf16 and y's
+// order for that sublayer's backward pass; sums over rows in parts of NormRows.
+type GPUNorm struct {
+	Hidden, Blocks     int
+	RMS, Add, Backward bool
+}
+
+// NormRows are the rows of one partial sum of a norm's parameter gradients.
+const NormRows = 16
+
+// Run is the number of neighbours that a thread moves from one block of y, and
+// Piece that of neighbours in a row that it handles: 16 bytes of bf16 or more.
+func (n GPUNorm) Run() int {
+	if n.Blocks == 2 || n.Blocks == 4 {
+		return chunk / n.Blocks
+	}
+	return chunk
+}
+func (n GPUNorm) Piece() int   { return n.Blocks * n.Run() }
+func (n GPUNorm) Pieces() int  { return n.Hidden / n.Piece() }
+func (n GPUNorm) Threads() int { return rowThreads(n.Pieces()) }
+func (n GPUNorm) Warps() int   { return n.Threads() / 32 }
+func (n GPUNorm) Shares() int  { return shares(n.Pieces(), n.Threads()) }
+
+// Guarded kernels have threads without a piece.
+func (n GPUNorm) Guarded() bool { return n.Shares()*n.Threads() != n.Pieces() }
+
+// Width of a row of partial sums: dw, and db of layer norms.
+func (n GPUNorm) Width() int {
+	if n.RMS {
+		return n.Hidden
+	}
+	return 2 * n.Hidden
+}
+
+// Rows of one partial sum.
+func (n GPUNorm) Rows() int { return NormRows }
+
+// Stats are the numbers that a row leaves for its backward pass.
+func (n GPUNorm) Stats() int {
+	if n.RMS {
+		return 1
+	}
+	return 2
+}
+
+// SumBytes is the shared memory of one pair of sums.
+func (n GPUNorm) SumBytes() int { return sumBytes(2, n.Threads()) }
+
+// Name is norm[_backward]_<kind>_<width>[_add[_b<blocks of y>]].
+func (n GPUNorm) Name() string {
+	var b strings.Builder
+	b.WriteString("norm")
+	if n.Backward {
+		b.WriteString("_backward")
+	}
+	kind := spec.LayerNorm
+	if n.RMS {
+		kind = spec.RMSNorm
+	}
+	fmt.Fprintf(&b, "_%s_%d", kind, n.Hidden)
+	if n.Add {
+		b.WriteString("_add")
+		if n.Blocks > 1 {
+			fmt.Fprintf(&b, "_b%d", n.Blocks)
+		}
+	}
+	return b.String()
+}
+
+// Kernel is the norm's row of the kernel table.
+func (n GPUNorm) Kernel() GPUKernel {
+	k := GPUKernel{Name: n.Name(), Template: "norm", File: passFile, Plan: n, Threads: n.Threads(), BlocksPerSM: 1024 / n.Threads() / 2}
+	row := tokenRows(n.Hidden)
+	stats := tokenRows(n.Stats())
+	weight := GPUParam{Name: "w", Type: ArrayFloat32, Access: Read, Len: fixed(n.Hidden)}
+	x := GPUParam{Name: "x", Type: ArrayFloat32, Access: Read, Len: row}
+	if !n.Backward {
+		k.SharedBytes = n.SumBytes()
+		k.Grid = [3]GPUExtent{tokenRows(1), fixed(1), fixed(1)}
+		k.Params = append(k.Params, x)
+		k.Counts = GPUCounts{Stores: n.Shares() * n.Piece() / chunk, OtherStores: 1}
+		if n.Add {
+			k.Params = append(k.Params, GPUParam{Name: "y", Type: ArrayBF16, Access: Read, Len: row},
+				GPUParam{Name: "s", Type: ArrayFloat32, Access: Written, Len: row})
+			k.Counts.Stores += n.Shares() * n.Piece() / quad
+		}
+		k.Params = append(k.Params, weight)
+		if !n.RMS {
+			k.Params = append(k.Params, GPUParam{Name: "b", Type: ArrayFloat32, Access: Read, Len: fixed(n.Hidden)})
+		}
+		k.Params = append(k.Params, GPUParam{Name: "out", Type: ArrayBF16, Access: Written, Len: row},
+			GPUParam{Name: "stats", Type: ArrayFloat32, Access: Written, Len: stats, Optional: true})
+		return k
+	}
+	k.SharedBytes = 2 * n.SumBytes()
+	k.Grid = [3]GPUExtent{{N: 1, Of: Tokens, Each: NormRows}, fixed(1), fixed(1)}
+	k.Counts.Stores = n.Shares() * n.Piece() / quad * (1 + n.Stats())
+	k.Params = []GPUParam{
+		{Name: "dout", Type: ArrayBF16, Access: Read, Len: row},
+		{Name: "s", Type: ArrayFloat32, Access: Read, Len: row},
+		{Name: "stats", Type: ArrayFloat32, Access: Read, Len: stats}, weight,
+		{Name: "dx", Type: ArrayFloat32, Access: Read, Len: row, Optional: true},
+		{Name: "ds", Type: ArrayFloat32, Access: Written, Len: row},
+	}
+	if n.Add {
+		k.Params = append(k.Params, GPUParam{Name: "dy", Type: ArrayBF16, Access: Written, Len: row})
+		if stores := n.Shares() * n.Blocks; n.Run() == chunk {
+			k.Counts.Stores += stores
+		} else {
+			k.Counts.OtherStores += stores
+		}
+	}
+	k.Params = append(k.Params, GPUParam{Name: "sums", Type: ArrayFloat32, Access: Written, Len: GPUExtent{N: n.Width(), Of: Tokens, Each: NormRows}},
+		GPUParam{Name: "tokens", Type: Uint32, Count: Tokens})
+	return k
+}
+
+// interleave is the number of blocks that an order of outputs has: entry i lies
+// in block i mod blocks.
+func interleave(places []int) (int, error) {
+	blocks := 1
+	if len(places) > 1 && places[1] != 1 {
+		blocks = len(places) / places[1]
+	}
+	for i, p := range places {
+		if len(places)%blocks != 0 || p != i%blocks*(len(places)/blocks)+i/blocks {
+			return 0, fmt.Errorf("output %d is stored at %d: norms read rows in order or dealt out to blocks in turn", i, p)
+		}
+	}
+	return blocks, nil
+}
+
+// GPUEmbed sums the embeddings of a token and, where they are learned, of its
+// position; Backward adds the rows of the gradient to the rows of one table,
+// in the order of the tokens: for each row of the table, order lists the tokens
+// from starts[row] to starts[row+1].
+type GPUEmbed struct {
+	Hidden               int
+	Positions            int // rows of the table of positions, 0 for none
+	Vocab                int
+	Backward             bool
+	Threads, Each, Quads int
+}
+
+func newEmbed(hidden, vocab, positions int, backward bool) GPUEmbed {
+	q := hidden / quad
+	t := rowThreads(q)
+	return GPUEmbed{Hidden: hidden, Positions: positions, Vocab: vocab, Backward: backward, Threads: t, Each: shares(q, t), Quads: q}
+}
+
+// Guarded kernels have threads without a piece.
+func (e GPUEmbed) Guarded() bool { return e.Each*e.Threads != e.Quads }
+
+// Kernel is the row of the kernel table: embed_<width>[_positions] or
+// embed_backward_<width>.
+func (e GPUEmbed) Kernel() GPUKernel {
+	k := GPUKernel{Template: "embed", File: passFile, Plan: e, Threads: e.Threads, BlocksPerSM: 1024 / e.Threads, Counts: GPUCounts{Stores: e.Each}}
+	ids := func(name string) GPUParam {
+		return GPUParam{Name: name, Type: ArrayInt32, Access: Read, Len: tokenRows(1)}
+	}
+	x := GPUParam{Name: "x", Type: ArrayFloat32, Access: Written, Len: tokenRows(e.Hidden)}
+	if e.Backward {
+		k.Name = fmt.Sprintf("embed_backward_%d", e.Hidden)
+		k.Grid = [3]GPUExtent{{N: 1, Of: TableRows}, fixed(1), fixed(1)}
+		x.Access = Read
+		x.Name = "dx"
+		k.Params = []GPUParam{x, ids("order"),
+			{Name: "starts", Type: ArrayInt32, Access: Read, Len: GPUExtent{N: 1, Of: TableRows, Plus: 1}},
+			{Name: "grad", Type: ArrayFloat32, Access: Updated, Len: GPUExtent{N: e.Hidden, Of: TableRows}},
+			{Name: "accumulate", Type: Uint32}}
+		return k
+	}
+	k.Grid = [3]GPUExtent{tokenRows(1), fixed(1), fixed(1)}
+	k.Name = fmt.Sprintf("embed_%d", e.Hidden)
+	k.Params = []GPUParam{ids("ids"), {Name: "table", Type: ArrayFloat32, Access: Read, Len: fixed(e.Vocab * e.Hidden)}}
+	if e.Positions > 0 {
+		k.Name += "_positions"
+		k.Params = append(k.Params, ids("positions"), GPUParam{Name: "places", Type: ArrayFloat32, Access: Read, Len: fixed(e.Positions * e.Hidden)})
+	}
+	k.Params = append(k.Params, x)
+	return k
+}
+
+// GPURotate turns the queries and keys of rows of qkv to their positions, in
+// place: entries j and j+HeadDim/2 of a head are a pair, (a, c) -> (a cos - c
+// sin, c cos + a sin), and back where sign is -1. With Cache, keys and values
+// go to the cache [sequence, head, capacity, HeadDim] instead, the keys turned
+// where Rotate, and queries are turned in place.
+type GPURotate struct {
+	Heads, KVHeads, HeadDim int
+	Rotate, Cache           bool
+}
+
+// Width of a row of qkv.
+func (r GPURotate) Width() int { return (r.Heads + 2*r.KVHeads) * r.HeadDim }
+
+// Run is the number of neighbours that a thread moves at once: eight where the
+// halves of heads allow, or all of a half in words.
+func (r GPURotate) Run() int {
+	if r.HeadDim%(2*chunk) == 0 {
+		return chunk
+	}
+	return r.HeadDim / 2
+}
+
+// Wide kernels move 16 bytes at once.
+func (r GPURotate) Wide() bool { return r.Run() == chunk }
+
+// HeadPieces, First and Pieces count what the threads share: pairs of pieces, a
+// head has HeadPieces of them; heads before First are left alone.
+func (r GPURotate) HeadPieces() int { return r.HeadDim / 2 / r.Run() }
+func (r GPURotate) First() int {
+	if r.Rotate {
+		return 0
+	}
+	return r.Heads
+}
+func (r GPURotate) Last() int {
+	if r.Cache {
+		return r.Heads + 2*r.KVHeads
+	}
+	return r.Heads + r.KVHeads
+}
+func (r GPURotate) Pieces() int  { return (r.Last() - r.First()) * r.HeadPieces() }
+func (r GPURotate) Threads() int { return rowThreads(r.Pieces()) }
+
+// Kernel is the row of the kernel table: [rotate][_cache]_<query heads>x<key
+// heads>x<head size>.
+func (r GPURotate) Kernel() GPUKernel {
+	var b []string
+	if r.Rotate {
+		b = append(b, "rotate")
+	}
+	if r.Cache {
+		b = append(b, "cache")
+	}
+	k := GPUKernel{Name: fmt.Sprintf("%s_%dx%dx%d", strings.Join(b, "_"), r.Heads, r.KVHeads, r.HeadDim),
+		Template: "rotate", File: passFile, Plan: r, Threads: r.Threads(), BlocksPerSM: 1024 / r.Threads(),
+		Grid: [3]GPUExtent{tokenRows(1), fixed(1), fixed(1)}}
+	if n := 2; r.Wide() {
+		k.Counts.Stores = n
+	} else {
+		k.Counts.OtherStores = r.HeadDim / 2 // words of a head
+	}
+	qkv := GPUParam{Name: "qkv", Type: ArrayBF16, Access: Updated, Len: tokenRows(r.Width())}
+	if !r.Rotate {
+		qkv.Access = Read
+	}
+	k.Params = []GPUParam{qkv, {Name: "positions", Type: ArrayInt32, Access: Read, Len: tokenRows(1)}}
+	if r.Rotate {
+		half := GPUExtent{N: r.HeadDim / 2, Of: Positions}
+		k.Params = append(k.Params, GPUParam{Name: "cos", Type: ArrayFloat32, Access: Read, Len: half},
+			GPUParam{Name: "sin", Type: ArrayFloat32, Access: Read, Len: half},
+			GPUParam{Name: "sign", Type: Float32})
+	}
+	if r.Cache {
+		c := GPUParam{Type: ArrayBF16, Access: Updated, Len: GPUExtent{N: r.KVHeads * r.HeadDim, Of: Slots}}
+		keys, values := c, c
+		keys.Name, values.Name = "keys", "values"
+		k.Params = append(k.Params, GPUParam{Name: "seqs", Type: ArrayInt32, Access: Read, Len: tokenRows(1)}, keys, values,
+			GPUParam{Name: "capacity", Type: Uint32})
+	}
+	return k
+}
+
+// Slots are the positions of all sequences of a cache: sequences times
+// capacity.
+const Slots GPUCount = "slots"
+
+// GPULoss is the cross entropy of rows of logits, which it replaces by their
+// gradient times scale where its number gradient is not 0:
+//
+//	loss = log(sum exp(logit)) - logit[target], dlogit = (softmax - [target])*scale
+//
+// Rows whose target is negative count for nothing. Columns from Vocab on are
+// padding: their logits are ignored, and their gradient is 0.
+type GPULoss struct{ Vocab, Pitch int }
+
+// Threads and Warps of a block; each thread handles eight neighbours at once.
+func (l GPULoss) Threads() int { return rowThreads(l.Pitch / chunk) }
+func (l GPULoss) Warps() int   { return l.Threads() / 32 }
+
+// SumBytes is the shared memory of one sum.
+func (l GPULoss) SumBytes() int { return sumBytes(1, l.Threads()) }
+
+// Kernel is the row of the kernel table: loss_<vocabulary>.
+func (l GPULoss) Kernel() GPUKernel {
+	return GPUKernel{Name: fmt.Sprintf("loss_%d", l.Vocab), Template: "loss", File: passFile, Plan: l,
+		Threads: l.Threads(), BlocksPerSM: 1024 / l.Threads(), SharedBytes: 2 * l.SumBytes(), Counts: GPUCounts{Stores: 1, OtherStores: 1},
+		Grid: [3]GPUExtent{tokenRows(1), fixed(1), fixed(1)},
+		Params: []GPUParam{
+			{Name: "logits", Type: ArrayBF16, Access: Updated, Len: tokenRows(l.Pitch)},
+			{Name: "targets", Type: ArrayInt32, Access: Read, Len: tokenRows(1)},
+			{Name: "losses", Type: ArrayFloat32, Access: Written, Len: tokenRows(1)},
+			{Name: "scale", Type: Float32},
+			{Name: "gradient", Type: Uint32},
+		}}
+}
+
+// GPUUpdate is one of the kernels that pass over arrays of any length, of which
+// every model has the same.
+type GPUUpdate string
+
+// The kernels: AdamW updates parameters and moments and rounds the parameters
+// to bf16,
+//
+//	g = g*clip; m = beta1*m + (1-beta1)*g; v = beta2*v + (1-beta2)*g*g
+//	w = w*keep - m*rate/(sqrt(v*scale2) + eps)
+//
+// with keep 1 - lr*decay, rate lr/(1-beta1^t), scale2 1/(1-beta2^t), and clip from
+// memory, where a number that is not finite leaves everything as it is;
+// PackBF16 only rounds. SumSquares leaves one sum for each SquaresEach gradients;
+// ClipNorm makes of them norm, the root of their sum, and clip,
+// min(1, limit/(norm + 1e-6)), or norm where that is not finite. SumRows adds
+// up the rows of a matrix.
+const (
+	AdamW      GPUUpdate = "adamw"
+	PackBF16   GPUUpdate = "pack_bf16"
+	SumSquares GPUUpdate = "sum_squares"
+	ClipNorm   GPUUpdate = "clip_norm"
+	SumRows    GPUUpdate = "sum_rows"
+)
+
+// GPUUpdates lists them.
+var GPUUpdates = []GPUUpdate{AdamW, ClipNorm, PackBF16, SumRows, SumSquares}
+
+// SquaresEach are the gradients of one partial sum of squares, and the loops
+// of their kernel's threads.
+const (
+	SquaresEach  = 8192
+	squaresLoops = SquaresEach / passThreads / quad
+)
+
+// sumRowsColumns are the columns that a block of SumRows handles.
+const sumRowsColumns = 32
+
+// Kernel is the row of the kernel table.
+func (u GPUUpdate) Kernel() GPUKernel {
+	k := GPUKernel{Name: string(u), Template: string(u), File: passFile, Threads: passThreads, BlocksPerSM: 4,
+		Grid: [3]GPUExtent{{N: 1, Of: Entries, Each: chunk * passThreads}, fixed(1), fixed(1)}}
+	k.Plan = struct{ Name, Threads, Warps, Each, Loops, BlocksPerSM any }{string(u), passThreads, passThreads / 32, SquaresEach, squaresLoops, k.BlocksPerSM}
+	all := GPUExtent{N: 1, Of: Entries}
+	entries := GPUParam{Name: "entries", Type: Uint32, Count: Entries}
+	numbers := func(names ...string) (ps []GPUParam) {
+		for _, n := range names {
+			ps = append(ps, GPUParam{Name: n, Type: Float32})
+		}
+		return ps
+	}
+	array := func(name string, t GPUType, a GPUAccess, n GPUExtent) GPUParam {
+		return GPUParam{Name: name, Type: t, Access: a, Len: n}
+	}
+	switch u {
+	case AdamW:
+		k.Params = []GPUParam{array("w", ArrayFloat32, Updated, all), array("m", ArrayFloat32, Updated, all), array("v", ArrayFloat32, Updated, all),
+			array("grad", ArrayFloat32, Read, all), array("pack", ArrayBF16, Updated, all), array("norm", ArrayFloat32, Read, fixed(2)), entries}
+		k.Params = append(k.Params, numbers("keep", "beta1", "rest1", "beta2", "rest2", "rate", "scale2", "eps")...)
+		k.Counts.Stores = 7
+	case PackBF16:
+		k.Params = []GPUParam{array("w", ArrayFloat32, Read, all), array("pack", ArrayBF16, Written, all), entries}
+		k.Counts.Stores = 1
+	case SumSquares:
+		k.Grid[0].Each = SquaresEach
+		k.SharedBytes = sumBytes(1, k.Threads)
+		k.Params = []GPUParam{array("grad", ArrayFloat32, Read, all), array("sums", ArrayFloat32, Written, k.Grid[0]), entries}
+		k.Counts.OtherStores = 1
+	case ClipNorm:
+		k.Grid[0] = fixed(1)
+		k.SharedBytes = sumBytes(1, k.Threads)
+		k.Params = append([]GPUParam{array("sums", ArrayFloat32, Read, all), array("norm", ArrayFloat32, Written, fixed(2)), entries}, numbers("limit")...)
+		k.Counts.OtherStores = 1
+	case SumRows:
+		k.Grid[0].Each = sumRowsColumns
+		k.SharedBytes = 4 * k.Threads
+		k.Params = []GPUParam{array("x", ArrayFloat32, Read, GPUExtent{N: 1, Of: Entries, Times: TableRows}), array("out", ArrayFloat32, Updated, all),
+			{Name: "rows", Type: Uint32, Count: TableRows}, entries, {Name: "accumulate", Type: Uint32}}
+		k.Counts.OtherStores = 1
+	}
+	return k
+}
