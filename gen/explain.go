@@ -48,7 +48,7 @@ func (p Package) Explain() []byte {
 		explainLayer(&b, "fc1", pl.FC1)
 		explainLayer(&b, "fc2", pl.FC2)
 		if slices.Contains(p.ISAs, CUDA) {
-			g, err := plan.NewGPU(f)
+			g, err := plan.NewGPUFFN(f, p.Precision)
 			if err != nil {
 				fmt.Fprintf(&b, "no GPU kernels: %v\n", err)
 				continue
@@ -62,6 +62,12 @@ func (p Package) Explain() []byte {
 	}
 	if slices.Contains(p.ISAs, CUDA) {
 		for _, m := range p.Models {
+			g, err := plan.NewGPUModel(m, p.Precision)
+			if err != nil {
+				fmt.Fprintf(&b, "no GPU kernels: %v\n", err)
+				continue
+			}
+			explainGPUModel(&b, g)
 			explainPasses(&b, m)
 		}
 	}

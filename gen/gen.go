@@ -37,13 +37,17 @@ type Package struct {
 	Name    string
 	FFNs    []spec.FFN
 	Linears []spec.Linear
-	// Models have kernels around their products on GPUs.
+	// Models are those that FFNs and Linears belong to, if any: on GPUs they have
+	// kernels around their products.
 	Models []spec.Model
 	// ISAs to emit; empty means all that have assembly.
 	ISAs []kernel.ISA
 	// NVCC is the CUDA compiler; empty looks for one. Dir is the folder whose
 	// PTX serves where it is fresh.
 	NVCC, Dir string
+	// Precision of the networks on GPUs; empty means bf16 where their widths
+	// allow it, and float32 elsewhere.
+	Precision plan.Precision
 }
 
 // CUDA among the ISAs adds the kernels of the networks for NVIDIA GPUs.
@@ -91,28 +95,40 @@ func (p Package) Validate() error {
 			errs = append(errs, fmt.Errorf("isa %q: valid are %v and %s", isa, CPUs, CUDA))
 		}
 	}
+	if p.Precision != "" && p.Precision != plan.BF16 && p.Precision != plan.Float32s {
+		errs = append(errs, fmt.Errorf("precision %q: valid are auto, %s and %s", p.Precision, plan.BF16, plan.Float32s))
+	}
 	return errors.Join(errs...)
 }
 
-// gpuKernels plans the networks and models for GPUs.
+// gpuKernels plans the models, or else the networks, for GPUs.
 func (p Package) gpuKernels() ([]plan.GPUKernel, error) {
-	var fs []plan.GPUFFN
-	for _, f := range p.FFNs {
-		g, err := plan.NewGPU(f)
+	var of []interface{ Kernels() []plan.GPUKernel }
+	for _, m := range p.Models {
+		g, err := plan.NewGPUModel(m, p.Precision)
 		if err != nil {
 			return nil, err
 		}
-		fs = append(fs, g)
+		of = append(of, g)
 	}
-	ks := plan.GPUTable(fs...)
 	for _, m := range p.Models {
 		g, err := plan.NewGPUPasses(m)
 		if err != nil {
 			return nil, err
 		}
-		ks = append(ks, g.Kernels()...)
+		of = append(of, g)
 	}
-	return plan.GPUUnique(ks), nil
+	if len(p.Models) > 0 {
+		return plan.GPUTable(of...), nil
+	}
+	for _, f := range p.FFNs {
+		g, err := plan.NewGPUFFN(f, p.Precision)
+		if err != nil {
+			return nil, err
+		}
+		of = append(of, g)
+	}
+	return plan.GPUTable(of...), nil
 }
 
 // Layers plans every layer of the package.

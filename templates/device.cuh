@@ -218,3 +218,14 @@ template <int N> SF_DEV void sf_store_bf16(uint16_t *p, const float *v) {
     sf_store_bf16_words<N>(p, v);
   }
 }
+
+// GELU and the logistic function without tanh.approx, for float32 results: tanh(u)
+// is 2/(1+exp(-2u)) - 1.
+SF_DEV float sf_logistic_exact(float x) { return 1.0f / (1.0f + sf_exp2(-1.4426950408889634f * x)); }
+SF_DEV float sf_gelu_exact(float x) {
+  return x * sf_logistic_exact(1.5957691216057308f * (x + 0.044715f * x * x * x));
+}
+SF_DEV float sf_gelu_slope_exact(float x) {
+  float l = sf_logistic_exact(1.5957691216057308f * (x + 0.044715f * x * x * x));
+  return l + x * l * (1.0f - l) * 1.5957691216057308f * (1.0f + 0.134145f * x * x);
+}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/gen"
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -27,6 +28,7 @@ type flags struct {
 	pkg, out      string
 	isa           []string
 	nvcc          string
+	precision     string
 	explain, diff bool
 }
 
@@ -68,6 +70,7 @@ func newCommand() *cobra.Command {
 	fl.StringVar(&f.out, "out", "", "folder to write")
 	fl.StringSliceVar(&f.isa, "isa", nil, "instruction sets to emit: avx512, avx2, cuda (default avx512,avx2)")
 	fl.StringVar(&f.nvcc, "nvcc", "", "CUDA compiler for --isa cuda (default: that of CUDA_HOME or PATH)")
+	fl.StringVar(&f.precision, "precision", "auto", "of the networks with --isa cuda: bf16 (tensor cores; widths of multiples of 8), float32 (any widths), or auto: bf16 where it can, float32 elsewhere")
 	fl.BoolVar(&f.explain, "explain", false, "print the plan instead of generating")
 	fl.BoolVar(&f.diff, "diff", false, "write nothing; exit 1 if the folder is not what would be written")
 	cmd.AddCommand(newAnyShape())
@@ -133,6 +136,9 @@ func (f *flags) packageOf() (gen.Package, error) {
 		p.ISAs = append(p.ISAs, kernel.ISA(s))
 	}
 	p.NVCC, p.Dir = f.nvcc, f.out
+	if f.precision != "auto" {
+		p.Precision = plan.Precision(f.precision)
+	}
 	if err := p.Validate(); err != nil {
 		return p, &cli.UsageError{Err: err}
 	}

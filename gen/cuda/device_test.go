@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
@@ -24,6 +25,8 @@ type device struct {
 	seed    uint64
 	// tamper changes a launch of the tests of single kernels.
 	tamper func(*ptx.Launch)
+	// only chooses the blocks of products that run; nil is all.
+	only func([3]int) bool
 }
 
 // loadPTX reads the PTX of a generated folder, which must be fresh.
@@ -147,6 +150,9 @@ func (d *device) run(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf) 
 	if d.tamper != nil {
 		d.tamper(&l)
 	}
+	if _, ok := k.Plan.(plan.GPUProduct); ok {
+		l.Only = d.only
+	}
 	r, err := p.Run(&d.mem, l)
 	if err != nil {
 		return err
@@ -156,7 +162,7 @@ func (d *device) run(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf) 
 	}
 	for _, p := range k.Params {
 		if b := a[p.Name]; b != nil && p.Access != plan.Read {
-			if n := b.Unwritten(); n > 0 && p.Access == plan.Written {
+			if n := b.Unwritten(); n > 0 && p.Access == plan.Written && d.only == nil {
 				return fmt.Errorf("%s: %v: %d words of %s were not written", k.Name, c, n, p.Name)
 			}
 			b.Freeze()
@@ -179,9 +185,17 @@ func (d *device) output(k plan.GPUKernel, name string, c plan.GPUCountsOf) *ptx.
 // product runs a matrix product, the sum of backward-weight in the given
 // number of parts, and returns its results.
 func (d *device) product(p plan.GPUProduct, a arrays, tokens, parts int) (*ptx.Buffer, error) {
-	k, c := p.Kernel(), plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: parts}
-	a["c"] = d.output(k, "c", c)
-	return a["c"], d.run(k, a, numbers{"split": uint32(ceil(ceil(tokens, plan.GPUDepth), parts))}, c)
+	ks, c := p.Kernels(), plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: parts}
+	a["c"] = d.output(ks[0], "c", c)
+	n := numbers{"split": uint32(p.PartStages(tokens, parts))}
+	if len(ks) == 1 {
+		return a["c"], d.run(ks[0], a, n, c)
+	}
+	if err := d.run(ks[0], arrays{"a": a["a"], "b": a["b"], "c": a["c"]}, n, c); err != nil {
+		return nil, err
+	}
+	a["parts"], a["c"] = a["c"], d.output(ks[1], "c", c)
+	return a["c"], d.run(ks[1], a, nil, c)
 }
 
 // launch runs a matrix product that must go well.
@@ -205,6 +219,46 @@ func outWidth(k plan.GPUProduct) int {
 	return k.C.Pitch
 }
 
+// array is a buffer of the values of a layer.
+func (d *device) array(v []float64, p plan.Precision) *ptx.Buffer {
+	if p == plan.Float32s {
+		return d.float32(v)
+	}
+	return d.bf16(v)
+}
+
+// added runs a kernel that adds sums to what is there, or puts them in its place
+// where there is nothing.
+func (d *device) added(k plan.GPUKernel, in, out string, parts *ptx.Buffer, there []float64, c plan.GPUCountsOf) []float64 {
+	d.t.Helper()
+	accumulate := uint32(1)
+	if there == nil {
+		accumulate, there = 0, slices.Repeat([]float64{math.NaN()}, c[plan.Entries])
+	}
+	sum := d.mem.Update(d.float32(there).Bytes())
+	if err := d.run(k, arrays{in: parts, out: sum}, numbers{"accumulate": accumulate}, c); err != nil {
+		d.t.Fatal(err)
+	}
+	return values(sum, true)
+}
+
+// sum adds the parts of n sums.
+func (d *device) sum(parts *ptx.Buffer, n, count int, there []float64) []float64 {
+	d.t.Helper()
+	return d.added(plan.GPUSum{}.Kernel(), "parts", "sum", parts, there, plan.GPUCountsOf{plan.Entries: n, plan.Parts: count})
+}
+
+// columns sums the columns of the rows of a layer's gradient.
+func (d *device) columns(p plan.GPUColumns, x *ptx.Buffer, tokens int, there []float64) []float64 {
+	d.t.Helper()
+	k, c := p.Kernel(), plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: p.Parts(tokens)}
+	parts := d.output(k, "sums", c)
+	if err := d.run(k, arrays{"x": x, "sums": parts}, numbers{"rows": uint32(p.Rows(tokens))}, c); err != nil {
+		d.t.Fatal(err)
+	}
+	return d.added(plan.SumRows.Kernel(), "x", "out", parts, there, plan.GPUCountsOf{plan.Entries: p.Width, plan.TableRows: p.Parts(tokens)})
+}
+
 // layer is a layer on the device: packed weights and what its passes leave.
 type layer struct {
 	plan  plan.GPULayer
@@ -212,7 +266,9 @@ type layer struct {
 	bias  *ptx.Buffer
 	// z holds the input of each factor, dz the gradient of its output.
 	z, dz []*ptx.Buffer
-	grads [][]float64
+	// grads and biasGrad are in canonical order.
+	grads    [][]float64
+	biasGrad []float64
 }
 
 func (d *device) newLayer(p plan.GPULayer, w [][]float64, bias []float64) *layer {
@@ -226,7 +282,7 @@ func (d *device) newLayer(p plan.GPULayer, w [][]float64, bias []float64) *layer
 				}
 			}
 		}
-		l.packs = append(l.packs, d.bf16(pack))
+		l.packs = append(l.packs, d.array(pack, p.Precision))
 	}
 	if bias != nil {
 		stored := make([]float64, len(bias))
@@ -260,32 +316,46 @@ func (d *device) forward(l *layer, x *ptx.Buffer, tokens int, few bool, pre *ptx
 	return x
 }
 
-// backward runs both backward passes; pre belongs to the activation on the
-// layer's input, if it has one.
-func (d *device) backward(l *layer, dy *ptx.Buffer, tokens, splits int, pre *ptx.Buffer) (dx *ptx.Buffer) {
-	l.grads = nil
+// backward runs both backward passes, weights' gradients as sums of so many
+// parts, added to one everywhere where accumulate; pre belongs to the activation
+// on the layer's input, if it has one.
+func (d *device) backward(l *layer, dy *ptx.Buffer, tokens, parts int, few, accumulate bool, pre *ptx.Buffer) (dx *ptx.Buffer) {
+	there := func(n int) []float64 {
+		if accumulate {
+			return slices.Repeat([]float64{1}, n)
+		}
+		return nil
+	}
+	if l.bias != nil {
+		columns := plan.GPUColumns{Width: len(l.plan.Bias), Precision: l.plan.Precision}
+		l.biasGrad = make([]float64, columns.Width)
+		for s, v := range d.columns(columns, dy, tokens, there(columns.Width)) {
+			l.biasGrad[l.plan.Bias[s]] = v
+		}
+	}
 	for i := len(l.plan.Factors) - 1; i >= 0; i-- {
 		f := l.plan.Factors[i]
 		l.dz[i] = dy
 		k := f.BackwardData
+		if few {
+			k = f.FewBackward
+		}
 		a := arrays{"a": dy, "b": l.packs[i]}
 		if k.Epilogue != "" {
 			a["pre"] = pre
 		}
 		dy = d.launch(k, a, tokens, 1)
 	}
+	l.grads = nil
 	for i, f := range l.plan.Factors {
-		k := f.BackwardWeight
 		n := f.Weights()
-		parts := values(d.launch(k, arrays{"a": l.dz[i], "b": l.z[i]}, tokens, splits), true)
+		stored := d.sum(d.launch(f.BackwardWeight, arrays{"a": l.dz[i], "b": l.z[i]}, tokens, parts), n, parts, there(n))
 		g := make([]float64, n)
 		at := 0
 		for b := range f.Blocks {
 			for _, o := range f.Out[b] {
 				for _, in := range f.In[b] {
-					for s := range splits {
-						g[(b*f.Factor.Out+o)*f.Factor.In+in] += parts[s*n+at]
-					}
+					g[(b*f.Factor.Out+o)*f.Factor.In+in] = stored[at]
 					at++
 				}
 			}
@@ -306,14 +376,10 @@ func operandSize(k plan.GPUProduct, o plan.Operand, tokens int) int {
 // at is the index of an entry: i counts the rows or columns that are not
 // summed, k those that are.
 func at(o plan.Operand, block, i, k int) int {
-	row, col := i, k
 	if o.Summed {
-		row, col = k, i
+		i, k = k, i
 	}
-	if o.BlockRows > 0 {
-		return (block*o.BlockRows+row)*o.Pitch + col
-	}
-	return row*o.Pitch + o.Cols.At(block, col)
+	return o.At(block, i, k)
 }
 
 var small = []spec.FFN{
@@ -327,11 +393,20 @@ var small = []spec.FFN{
 	{Kind: spec.BlockShuffle, Hidden: 128, FFN: 256, Blocks: 4, Act: spec.SwiGLU, Bias: true},
 }
 
+// odd are networks that only float32 serves, among them runs of unequal length
+// and blocks of fewer entries than a tile.
+var odd = []spec.FFN{
+	{Kind: spec.Dense, Hidden: 67, FFN: 131, Act: spec.GELU, Bias: true},
+	{Kind: spec.LowRank, Hidden: 30, FFN: 70, Rank: 13, Act: spec.SwiGLU, Bias: true},
+	{Kind: spec.BlockDense, Hidden: 36, FFN: 72, Rank: 20, Blocks: 4, Act: spec.GELU},
+	{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 3, Act: spec.SwiGLU},
+}
+
 func planned(t *testing.T, specs []spec.FFN) []plan.GPUFFN {
 	t.Helper()
 	var fs []plan.GPUFFN
 	for _, f := range specs {
-		p, err := plan.NewGPU(f)
+		p, err := plan.NewGPUFFN(f, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -340,11 +415,19 @@ func planned(t *testing.T, specs []spec.FFN) []plan.GPUFFN {
 	return fs
 }
 
-// products are the matrix products of a table.
+// products are the matrix products of a table, with each of the kernels that
+// finish them.
 func products(ks []plan.GPUKernel) (ps []plan.GPUProduct) {
+	finished := map[string]bool{}
 	for _, k := range ks {
 		if p, ok := k.Plan.(plan.GPUProduct); ok {
 			ps = append(ps, p)
+			finished[plan.GPUFinish{GPUProduct: p}.Name()] = p.Split()
+		}
+	}
+	for _, k := range ks {
+		if f, ok := k.Plan.(plan.GPUFinish); ok && !finished[k.Name] {
+			ps = append(ps, f.GPUProduct)
 		}
 	}
 	return ps

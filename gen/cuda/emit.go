@@ -9,6 +9,7 @@ import (
 	"text/template"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/templates"
 )
 
@@ -16,9 +17,9 @@ import (
 type view struct {
 	plan.GPUProduct
 	K, WarpM, WarpN, BytesA int
-	// TilesCol counts the tiles of one block's columns, Steps the stages of a
-	// sum of constant depth, AllRows the stored rows of C.
-	TilesCol, Steps, AllRows int
+	// TilesCol counts the tiles of one block's columns, AllRows the stored rows
+	// of C.
+	TilesCol, AllRows int
 	// Each is the number of results that one thread stores at a time.
 	Each     int
 	PartialN bool
@@ -29,12 +30,11 @@ func newView(k plan.GPUProduct) view {
 		GPUProduct: k, K: plan.GPUDepth,
 		WarpM: k.Tile.M / k.Tile.WarpsM, WarpN: k.Tile.N / k.Tile.WarpsN,
 		BytesA:   2 * plan.GPUDepth * k.Tile.M,
-		TilesCol: ceil(k.Cols(), k.Tile.N), Steps: ceil(k.Depth(), plan.GPUDepth),
-		AllRows: k.Blocks * k.C.Rows,
-		Each:    8, PartialN: k.Cols()%k.Tile.N != 0,
+		TilesCol: ceil(k.Cols(), k.Tile.N), AllRows: k.Blocks * k.C.Rows,
+		Each: 8, PartialN: k.Cols()%k.Tile.N != 0,
 	}
 	switch {
-	case k.Float32():
+	case k.Float32() || k.Split():
 		v.Each = 4
 	case k.Epilogue == plan.GPUSwiGLU:
 		v.Each = 16
@@ -87,6 +87,15 @@ func newLoad(v view, name string, o plan.Operand, side, outer int) load {
 // weights have one block after the other in rows of their own.
 func cplace(o plan.Operand, block, col string) string {
 	p := o.Cols
+	if p.Pairs {
+		col = paired(col, p.Len)
+	}
+	switch all := fmt.Sprintf("(%s * %d + %s)", block, p.Len, col); p.Then {
+	case spec.Deal:
+		return fmt.Sprintf("%s %% %d * %d + %s / %d", all, p.Of, p.Len, all, p.Of)
+	case spec.Riffle:
+		return fmt.Sprintf("%s %% %d * %d + %s / %d", all, p.Len, p.Of, all, p.Len)
+	}
 	at := fmt.Sprintf("(%s)", col)
 	if p.Run != p.Len {
 		at = fmt.Sprintf("((%s) / %d * %d + (%s) %% %d)", col, p.Run, p.Step, col, p.Run)
@@ -95,6 +104,55 @@ func cplace(o plan.Operand, block, col string) string {
 		at = fmt.Sprintf("%s * %d + %s", block, p.Block, at)
 	}
 	return at
+}
+
+// paired is the C expression of plan.Places.Paired.
+func paired(i string, n int) string { return fmt.Sprintf("(%s %% 2 * %d + %s / 2)", i, n/2, i) }
+
+// float32View is what the template of float32 products needs beside the plan.
+type float32View struct {
+	view
+	// Pitch is that of rows in shared memory, Stage the tokens of a stage that
+	// launches count parts in.
+	Pitch, Stage int
+}
+
+func newFloat32View(p any) any {
+	v := newView(p.(plan.GPUProduct))
+	v.K = plan.Float32Depth
+	return float32View{v, plan.Float32Pitch, plan.GPUDepth}
+}
+
+// entry is the C expression of the index of an operand's entry: i counts the
+// rows or columns that are not summed, k those that are.
+func entry(o plan.Operand, i, k string) string {
+	row, col := i, k
+	if o.Summed {
+		row, col = k, i
+	}
+	if o.Pairs {
+		row = paired(row, o.Rows)
+	}
+	if o.BlockRows > 0 {
+		row = fmt.Sprintf("(block * %d + %s)", o.BlockRows, row)
+	}
+	return fmt.Sprintf("(size_t)%s * %d + %s", row, o.Pitch, cplace(o, "block", col))
+}
+
+// outer and inner are the C expressions of the row or column and of the
+// product, in its stage, that a thread loads in its q-th turn: neighbouring lanes
+// load neighbours, and store them in different banks.
+func outer(o plan.Operand) string {
+	if o.Summed {
+		return "thread % 64"
+	}
+	return "thread / 8 + q / 2 * 32"
+}
+func inner(o plan.Operand) string {
+	if o.Summed {
+		return "thread / 64 + q * 4"
+	}
+	return "thread % 8 + q % 2 * 8"
 }
 
 // swizzle is the C expression of a chunk's place in a stage.
@@ -108,11 +166,12 @@ func swizzle(o plan.Operand, side int) string {
 // views make of a family's plan what its template is executed with; families
 // that are not here give their templates the plan itself.
 var views = map[string]func(any) any{
-	"gemm": func(p any) any { return newView(p.(plan.GPUProduct)) },
+	"gemm":  func(p any) any { return newView(p.(plan.GPUProduct)) },
+	"sgemm": newFloat32View,
 }
 
 var kernelTemplates = template.Must(template.New("").Funcs(template.FuncMap{
-	"load": newLoad, "cplace": cplace, "swizzle": swizzle,
+	"load": newLoad, "cplace": cplace, "swizzle": swizzle, "entry": entry, "outer": outer, "inner": inner,
 }).ParseFS(templates.FS, "*.cu.tmpl"))
 
 // Mark is the first line of every file that sffngen writes.

@@ -9,25 +9,13 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
-	"github.com/structuredffn/sffn/gen/spec"
 )
 
 // The committed reports of ptxas and of the disassembly hold every kernel to
 // its plan: registers, tensor-core instructions, 16-byte copies and stores, no
 // spills, shared memory. This needs no toolkit.
 func TestGates(t *testing.T) {
-	var models []spec.Model
-	for _, c := range shippedConfigs(t) {
-		models = append(models, c.Model)
-	}
-	shippedPasses, err := passTable(models)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for dir, ks := range map[string][]plan.GPUKernel{
-		smallDir: plan.GPUTable(planned(t, small)...), passDir: passes(t),
-		shippedDir: append(plan.GPUTable(shipped(t)...), shippedPasses...),
-	} {
+	for dir, ks := range map[string][]plan.GPUKernel{smallDir: smallKernels(t), passDir: passes(t), shippedDir: shipped(t)} {
 		text, err := os.ReadFile(filepath.Join(dir, Manifest))
 		if err != nil {
 			t.Fatal(err)
@@ -83,7 +71,7 @@ func committed(ks []plan.GPUKernel) []string {
 
 // Stale or edited PTX is an error that says so, without a toolkit.
 func TestStale(t *testing.T) {
-	ks := plan.GPUTable(planned(t, small)...)
+	ks := smallKernels(t)
 	sources, err := Sources(ks)
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +158,7 @@ func toolkit(t *testing.T) *Toolkit {
 // The pinned toolkit makes the committed files again, byte for byte.
 func TestReproducible(t *testing.T) {
 	tk := toolkit(t)
-	ks := plan.GPUTable(planned(t, small)...)
+	ks := smallKernels(t)
 	files, err := Sources(ks)
 	if err != nil {
 		t.Fatal(err)
@@ -193,12 +181,12 @@ func TestReproducible(t *testing.T) {
 // A kernel that spills is an error, and the compilers' words are shown.
 func TestSpill(t *testing.T) {
 	tk := toolkit(t)
-	ks := plan.GPUTable(planned(t, small[:1])...)
-	for i := range ks {
-		p := ks[i].Plan.(plan.GPUProduct)
+	var ks []plan.GPUKernel
+	for _, p := range products(plan.GPUTable(planned(t, small[:1])...)) {
 		p.BlocksPerSM = 8
-		ks[i] = p.Kernel()
+		ks = append(ks, p.Kernel())
 	}
+	ks = plan.GPUUnique(ks)
 	files, err := Sources(ks)
 	if err != nil {
 		t.Fatal(err)

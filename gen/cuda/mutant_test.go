@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -89,18 +90,20 @@ func kernelTexts(t *testing.T, dir string, ks []plan.GPUKernel) (header string, 
 
 // noticed runs a mutant and reports whether a finding or a wrong number gave
 // it away.
-func noticed(t *testing.T, k plan.GPUProduct, header, text string) bool {
+func noticed(t *testing.T, k plan.GPUProduct, kernels map[string]*ptx.Kernel, header, text string) bool {
 	t.Helper()
 	m, err := ptx.Parse(header + text)
 	if err != nil {
 		t.Fatalf("%s: a mutant that is no PTX: %v", k.Name(), err)
 	}
+	mutated := maps.Clone(kernels)
+	maps.Copy(mutated, m.Kernels)
 	for seed := range uint64(3) {
 		tokens := 129
 		if k.Tile.M == 16 {
 			tokens = 33
 		}
-		d := &device{t: t, kernels: m.Kernels, rng: rand.New(rand.NewPCG(seed, 0)), seed: seed}
+		d := &device{t: t, kernels: mutated, rng: rand.New(rand.NewPCG(seed, 0)), seed: seed}
 		if d.kernel(k, tokens, 500) != nil {
 			return true
 		}
@@ -112,9 +115,8 @@ func noticed(t *testing.T, k plan.GPUProduct, header, text string) bool {
 // stages: a barrier can be redundant at one shape and needed at another.
 // Exchanged registers must be noticed by every kernel.
 func TestMutants(t *testing.T) {
-	fs := planned(t, small)
-	ks := plan.GPUTable(fs...)
-	loadPTX(t, smallDir, ks)
+	ks := smallKernels(t)
+	kernels := loadPTX(t, smallDir, ks)
 	header, texts := kernelTexts(t, smallDir, ks)
 	alive := map[string][]string{} // by site, the kernels that miss it
 	total := map[string]int{}
@@ -125,14 +127,14 @@ func TestMutants(t *testing.T) {
 		registers := !tiles[tile]
 		tiles[tile] = true
 		text := texts[k.Name()]
-		if noticed(t, k, header, text) {
+		if noticed(t, k, kernels, header, text) {
 			t.Fatalf("%s is wrong without a mutation", k.Name())
 		}
 		for _, m := range mutants(text, registers) {
 			site := fmt.Sprintf("%s, %d stages: %s", k.Pass, k.Stages, m.site)
 			n++
 			total[site]++
-			if noticed(t, k, header, m.text) {
+			if noticed(t, k, kernels, header, m.text) {
 				continue
 			}
 			missed++
@@ -154,7 +156,7 @@ func TestMutants(t *testing.T) {
 // Launches that leave out the last tile of rows or of columns, or the last
 // stage of a sum over tokens, are noticed by every kernel.
 func TestDroppedTiles(t *testing.T) {
-	ks := plan.GPUTable(planned(t, small)...)
+	ks := smallKernels(t)
 	kernels := loadPTX(t, smallDir, ks)
 	for _, k := range products(ks) {
 		for what, tamper := range map[string]func(*ptx.Launch){
@@ -171,5 +173,40 @@ func TestDroppedTiles(t *testing.T) {
 				t.Errorf("%s: the last %s left out: not noticed", k.Name(), what)
 			}
 		}
+	}
+}
+
+// The sums of columns need their barrier, whatever the type of the rows.
+func TestColumnsMutants(t *testing.T) {
+	ks := smallKernels(t)
+	kernels := loadPTX(t, smallDir, ks)
+	header, texts := kernelTexts(t, smallDir, ks)
+	n := 0
+	for _, k := range ks {
+		p, ok := k.Plan.(plan.GPUColumns)
+		if !ok {
+			continue
+		}
+		run := func(kernels map[string]*ptx.Kernel) error {
+			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(1, 0))}
+			c := plan.GPUCountsOf{plan.Tokens: 129, plan.Parts: p.Parts(129)}
+			return d.run(k, arrays{"x": d.array(d.draw(129*p.Width, 1), p.Precision), "sums": d.output(k, "sums", c)}, numbers{"rows": uint32(p.Rows(129))}, c)
+		}
+		if err := run(kernels); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range mutants(texts[k.Name], false) {
+			mod, err := ptx.Parse(header + m.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+			if run(mod.Kernels) == nil {
+				t.Errorf("%s: %s: not noticed", k.Name, m.site)
+			}
+		}
+	}
+	if n < 2 {
+		t.Errorf("%d mutants", n)
 	}
 }

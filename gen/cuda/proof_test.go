@@ -8,11 +8,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
+	"github.com/structuredffn/sffn/internal/ptx"
 )
 
 var (
@@ -36,20 +38,46 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func compileSmall() error {
-	var fs []plan.GPUFFN
-	for _, f := range small {
-		p, err := plan.NewGPU(f)
-		if err != nil {
-			return err
-		}
-		fs = append(fs, p)
+// smallModel has two heads to each key and value, a vocabulary that is no multiple
+// of 8, and sums long enough to be split.
+var smallModel = spec.Model{Vocab: 131, Hidden: 264, FFN: 136, Layers: 1, AttnDim: 256, QHeads: 16, KVHeads: 8, Kind: spec.Dense, Act: spec.GELU, Bias: true}
+
+// smallTable lists the kernels of testdata/small.
+func smallTable() ([]plan.GPUKernel, error) {
+	m, err := plan.NewGPUModel(smallModel, "")
+	if err != nil {
+		return nil, err
 	}
-	ks, err := passTable(passModels)
+	of := []interface{ Kernels() []plan.GPUKernel }{m}
+	for _, f := range append(slices.Clone(small), odd...) {
+		p, err := plan.NewGPUFFN(f, "")
+		if err != nil {
+			return nil, err
+		}
+		of = append(of, p)
+	}
+	return plan.GPUTable(of...), nil
+}
+
+func smallKernels(t *testing.T) []plan.GPUKernel {
+	t.Helper()
+	ks, err := smallTable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ks
+}
+
+func compileSmall() error {
+	ks, err := smallTable()
 	if err != nil {
 		return err
 	}
-	return errors.Join(compileInto(smallDir, plan.GPUTable(fs...)), compileInto(passDir, ks))
+	passes, err := passTable(passModels)
+	if err != nil {
+		return err
+	}
+	return errors.Join(compileInto(smallDir, ks), compileInto(passDir, passes))
 }
 
 func compileInto(dir string, ks []plan.GPUKernel) error {
@@ -75,26 +103,37 @@ func compileInto(dir string, ks []plan.GPUKernel) error {
 // significant bits.
 const roundoff = 1.0 / 256
 
-// near compares in the norm. Rounding a vector to bf16 changes it by at most
-// roundoff/sqrt(3) in the root mean square, and n independent roundings by
-// sqrt(n) times that; tanh.approx is good to 2^-11, its slope here to twice that.
-func near(t *testing.T, what string, got, want []float64, roundings int) {
+// tolerance is how far a vector may be off in the norm, relative, after a number of
+// roundings. Rounding to bf16 changes a vector by at most roundoff/sqrt(3) in the
+// root mean square, and n independent roundings by sqrt(n) times that;
+// tanh.approx is good to 2^-11, its slope here to twice that. In float32 each
+// rounding stands for a sum of at most terms products, each half an ulp off, and
+// for the two ulp of an exponential and a quotient.
+func tolerance(p plan.Precision, roundings, terms int) float64 {
+	if p == plan.Float32s {
+		return float64(roundings*(terms+4)) / (1 << 24)
+	}
+	return math.Sqrt(float64(roundings)/3)*roundoff + 1.0/1024
+}
+
+// near compares in the norm.
+func near(t *testing.T, what string, got, want []float64, tol float64) {
 	t.Helper()
 	var diff, norm float64
 	for i := range want {
 		diff += (got[i] - want[i]) * (got[i] - want[i])
 		norm += want[i] * want[i]
 	}
-	if rel, tol := math.Sqrt(diff/norm), math.Sqrt(float64(roundings)/3)*roundoff+1.0/1024; !(rel <= tol) {
+	if rel := math.Sqrt(diff / norm); !(rel <= tol) {
 		t.Errorf("%s: relative error %.2e, want at most %.2e", what, rel, tol)
 	}
 }
 
-// Whole networks of every kind, at every number of tokens, forward and
-// backward, each launch with another schedule, against float64.
+// Whole networks of every kind and precision, at every number of tokens, forward
+// and backward, each launch with another schedule, against float64.
 func TestNetworks(t *testing.T) {
-	fs := planned(t, small)
-	kernels := loadPTX(t, smallDir, plan.GPUTable(fs...))
+	fs := planned(t, append(slices.Clone(small), odd...))
+	kernels := loadPTX(t, smallDir, smallKernels(t))
 	for _, f := range fs {
 		for _, m := range tokenCounts {
 			t.Run(fmt.Sprintf("%s/%d", f.Spec.Name(), m), func(t *testing.T) {
@@ -128,43 +167,65 @@ func network(d *device, f plan.GPUFFN, m int, seed uint64) {
 	h := f64ref.Linear(m1, b1, x, m, l1.In, l1.Out)
 	act := f64ref.Activate(s, h, m)
 	y := f64ref.Linear(m2, b2, act, m, l2.In, l2.Out)
-	dact, dm2, _ := f64ref.LinearBackward(m2, act, dy, m, l2.In, l2.Out)
+	dact, dm2, db2 := f64ref.LinearBackward(m2, act, dy, m, l2.In, l2.Out)
 	dh := f64ref.ActivateBackward(s, h, dact, m)
-	dx, dm1, _ := f64ref.LinearBackward(m1, x, dh, m, l1.In, l1.Out)
+	dx, dm1, db1 := f64ref.LinearBackward(m1, x, dh, m, l1.In, l1.Out)
 
 	fc1, fc2 := d.newLayer(f.FC1, w1, b1), d.newLayer(f.FC2, w2, b2)
-	dev := d.bf16(x)
-	forward := func(few, save bool) {
-		last := f.FC1.Factors[len(f.FC1.Factors)-1].Forward
-		pre := d.mem.Output(2 * m * last.C.Pitch)
-		if !save {
-			pre = nil
-		}
-		got := values(d.forward(fc2, d.forward(fc1, dev, m, few, pre), m, few, nil), false)
-		near(t, "y", unstored(got, f.Output, m), y, 2*len(fc1.packs))
-		if !save {
-			return
-		}
-		stored := make([]float64, len(dy))
-		for r := range m {
-			for j, p := range f.Output {
-				stored[r*s.Hidden+p] = dy[r*s.Hidden+j]
-			}
-		}
-		splits := 1 + int(seed)%2
-		dpre := d.backward(fc2, d.bf16(stored), m, splits, pre)
-		gotDX := d.backward(fc1, dpre, m, splits, nil)
-		near(t, "dx", values(gotDX, false), dx, 2*len(fc1.packs)+2)
-		for i, g := range f64ref.FactorGradients(l1, w1, dm1) {
-			near(t, fmt.Sprintf("dW of fc1's factor %d", i), fc1.grads[i], g, 2*len(fc1.packs)+2)
-		}
-		for i, g := range f64ref.FactorGradients(l2, w2, dm2) {
-			near(t, fmt.Sprintf("dW of fc2's factor %d", i), fc2.grads[i], g, 2*len(fc1.packs)+2)
+	dev, is32 := d.array(x, f.Precision), f.Precision == plan.Float32s
+	n, terms := 2*len(fc1.packs), max(l1.In, l1.Out, m)
+	last := f.FC1.Factors[len(f.FC1.Factors)-1].Forward
+	forward := func(few bool, pre *ptx.Buffer) {
+		got := values(d.forward(fc2, d.forward(fc1, dev, m, few, pre), m, few, nil), is32)
+		near(t, "y", unstored(got, f.Output, m), y, tolerance(f.Precision, n, terms))
+	}
+	pre := d.output(last.Kernel(), "pre", plan.GPUCountsOf{plan.Tokens: m})
+	forward(false, pre)
+	stored := make([]float64, len(dy))
+	for r := range m {
+		for j, p := range f.Output {
+			stored[r*s.Hidden+p] = dy[r*s.Hidden+j]
 		}
 	}
-	forward(false, true)
-	if m <= plan.FewTokens {
-		forward(true, false)
+	backward := func(few, accumulate bool) {
+		parts := 1 + int(seed)%2
+		dpre := d.backward(fc2, d.array(stored, f.Precision), m, parts, few, accumulate, pre)
+		gotDX := d.backward(fc1, dpre, m, parts, few, accumulate, nil)
+		tol := tolerance(f.Precision, n+2, terms)
+		near(t, "dx", values(gotDX, is32), dx, tol)
+		check := func(what string, got, want []float64) {
+			if accumulate {
+				got = slices.Clone(got)
+				for i := range got {
+					got[i]--
+				}
+				largest := max(slices.Max(want), -slices.Min(want))
+				for i := range want {
+					if e := math.Abs(got[i] - want[i]); !(e <= 4*tol*(1+largest)) {
+						t.Errorf("%s: entry %d added to 1: off by %v", what, i, e)
+						return
+					}
+				}
+				return
+			}
+			near(t, what, got, want, tol)
+		}
+		for i, g := range f64ref.FactorGradients(l1, w1, dm1) {
+			check(fmt.Sprintf("dW of fc1's factor %d", i), fc1.grads[i], g)
+		}
+		for i, g := range f64ref.FactorGradients(l2, w2, dm2) {
+			check(fmt.Sprintf("dW of fc2's factor %d", i), fc2.grads[i], g)
+		}
+		if s.Bias {
+			check("db of fc1", fc1.biasGrad, db1)
+			check("db of fc2", fc2.biasGrad, db2)
+		}
+	}
+	backward(false, seed == 2)
+	if m <= plan.FewTokens && !is32 {
+		pre = d.output(last.Kernel(), "pre", plan.GPUCountsOf{plan.Tokens: m})
+		forward(true, pre)
+		backward(true, false)
 	}
 }
 

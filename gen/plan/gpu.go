@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,10 +39,29 @@ const (
 
 // Places says where the entries of one block lie in a stored row: runs of Run
 // neighbours, Step apart, block b's first entry at b*Block.
-type Places struct{ Len, Run, Step, Block int }
+type Places struct {
+	Len, Run, Step, Block int
+	// Then is, for float32 products, the shuffle of the entries of all Of blocks.
+	Then spec.Shuffle
+	Of   int
+	// Pairs takes gates and ups, the first and the second half of a block's
+	// entries, by turns.
+	Pairs bool
+}
 
 // At is the place of entry i of block b.
-func (p Places) At(b, i int) int { return b*p.Block + i/p.Run*p.Step + i%p.Run }
+func (p Places) At(b, i int) int {
+	if p.Pairs {
+		i = p.Paired(i)
+	}
+	if p.Then != spec.NoShuffle {
+		return spec.Factor{Blocks: p.Of, Out: p.Len, Then: p.Then}.Shuffled(b*p.Len + i)
+	}
+	return b*p.Block + i/p.Run*p.Step + i%p.Run
+}
+
+// Paired is the entry that comes i-th where gates and ups take turns.
+func (p Places) Paired(i int) int { return i%2*(p.Len/2) + i/2 }
 
 // contiguous is a block stored as one run.
 func contiguous(n int) Places { return Places{Len: n, Run: n, Step: n, Block: n} }
@@ -55,6 +75,19 @@ type Operand struct {
 	Cols Places
 	// Summed operands are summed over their rows, others over their columns.
 	Summed bool
+	// Pairs takes the rows of gates and of ups by turns.
+	Pairs bool
+}
+
+// At is the index of the entry in a row and column of a block.
+func (o Operand) At(block, row, col int) int {
+	if o.BlockRows == 0 {
+		return row*o.Pitch + o.Cols.At(block, col)
+	}
+	if o.Pairs {
+		row = Places{Len: o.Rows}.Paired(row)
+	}
+	return (block*o.BlockRows+row)*o.Pitch + col
 }
 
 // Tile is the share of a thread block and of its warps.
@@ -81,10 +114,11 @@ const chunk = 8
 // GPUProduct plans a matrix product: for each block C[i,j] = epilogue(sum_k A[i,k]*B[j,k]).
 // Every number but the count of tokens is a constant of the kernel.
 type GPUProduct struct {
-	Pass    Pass
-	Blocks  int
-	A, B, C Operand
-	Tile    Tile
+	Pass      Pass
+	Precision Precision
+	Blocks    int
+	A, B, C   Operand
+	Tile      Tile
 	// Stages of the pipeline of asynchronous copies.
 	Stages int
 	// BlocksPerSM is how many thread blocks share a multiprocessor: it bounds
@@ -92,7 +126,23 @@ type GPUProduct struct {
 	BlocksPerSM int
 	Epilogue    GPUEpilogue
 	Bias        bool
+	// Sums says that results are stored as float32 although operands are bf16.
+	Sums bool
+	// Parts is how many thread blocks share each sum, where they are more than
+	// one: the product then stores float32 parts, which a second kernel adds up
+	// and finishes.
+	Parts int
 }
+
+// Precision of a layer's operands. Sums are always float32.
+type Precision string
+
+// The precisions: bf16 on tensor cores, for widths and runs that are multiples
+// of 8, and float32 on CUDA cores, for all others.
+const (
+	BF16     Precision = "bf16"
+	Float32s Precision = "float32"
+)
 
 // GPUFactor is one factor with its kernels and the order of its packed
 // weights.
@@ -101,13 +151,14 @@ type GPUFactor struct {
 	// Out and In list, for each block, the canonical row and column of every
 	// row and column of the pack.
 	Out, In [][]int
-	// Forward runs any number of tokens, Few up to FewTokens of them.
-	Forward, Few, BackwardData, BackwardWeight GPUProduct
+	// Forward and BackwardData run any number of tokens, Few and FewBackward
+	// best up to FewTokens of them.
+	Forward, Few, BackwardData, FewBackward, BackwardWeight GPUProduct
 }
 
 // Products lists the factor's products.
 func (f GPUFactor) Products() []GPUProduct {
-	return []GPUProduct{f.Forward, f.Few, f.BackwardData, f.BackwardWeight}
+	return []GPUProduct{f.Forward, f.Few, f.BackwardData, f.FewBackward, f.BackwardWeight}
 }
 
 // FewTokens is the number of tokens up to which the Few kernels run.
@@ -116,22 +167,26 @@ const FewTokens = 64
 // GPULayer is a planned linear layer; Bias maps each stored output before the
 // activation to its entry of the bias.
 type GPULayer struct {
-	Spec    spec.Linear
-	Factors []GPUFactor
-	Bias    []int
+	Spec      spec.Linear
+	Precision Precision
+	Factors   []GPUFactor
+	Bias      []int
 }
 
 // GPUFFN is a planned network. Output lists the stored place of each output:
 // blockshuffle leaves them block by block, because whoever adds the residual
 // reads each row once and can do so in any order.
 type GPUFFN struct {
-	Spec     spec.FFN
+	Spec      spec.FFN
+	Precision Precision
+	// Why is what bf16 refused, where float32 was chosen for that.
+	Why      error
 	FC1, FC2 GPULayer
 	Output   []int
 }
 
-// NewGPU plans a network, or says which of its widths the GPU kernels cannot
-// serve.
+// NewGPU plans a network in bf16, or says which of its widths the tensor cores
+// cannot serve.
 func NewGPU(f spec.FFN) (GPUFFN, error) {
 	hidden := blockMajor(f.FC1(), f.FFN)
 	pre := slices.Clone(hidden)
@@ -143,8 +198,8 @@ func NewGPU(f spec.FFN) (GPUFFN, error) {
 			}
 		}
 	}
-	p := GPUFFN{Spec: f, Output: blockMajor(f.FC2(), f.Hidden)}
-	act := map[spec.Act][2]GPUEpilogue{spec.GELU: {GPUGELU, GPUGELUBackward}, spec.SwiGLU: {GPUSwiGLU, GPUSwiGLUBackward}}[f.Act]
+	p := GPUFFN{Spec: f, Precision: BF16, Output: blockMajor(f.FC2(), f.Hidden)}
+	act := gpuActs[f.Act]
 	var err error
 	if p.FC1, err = newGPULayer(newLayer(f.FC1(), identity(f.Hidden), pre, ""), act[0], ""); err != nil {
 		return p, fmt.Errorf("%s: fc1: %w", f.Name(), err)
@@ -153,6 +208,19 @@ func NewGPU(f spec.FFN) (GPUFFN, error) {
 		return p, fmt.Errorf("%s: fc2: %w", f.Name(), err)
 	}
 	return p, nil
+}
+
+// gpuActs are the epilogues of an activation, forward and backward.
+var gpuActs = map[spec.Act][2]GPUEpilogue{spec.GELU: {GPUGELU, GPUGELUBackward}, spec.SwiGLU: {GPUSwiGLU, GPUSwiGLUBackward}}
+
+// NewGPULayer plans a single layer in bf16, input and output in their true
+// order.
+func NewGPULayer(l spec.Linear) (GPULayer, error) {
+	g, err := newGPULayer(NewLayer(l), "", "")
+	if err != nil {
+		return g, fmt.Errorf("%s: %w", l.Name(), err)
+	}
+	return g, nil
 }
 
 // blockMajor is the place of each of the first n outputs where the last
@@ -171,10 +239,12 @@ func blockMajor(l spec.Linear, n int) []int {
 	return places
 }
 
+var errGuided = errors.New("guided layers have no GPU kernels")
+
 func newGPULayer(l Layer, forward, backward GPUEpilogue) (GPULayer, error) {
-	g := GPULayer{Spec: l.Spec, Bias: l.Bias}
+	g := GPULayer{Spec: l.Spec, Precision: BF16, Bias: l.Bias}
 	if l.Spec.Guide {
-		return g, fmt.Errorf("guided layers have no GPU kernels")
+		return g, errGuided
 	}
 	for i, f := range l.Factors {
 		gf := GPUFactor{Factor: f.Factor}
@@ -197,7 +267,7 @@ func newGPULayer(l Layer, forward, backward GPUEpilogue) (GPULayer, error) {
 		x := Operand{Pitch: f.InWidth, Cols: in}
 		w := Operand{Rows: f.Out, Pitch: f.In, BlockRows: f.Out, Cols: Places{Len: f.In, Run: f.In, Step: f.In}}
 		y := Operand{Pitch: f.OutWidth, Cols: out}
-		k := GPUProduct{Pass: Forward, Blocks: f.Factor.Blocks, A: x, B: w, C: y}
+		k := GPUProduct{Pass: Forward, Precision: BF16, Blocks: f.Factor.Blocks, A: x, B: w, C: y}
 		if last {
 			k.Epilogue, k.Bias = forward, l.Spec.Bias
 		}
@@ -205,12 +275,12 @@ func newGPULayer(l Layer, forward, backward GPUEpilogue) (GPULayer, error) {
 			return g, fmt.Errorf("outputs of %s: runs of %d gates and ups, want a multiple of %d", f.Param, out.Run, 2*chunk)
 		}
 		gf.Forward, gf.Few = k.tiled(), k.few()
-		k = GPUProduct{Pass: BackwardData, Blocks: f.Factor.Blocks, A: y, B: w.summed(), C: x}
+		k = GPUProduct{Pass: BackwardData, Precision: BF16, Blocks: f.Factor.Blocks, A: y, B: w.summed(), C: x}
 		if first {
 			k.Epilogue = backward
 		}
-		gf.BackwardData = k.tiled()
-		gf.BackwardWeight = GPUProduct{Pass: BackwardWeight, Blocks: f.Factor.Blocks, A: y.summed(), B: x.summed(), C: w}.tiled()
+		gf.BackwardData, gf.FewBackward = k.tiled(), k.few()
+		gf.BackwardWeight = GPUProduct{Pass: BackwardWeight, Precision: BF16, Blocks: f.Factor.Blocks, A: y.summed(), B: x.summed(), C: w}.tiled()
 		g.Factors = append(g.Factors, gf)
 	}
 	return g, nil
@@ -269,13 +339,29 @@ func (k GPUProduct) tiled() GPUProduct {
 	return k
 }
 
-// few chooses a low tile for few tokens: the weights pass once, and many
-// narrow tiles fill the chip.
+// few chooses a low tile for few tokens: the weights pass once, and narrow
+// tiles, or parts of their sums, fill the chip. The number of parts is the one
+// with the shortest modelled time for a tile of tokens; a part has no fewer
+// stages than the pipeline.
 func (k GPUProduct) few() GPUProduct {
 	k.Tile = Tile{M: 16, N: 64, WarpsM: 1, WarpsN: 4}
 	k.Stages, k.BlocksPerSM = 4, 4
-	return k
+	best, least := k, k.seconds(GPUs[0], k.Tile.M)
+	for k.Parts = 2; k.PartSteps() >= k.Stages; k.Parts++ {
+		if s := k.seconds(GPUs[0], k.Tile.M); s < least && (k.Parts-1)*k.PartSteps() < k.Steps() {
+			best, least = k, s
+		}
+	}
+	return best
 }
+
+// Steps counts the stages of a sum of constant length, PartSteps those of each
+// part but the last, which has what is left.
+func (k GPUProduct) Steps() int     { return up(k.Depth(), GPUDepth) / GPUDepth }
+func (k GPUProduct) PartSteps() int { return up(k.Steps(), k.Parts) / k.Parts }
+
+// Split reports whether the sums are stored in parts.
+func (k GPUProduct) Split() bool { return k.Parts > 1 }
 
 func side(n int) int {
 	if up(n, 64) < up(n, 128) {
@@ -306,8 +392,10 @@ func (o Operand) inner() int {
 	return o.Cols.Len
 }
 
-// Float32 kernels store float32 sums, others bf16.
-func (k GPUProduct) Float32() bool { return k.Pass == BackwardWeight }
+// Float32 products have float32 results, others bf16.
+func (k GPUProduct) Float32() bool {
+	return k.Pass == BackwardWeight || k.Sums || k.Precision == Float32s
+}
 
 // StageBytes is the shared memory of the two operands of one stage.
 func (k GPUProduct) StageBytes() int { return 2 * GPUDepth * (k.Tile.M + k.Tile.N) }
@@ -342,13 +430,13 @@ func (k GPUProduct) Copies(n int) int {
 // long enough.
 func (k GPUProduct) StaticCopies() int {
 	stages := k.Stages
-	if d := k.Depth(); d > 0 {
-		stages = min(stages, up(d, GPUDepth)/GPUDepth)
+	if k.Depth() > 0 {
+		stages = min(stages, k.Steps())
 	}
 	return stages * (k.Copies(k.Tile.M) + k.Copies(k.Tile.N))
 }
 
-// Stores counts the 16-byte stores in the text of the kernel.
+// Stores counts the 16-byte stores of the epilogue in the text of a kernel.
 func (k GPUProduct) Stores() int {
 	switch k.Epilogue {
 	case GPUGELU, GPUSwiGLUBackward:
@@ -361,9 +449,11 @@ func (k GPUProduct) Stores() int {
 
 // Name carries the plan:
 //
-//	gemm_bf16_<pass>_<blocks>x<in>x<out>[_i<places>][_o<places>]_<M>x<N>[_bias][_<epilogue>]
+//	gemm_<precision>_<pass>_<blocks>x<in>x<out>[_i<places>][_o<places>]_<M>x<N>[_p<parts>][_bias][_<epilogue>][_sums]
 //
-// Places other than one block after the other are <run>s<step>b<block>w<width>.
+// Places other than one block after the other are <run>s<step>b<block>w<width>,
+// or the name of a shuffle. What comes after the parts is left to the kernel that
+// adds them up.
 func (k GPUProduct) Name() string {
 	x, y := k.A, k.C
 	switch k.Pass {
@@ -373,23 +463,39 @@ func (k GPUProduct) Name() string {
 		x, y = k.B, k.A
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "gemm_bf16_%s_%dx%dx%d", k.Pass, k.Blocks, x.Cols.Len, y.Cols.Len)
+	fmt.Fprintf(&b, "gemm_%s_%s_%dx%dx%d", k.Precision, k.Pass, k.Blocks, x.Cols.Len, y.Cols.Len)
 	for _, o := range []struct {
 		name string
 		Operand
 	}{{"i", x}, {"o", y}} {
-		if p := o.Cols; p != contiguous(p.Len) || o.Pitch != k.Blocks*p.Len {
+		p := o.Cols
+		if p.Then != spec.NoShuffle {
+			fmt.Fprintf(&b, "_%s%s", o.name, p.Then)
+		} else if p != contiguous(p.Len) || o.Pitch != k.Blocks*p.Len {
 			fmt.Fprintf(&b, "_%s%ds%db%dw%d", o.name, p.Run, p.Step, p.Block, o.Pitch)
 		}
 	}
 	fmt.Fprintf(&b, "_%dx%d", k.Tile.M, k.Tile.N)
+	if k.Split() {
+		fmt.Fprintf(&b, "_p%d", k.Parts)
+		return b.String()
+	}
+	return b.String() + k.suffix()
+}
+
+// suffix names the epilogue.
+func (k GPUProduct) suffix() string {
+	s := ""
 	if k.Bias {
-		b.WriteString("_bias")
+		s += "_bias"
 	}
 	if k.Epilogue != "" {
-		fmt.Fprintf(&b, "_%s", k.Epilogue)
+		s += "_" + string(k.Epilogue)
 	}
-	return b.String()
+	if k.Sums {
+		s += "_sums"
+	}
+	return s
 }
 
 // Layers lists the network's layers.

@@ -140,18 +140,35 @@ func GPUUnique(ks []GPUKernel) []GPUKernel {
 	return slices.SortedFunc(maps.Values(byName), func(a, b GPUKernel) int { return cmp.Compare(a.Name, b.Name) })
 }
 
-// GPUTable lists the kernels of networks by name; networks that need the same
-// kernel share it.
-func GPUTable(fs ...GPUFFN) []GPUKernel {
-	var ks []GPUKernel
-	for _, f := range fs {
-		for _, l := range f.Layers() {
-			for _, g := range l.Factors {
-				for _, p := range g.Products() {
-					ks = append(ks, p.Kernel())
-				}
-			}
+// Kernels lists what a layer runs: its products, what finishes those that are
+// split, and the sums of parts and of the bias's gradient.
+func (l GPULayer) Kernels() []GPUKernel {
+	ks := []GPUKernel{GPUSum{}.Kernel()}
+	width := 0
+	for _, f := range l.Factors {
+		for _, p := range f.Products() {
+			ks = append(ks, p.Kernels()...)
 		}
+		width = f.Forward.C.Pitch
+	}
+	if l.Spec.Bias {
+		ks = append(ks, GPUColumns{Width: width, Precision: l.Precision}.Kernel(), SumRows.Kernel())
+	}
+	if l.Precision == Float32s {
+		ks = append(ks, GPUCast{}.Kernel(), GPUCast{Widen: true}.Kernel())
+	}
+	return ks
+}
+
+// Kernels lists what a network runs.
+func (f GPUFFN) Kernels() []GPUKernel { return append(f.FC1.Kernels(), f.FC2.Kernels()...) }
+
+// GPUTable lists kernels by name; those that several of its arguments need come
+// once.
+func GPUTable[T interface{ Kernels() []GPUKernel }](of ...T) []GPUKernel {
+	var ks []GPUKernel
+	for _, o := range of {
+		ks = append(ks, o.Kernels()...)
 	}
 	return GPUUnique(ks)
 }
@@ -181,32 +198,46 @@ func (k GPUProduct) Kernel() GPUKernel {
 	if k.Epilogue == GPUSwiGLU {
 		c.Len = tokenRows(k.C.Pitch / 2)
 	}
-	if k.Float32() {
+	switch {
+	case k.Split():
+		c.Type, c.Len = ArrayFloat32, tokenRows(k.Parts*k.C.Pitch)
+		pre = GPUParam{Name: "pre", Type: ArrayBF16, Access: Read, Optional: true}
+	case k.Pass == BackwardWeight:
 		c.Type, c.Len = ArrayFloat32, GPUExtent{N: c.Len.N, Of: Parts}
+	case k.Float32():
+		c.Type = ArrayFloat32
 	}
 	y := fixed(up(k.Rows(), k.Tile.M) / k.Tile.M)
 	if k.Rows() == 0 {
 		y = GPUExtent{N: 1, Of: Tokens, Each: k.Tile.M}
 	}
-	z := fixed(1)
-	if k.Float32() {
+	z := fixed(max(1, k.Parts))
+	if k.Pass == BackwardWeight {
 		z = GPUExtent{N: 1, Of: Parts}
 	}
-	return GPUKernel{
+	stores := k.Stores()
+	if k.Split() {
+		stores = 1
+	}
+	g := GPUKernel{
 		Name: k.Name(), Template: "gemm", File: string(k.Pass), Plan: k,
 		Threads: k.Tile.Threads(), SharedBytes: k.SharedBytes(), BlocksPerSM: k.BlocksPerSM,
-		Counts: GPUCounts{MMA: k.MMA(), LDMatrix: k.LDMatrix(), Copies: k.StaticCopies(), Stores: k.Stores()},
+		Counts: GPUCounts{MMA: k.MMA(), LDMatrix: k.LDMatrix(), Copies: k.StaticCopies(), Stores: stores},
 		Grid:   [3]GPUExtent{fixed(k.Blocks * (up(k.Cols(), k.Tile.N) / k.Tile.N)), y, z},
 		Params: []GPUParam{
 			{Name: "a", Type: ArrayBF16, Access: Read, Len: rows(k.A)},
 			{Name: "b", Type: ArrayBF16, Access: Read, Len: rows(k.B)},
-			{Name: "bias", Type: ArrayFloat32, Access: Read, Len: fixed(k.C.Pitch), Optional: !k.Bias},
+			{Name: "bias", Type: ArrayFloat32, Access: Read, Len: fixed(k.C.Pitch), Optional: !k.Bias || k.Split()},
 			pre, c,
 			{Name: "tokens", Type: Uint32, Count: Tokens},
 			// How many stages of the sum one part has.
 			{Name: "split", Type: Uint32},
 		},
 	}
+	if k.Precision == Float32s {
+		k.float32(&g)
+	}
+	return g
 }
 
 // GPUFiles lists the generated files that hold the kernels.

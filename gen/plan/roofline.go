@@ -48,6 +48,32 @@ func (e *Estimate) add(g GPU, flops, bytes float64, blocks int) {
 	e.Seconds += g.Launch + max(flops/g.FLOPS, bytes/g.Bandwidth)/fill
 }
 
+// product adds the launches of a product: its own, whose parts of sums go
+// through memory where it is split, and then the one that adds them up.
+func (e *Estimate) product(g GPU, k GPUProduct, tokens int) {
+	blocks := func(k GPUKernel) int {
+		n := k.Blocks(GPUCountsOf{Tokens: tokens, Parts: 1})
+		return n[0] * n[1] * n[2]
+	}
+	m := float64(tokens)
+	w := float64(k.Blocks) * float64(k.Cols()) * float64(k.Depth())
+	in, out := 2*m*float64(k.Blocks*k.Depth()), 2*m*float64(k.Blocks*k.Cols())
+	if !k.Split() {
+		e.add(g, 2*m*w, 2*w+in+out, blocks(k.Kernel()))
+		return
+	}
+	parts := 2 * float64(k.Parts) * out
+	e.add(g, 2*m*w, 2*w+in+parts, blocks(k.Kernel()))
+	e.add(g, 0, parts+out, blocks(GPUFinish{k}.Kernel()))
+}
+
+// seconds is the modelled time of a product.
+func (k GPUProduct) seconds(g GPU, tokens int) float64 {
+	var e Estimate
+	e.product(g, k, tokens)
+	return e.Seconds
+}
+
 // fusedRows and fusedRank bound what a fused kernel holds in shared memory:
 // 64 rows of an intermediate of 256.
 const (
@@ -58,23 +84,20 @@ const (
 // Estimates lists the variants that a layer has. Only OneByOne has kernels
 // so far.
 func (l GPULayer) Estimates(g GPU, tokens int) []Estimate {
-	m := float64(tokens)
 	e := Estimate{Variant: OneByOne}
 	for _, f := range l.Factors {
 		k := f.Forward
 		if tokens <= FewTokens {
 			k = f.Few
 		}
-		n := k.Kernel().Blocks(GPUCountsOf{Tokens: tokens, Parts: 1})
-		w := float64(f.Weights())
-		e.add(g, 2*m*w, 2*(w+m*float64(f.Blocks*(f.Factor.In+f.Factor.Out))), n[0]*n[1])
+		e.product(g, k, tokens)
 	}
 	es := []Estimate{e}
 	if len(l.Factors) == 1 {
 		return es
 	}
 	s := l.Spec
-	w, rows := float64(s.Weights()), up(tokens, fusedRows)/fusedRows
+	m, w, rows := float64(tokens), float64(s.Weights()), up(tokens, fusedRows)/fusedRows
 	if mid := l.Factors[0].Blocks * l.Factors[0].Factor.Out; mid <= fusedRank {
 		f := Estimate{Variant: Fused}
 		f.add(g, 2*m*w, 2*(w+m*float64(s.In+s.Out)), rows)

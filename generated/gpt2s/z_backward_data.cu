@@ -117,8 +117,134 @@ SF_KERNEL(gemm_bf16_backward_data_1x192x3072_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 192 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 192 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x192x3072_16x64_p24_ {
+// 0 x 192 results a block, 3072 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 192, kDepth = 3072,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 3072 + block * 3072 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 3072 + r) * 192 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x192x3072_16x64_p24, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x192x3072_16x64_p24_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 3;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 3 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 96 - first < 4 ? 96 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 192 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 192 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -238,8 +364,134 @@ SF_KERNEL(gemm_bf16_backward_data_1x192x768_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 192 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 192 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x192x768_16x64_p6_ {
+// 0 x 192 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 192, kDepth = 768,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 768 + r) * 192 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x192x768_16x64_p6, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x192x768_16x64_p6_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 3;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 3 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 24 - first < 4 ? 24 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 192 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 192 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -359,8 +611,134 @@ SF_KERNEL(gemm_bf16_backward_data_1x256x3072_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 256 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 256 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 256 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x256x3072_16x64_p20_ {
+// 0 x 256 results a block, 3072 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 256, kDepth = 3072,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 3072 + block * 3072 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 3072 + r) * 256 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x256x3072_16x64_p20, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x256x3072_16x64_p20_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 4;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 4 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 5 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 5, steps = 96 - first < 5 ? 96 - first : 5;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 256 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 256 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -480,8 +858,134 @@ SF_KERNEL(gemm_bf16_backward_data_1x256x768_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 256 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 256 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 256 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x256x768_16x64_p6_ {
+// 0 x 256 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 256, kDepth = 768,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 768 + r) * 256 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x256x768_16x64_p6, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x256x768_16x64_p6_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 4;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 4 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 24 - first < 4 ? 24 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 256 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 256 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -601,8 +1105,139 @@ SF_KERNEL(gemm_bf16_backward_data_1x3072x192_128x128_dgelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+
+    const size_t place = (size_t)r * 3072 + at;
+    float h[8];
+    sf_unpack8(h, sf_load<sf_u4>(pre + place));
+#pragma unroll
+    for (int q = 0; q < 8; q++) v[q] *= sf_gelu_slope(h[q]);
+    sf_store((uint16_t *)c + place, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x3072x192_16x64_dgelu_ {
+// 0 x 3072 results a block, 192 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 3072, kDepth = 192,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 192 + block * 192 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 192 + r) * 3072 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x3072x192_16x64_dgelu, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x3072x192_16x64_dgelu_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 48;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 48 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 6;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 3072 + (n0 + col);
+
+    const size_t place = (size_t)r * 3072 + at;
     float h[8];
     sf_unpack8(h, sf_load<sf_u4>(pre + place));
 #pragma unroll
@@ -727,8 +1362,139 @@ SF_KERNEL(gemm_bf16_backward_data_1x3072x384_128x128_dgelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+
+    const size_t place = (size_t)r * 3072 + at;
+    float h[8];
+    sf_unpack8(h, sf_load<sf_u4>(pre + place));
+#pragma unroll
+    for (int q = 0; q < 8; q++) v[q] *= sf_gelu_slope(h[q]);
+    sf_store((uint16_t *)c + place, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x3072x384_16x64_dgelu_ {
+// 0 x 3072 results a block, 384 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 3072, kDepth = 384,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 384 + block * 384 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 384 + r) * 3072 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x3072x384_16x64_dgelu, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x3072x384_16x64_dgelu_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 48;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 48 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 12;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 3072 + (n0 + col);
+
+    const size_t place = (size_t)r * 3072 + at;
     float h[8];
     sf_unpack8(h, sf_load<sf_u4>(pre + place));
 #pragma unroll
@@ -853,13 +1619,139 @@ SF_KERNEL(gemm_bf16_backward_data_1x3072x768_128x128_dgelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+
+    const size_t place = (size_t)r * 3072 + at;
     float h[8];
     sf_unpack8(h, sf_load<sf_u4>(pre + place));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] *= sf_gelu_slope(h[q]);
     sf_store((uint16_t *)c + place, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x3072x768_16x64_p3_ {
+// 0 x 3072 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 3072, kDepth = 768,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 768 + r) * 3072 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x3072x768_16x64_p3, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x3072x768_16x64_p3_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 48;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 48 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 8 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 8, steps = 24 - first < 8 ? 24 - first : 8;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 3072 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 3072 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -979,8 +1871,134 @@ SF_KERNEL(gemm_bf16_backward_data_1x384x3072_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 384 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 384 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x384x3072_16x64_p16_ {
+// 0 x 384 results a block, 3072 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 384, kDepth = 3072,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 3072 + block * 3072 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 3072 + r) * 384 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x384x3072_16x64_p16, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x384x3072_16x64_p16_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 6 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 6, steps = 96 - first < 6 ? 96 - first : 6;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 384 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 384 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1100,8 +2118,134 @@ SF_KERNEL(gemm_bf16_backward_data_1x384x768_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 384 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 384 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x384x768_16x64_p6_ {
+// 0 x 384 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 384, kDepth = 768,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 768 + r) * 384 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x384x768_16x64_p6, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x384x768_16x64_p6_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 24 - first < 4 ? 24 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 384 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 384 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1221,8 +2365,134 @@ SF_KERNEL(gemm_bf16_backward_data_1x512x3072_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 512 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 512 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 512 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x512x3072_16x64_p12_ {
+// 0 x 512 results a block, 3072 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 512, kDepth = 3072,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 3072 + block * 3072 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 3072 + r) * 512 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x512x3072_16x64_p12, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x512x3072_16x64_p12_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 8;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 8 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 8 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 8, steps = 96 - first < 8 ? 96 - first : 8;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 512 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 512 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1342,8 +2612,134 @@ SF_KERNEL(gemm_bf16_backward_data_1x512x768_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 512 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 512 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 512 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x512x768_16x64_p6_ {
+// 0 x 512 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 512, kDepth = 768,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 768 + r) * 512 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x512x768_16x64_p6, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x512x768_16x64_p6_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 8;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 8 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 24 - first < 4 ? 24 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 512 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 512 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1463,8 +2859,381 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x192_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x768x192_16x64_ {
+// 0 x 768 results a block, 192 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 192,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 192 + block * 192 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 192 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x768x192_16x64, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x768x192_16x64_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 12;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 12 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 6;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x768x2304_128x128_ {
+// 0 x 768 results a block, 2304 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 2304,
+  kM = 128, kN = 128, kK = 32, kWarpsN = 4, kThreads = 256,
+  kWarpM = 64, kWarpN = 32, kTilesM = 4, kTilesN = 4,
+  kStages = 3, kBytesA = 8192, kStage = 16384, kPitch = 544,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 256 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 2304 + block * 2304 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 16, chunk = n % 16;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 2304 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x768x2304_128x128, 256, 2)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x768x2304_128x128_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 72;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x768x2304_16x64_p9_ {
+// 0 x 768 results a block, 2304 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 2304,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 2304 + block * 2304 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 2304 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x768x2304_16x64_p9, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x768x2304_16x64_p9_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 12;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 12 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 8 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 8, steps = 72 - first < 8 ? 72 - first : 8;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1584,8 +3353,381 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x3072_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x768x3072_16x64_p9_ {
+// 0 x 768 results a block, 3072 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 3072,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 3072 + block * 3072 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 3072 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x768x3072_16x64_p9, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x768x3072_16x64_p9_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 12;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 12 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 11 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 11, steps = 96 - first < 11 ? 96 - first : 11;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x768x32000_128x128_ {
+// 0 x 768 results a block, 32000 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 32000,
+  kM = 128, kN = 128, kK = 32, kWarpsN = 4, kThreads = 256,
+  kWarpM = 64, kWarpN = 32, kTilesM = 4, kTilesN = 4,
+  kStages = 3, kBytesA = 8192, kStage = 16384, kPitch = 544,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 256 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 32000 + block * 32000 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 16, chunk = n % 16;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 32000 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x768x32000_128x128, 256, 2)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x768x32000_128x128_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 1000;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x768x32000_16x64_p9_ {
+// 0 x 768 results a block, 32000 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 32000,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 32000 + block * 32000 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 32000 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x768x32000_16x64_p9, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x768x32000_16x64_p9_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 12;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 12 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 112 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 112, steps = 1000 - first < 112 ? 1000 - first : 112;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1705,8 +3847,381 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x384_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x768x384_16x64_p3_ {
+// 0 x 768 results a block, 384 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 384,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 384 + block * 384 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 384 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x768x384_16x64_p3, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x768x384_16x64_p3_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 12;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 12 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 12 - first < 4 ? 12 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x768x768_128x128_ {
+// 0 x 768 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 768,
+  kM = 128, kN = 128, kK = 32, kWarpsN = 4, kThreads = 256,
+  kWarpM = 64, kWarpN = 32, kTilesM = 4, kTilesN = 4,
+  kStages = 3, kBytesA = 8192, kStage = 16384, kPitch = 544,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 256 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 16, chunk = n % 16;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 768 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x768x768_128x128, 256, 2)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x768x768_128x128_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 24;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_1x768x768_16x64_p6_ {
+// 0 x 768 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 768,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 768 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_1x768x768_16x64_p6, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_1x768x768_16x64_p6_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 12;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 12 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 24 - first < 4 ? 24 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1826,8 +4341,139 @@ SF_KERNEL(gemm_bf16_backward_data_2x1536x128_128x128_dgelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 1536 + (n0 + col);
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+
+    const size_t place = (size_t)r * 3072 + at;
+    float h[8];
+    sf_unpack8(h, sf_load<sf_u4>(pre + place));
+#pragma unroll
+    for (int q = 0; q < 8; q++) v[q] *= sf_gelu_slope(h[q]);
+    sf_store((uint16_t *)c + place, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_2x1536x128_16x64_dgelu_ {
+// 0 x 1536 results a block, 128 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 1536, kDepth = 128,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 256 + block * 128 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 128 + r) * 1536 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_2x1536x128_16x64_dgelu, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_2x1536x128_16x64_dgelu_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 24;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 24 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 1536 + (n0 + col);
+
+    const size_t place = (size_t)r * 3072 + at;
     float h[8];
     sf_unpack8(h, sf_load<sf_u4>(pre + place));
 #pragma unroll
@@ -1952,8 +4598,139 @@ SF_KERNEL(gemm_bf16_backward_data_2x1536x256_128x128_dgelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 1536 + (n0 + col);
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+
+    const size_t place = (size_t)r * 3072 + at;
+    float h[8];
+    sf_unpack8(h, sf_load<sf_u4>(pre + place));
+#pragma unroll
+    for (int q = 0; q < 8; q++) v[q] *= sf_gelu_slope(h[q]);
+    sf_store((uint16_t *)c + place, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_2x1536x256_16x64_dgelu_ {
+// 0 x 1536 results a block, 256 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 1536, kDepth = 256,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 512 + block * 256 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 256 + r) * 1536 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_2x1536x256_16x64_dgelu, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_2x1536x256_16x64_dgelu_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 24;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 24 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 8;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 1536 + (n0 + col);
+
+    const size_t place = (size_t)r * 3072 + at;
     float h[8];
     sf_unpack8(h, sf_load<sf_u4>(pre + place));
 #pragma unroll
@@ -2078,8 +4855,139 @@ SF_KERNEL(gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + ((n0 + col) / 768 * 1536 + (n0 + col) % 768);
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+
+    const size_t place = (size_t)r * 3072 + at;
+    float h[8];
+    sf_unpack8(h, sf_load<sf_u4>(pre + place));
+#pragma unroll
+    for (int q = 0; q < 8; q++) v[q] *= sf_gelu_slope(h[q]);
+    sf_store((uint16_t *)c + place, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_dgelu_ {
+// 0 x 1536 results a block, 384 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 1536, kDepth = 384,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 192 + ((col) / 192 * 384 + (col) % 192) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 384 + r) * 1536 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_dgelu, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_dgelu_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 24;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 24 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 12;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + ((n0 + col) / 768 * 1536 + (n0 + col) % 768);
+
+    const size_t place = (size_t)r * 3072 + at;
     float h[8];
     sf_unpack8(h, sf_load<sf_u4>(pre + place));
 #pragma unroll
@@ -2204,8 +5112,134 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x128_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_2x384x128_16x64_ {
+// 0 x 384 results a block, 128 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 384, kDepth = 128,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 256 + block * 128 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 128 + r) * 384 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_2x384x128_16x64, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_2x384x128_16x64_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 384 + (n0 + col);
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -2325,8 +5359,134 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x1536_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_2x384x1536_16x64_p8_ {
+// 0 x 384 results a block, 1536 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 384, kDepth = 1536,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 3072 + block * 1536 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 1536 + r) * 384 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_2x384x1536_16x64_p8, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_2x384x1536_16x64_p8_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 6 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 6, steps = 48 - first < 6 ? 48 - first : 6;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 384 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2446,8 +5606,134 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x256_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_2x384x256_16x64_ {
+// 0 x 384 results a block, 256 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 384, kDepth = 256,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 512 + block * 256 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 256 + r) * 384 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_2x384x256_16x64, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_2x384x256_16x64_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 8;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 384 + (n0 + col);
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -2567,8 +5853,134 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x384_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_2x384x384_16x64_p3_ {
+// 0 x 384 results a block, 384 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 384, kDepth = 384,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 384 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 384 + r) * 384 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_2x384x384_16x64_p3, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_2x384x384_16x64_p3_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 12 - first < 4 ? 12 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 384 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2688,8 +6100,134 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x384_o192s384b192w768_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_2x384x384_o192s384b192w768_16x64_p3_ {
+// 0 x 384 results a block, 384 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 384, kDepth = 384,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 192 + ((col) / 192 * 384 + (col) % 192) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 384 + r) * 384 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_2x384x384_o192s384b192w768_16x64_p3, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_2x384x384_o192s384b192w768_16x64_p3_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 12 - first < 4 ? 12 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 384 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2809,8 +6347,134 @@ SF_KERNEL(gemm_bf16_backward_data_4x192x192_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_4x192x192_16x64_ {
+// 0 x 192 results a block, 192 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 192, kDepth = 192,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 192 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 192 + r) * 192 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_4x192x192_16x64, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_4x192x192_16x64_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 3;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 3 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 6;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 192 + (n0 + col);
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -2930,8 +6594,134 @@ SF_KERNEL(gemm_bf16_backward_data_4x192x192_o48s192b48w768_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_4x192x192_o48s192b48w768_16x64_ {
+// 0 x 192 results a block, 192 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 192, kDepth = 192,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 48 + ((col) / 48 * 192 + (col) % 48) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 192 + r) * 192 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_4x192x192_o48s192b48w768_16x64, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_4x192x192_o48s192b48w768_16x64_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 3;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 3 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 6;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 192 + (n0 + col);
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -3051,8 +6841,134 @@ SF_KERNEL(gemm_bf16_backward_data_4x192x768_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_4x192x768_16x64_p6_ {
+// 0 x 192 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 192, kDepth = 768,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 3072 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 768 + r) * 192 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_4x192x768_16x64_p6, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_4x192x768_16x64_p6_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 3;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 3 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 24 - first < 4 ? 24 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 192 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -3172,8 +7088,139 @@ SF_KERNEL(gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_128
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + ((n0 + col) / 192 * 768 + (n0 + col) % 192);
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+
+    const size_t place = (size_t)r * 3072 + at;
+    float h[8];
+    sf_unpack8(h, sf_load<sf_u4>(pre + place));
+#pragma unroll
+    for (int q = 0; q < 8; q++) v[q] *= sf_gelu_slope(h[q]);
+    sf_store((uint16_t *)c + place, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_dgelu_ {
+// 0 x 768 results a block, 192 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 192,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 48 + ((col) / 48 * 192 + (col) % 48) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 8, chunk = n % 8;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 192 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_dgelu, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_dgelu_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 12;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 12 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 6;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
+    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+    if (m0 + row >= tokens) continue;
+    float v[8];
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 192 + ((n0 + col) / 192 * 768 + (n0 + col) % 192);
+
+    const size_t place = (size_t)r * 3072 + at;
     float h[8];
     sf_unpack8(h, sf_load<sf_u4>(pre + place));
 #pragma unroll

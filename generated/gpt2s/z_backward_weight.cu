@@ -120,7 +120,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x192x3072_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 3072 + m0 + row) * 192 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 3072 + r) * 192 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -243,7 +244,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x192x768_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + m0 + row) * 192 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + r) * 192 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -366,7 +368,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x256x3072_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 3072 + m0 + row) * 256 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 3072 + r) * 256 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -489,7 +492,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x256x768_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + m0 + row) * 256 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + r) * 256 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -612,7 +616,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x3072x192_64x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 192 + block * 192 + m0 + row) * 3072 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 192 + block * 192 + r) * 3072 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -735,7 +740,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x3072x384_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 384 + block * 384 + m0 + row) * 3072 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 384 + block * 384 + r) * 3072 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -858,7 +864,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x3072x768_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + m0 + row) * 3072 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + r) * 3072 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -981,7 +988,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x384x3072_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 3072 + m0 + row) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 3072 + r) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1104,7 +1112,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x384x768_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + m0 + row) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + r) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1227,7 +1236,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x512x3072_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 3072 + m0 + row) * 512 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 3072 + r) * 512 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1350,7 +1360,8 @@ SF_KERNEL(gemm_bf16_backward_weight_1x512x768_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + m0 + row) * 512 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + r) * 512 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1473,7 +1484,132 @@ SF_KERNEL(gemm_bf16_backward_weight_1x768x192_64x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 192 + block * 192 + m0 + row) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 192 + block * 192 + r) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+  }
+}
+
+
+namespace gemm_bf16_backward_weight_1x768x2304_128x128_ {
+// 2304 x 768 results a block, 0 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 2304, kCols = 768, kDepth = 0,
+  kM = 128, kN = 128, kK = 32, kWarpsN = 4, kThreads = 256,
+  kWarpM = 64, kWarpN = 32, kTilesM = 4, kTilesN = 4,
+  kStages = 3, kBytesA = 8192, kStage = 16384, kPitch = 544,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 256 + ((chunk ^ (row & 7)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 256 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 16, chunk = n % 16;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 2304 + block * 2304 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 16, chunk = n % 16;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_b(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_weight_1x768x2304_128x128, 256, 2)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_weight_1x768x2304_128x128_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has split stages.
+  const uint32_t all = (tokens + kK - 1) / kK, first = sf_block_z() * split;
+  const uint32_t left = all > first ? all - first : 0, steps = left < split ? left : split;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments_transposed(fa[i], at_a + place_a(k * 16 + (lane & 7) + (lane >> 4 << 3), (warp_m + i * 16) / 8 + (lane >> 3 & 1)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= 2304) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 2304 + block * 2304 + r) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1596,7 +1732,132 @@ SF_KERNEL(gemm_bf16_backward_weight_1x768x3072_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 3072 + m0 + row) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 3072 + r) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+  }
+}
+
+
+namespace gemm_bf16_backward_weight_1x768x32000_128x128_ {
+// 32000 x 768 results a block, 0 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 32000, kCols = 768, kDepth = 0,
+  kM = 128, kN = 128, kK = 32, kWarpsN = 4, kThreads = 256,
+  kWarpM = 64, kWarpN = 32, kTilesM = 4, kTilesN = 4,
+  kStages = 3, kBytesA = 8192, kStage = 16384, kPitch = 544,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 256 + ((chunk ^ (row & 7)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 256 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 16, chunk = n % 16;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 32000 + block * 32000 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 16, chunk = n % 16;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_b(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_weight_1x768x32000_128x128, 256, 2)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_weight_1x768x32000_128x128_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has split stages.
+  const uint32_t all = (tokens + kK - 1) / kK, first = sf_block_z() * split;
+  const uint32_t left = all > first ? all - first : 0, steps = left < split ? left : split;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments_transposed(fa[i], at_a + place_a(k * 16 + (lane & 7) + (lane >> 4 << 3), (warp_m + i * 16) / 8 + (lane >> 3 & 1)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= 32000) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 32000 + block * 32000 + r) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1719,7 +1980,132 @@ SF_KERNEL(gemm_bf16_backward_weight_1x768x384_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 384 + block * 384 + m0 + row) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 384 + block * 384 + r) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+  }
+}
+
+
+namespace gemm_bf16_backward_weight_1x768x768_128x128_ {
+// 768 x 768 results a block, 0 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 768, kCols = 768, kDepth = 0,
+  kM = 128, kN = 128, kK = 32, kWarpsN = 4, kThreads = 256,
+  kWarpM = 64, kWarpN = 32, kTilesM = 4, kTilesN = 4,
+  kStages = 3, kBytesA = 8192, kStage = 16384, kPitch = 544,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 256 + ((chunk ^ (row & 7)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 256 + ((chunk ^ (row & 7)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 16, chunk = n % 16;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 16, chunk = n % 16;
+    const uint32_t r = step * kK + row, col = first + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_b(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_backward_weight_1x768x768_128x128, 256, 2)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_backward_weight_1x768x768_128x128_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has split stages.
+  const uint32_t all = (tokens + kK - 1) / kK, first = sf_block_z() * split;
+  const uint32_t left = all > first ? all - first : 0, steps = left < split ? left : split;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments_transposed(fa[i], at_a + place_a(k * 16 + (lane & 7) + (lane >> 4 << 3), (warp_m + i * 16) / 8 + (lane >> 3 & 1)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments_transposed(fb[j], at_b + place_b(k * 16 + (lane & 15), (warp_n + j * 16) / 8 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= 768) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 768 + r) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1842,7 +2228,8 @@ SF_KERNEL(gemm_bf16_backward_weight_2x1536x128_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 256 + block * 128 + m0 + row) * 1536 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 256 + block * 128 + r) * 1536 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1965,7 +2352,8 @@ SF_KERNEL(gemm_bf16_backward_weight_2x1536x256_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 512 + block * 256 + m0 + row) * 1536 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 512 + block * 256 + r) * 1536 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2088,7 +2476,8 @@ SF_KERNEL(gemm_bf16_backward_weight_2x1536x384_i768s1536b768w3072_o192s384b192w7
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 384 + m0 + row) * 1536 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 384 + r) * 1536 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2211,7 +2600,8 @@ SF_KERNEL(gemm_bf16_backward_weight_2x384x128_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 256 + block * 128 + m0 + row) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 256 + block * 128 + r) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2334,7 +2724,8 @@ SF_KERNEL(gemm_bf16_backward_weight_2x384x1536_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 1536 + m0 + row) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 1536 + r) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2457,7 +2848,8 @@ SF_KERNEL(gemm_bf16_backward_weight_2x384x256_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 512 + block * 256 + m0 + row) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 512 + block * 256 + r) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2580,7 +2972,8 @@ SF_KERNEL(gemm_bf16_backward_weight_2x384x384_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 384 + m0 + row) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 384 + r) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2703,7 +3096,8 @@ SF_KERNEL(gemm_bf16_backward_weight_2x384x384_o192s384b192w768_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 384 + m0 + row) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 384 + r) * 384 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2826,7 +3220,8 @@ SF_KERNEL(gemm_bf16_backward_weight_4x192x192_64x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 192 + m0 + row) * 192 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 192 + r) * 192 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2949,7 +3344,8 @@ SF_KERNEL(gemm_bf16_backward_weight_4x192x192_o48s192b48w768_64x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 192 + m0 + row) * 192 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 192 + r) * 192 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -3072,7 +3468,8 @@ SF_KERNEL(gemm_bf16_backward_weight_4x192x768_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 768 + m0 + row) * 192 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 3072 + block * 768 + r) * 192 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -3195,7 +3592,8 @@ SF_KERNEL(gemm_bf16_backward_weight_4x768x192_i192s768b192w3072_o48s192b48w768_6
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 192 + m0 + row) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
+    const uint32_t r = m0 + row;
+    sf_store((float *)c + ((size_t)sf_block_z() * 768 + block * 192 + r) * 768 + n0 + col, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 

@@ -117,13 +117,15 @@ SF_KERNEL(gemm_bf16_forward_1x192x3072_128x128_bias_gelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -248,13 +250,15 @@ SF_KERNEL(gemm_bf16_forward_1x192x3072_16x64_bias_gelu, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -378,13 +382,15 @@ SF_KERNEL(gemm_bf16_forward_1x192x768_128x128_bias, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -505,13 +511,15 @@ SF_KERNEL(gemm_bf16_forward_1x192x768_16x64_bias, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -631,13 +639,15 @@ SF_KERNEL(gemm_bf16_forward_1x256x3072_128x128_bias_gelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -762,13 +772,15 @@ SF_KERNEL(gemm_bf16_forward_1x256x3072_16x64_bias_gelu, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -892,13 +904,15 @@ SF_KERNEL(gemm_bf16_forward_1x256x768_128x128_bias, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -1019,13 +1033,15 @@ SF_KERNEL(gemm_bf16_forward_1x256x768_16x64_bias, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -1145,13 +1161,15 @@ SF_KERNEL(gemm_bf16_forward_1x3072x192_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 192 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 192 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_1x3072x192_16x64_ {
+namespace gemm_bf16_forward_1x3072x192_16x64_p24_ {
 // 0 x 192 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 3072,
@@ -1189,10 +1207,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x3072x192_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x3072x192_16x64_p24, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x3072x192_16x64_;
+  using namespace gemm_bf16_forward_1x3072x192_16x64_p24_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -1205,7 +1223,8 @@ SF_KERNEL(gemm_bf16_forward_1x3072x192_16x64, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 96;
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 96 - first < 4 ? 96 - first : 4;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -1258,17 +1277,18 @@ SF_KERNEL(gemm_bf16_forward_1x3072x192_16x64, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 192 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 192 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1388,13 +1408,15 @@ SF_KERNEL(gemm_bf16_forward_1x3072x384_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 384 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 384 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_1x3072x384_16x64_ {
+namespace gemm_bf16_forward_1x3072x384_16x64_p16_ {
 // 0 x 384 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 3072,
@@ -1432,10 +1454,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x3072x384_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x3072x384_16x64_p16, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x3072x384_16x64_;
+  using namespace gemm_bf16_forward_1x3072x384_16x64_p16_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -1448,7 +1470,8 @@ SF_KERNEL(gemm_bf16_forward_1x3072x384_16x64, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 96;
+  // Part z of the sum has 6 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 6, steps = 96 - first < 6 ? 96 - first : 6;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -1501,17 +1524,18 @@ SF_KERNEL(gemm_bf16_forward_1x3072x384_16x64, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 384 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 384 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1631,18 +1655,20 @@ SF_KERNEL(gemm_bf16_forward_1x3072x768_128x128_bias, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_1x3072x768_16x64_bias_ {
+namespace gemm_bf16_forward_1x3072x768_16x64_p9_ {
 // 0 x 768 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 3072,
@@ -1680,10 +1706,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x3072x768_16x64_bias, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x3072x768_16x64_p9, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x3072x768_16x64_bias_;
+  using namespace gemm_bf16_forward_1x3072x768_16x64_p9_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -1696,7 +1722,8 @@ SF_KERNEL(gemm_bf16_forward_1x3072x768_16x64_bias, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 96;
+  // Part z of the sum has 11 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 11, steps = 96 - first < 11 ? 96 - first : 11;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -1749,22 +1776,18 @@ SF_KERNEL(gemm_bf16_forward_1x3072x768_16x64_bias, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
-#pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
-      const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
-      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
-    }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -1884,13 +1907,15 @@ SF_KERNEL(gemm_bf16_forward_1x384x3072_128x128_bias_gelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -2015,13 +2040,15 @@ SF_KERNEL(gemm_bf16_forward_1x384x3072_16x64_bias_gelu, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -2145,18 +2172,20 @@ SF_KERNEL(gemm_bf16_forward_1x384x768_128x128_bias, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_1x384x768_16x64_bias_ {
+namespace gemm_bf16_forward_1x384x768_16x64_p3_ {
 // 0 x 768 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 384,
@@ -2194,10 +2223,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x384x768_16x64_bias, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x384x768_16x64_p3, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x384x768_16x64_bias_;
+  using namespace gemm_bf16_forward_1x384x768_16x64_p3_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -2210,7 +2239,8 @@ SF_KERNEL(gemm_bf16_forward_1x384x768_16x64_bias, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 12;
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 12 - first < 4 ? 12 - first : 4;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -2263,22 +2293,18 @@ SF_KERNEL(gemm_bf16_forward_1x384x768_16x64_bias, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
-#pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
-      const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
-      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
-    }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2398,13 +2424,15 @@ SF_KERNEL(gemm_bf16_forward_1x512x3072_128x128_bias_gelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -2413,7 +2441,7 @@ SF_KERNEL(gemm_bf16_forward_1x512x3072_128x128_bias_gelu, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x512x3072_16x64_bias_gelu_ {
+namespace gemm_bf16_forward_1x512x3072_16x64_p3_ {
 // 0 x 3072 results a block, 512 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 512,
@@ -2451,10 +2479,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x512x3072_16x64_bias_gelu, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x512x3072_16x64_p3, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x512x3072_16x64_bias_gelu_;
+  using namespace gemm_bf16_forward_1x512x3072_16x64_p3_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 48;
@@ -2467,7 +2495,8 @@ SF_KERNEL(gemm_bf16_forward_1x512x3072_16x64_bias_gelu, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 16;
+  // Part z of the sum has 6 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 6, steps = 16 - first < 6 ? 16 - first : 6;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -2520,26 +2549,18 @@ SF_KERNEL(gemm_bf16_forward_1x512x3072_16x64_bias_gelu, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
-#pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
-      const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
-      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
-    }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
-    if (pre) sf_store(pre + place, sf_pack8(v));
-#pragma unroll
-    for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
-    sf_store((uint16_t *)c + place, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 3072 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2659,18 +2680,20 @@ SF_KERNEL(gemm_bf16_forward_1x512x768_128x128_bias, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_1x512x768_16x64_bias_ {
+namespace gemm_bf16_forward_1x512x768_16x64_p4_ {
 // 0 x 768 results a block, 512 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 512,
@@ -2708,10 +2731,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x512x768_16x64_bias, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x512x768_16x64_p4, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x512x768_16x64_bias_;
+  using namespace gemm_bf16_forward_1x512x768_16x64_p4_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -2724,7 +2747,8 @@ SF_KERNEL(gemm_bf16_forward_1x512x768_16x64_bias, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 16;
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 16 - first < 4 ? 16 - first : 4;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -2777,22 +2801,18 @@ SF_KERNEL(gemm_bf16_forward_1x512x768_16x64_bias, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
-#pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
-      const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
-      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
-    }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -2912,13 +2932,15 @@ SF_KERNEL(gemm_bf16_forward_1x768x192_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 192 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 192 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_1x768x192_16x64_ {
+namespace gemm_bf16_forward_1x768x192_16x64_p6_ {
 // 0 x 192 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 768,
@@ -2956,14 +2978,137 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x192_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x768x192_16x64_p6, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x192_16x64_;
+  using namespace gemm_bf16_forward_1x768x192_16x64_p6_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
   const uint32_t m0 = sf_block_y() * kM, n0 = tile % 3 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 24 - first < 4 ? 24 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments(fb[j], at_b + place_b(warp_n + j * 16 + (lane & 7) + (lane >> 4 << 3), k * 2 + (lane >> 3 & 1)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 192 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 192 + at, sf_f4{v[0], v[1], v[2], v[3]});
+  }
+}
+
+
+namespace gemm_bf16_forward_1x768x2304_128x128_bias_ {
+// 0 x 2304 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 2304, kDepth = 768,
+  kM = 128, kN = 128, kK = 32, kWarpsN = 4, kThreads = 256,
+  kWarpM = 64, kWarpN = 32, kTilesM = 4, kTilesN = 4,
+  kStages = 3, kBytesA = 8192, kStage = 16384, kPitch = 544,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 2304 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_forward_1x768x2304_128x128_bias, 256, 2)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_forward_1x768x2304_128x128_bias_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 18;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 18 * kN;
   float sum[kTilesM][kTilesN][4];
 #pragma unroll
   for (uint32_t i = 0; i < kTilesM; i++)
@@ -3034,8 +3179,139 @@ SF_KERNEL(gemm_bf16_forward_1x768x192_16x64, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    const uint32_t at = block * 192 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 192 + at, sf_pack8(v));
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 2304 + (n0 + col);
+
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
+      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
+    }
+    sf_store((uint16_t *)c + (size_t)r * 2304 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_forward_1x768x2304_16x64_p3_ {
+// 0 x 2304 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 2304, kDepth = 768,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 2304 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_forward_1x768x2304_16x64_p3, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_forward_1x768x2304_16x64_p3_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 36;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 36 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 8 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 8, steps = 24 - first < 8 ? 24 - first : 8;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments(fb[j], at_b + place_b(warp_n + j * 16 + (lane & 7) + (lane >> 4 << 3), k * 2 + (lane >> 3 & 1)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 2304 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 2304 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -3155,13 +3431,15 @@ SF_KERNEL(gemm_bf16_forward_1x768x3072_128x128_bias_gelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 3072 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -3170,7 +3448,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x3072_128x128_bias_gelu, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x768x3072_16x64_bias_gelu_ {
+namespace gemm_bf16_forward_1x768x3072_16x64_p3_ {
 // 0 x 3072 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 768,
@@ -3208,14 +3486,137 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x3072_16x64_bias_gelu, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x768x3072_16x64_p3, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x3072_16x64_bias_gelu_;
+  using namespace gemm_bf16_forward_1x768x3072_16x64_p3_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 48;
   const uint32_t m0 = sf_block_y() * kM, n0 = tile % 48 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 8 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 8, steps = 24 - first < 8 ? 24 - first : 8;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments(fb[j], at_b + place_b(warp_n + j * 16 + (lane & 7) + (lane >> 4 << 3), k * 2 + (lane >> 3 & 1)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 3072 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 3072 + at, sf_f4{v[0], v[1], v[2], v[3]});
+  }
+}
+
+
+namespace gemm_bf16_forward_1x768x32000_128x128_ {
+// 0 x 32000 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 32000, kDepth = 768,
+  kM = 128, kN = 128, kK = 32, kWarpsN = 4, kThreads = 256,
+  kWarpM = 64, kWarpN = 32, kTilesM = 4, kTilesN = 4,
+  kStages = 3, kBytesA = 8192, kStage = 16384, kPitch = 544,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 32000 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_forward_1x768x32000_128x128, 256, 2)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_forward_1x768x32000_128x128_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 250;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 250 * kN;
   float sum[kTilesM][kTilesN][4];
 #pragma unroll
   for (uint32_t i = 0; i < kTilesM; i++)
@@ -3286,17 +3687,134 @@ SF_KERNEL(gemm_bf16_forward_1x768x3072_16x64_bias_gelu, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    const uint32_t at = block * 3072 + (n0 + col);
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 32000 + (n0 + col);
+
+    sf_store((uint16_t *)c + (size_t)r * 32000 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_forward_1x768x32000_16x64_sums_ {
+// 0 x 32000 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 32000, kDepth = 768,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
-      const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
-      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 32000 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_forward_1x768x32000_16x64_sums, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_forward_1x768x32000_16x64_sums_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 500;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 500 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  const uint32_t first = 0, steps = 24;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
-    if (pre) sf_store(pre + place, sf_pack8(v));
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
 #pragma unroll
-    for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
-    sf_store((uint16_t *)c + place, sf_pack8(v));
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments(fb[j], at_b + place_b(warp_n + j * 16 + (lane & 7) + (lane >> 4 << 3), k * 2 + (lane >> 3 & 1)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 32000 + (n0 + col);
+
+    sf_store((float *)c + (size_t)r * 32000 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -3416,13 +3934,15 @@ SF_KERNEL(gemm_bf16_forward_1x768x384_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 384 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 384 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_1x768x384_16x64_ {
+namespace gemm_bf16_forward_1x768x384_16x64_p6_ {
 // 0 x 384 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 768,
@@ -3460,10 +3980,133 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x384_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x768x384_16x64_p6, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x384_16x64_;
+  using namespace gemm_bf16_forward_1x768x384_16x64_p6_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 6;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 6 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 24 - first < 4 ? 24 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments(fb[j], at_b + place_b(warp_n + j * 16 + (lane & 7) + (lane >> 4 << 3), k * 2 + (lane >> 3 & 1)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 384 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 384 + at, sf_f4{v[0], v[1], v[2], v[3]});
+  }
+}
+
+
+namespace gemm_bf16_forward_1x768x768_128x128_bias_ {
+// 0 x 768 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 768,
+  kM = 128, kN = 128, kK = 32, kWarpsN = 4, kThreads = 256,
+  kWarpM = 64, kWarpN = 32, kTilesM = 4, kTilesN = 4,
+  kStages = 3, kBytesA = 8192, kStage = 16384, kPitch = 544,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 768 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_forward_1x768x768_128x128_bias, 256, 2)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_forward_1x768x768_128x128_bias_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -3538,8 +4181,139 @@ SF_KERNEL(gemm_bf16_forward_1x768x384_16x64, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
-    const uint32_t at = block * 384 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 384 + at, sf_pack8(v));
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
+      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
+    }
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+  }
+}
+
+
+namespace gemm_bf16_forward_1x768x768_16x64_p6_ {
+// 0 x 768 results a block, 768 products each; a stage holds 32 of them.
+enum : uint32_t {
+  kRows = 0, kCols = 768, kDepth = 768,
+  kM = 16, kN = 64, kK = 32, kWarpsN = 4, kThreads = 128,
+  kWarpM = 16, kWarpN = 16, kTilesM = 1, kTilesN = 2,
+  kStages = 4, kBytesA = 1024, kStage = 5120, kPitch = 288,
+};
+
+// Places of 16-byte chunks in a stage. They are permuted within a row so that the
+// eight rows of a fragment lie in different banks.
+SF_DEV uint32_t place_a(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+SF_DEV uint32_t place_b(uint32_t row, uint32_t chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+
+// staged is the place of four sums in the staging tile.
+SF_DEV uint32_t staged(uint32_t row, uint32_t quad) { return row * kPitch + ((quad ^ (quad >> 3 & 3)) << 4); }
+
+// One stage of each operand. Chunks outside the matrix become zeros.
+SF_DEV void load_a(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 1; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    if (n >= 64) break;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    const bool ok = r < tokens;
+    sf_copy(to + place_a(row, chunk), from + (ok ? (size_t)r * 768 + block * 768 + (col) : 0), ok);
+  }
+}
+SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t block, uint32_t first, uint32_t step, uint32_t tokens) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const uint32_t n = thread + i * kThreads, row = n / 4, chunk = n % 4;
+    const uint32_t r = first + row, col = step * kK + chunk * 8;
+    sf_copy(to + place_b(row, chunk), from + (size_t)(block * 768 + r) * 768 + (col), true);
+  }
+}
+}  // namespace
+
+SF_KERNEL(gemm_bf16_forward_1x768x768_16x64_p6, 128, 4)
+(const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
+ void *__restrict__ c, uint32_t tokens, uint32_t split) {
+  using namespace gemm_bf16_forward_1x768x768_16x64_p6_;
+  const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
+  const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
+  const uint32_t tile = sf_block_x(), block = tile / 12;
+  const uint32_t m0 = sf_block_y() * kM, n0 = tile % 12 * kN;
+  float sum[kTilesM][kTilesN][4];
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++)
+#pragma unroll
+      for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
+
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 24 - first < 4 ? 24 - first : 4;
+
+#pragma unroll
+  for (uint32_t s = 0; s < kStages - 1; s++) {
+    if (s < steps) {
+      load_a(s * kStage, a, thread, block, m0, first + s, tokens);
+      load_b(s * kStage + kBytesA, b, thread, block, n0, first + s, tokens);
+    }
+    sf_commit();
+  }
+  uint32_t stage = 0, ahead = kStages - 1;
+#pragma unroll 1
+  for (uint32_t step = 0; step < steps; step++) {
+    sf_wait<kStages - 2>();
+    sf_sync();  // this stage has landed for all threads, and all are done with the one before
+    if (step + kStages - 1 < steps) {
+      load_a(ahead * kStage, a, thread, block, m0, first + step + kStages - 1, tokens);
+      load_b(ahead * kStage + kBytesA, b, thread, block, n0, first + step + kStages - 1, tokens);
+    }
+    sf_commit();
+    const uint32_t at_a = stage * kStage, at_b = at_a + kBytesA;
+#pragma unroll
+    for (uint32_t k = 0; k < kK / 16; k++) {
+      uint32_t fa[kTilesM][4], fb[kTilesN / 2][4];
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+        sf_fragments(fa[i], at_a + place_a(warp_m + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (uint32_t j = 0; j < kTilesN / 2; j++)
+        sf_fragments(fb[j], at_b + place_b(warp_n + j * 16 + (lane & 7) + (lane >> 4 << 3), k * 2 + (lane >> 3 & 1)));
+#pragma unroll
+      for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < kTilesN; j++) sf_mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+    }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    ahead = ahead + 1 == kStages ? 0 : ahead + 1;
+  }
+
+  // The sums pass through shared memory, in place of the stages, so that every
+  // thread stores 16 neighbouring bytes. All copies have landed: the last groups
+  // are empty.
+  sf_sync();
+#pragma unroll
+  for (uint32_t i = 0; i < kTilesM; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < kTilesN; j++) {
+      const uint32_t row = warp_m + i * 16 + (lane >> 2), col = warp_n + j * 8 + (lane & 3) * 2;
+      sf_store_shared(staged(row, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][0], sum[i][j][1]});
+      sf_store_shared(staged(row + 8, col >> 2) + (col & 3) * 4, sf_f2{sum[i][j][2], sum[i][j][3]});
+    }
+  sf_sync();
+#pragma unroll 1
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
+    if (m0 + row >= tokens) continue;
+    float v[4];
+#pragma unroll
+    for (int q = 0; q < 4 / 4; q++) {
+      const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
+      v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
+    }
+    const uint32_t r = m0 + row;
+    const uint32_t at = block * 768 + (n0 + col);
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -3659,13 +4433,15 @@ SF_KERNEL(gemm_bf16_forward_2x1536x128_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 128 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 256 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 256 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_2x1536x128_16x64_ {
+namespace gemm_bf16_forward_2x1536x128_16x64_p12_ {
 // 0 x 128 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 128, kDepth = 1536,
@@ -3703,10 +4479,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x1536x128_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x1536x128_16x64_p12, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x1536x128_16x64_;
+  using namespace gemm_bf16_forward_2x1536x128_16x64_p12_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 2;
@@ -3719,7 +4495,8 @@ SF_KERNEL(gemm_bf16_forward_2x1536x128_16x64, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 48;
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 48 - first < 4 ? 48 - first : 4;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -3772,17 +4549,18 @@ SF_KERNEL(gemm_bf16_forward_2x1536x128_16x64, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 128 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 256 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 256 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -3902,13 +4680,15 @@ SF_KERNEL(gemm_bf16_forward_2x1536x256_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 256 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 512 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 512 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_2x1536x256_16x64_ {
+namespace gemm_bf16_forward_2x1536x256_16x64_p10_ {
 // 0 x 256 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 256, kDepth = 1536,
@@ -3946,10 +4726,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x1536x256_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x1536x256_16x64_p10, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x1536x256_16x64_;
+  using namespace gemm_bf16_forward_2x1536x256_16x64_p10_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 4;
@@ -3962,7 +4742,8 @@ SF_KERNEL(gemm_bf16_forward_2x1536x256_16x64, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 48;
+  // Part z of the sum has 5 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 5, steps = 48 - first < 5 ? 48 - first : 5;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -4015,17 +4796,18 @@ SF_KERNEL(gemm_bf16_forward_2x1536x256_16x64, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 256 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 512 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 512 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -4145,13 +4927,15 @@ SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x1
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + ((n0 + col) / 192 * 384 + (n0 + col) % 192);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_ {
+namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_p8_ {
 // 0 x 384 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 1536,
@@ -4189,10 +4973,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_p8, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_;
+  using namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_p8_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -4205,7 +4989,8 @@ SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 48;
+  // Part z of the sum has 6 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 6, steps = 48 - first < 6 ? 48 - first : 6;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -4258,17 +5043,18 @@ SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + ((n0 + col) / 192 * 384 + (n0 + col) % 192);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -4388,13 +5174,15 @@ SF_KERNEL(gemm_bf16_forward_2x384x128_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 128 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 256 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 256 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_2x384x128_16x64_ {
+namespace gemm_bf16_forward_2x384x128_16x64_p3_ {
 // 0 x 128 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 128, kDepth = 384,
@@ -4432,10 +5220,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x128_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x384x128_16x64_p3, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x128_16x64_;
+  using namespace gemm_bf16_forward_2x384x128_16x64_p3_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 2;
@@ -4448,7 +5236,8 @@ SF_KERNEL(gemm_bf16_forward_2x384x128_16x64, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 12;
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 12 - first < 4 ? 12 - first : 4;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -4501,17 +5290,18 @@ SF_KERNEL(gemm_bf16_forward_2x384x128_16x64, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 128 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 256 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 256 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -4631,13 +5421,15 @@ SF_KERNEL(gemm_bf16_forward_2x384x1536_128x128_bias_gelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 1536 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -4762,13 +5554,15 @@ SF_KERNEL(gemm_bf16_forward_2x384x1536_16x64_bias_gelu, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 1536 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -4892,13 +5686,15 @@ SF_KERNEL(gemm_bf16_forward_2x384x256_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 256 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 512 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 512 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_2x384x256_16x64_ {
+namespace gemm_bf16_forward_2x384x256_16x64_p3_ {
 // 0 x 256 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 256, kDepth = 384,
@@ -4936,10 +5732,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x256_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x384x256_16x64_p3, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x256_16x64_;
+  using namespace gemm_bf16_forward_2x384x256_16x64_p3_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 4;
@@ -4952,7 +5748,8 @@ SF_KERNEL(gemm_bf16_forward_2x384x256_16x64, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 12;
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 12 - first < 4 ? 12 - first : 4;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -5005,17 +5802,18 @@ SF_KERNEL(gemm_bf16_forward_2x384x256_16x64, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 256 + (n0 + col);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 512 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 512 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -5135,18 +5933,20 @@ SF_KERNEL(gemm_bf16_forward_2x384x384_128x128_bias, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_2x384x384_16x64_bias_ {
+namespace gemm_bf16_forward_2x384x384_16x64_p3_ {
 // 0 x 384 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 384,
@@ -5184,10 +5984,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x384_16x64_bias, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x384x384_16x64_p3, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x384_16x64_bias_;
+  using namespace gemm_bf16_forward_2x384x384_16x64_p3_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -5200,7 +6000,8 @@ SF_KERNEL(gemm_bf16_forward_2x384x384_16x64_bias, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 12;
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 12 - first < 4 ? 12 - first : 4;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -5253,22 +6054,18 @@ SF_KERNEL(gemm_bf16_forward_2x384x384_16x64_bias, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 384 + (n0 + col);
-#pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
-      const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
-      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
-    }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -5388,13 +6185,15 @@ SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_128x128, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + ((n0 + col) / 192 * 384 + (n0 + col) % 192);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_2x384x384_o192s384b192w768_16x64_ {
+namespace gemm_bf16_forward_2x384x384_o192s384b192w768_16x64_p3_ {
 // 0 x 384 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 384,
@@ -5432,10 +6231,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_16x64_p3, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x384_o192s384b192w768_16x64_;
+  using namespace gemm_bf16_forward_2x384x384_o192s384b192w768_16x64_p3_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -5448,7 +6247,8 @@ SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_16x64, 128, 4)
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 12;
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 12 - first < 4 ? 12 - first : 4;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -5501,17 +6301,18 @@ SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_16x64, 128, 4)
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + ((n0 + col) / 192 * 384 + (n0 + col) % 192);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 
@@ -5631,13 +6432,15 @@ SF_KERNEL(gemm_bf16_forward_4x192x192_128x64_bias, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -5758,13 +6561,15 @@ SF_KERNEL(gemm_bf16_forward_4x192x192_16x64_bias, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 192 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -5884,8 +6689,10 @@ SF_KERNEL(gemm_bf16_forward_4x192x192_o48s192b48w768_128x64, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 48 + ((n0 + col) / 48 * 192 + (n0 + col) % 48);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -6006,8 +6813,10 @@ SF_KERNEL(gemm_bf16_forward_4x192x192_o48s192b48w768_16x64, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 48 + ((n0 + col) / 48 * 192 + (n0 + col) % 48);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
@@ -6127,13 +6936,15 @@ SF_KERNEL(gemm_bf16_forward_4x192x768_128x128_bias_gelu, 256, 2)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -6258,13 +7069,15 @@ SF_KERNEL(gemm_bf16_forward_4x192x768_16x64_bias_gelu, 128, 4)
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 768 + (n0 + col);
+
 #pragma unroll
     for (int q = 0; q < 8 / 4; q++) {
       const sf_f4 s = sf_load<sf_f4>(bias + at + 4 * q);
       v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
     }
-    const size_t place = (size_t)(m0 + row) * 3072 + at;
+    const size_t place = (size_t)r * 3072 + at;
     if (pre) sf_store(pre + place, sf_pack8(v));
 #pragma unroll
     for (int q = 0; q < 8; q++) v[q] = sf_gelu(v[q]);
@@ -6388,13 +7201,15 @@ SF_KERNEL(gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_128x64, 2
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 48 + ((n0 + col) / 48 * 192 + (n0 + col) % 48);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
   }
 }
 
 
-namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_ {
+namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_p6_ {
 // 0 x 192 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 768,
@@ -6432,10 +7247,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_p6, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_;
+  using namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_p6_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6448,7 +7263,8 @@ SF_KERNEL(gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64, 12
 #pragma unroll
       for (int r = 0; r < 4; r++) sum[i][j][r] = 0.0f;
 
-  const uint32_t first = 0, steps = 24;
+  // Part z of the sum has 4 stages, the last one what is left.
+  const uint32_t first = sf_block_z() * 4, steps = 24 - first < 4 ? 24 - first : 4;
 
 #pragma unroll
   for (uint32_t s = 0; s < kStages - 1; s++) {
@@ -6501,17 +7317,18 @@ SF_KERNEL(gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64, 12
     }
   sf_sync();
 #pragma unroll 1
-  for (uint32_t i = thread; i < kM * (kN / 8); i += kThreads) {
-    const uint32_t row = i / (kN / 8), col = i % (kN / 8) * 8;
+  for (uint32_t i = thread; i < kM * (kN / 4); i += kThreads) {
+    const uint32_t row = i / (kN / 4), col = i % (kN / 4) * 4;
     if (m0 + row >= tokens) continue;
-    float v[8];
+    float v[4];
 #pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
+    for (int q = 0; q < 4 / 4; q++) {
       const sf_f4 s = sf_load_shared<sf_f4>(staged(row, (col >> 2) + q));
       v[4 * q] = s.x, v[4 * q + 1] = s.y, v[4 * q + 2] = s.z, v[4 * q + 3] = s.w;
     }
+    const uint32_t r = m0 + row;
     const uint32_t at = block * 48 + ((n0 + col) / 48 * 192 + (n0 + col) % 48);
-    sf_store((uint16_t *)c + (size_t)(m0 + row) * 768 + at, sf_pack8(v));
+    sf_store((float *)c + ((size_t)sf_block_z() * tokens + r) * 768 + at, sf_f4{v[0], v[1], v[2], v[3]});
   }
 }
 

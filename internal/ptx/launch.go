@@ -27,6 +27,8 @@ type Launch struct {
 	Seed uint64
 	// Args holds one value a parameter.
 	Args []uint64
+	// Only, if not nil, chooses the blocks that run.
+	Only func(index [3]int) bool
 	// Limit bounds the instructions of one block's warps; 0 is a hundred million.
 	Limit int64
 }
@@ -78,6 +80,10 @@ func (k *Kernel) Run(mem *Memory, l Launch) (*Report, error) {
 				if n >= blocks {
 					break
 				}
+				b.index = [3]int{n % l.Grid[0], n / l.Grid[0] % l.Grid[1], n / l.Grid[0] / l.Grid[1]}
+				if l.Only != nil && !l.Only(b.index) {
+					continue
+				}
 				b.reset(n, l)
 				b.run()
 			}
@@ -127,7 +133,6 @@ func newBlock(k *Kernel, mem *Memory, report *Report, l Launch) *block {
 // reset makes the block the n-th of the grid, with nothing written yet.
 func (b *block) reset(n int, l Launch) {
 	b.number, b.barrier, b.failed, b.instructions, b.limit = n, 1, false, 0, l.Limit
-	b.index = [3]int{n % l.Grid[0], n / l.Grid[0] % l.Grid[1], n / l.Grid[0] / l.Grid[1]}
 	b.rng = rand.New(rand.NewPCG(l.Seed, uint64(n)))
 	clear(b.shadow)
 	for i := range b.shared {

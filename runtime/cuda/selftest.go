@@ -46,7 +46,12 @@ type family struct {
 
 // families has one entry for each template.
 var families = map[string]family{
-	"gemm": {prepareProduct, wantProduct},
+	"gemm":    {prepareProduct, wantProduct},
+	"sgemm":   {prepareProduct, wantProduct},
+	"finish":  {prepareFinish, wantFinish},
+	"sum":     {prepareSum, wantSum},
+	"columns": {prepareColumns, wantColumns},
+	"cast":    {prepareCast, wantCast},
 }
 
 // testTokens are the rows of a trial: one full tile of 16 and a part of another.

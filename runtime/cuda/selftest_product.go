@@ -14,16 +14,22 @@ import (
 func prepareProduct(t *trial) {
 	k, tokens := t.Plan.(plan.GPUProduct), t.counts[plan.Tokens]
 	t.arrays["b"] = t.draw(t.param("b"), 1/math.Sqrt(float64(cmp.Or(k.Depth(), tokens))))
-	if !k.Bias {
-		delete(t.arrays, "bias")
-	}
-	if pre := t.param("pre"); k.Epilogue == plan.GPULinear && pre.Optional {
-		delete(t.arrays, "pre")
-	}
+	t.leaveOut(k)
 	t.numbers["split"] = Uint32((tokens + plan.GPUDepth - 1) / plan.GPUDepth)
 }
 
-// wantProduct multiplies each block as a dense layer on the CPU.
+// leaveOut takes away the arrays that a product does not read.
+func (t *trial) leaveOut(k plan.GPUProduct) {
+	if t.param("bias").Optional {
+		delete(t.arrays, "bias")
+	}
+	if pre := t.param("pre"); pre.Optional && pre.Access == plan.Read {
+		delete(t.arrays, "pre")
+	}
+}
+
+// wantProduct multiplies each block, and each part of its sums, as a dense layer
+// on the CPU.
 func wantProduct(t *trial) (map[string][]float32, error) {
 	k, tokens := t.Plan.(plan.GPUProduct), t.counts[plan.Tokens]
 	m, n, depth := cmp.Or(k.Rows(), tokens), k.Cols(), cmp.Or(k.Depth(), tokens)
@@ -33,9 +39,16 @@ func wantProduct(t *trial) (map[string][]float32, error) {
 			want[name] = make([]float32, p.Len.In(t.counts))
 		}
 	}
-	for block := range k.Blocks {
-		a, b, c := gather(t.arrays["a"], k.A, block, m, depth), gather(t.arrays["b"], k.B, block, n, depth), make([]float32, m*n)
-		l, err := rt.NewLinear(spec.Linear{Kind: spec.Dense, In: depth, Out: n}, rt.Weights{Factors: [][]float32{b}}, t.cpu)
+	parts, stages := 1, (depth+plan.GPUDepth-1)/plan.GPUDepth
+	if k.Split() {
+		parts, stages = k.Parts, k.PartSteps()
+	}
+	for n0 := range k.Blocks * parts {
+		block, part := n0/parts, n0%parts
+		first := part * stages * plan.GPUDepth
+		in := min(depth-first, stages*plan.GPUDepth)
+		a, b, c := gather(t.arrays["a"], k.A, block, m, first, in), gather(t.arrays["b"], k.B, block, n, first, in), make([]float32, m*n)
+		l, err := rt.NewLinear(spec.Linear{Kind: spec.Dense, In: in, Out: n}, rt.Weights{Factors: [][]float32{b}}, t.cpu)
 		if err != nil {
 			return nil, err
 		}
@@ -44,18 +57,24 @@ func wantProduct(t *trial) (map[string][]float32, error) {
 		ws.Close()
 		l.Close()
 		for i := range m {
-			t.storeRow(k, want, block, i, c[i*n:(i+1)*n])
+			if row := c[i*n : (i+1)*n]; k.Split() {
+				for j, v := range row {
+					want["c"][(part*m+i)*k.C.Pitch+k.C.Cols.At(block, j)] = v
+				}
+			} else {
+				t.storeRow(k, want, block, i, row)
+			}
 		}
 	}
 	return want, nil
 }
 
-// gather collects the rows, or summed columns, of one block.
-func gather(v []float32, o plan.Operand, block, outer, inner int) []float32 {
+// gather collects the rows, or summed columns, of one block, from the first on.
+func gather(v []float32, o plan.Operand, block, outer, first, inner int) []float32 {
 	x := make([]float32, outer*inner)
 	for i := range outer {
 		for j := range inner {
-			x[i*inner+j] = v[place(o, block, i, j)]
+			x[i*inner+j] = v[place(o, block, i, first+j)]
 		}
 	}
 	return x
@@ -67,22 +86,24 @@ func place(o plan.Operand, block, i, j int) int {
 	if o.Summed {
 		i, j = j, i
 	}
-	if o.BlockRows > 0 {
-		return (block*o.BlockRows+i)*o.Pitch + j
-	}
-	return i*o.Pitch + o.Cols.At(block, j)
+	return o.At(block, i, j)
 }
 
 // storeRow applies the epilogue to row i of a block's sums and puts what comes of
 // it where the kernel does.
 func (t *trial) storeRow(k plan.GPUProduct, want map[string][]float32, block, i int, c []float32) {
-	if k.Float32() {
-		for j, v := range c {
-			want["c"][place(k.C, block, i, j)] = v
-		}
-		return
-	}
 	at := func(j int) int { return i*k.C.Pitch + k.C.Cols.At(block, j) }
+	if k.C.BlockRows > 0 {
+		at = func(j int) int { return place(k.C, block, i, j) }
+	}
+	// Places of an activation, and of its gate and up where at is its place: they
+	// take turns, or all gates of a row come before its ups.
+	act := func(at int) int { return at / 2 }
+	pair := func(at int) (gate, up int) { return 2 * at, 2*at + 1 }
+	if k.Precision == plan.Float32s {
+		act = func(at int) int { return at - i*k.C.Pitch/2 }
+		pair = func(at int) (gate, up int) { return at + i*k.C.Pitch, at + (i+1)*k.C.Pitch }
+	}
 	if bias := t.arrays["bias"]; bias != nil {
 		for j := range c {
 			c[j] += bias[k.C.Cols.At(block, j)]
@@ -110,17 +131,19 @@ func (t *trial) storeRow(k plan.GPUProduct, want map[string][]float32, block, i 
 		}
 		t.vec.SwiGLU(g, g, u)
 		for j, v := range g {
-			want["c"][at(2*j)/2] = v
+			want["c"][act(at(2*j))] = v
 		}
 		return
 	case plan.GPUSwiGLUBackward:
 		g, u, dg, du := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
 		for j := range n {
-			g[j], u[j] = t.arrays["pre"][2*at(j)], t.arrays["pre"][2*at(j)+1]
+			gate, up := pair(at(j))
+			g[j], u[j] = t.arrays["pre"][gate], t.arrays["pre"][up]
 		}
 		t.vec.SwiGLUBackward(make([]float32, n), dg, du, g, u, c)
 		for j := range n {
-			want["c"][2*at(j)], want["c"][2*at(j)+1] = dg[j], du[j]
+			gate, up := pair(at(j))
+			want["c"][gate], want["c"][up] = dg[j], du[j]
 		}
 		return
 	}

@@ -1,0 +1,83 @@
+package plan
+
+import (
+	"fmt"
+
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// GPUModel is every matrix product of a model.
+type GPUModel struct {
+	Spec spec.Model
+	// FFNs are those of the layers, each once; FFN says which one a layer has.
+	FFNs []GPUFFN
+	FFN  []int
+	// QKV, Output and Head are the dense layers. The head's vocabulary is padded
+	// with rows of zeros to a multiple of 8: Logits is its width. Few stores
+	// float32, to choose tokens from; the others bf16, which the loss turns into
+	// gradients in place.
+	QKV, Output, Head GPULayer
+	Logits            int
+}
+
+// NewGPUModel plans the products of a model, or says which width the GPU kernels
+// cannot serve. Networks that bf16 cannot serve are planned in float32; the rest
+// of a model has to be of widths that bf16 can.
+func NewGPUModel(m spec.Model, p Precision) (GPUModel, error) {
+	g := GPUModel{Spec: m, Logits: up(m.Vocab, chunk)}
+	at := map[spec.FFN]int{}
+	for i := range m.Layers {
+		f := m.LayerFFN(i)
+		if _, ok := at[f]; !ok {
+			planned, err := NewGPUFFN(f, p)
+			if err != nil {
+				return g, err
+			}
+			at[f] = len(g.FFNs)
+			g.FFNs = append(g.FFNs, planned)
+		}
+		g.FFN = append(g.FFN, at[f])
+	}
+	head := m.Head()
+	head.Out = g.Logits
+	for _, l := range []struct {
+		name string
+		spec spec.Linear
+		to   *GPULayer
+	}{{"qkv", m.QKV(), &g.QKV}, {"attention output", m.Output(), &g.Output}, {"head", head, &g.Head}} {
+		var err error
+		if *l.to, err = NewGPULayer(l.spec); err != nil {
+			return g, fmt.Errorf("%s: %w", l.name, err)
+		}
+	}
+	few := &g.Head.Factors[0].Few
+	few.Sums = true
+	return g, nil
+}
+
+// Kernels lists what the model's products run.
+func (g GPUModel) Kernels() []GPUKernel {
+	var ks []GPUKernel
+	for _, f := range g.FFNs {
+		ks = append(ks, f.Kernels()...)
+	}
+	for _, l := range []GPULayer{g.QKV, g.Output, g.Head} {
+		ks = append(ks, l.Kernels()...)
+	}
+	return ks
+}
+
+// NewGPUFFN plans a network in a precision, or, where none is given, in bf16 if
+// its widths allow it and in float32 otherwise.
+func NewGPUFFN(f spec.FFN, p Precision) (GPUFFN, error) {
+	if p == Float32s {
+		return NewGPUFloat32(f)
+	}
+	g, err := NewGPU(f)
+	if err == nil || p == BF16 || f.Guide {
+		return g, err
+	}
+	fallback, ferr := NewGPUFloat32(f)
+	fallback.Why = err
+	return fallback, ferr
+}

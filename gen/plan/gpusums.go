@@ -1,0 +1,203 @@
+package plan
+
+import "fmt"
+
+// Kernels lists the launches of a product: its own and, where that leaves
+// parts, in its array c, the one that adds them up, as its array parts.
+func (k GPUProduct) Kernels() []GPUKernel {
+	if !k.Split() {
+		return []GPUKernel{k.Kernel()}
+	}
+	return []GPUKernel{k.Kernel(), GPUFinish{k}.Kernel()}
+}
+
+// GPUFinish adds the parts of a product's sums in their order and does its
+// epilogue. Where each entry lies is the product's business: rows of parts and of
+// results are in the same order.
+type GPUFinish struct{ GPUProduct }
+
+// finishThreads and sumThreads are the threads of a block of kernels that do one
+// thing to every entry; the first are few, because so are the entries.
+const (
+	finishThreads = 64
+	sumThreads    = 256
+)
+
+// Each is the number of sums that one thread finishes.
+func (k GPUFinish) Each() int {
+	switch {
+	case k.Sums:
+		return 4
+	case k.Epilogue == GPUSwiGLU:
+		return 16
+	}
+	return 8
+}
+
+// Groups is the number of threads a row.
+func (k GPUFinish) Groups() int { return k.C.Pitch / k.Each() }
+
+// Threads of a block.
+func (k GPUFinish) Threads() int { return finishThreads }
+
+// Name carries the plan: finish_<width>x<parts>[_bias][_<epilogue>][_sums].
+func (k GPUFinish) Name() string {
+	return fmt.Sprintf("finish_%dx%d%s", k.C.Pitch, k.Parts, k.suffix())
+}
+
+// Kernel is the row of the kernel table.
+func (k GPUFinish) Kernel() GPUKernel {
+	whole := k.GPUProduct
+	whole.Parts = 1
+	p := whole.Kernel().Params // a, b, bias, pre, c, tokens, split
+	return GPUKernel{
+		Name: k.Name(), Template: "finish", File: "sums", Plan: k,
+		Threads: finishThreads, BlocksPerSM: k.BlocksPerSM,
+		Counts: GPUCounts{Stores: k.Stores()},
+		Grid:   [3]GPUExtent{{N: 1, Of: Tokens}, fixed(up(k.Groups(), finishThreads) / finishThreads), fixed(1)},
+		Params: []GPUParam{
+			{Name: "parts", Type: ArrayFloat32, Access: Read, Len: tokenRows(k.Parts * k.C.Pitch)},
+			p[2], p[3], p[4], p[5],
+		},
+	}
+}
+
+// GPUSum adds the parts of float32 sums in their order to, or in place of, what
+// is there: the gradients of weights. It is made for few parts of many entries, as
+// [SumRows] is for many rows of few.
+type GPUSum struct{}
+
+// Name is the kernel's.
+func (GPUSum) Name() string { return "sum_parts" }
+
+// Kernel is the row of the kernel table. Its number accumulate is 1 where the
+// sums are added to what is there.
+func (s GPUSum) Kernel() GPUKernel {
+	return GPUKernel{
+		Name: s.Name(), Template: "sum", File: "sums", Plan: s,
+		Threads: sumThreads, BlocksPerSM: 8,
+		Counts: GPUCounts{OtherStores: 1},
+		Grid:   [3]GPUExtent{{N: 1, Of: Entries, Each: sumThreads}, fixed(1), fixed(1)},
+		Params: []GPUParam{
+			{Name: "parts", Type: ArrayFloat32, Access: Read, Len: GPUExtent{N: 1, Of: Entries, Times: Parts}},
+			{Name: "sum", Type: ArrayFloat32, Access: Updated, Len: GPUExtent{N: 1, Of: Entries}},
+			{Name: "n", Type: Uint32, Count: Entries},
+			{Name: "count", Type: Uint32, Count: Parts},
+			{Name: "accumulate", Type: Uint32},
+		},
+	}
+}
+
+// Threads and BlocksPerSM are those of the kernel, for its template.
+func (GPUSum) Threads() int     { return sumThreads }
+func (GPUSum) BlocksPerSM() int { return 8 }
+
+// WeightParts is the number of parts that a sum over so many tokens is cut
+// into: as many as fill a chip, of no fewer than eight stages each.
+func (k GPUProduct) WeightParts(tokens int) int {
+	g := k.Kernel().Grid
+	tiles, stages := g[0].N*g[1].N, up(tokens, GPUDepth)/GPUDepth
+	most := GPUs[len(GPUs)-1].Multiprocessors
+	n := max(1, min(up(most, tiles)/tiles, stages/8))
+	return up(stages, k.PartStages(tokens, n)) / k.PartStages(tokens, n)
+}
+
+// PartStages is the number of stages of each of so many parts, but the last,
+// of a sum over tokens: the kernel's argument split.
+func (k GPUProduct) PartStages(tokens, parts int) int {
+	return up(up(tokens, GPUDepth)/GPUDepth, parts) / parts
+}
+
+// GPUColumns sums the columns of rows in parts: the gradient of a bias, of
+// Width entries, from that of the layer's output, as it is stored. [SumRows]
+// adds the parts.
+type GPUColumns struct {
+	Width     int
+	Precision Precision
+}
+
+// Each is the number of neighbouring columns that a thread sums, Across the
+// threads side by side and Down those below each other.
+func (k GPUColumns) Each() int {
+	if k.Float32() {
+		return 1
+	}
+	return chunk
+}
+func (k GPUColumns) Across() int {
+	if k.Float32() {
+		return 32
+	}
+	return 8
+}
+func (k GPUColumns) Down() int        { return sumThreads / k.Across() }
+func (k GPUColumns) Threads() int     { return sumThreads }
+func (k GPUColumns) BlocksPerSM() int { return 8 }
+
+// Float32 reports whether the rows are float32.
+func (k GPUColumns) Float32() bool { return k.Precision == Float32s }
+
+// Name carries the plan: columns_<precision>_<width>.
+func (k GPUColumns) Name() string { return fmt.Sprintf("columns_%s_%d", k.Precision, k.Width) }
+
+// Parts is the number of parts for a number of tokens, and Rows how many rows
+// each has: the kernel's argument rows.
+func (k GPUColumns) Parts(tokens int) int { return up(tokens, k.Rows(tokens)) / k.Rows(tokens) }
+func (k GPUColumns) Rows(tokens int) int  { return max(64, up(up(tokens, 32)/32, 32)) }
+
+// Kernel is the row of the kernel table.
+func (k GPUColumns) Kernel() GPUKernel {
+	x, counts := ArrayBF16, GPUCounts{Stores: 1}
+	if k.Float32() {
+		x, counts = ArrayFloat32, GPUCounts{OtherStores: 1}
+	}
+	side := k.Across() * k.Each()
+	return GPUKernel{
+		Name: k.Name(), Template: "columns", File: "sums", Plan: k,
+		Threads: sumThreads, BlocksPerSM: 8, SharedBytes: 4 * k.Each() * sumThreads,
+		Counts: counts,
+		Grid:   [3]GPUExtent{fixed(up(k.Width, side) / side), {N: 1, Of: Parts}, fixed(1)},
+		Params: []GPUParam{
+			{Name: "x", Type: x, Access: Read, Len: tokenRows(k.Width)},
+			{Name: "sums", Type: ArrayFloat32, Access: Written, Len: GPUExtent{N: k.Width, Of: Parts}},
+			{Name: "tokens", Type: Uint32, Count: Tokens},
+			{Name: "rows", Type: Uint32},
+		},
+	}
+}
+
+// GPUCast rounds float32 to bf16, or widens bf16: between a float32 layer and
+// the bf16 kernels around it. The number of entries is a multiple of 8.
+type GPUCast struct{ Widen bool }
+
+// Name is the kernel's.
+func (k GPUCast) Name() string {
+	if k.Widen {
+		return "cast_bf16_float32"
+	}
+	return "cast_float32_bf16"
+}
+
+// Threads and BlocksPerSM are those of the kernel, for its template.
+func (GPUCast) Threads() int     { return sumThreads }
+func (GPUCast) BlocksPerSM() int { return 8 }
+
+// Kernel is the row of the kernel table.
+func (k GPUCast) Kernel() GPUKernel {
+	x, y, stores := ArrayFloat32, ArrayBF16, 1
+	if k.Widen {
+		x, y, stores = y, x, 2
+	}
+	n := GPUExtent{N: 1, Of: Entries}
+	return GPUKernel{
+		Name: k.Name(), Template: "cast", File: "sums", Plan: k,
+		Threads: sumThreads, BlocksPerSM: 8,
+		Counts: GPUCounts{Stores: stores},
+		Grid:   [3]GPUExtent{{N: 1, Of: Entries, Each: 8 * sumThreads}, fixed(1), fixed(1)},
+		Params: []GPUParam{
+			{Name: "x", Type: x, Access: Read, Len: n},
+			{Name: "y", Type: y, Access: Written, Len: n},
+			{Name: "n", Type: Uint32, Count: Entries},
+		},
+	}
+}
