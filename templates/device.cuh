@@ -21,6 +21,7 @@ SF_DEV uint32_t sf_block_x() { return blockIdx.x; }
 SF_DEV uint32_t sf_block_y() { return blockIdx.y; }
 SF_DEV uint32_t sf_block_z() { return blockIdx.z; }
 SF_DEV void sf_sync() { __syncthreads(); }
+SF_DEV void sf_sync_warp() { __syncwarp(); }
 
 SF_DEV uint32_t sf_address(uint32_t at) { return (uint32_t)__cvta_generic_to_shared(sf_shared) + at; }
 

@@ -57,6 +57,9 @@ func passTable(models []spec.Model) ([]plan.GPUKernel, error) {
 // they take for the tokens or anything else that launches vary in, and compare
 // all results with float64.
 var provers = map[string]func(d *device, k plan.GPUKernel, n int) error{
+	"attend":      proveAttention,
+	"attend_rows": proveAttention,
+	"delta":       proveAttention,
 	"norm":        proveNorm,
 	"embed":       proveEmbed,
 	"rotate":      proveRotate,

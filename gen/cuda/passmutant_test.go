@@ -17,7 +17,8 @@ var (
 	storeLine   = regexp.MustCompile(`(st\.(global|shared)\S*)`)
 )
 
-// passMutants are those of products, and each shuffle and store left out.
+// passMutants are those of products, and each shuffle, store and warp barrier
+// left out.
 func passMutants(text string) []mutant {
 	ms := mutants(text, true)
 	lines := strings.Split(text, "\n")
@@ -29,6 +30,8 @@ func passMutants(text string) []mutant {
 			what, changed = "shuffle", shuffleLine.ReplaceAllString(line, "mov.b32 $1, $2;")
 		case storeLine.MatchString(line):
 			what = "store"
+		case strings.Contains(line, "bar.warp.sync"):
+			what = "warp barrier"
 		default:
 			continue
 		}
@@ -48,7 +51,7 @@ func passNoticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
 	if err != nil {
 		t.Fatalf("%s: a mutant that is no PTX: %v", k.Name, err)
 	}
-	for _, n := range []int{33, 17, 64} {
+	for _, n := range []int{33, 17, 64, 129} {
 		d := &device{t: t, kernels: m.Kernels, rng: rand.New(rand.NewPCG(uint64(n), 0)), seed: uint64(n)}
 		if d.prove(k, n) != nil {
 			return true
@@ -57,7 +60,7 @@ func passNoticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
 	return false
 }
 
-// Every barrier, wait, commit, shuffle and store that is left out, and every
+// Every barrier, wait, commit, shuffle, store and warp barrier that is left out, and every
 // exchange of a fragment's registers, is noticed by the kernel itself.
 func TestPassMutants(t *testing.T) {
 	ks, err := passTable(passModels[:5])

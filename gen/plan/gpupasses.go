@@ -19,6 +19,7 @@ type GPUPasses struct {
 	// Rotate turns queries and keys, forward and back; where positions are
 	// learned, it has no name. Cache turns them and appends to the cache.
 	Rotate, Cache GPUKernel
+	Attend        GPUAttends
 	Loss          GPUKernel
 }
 
@@ -63,13 +64,14 @@ func NewGPUPasses(m spec.Model) (GPUPasses, error) {
 	}
 	r.Cache = true
 	p.Cache = r.Kernel()
+	p.Attend = newAttends(m.QHeads, m.KVHeads, m.HeadDim())
 	p.Loss = GPULoss{Vocab: m.Vocab, Pitch: up(m.Vocab, chunk)}.Kernel()
 	return p, nil
 }
 
 // Kernels lists them, those of the optimizer among them.
 func (p GPUPasses) Kernels() []GPUKernel {
-	ks := []GPUKernel{p.Embed, p.EmbedBackward, p.Cache, p.Loss}
+	ks := append(p.Attend.Kernels(), p.Embed, p.EmbedBackward, p.Cache, p.Loss)
 	for _, n := range append(append([]GPUNorms{p.Final}, p.Norm1...), p.Norm2...) {
 		ks = append(ks, n.Forward, n.Backward)
 	}

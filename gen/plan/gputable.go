@@ -23,9 +23,15 @@ type GPUKernel struct {
 }
 
 // MaxRegisters of a thread: what is left when BlocksPerSM blocks share the
-// 65536 of a multiprocessor, and no more than the 232 that leave the compiler
-// some room.
-func (k GPUKernel) MaxRegisters() int { return min(232, 65536/(k.BlocksPerSM*k.Threads)&^7) }
+// 65536 of a multiprocessor, and no more than leaves the compiler some room: 232,
+// or 248 of the 255 that there are in blocks of 128 threads and less.
+func (k GPUKernel) MaxRegisters() int {
+	most := 232
+	if k.Threads <= 128 {
+		most = 248
+	}
+	return min(most, 65536/(k.BlocksPerSM*k.Threads)&^7)
+}
 
 // GPUCounts are the instructions in the text of a kernel that a plan answers
 // for: tensor-core instructions, loads of four fragments, 16-byte asynchronous

@@ -7,7 +7,7 @@ import (
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
-//go:embed z_backward_data.ptx z_backward_weight.ptx z_forward.ptx z_passes.ptx z_sums.ptx
+//go:embed z_attention.ptx z_backward_data.ptx z_backward_weight.ptx z_forward.ptx z_passes.ptx z_sums.ptx
 var ptx embed.FS
 
 func init() {

@@ -97,6 +97,18 @@ func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 		for l := range d {
 			d[l] = uint32(uint64(a[l]) * uint64(b[l]) >> 32)
 		}
+	case opDivU32, opRemU32:
+		// What a division by zero gives is not defined: all ones.
+		for l := range d {
+			switch {
+			case b[l] == 0:
+				d[l] = math.MaxUint32
+			case in.op.code == opDivU32:
+				d[l] = a[l] / b[l]
+			default:
+				d[l] = a[l] % b[l]
+			}
+		}
 	case opAnd32:
 		for l := range d {
 			d[l] = a[l] & b[l]

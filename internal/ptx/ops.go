@@ -19,6 +19,8 @@ const (
 	opMulHiU32
 	opMulWideS32
 	opMulWideU32
+	opDivU32
+	opRemU32
 	opAnd32
 	opOr32
 	opXor32
@@ -131,6 +133,8 @@ var opcodes = map[string]*opcode{
 	"mul.hi.u32":         {code: opMulHiU32, operands: []string{"d", "s", "s"}},
 	"mul.wide.s32":       {code: opMulWideS32, operands: []string{"D", "s", "s"}},
 	"mul.wide.u32":       {code: opMulWideU32, operands: []string{"D", "s", "s"}},
+	"div.u32":            {code: opDivU32, operands: []string{"d", "s", "s"}},
+	"rem.u32":            {code: opRemU32, operands: []string{"d", "s", "s"}},
 	"and.b32":            {code: opAnd32, operands: []string{"d", "s", "s"}},
 	"or.b32":             {code: opOr32, operands: []string{"d", "s", "s"}},
 	"xor.b32":            {code: opXor32, operands: []string{"d", "s", "s"}},
