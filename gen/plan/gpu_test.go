@@ -14,15 +14,7 @@ import (
 // 16-byte copies reach all of them.
 func TestGPUPlaces(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		f := drawFFN(t)
-		f.Hidden, f.FFN, f.Rank = 8*f.Hidden, 16*f.FFN, 8*f.Rank
-		if f.Kind == spec.BlockShuffle { // runs of a multiple of 8 between its factors
-			f.Hidden, f.FFN = f.Hidden*f.Blocks, f.FFN*f.Blocks
-		}
-		p, err := NewGPU(f)
-		if err != nil {
-			t.Fatalf("%s: %v", f.Name(), err)
-		}
+		p := drawGPU(t)
 		for _, l := range p.Layers() {
 			for _, g := range l.Factors {
 				k := g.Forward
@@ -37,6 +29,20 @@ func TestGPUPlaces(t *testing.T) {
 		}
 		permutation(t, p.Output)
 	})
+}
+
+// drawGPU plans a network whose widths and runs are multiples of 8.
+func drawGPU(t *rapid.T) GPUFFN {
+	f := drawFFN(t)
+	f.Hidden, f.FFN, f.Rank = 8*f.Hidden, 16*f.FFN, 8*f.Rank
+	if f.Kind == spec.BlockShuffle { // runs of a multiple of 8 between its factors
+		f.Hidden, f.FFN = f.Hidden*f.Blocks, f.FFN*f.Blocks
+	}
+	p, err := NewGPU(f)
+	if err != nil {
+		t.Fatalf("%s: %v", f.Name(), err)
+	}
+	return p
 }
 
 func covers(t *rapid.T, blocks int, o Operand) {

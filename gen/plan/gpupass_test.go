@@ -13,15 +13,8 @@ import (
 // of one entry, and a thread's runs are whole.
 func TestNormPlaces(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		f := drawFFN(t)
-		f.Hidden, f.FFN, f.Rank = 8*f.Hidden, 16*f.FFN, 8*f.Rank
-		if f.Kind == spec.BlockShuffle {
-			f.Hidden, f.FFN = f.Hidden*f.Blocks, f.FFN*f.Blocks
-		}
-		p, err := NewGPU(f)
-		if err != nil {
-			t.Fatalf("%s: %v", f.Name(), err)
-		}
+		p := drawGPU(t)
+		f := p.Spec
 		blocks, err := interleave(p.Output)
 		if err != nil {
 			t.Fatalf("%s: %v", f.Name(), err)
