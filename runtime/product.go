@@ -196,8 +196,12 @@ type operands struct {
 // multiplied then.
 func (q *product) run(s *scratch, o operands, m, p0, p1 int, after []float32) {
 	full := q.FullPanels()
+	depth := q.blocks[0].kc
+	if !q.Direct {
+		depth = len(q.ks) // every tile passes over all blocks of k
+	}
 	for p0 < p1 {
-		n := min(q.target.PanelGroup(q.blocks[0].kc, m), p1-p0)
+		n := min(q.target.PanelGroup(depth, m), p1-p0)
 		at, end := p0, p0+n
 		s.after = after
 		if end < p1 {
@@ -298,9 +302,12 @@ func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 		o.residual, o.weight.flags, add = o.dst, o.weight.flags&^kernel.Accumulate, false
 	}
 	a := &s.args
-	widest := max(plan.Panel, q.panelWidth(p1-1))
+	widest, tallest := max(plan.Panel, q.panelWidth(p1-1)), rowTiles
+	if 4*q.SrcWidth%4096 == 0 {
+		tallest /= 2 // more rows would share too few sets of the L1 cache
+	}
 	for r := 0; r < m; {
-		mr := q.target.RowTile(m-r, widest)
+		mr := q.target.RowTile(min(m-r, tallest), widest)
 		for panel := p0; panel < p1; panel++ {
 			w := widthClass(q.panelWidth(panel))
 			out := q.results
