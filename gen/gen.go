@@ -169,6 +169,11 @@ func (p Package) Files() ([]File, error) {
 		if err != nil {
 			return nil, err
 		}
+		if built.Compiled() {
+			if err := cuda.Library(p.NVCC, p.Name, built); err != nil {
+				return nil, err
+			}
+		}
 		var ptx []string
 		for name, data := range built {
 			files = append(files, File{name, data})

@@ -52,6 +52,16 @@ func (f Files) names() []string {
 // Manifest is the name of the file that ties sources, PTX and cubins together.
 const Manifest = "z_cuda.txt"
 
+// Compiled reports whether nvcc ran: only then there are cubins.
+func (f Files) Compiled() bool {
+	for name := range f {
+		if strings.HasSuffix(name, ".cubin") {
+			return true
+		}
+	}
+	return false
+}
+
 // sourceHash is that of everything that PTX is made from but the toolkit.
 func sourceHash(f Files, file string) string {
 	h := sha256.New()
@@ -97,20 +107,20 @@ func Fresh(dir string, sources Files) error {
 func hash(data []byte) string { return fmt.Sprintf("%x", sha256.Sum256(data)) }
 
 // Build returns the sources of the kernels with their PTX, manifest and, where
-// nvcc ran, cubins. What lies in dir is taken where it is fresh; otherwise nvcc,
-// found as [Find] does, makes it.
+// nvcc ran, cubins. What lies in dir is taken where it is fresh and no nvcc is
+// named; otherwise nvcc, found as [Find] does, makes it.
 func Build(dir, nvcc string, kernels []plan.GPUKernel) (Files, error) {
 	files, err := Sources(kernels)
 	if err != nil {
 		return nil, err
 	}
 	stale := Fresh(dir, files)
-	if stale == nil {
+	if stale == nil && nvcc == "" {
 		return files, nil
 	}
 	t, err := Find(nvcc)
 	if err != nil {
-		if !errors.Is(stale, fs.ErrNotExist) {
+		if stale != nil && !errors.Is(stale, fs.ErrNotExist) {
 			err = fmt.Errorf("%w\n%w", stale, err)
 		}
 		return nil, err

@@ -192,7 +192,7 @@ func (d *device) check(k plan.GPUProduct, o operands, tokens, n int) error {
 // schedule; with -full, as .ci/run has it, all six numbers and three schedules.
 // The kernels of TestNetworks, from the same templates, always run them all. 500
 // outputs of each launch are compared; findings and unwritten outputs count
-// everywhere. Of the head's products, thirteen times as large as any other, all
+// everywhere. Of the head's products, ten times as large as any other, all
 // blocks run once and an eighth of them otherwise.
 func TestShippedKernels(t *testing.T) {
 	ks := shipped(t)
