@@ -385,6 +385,7 @@ func at(o plan.Operand, block, i, k int) int {
 var small = []spec.FFN{
 	{Kind: spec.Dense, Hidden: 136, FFN: 264, Act: spec.GELU, Bias: true},
 	{Kind: spec.Dense, Hidden: 64, FFN: 136, Act: spec.SwiGLU},
+	{Kind: spec.Dense, Hidden: 520, FFN: 72, Act: spec.SwiGLU, Bias: true}, // sums that are split before each epilogue
 	{Kind: spec.LowRank, Hidden: 128, FFN: 256, Rank: 72, Act: spec.SwiGLU, Bias: true},
 	{Kind: spec.LowRank, Hidden: 72, FFN: 208, Rank: 40, Act: spec.GELU},
 	{Kind: spec.BlockDense, Hidden: 160, FFN: 320, Rank: 80, Blocks: 2, Act: spec.GELU, Bias: true},
