@@ -1,0 +1,41 @@
+package cuda
+
+import (
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/fakecuda"
+)
+
+// The self-test knows the products of every precision, sums in parts before every
+// epilogue, and the sums of gradients: a device that runs them right is taken.
+func TestProducts(t *testing.T) {
+	kernels(t) // registers the PTX
+	var ks []plan.GPUKernel
+	for _, f := range []spec.FFN{
+		{Kind: spec.Dense, Hidden: 520, FFN: 72, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.Dense, Hidden: 67, FFN: 131, Act: spec.GELU, Bias: true},
+		{Kind: spec.LowRank, Hidden: 30, FFN: 70, Rank: 13, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 3, Act: spec.SwiGLU},
+	} {
+		p, err := plan.NewGPUFFN(f, "")
+		must(t, err)
+		for _, k := range p.Kernels() {
+			if k.Name != plan.SumRows.Kernel().Name {
+				ks = append(ks, k)
+			}
+		}
+	}
+	ks = plan.GPUUnique(ks)
+	seen := map[string]bool{}
+	for _, k := range ks {
+		seen[k.Template] = true
+	}
+	for _, want := range []string{"gemm", "sgemm", "finish", "sum", "columns", "cast"} {
+		if !seen[want] {
+			t.Errorf("no kernel of %s", want)
+		}
+	}
+	must(t, open(t, fakecuda.New()).Load(ks))
+}
