@@ -88,23 +88,24 @@ func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
 		return nil, err
 	}
 	if m.Position == spec.RoPE {
-		t.angles()
+		t.cos, t.sin = Angles(m)
 	}
 	return t, nil
 }
 
-// angles fills the rotary table: position * base^(-2j/head size).
-func (t *Model) angles() {
-	half := t.Spec.HeadDim() / 2
-	t.cos = make([]float32, t.Spec.MaxPositions*half)
-	t.sin = make([]float32, t.Spec.MaxPositions*half)
+// Angles are the cosines and sines of a model's rotary angles, [position, head
+// size/2]: position * base^(-2j/head size).
+func Angles(m spec.Model) (cos, sin []float32) {
+	half := m.HeadDim() / 2
+	cos, sin = make([]float32, m.MaxPositions*half), make([]float32, m.MaxPositions*half)
 	for j := range half {
-		freq := math.Pow(t.Spec.RotaryBase, -2*float64(j)/float64(2*half))
-		for pos := range t.Spec.MaxPositions {
+		freq := math.Pow(m.RotaryBase, -2*float64(j)/float64(2*half))
+		for pos := range m.MaxPositions {
 			s, c := math.Sincos(float64(pos) * freq)
-			t.sin[pos*half+j], t.cos[pos*half+j] = float32(s), float32(c)
+			sin[pos*half+j], cos[pos*half+j] = float32(s), float32(c)
 		}
 	}
+	return cos, sin
 }
 
 // Repack packs the weights for the kernels, after the optimizer changed them.

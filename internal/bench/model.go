@@ -30,8 +30,8 @@ type ModelResult struct {
 	ModelShare *Spread `json:"model_share_of_peak,omitempty"`
 }
 
-// newModel makes a model with any weights.
-func (b *Bench) newModel(s spec.Model, train bool) (*model.Model, *model.Params, error) {
+// anyParams are weights that a model may have.
+func anyParams(s spec.Model) *model.Params {
 	p := model.NewParams(s)
 	for _, q := range p.List() {
 		v := p.Get(q.Name)
@@ -43,6 +43,12 @@ func (b *Bench) newModel(s spec.Model, train bool) (*model.Model, *model.Params,
 		}
 		copy(v, normal(len(v), 0.02))
 	}
+	return p
+}
+
+// newModel makes a model with any weights.
+func (b *Bench) newModel(s spec.Model, train bool) (*model.Model, *model.Params, error) {
+	p := anyParams(s)
 	opt := b.Options
 	opt.Train = train
 	m, err := model.New(s, p, opt)

@@ -21,6 +21,8 @@ type Engine interface {
 	// clipping; where that is not finite, it leaves everything as it is.
 	Step(lr float64) (norm float64, err error)
 	Evaluator
+	// Norms are the L2 norms of the gradients and of the parameters, by LayerKind.
+	Norms() (grads, weights map[string]float64, err error)
 	// Fetch leaves parameters and moments where Start had them.
 	Fetch() error
 	// Close frees the engine, not what Start had.
@@ -84,6 +86,10 @@ func (c *cpu) Loss(ids, targets []int32, batch int) (float64, error) {
 	return c.trace.Loss(ids, targets, batch)
 }
 
+func (c *cpu) Norms() (grads, weights map[string]float64, err error) {
+	return norms(c.model, c.grads), norms(c.model, c.model.Params), nil
+}
+
 func (c *cpu) Fetch() error { return nil }
 
 func (c *cpu) Close() {
@@ -104,13 +110,11 @@ func (c *cpu) dropGuides() error {
 	return nil
 }
 
-// onDevice says what of a run no device computes.
-func (r *Run) onDevice() error {
+// CheckDevice says what of a run no device computes.
+func (r *Run) CheckDevice() error {
 	switch t := r.Config.Train; {
 	case r.Config.Course().Guided > 0:
 		return errors.New("guide: self-guided training runs on the CPU only")
-	case t.NormEvery > 0:
-		return errors.New("norm_every: norms by kind of layer are computed on the CPU only")
 	case t.Recompute:
 		return errors.New("recompute: only the CPU computes activations again")
 	case r.Reduce != nil:

@@ -8,9 +8,9 @@ import (
 	"github.com/structuredffn/sffn/model"
 )
 
-// layerKind is the kind of layer that a parameter belongs to, as metrics call
+// LayerKind is the kind of layer that a parameter belongs to, as metrics call
 // it.
-func layerKind(name string) string {
+func LayerKind(name string) string {
 	for _, k := range []struct{ part, kind string }{
 		{"guide_linear", "guide"}, {".mlp.", "ffn"}, {"qkv_linear", "attention"}, {"o_linear", "attention"},
 		{".ln", "norm"}, {"lm_head", "head"},
@@ -34,7 +34,7 @@ func norms(m *model.Model, p *model.Params) map[string]float64 {
 		for _, q := range list {
 			for x := p.Get(q.Name); len(x) > 0; {
 				n := min(len(x), updateChunk)
-				units = append(units, unit{layerKind(q.Name), x[:n]})
+				units = append(units, unit{LayerKind(q.Name), x[:n]})
 				x = x[n:]
 			}
 		}

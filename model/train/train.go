@@ -171,7 +171,7 @@ func (r *Run) begin() (*trainer, error) {
 		return nil, fmt.Errorf("rank %d of %d processes: want a rank from 0, and Reduce with more than one process", r.Rank, r.World)
 	}
 	if r.Device != nil {
-		if err := r.onDevice(); err != nil {
+		if err := r.CheckDevice(); err != nil {
 			return nil, err
 		}
 	}
@@ -341,7 +341,9 @@ func (t *trainer) advance() (Progress, error) {
 	}
 	m := Metrics{Loss: loss, LR: lr, GradNorm: norm}
 	if c.NormEvery > 0 && (t.step+1)%c.NormEvery == 0 {
-		m.GradNorms, m.WeightNorms = norms(t.cpu.model, t.cpu.grads), norms(t.cpu.model, t.params)
+		if m.GradNorms, m.WeightNorms, err = t.engine.Norms(); err != nil {
+			return Progress{}, err
+		}
 	}
 	spiking := t.watch.spiking
 	t.watch.add(loss)

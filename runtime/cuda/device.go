@@ -43,6 +43,7 @@ type Device struct {
 	pool    pool
 	kernels map[string]*Kernel
 	modules []driver.Module
+	images  map[*byte]driver.Module // of static libraries
 }
 
 // Open opens the device of that number, from 0. Errors are, or wrap, ErrNoDevice,
@@ -53,7 +54,7 @@ func Open(api *driver.API, number int) (*Device, error) {
 	} else if err := api.Err("cuInit", r); err != nil {
 		return nil, err
 	}
-	d := &Device{api: api, kernels: map[string]*Kernel{}}
+	d := &Device{api: api, kernels: map[string]*Kernel{}, images: map[*byte]driver.Module{}}
 	d.pool.d = d
 	var version, count int32
 	if err := api.Err("cuDriverGetVersion", api.DriverGetVersion(&version)); err != nil {
@@ -128,7 +129,7 @@ func (d *Device) Close() error {
 	for _, m := range d.modules {
 		errs = append(errs, d.do("cuModuleUnload", func() driver.Result { return d.api.ModuleUnload(m) }))
 	}
-	d.modules, d.kernels = nil, nil
+	d.modules, d.kernels, d.images = nil, nil, nil
 	errs = append(errs, d.api.Err("cuDevicePrimaryCtxRelease", d.api.PrimaryCtxRelease(d.device)))
 	return errors.Join(errs...)
 }

@@ -236,6 +236,32 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// Kernels of a static library come first, and are compared, too.
+func TestImages(t *testing.T) {
+	fake := fakecuda.New()
+	d := open(t, fake)
+	ks := kernels(t, small[2])
+	src, err := os.ReadFile("../../gen/cuda/testdata/small/z_" + ks[0].File + ".ptx")
+	must(t, err)
+	asked := map[string]int{}
+	image := driver.CString(string(src))
+	RegisterImages(func(file string) *byte {
+		if asked[file]++; file != ks[0].File {
+			return nil
+		}
+		return image
+	})
+	defer func() { sources.images = nil }()
+	// What is in the library is not looked for in PTX, and loaded once.
+	text, _ := registered(ks[0].Name)
+	sources.kernels[ks[0].Name] = struct{ head, body string }{text.head, "nonsense {"}
+	defer add(string(src))
+	must(t, d.Load(ks))
+	if asked[ks[0].File] < 2 || len(d.images) != 1 || fake.Launches()[ks[0].Name] != 1 {
+		t.Errorf("the library was asked for %v; %d modules", asked, len(d.images))
+	}
+}
+
 // Every template has a self-test.
 func TestFamilies(t *testing.T) {
 	for _, k := range kernels(t, small...) {
@@ -252,7 +278,7 @@ func TestRefusal(t *testing.T) {
 		{"another constant of GELU", "0f3D372713", "0f3D972713", "self-test: gemm_bf16_"},
 		{"a sum begun with one", "0f00000000", "0f3F800000", "self-test: gemm_bf16_"},
 		{"a difference for a sum", "add.f32", "sub.f32", "self-test: gemm_bf16_"},
-		{"a barrier left out", "bar.sync \t0;", "", "copy in flight"},
+		{"a barrier left out", "bar.sync \t0;", "", "shared memory"},
 		{"a row too far", "setp.ge.u32", "setp.gt.u32", "gemm_bf16_"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -143,6 +144,9 @@ func (d *Device) Free(b Buffer) {
 	size, ok := p.sizes[b.at]
 	if !ok {
 		panic("cuda: Free of memory that Alloc did not return")
+	}
+	if slices.Contains(p.free[size], b.at) {
+		panic("cuda: memory is freed twice")
 	}
 	p.free[size] = append(p.free[size], b.at)
 	p.stats.Used -= size

@@ -25,11 +25,46 @@ type Kernel struct {
 type text struct{ head, body string }
 
 // sources are the folders of PTX that the program links, and what is in those
-// that have been read: nothing is before a device needs it.
+// that have been read: nothing is before a device needs it. images finds the
+// modules of static libraries.
 var sources struct {
 	sync.Mutex
 	unread  []embed.FS
 	kernels map[string]text
+	images  []func(file string) *byte
+}
+
+// RegisterImages adds the modules of a static library, by the files of the kernel
+// table: machine code for the devices that it was made for, which comes before
+// PTX. image is nil for a file that the library has not.
+func RegisterImages(image func(file string) *byte) {
+	sources.Lock()
+	defer sources.Unlock()
+	sources.images = append(sources.images, image)
+}
+
+// linked finds a kernel in the static libraries, nil where none has it.
+func (d *Device) linked(p plan.GPUKernel) (*Kernel, error) {
+	sources.Lock()
+	defer sources.Unlock()
+	for _, find := range sources.images {
+		image := find(p.File)
+		if image == nil {
+			continue
+		}
+		m, ok := d.images[image]
+		if !ok {
+			var err error
+			if m, err = d.module(image); err != nil {
+				return nil, err
+			}
+			d.images[image] = m
+		}
+		if k, err := d.find(p, m); k != nil || err != nil {
+			return k, err
+		}
+	}
+	return nil, nil
 }
 
 // Register adds the kernels of a folder's PTX, by name, to those that devices
@@ -131,9 +166,16 @@ func (e *MissingError) Error() string {
 func (d *Device) Load(ks []plan.GPUKernel) error {
 	var missing []string
 	var wanted []plan.GPUKernel
+	loaded := map[string]*Kernel{}
 	bodies := map[string][]string{} // by head
 	for _, k := range ks {
 		if d.kernels[k.Name] != nil || slices.ContainsFunc(wanted, func(o plan.GPUKernel) bool { return o.Name == k.Name }) {
+			continue
+		}
+		if l, err := d.linked(k); err != nil {
+			return err
+		} else if l != nil {
+			wanted, loaded[k.Name] = append(wanted, k), l
 			continue
 		}
 		t, ok := registered(k.Name)
@@ -150,7 +192,6 @@ func (d *Device) Load(ks []plan.GPUKernel) error {
 	if missing != nil {
 		return &MissingError{missing}
 	}
-	loaded := map[string]*Kernel{}
 	for _, head := range slices.Sorted(maps.Keys(bodies)) {
 		if err := d.load(head+strings.Join(bodies[head], "\n"), wanted, loaded); err != nil {
 			return err
@@ -167,35 +208,57 @@ func (d *Device) Load(ks []plan.GPUKernel) error {
 
 // load has the driver compile a module and finds the wanted kernels in it.
 func (d *Device) load(src string, wanted []plan.GPUKernel, loaded map[string]*Kernel) error {
-	var m driver.Module
-	err := d.do("cuModuleLoadData", func() driver.Result { return d.api.ModuleLoadData(&m, driver.CString(src)) })
+	m, err := d.module(driver.CString(src))
 	if errors.Is(err, driver.UnsupportedPTX) {
 		return fmt.Errorf("%w for PTX %s: %w", ErrOldDriver, ptxVersion(src), err)
 	}
 	if err != nil {
 		return err
 	}
-	d.modules = append(d.modules, m)
 	for _, p := range wanted {
-		k := &Kernel{GPUKernel: p}
-		err := d.do("cuModuleGetFunction", func() driver.Result { return d.api.ModuleGetFunction(&k.function, m, driver.CString(p.Name)) })
-		if errors.Is(err, driver.NotFound) {
-			continue // in another module
+		if loaded[p.Name] != nil {
+			continue
 		}
+		k, err := d.find(p, m)
 		if err != nil {
 			return err
 		}
-		if p.SharedBytes > d.MaxShared {
-			return fmt.Errorf("%w: %s needs %d bytes of shared memory, %s has %d", ErrDevice, p.Name, p.SharedBytes, d.Name, d.MaxShared)
+		if k != nil { // it is in another module otherwise
+			loaded[p.Name] = k
 		}
-		if err := d.do("cuFuncSetAttribute", func() driver.Result {
-			return d.api.FuncSetAttribute(k.function, driver.MaxDynamicShared, int32(p.SharedBytes))
-		}); err != nil {
-			return fmt.Errorf("%s: %w", p.Name, err)
-		}
-		loaded[p.Name] = k
 	}
 	return nil
+}
+
+// module gives an image to the driver.
+func (d *Device) module(image *byte) (m driver.Module, err error) {
+	if err = d.do("cuModuleLoadData", func() driver.Result { return d.api.ModuleLoadData(&m, image) }); err == nil {
+		d.modules = append(d.modules, m)
+	}
+	return m, err
+}
+
+// find looks a kernel up in a module, and is nil where that has it not.
+func (d *Device) find(p plan.GPUKernel, m driver.Module) (*Kernel, error) {
+	k := &Kernel{GPUKernel: p}
+	err := d.do("cuModuleGetFunction of "+p.Name, func() driver.Result { return d.api.ModuleGetFunction(&k.function, m, driver.CString(p.Name)) })
+	if errors.Is(err, driver.NotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return k, d.allowShared(k)
+}
+
+// allowShared lets a kernel have the shared memory that its plan says.
+func (d *Device) allowShared(k *Kernel) error {
+	if k.SharedBytes > d.MaxShared {
+		return fmt.Errorf("%w: %s needs %d bytes of shared memory, %s has %d", ErrDevice, k.Name, k.SharedBytes, d.Name, d.MaxShared)
+	}
+	return d.do("cuFuncSetAttribute of "+k.Name, func() driver.Result {
+		return d.api.FuncSetAttribute(k.function, driver.MaxDynamicShared, int32(k.SharedBytes))
+	})
 }
 
 func ptxVersion(src string) string {

@@ -35,10 +35,9 @@ type trial struct {
 	vec     *vec.Table
 }
 
-// family is how kernels of one template are tried: prepare fills the arrays and
-// numbers that a random draw does not suit, and want computes with the CPU's
-// kernels what the written arrays must hold. Entries that are NaN may be
-// anything.
+// family is how kernels of one template are tried: prepare sets counts, arrays
+// and numbers where what is drawn at random does not suit, and want computes with
+// the CPU's kernels what the written arrays must hold.
 type family struct {
 	prepare func(*trial)
 	want    func(*trial) (map[string][]float32, error)
@@ -46,12 +45,12 @@ type family struct {
 
 // families has one entry for each template.
 var families = map[string]family{
-	"gemm":    {prepareProduct, wantProduct},
-	"sgemm":   {prepareProduct, wantProduct},
-	"finish":  {prepareFinish, wantFinish},
-	"sum":     {prepareSum, wantSum},
-	"columns": {prepareColumns, wantColumns},
-	"cast":    {prepareCast, wantCast},
+	"gemm": {prepareProduct, wantProduct}, "sgemm": {prepareProduct, wantProduct}, "finish": {prepareFinish, wantFinish},
+	"sum": {prepareSum, wantSum}, "columns": {prepareColumns, wantColumns}, "cast": {nil, wantCast},
+	"norm": {prepareNorm, wantNorm}, "embed": {prepareEmbed, wantEmbed}, "rotate": {prepareRotate, wantRotate}, "loss": {prepareLoss, wantLoss},
+	"adamw": {prepareAdamW, wantAdamW}, "pack_bf16": {nil, wantPack}, "sum_squares": {nil, wantSquares}, "clip_norm": {prepareClip, wantClip},
+	"sum_rows": {prepareSumRows, wantSumRows},
+	"attend":   {prepareAttention, wantAttention}, "attend_rows": {prepareAttention, wantAttention}, "delta": {prepareAttention, wantAttention},
 }
 
 // testTokens are the rows of a trial: one full tile of 16 and a part of another.
@@ -82,7 +81,7 @@ func (d *Device) selfTest(ks []plan.GPUKernel, loaded map[string]*Kernel) (err e
 		if !ok {
 			return fmt.Errorf("cuda: no self-test for kernels of %s", k.Template)
 		}
-		t := &trial{GPUKernel: k, counts: plan.GPUCountsOf{plan.Tokens: testTokens, plan.Parts: 1}, arrays: map[string][]float32{}, numbers: map[string]Arg{},
+		t := &trial{GPUKernel: k, counts: plan.GPUCountsOf{plan.Tokens: testTokens, plan.Parts: 1, plan.Entries: testEntries}, arrays: map[string][]float32{}, numbers: map[string]Arg{},
 			rng: rand.New(rand.NewPCG(1, uint64(i))), cpu: rt.Options{ISA: isa, Pool: pool}, vec: vec.For(isa)}
 		if err := t.run(d, s, loaded[k.Name], f); err != nil {
 			return err
@@ -95,11 +94,7 @@ func (d *Device) selfTest(ks []plan.GPUKernel, loaded map[string]*Kernel) (err e
 
 // run tries one kernel.
 func (t *trial) run(d *Device, s *Stream, k *Kernel, f family) error {
-	for _, p := range t.Params {
-		if p.Type.Array() && p.Access != plan.Written {
-			t.arrays[p.Name] = t.draw(p, 1)
-		}
-	}
+	t.redraw()
 	if f.prepare != nil {
 		f.prepare(t)
 	}
@@ -137,7 +132,7 @@ func (t *trial) run(d *Device, s *Stream, k *Kernel, f family) error {
 		return err
 	}
 	for _, p := range t.Params {
-		if !p.Type.Array() || p.Access == plan.Read {
+		if !p.Type.Array() || p.Access == plan.Read || p.Bytes(t.counts) == 0 {
 			continue
 		}
 		got, err := download(s, args[p.Name].(Buffer), p.Type, p.Len.In(t.counts))
@@ -149,6 +144,26 @@ func (t *trial) run(d *Device, s *Stream, k *Kernel, f family) error {
 		}
 	}
 	return nil
+}
+
+// redraw draws all arrays that are read, of the sizes that the counts give.
+func (t *trial) redraw() {
+	for _, p := range t.Params {
+		if p.Type.Array() && p.Access != plan.Written {
+			t.arrays[p.Name] = t.draw(p, 1)
+		}
+	}
+}
+
+// written makes room for what the kernel writes.
+func (t *trial) written() map[string][]float32 {
+	w := map[string][]float32{}
+	for _, p := range t.Params {
+		if p.Type.Array() && p.Access != plan.Read {
+			w[p.Name] = make([]float32, p.Len.In(t.counts))
+		}
+	}
+	return w
 }
 
 // draw makes normal numbers for an array, rounded to its type.
@@ -181,20 +196,17 @@ func differs(got, want []float32, typ plan.GPUType) int {
 	if len(want) != len(got) {
 		return 0
 	}
-	sum, n := 0.0, 0
+	sum := 0.0
 	for _, w := range want {
-		if w == w {
-			sum += float64(w) * float64(w)
-			n++
-		}
+		sum += float64(w) * float64(w)
 	}
-	typical := math.Sqrt(sum / float64(max(1, n)))
+	typical := math.Sqrt(sum / float64(len(want)))
 	rel, abs := 1.0/128, typical/32
 	if typ == plan.ArrayFloat32 {
 		rel, abs = 1.0/(1<<14), typical/(1<<14)
 	}
 	for i, w := range want {
-		if w == w && !(math.Abs(float64(got[i])-float64(w)) <= rel*math.Abs(float64(w))+abs) {
+		if !(math.Abs(float64(got[i])-float64(w)) <= rel*math.Abs(float64(w))+abs) {
 			return i
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/structuredffn/sffn/internal/bench"
 	"github.com/structuredffn/sffn/internal/bench/peer"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -355,11 +356,12 @@ func dropEmpty(lines [][]string) [][]string {
 
 // modelCommand is a benchmark of whole models, over two lists of sizes.
 func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag, seqHelp string,
-	measure func(bench.Bench, spec.Model, int, int) ([]bench.ModelResult, error)) *cobra.Command {
+	measure func(bench.Bench, spec.Model, int, int) ([]bench.ModelResult, error), measureDevice deviceMeasure) *cobra.Command {
 	type item struct {
 		spec.Model
 		batch, seq int
 	}
+	var dev device
 	cmd.Args = cli.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := sizes("batch", batches, 1<<16); err != nil {
@@ -368,11 +370,17 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 		if err := sizes(seqFlag, seqs, 1<<20); err != nil {
 			return err
 		}
-		if err := findPeers(b, cmd, &b.bench.Torches, peer.FindTorch); err != nil {
+		if err := dev.check(); err != nil {
 			return err
 		}
 		ms, err := b.models()
 		if err != nil {
+			return err
+		}
+		if done, err := b.onDevice(cmd, dev, ms, batches, seqs, measureDevice); done || err != nil {
+			return err
+		}
+		if err := findPeers(b, cmd, &b.bench.Torches, peer.FindTorch); err != nil {
 			return err
 		}
 		var items []item
@@ -391,6 +399,7 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 	cmd.Flags().IntSliceVar(&seqs, seqFlag, seqs, seqHelp)
 	b.flags(cmd, []string{"gpt2s-dense", "gpt2s-lowrank-63"}, 5)
 	b.peersFlag(cmd, "torch, torch-compile")
+	dev.flag(cmd)
 	return cmd
 }
 
@@ -422,6 +431,10 @@ activations that it computes again, too.`,
 		func(m bench.Bench, s spec.Model, batch, seq int) ([]bench.ModelResult, error) {
 			r, err := m.Train(s, batch, seq, recompute)
 			return []bench.ModelResult{r}, err
+		},
+		func(d *cuda.Device, s spec.Model, batch, seq, repeats int) ([]bench.DeviceResult, error) {
+			r, err := bench.DeviceTrain(d, s, batch, seq, repeats)
+			return []bench.DeviceResult{r}, err
 		})
 	cmd.Flags().BoolVar(&recompute, "recompute", false, "as with train.recompute: activations are computed again for the backward pass")
 	return cmd
@@ -455,7 +468,7 @@ of the model, so that those of small ones come from memory, too.`,
 			}
 			r, err := m.Decode(s, batch, context)
 			return append(rs, r), err
-		})
+		}, bench.DeviceDecode)
 	cmd.Flags().BoolVar(&b.bench.Cold, "cold", false, "weights, keys and values come from memory, not from a cache")
 	return cmd
 }

@@ -7,11 +7,14 @@ import (
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/model/token"
+	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
 func newGenerate() *cobra.Command {
 	var m machine
+	var dev device
 	var name string
 	var prompts []string
 	var tokens int
@@ -37,6 +40,12 @@ func newGenerate() *cobra.Command {
 			if err := checkMerge(mode); err != nil {
 				return err
 			}
+			if err := dev.check(); err != nil {
+				return err
+			}
+			if mode != "off" && dev == onCUDA {
+				return cli.Usagef("--merge: merged networks run on the CPU, want --device cpu")
+			}
 			if err := m.open(); err != nil {
 				return err
 			}
@@ -46,7 +55,13 @@ func newGenerate() *cobra.Command {
 				return err
 			}
 			defer l.close()
-			if err := merge(l.Model, l.dir, mode, m.Options); err != nil {
+			d, err := dev.open(cmd.ErrOrStderr(), l.Spec, "--model "+name)
+			if err != nil {
+				return err
+			}
+			if d != nil {
+				defer d.Close()
+			} else if err := merge(l.Model, l.dir, mode, m.Options); err != nil {
 				return err
 			}
 			if len(prompts) == 0 {
@@ -56,7 +71,7 @@ func newGenerate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			texts, err := l.generate(cmd, prompts, ids, tokens, s, asJSON)
+			texts, err := l.generate(cmd, d, prompts, ids, tokens, s, asJSON)
 			if err != nil || !asJSON {
 				return err
 			}
@@ -84,6 +99,7 @@ func newGenerate() *cobra.Command {
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
 	mergeFlag(cmd, &mode)
 	m.flag(cmd)
+	dev.flag(cmd)
 	return cmd
 }
 
@@ -103,14 +119,25 @@ func (l *loaded) encode(prompts []string, tokens int) ([][]int32, error) {
 	return all, nil
 }
 
+// decoder is the CPU's, or that of a device.
+func (l *loaded) decoder(d *cuda.Device, batch, capacity int) (interface {
+	model.Feeder
+	Close()
+}, error) {
+	if d != nil {
+		return gpu.NewDecoder(d, l.Params, batch, capacity)
+	}
+	return l.NewDecoder(batch, capacity)
+}
+
 // generate streams one text as it comes, and prints several one after the
 // other.
-func (l *loaded) generate(cmd *cobra.Command, prompts []string, ids [][]int32, tokens int, s model.Sampling, quiet bool) ([]string, error) {
+func (l *loaded) generate(cmd *cobra.Command, d *cuda.Device, prompts []string, ids [][]int32, tokens int, s model.Sampling, quiet bool) ([]string, error) {
 	longest := 0
 	for _, p := range ids {
 		longest = max(longest, len(p))
 	}
-	dec, err := l.NewDecoder(len(ids), longest+tokens)
+	dec, err := l.decoder(d, len(ids), longest+tokens)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +158,7 @@ func (l *loaded) generate(cmd *cobra.Command, prompts []string, ids [][]int32, t
 			fmt.Fprint(out, piece)
 		}
 	}
-	err = dec.Generate(ids, tokens, l.tok.EndOfDocument(), s, func(i int, id int32) bool {
+	err = model.Generate(dec, l.Spec.Vocab, l.Pool(), ids, tokens, l.tok.EndOfDocument(), s, func(i int, id int32) bool {
 		add(i, streams[i].Next(id))
 		return true
 	})

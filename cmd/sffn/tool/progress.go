@@ -45,7 +45,7 @@ func (b *bar) close() {
 // trainingLog shows a run: a bar on a terminal, and lines elsewhere.
 type trainingLog struct {
 	w    io.Writer
-	peak float64
+	peak float64 // FLOPS, 0 where it is not known
 	bar  *bar
 	last time.Time
 }
@@ -58,7 +58,11 @@ func newTrainingLog(w io.Writer, steps int, peak float64) *trainingLog {
 const logEvery = 10 * time.Second
 
 func (l *trainingLog) step(p train.Progress) {
-	line := fmt.Sprintf("loss %.4f  %s tokens/s  %.0f %% of peak  ETA %s", p.Loss, count(p.TokensPerSecond), 100*p.FLOPS/l.peak, p.ETA.Round(time.Second))
+	line := fmt.Sprintf("loss %.4f  %s tokens/s", p.Loss, count(p.TokensPerSecond))
+	if l.peak > 0 {
+		line += fmt.Sprintf("  %.0f %% of peak", 100*p.FLOPS/l.peak)
+	}
+	line += fmt.Sprintf("  ETA %s", p.ETA.Round(time.Second))
 	if p.ValLoss != nil {
 		line += fmt.Sprintf("  validation %.4f", *p.ValLoss)
 	}

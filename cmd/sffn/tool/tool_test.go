@@ -4,18 +4,46 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/structuredffn/sffn/internal/fakecuda"
+	"github.com/structuredffn/sffn/model/train"
+	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"sffn": Main})
+	testscript.Main(m, map[string]func(){"sffn": Main, "sffn-gpu": mainOnFake})
+}
+
+// gpuTestdata has models with their GPU kernels.
+const gpuTestdata = "../../../model/gpu/testdata"
+
+// mainOnFake is the tool on a driver that runs kernels in the PTX interpreter,
+// with the kernels of gpuTestdata.
+func mainOnFake() {
+	loadDriver = func() (*driver.API, error) { return fakecuda.New().API(), nil }
+	files, err := filepath.Glob(filepath.Join(os.Getenv("GPU"), "kernels", "*.ptx"))
+	if err != nil || len(files) == 0 {
+		panic("no kernels in " + os.Getenv("GPU"))
+	}
+	for _, f := range files {
+		src, err := os.ReadFile(f)
+		if err != nil {
+			panic(err)
+		}
+		cuda.RegisterPTX(string(src))
+	}
+	Main()
 }
 
 // testbed is the table of the scaling laws' source.
@@ -33,9 +61,21 @@ func TestScripts(t *testing.T) {
 				}
 				env.Setenv(name, strings.TrimSpace(string(out)))
 			}
-			table, err := filepath.Abs(testbed)
-			env.Setenv("TESTBED", table)
-			return err
+			for name, path := range map[string]string{"TESTBED": testbed, "GPU": gpuTestdata} {
+				abs, err := filepath.Abs(path)
+				if err != nil {
+					return err
+				}
+				env.Setenv(name, abs)
+			}
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "nvidia" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			_, err := os.Stat("/dev/nvidiactl")
+			return err == nil, nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// corpus FILE writes a text long enough for both splits.
@@ -68,6 +108,23 @@ func TestScripts(t *testing.T) {
 				for _, path := range args[1:] {
 					if !hasField(all, strings.Split(path, ".")) {
 						ts.Fatalf("%s has no %s", args[0], path)
+					}
+				}
+			},
+			// near RUN RUN PERCENT compares the losses of two runs, step by step.
+			"near": func(ts *testscript.TestScript, _ bool, args []string) {
+				a, err := train.ReadMetrics(ts.MkAbs(args[0]), 1<<30)
+				ts.Check(err)
+				b, err := train.ReadMetrics(ts.MkAbs(args[1]), 1<<30)
+				ts.Check(err)
+				tol, err := strconv.ParseFloat(args[2], 64)
+				ts.Check(err)
+				if len(a) != len(b) || len(a) == 0 {
+					ts.Fatalf("%d and %d steps", len(a), len(b))
+				}
+				for i := range a {
+					if math.Abs(a[i].Loss-b[i].Loss) > tol/100*b[i].Loss {
+						ts.Fatalf("step %d: losses %v and %v", i+1, a[i].Loss, b[i].Loss)
 					}
 				}
 			},

@@ -24,6 +24,7 @@ import (
 
 func newTrain() *cobra.Command {
 	var m machine
+	var dev device
 	var config, dataDir string
 	var steps int
 	var profile bool
@@ -42,6 +43,12 @@ the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := require(cmd, "data", "out"); err != nil {
 				return err
+			}
+			if err := dev.check(); err != nil {
+				return err
+			}
+			if profile && dev == onCUDA {
+				return cli.Usagef("--profile times the parts of the CPU's steps, want --device cpu")
 			}
 			var err error
 			if run.Config, err = trainConfig(config, run.Dir, run.Resume, steps, cmd.Flags().Changed("steps")); err != nil {
@@ -63,12 +70,23 @@ the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
 			defer m.close()
 			run.Options = m.Options
 			out, log := cmd.OutOrStdout(), cmd.ErrOrStderr()
-			if err := checkMemory(run.Config, m.Pool.Threads()); err != nil {
+			gpu, err := dev.train(log, &run, linked(config, run.Dir))
+			if err != nil {
 				return err
 			}
-			describe(log, run.Config, m.Options)
-			advise(log, run.Config, m.ISA, config, run.Dir)
-			progress := newTrainingLog(log, run.Config.Course().Steps, rt.Peak(m.Pool, m.ISA))
+			peak := 0.0 // not known of a device
+			if gpu != nil {
+				defer gpu.Close()
+				describe(log, run.Config, gpu.Name)
+			} else {
+				if err := checkMemory(run.Config, m.Pool.Threads()); err != nil {
+					return err
+				}
+				describe(log, run.Config, fmt.Sprintf("%s on %d threads", m.ISA, m.Pool.Threads()))
+				advise(log, run.Config, m.ISA, config, run.Dir)
+				peak = rt.Peak(m.Pool, m.ISA)
+			}
+			progress := newTrainingLog(log, run.Config.Course().Steps, peak)
 			run.OnStep, run.OnNote = progress.step, progress.note
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
@@ -77,7 +95,7 @@ the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
 			if err != nil {
 				return err
 			}
-			if profile {
+			if profile && gpu == nil {
 				if err := printProfile(out, res.Profile); err != nil {
 					return err
 				}
@@ -101,6 +119,7 @@ the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
 	fl.IntVar(&run.Keep, "keep", 2, "checkpoints to keep")
 	fl.BoolVar(&profile, "profile", false, "print where the time went")
 	m.flag(cmd)
+	dev.flag(cmd)
 	return cmd
 }
 
@@ -153,11 +172,11 @@ func checkMemory(c *specfile.Config, threads int) error {
 	return nil
 }
 
-// describe says what is about to be trained.
-func describe(w io.Writer, c *specfile.Config, o rt.Options) {
+// describe says what is about to be trained, and where.
+func describe(w io.Writer, c *specfile.Config, where string) {
 	n := c.Model.Count()
-	fmt.Fprintf(w, "%s: %s parameters, %s of them in feed-forward weights; %s on %d threads\n",
-		c.Model.Name, count(float64(n.Total)), count(float64(n.MLPWeights)), o.ISA, o.Pool.Threads())
+	fmt.Fprintf(w, "%s: %s parameters, %s of them in feed-forward weights; %s\n",
+		c.Model.Name, count(float64(n.Total)), count(float64(n.MLPWeights)), where)
 	for _, warning := range c.Model.Warnings() {
 		fmt.Fprintln(w, "warning:", warning)
 	}
@@ -177,11 +196,16 @@ func advise(w io.Writer, c *specfile.Config, isa kernel.ISA, config, dir string)
 	if missing == 0 {
 		return
 	}
-	from := "--config " + config
+	fmt.Fprintf(w, "a tool with specialised ones for all layers: sffn build %s -o BIN\n", linked(config, dir))
+}
+
+// linked is how sffn build is told of a model: by the configuration, or by the
+// run in dir that has its own.
+func linked(config, dir string) string {
 	if config == "" {
-		from = "--model " + dir
+		return "--model " + dir
 	}
-	fmt.Fprintf(w, "a tool with specialised ones for all layers: sffn build %s -o BIN\n", from)
+	return "--config " + config
 }
 
 func printProfile(w io.Writer, p model.Profile) error {

@@ -1,0 +1,103 @@
+package tool
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model/gpu"
+	"github.com/structuredffn/sffn/model/train"
+	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/libcuda"
+)
+
+// loadDriver finds the machine's CUDA driver. Tests put another in its place.
+var loadDriver = libcuda.Load
+
+// device is the flag --device.
+type device string
+
+const (
+	onCPU  device = "cpu"
+	onCUDA device = "cuda"
+	onAuto device = "auto"
+)
+
+func (d *device) flag(cmd *cobra.Command) {
+	cmd.Flags().StringVar((*string)(d), "device", string(onCPU), "cpu, cuda (an NVIDIA GPU), or auto: the GPU, and the CPU where there is none")
+}
+
+func (d device) check() error {
+	switch d {
+	case onCPU, onCUDA, onAuto:
+		return nil
+	}
+	return cli.Usagef("--device: unknown device %q; valid are cpu, cuda, auto", string(d))
+}
+
+// open returns the GPU, ready for a model, or nil where that runs on the CPU,
+// which auto says. config is how sffn build calls the model.
+func (d device) open(w io.Writer, m spec.Model, config string) (*cuda.Device, error) {
+	if d == onCPU {
+		return nil, nil
+	}
+	dev, err := openGPU(w, m)
+	return dev, d.fallBack(w, err, config)
+}
+
+// fallBack is the error where a device was asked for; auto says why it is the
+// CPU.
+func (d device) fallBack(w io.Writer, err error, config string) error {
+	if missing := (*cuda.MissingError)(nil); errors.As(err, &missing) {
+		err = fmt.Errorf("%w; a program that has them: sffn build %s --isa avx512,avx2,cuda -o BIN", err, config)
+	}
+	if err != nil && d == onAuto {
+		fmt.Fprintf(w, "running on the CPU: %v\n", err)
+		return nil
+	}
+	if err != nil {
+		err = fmt.Errorf("--device cuda: %w", err)
+	}
+	return err
+}
+
+// train has a run's steps computed where the flag says.
+func (d device) train(w io.Writer, run *train.Run, config string) (*cuda.Device, error) {
+	if err := run.CheckDevice(); err != nil && d != onCPU {
+		return nil, d.fallBack(w, err, config)
+	}
+	dev, err := d.open(w, run.Config.Model, config)
+	if dev != nil {
+		run.Device = func(s train.Start) (train.Engine, error) { return gpu.NewEngine(dev, s) }
+	}
+	return dev, err
+}
+
+// openGPU opens the first device and loads a model's kernels.
+func openGPU(w io.Writer, m spec.Model) (*cuda.Device, error) {
+	api, err := loadDriver()
+	if err != nil {
+		return nil, err
+	}
+	d, err := cuda.Open(api, 0)
+	if err != nil {
+		return nil, err
+	}
+	kernels, err := gpu.Kernels(m)
+	if err != nil {
+		d.Close()
+		return nil, err
+	}
+	start := time.Now()
+	if err := d.Load(kernels); err != nil {
+		d.Close() // err is what matters
+		return nil, err
+	}
+	fmt.Fprintf(w, "device: %s; %d kernels agree with the CPU's (%.1f s)\n", d, len(kernels), time.Since(start).Seconds())
+	return d, nil
+}

@@ -1,0 +1,185 @@
+package gpu
+
+import (
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/runtime/cuda"
+)
+
+// slot is where a parameter lies in the device's arenas, and in which order:
+// stored visits its entries there with those of the canonical parameter. What it
+// does not visit is padding.
+type slot struct {
+	offset, size int
+	stored       func(visit func(stored, canonical int))
+}
+
+// layout places all parameters of a model. Each begins at a multiple of eight
+// entries, so that 16-byte accesses reach it in bf16, too.
+type layout struct {
+	slots map[string]slot
+	names []string
+	size  int
+}
+
+const align = 8
+
+func newLayout(p plans) layout {
+	var l layout
+	m := p.GPUModel.Spec
+	l.canonical("", m.Params())
+	for i, f := range p.FFN {
+		l.linear(model.LayerName(i)+".mlp.fc1", p.FFNs[f].FC1)
+		l.linear(model.LayerName(i)+".mlp.fc2", p.FFNs[f].FC2)
+	}
+	// The head's rows of padding follow the table.
+	l.change(headName(m), func(s *slot) { s.size = p.Logits * m.Hidden })
+	l.place()
+	return l
+}
+
+// canonical adds parameters in their own order.
+func (l *layout) canonical(prefix string, ps []spec.Param) {
+	if l.slots == nil {
+		l.slots = map[string]slot{}
+	}
+	for _, q := range ps {
+		n := q.Size()
+		l.slots[prefix+q.Name] = slot{size: n, stored: func(visit func(stored, canonical int)) {
+			for i := range n {
+				visit(i, i)
+			}
+		}}
+		l.names = append(l.names, prefix+q.Name)
+	}
+}
+
+// linear puts the parameters of a layer in the order of its kernels.
+func (l *layout) linear(name string, g plan.GPULayer) {
+	for _, f := range g.Factors {
+		l.change(name+"."+f.Param, func(s *slot) { s.stored = factorOrder(f) })
+	}
+	if g.Spec.Bias {
+		l.change(name+".bias", func(s *slot) {
+			s.stored = func(visit func(stored, canonical int)) {
+				for stored, canonical := range g.Bias {
+					visit(stored, canonical)
+				}
+			}
+		})
+	}
+}
+
+func (l *layout) change(name string, f func(*slot)) {
+	s := l.slots[name]
+	f(&s)
+	l.slots[name] = s
+}
+
+// place gives each parameter its room.
+func (l *layout) place() {
+	for _, name := range l.names {
+		l.change(name, func(s *slot) { s.offset = l.size })
+		l.size += (l.slots[name].size + align - 1) / align * align
+	}
+}
+
+// headName is the parameter that the head multiplies with.
+func headName(m spec.Model) string {
+	if m.TieEmbeddings {
+		return "model.wte.weight"
+	}
+	return "lm_head.weight"
+}
+
+// factorOrder is the order of a factor's packed weights.
+func factorOrder(f plan.GPUFactor) func(visit func(stored, canonical int)) {
+	return func(visit func(stored, canonical int)) {
+		at := 0
+		for b := range f.Blocks {
+			for _, o := range f.Out[b] {
+				for _, in := range f.In[b] {
+					visit(at, (b*f.Factor.Out+o)*f.Factor.In+in)
+					at++
+				}
+			}
+		}
+	}
+}
+
+// pack puts parameters in the device's order; padding is 0.
+func (l *layout) pack(get func(name string) []float32) []float32 {
+	dst := make([]float32, l.size)
+	for _, name := range l.names {
+		s, src := l.slots[name], get(name)
+		to := dst[s.offset : s.offset+s.size]
+		s.stored(func(stored, canonical int) { to[stored] = src[canonical] })
+	}
+	return dst
+}
+
+// unpack is its inverse.
+func (l *layout) unpack(get func(name string) []float32, src []float32) {
+	for _, name := range l.names {
+		s, to := l.slots[name], get(name)
+		from := src[s.offset : s.offset+s.size]
+		s.stored(func(stored, canonical int) { to[canonical] = from[stored] })
+	}
+}
+
+// arena is one value for each parameter on the device.
+type arena struct {
+	*layout
+	cuda.Buffer
+	bytes int // of an entry
+}
+
+func (a arena) get(name string) cuda.Buffer {
+	s, ok := a.slots[name]
+	if !ok {
+		return cuda.Buffer{}
+	}
+	return a.Slice(a.bytes*s.offset, a.bytes*s.size)
+}
+
+// weights are a model's parameters on a device: float32, and rounded for the
+// products.
+type weights struct {
+	layout
+	d            *cuda.Device
+	master, bf16 arena
+}
+
+// newWeights copies parameters to a device.
+func newWeights(r *runner, l layout, get func(name string) []float32) (*weights, error) {
+	w := &weights{layout: l, d: r.d}
+	var err error
+	if w.master, err = w.newArena(4); err != nil {
+		return nil, err
+	}
+	if w.bf16, err = w.newArena(2); err != nil {
+		w.close()
+		return nil, err
+	}
+	if err := cuda.Upload(r.s, w.master.Buffer, w.pack(get)); err != nil {
+		w.close()
+		return nil, err
+	}
+	r.launch(plan.PackBF16.Kernel(), plan.GPUCountsOf{plan.Entries: w.size}, cuda.Args{"w": w.master.Buffer, "pack": w.bf16.Buffer})
+	if r.err != nil {
+		w.close()
+		return nil, r.err
+	}
+	return w, nil
+}
+
+func (w *weights) newArena(bytes int) (arena, error) {
+	b, err := w.d.Alloc(bytes * w.size)
+	return arena{&w.layout, b, bytes}, err
+}
+
+func (w *weights) close() {
+	w.d.Free(w.master.Buffer)
+	w.d.Free(w.bf16.Buffer)
+}

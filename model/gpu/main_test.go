@@ -1,0 +1,155 @@
+package gpu
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	gencuda "github.com/structuredffn/sffn/gen/cuda"
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/internal/fakecuda"
+	"github.com/structuredffn/sffn/runtime/cuda"
+)
+
+var update = flag.Bool("update", false, "compile testdata/kernels again; needs the CUDA toolkit")
+
+var kernelsDir = filepath.Join("testdata", "kernels")
+
+// models have their kernels in testdata; three are those of golden cases.
+var models = []string{"golden-dense", "golden-lowrank", "golden-absolute", "tiny"}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// prepare registers the kernels of testdata, which must be fresh, and compiles
+// them before with -update.
+func prepare() error {
+	ks, err := testKernels()
+	if err != nil {
+		return err
+	}
+	files, err := gencuda.Sources(ks)
+	if err != nil {
+		return err
+	}
+	if *update {
+		if files, err = gencuda.Build(kernelsDir, "", ks); err != nil {
+			return err
+		}
+		for name, data := range files {
+			if name == gencuda.Manifest || filepath.Ext(name) == ".ptx" {
+				if err := os.WriteFile(filepath.Join(kernelsDir, name), data, 0o644); err != nil {
+					return err
+				}
+			}
+		}
+	} else if err := gencuda.Fresh(kernelsDir, files); err != nil {
+		return fmt.Errorf("%w\nrun go test ./model/gpu -update with the CUDA toolkit", err)
+	}
+	for name, data := range files {
+		if filepath.Ext(name) == ".ptx" {
+			cuda.RegisterPTX(string(data))
+		}
+	}
+	return nil
+}
+
+// testKernels are those of all models, and of the networks that the tests of
+// single ones use.
+func testKernels() ([]plan.GPUKernel, error) {
+	var ks []plan.GPUKernel
+	for _, name := range models {
+		c, err := specfile.Load(filepath.Join("testdata", name+".yaml"))
+		if err != nil {
+			return nil, err
+		}
+		k, err := Kernels(c.Model)
+		if err != nil {
+			return nil, err
+		}
+		ks = append(ks, k...)
+	}
+	return plan.GPUUnique(ks), nil
+}
+
+// open opens a fake device and demands that nothing is left of it at the end.
+func open(t *testing.T) (*cuda.Device, *fakecuda.Device) {
+	t.Helper()
+	fake := fakecuda.New()
+	d, err := cuda.Open(fake.API(), 0)
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, d.Close())
+		if left := fake.Left(); left != "" {
+			t.Error(left)
+		}
+	})
+	return d, fake
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every family of kernels is compared with the CPU's before anybody uses it, and
+// what computes something else is refused.
+func TestSelfTest(t *testing.T) {
+	ks, err := testKernels()
+	must(t, err)
+	d, _ := open(t)
+	must(t, d.Load(ks))
+	byTemplate := map[string]plan.GPUKernel{}
+	for _, k := range ks {
+		if _, ok := byTemplate[k.Template]; !ok {
+			byTemplate[k.Template] = k
+		}
+	}
+	files, err := filepath.Glob("../../templates/*.cu.tmpl")
+	must(t, err)
+	for _, f := range files {
+		name := filepath.Base(f)
+		name = name[:len(name)-len(".cu.tmpl")]
+		k, ok := byTemplate[name]
+		if name == "epilogue" { // a part of others
+			continue
+		}
+		if !ok {
+			t.Errorf("no model has a kernel of %s", name)
+			continue
+		}
+		// Each change of a family's text that has something to change.
+		noticed := 0
+		for _, c := range tampers {
+			fake := fakecuda.New()
+			changed := false
+			fake.Tamper = func(ptx string) string {
+				s := c.ReplaceAllString(ptx, c.to)
+				changed = s != ptx
+				return s
+			}
+			d, err := cuda.Open(fake.API(), 0)
+			must(t, err)
+			if err = d.Load([]plan.GPUKernel{k}); changed && err != nil {
+				noticed++
+			} else if changed && !slices.Contains(c.harmless, name) {
+				t.Errorf("%s: %s for %s is not noticed", k.Name, c.to, c)
+			}
+		}
+		if noticed == 0 {
+			t.Errorf("%s: no change was noticed", k.Name)
+		}
+	}
+}

@@ -1,0 +1,43 @@
+// Package gpu trains and decodes models on a CUDA device: the same models,
+// checkpoints and loop as the CPU's, with products in bf16 whose sums are
+// float32, and everything else in float32.
+package gpu
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// plans are all kernels of a model.
+type plans struct {
+	plan.GPUModel
+	plan.GPUPasses
+}
+
+// ErrUnsupported says that no device computes a model.
+var ErrUnsupported = errors.New("no GPU kernels for this model")
+
+func newPlans(m spec.Model) (plans, error) {
+	var p plans
+	var err error
+	if p.GPUModel, err = plan.NewGPUModel(m, ""); err != nil {
+		return p, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	if p.GPUPasses, err = plan.NewGPUPasses(m); err != nil {
+		return p, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return p, nil
+}
+
+// Kernels lists what a model runs on a device, or says which part of it no
+// device computes.
+func Kernels(m spec.Model) ([]plan.GPUKernel, error) {
+	p, err := newPlans(m)
+	if err != nil {
+		return nil, err
+	}
+	return plan.GPUTable[interface{ Kernels() []plan.GPUKernel }](p.GPUModel, p.GPUPasses), nil
+}
