@@ -11,43 +11,44 @@ package libcuda
 #include <stdlib.h>
 
 // Every function with the parameters that Go gives it and those of the driver.
-// Handles are integers to Go.
+// Handles are integers to Go, and so is what pointers lead to: cgo would search the
+// memory around a void * for pointers of Go.
 #define FUNCTIONS(F) \
   F(cuInit, (unsigned flags), (flags)) \
   F(cuDriverGetVersion, (int *version), (version)) \
-  F(cuGetErrorName, (int r, void *name), ((CUresult)r, name)) \
-  F(cuGetErrorString, (int r, void *text), ((CUresult)r, text)) \
+  F(cuGetErrorName, (int r, uintptr_t *name), ((CUresult)r, (void *)name)) \
+  F(cuGetErrorString, (int r, uintptr_t *text), ((CUresult)r, (void *)text)) \
   F(cuDeviceGetCount, (int *n), (n)) \
   F(cuDeviceGet, (int *d, int ordinal), (d, ordinal)) \
-  F(cuDeviceGetName, (void *name, int size, int d), (name, size, d)) \
+  F(cuDeviceGetName, (uintptr_t *name, int size, int d), ((void *)name, size, d)) \
   F(cuDeviceGetAttribute, (int *value, int a, int d), (value, (CUdevice_attribute)a, d)) \
-  F(cuDevicePrimaryCtxRetain, (void *c, int d), (c, d)) \
+  F(cuDevicePrimaryCtxRetain, (uintptr_t *c, int d), ((void *)c, d)) \
   F(cuDevicePrimaryCtxRelease_v2, (int d), (d)) \
   F(cuCtxSetCurrent, (uintptr_t c), ((CUcontext)c)) \
-  F(cuModuleLoadData, (void *m, void *image), (m, image)) \
+  F(cuModuleLoadData, (uintptr_t *m, uintptr_t *image), ((void *)m, image)) \
   F(cuModuleUnload, (uintptr_t m), ((CUmodule)m)) \
-  F(cuModuleGetFunction, (void *f, uintptr_t m, void *name), (f, (CUmodule)m, name)) \
+  F(cuModuleGetFunction, (uintptr_t *f, uintptr_t m, uintptr_t *name), ((void *)f, (CUmodule)m, (void *)name)) \
   F(cuFuncSetAttribute, (uintptr_t f, int a, int value), ((CUfunction)f, (CUfunction_attribute)a, value)) \
-  F(cuMemGetInfo_v2, (void *free, void *total), (free, total)) \
-  F(cuMemAlloc_v2, (void *p, size_t size), (p, size)) \
+  F(cuMemGetInfo_v2, (uintptr_t *free, uintptr_t *total), ((void *)free, (void *)total)) \
+  F(cuMemAlloc_v2, (uintptr_t *p, size_t size), ((void *)p, size)) \
   F(cuMemFree_v2, (uint64_t p), (p)) \
-  F(cuMemAllocHost_v2, (void *p, size_t size), (p, size)) \
+  F(cuMemAllocHost_v2, (uintptr_t *p, size_t size), ((void *)p, size)) \
   F(cuMemFreeHost, (void *p), (p)) \
-  F(cuMemcpyHtoDAsync_v2, (uint64_t to, void *from, size_t n, uintptr_t s), (to, from, n, (CUstream)s)) \
-  F(cuMemcpyDtoHAsync_v2, (void *to, uint64_t from, size_t n, uintptr_t s), (to, from, n, (CUstream)s)) \
+  F(cuMemcpyHtoDAsync_v2, (uint64_t to, uintptr_t *from, size_t n, uintptr_t s), (to, from, n, (CUstream)s)) \
+  F(cuMemcpyDtoHAsync_v2, (uintptr_t *to, uint64_t from, size_t n, uintptr_t s), (to, from, n, (CUstream)s)) \
   F(cuMemcpyDtoDAsync_v2, (uint64_t to, uint64_t from, size_t n, uintptr_t s), (to, from, n, (CUstream)s)) \
   F(cuMemsetD8Async, (uint64_t p, unsigned char value, size_t n, uintptr_t s), (p, value, n, (CUstream)s)) \
-  F(cuStreamCreate, (void *s, unsigned flags), (s, flags)) \
+  F(cuStreamCreate, (uintptr_t *s, unsigned flags), ((void *)s, flags)) \
   F(cuStreamDestroy_v2, (uintptr_t s), ((CUstream)s)) \
   F(cuStreamSynchronize, (uintptr_t s), ((CUstream)s)) \
   F(cuStreamWaitEvent, (uintptr_t s, uintptr_t e, unsigned flags), ((CUstream)s, (CUevent)e, flags)) \
   F(cuStreamBeginCapture_v2, (uintptr_t s, int mode), ((CUstream)s, (CUstreamCaptureMode)mode)) \
-  F(cuStreamEndCapture, (uintptr_t s, void *g), ((CUstream)s, g)) \
-  F(cuEventCreate, (void *e, unsigned flags), (e, flags)) \
+  F(cuStreamEndCapture, (uintptr_t s, uintptr_t *g), ((CUstream)s, (void *)g)) \
+  F(cuEventCreate, (uintptr_t *e, unsigned flags), ((void *)e, flags)) \
   F(cuEventDestroy_v2, (uintptr_t e), ((CUevent)e)) \
   F(cuEventRecord, (uintptr_t e, uintptr_t s), ((CUevent)e, (CUstream)s)) \
   F(cuEventElapsedTime, (float *ms, uintptr_t start, uintptr_t end), (ms, (CUevent)start, (CUevent)end)) \
-  F(cuGraphInstantiateWithFlags, (void *x, uintptr_t g, uint64_t flags), (x, (CUgraph)g, flags)) \
+  F(cuGraphInstantiateWithFlags, (uintptr_t *x, uintptr_t g, uint64_t flags), ((void *)x, (CUgraph)g, flags)) \
   F(cuGraphLaunch, (uintptr_t x, uintptr_t s), ((CUgraphExec)x, (CUstream)s)) \
   F(cuGraphExecDestroy, (uintptr_t x), ((CUgraphExec)x)) \
   F(cuGraphDestroy, (uintptr_t g), ((CUgraph)g)) \
@@ -93,8 +94,8 @@ func Load() (*driver.API, error) {
 
 type result = driver.Result
 
-// at is the address of a variable of Go.
-func at[T any](p *T) unsafe.Pointer { return unsafe.Pointer(p) }
+// at is an address as the shims take it.
+func at[T any](p *T) *C.uintptr_t { return (*C.uintptr_t)(unsafe.Pointer(p)) }
 
 func table() *driver.API {
 	return &driver.API{
@@ -137,10 +138,10 @@ func table() *driver.API {
 		},
 		MemFreeHost: func(p unsafe.Pointer) result { return result(C.sf_cuMemFreeHost(p)) },
 		MemcpyHtoDAsync: func(to driver.Pointer, from unsafe.Pointer, n uint64, s driver.Stream) result {
-			return result(C.sf_cuMemcpyHtoDAsync_v2(C.uint64_t(to), from, C.size_t(n), C.uintptr_t(s)))
+			return result(C.sf_cuMemcpyHtoDAsync_v2(C.uint64_t(to), (*C.uintptr_t)(from), C.size_t(n), C.uintptr_t(s)))
 		},
 		MemcpyDtoHAsync: func(to unsafe.Pointer, from driver.Pointer, n uint64, s driver.Stream) result {
-			return result(C.sf_cuMemcpyDtoHAsync_v2(to, C.uint64_t(from), C.size_t(n), C.uintptr_t(s)))
+			return result(C.sf_cuMemcpyDtoHAsync_v2((*C.uintptr_t)(to), C.uint64_t(from), C.size_t(n), C.uintptr_t(s)))
 		},
 		MemcpyDtoDAsync: func(to, from driver.Pointer, n uint64, s driver.Stream) result {
 			return result(C.sf_cuMemcpyDtoDAsync_v2(C.uint64_t(to), C.uint64_t(from), C.size_t(n), C.uintptr_t(s)))

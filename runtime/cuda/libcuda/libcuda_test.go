@@ -55,10 +55,26 @@ func TestCallingConvention(t *testing.T) {
 	}
 	ok := func(name string, r driver.Result) { t.Helper(); check(name, r, nil, nil) }
 
+	// What the functions fill lies in memory that holds pointers, too.
+	out := &struct {
+		self        any
+		n           int32
+		d           driver.Device
+		c           driver.Context
+		m           driver.Module
+		f           driver.Function
+		p           driver.Pointer
+		host        unsafe.Pointer
+		s           driver.Stream
+		ev          driver.Event
+		ms          float32
+		g           driver.Graph
+		x           driver.GraphExec
+		free, total uint64
+	}{self: t}
 	ok("Init", api.Init(7))
-	var n int32
-	check("DriverGetVersion", api.DriverGetVersion(&n), n, int32(12345))
-	check("DeviceGetCount", api.DeviceGetCount(&n), n, int32(3))
+	check("DriverGetVersion", api.DriverGetVersion(&out.n), out.n, int32(12345))
+	check("DeviceGetCount", api.DeviceGetCount(&out.n), out.n, int32(3))
 	e := api.Err("cuMemAlloc", driver.OutOfMemory)
 	called["GetErrorName"], called["GetErrorString"] = true, true
 	if want := "cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY (2): out of memory"; e.Error() != want || !errors.Is(e, driver.OutOfMemory) {
@@ -67,55 +83,43 @@ func TestCallingConvention(t *testing.T) {
 	if e := api.Err("cuX", 999); e.Error() != "cuX: error 999" {
 		t.Errorf("an unknown result: %v", e)
 	}
-	var d driver.Device
-	check("DeviceGet", api.DeviceGet(&d, 2), d, driver.Device(42))
+	check("DeviceGet", api.DeviceGet(&out.d, 2), out.d, driver.Device(42))
 	name := make([]byte, 16)
-	check("DeviceGetName", api.DeviceGetName(&name[0], 16, d), strings.TrimRight(string(name), "\x00"), "stub device")
-	check("DeviceGetAttribute", api.DeviceGetAttribute(&n, driver.ComputeMajor, d), n, int32(-9))
-	var c driver.Context
-	check("PrimaryCtxRetain", api.PrimaryCtxRetain(&c, d), c, h[driver.Context](1))
-	ok("PrimaryCtxRelease", api.PrimaryCtxRelease(d))
-	ok("CtxSetCurrent", api.CtxSetCurrent(c))
-	var m driver.Module
-	check("ModuleLoadData", api.ModuleLoadData(&m, driver.CString("image")), m, h[driver.Module](2))
-	ok("ModuleUnload", api.ModuleUnload(m))
-	var f driver.Function
-	check("ModuleGetFunction", api.ModuleGetFunction(&f, m, driver.CString("kernel")), f, h[driver.Function](3))
-	ok("FuncSetAttribute", api.FuncSetAttribute(f, driver.MaxDynamicShared, 101376))
-	var free, total uint64
-	check("MemGetInfo", api.MemGetInfo(&free, &total), [2]uint64{free, total}, [2]uint64{h[uint64](20), h[uint64](21)})
-	var p driver.Pointer
-	check("MemAlloc", api.MemAlloc(&p, h[uint64](4)), p, h[driver.Pointer](5))
-	ok("MemFree", api.MemFree(p))
-	var host unsafe.Pointer
-	check("MemAllocHost", api.MemAllocHost(&host, 4096), host != nil, true)
-	ok("MemFreeHost", api.MemFreeHost(host))
-	var s driver.Stream
-	check("StreamCreate", api.StreamCreate(&s, driver.StreamNonBlocking), s, h[driver.Stream](7))
-	ok("StreamDestroy", api.StreamDestroy(s))
-	ok("StreamSynchronize", api.StreamSynchronize(s))
+	check("DeviceGetName", api.DeviceGetName(&name[0], 16, out.d), strings.TrimRight(string(name), "\x00"), "stub device")
+	check("DeviceGetAttribute", api.DeviceGetAttribute(&out.n, driver.ComputeMajor, out.d), out.n, int32(-9))
+	check("PrimaryCtxRetain", api.PrimaryCtxRetain(&out.c, out.d), out.c, h[driver.Context](1))
+	ok("PrimaryCtxRelease", api.PrimaryCtxRelease(out.d))
+	ok("CtxSetCurrent", api.CtxSetCurrent(out.c))
+	check("ModuleLoadData", api.ModuleLoadData(&out.m, driver.CString("image")), out.m, h[driver.Module](2))
+	ok("ModuleUnload", api.ModuleUnload(out.m))
+	check("ModuleGetFunction", api.ModuleGetFunction(&out.f, out.m, driver.CString("kernel")), out.f, h[driver.Function](3))
+	ok("FuncSetAttribute", api.FuncSetAttribute(out.f, driver.MaxDynamicShared, 101376))
+	check("MemGetInfo", api.MemGetInfo(&out.free, &out.total), [2]uint64{out.free, out.total}, [2]uint64{h[uint64](20), h[uint64](21)})
+	check("MemAlloc", api.MemAlloc(&out.p, h[uint64](4)), out.p, h[driver.Pointer](5))
+	ok("MemFree", api.MemFree(out.p))
+	check("MemAllocHost", api.MemAllocHost(&out.host, 4096), out.host != nil, true)
+	ok("MemFreeHost", api.MemFreeHost(out.host))
+	check("StreamCreate", api.StreamCreate(&out.s, driver.StreamNonBlocking), out.s, h[driver.Stream](7))
+	ok("StreamDestroy", api.StreamDestroy(out.s))
+	ok("StreamSynchronize", api.StreamSynchronize(out.s))
 	size := h[uint64](6)
-	ok("MemcpyHtoDAsync", api.MemcpyHtoDAsync(p, unsafe.Pointer(driver.CString("data")), size, s))
+	ok("MemcpyHtoDAsync", api.MemcpyHtoDAsync(out.p, unsafe.Pointer(driver.CString("data")), size, out.s))
 	back := make([]byte, 5)
-	check("MemcpyDtoHAsync", api.MemcpyDtoHAsync(unsafe.Pointer(&back[0]), p, size, s), string(back), "back\x00")
-	ok("MemcpyDtoDAsync", api.MemcpyDtoDAsync(h[driver.Pointer](8), p, size, s))
-	ok("MemsetD8Async", api.MemsetD8Async(p, 0xfe, size, s))
-	var ev driver.Event
-	check("EventCreate", api.EventCreate(&ev, driver.EventNoTiming), ev, h[driver.Event](9))
-	ok("EventDestroy", api.EventDestroy(ev))
-	ok("EventRecord", api.EventRecord(ev, s))
-	var ms float32
-	check("EventElapsedTime", api.EventElapsedTime(&ms, ev, h[driver.Event](11)), ms, float32(1.5))
-	ok("StreamWaitEvent", api.StreamWaitEvent(s, ev, 0))
-	ok("StreamBeginCapture", api.StreamBeginCapture(s, driver.CaptureThreadLocal))
-	var g driver.Graph
-	check("StreamEndCapture", api.StreamEndCapture(s, &g), g, h[driver.Graph](10))
-	var x driver.GraphExec
-	check("GraphInstantiate", api.GraphInstantiate(&x, g, 0), x, h[driver.GraphExec](12))
-	ok("GraphLaunch", api.GraphLaunch(x, s))
-	ok("GraphExecDestroy", api.GraphExecDestroy(x))
-	ok("GraphDestroy", api.GraphDestroy(g))
-	ok("LaunchKernel", api.LaunchKernel(f, 0x80000001, 2, 3, 256, 5, 6, 101376, s, host, nil))
+	check("MemcpyDtoHAsync", api.MemcpyDtoHAsync(unsafe.Pointer(&back[0]), out.p, size, out.s), string(back), "back\x00")
+	ok("MemcpyDtoDAsync", api.MemcpyDtoDAsync(h[driver.Pointer](8), out.p, size, out.s))
+	ok("MemsetD8Async", api.MemsetD8Async(out.p, 0xfe, size, out.s))
+	check("EventCreate", api.EventCreate(&out.ev, driver.EventNoTiming), out.ev, h[driver.Event](9))
+	ok("EventDestroy", api.EventDestroy(out.ev))
+	ok("EventRecord", api.EventRecord(out.ev, out.s))
+	check("EventElapsedTime", api.EventElapsedTime(&out.ms, out.ev, h[driver.Event](11)), out.ms, float32(1.5))
+	ok("StreamWaitEvent", api.StreamWaitEvent(out.s, out.ev, 0))
+	ok("StreamBeginCapture", api.StreamBeginCapture(out.s, driver.CaptureThreadLocal))
+	check("StreamEndCapture", api.StreamEndCapture(out.s, &out.g), out.g, h[driver.Graph](10))
+	check("GraphInstantiate", api.GraphInstantiate(&out.x, out.g, 0), out.x, h[driver.GraphExec](12))
+	ok("GraphLaunch", api.GraphLaunch(out.x, out.s))
+	ok("GraphExecDestroy", api.GraphExecDestroy(out.x))
+	ok("GraphDestroy", api.GraphDestroy(out.g))
+	ok("LaunchKernel", api.LaunchKernel(out.f, 0x80000001, 2, 3, 256, 5, 6, 101376, out.s, out.host, nil))
 
 	for f := range reflect.TypeFor[driver.API]().Fields() {
 		if !called[f.Name] {
@@ -123,7 +127,7 @@ func TestCallingConvention(t *testing.T) {
 		}
 	}
 	// An argument that differs is noticed.
-	if r := api.LaunchKernel(f, 0x80000001, 2, 3, 256, 5, 7, 101376, s, host, nil); r == driver.Success {
+	if r := api.LaunchKernel(out.f, 0x80000001, 2, 3, 256, 5, 7, 101376, out.s, out.host, nil); r == driver.Success {
 		t.Error("the stub takes any argument")
 	}
 }
