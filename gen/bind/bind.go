@@ -102,6 +102,28 @@ func CUDA(pkg string, files []string) ([]byte, error) {
 	return render(f)
 }
 
+// Cudalib is the name of the package in a folder of its own, because Go's
+// assembly and cgo do not share one, that links the static library of a package's
+// kernels.
+const Cudalib = "cudalib"
+
+// CUDALibrary writes that package: it registers the modules of libsffn_<pkg>.a,
+// which sffngen leaves in the folder above when it runs nvcc.
+func CUDALibrary(pkg string) ([]byte, error) {
+	f := newFile(Cudalib)
+	f.HeaderComment("//go:build cuda && cgo")
+	f.PackageComment("// Package " + Cudalib + " links the machine code of the GPU kernels of package " + pkg + ".")
+	image := "sffn_" + pkg + "_image"
+	f.CgoPreamble("#cgo LDFLAGS: ${SRCDIR}/../libsffn_" + pkg + ".a\n#include <stdlib.h>\n\nconst void *" + image + "(const char *file);")
+	f.Func().Id("init").Params().Block(jen.Qual(cudaPath, "RegisterImages").Call(
+		jen.Func().Params(jen.Id("file").String()).Op("*").Byte().Block(
+			jen.Id("name").Op(":=").Qual("C", "CString").Call(jen.Id("file")),
+			jen.Defer().Qual("C", "free").Call(jen.Qual("unsafe", "Pointer").Call(jen.Id("name"))),
+			jen.Return(jen.Parens(jen.Op("*").Byte()).Call(jen.Qual("C", image).Call(jen.Id("name"))))),
+	))
+	return render(f)
+}
+
 // FFNs writes the specs and constructors of a package's networks. A single
 // one is named Spec and New; several carry the kind and its size.
 func FFNs(pkg, doc string, ffns []spec.FFN) ([]byte, error) {
