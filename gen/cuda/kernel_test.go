@@ -192,8 +192,8 @@ func (d *device) check(k plan.GPUProduct, o operands, tokens, n int) error {
 // schedule; with -full, as .ci/run has it, all six numbers and three schedules.
 // The kernels of TestNetworks, from the same templates, always run them all. 500
 // outputs of each launch are compared; findings and unwritten outputs count
-// everywhere. Of the head's products, ten times as large as any other, all
-// blocks run once and an eighth of them otherwise.
+// everywhere. With -full all thread blocks run once and a share of them, down to
+// an eighth, in the other seventeen runs: another one each time.
 func TestShippedKernels(t *testing.T) {
 	ks := shipped(t)
 	kernels := loadPTX(t, shippedDir, ks)
@@ -209,15 +209,15 @@ func TestShippedKernels(t *testing.T) {
 			t.Parallel()
 			d := &device{t: t, rng: rand.New(rand.NewPCG(0, uint64(i)))}
 			o := d.operands(k, slices.Max(counts))
-			large := max(k.Rows(), k.Cols(), k.Depth()) > 8192
 			for seed := range seeds {
 				for _, m := range counts {
 					if k.Tile.M == 16 {
 						m = min(m, plan.FewTokens)
 					}
 					d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(uint64(seed), uint64(i))), seed: uint64(seed)}
-					if large && *full && (seed > 0 || m != 17) {
-						d.only = func(at [3]int) bool { return (at[0]+3*at[1]+m+seed)%8 == 0 }
+					if *full && (seed > 0 || m != 17) {
+						n := share(k.Kernel().Blocks(plan.GPUCountsOf{plan.Tokens: m, plan.Parts: 1}))
+						d.only = func(at [3]int) bool { return (at[0]+3*at[1]+m+seed)%n == 0 }
 					}
 					if err := d.check(k, o.of(k, m), m, 500); err != nil {
 						t.Error(err)
@@ -226,6 +226,16 @@ func TestShippedKernels(t *testing.T) {
 			}
 		})
 	}
+}
+
+// share is the n of which one nth of a grid is enough: 8, or what leaves four
+// blocks. It is a power of two, so that no sum of x and 3y misses them all.
+func share(grid [3]int) int {
+	n := 8
+	for n > 1 && grid[0]*grid[1] < 4*n {
+		n /= 2
+	}
+	return n
 }
 
 // Every small kernel, all outputs, within the tolerance of each.
