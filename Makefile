@@ -13,7 +13,7 @@ CUDA_PACKAGES := nvidia-cuda-nvcc==13.5.37 nvidia-nvvm==13.5.37 nvidia-cuda-crt=
 ifneq ($(wildcard build/cuda-toolkit/bin/nvcc),)
 export CUDA_HOME ?= $(CURDIR)/build/cuda-toolkit
 endif
-.PHONY: help generate build test check demo bench cuda-toolkit
+.PHONY: help generate build test check demo bench cuda-toolkit cuda-library
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -56,3 +56,8 @@ cuda-toolkit: ## set up nvcc in build/cuda-toolkit, for make generate (needs Pyt
 	python3 -m pip install --quiet --disable-pip-version-check --no-deps --target build/cuda-wheels $(CUDA_PACKAGES)
 	ln -s cuda-wheels/nvidia/cu13 build/cuda-toolkit
 	build/cuda-toolkit/bin/nvcc --version
+
+cuda-library: ## compile the GPU kernels, after make cuda-toolkit, into what go build -tags cuda links
+	@test -x "$(CUDA_HOME)/bin/nvcc" || { echo "no nvcc in CUDA_HOME or build/cuda-toolkit: make cuda-toolkit" >&2; exit 1; }
+	rm -f generated/gpt2s/z_cuda.txt
+	$(GO) generate ./generated
