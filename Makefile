@@ -9,11 +9,11 @@ DEMO := build/demo
 BENCH ?= kernels ablate ffn train decode runtime shapes
 FLAGS ?=
 # The CUDA compiler whose PTX is committed: packages of Python's index.
-CUDA_PACKAGES := nvidia-cuda-nvcc==13.5.37 nvidia-nvvm==13.5.37 nvidia-cuda-crt==13.5.37 nvidia-cuda-runtime==13.5.37 nvidia-cuda-cccl==13.3.5.0.6 nvidia-cuda-nvdisasm==13.5.37
+CUDA_PACKAGES := nvidia-cuda-nvcc==13.5.37 nvidia-nvvm==13.5.37 nvidia-cuda-crt==13.5.37 nvidia-cuda-runtime==13.5.37 nvidia-cuda-cccl==13.3.5.0.6 nvidia-cuda-nvdisasm==13.5.37 nvidia-cuda-cuobjdump==13.5.37
 ifneq ($(wildcard build/cuda-toolkit/bin/nvcc),)
 export CUDA_HOME ?= $(CURDIR)/build/cuda-toolkit
 endif
-.PHONY: help generate build test check demo bench cuda-toolkit cuda-library
+.PHONY: help generate build test check demo bench cuda-toolkit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -51,13 +51,8 @@ demo: ## generate kernels, prepare text, train a structured and a dense model, c
 bench: ## measure all that the README shows, into build/bench; hours. Parts: make bench BENCH="ffn train"
 	FLAGS="$(FLAGS)" ./internal/bench/all.sh $(BENCH)
 
-cuda-toolkit: ## set up nvcc in build/cuda-toolkit, for make generate (needs Python 3 with pip, and g++)
+cuda-toolkit: ## set up nvcc in build/cuda-toolkit, for make generate and -tags cuda (needs Python 3 with pip, and g++)
 	rm -rf build/cuda-wheels build/cuda-toolkit
 	python3 -m pip install --quiet --disable-pip-version-check --no-deps --target build/cuda-wheels $(CUDA_PACKAGES)
 	ln -s cuda-wheels/nvidia/cu13 build/cuda-toolkit
 	build/cuda-toolkit/bin/nvcc --version
-
-cuda-library: ## compile the GPU kernels, after make cuda-toolkit, into what go build -tags cuda links
-	@test -x "$(CUDA_HOME)/bin/nvcc" || { echo "no nvcc in CUDA_HOME or build/cuda-toolkit: make cuda-toolkit" >&2; exit 1; }
-	rm -f generated/gpt2s/z_cuda.txt
-	$(GO) generate ./generated

@@ -92,24 +92,44 @@ func info(k plan.Kernel) jen.Code {
 	})
 }
 
-// CUDA writes the init function that registers the kernels of PTX files in the
-// same folder.
-func CUDA(pkg string, files []string) ([]byte, error) {
-	f := newFile(pkg)
-	f.Comment("//go:embed " + strings.Join(files, " "))
-	f.Var().Id("ptx").Qual("embed", "FS")
-	f.Func().Id("init").Params().Block(jen.Qual(cudaPath, "Register").Call(jen.Id("ptx")))
-	return render(f)
-}
-
 // Cudalib is the name of the package in a folder of its own, because Go's
 // assembly and cgo do not share one, that links the static library of a package's
 // kernels.
 const Cudalib = "cudalib"
 
-// CUDALibrary writes that package: it registers the modules of libsffn_<pkg>.a,
-// which sffngen leaves in the folder above when it runs nvcc.
-func CUDALibrary(pkg string) ([]byte, error) {
+// CUDA writes the init functions that register the kernels of PTX files in the
+// same folder, and their machine code: that in fatbins there or, in builds with
+// the tag cuda, that in libsffn_<pkg>.a, which sffngen leaves there where it finds
+// nvcc.
+func CUDA(pkg string, ptx, fatbins []string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for name, f := range map[string]*jen.File{
+		"z_cuda.go":               embedded(pkg, "ptx", ptx, jen.Qual(cudaPath, "Register").Call(jen.Id("ptx"))),
+		"z_fatbin.go":             embedded(pkg, "fatbins", fatbins, jen.Qual(cudaPath, "RegisterImages").Call(jen.Qual(cudaPath, "Embedded").Call(jen.Id("fatbins")))),
+		Cudalib + "/z_cudalib.go": library(pkg),
+	} {
+		if name == "z_fatbin.go" {
+			f.HeaderComment("//go:build !cuda || !cgo")
+		}
+		src, err := render(f)
+		if err != nil {
+			return nil, err
+		}
+		files[name] = src
+	}
+	return files, nil
+}
+
+// embedded is a file that embeds others, and its init function.
+func embedded(pkg, name string, files []string, init jen.Code) *jen.File {
+	f := newFile(pkg)
+	f.Comment("//go:embed " + strings.Join(files, " "))
+	f.Var().Id(name).Qual("embed", "FS")
+	f.Func().Id("init").Params().Block(init)
+	return f
+}
+
+func library(pkg string) *jen.File {
 	f := newFile(Cudalib)
 	f.HeaderComment("//go:build cuda && cgo")
 	f.PackageComment("// Package " + Cudalib + " links the machine code of the GPU kernels of package " + pkg + ".")
@@ -121,7 +141,7 @@ func CUDALibrary(pkg string) ([]byte, error) {
 			jen.Defer().Qual("C", "free").Call(jen.Qual("unsafe", "Pointer").Call(jen.Id("name"))),
 			jen.Return(jen.Parens(jen.Op("*").Byte()).Call(jen.Qual("C", image).Call(jen.Id("name"))))),
 	))
-	return render(f)
+	return f
 }
 
 // FFNs writes the specs and constructors of a package's networks. A single

@@ -34,8 +34,16 @@ func Sources(kernels []plan.GPUKernel) (Files, error) {
 	return files, nil
 }
 
+// What is made of a source file: the text that any device's driver compiles, and
+// the machine code of Architectures in one image.
+const (
+	PTX    = ".ptx"
+	Fatbin = ".fatbin"
+)
+
 func sourceName(file string) string { return "z_" + file + ".cu" }
-func ptxName(file string) string    { return "z_" + file + ".ptx" }
+func ptxName(file string) string    { return "z_" + file + PTX }
+func fatbinName(file string) string { return "z_" + file + Fatbin }
 
 // names lists the files of kernels among the sources.
 func (f Files) names() []string {
@@ -49,32 +57,27 @@ func (f Files) names() []string {
 	return names
 }
 
-// Manifest is the name of the file that ties sources, PTX and cubins together.
+// Manifest is the name of the file that ties sources, PTX and machine code
+// together.
 const Manifest = "z_cuda.txt"
 
-// Compiled reports whether nvcc ran: only then there are cubins.
-func (f Files) Compiled() bool {
-	for name := range f {
-		if strings.HasSuffix(name, ".cubin") {
-			return true
-		}
-	}
-	return false
-}
-
-// sourceHash is that of everything that PTX is made from but the toolkit.
-func sourceHash(f Files, file string) string {
+// sourceHash is that of everything that a file's PTX or fatbin is made from but
+// the toolkit.
+func sourceHash(f Files, file, kind string) string {
 	h := sha256.New()
 	fmt.Fprintln(h, nvccFlags, ptxasFlags, ptxVersion, Architectures)
+	if kind == Fatbin {
+		fmt.Fprintln(h, fatbinFlags)
+	}
 	h.Write(f[Header])
 	h.Write(f[sourceName(file)])
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
-// Fresh adds the PTX and the manifest that lie in dir to the sources when
-// they were made from them, and says what is stale otherwise. It needs no
-// toolkit.
-func Fresh(dir string, sources Files) error {
+// Fresh adds the manifest and files of the kinds PTX and Fatbin that lie in dir
+// to the sources when they were made from them, and says what is stale otherwise.
+// It needs no toolkit.
+func Fresh(dir string, sources Files, kinds ...string) error {
 	text, err := os.ReadFile(filepath.Join(dir, Manifest))
 	if err != nil {
 		return err
@@ -85,18 +88,20 @@ func Fresh(dir string, sources Files) error {
 	}
 	found := Files{Manifest: text}
 	for _, file := range sources.names() {
-		name := ptxName(file)
-		if m.Sources[name] != sourceHash(sources, file) {
-			return fmt.Errorf("cuda: %s is stale: it was made from another %s", filepath.Join(dir, name), sourceName(file))
+		for _, kind := range kinds {
+			name := "z_" + file + kind
+			if m.Sources[name] != sourceHash(sources, file, kind) {
+				return fmt.Errorf("cuda: %s is stale: it was made from another %s", filepath.Join(dir, name), sourceName(file))
+			}
+			data, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				return err
+			}
+			if hash(data) != m.Hashes[name] {
+				return fmt.Errorf("cuda: %s is not what %s says: it was changed by hand", filepath.Join(dir, name), Manifest)
+			}
+			found[name] = data
 		}
-		ptx, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			return err
-		}
-		if hash(ptx) != m.Hashes[name] {
-			return fmt.Errorf("cuda: %s is not what %s says: it was changed by hand", filepath.Join(dir, name), Manifest)
-		}
-		found[name] = ptx
 	}
 	for name, data := range found {
 		sources[name] = data
@@ -106,15 +111,15 @@ func Fresh(dir string, sources Files) error {
 
 func hash(data []byte) string { return fmt.Sprintf("%x", sha256.Sum256(data)) }
 
-// Build returns the sources of the kernels with their PTX, manifest and, where
-// nvcc ran, cubins. What lies in dir is taken where it is fresh and no nvcc is
-// named; otherwise nvcc, found as [Find] does, makes it.
+// Build returns the sources of the kernels with their PTX, machine code and
+// manifest. What lies in dir is taken where it is fresh and no nvcc is named;
+// otherwise nvcc, found as [Find] does, makes it.
 func Build(dir, nvcc string, kernels []plan.GPUKernel) (Files, error) {
 	files, err := Sources(kernels)
 	if err != nil {
 		return nil, err
 	}
-	stale := Fresh(dir, files)
+	stale := Fresh(dir, files, PTX, Fatbin)
 	if stale == nil && nvcc == "" {
 		return files, nil
 	}
@@ -128,8 +133,8 @@ func Build(dir, nvcc string, kernels []plan.GPUKernel) (Files, error) {
 	return files, t.Compile(files, kernels)
 }
 
-// Compile adds PTX, cubins and the manifest to the sources, after it has held
-// every kernel to its plan.
+// Compile adds PTX, machine code and the manifest to the sources, after it has
+// held every kernel to its plan.
 func (t *Toolkit) Compile(files Files, kernels []plan.GPUKernel) error {
 	dir, err := os.MkdirTemp("", "sffn-cuda-")
 	if err != nil {
@@ -148,7 +153,7 @@ func (t *Toolkit) Compile(files Files, kernels []plan.GPUKernel) error {
 		if err != nil {
 			return err
 		}
-		m.Sources[name], m.Hashes[name] = sourceHash(files, file), hash(ptx)
+		m.Sources[name], m.Hashes[name] = sourceHash(files, file, PTX), hash(ptx)
 		files[name] = ptx
 		if err := os.WriteFile(filepath.Join(dir, name), ptx, 0o666); err != nil {
 			return err
@@ -158,8 +163,7 @@ func (t *Toolkit) Compile(files Files, kernels []plan.GPUKernel) error {
 			if err != nil {
 				return err
 			}
-			cubinName := strings.TrimSuffix(name, "ptx") + arch + ".cubin"
-			files[cubinName], m.Hashes[cubinName] = cubin, hash(cubin)
+			m.Hashes[cubinName(file, arch)] = hash(cubin)
 			for kernel, c := range found {
 				if m.Kernels[kernel] == nil {
 					m.Kernels[kernel] = map[string]Compiled{}
@@ -167,6 +171,11 @@ func (t *Toolkit) Compile(files Files, kernels []plan.GPUKernel) error {
 				m.Kernels[kernel][arch] = c
 			}
 		}
+		name = fatbinName(file)
+		if files[name], err = t.pack(dir, file); err != nil {
+			return err
+		}
+		m.Sources[name], m.Hashes[name] = sourceHash(files, file, Fatbin), hash(files[name])
 	}
 	files[Manifest] = m.Text()
 	return m.Check(kernels)
@@ -176,8 +185,8 @@ func (t *Toolkit) Compile(files Files, kernels []plan.GPUKernel) error {
 // and what ptxas and the disassembly say about every kernel.
 type Listing struct {
 	Toolkit string
-	// Sources holds, by PTX file, the hash of what it was made from; Hashes
-	// those of PTX and cubins themselves.
+	// Sources holds, by file of PTX or machine code, the hash of what it was made
+	// from; Hashes those of the files themselves, and of the cubins in them.
 	Sources, Hashes map[string]string
 	// Kernels holds what was found by name and architecture.
 	Kernels map[string]map[string]Compiled

@@ -36,7 +36,7 @@ func loadPTX(t *testing.T, dir string, kernels []plan.GPUKernel) map[string]*ptx
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Fresh(dir, files); err != nil {
+	if err := Fresh(dir, files, PTX); err != nil {
 		t.Fatalf("%v\nrun make generate with the CUDA toolkit", err)
 	}
 	found := map[string]*ptx.Kernel{}

@@ -3,6 +3,7 @@ package cuda
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,25 +61,32 @@ func TestGates(t *testing.T) {
 	}
 }
 
-// committed lists the files of testdata/small.
-func committed(ks []plan.GPUKernel) []string {
+// committed lists the manifest and the files of some kinds.
+func committed(ks []plan.GPUKernel, kinds ...string) []string {
 	names := []string{Manifest}
 	for _, file := range plan.GPUFiles(ks) {
-		names = append(names, ptxName(file))
+		for _, kind := range kinds {
+			names = append(names, "z_"+file+kind)
+		}
 	}
 	return names
 }
 
-// Stale or edited PTX is an error that says so, without a toolkit.
+// Stale or edited PTX or machine code is an error that says so, without a
+// toolkit.
 func TestStale(t *testing.T) {
-	ks := smallKernels(t)
+	t.Run("PTX", func(t *testing.T) { testStale(t, smallDir, smallKernels(t), PTX) })
+	t.Run("machine code", func(t *testing.T) { testStale(t, shippedDir, shipped(t), Fatbin) })
+}
+
+func testStale(t *testing.T, from string, ks []plan.GPUKernel, kind string) {
 	sources, err := Sources(ks)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range committed(ks) {
-		data, err := os.ReadFile(filepath.Join(smallDir, name))
+	for _, name := range committed(ks, kind) {
+		data, err := os.ReadFile(filepath.Join(from, name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,31 +94,38 @@ func TestStale(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Fresh(dir, sources); err != nil {
+	if err := Fresh(dir, sources, kind); err != nil {
 		t.Fatal(err)
 	}
 	changed, err := Sources(ks[1:])
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Fresh(dir, changed); err == nil || !strings.Contains(err.Error(), "is stale: it was made from another") {
+	if err := Fresh(dir, changed, kind); err == nil || !strings.Contains(err.Error(), "is stale: it was made from another") {
 		t.Error(err)
 	}
-	name := filepath.Join(dir, ptxName(string(plan.Forward)))
+	name := filepath.Join(dir, "z_"+string(plan.Forward)+kind)
 	data, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(name, append(data, ' '), 0o666); err != nil {
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(name, data, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if err := Fresh(dir, sources); err == nil || !strings.Contains(err.Error(), "changed by hand") {
+	if err := Fresh(dir, sources, kind); err == nil || !strings.Contains(err.Error(), kind+" is not what z_cuda.txt says: it was changed by hand") {
+		t.Error(err)
+	}
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	if err := Fresh(dir, sources, kind); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, Manifest), []byte(Mark+"toolkit 1\nkernel x\n"), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if err := Fresh(dir, sources); err == nil || !strings.Contains(err.Error(), `line 3: "kernel x" is no line of a manifest`) {
+	if err := Fresh(dir, sources, kind); err == nil || !strings.Contains(err.Error(), `line 3: "kernel x" is no line of a manifest`) {
 		t.Error(err)
 	}
 }
@@ -166,14 +181,51 @@ func TestReproducible(t *testing.T) {
 	if err := tk.Compile(files, ks); err != nil {
 		t.Fatal(err)
 	}
-	// The manifest holds the hashes of the cubins.
-	for _, name := range committed(ks) {
+	// The manifest holds the hashes of the machine code.
+	for _, name := range committed(ks, PTX) {
 		want, err := os.ReadFile(filepath.Join(smallDir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(files[name], want) {
 			t.Errorf("%s is not what the toolkit makes of the sources", name)
+		}
+	}
+}
+
+// NVIDIA's own tool finds in the committed machine code the very cubins that the
+// gates were read from.
+func TestFatbins(t *testing.T) {
+	tk := toolkit(t)
+	text, err := os.ReadFile(filepath.Join(shippedDir, Manifest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := ParseManifest(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range plan.GPUFiles(shipped(t)) {
+		fatbin, err := filepath.Abs(filepath.Join(shippedDir, fatbinName(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if _, err := tk.run(dir, "cuobjdump", "-xelf", "all", fatbin); err != nil {
+			t.Fatal(err)
+		}
+		cubins, err := os.ReadDir(dir)
+		if err != nil || len(cubins) != len(Architectures) {
+			t.Fatalf("%s holds %v, want cubins for %v", fatbin, cubins, Architectures)
+		}
+		for i, arch := range Architectures {
+			data, err := os.ReadFile(filepath.Join(dir, cubins[i].Name()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := m.Hashes[cubinName(file, arch)]; want == "" || hash(data) != want {
+				t.Errorf("%s: %s is not the cubin of the manifest", fatbin, cubins[i].Name())
+			}
 		}
 	}
 }

@@ -69,11 +69,12 @@ func (t *Toolkit) run(dir, name string, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// Flags of the two compilers. Warnings, spilled registers and local memory
-// are errors.
+// Flags of the two compilers, and of what packs the machine code. Warnings,
+// spilled registers and local memory are errors.
 var (
-	nvccFlags  = []string{"-std=c++17", "-O3", "-Werror", "all-warnings", "--generate-code", "arch=compute_80,code=compute_80", "-ptx"}
-	ptxasFlags = []string{"-O3", "-v", "-warn-spills", "-warn-lmem-usage", "-Werror"}
+	nvccFlags   = []string{"-std=c++17", "-O3", "-Werror", "all-warnings", "--generate-code", "arch=compute_80,code=compute_80", "-ptx"}
+	ptxasFlags  = []string{"-O3", "-v", "-warn-spills", "-warn-lmem-usage", "-Werror"}
+	fatbinFlags = []string{"-64", "--compress-all"}
 )
 
 // ptxVersion is the lowest version of PTX that has every instruction that the
@@ -112,6 +113,22 @@ type Compiled struct {
 
 // Architectures that the kernels are assembled for.
 var Architectures = []string{"sm_80", "sm_90"}
+
+func cubinName(file, arch string) string { return "z_" + file + "." + arch + ".cubin" }
+
+// pack puts the cubins of a file, which lie in dir, into one image, from which the
+// driver takes what fits the device.
+func (t *Toolkit) pack(dir, file string) ([]byte, error) {
+	out := fatbinName(file)
+	args := append([]string{"--create=" + out}, fatbinFlags...)
+	for _, arch := range Architectures {
+		args = append(args, fmt.Sprintf("--image3=kind=elf,sm=%s,file=%s", strings.TrimPrefix(arch, "sm_"), cubinName(file, arch)))
+	}
+	if _, err := t.run(dir, "fatbinary", args...); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(filepath.Join(dir, out))
+}
 
 // assemble makes a cubin of a PTX file in dir and returns what was found of
 // each kernel.

@@ -90,7 +90,7 @@ func compileInto(dir string, ks []plan.GPUKernel) error {
 	}
 	for name, data := range files {
 		if name != Manifest && filepath.Ext(name) != ".ptx" {
-			continue // sources are written again by the tests, cubins are not run
+			continue // sources are written again by the tests, machine code is not run
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			return err

@@ -2,6 +2,7 @@ package fakecuda
 
 import (
 	"bytes"
+	"encoding/binary"
 	"time"
 	"unsafe"
 
@@ -197,11 +198,10 @@ const ptxVersion = "8.4"
 
 func (d *Device) moduleLoad(m *driver.Module, image *byte) driver.Result {
 	return d.in(func() driver.Result {
-		n := 0
-		for n < maxModule && *(*byte)(unsafe.Add(unsafe.Pointer(image), n)) != 0 {
-			n++
+		text, r := d.text(image)
+		if r != driver.Success {
+			return r
 		}
-		text := string(unsafe.Slice(image, n))
 		if d.Tamper != nil {
 			text = d.Tamper(text)
 		}
@@ -216,6 +216,56 @@ func (d *Device) moduleLoad(m *driver.Module, image *byte) driver.Result {
 		d.modules[*m] = mod
 		return driver.Success
 	})
+}
+
+// text is the PTX that an image is, or that its machine code was assembled from.
+func (d *Device) text(image *byte) (string, driver.Result) {
+	n := 0
+	for n < maxModule && *(*byte)(unsafe.Add(unsafe.Pointer(image), n)) != 0 {
+		n++
+	}
+	text := unsafe.Slice(image, n)
+	if !bytes.HasPrefix(text, fatbinMagic) {
+		return string(text), driver.Success
+	}
+	size := binary.LittleEndian.Uint64(unsafe.Slice(image, 16)[8:])
+	if size > maxModule || d.Assembled == nil {
+		return "", driver.InvalidImage
+	}
+	fatbin := unsafe.Slice(image, 16+size)
+	if r := d.fits(fatbin[16:]); r != driver.Success {
+		return "", r
+	}
+	if text := d.Assembled(fatbin); text != "" {
+		return text, driver.Success
+	}
+	return "", driver.InvalidImage
+}
+
+// fatbinMagic begins machine code for several chips: 16 bytes of which the last
+// eight are the size of the rest, then entries, each with a head of its own.
+var fatbinMagic = []byte{0x50, 0xed, 0x55, 0xba}
+
+// fits looks for an entry that the device can run: of its major compute
+// capability, and no newer.
+func (d *Device) fits(entries []byte) driver.Result {
+	const machineCode = 2
+	r := driver.NoBinaryForGPU
+	for len(entries) > 0 {
+		if len(entries) < 64 {
+			return driver.InvalidImage
+		}
+		kind, head := binary.LittleEndian.Uint16(entries), binary.LittleEndian.Uint32(entries[4:])
+		size, sm := binary.LittleEndian.Uint64(entries[8:]), int(binary.LittleEndian.Uint32(entries[28:]))
+		if size > maxModule || head < 64 || uint64(head)+size > uint64(len(entries)) {
+			return driver.InvalidImage
+		}
+		if kind == machineCode && sm/10 == d.Compute[0] && sm%10 <= d.Compute[1] {
+			r = driver.Success
+		}
+		entries = entries[uint64(head)+size:]
+	}
+	return r
 }
 
 func (d *Device) moduleGetFunction(f *driver.Function, m driver.Module, name *byte) driver.Result {

@@ -28,6 +28,10 @@ type Device struct {
 	Absent bool
 	// Seed picks the schedules.
 	Seed uint64
+	// Assembled gives the PTX that an image of machine code was assembled from, or
+	// nothing where it does not know it; that is interpreted in its place. Nil is a
+	// driver that is older than any machine code, and refuses it.
+	Assembled func(fatbin []byte) (ptx string)
 	// Tamper, where not nil, may change a module's text before it is read.
 	Tamper func(ptx string) string
 
@@ -82,6 +86,7 @@ func New() *Device {
 			driver.Success: driver.CString("CUDA_SUCCESS"), driver.InvalidValue: driver.CString("CUDA_ERROR_INVALID_VALUE"),
 			driver.OutOfMemory: driver.CString("CUDA_ERROR_OUT_OF_MEMORY"), driver.NoDevice: driver.CString("CUDA_ERROR_NO_DEVICE"),
 			driver.InvalidContext: driver.CString("CUDA_ERROR_INVALID_CONTEXT"), driver.InvalidHandle: driver.CString("CUDA_ERROR_INVALID_HANDLE"),
+			driver.InvalidImage: driver.CString("CUDA_ERROR_INVALID_IMAGE"), driver.NoBinaryForGPU: driver.CString("CUDA_ERROR_NO_BINARY_FOR_GPU"),
 			driver.InvalidPTX: driver.CString("CUDA_ERROR_INVALID_PTX"), driver.UnsupportedPTX: driver.CString("CUDA_ERROR_UNSUPPORTED_PTX_VERSION"),
 			driver.NotFound: driver.CString("CUDA_ERROR_NOT_FOUND"), driver.LaunchFailed: driver.CString("CUDA_ERROR_LAUNCH_FAILED"),
 			driver.Capturing: driver.CString("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"),

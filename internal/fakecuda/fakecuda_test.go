@@ -1,12 +1,28 @@
 package fakecuda
 
 import (
+	"encoding/binary"
 	"runtime"
 	"testing"
 	"unsafe"
 
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
+
+// fatbin is an image with 16 bytes of machine code for each chip.
+func fatbin(chips ...uint32) []byte {
+	le := binary.LittleEndian
+	b := append([]byte{0x50, 0xed, 0x55, 0xba, 1, 0, 16, 0}, le.AppendUint64(nil, uint64(80*len(chips)))...)
+	for _, sm := range chips {
+		e := make([]byte, 80)
+		le.PutUint16(e, 2)
+		le.PutUint32(e[4:], 64)
+		le.PutUint64(e[8:], 16)
+		le.PutUint32(e[28:], sm)
+		b = append(b, e...)
+	}
+	return b
+}
 
 // What a driver refuses, this one does: calls on a thread without a context, and
 // handles and addresses that it did not give, or took back.
@@ -52,6 +68,14 @@ func TestRules(t *testing.T) {
 	want("no PTX", api.ModuleLoadData(&m, driver.CString("hello")), driver.InvalidPTX)
 	want("new PTX", api.ModuleLoadData(&m, driver.CString(".version 9.0\n.target sm_90\n.address_size 64\n")), driver.UnsupportedPTX)
 	want("PTX", api.ModuleLoadData(&m, driver.CString(".version 7.0\n.target sm_80\n.address_size 64\n")), driver.Success)
+	want("machine code", api.ModuleLoadData(&m, &fatbin(80, 90)[0]), driver.InvalidImage)
+	d.Assembled = func([]byte) string { return "" }
+	want("unknown machine code", api.ModuleLoadData(&m, &fatbin(80, 90)[0]), driver.InvalidImage)
+	want("of another chip", api.ModuleLoadData(&m, &fatbin(90)[0]), driver.NoBinaryForGPU)
+	want("of a newer one", api.ModuleLoadData(&m, &fatbin(86)[0]), driver.NoBinaryForGPU)
+	broken := fatbin(80, 90)
+	broken[16+8] = 99
+	want("an entry past the end", api.ModuleLoadData(&m, &broken[0]), driver.InvalidImage)
 	want("no kernel", api.ModuleGetFunction(new(driver.Function), m, driver.CString("k")), driver.NotFound)
 	if d.Left() == "" {
 		t.Error("a stream and a module are left")

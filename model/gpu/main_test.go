@@ -53,7 +53,7 @@ func prepare() error {
 				}
 			}
 		}
-	} else if err := gencuda.Fresh(kernelsDir, files); err != nil {
+	} else if err := gencuda.Fresh(kernelsDir, files, gencuda.PTX); err != nil {
 		return fmt.Errorf("%w\nrun go test ./model/gpu -update with the CUDA toolkit", err)
 	}
 	for name, data := range files {

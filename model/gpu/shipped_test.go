@@ -1,14 +1,38 @@
 package gpu
 
 import (
+	"bytes"
 	"flag"
+	"os"
 	"testing"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/specfile"
 	_ "github.com/structuredffn/sffn/generated/gpt2s"
 )
 
 var full = flag.Bool("full", false, "load all shipped kernels, which takes a minute or two")
+
+// Where the driver takes it, machine code that the shipped package brings is what
+// runs: embedded or, with the tag cuda, linked.
+func TestShippedMachineCode(t *testing.T) {
+	d, fake := open(t)
+	fake.Compute = [2]int{9, 0}
+	taken := 0
+	fake.Assembled = func(fatbin []byte) string {
+		taken++
+		if want, err := os.ReadFile("../../generated/gpt2s/z_passes.fatbin"); err != nil || !bytes.Equal(fatbin, want) {
+			t.Errorf("the image is not z_passes.fatbin (%v)", err)
+		}
+		src, err := os.ReadFile("../../generated/gpt2s/z_passes.ptx")
+		must(t, err)
+		return string(src)
+	}
+	must(t, d.Load([]plan.GPUKernel{plan.SumRows.Kernel()}))
+	if taken != 1 || d.FromPTX != nil {
+		t.Errorf("%d images were loaded; from PTX because of %v", taken, d.FromPTX)
+	}
+}
 
 // The kernels of the shipped S models pass the test that they get when a device
 // first loads them.

@@ -36,6 +36,9 @@ type Device struct {
 	// Name and compute capability, and what the hardware has.
 	Name                                     string
 	Major, Minor, Multiprocessors, MaxShared int
+	// FromPTX is why the driver compiles PTX although the program has machine
+	// code, nil where it does not.
+	FromPTX error
 
 	api     *driver.API
 	device  driver.Device
@@ -43,7 +46,7 @@ type Device struct {
 	pool    pool
 	kernels map[string]*Kernel
 	modules []driver.Module
-	images  map[*byte]driver.Module // of static libraries
+	images  map[image]driver.Module // 0 where there is none
 }
 
 // Open opens the device of that number, from 0. Errors are, or wrap, ErrNoDevice,
@@ -54,7 +57,7 @@ func Open(api *driver.API, number int) (*Device, error) {
 	} else if err := api.Err("cuInit", r); err != nil {
 		return nil, err
 	}
-	d := &Device{api: api, kernels: map[string]*Kernel{}, images: map[*byte]driver.Module{}}
+	d := &Device{api: api, kernels: map[string]*Kernel{}, images: map[image]driver.Module{}}
 	d.pool.d = d
 	var version, count int32
 	if err := api.Err("cuDriverGetVersion", api.DriverGetVersion(&version)); err != nil {

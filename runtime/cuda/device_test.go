@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
@@ -236,29 +237,78 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// Kernels of a static library come first, and are compared, too.
-func TestImages(t *testing.T) {
-	fake := fakecuda.New()
-	d := open(t, fake)
-	ks := kernels(t, small[2])
-	src, err := os.ReadFile("../../gen/cuda/testdata/small/z_" + ks[0].File + ".ptx")
+// Machine code comes before PTX where the driver takes it: for the chips that it
+// was made for, if the driver is not older. Elsewhere the driver compiles PTX, and
+// the device says why. Both are compared with the CPU's kernels.
+func TestMachineCode(t *testing.T) {
+	const dir = "../../generated/gpt2s"
+	src, err := os.ReadFile(dir + "/z_passes.ptx")
 	must(t, err)
-	asked := map[string]int{}
-	image := driver.CString(string(src))
-	RegisterImages(func(file string) *byte {
-		if asked[file]++; file != ks[0].File {
-			return nil
-		}
-		return image
-	})
+	RegisterPTX(string(src))
+	committed, err := os.ReadFile(dir + "/z_passes.fatbin")
+	must(t, err)
+	ks := plan.GPUUnique([]plan.GPUKernel{plan.SumRows.Kernel(), plan.SumSquares.Kernel()})
+	for _, c := range []struct {
+		name    string
+		compute [2]int
+		old     bool // the driver
+		change  func(fatbin []byte)
+		refused string
+	}{
+		{"A100", [2]int{8, 0}, false, nil, ""},
+		{"RTX 4090", [2]int{8, 9}, false, nil, ""},
+		{"H100", [2]int{9, 0}, false, nil, ""},
+		{"B200", [2]int{10, 0}, false, nil, "cuModuleLoadData: CUDA_ERROR_NO_BINARY_FOR_GPU (209): "},
+		{"old driver", [2]int{9, 0}, true, nil, "cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE (200): "},
+		{"damaged", [2]int{8, 0}, false, func(fatbin []byte) { fatbin[len(fatbin)/2] ^= 1 }, "cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE (200): "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fatbin := slices.Clone(committed)
+			if c.change != nil {
+				c.change(fatbin)
+			}
+			RegisterImages(Embedded(fstest.MapFS{"z_passes.fatbin": {Data: fatbin}}))
+			defer func() { sources.images = nil }()
+			fake := fakecuda.New()
+			fake.Compute = c.compute
+			if !c.old {
+				fake.Assembled = func(code []byte) string {
+					if !bytes.Equal(code, committed) {
+						return ""
+					}
+					return string(src)
+				}
+			}
+			var texts []string
+			fake.Tamper = func(ptx string) string { texts = append(texts, ptx); return ptx }
+			d := open(t, fake)
+			must(t, d.Load(ks))
+			for _, k := range ks {
+				if fake.Launches()[k.Name] != 1 {
+					t.Errorf("%s ran %d times", k.Name, fake.Launches()[k.Name])
+				}
+			}
+			if len(texts) != 1 || (texts[0] == string(src)) != (c.refused == "") {
+				t.Errorf("%d modules were loaded, or not from what they should be", len(texts))
+			}
+			if c.refused == "" && d.FromPTX != nil || c.refused != "" && !strings.HasPrefix(fmt.Sprint(d.FromPTX), c.refused) {
+				t.Errorf("from PTX because of %v, want %q", d.FromPTX, c.refused)
+			}
+		})
+	}
+	// A driver that takes neither says what it would need.
+	RegisterImages(Embedded(os.DirFS(dir)))
 	defer func() { sources.images = nil }()
-	// What is in the library is not looked for in PTX, and loaded once.
-	text, _ := registered(ks[0].Name)
-	sources.kernels[ks[0].Name] = struct{ head, body string }{text.head, "nonsense {"}
-	defer add(string(src))
-	must(t, d.Load(ks))
-	if asked[ks[0].File] < 2 || len(d.images) != 1 || fake.Launches()[ks[0].Name] != 1 {
-		t.Errorf("the library was asked for %v; %d modules", asked, len(d.images))
+	fake := fakecuda.New()
+	fake.Tamper = func(ptx string) string { return strings.Replace(ptx, ".version 7.0", ".version 9.9", 1) }
+	if err := open(t, fake).Load(ks); !errors.Is(err, ErrOldDriver) {
+		t.Errorf("%v, want %v", err, ErrOldDriver)
+	}
+	// Machine code that computes something else is refused like PTX.
+	fake = fakecuda.New()
+	fake.Assembled = func([]byte) string { return strings.ReplaceAll(string(src), "add.f32", "sub.f32") }
+	if err := open(t, fake).Load(ks); err == nil || !strings.Contains(err.Error(), "self-test: sum_") {
+		t.Errorf("%v, want a failed self-test", err)
 	}
 }
 

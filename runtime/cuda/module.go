@@ -4,6 +4,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"path"
 	"regexp"
@@ -25,8 +26,8 @@ type Kernel struct {
 type text struct{ head, body string }
 
 // sources are the folders of PTX that the program links, and what is in those
-// that have been read: nothing is before a device needs it. images finds the
-// modules of static libraries.
+// that have been read: nothing is before a device needs it. images finds
+// machine code.
 var sources struct {
 	sync.Mutex
 	unread  []embed.FS
@@ -34,31 +35,53 @@ var sources struct {
 	images  []func(file string) *byte
 }
 
-// RegisterImages adds the modules of a static library, by the files of the kernel
-// table: machine code for the devices that it was made for, which comes before
-// PTX. image is nil for a file that the library has not.
+// Embedded finds the machine code of a file of the kernel table in a folder, as
+// RegisterImages wants it.
+func Embedded(fatbins fs.FS) func(file string) *byte {
+	return func(file string) *byte {
+		data, err := fs.ReadFile(fatbins, "z_"+file+".fatbin")
+		if err != nil || len(data) == 0 {
+			return nil
+		}
+		return &data[0]
+	}
+}
+
+// RegisterImages adds machine code by the files of the kernel table, of kernels
+// whose PTX is registered, too. image is nil for a file that it has not;
+// generated packages call this when they are linked.
 func RegisterImages(image func(file string) *byte) {
 	sources.Lock()
 	defer sources.Unlock()
 	sources.images = append(sources.images, image)
 }
 
-// linked finds a kernel in the static libraries, nil where none has it.
-func (d *Device) linked(p plan.GPUKernel) (*Kernel, error) {
+// image is a file's machine code among those registered.
+type image struct {
+	of   int
+	file string
+}
+
+// assembled finds a kernel in machine code, nil where there is none for the
+// device: its PTX serves instead. Which devices the code is for is written in it,
+// and only the driver, which may be older than the code, knows whether it can
+// take it: so it is asked, once a file.
+func (d *Device) assembled(p plan.GPUKernel) (*Kernel, error) {
 	sources.Lock()
 	defer sources.Unlock()
-	for _, find := range sources.images {
-		image := find(p.File)
-		if image == nil {
-			continue
-		}
-		m, ok := d.images[image]
+	for i, find := range sources.images {
+		m, ok := d.images[image{i, p.File}]
 		if !ok {
-			var err error
-			if m, err = d.module(image); err != nil {
-				return nil, err
+			if code := find(p.File); code != nil {
+				var err error
+				if m, err = d.module(code); err != nil && d.FromPTX == nil {
+					d.FromPTX = err
+				}
 			}
-			d.images[image] = m
+			d.images[image{i, p.File}] = m
+		}
+		if m == 0 {
+			continue
 		}
 		if k, err := d.find(p, m); k != nil || err != nil {
 			return k, err
@@ -160,8 +183,8 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
 }
 
-// Load makes kernels ready. Each is compiled by the driver, once for a device,
-// and run against the CPU's kernels on a small problem: where one differs, no
+// Load makes kernels ready. Each is machine code that the driver takes, or PTX
+// that it compiles, once for a device, and is run against the CPU's kernels on a small problem: where one differs, no
 // kernel of the device is used, and the error is a *MismatchError.
 func (d *Device) Load(ks []plan.GPUKernel) error {
 	var missing []string
@@ -170,12 +193,6 @@ func (d *Device) Load(ks []plan.GPUKernel) error {
 	bodies := map[string][]string{} // by head
 	for _, k := range ks {
 		if d.kernels[k.Name] != nil || slices.ContainsFunc(wanted, func(o plan.GPUKernel) bool { return o.Name == k.Name }) {
-			continue
-		}
-		if l, err := d.linked(k); err != nil {
-			return err
-		} else if l != nil {
-			wanted, loaded[k.Name] = append(wanted, k), l
 			continue
 		}
 		t, ok := registered(k.Name)
@@ -187,10 +204,19 @@ func (d *Device) Load(ks []plan.GPUKernel) error {
 			return fmt.Errorf("cuda: %s has %d parameters, the plan says %d: another version of sffngen made it; generate it again", k.Name, got, len(k.Params))
 		}
 		wanted = append(wanted, k)
-		bodies[t.head] = append(bodies[t.head], t.body)
 	}
 	if missing != nil {
 		return &MissingError{missing}
+	}
+	for _, k := range wanted {
+		if a, err := d.assembled(k); err != nil {
+			return err
+		} else if a != nil {
+			loaded[k.Name] = a
+			continue
+		}
+		t, _ := registered(k.Name)
+		bodies[t.head] = append(bodies[t.head], t.body)
 	}
 	for _, head := range slices.Sorted(maps.Keys(bodies)) {
 		if err := d.load(head+strings.Join(bodies[head], "\n"), wanted, loaded); err != nil {

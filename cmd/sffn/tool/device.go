@@ -98,6 +98,9 @@ func openGPU(w io.Writer, m spec.Model) (*cuda.Device, error) {
 		d.Close() // err is what matters
 		return nil, err
 	}
+	if d.FromPTX != nil {
+		fmt.Fprintf(w, "the driver compiles the kernels from PTX, because it refuses their machine code: %v\n", d.FromPTX)
+	}
 	fmt.Fprintf(w, "device: %s; %d kernels agree with the CPU's (%.1f s)\n", d, len(kernels), time.Since(start).Seconds())
 	return d, nil
 }

@@ -29,7 +29,8 @@ func TestMain(m *testing.M) {
 const gpuTestdata = "../../../model/gpu/testdata"
 
 // mainOnFake is the tool on a driver that runs kernels in the PTX interpreter,
-// with the kernels of gpuTestdata.
+// with the kernels of gpuTestdata, and an image of machine code that is too new for
+// that driver.
 func mainOnFake() {
 	loadDriver = func() (*driver.API, error) { return fakecuda.New().API(), nil }
 	files, err := filepath.Glob(filepath.Join(os.Getenv("GPU"), "kernels", "*.ptx"))
@@ -43,6 +44,8 @@ func mainOnFake() {
 		}
 		cuda.RegisterPTX(string(src))
 	}
+	fatbin := []byte{0x50, 0xed, 0x55, 0xba, 1, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	cuda.RegisterImages(func(string) *byte { return &fatbin[0] })
 	Main()
 }
 

@@ -104,6 +104,7 @@ const (
 	OutOfMemory    Result = 2
 	NoDevice       Result = 100
 	InvalidDevice  Result = 101
+	InvalidImage   Result = 200
 	InvalidContext Result = 201
 	NoBinaryForGPU Result = 209
 	InvalidPTX     Result = 218

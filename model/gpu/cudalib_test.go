@@ -1,0 +1,5 @@
+//go:build cuda && cgo
+
+package gpu
+
+import _ "github.com/structuredffn/sffn/generated/gpt2s/cudalib"
