@@ -17,14 +17,7 @@ import (
 // spills, shared memory. This needs no toolkit.
 func TestGates(t *testing.T) {
 	for dir, ks := range map[string][]plan.GPUKernel{smallDir: smallKernels(t), passDir: passes(t), shippedDir: shipped(t)} {
-		text, err := os.ReadFile(filepath.Join(dir, Manifest))
-		if err != nil {
-			t.Fatal(err)
-		}
-		m, err := ParseManifest(string(text))
-		if err != nil {
-			t.Fatal(err)
-		}
+		m, text := manifest(t, dir)
 		if !bytes.Equal(m.Text(), text) {
 			t.Errorf("%s: the manifest does not survive reading and writing", dir)
 		}
@@ -59,6 +52,20 @@ func TestGates(t *testing.T) {
 			m.Kernels[k]["sm_90"] = good
 		}
 	}
+}
+
+// manifest reads that of a folder, and its text.
+func manifest(t *testing.T, dir string) (Listing, []byte) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, Manifest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := ParseManifest(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, text
 }
 
 // committed lists the manifest and the files of some kinds.
@@ -150,14 +157,7 @@ func FuzzManifest(f *testing.F) {
 // not here.
 func toolkit(t *testing.T) *Toolkit {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(smallDir, Manifest))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := ParseManifest(string(text))
-	if err != nil {
-		t.Fatal(err)
-	}
+	m, _ := manifest(t, smallDir)
 	tk, err := Find("")
 	if errors.Is(err, ErrNoToolkit) {
 		t.Skip("skipped: ", err)
@@ -197,14 +197,7 @@ func TestReproducible(t *testing.T) {
 // gates were read from.
 func TestFatbins(t *testing.T) {
 	tk := toolkit(t)
-	text, err := os.ReadFile(filepath.Join(shippedDir, Manifest))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := ParseManifest(string(text))
-	if err != nil {
-		t.Fatal(err)
-	}
+	m, _ := manifest(t, shippedDir)
 	for _, file := range plan.GPUFiles(shipped(t)) {
 		fatbin, err := filepath.Abs(filepath.Join(shippedDir, fatbinName(file)))
 		if err != nil {
