@@ -137,6 +137,33 @@ func testStale(t *testing.T, from string, ks []plan.GPUKernel, kind string) {
 	}
 }
 
+// Without a toolkit Build takes the committed files, and refuses edited machine
+// code.
+func TestBuildWithoutToolkit(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv(EnvHome, "")
+	ks, dir := shipped(t), t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(shippedDir)); err != nil {
+		t.Fatal(err)
+	}
+	files, err := Build(dir, "", ks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range committed(ks, PTX, Fatbin) {
+		if len(files[name]) == 0 {
+			t.Errorf("no %s", name)
+		}
+	}
+	name := filepath.Join(dir, fatbinName(string(plan.Forward)))
+	if err := os.WriteFile(name, files[fatbinName(string(plan.BackwardData))], 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Build(dir, "", ks); !errors.Is(err, ErrNoToolkit) || !strings.Contains(err.Error(), "z_forward.fatbin is not what z_cuda.txt says") {
+		t.Error(err)
+	}
+}
+
 func FuzzManifest(f *testing.F) {
 	text, err := os.ReadFile(filepath.Join(smallDir, Manifest))
 	if err != nil {

@@ -34,7 +34,11 @@ func (t *Toolkit) Library(pkg string, files Files) error {
 		return err
 	}
 	name := "libsffn_" + pkg + ".a"
-	if _, err := t.run(dir, "nvcc", "-lib", "-O2", "-Xcompiler", "-fPIC", "-o", name, "images.c"); err != nil {
+	// In two steps, because nvcc's own names for objects differ from run to run.
+	if _, err := t.run(dir, "nvcc", "-c", "-O2", "-Xcompiler", "-fPIC", "-o", "images.o", "images.c"); err != nil {
+		return err
+	}
+	if _, err := t.run(dir, "nvcc", "-lib", "-o", name, "images.o"); err != nil {
 		return err
 	}
 	files[name], err = os.ReadFile(filepath.Join(dir, name))

@@ -1,7 +1,9 @@
 package cuda
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +24,13 @@ func TestLibrary(t *testing.T) {
 	}
 	if err := tk.Library("tiny", files); err != nil {
 		t.Fatal(err)
+	}
+	again := maps.Clone(files)
+	if err := tk.Library("tiny", again); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(again["libsffn_tiny.a"], files["libsffn_tiny.a"]) {
+		t.Error("the library is not the same a second time")
 	}
 	dir := t.TempDir()
 	for name, data := range map[string][]byte{"libsffn_tiny.a": files["libsffn_tiny.a"], "go.mod": []byte("module m\n"), "main.go": []byte(libraryProgram)} {
