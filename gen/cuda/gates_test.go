@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -270,6 +271,22 @@ func TestSpill(t *testing.T) {
 	files[first] = append(files[first], "int x = y;\n"...)
 	if err := tk.Compile(files, ks); err == nil || !strings.Contains(err.Error(), `identifier "y" is undefined`) {
 		t.Errorf("%v, want nvcc's error about y", err)
+	}
+}
+
+// The words of ptxas differ: only newer ones name barriers.
+func TestParseLog(t *testing.T) {
+	const log = "ptxas info    : Compiling entry function 'a' for 'sm_80'\nptxas info    : Used 40 registers, used 1 barriers, 400 bytes cmem[0]\n" +
+		"ptxas info    : Compiling entry function 'b' for 'sm_80'\nptxas info    : Used 32 registers, 388 bytes cmem[0]\n"
+	found := map[string]Compiled{}
+	if err := parseLog([]byte(log), found); err != nil {
+		t.Fatal(err)
+	}
+	if want := (map[string]Compiled{"a": {Registers: 40, Barriers: 1}, "b": {Registers: 32}}); !maps.Equal(found, want) {
+		t.Errorf("%v, want %v", found, want)
+	}
+	if err := parseLog([]byte(log[strings.Index(log, "\n")+1:]), found); err == nil {
+		t.Error("registers of no kernel")
 	}
 }
 

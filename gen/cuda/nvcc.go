@@ -154,7 +154,7 @@ func (t *Toolkit) assemble(dir, ptx, arch string) (cubin []byte, found map[strin
 
 var (
 	logKernel = regexp.MustCompile(`Compiling entry function '(\w+)'`)
-	logUsed   = regexp.MustCompile(`Used (\d+) registers, used (\d+) barriers`)
+	logUsed   = regexp.MustCompile(`Used (\d+) registers(?:, used (\d+) barriers)?`)
 )
 
 // parseLog reads the report of ptxas -v.
