@@ -119,7 +119,10 @@ type float32View struct {
 
 func newFloat32View(p any) any {
 	v := newView(p.(plan.GPUProduct))
-	v.K = plan.Float32Depth
+	v.K, v.Each = plan.Float32Depth, 1
+	if v.Epilogue == plan.GPUSwiGLU {
+		v.Each = 2
+	}
 	return float32View{v, plan.Float32Pitch, plan.GPUDepth}
 }
 

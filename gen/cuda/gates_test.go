@@ -17,7 +17,11 @@ import (
 // its plan: registers, tensor-core instructions, 16-byte copies and stores, no
 // spills, shared memory. This needs no toolkit.
 func TestGates(t *testing.T) {
-	for dir, ks := range map[string][]plan.GPUKernel{smallDir: smallKernels(t), passDir: passes(t), shippedDir: shipped(t)} {
+	tables := map[string][]plan.GPUKernel{shippedDir: shipped(t)}
+	for dir := range folders {
+		tables[dir] = table(t, dir)
+	}
+	for dir, ks := range tables {
 		m, text := manifest(t, dir)
 		if !bytes.Equal(m.Text(), text) {
 			t.Errorf("%s: the manifest does not survive reading and writing", dir)
@@ -83,7 +87,7 @@ func committed(ks []plan.GPUKernel, kinds ...string) []string {
 // Stale or edited PTX or machine code is an error that says so, without a
 // toolkit.
 func TestStale(t *testing.T) {
-	t.Run("PTX", func(t *testing.T) { testStale(t, smallDir, smallKernels(t), PTX) })
+	t.Run("PTX", func(t *testing.T) { testStale(t, smallDir, table(t, smallDir), PTX) })
 	t.Run("machine code", func(t *testing.T) { testStale(t, shippedDir, shipped(t), Fatbin) })
 }
 
@@ -201,22 +205,25 @@ func toolkit(t *testing.T) *Toolkit {
 // The pinned toolkit makes the committed files again, byte for byte.
 func TestReproducible(t *testing.T) {
 	tk := toolkit(t)
-	ks := smallKernels(t)
-	files, err := Sources(ks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := tk.Compile(files, ks); err != nil {
-		t.Fatal(err)
-	}
-	// The manifest holds the hashes of the machine code.
-	for _, name := range committed(ks, PTX) {
-		want, err := os.ReadFile(filepath.Join(smallDir, name))
+	for dir := range folders {
+		ks := table(t, dir)
+		files, err := Sources(ks)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(files[name], want) {
-			t.Errorf("%s is not what the toolkit makes of the sources", name)
+		if err := tk.Compile(files, ks); err != nil {
+			t.Fatal(err)
+		}
+		// The manifest holds the hashes of the machine code.
+		for _, name := range committed(ks, PTX) {
+			name = filepath.Join(dir, name)
+			want, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(files[filepath.Base(name)], want) {
+				t.Errorf("%s is not what the toolkit makes of the sources", name)
+			}
 		}
 	}
 }

@@ -238,15 +238,18 @@ func share(grid [3]int) int {
 	return n
 }
 
-// Every small kernel, all outputs, within the tolerance of each.
+// Every small kernel and every golden one, all outputs, within the tolerance of
+// each.
 func TestSmallKernels(t *testing.T) {
-	ks := smallKernels(t)
-	kernels := loadPTX(t, smallDir, ks)
-	for i, k := range products(ks) {
-		for _, m := range tokenCounts[3*(i%2):][:2] {
-			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(1, uint64(i))), seed: uint64(i)}
-			if err := d.kernel(k, m, 0); err != nil {
-				t.Error(err)
+	for _, dir := range []string{smallDir, goldenDir} {
+		ks := table(t, dir)
+		kernels := loadPTX(t, dir, ks)
+		for i, k := range products(ks) {
+			for _, m := range tokenCounts[3*(i%2):][:2] {
+				d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(1, uint64(i))), seed: uint64(i)}
+				if err := d.kernel(k, m, 0); err != nil {
+					t.Error(err)
+				}
 			}
 		}
 	}

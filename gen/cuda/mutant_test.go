@@ -115,7 +115,7 @@ func noticed(t *testing.T, k plan.GPUProduct, kernels map[string]*ptx.Kernel, he
 // stages: a barrier can be redundant at one shape and needed at another.
 // Exchanged registers must be noticed by every kernel.
 func TestMutants(t *testing.T) {
-	ks := smallKernels(t)
+	ks := table(t, smallDir)
 	kernels := loadPTX(t, smallDir, ks)
 	header, texts := kernelTexts(t, smallDir, ks)
 	alive := map[string][]string{} // by site, the kernels that miss it
@@ -156,7 +156,7 @@ func TestMutants(t *testing.T) {
 // Launches that leave out the last tile of rows or of columns, or the last
 // stage of a sum over tokens, are noticed by every kernel.
 func TestDroppedTiles(t *testing.T) {
-	ks := smallKernels(t)
+	ks := table(t, smallDir)
 	kernels := loadPTX(t, smallDir, ks)
 	for _, k := range products(ks) {
 		for what, tamper := range map[string]func(*ptx.Launch){
@@ -178,7 +178,7 @@ func TestDroppedTiles(t *testing.T) {
 
 // The sums of columns need their barrier, whatever the type of the rows.
 func TestColumnsMutants(t *testing.T) {
-	ks := smallKernels(t)
+	ks := table(t, smallDir)
 	kernels := loadPTX(t, smallDir, ks)
 	header, texts := kernelTexts(t, smallDir, ks)
 	n := 0

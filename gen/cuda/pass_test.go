@@ -29,15 +29,6 @@ var passModels = []spec.Model{
 	{Hidden: 2080, FFN: 64, Vocab: 101, QHeads: 2, KVHeads: 2, AttnDim: 256, Kind: spec.Dense, Norm: spec.RMSNorm, Position: spec.RoPE},
 }
 
-func passes(t *testing.T) []plan.GPUKernel {
-	t.Helper()
-	ks, err := passTable(passModels)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ks
-}
-
 func passTable(models []spec.Model) ([]plan.GPUKernel, error) {
 	var ks []plan.GPUKernel
 	for _, m := range models {
@@ -631,7 +622,7 @@ func (d *device) prove(k plan.GPUKernel, n int) error {
 // Every kernel around the products, at every size, three schedules each, all
 // results.
 func TestPasses(t *testing.T) {
-	ks := passes(t)
+	ks := table(t, passDir)
 	kernels := loadPTX(t, passDir, ks)
 	for _, k := range ks {
 		t.Run(k.Name, func(t *testing.T) {

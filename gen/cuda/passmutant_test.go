@@ -67,7 +67,7 @@ func TestPassMutants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	loadPTX(t, passDir, passes(t))
+	loadPTX(t, passDir, table(t, passDir))
 	header, texts := kernelTexts(t, passDir, ks)
 	for _, k := range ks {
 		t.Run(k.Name, func(t *testing.T) {
@@ -90,7 +90,7 @@ func TestPassDroppedBlocks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kernels := loadPTX(t, passDir, passes(t))
+	kernels := loadPTX(t, passDir, table(t, passDir))
 	for _, k := range ks {
 		for i := range 3 {
 			dropped := false

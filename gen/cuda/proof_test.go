@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -18,11 +19,27 @@ import (
 )
 
 var (
-	update = flag.Bool("update", false, "compile testdata/small again; needs the CUDA toolkit")
+	update = flag.Bool("update", false, "compile testdata again; needs the CUDA toolkit")
 	full   = flag.Bool("full", false, "run every shipped kernel at every number of tokens, three schedules each")
 )
 
 var smallDir = filepath.Join("testdata", "small")
+
+// folders are those of testdata, with the tables of their kernels.
+var folders = map[string]func() ([]plan.GPUKernel, error){
+	smallDir:  smallTable,
+	passDir:   func() ([]plan.GPUKernel, error) { return passTable(passModels) },
+	goldenDir: goldenTable,
+}
+
+func table(t *testing.T, dir string) []plan.GPUKernel {
+	t.Helper()
+	ks, err := folders[dir]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ks
+}
 
 // tokenCounts straddle the tiles of 16, 64 and 128 rows.
 var tokenCounts = []int{1, 17, 64, 65, 128, 129}
@@ -30,9 +47,12 @@ var tokenCounts = []int{1, 17, 64, 65, 128, 129}
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if *update {
-		if err := compileSmall(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+		for dir, table := range folders {
+			ks, err := table()
+			if err := errors.Join(err, compileInto(dir, ks)); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
 		}
 	}
 	os.Exit(m.Run())
@@ -57,27 +77,6 @@ func smallTable() ([]plan.GPUKernel, error) {
 		of = append(of, p)
 	}
 	return plan.GPUTable(of...), nil
-}
-
-func smallKernels(t *testing.T) []plan.GPUKernel {
-	t.Helper()
-	ks, err := smallTable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ks
-}
-
-func compileSmall() error {
-	ks, err := smallTable()
-	if err != nil {
-		return err
-	}
-	passes, err := passTable(passModels)
-	if err != nil {
-		return err
-	}
-	return errors.Join(compileInto(smallDir, ks), compileInto(passDir, passes))
 }
 
 func compileInto(dir string, ks []plan.GPUKernel) error {
@@ -132,8 +131,9 @@ func near(t *testing.T, what string, got, want []float64, tol float64) {
 // Whole networks of every kind and precision, at every number of tokens, forward
 // and backward, each launch with another schedule, against float64.
 func TestNetworks(t *testing.T) {
-	fs := planned(t, append(slices.Clone(small), odd...))
-	kernels := loadPTX(t, smallDir, smallKernels(t))
+	fs := planned(t, slices.Concat(small, odd, goldenFFNs))
+	kernels := loadPTX(t, smallDir, table(t, smallDir))
+	maps.Copy(kernels, loadPTX(t, goldenDir, table(t, goldenDir)))
 	for _, f := range fs {
 		for _, m := range tokenCounts {
 			t.Run(fmt.Sprintf("%s/%d", f.Spec.Name(), m), func(t *testing.T) {

@@ -213,16 +213,6 @@ func NewGPU(f spec.FFN) (GPUFFN, error) {
 // gpuActs are the epilogues of an activation, forward and backward.
 var gpuActs = map[spec.Act][2]GPUEpilogue{spec.GELU: {GPUGELU, GPUGELUBackward}, spec.SwiGLU: {GPUSwiGLU, GPUSwiGLUBackward}}
 
-// NewGPULayer plans a single layer in bf16, input and output in their true
-// order.
-func NewGPULayer(l spec.Linear) (GPULayer, error) {
-	g, err := newGPULayer(NewLayer(l), "", "")
-	if err != nil {
-		return g, fmt.Errorf("%s: %w", l.Name(), err)
-	}
-	return g, nil
-}
-
 // blockMajor is the place of each of the first n outputs where the last
 // factor's blocks store them one after the other.
 func blockMajor(l spec.Linear, n int) []int {

@@ -118,3 +118,33 @@ func TestRoofline(t *testing.T) {
 		t.Errorf("an intermediate of 512 does not fit beside a tile: %+v", es)
 	}
 }
+
+// A single layer is in bf16 where its widths allow it, unless something else is
+// wanted, and a guided one is in nothing.
+func TestGPULayer(t *testing.T) {
+	even, odd := spec.Linear{Kind: spec.LowRank, In: 48, Out: 96, Rank: 16}, spec.Linear{Kind: spec.BlockShuffle, In: 48, Out: 96, Blocks: 4}
+	guided := even
+	guided.Guide = true
+	for _, c := range []struct {
+		l    spec.Linear
+		p    Precision
+		want Precision
+		err  string
+	}{
+		{even, "", BF16, ""}, {even, BF16, BF16, ""}, {even, Float32s, Float32s, ""},
+		{odd, "", Float32s, ""}, {odd, Float32s, Float32s, ""},
+		{odd, BF16, "", "blockshuffle_48x96_b4: inputs of blkdiag1: blocks of 12 in runs of 12"},
+		{guided, "", "", "guided layers have no GPU kernels"}, {guided, BF16, "", "guided layers"}, {guided, Float32s, "", "guided layers"},
+	} {
+		g, err := NewGPULayer(c.l, c.p)
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%s in %q: %v, want %s", c.l.Name(), c.p, err, c.err)
+			}
+			continue
+		}
+		if err != nil || g.Precision != c.want {
+			t.Errorf("%s in %q: %s, %v", c.l.Name(), c.p, g.Precision, err)
+		}
+	}
+}

@@ -68,12 +68,8 @@ const (
 // float32 turns the row of the kernel table into that of a float32 kernel.
 func (k GPUProduct) float32(g *GPUKernel) {
 	g.Template, g.File = "sgemm", "float32"
-	g.SharedBytes = 2 * 4 * Float32Depth * Float32Pitch
-	// Each thread stores 4 x 4 results by themselves.
-	g.Counts = GPUCounts{OtherStores: 16 * k.Stores()}
-	if k.Epilogue == GPUSwiGLU { // half as many, and both values before it
-		g.Counts.OtherStores = 16*2/2 + 16/2
-	}
+	g.SharedBytes = 4 * max(2*Float32Depth, k.Tile.M) * Float32Pitch // a stage, and later the sums
+	g.Counts = GPUCounts{OtherStores: k.Stores()}
 	for i := range g.Params {
 		if g.Params[i].Type == ArrayBF16 {
 			g.Params[i].Type = ArrayFloat32

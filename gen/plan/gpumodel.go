@@ -46,7 +46,7 @@ func NewGPUModel(m spec.Model, p Precision) (GPUModel, error) {
 		to   *GPULayer
 	}{{"qkv", m.QKV(), &g.QKV}, {"attention output", m.Output(), &g.Output}, {"head", head, &g.Head}} {
 		var err error
-		if *l.to, err = NewGPULayer(l.spec); err != nil {
+		if *l.to, err = NewGPULayer(l.spec, BF16); err != nil {
 			return g, fmt.Errorf("%s: %w", l.name, err)
 		}
 	}
@@ -80,4 +80,20 @@ func NewGPUFFN(f spec.FFN, p Precision) (GPUFFN, error) {
 	fallback, ferr := NewGPUFloat32(f)
 	fallback.Why = err
 	return fallback, ferr
+}
+
+// NewGPULayer plans a single layer the same way, input and output in their true
+// order.
+func NewGPULayer(l spec.Linear, p Precision) (GPULayer, error) {
+	if p == Float32s && !l.Guide {
+		return newGPUFloat32(l, "", ""), nil
+	}
+	g, err := newGPULayer(NewLayer(l), "", "")
+	if err != nil && p == "" && !l.Guide {
+		return newGPUFloat32(l, "", ""), nil
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", l.Name(), err)
+	}
+	return g, err
 }

@@ -14,7 +14,7 @@ import (
 func TestGPUParts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := spec.Linear{Kind: spec.Dense, In: 8 * rapid.IntRange(1, 2000).Draw(t, "in"), Out: 8 * rapid.IntRange(1, 2000).Draw(t, "out")}
-		g, err := NewGPULayer(l)
+		g, err := NewGPULayer(l, BF16)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestGPUParts(t *testing.T) {
 // chip idle, 500 do not; a sum of seven stages is too short for two parts.
 func TestGPUPartsKnown(t *testing.T) {
 	for _, c := range []struct{ in, out, parts int }{{3072, 768, 9}, {768, 32000, 0}, {224, 768, 0}} {
-		g, err := NewGPULayer(spec.Linear{Kind: spec.Dense, In: c.in, Out: c.out})
+		g, err := NewGPULayer(spec.Linear{Kind: spec.Dense, In: c.in, Out: c.out}, BF16)
 		if err != nil {
 			t.Fatal(err)
 		}

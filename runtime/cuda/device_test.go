@@ -185,7 +185,7 @@ var small = []spec.FFN{
 
 func kernels(t *testing.T, fs ...spec.FFN) []plan.GPUKernel {
 	t.Helper()
-	files, err := filepath.Glob("../../gen/cuda/testdata/small/*.ptx")
+	files, err := filepath.Glob("../../gen/cuda/testdata/*/*.ptx")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no PTX: %v", err)
 	}

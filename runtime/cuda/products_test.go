@@ -17,7 +17,7 @@ func TestProducts(t *testing.T) {
 		{Kind: spec.Dense, Hidden: 520, FFN: 72, Act: spec.SwiGLU, Bias: true},
 		{Kind: spec.Dense, Hidden: 67, FFN: 131, Act: spec.GELU, Bias: true},
 		{Kind: spec.LowRank, Hidden: 30, FFN: 70, Rank: 13, Act: spec.SwiGLU, Bias: true},
-		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 3, Act: spec.SwiGLU},
+		{Kind: spec.BlockShuffle, Hidden: 24, FFN: 42, Blocks: 3, Act: spec.SwiGLU},
 	} {
 		p, err := plan.NewGPUFFN(f, "")
 		must(t, err)
