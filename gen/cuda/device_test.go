@@ -227,25 +227,19 @@ func (d *device) array(v []float64, p plan.Precision) *ptx.Buffer {
 	return d.bf16(v)
 }
 
-// added runs a kernel that adds sums to what is there, or puts them in its place
-// where there is nothing.
-func (d *device) added(k plan.GPUKernel, in, out string, parts *ptx.Buffer, there []float64, c plan.GPUCountsOf) []float64 {
+// sum adds up parts of n sums to what is there, or puts them in its place where
+// there is nothing.
+func (d *device) sum(p plan.GPUSum, parts *ptx.Buffer, n, count int, there []float64) []float64 {
 	d.t.Helper()
 	accumulate := uint32(1)
 	if there == nil {
-		accumulate, there = 0, slices.Repeat([]float64{math.NaN()}, c[plan.Entries])
+		accumulate, there = 0, slices.Repeat([]float64{math.NaN()}, n)
 	}
 	sum := d.mem.Update(d.float32(there).Bytes())
-	if err := d.run(k, arrays{in: parts, out: sum}, numbers{"accumulate": accumulate}, c); err != nil {
+	if err := d.run(p.Kernel(), arrays{"parts": parts, "sum": sum}, numbers{"accumulate": accumulate}, plan.GPUCountsOf{plan.Entries: n, plan.Parts: count}); err != nil {
 		d.t.Fatal(err)
 	}
 	return values(sum, true)
-}
-
-// sum adds the parts of n sums.
-func (d *device) sum(parts *ptx.Buffer, n, count int, there []float64) []float64 {
-	d.t.Helper()
-	return d.added(plan.GPUSum{}.Kernel(), "parts", "sum", parts, there, plan.GPUCountsOf{plan.Entries: n, plan.Parts: count})
 }
 
 // columns sums the columns of the rows of a layer's gradient.
@@ -256,7 +250,7 @@ func (d *device) columns(p plan.GPUColumns, x *ptx.Buffer, tokens int, there []f
 	if err := d.run(k, arrays{"x": x, "sums": parts}, numbers{"rows": uint32(p.Rows(tokens))}, c); err != nil {
 		d.t.Fatal(err)
 	}
-	return d.added(plan.SumRows.Kernel(), "x", "out", parts, there, plan.GPUCountsOf{plan.Entries: p.Width, plan.TableRows: p.Parts(tokens)})
+	return d.sum(plan.SumRows, parts, p.Width, p.Parts(tokens), there)
 }
 
 // layer is a layer on the device: packed weights and what its passes leave.
@@ -349,7 +343,7 @@ func (d *device) backward(l *layer, dy *ptx.Buffer, tokens, parts int, few, accu
 	l.grads = nil
 	for i, f := range l.plan.Factors {
 		n := f.Weights()
-		stored := d.sum(d.launch(f.BackwardWeight, arrays{"a": l.dz[i], "b": l.z[i]}, tokens, parts), n, parts, there(n))
+		stored := d.sum(plan.SumParts, d.launch(f.BackwardWeight, arrays{"a": l.dz[i], "b": l.z[i]}, tokens, parts), n, parts, there(n))
 		g := make([]float64, n)
 		at := 0
 		for b := range f.Blocks {

@@ -17,7 +17,7 @@ import (
 // embed.
 func TestLibrary(t *testing.T) {
 	tk := toolkit(t)
-	ks := plan.GPUUnique([]plan.GPUKernel{plan.GPUSum{}.Kernel(), plan.SumRows.Kernel()})
+	ks := plan.GPUUnique([]plan.GPUKernel{plan.SumRows.Kernel(), plan.PackBF16.Kernel()})
 	files, err := Build(t.TempDir(), "", ks)
 	if err != nil {
 		t.Fatal(err)

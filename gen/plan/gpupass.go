@@ -359,18 +359,16 @@ type GPUUpdate string
 // memory, where a number that is not finite leaves everything as it is;
 // PackBF16 only rounds. SumSquares leaves one sum for each SquaresEach gradients;
 // ClipNorm makes of them norm, the root of their sum, and clip,
-// min(1, limit/(norm + 1e-6)), or norm where that is not finite. SumRows adds
-// up the rows of a matrix.
+// min(1, limit/(norm + 1e-6)), or norm where that is not finite.
 const (
 	AdamW      GPUUpdate = "adamw"
 	PackBF16   GPUUpdate = "pack_bf16"
 	SumSquares GPUUpdate = "sum_squares"
 	ClipNorm   GPUUpdate = "clip_norm"
-	SumRows    GPUUpdate = "sum_rows"
 )
 
 // GPUUpdates lists them.
-var GPUUpdates = []GPUUpdate{AdamW, ClipNorm, PackBF16, SumRows, SumSquares}
+var GPUUpdates = []GPUUpdate{AdamW, ClipNorm, PackBF16, SumSquares}
 
 // SquaresEach are the gradients of one partial sum of squares, and the loops
 // of their kernel's threads.
@@ -378,9 +376,6 @@ const (
 	SquaresEach  = 8192
 	squaresLoops = SquaresEach / passThreads / quad
 )
-
-// sumRowsColumns are the columns that a block of SumRows handles.
-const sumRowsColumns = 32
 
 // Kernel is the row of the kernel table.
 func (u GPUUpdate) Kernel() GPUKernel {
@@ -416,12 +411,6 @@ func (u GPUUpdate) Kernel() GPUKernel {
 		k.Grid[0] = fixed(1)
 		k.SharedBytes = sumBytes(1, k.Threads)
 		k.Params = append([]GPUParam{array("sums", ArrayFloat32, Read, all), array("norm", ArrayFloat32, Written, fixed(2)), entries}, numbers("limit")...)
-		k.Counts.OtherStores = 1
-	case SumRows:
-		k.Grid[0].Each = sumRowsColumns
-		k.SharedBytes = 4 * k.Threads
-		k.Params = []GPUParam{array("x", ArrayFloat32, Read, GPUExtent{N: 1, Of: Entries, Times: TableRows}), array("out", ArrayFloat32, Updated, all),
-			{Name: "rows", Type: Uint32, Count: TableRows}, entries, {Name: "accumulate", Type: Uint32}}
 		k.Counts.OtherStores = 1
 	}
 	return k

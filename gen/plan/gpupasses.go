@@ -69,9 +69,10 @@ func NewGPUPasses(m spec.Model) (GPUPasses, error) {
 	return p, nil
 }
 
-// Kernels lists them, those of the optimizer among them.
+// Kernels lists them, those of the optimizer and the sums of norms' gradients
+// among them.
 func (p GPUPasses) Kernels() []GPUKernel {
-	ks := append(p.Attend.Kernels(), p.Embed, p.EmbedBackward, p.Cache, p.Loss)
+	ks := append(p.Attend.Kernels(), p.Embed, p.EmbedBackward, p.Cache, p.Loss, SumRows.Kernel())
 	for _, n := range append(append([]GPUNorms{p.Final}, p.Norm1...), p.Norm2...) {
 		ks = append(ks, n.Forward, n.Backward)
 	}

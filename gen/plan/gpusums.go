@@ -62,22 +62,38 @@ func (k GPUFinish) Kernel() GPUKernel {
 	}
 }
 
-// GPUSum adds the parts of float32 sums in their order to, or in place of, what
-// is there: the gradients of weights. It is made for few parts of many entries, as
-// [SumRows] is for many rows of few.
-type GPUSum struct{}
+// GPUSum adds up parts of float32 sums, in a fixed order, to or in place of what
+// is there: gradients. Down threads share an entry.
+type GPUSum struct{ Down int }
 
-// Name is the kernel's.
-func (GPUSum) Name() string { return "sum_parts" }
+// SumParts is made for few parts of many entries, like those of weights, SumRows
+// for many of few, like those of biases and norms.
+var (
+	SumParts = GPUSum{Down: 1}
+	SumRows  = GPUSum{Down: sumThreads / 32}
+)
+
+// Threads and BlocksPerSM are those of the kernel, for its template, and Across
+// the entries of a block.
+func (GPUSum) Threads() int     { return sumThreads }
+func (GPUSum) BlocksPerSM() int { return 8 }
+func (s GPUSum) Across() int    { return sumThreads / s.Down }
+
+// Name carries the plan: sum_<threads an entry>.
+func (s GPUSum) Name() string { return fmt.Sprintf("sum_%d", s.Down) }
 
 // Kernel is the row of the kernel table. Its number accumulate is 1 where the
 // sums are added to what is there.
 func (s GPUSum) Kernel() GPUKernel {
+	shared := 0
+	if s.Down > 1 {
+		shared = 4 * sumThreads
+	}
 	return GPUKernel{
 		Name: s.Name(), Template: "sum", File: "sums", Plan: s,
-		Threads: sumThreads, BlocksPerSM: 8,
+		Threads: sumThreads, SharedBytes: shared, BlocksPerSM: s.BlocksPerSM(),
 		Counts: GPUCounts{OtherStores: 1},
-		Grid:   [3]GPUExtent{{N: 1, Of: Entries, Each: sumThreads}, fixed(1), fixed(1)},
+		Grid:   [3]GPUExtent{{N: 1, Of: Entries, Each: s.Across()}, fixed(1), fixed(1)},
 		Params: []GPUParam{
 			{Name: "parts", Type: ArrayFloat32, Access: Read, Len: GPUExtent{N: 1, Of: Entries, Times: Parts}},
 			{Name: "sum", Type: ArrayFloat32, Access: Updated, Len: GPUExtent{N: 1, Of: Entries}},
@@ -87,10 +103,6 @@ func (s GPUSum) Kernel() GPUKernel {
 		},
 	}
 }
-
-// Threads and BlocksPerSM are those of the kernel, for its template.
-func (GPUSum) Threads() int     { return sumThreads }
-func (GPUSum) BlocksPerSM() int { return 8 }
 
 // WeightParts is the number of parts that a sum over so many tokens is cut
 // into: as many as fill a chip, of no fewer than eight stages each.

@@ -149,7 +149,7 @@ func GPUUnique(ks []GPUKernel) []GPUKernel {
 // Kernels lists what a layer runs: its products, what finishes those that are
 // split, and the sums of parts and of the bias's gradient.
 func (l GPULayer) Kernels() []GPUKernel {
-	ks := []GPUKernel{GPUSum{}.Kernel()}
+	ks := []GPUKernel{SumParts.Kernel()}
 	width := 0
 	for _, f := range l.Factors {
 		for _, p := range f.Products() {

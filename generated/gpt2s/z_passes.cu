@@ -788,24 +788,6 @@ SF_KERNEL(rotate_cache_12x12x64, 160, 6)
   }
 }
 
-SF_KERNEL(sum_rows, 256, 4)
-(const float *__restrict__ x, float *__restrict__ out, uint32_t rows, uint32_t entries, uint32_t accumulate) {
-  // Warp i adds rows i, i+8.. of 32 columns; then the first adds the warps' sums.
-  const uint32_t lane = sf_thread() & 31, warp = sf_thread() >> 5, col = sf_block_x() * 32 + lane;
-  float sum = 0.0f;
-  if (col < entries) {
-#pragma unroll 4
-    for (uint32_t r = warp; r < rows; r += 8) sum += sf_load<float>(x + (size_t)r * entries + col);
-  }
-  sf_store_shared(4 * sf_thread(), sum);
-  sf_sync();
-  if (warp > 0 || col >= entries) return;
-  sum = accumulate ? sf_load<float>(out + col) : 0.0f;
-#pragma unroll
-  for (uint32_t i = 0; i < 8; i++) sum += sf_load_shared<float>(4 * (32 * i + lane));
-  sf_store(out + col, sum);
-}
-
 SF_KERNEL(sum_squares, 256, 4)
 (const float *__restrict__ grad, float *__restrict__ sums, uint32_t entries) {
   float sum = 0.0f;

@@ -554,13 +554,37 @@ SF_KERNEL(finish_768x9_bias, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
 }
 
-SF_KERNEL(sum_parts, 256, 8)
+SF_KERNEL(sum_1, 256, 8)
 (const float *__restrict__ parts, float *sum, uint32_t n, uint32_t count, uint32_t accumulate) {
-  const uint32_t i = sf_block_x() * 256 + sf_thread();
-  if (i >= n) return;
-  float v = sf_load<float>(parts + i);
+  const uint32_t column = sf_thread(), down = 0;
+  const uint32_t i = sf_block_x() * 256 + column;
+  float v = 0.0f;
+  if (i < n) {
 #pragma unroll 4
-  for (uint32_t part = 1; part < count; part++) v += sf_load<float>(parts + (size_t)part * n + i);
+    for (uint32_t part = down; part < count; part += 1) v += sf_load<float>(parts + (size_t)part * n + i);
+  }
+  if (i >= n) return;
+  if (accumulate) v += sf_load<float>(sum + i);
+  sf_store(sum + i, v);
+}
+
+SF_KERNEL(sum_8, 256, 8)
+(const float *__restrict__ parts, float *sum, uint32_t n, uint32_t count, uint32_t accumulate) {
+  // 8 threads share a column: the i-th adds rows i, i+8.., and then the first adds their sums.
+  const uint32_t column = sf_thread() % 32, down = sf_thread() / 32;
+  const uint32_t i = sf_block_x() * 32 + column;
+  float v = 0.0f;
+  if (i < n) {
+#pragma unroll 4
+    for (uint32_t part = down; part < count; part += 8) v += sf_load<float>(parts + (size_t)part * n + i);
+  }
+  sf_store_shared(4 * sf_thread(), v);
+  sf_sync();
+  if (down > 0) return;
+  v = 0.0f;
+#pragma unroll
+  for (uint32_t at = 0; at < 256; at += 32) v += sf_load_shared<float>(4 * (at + column));
+  if (i >= n) return;
   if (accumulate) v += sf_load<float>(sum + i);
   sf_store(sum + i, v);
 }

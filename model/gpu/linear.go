@@ -152,28 +152,22 @@ func (l *linear) gradients(r *runner, dy, x cuda.Buffer, z, dz []cuda.Buffer, to
 		n := f.weight.WeightParts(tokens)
 		r.launch(f.weight.kernels[0], plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: n},
 			cuda.Args{"a": d, "b": in, "c": parts, "split": cuda.Uint32(f.weight.PartStages(tokens, n))})
-		addParts(r, f.g, parts, n, accumulate)
+		addUp(r, sumParts, f.g, parts, n, accumulate)
 	}
 	if l.plan.Spec.Bias {
 		n := l.columns.Parts(tokens)
 		r.launch(l.sumColumns, plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: n},
 			cuda.Args{"x": dy, "sums": parts, "rows": cuda.Uint32(l.columns.Rows(tokens))})
-		addRows(r, l.biasGrad, parts, n, accumulate)
+		addUp(r, sumRows, l.biasGrad, parts, n, accumulate)
 	}
 }
 
-var sumParts = plan.GPUSum{}.Kernel()
+var sumParts, sumRows = plan.SumParts.Kernel(), plan.SumRows.Kernel()
 
-func addParts(r *runner, sum, parts cuda.Buffer, n int, accumulate bool) {
-	r.launch(sumParts, plan.GPUCountsOf{plan.Entries: sum.Size() / 4, plan.Parts: n},
+// addUp adds up n parts of many sums.
+func addUp(r *runner, k plan.GPUKernel, sum, parts cuda.Buffer, n int, accumulate bool) {
+	r.launch(k, plan.GPUCountsOf{plan.Entries: sum.Size() / 4, plan.Parts: n},
 		cuda.Args{"parts": parts, "sum": sum, "accumulate": truth(accumulate)})
-}
-
-var sumRows = plan.SumRows.Kernel()
-
-// addRows adds up n rows of many sums.
-func addRows(r *runner, sum, rows cuda.Buffer, n int, accumulate bool) {
-	r.launch(sumRows, plan.GPUCountsOf{plan.Entries: sum.Size() / 4, plan.TableRows: n}, cuda.Args{"x": rows, "out": sum, "accumulate": truth(accumulate)})
 }
 
 func truth(b bool) cuda.Uint32 {

@@ -28,7 +28,7 @@ func TestShippedMachineCode(t *testing.T) {
 		must(t, err)
 		return string(src)
 	}
-	must(t, d.Load([]plan.GPUKernel{plan.SumRows.Kernel()}))
+	must(t, d.Load([]plan.GPUKernel{plan.PackBF16.Kernel()}))
 	if taken != 1 || d.FromPTX != nil {
 		t.Errorf("%d images were loaded; from PTX because of %v", taken, d.FromPTX)
 	}

@@ -111,7 +111,7 @@ func (n norm) backward(r *runner, ds, dy, dout, s, stats, dx, sums cuda.Buffer, 
 		a["dy"] = dy
 	}
 	r.launch(n.Backward, plan.GPUCountsOf{plan.Tokens: tokens}, a)
-	addRows(r, n.grad, sums, (tokens+plan.NormRows-1)/plan.NormRows, accumulate)
+	addUp(r, sumRows, n.grad, sums, (tokens+plan.NormRows-1)/plan.NormRows, accumulate)
 }
 
 // trace is room for the activations of up to rows tokens.

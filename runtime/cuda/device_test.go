@@ -247,7 +247,7 @@ func TestMachineCode(t *testing.T) {
 	RegisterPTX(string(src))
 	committed, err := os.ReadFile(dir + "/z_passes.fatbin")
 	must(t, err)
-	ks := plan.GPUUnique([]plan.GPUKernel{plan.SumRows.Kernel(), plan.SumSquares.Kernel()})
+	ks := plan.GPUUnique([]plan.GPUKernel{plan.PackBF16.Kernel(), plan.SumSquares.Kernel()})
 	for _, c := range []struct {
 		name    string
 		compute [2]int

@@ -49,8 +49,7 @@ var families = map[string]family{
 	"sum": {prepareSum, wantSum}, "columns": {prepareColumns, wantColumns}, "cast": {nil, wantCast},
 	"norm": {prepareNorm, wantNorm}, "embed": {prepareEmbed, wantEmbed}, "rotate": {prepareRotate, wantRotate}, "loss": {prepareLoss, wantLoss},
 	"adamw": {prepareAdamW, wantAdamW}, "pack_bf16": {nil, wantPack}, "sum_squares": {nil, wantSquares}, "clip_norm": {prepareClip, wantClip},
-	"sum_rows": {prepareSumRows, wantSumRows},
-	"attend":   {prepareAttention, wantAttention}, "attend_rows": {prepareAttention, wantAttention}, "delta": {prepareAttention, wantAttention},
+	"attend": {prepareAttention, wantAttention}, "attend_rows": {prepareAttention, wantAttention}, "delta": {prepareAttention, wantAttention},
 }
 
 // testTokens are the rows of a trial: one full tile of 16 and a part of another.

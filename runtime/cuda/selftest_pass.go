@@ -276,18 +276,3 @@ func wantClip(t *trial) (map[string][]float32, error) {
 	norm := math.Sqrt(sum)
 	return map[string][]float32{"norm": {float32(norm), float32(min(1, testLimit/(norm+1e-6)))}}, nil
 }
-
-func prepareSumRows(t *trial) {
-	t.counts[plan.Entries], t.counts[plan.TableRows] = 100, testTableRows*10
-	t.redraw()
-	t.numbers["accumulate"] = Uint32(1)
-}
-
-func wantSumRows(t *trial) (map[string][]float32, error) {
-	n := t.counts[plan.Entries]
-	out := slices.Clone(t.arrays["out"])
-	for r := range t.counts[plan.TableRows] {
-		t.vec.Add(out, t.arrays["x"][r*n:(r+1)*n])
-	}
-	return map[string][]float32{"out": out}, nil
-}

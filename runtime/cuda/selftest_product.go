@@ -167,7 +167,7 @@ func prepareFinish(t *trial) {
 }
 
 func prepareSum(t *trial) {
-	t.counts[plan.Parts] = 3
+	t.counts[plan.Entries], t.counts[plan.Parts] = 300, 19
 	t.redraw()
 	t.numbers["accumulate"] = Uint32(1)
 }
