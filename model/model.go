@@ -60,14 +60,15 @@ func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
 	bind := func(w normWeights) norm {
 		return norm{normWeights: w, rms: m.Norm == spec.RMSNorm, h: m.Hidden, zero: zero}
 	}
+	linears, ffns := map[spec.Linear]*rt.Linear{}, map[spec.FFN]*rt.FFN{}
 	for i := range m.Layers {
 		w := &p.layers[i]
 		l := layer{ln1: bind(w.ln1), ln2: bind(w.ln2)}
 		var err error
-		if l.qkv, err = rt.NewLinear(m.QKV(), w.qkv, opt); err != nil {
+		if l.qkv, err = alike(linears, m.QKV(), w.qkv, opt, rt.NewLinear); err != nil {
 			return nil, err
 		}
-		if l.out, err = rt.NewLinear(m.Output(), w.out, opt); err != nil {
+		if l.out, err = alike(linears, m.Output(), w.out, opt, rt.NewLinear); err != nil {
 			return nil, err
 		}
 		scale := 1 / math.Sqrt(float64(m.HeadDim()))
@@ -77,7 +78,7 @@ func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
 		if l.attn, err = rt.NewAttention(rt.AttentionSpec{QHeads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Scale: float32(scale)}, opt); err != nil {
 			return nil, err
 		}
-		if l.ffn, err = rt.NewFFN(m.LayerFFN(i), w.ffn, opt); err != nil {
+		if l.ffn, err = alike(ffns, m.LayerFFN(i), w.ffn, opt, rt.NewFFN); err != nil {
 			return nil, err
 		}
 		t.layers = append(t.layers, l)
@@ -91,6 +92,17 @@ func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
 		t.cos, t.sin = Angles(m)
 	}
 	return t, nil
+}
+
+// alike binds weights to a layer like the one of the same spec that was made
+// before, or to a new one.
+func alike[S comparable, W any, L interface{ With(W) (L, error) }](made map[S]L, s S, w W, opt rt.Options, first func(S, W, rt.Options) (L, error)) (L, error) {
+	if l, ok := made[s]; ok {
+		return l.With(w)
+	}
+	l, err := first(s, w, opt)
+	made[s] = l
+	return l, err
 }
 
 // Angles are the cosines and sines of a model's rotary angles, [position, head

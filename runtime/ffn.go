@@ -40,6 +40,20 @@ func NewFFN(f spec.FFN, w FFNWeights, opt Options) (*FFN, error) {
 	return &FFN{spec: f, fc1: fc1, fc2: fc2, vec: vec.For(opt.ISA)}, nil
 }
 
+// With returns a network of the same spec and options that is bound to other
+// weights: what a model's layers share but the weights is made once.
+func (f *FFN) With(w FFNWeights) (*FFN, error) {
+	fc1, err := f.fc1.with(w.FC1)
+	if err != nil {
+		return nil, err
+	}
+	fc2, err := f.fc2.with(w.FC2)
+	if err != nil {
+		return nil, err
+	}
+	return &FFN{spec: f.spec, fc1: fc1, fc2: fc2, vec: f.vec}, nil
+}
+
 // Spec is the network's specification.
 func (f *FFN) Spec() spec.FFN { return f.spec }
 

@@ -117,6 +117,38 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 	return l, nil
 }
 
+// with returns a layer like this one with other weights. They share all that
+// depends on the shape alone, which planning takes its time for.
+func (l *layer) with(w Weights) (*layer, error) {
+	if err := l.checkWeights(w); err != nil {
+		return nil, err
+	}
+	c := &layer{plan: l.plan, name: l.name, weights: w, opt: l.opt, gradients: l.gradients, bias: l.bias}
+	for _, qs := range l.forward {
+		c.forward = append(c.forward, c.rebind(qs))
+	}
+	for _, qs := range l.backward {
+		c.backward = append(c.backward, c.rebind(qs))
+	}
+	if g := l.guide; g != nil {
+		c.guide = &guide{c.rebind(g.forward), c.rebind(g.backward), g.gradient}
+	}
+	c.listPanels()
+	c.repack()
+	return c, nil
+}
+
+// rebind gives products packs of this layer.
+func (l *layer) rebind(qs []*product) []*product {
+	var own []*product
+	for _, q := range qs {
+		c := *q
+		c.allocate(q.bias != nil, &l.packs)
+		own = append(own, &c)
+	}
+	return own
+}
+
 func (l *layer) bind(ps []plan.Product, t plan.Target, bias bool) ([]*product, error) {
 	var qs []*product
 	for _, p := range ps {

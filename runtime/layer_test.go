@@ -5,11 +5,13 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"pgregory.net/rapid"
 )
 
 func wide(x []float32) []float64 {
@@ -246,6 +248,61 @@ func testFFN(t *testing.T, isa kernel.ISA, s spec.FFN, m int) {
 		near(t, "fc1.bias", g.FC1.Bias, db1, tol)
 		near(t, "fc2.bias", g.FC2.Bias, db2, tol)
 	}
+}
+
+// A layer that is like another one but for its weights computes the bits of one
+// made anew, and outlives the other.
+func TestWith(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := rapid.SampledFrom(linearCases).Draw(t, "layer")
+		s.Guide = s.Kind != spec.Dense && rapid.Bool().Draw(t, "guide")
+		m := rapid.SampledFrom([]int{1, 7, 30}).Draw(t, "rows")
+		r := rand.New(rand.NewPCG(1, uint64(m)))
+		pool := NewPool(2)
+		defer pool.Close()
+		opt := Options{Pool: pool, Train: true}
+		w := randomWeights(r, s)
+		first, err := NewLinear(s, randomWeights(r, s), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		like, err := first.With(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer like.Close()
+		first.SetGuide(Guide{On: s.Guide, Ratio: 0.9})
+		first.Close()
+		anew, err := NewLinear(s, w, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer anew.Close()
+		ws, saved := anew.NewWorkspace(), anew.NewSaved(m)
+		defer ws.Close()
+		defer saved.Close()
+		x, dy := random(r, m*s.In, 1), random(r, m*s.Out, 1)
+		var results [2][][]float32
+		for i, l := range []*Linear{anew, like} {
+			y, dx, g := poisoned(m*s.Out), poisoned(m*s.In), emptyLike(w)
+			for _, mix := range []Guide{{}, {On: s.Guide, Ratio: 0.3}} {
+				l.SetGuide(mix)
+				l.Forward(y, x, nil, m, saved, ws)
+				l.Backward(dx, g, dy, x, m, saved, mix.On, ws)
+				results[i] = append(results[i], slices.Clone(y), slices.Clone(dx))
+			}
+			results[i] = append(append(results[i], g.Factors...), g.Bias, g.Guide)
+		}
+		for i := range results[0] {
+			if !slices.Equal(results[0][i], results[1][i]) {
+				t.Errorf("result %d differs", i)
+			}
+		}
+		w.Factors = w.Factors[1:]
+		if _, err := first.With(w); err == nil {
+			t.Error("weights of too few factors were taken")
+		}
+	})
 }
 
 // Options.AnyShape leaves out the specialised kernels, which this test's

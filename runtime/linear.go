@@ -57,6 +57,16 @@ func NewLinear(l spec.Linear, w Weights, opt Options) (*Linear, error) {
 	return &Linear{b}, nil
 }
 
+// With returns a layer of the same spec and options that is bound to other
+// weights: what a model's layers share but the weights is made once.
+func (l *Linear) With(w Weights) (*Linear, error) {
+	b, err := l.layer.with(w)
+	if err != nil {
+		return nil, err
+	}
+	return &Linear{b}, nil
+}
+
 // Spec is the layer's specification.
 func (l *Linear) Spec() spec.Linear { return l.layer.plan.Spec }
 

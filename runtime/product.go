@@ -94,14 +94,19 @@ func newProduct(p plan.Product, t plan.Target, bias, anyShape bool, arena *Arena
 		q.blocks = append(q.blocks, b)
 		k0 += kc
 	}
-	q.pack = arena.Floats(p.Depth() * q.columns)
-	if bias {
-		q.bias = arena.Floats(q.columns)
-	}
+	q.allocate(bias, arena)
 	if len(p.N) == 1 && p.N[0].Store.Step > 1 && p.Epilogue == kernel.Linear {
 		q.spread = vec.For(t.ISA).NewSpread(p.N[0].Store.Step)
 	}
 	return q, nil
+}
+
+// allocate makes room for the packed weights.
+func (q *product) allocate(bias bool, arena *Arena) {
+	q.pack = arena.Floats(q.Depth() * q.columns)
+	if bias {
+		q.bias = arena.Floats(q.columns)
+	}
 }
 
 // packWeights fills panel number panel from the factor's weights; each entry
