@@ -190,7 +190,7 @@ func (p Package) Files() ([]File, error) {
 		for name, data := range built {
 			files = append(files, File{name, data})
 		}
-		bound, err := bind.CUDA(p.Name, ptx, fatbins)
+		bound, err := bind.CUDA(p.Name, built.ImageFunc(p.Name), ptx, fatbins)
 		if err != nil {
 			return nil, err
 		}

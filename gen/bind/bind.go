@@ -100,13 +100,13 @@ const Cudalib = "cudalib"
 // CUDA writes the init functions that register the kernels of PTX files in the
 // same folder, and their machine code: that in fatbins there or, in builds with
 // the tag cuda, that in libsffn_<pkg>.a, which sffngen leaves there where it finds
-// nvcc.
-func CUDA(pkg string, ptx, fatbins []string) (map[string][]byte, error) {
+// nvcc, given by its function image.
+func CUDA(pkg, image string, ptx, fatbins []string) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for name, f := range map[string]*jen.File{
 		"z_cuda.go":               embedded(pkg, "ptx", ptx, jen.Qual(cudaPath, "Register").Call(jen.Id("ptx"))),
 		"z_fatbin.go":             embedded(pkg, "fatbins", fatbins, jen.Qual(cudaPath, "RegisterImages").Call(jen.Qual(cudaPath, "Embedded").Call(jen.Id("fatbins")))),
-		Cudalib + "/z_cudalib.go": library(pkg),
+		Cudalib + "/z_cudalib.go": library(pkg, image),
 	} {
 		if name == "z_fatbin.go" {
 			f.HeaderComment("//go:build !cuda || !cgo")
@@ -129,11 +129,10 @@ func embedded(pkg, name string, files []string, init jen.Code) *jen.File {
 	return f
 }
 
-func library(pkg string) *jen.File {
+func library(pkg, image string) *jen.File {
 	f := newFile(Cudalib)
 	f.HeaderComment("//go:build cuda && cgo")
 	f.PackageComment("// Package " + Cudalib + " links the machine code of the GPU kernels of package " + pkg + ".")
-	image := "sffn_" + pkg + "_image"
 	f.CgoPreamble("#cgo LDFLAGS: ${SRCDIR}/../libsffn_" + pkg + ".a\n#include <stdlib.h>\n\nconst void *" + image + "(const char *file);")
 	f.Func().Id("init").Params().Block(jen.Qual(cudaPath, "RegisterImages").Call(
 		jen.Func().Params(jen.Id("file").String()).Op("*").Byte().Block(

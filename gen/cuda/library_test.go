@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
@@ -32,8 +33,12 @@ func TestLibrary(t *testing.T) {
 	if !bytes.Equal(again["libsffn_tiny.a"], files["libsffn_tiny.a"]) {
 		t.Error("the library is not the same a second time")
 	}
+	again["z_sums.fatbin"] = again["z_passes.fatbin"]
+	if again.ImageFunc("tiny") == files.ImageFunc("tiny") {
+		t.Error("a program of other fatbins would link this library")
+	}
 	dir := t.TempDir()
-	for name, data := range map[string][]byte{"libsffn_tiny.a": files["libsffn_tiny.a"], "go.mod": []byte("module m\n"), "main.go": []byte(libraryProgram)} {
+	for name, data := range map[string][]byte{"libsffn_tiny.a": files["libsffn_tiny.a"], "go.mod": []byte("module m\n"), "main.go": []byte(strings.ReplaceAll(libraryProgram, "IMAGE", files.ImageFunc("tiny")))} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o666); err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +59,7 @@ const libraryProgram = `package main
 
 /*
 #cgo LDFLAGS: ${SRCDIR}/libsffn_tiny.a
-const void *sffn_tiny_image(const char *file);
+const void *IMAGE(const char *file);
 */
 import "C"
 
@@ -67,7 +72,7 @@ import (
 
 func main() {
 	for _, file := range []string{"sums", "passes", "forward"} {
-		p := C.sffn_tiny_image(C.CString(file))
+		p := C.IMAGE(C.CString(file))
 		if p == nil {
 			fmt.Println(file, "none")
 			continue
