@@ -184,8 +184,9 @@ func (e *MissingError) Error() string {
 }
 
 // Load makes kernels ready. Each is machine code that the driver takes, or PTX
-// that it compiles, once for a device, and is run against the CPU's kernels on a small problem: where one differs, no
-// kernel of the device is used, and the error is a *MismatchError.
+// that it compiles, once for a device, and is run against the CPU's kernels on a
+// small problem: where one differs, no kernel of the device is used, and the error
+// is a *MismatchError.
 func (d *Device) Load(ks []plan.GPUKernel) error {
 	var missing []string
 	var wanted []plan.GPUKernel
