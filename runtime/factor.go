@@ -77,8 +77,12 @@ func (f Factor) Copy(arena *Arena) Factor {
 // them.
 func (f Factor) Forward(y, x []float32, m int, ws *Workspace) {
 	p := f.layer.plan.Factors[f.i]
-	checkRows(f.Name(), "x", x, m, p.InWidth)
-	checkRows(f.Name(), "y", y, m, p.OutWidth)
+	ws.check(f.Name())
+	f.layer.checkPacked()
+	checkForward(f.Name(), p.InWidth, p.OutWidth, y, x, nil, m)
+	if m == 0 {
+		return
+	}
 	ws.begin(m)
 	var pre matrix
 	qs := f.layer.forward[f.i]
@@ -93,8 +97,13 @@ func (f Factor) Forward(y, x []float32, m int, ws *Workspace) {
 func (f Factor) BackwardData(dx, dy []float32, m int, ws *Workspace) {
 	f.layer.checkTrain()
 	p := f.layer.plan.Factors[f.i]
+	ws.check(f.Name())
+	f.layer.checkPacked()
 	checkRows(f.Name(), "dx", dx, m, p.InWidth)
-	checkRows(f.Name(), "dy", dy, m, p.PreWidth)
+	checkBackward(f.Name(), p.InWidth, p.PreWidth, dx, dy, m)
+	if m == 0 {
+		return
+	}
 	ws.begin(m)
 	ws.addProducts(f.layer.backward[f.i], stage{src: whole(dy), dst: whole(dx)})
 	ws.exec()
@@ -104,10 +113,15 @@ func (f Factor) BackwardData(dx, dy []float32, m int, ws *Workspace) {
 func (f Factor) BackwardWeight(g, dy, x []float32, m int, ws *Workspace) {
 	f.layer.checkTrain()
 	p := f.layer.plan.Factors[f.i]
+	ws.check(f.Name())
 	checkRows(f.Name(), "x", x, m, p.InWidth)
 	checkRows(f.Name(), "dy", dy, m, p.PreWidth)
 	if len(g) != p.Weights() {
 		panic(fmt.Sprintf("runtime: %s: gradient has %d entries, want %d", f.Name(), len(g), p.Weights()))
+	}
+	if m == 0 {
+		clear(g)
+		return
 	}
 	ws.units = f.layer.gradients[f.i].addUnits(ws.units[:0], g, dy, x, unitWeights(p.Weights(), ws.pool.Threads()), weight{})
 	ws.execWeights(m, false)

@@ -62,8 +62,10 @@ func (f *FFN) Spec() spec.FFN { return f.spec }
 func (f *FFN) NewWorkspace() *Workspace { return NewWorkspace(f.fc1.opt.Pool) }
 
 // NewSaved returns room for the forward pass of up to rows rows.
-func (f *FFN) NewSaved(rows int) *Saved {
-	return newSaved(rows, f.fc1.zWidth(), f.fc2.zWidth(), f.fc1.preWidth())
+func (f *FFN) NewSaved(rows int) *Saved { return newSaved(rows, f.saves()) }
+
+func (f *FFN) saves() savedWidths {
+	return savedWidths{f.fc1.zWidth(), f.fc2.zWidth(), f.fc1.preWidth()}
 }
 
 // Close frees the packed weights. The network must not be used afterwards.
@@ -83,17 +85,16 @@ func (f *FFN) Repack() {
 }
 
 // Forward computes y = fc2(act(fc1(x))) (+ residual) for m rows: x, y and
-// residual are [m, hidden], tight and row-major; y may be residual. saved is
-// nil when no backward pass follows. With a nil y, what saved needs is computed
+// residual are [m, hidden], tight and row-major; y may be residual, and shares
+// no memory with x. saved is nil when no backward pass follows. With a nil y, what saved needs is computed
 // and nothing else: for a pass that is run again only to fill it.
 func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspace) {
 	h, name := f.spec.Hidden, f.fc1.name
-	checkRows(name, "x", x, m, h)
+	ws.check(name)
 	if y != nil || saved == nil {
-		checkRows(name, "y", y, m, h)
-	}
-	if residual != nil {
-		checkRows(name, "residual", residual, m, h)
+		checkForward(name, h, h, y, x, residual, m)
+	} else {
+		checkRows(name, "x", x, m, h)
 	}
 	if m == 0 {
 		return
@@ -102,7 +103,7 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 	act, rows := ws.local(slotAct, f.spec.FFN), m
 	var z1, z2, pre matrix
 	if saved != nil {
-		saved.check(m)
+		saved.fill(f.fc1, f.saves(), m)
 		z1, z2, pre = whole(saved.z1), whole(saved.z2), whole(saved.pre)
 	} else {
 		rows = ws.localRows()
@@ -113,13 +114,14 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 		}
 	}
 	f.fc1.addForward(ws, act, whole(x), pre, matrix{}, f.fc1.intermediates(ws, slotZ1, z1, rows))
-	f.fc2.addForward(ws, whole(y), act, matrix{}, whole(residual), f.fc2.intermediates(ws, slotZ2, z2, rows))
+	f.fc2.addForward(ws, whole(y), act, matrix{}, f.fc2.addResidual(ws, y, residual), f.fc2.intermediates(ws, slotZ2, z2, rows))
 	ws.exec()
 }
 
 // Backward computes, from dy [m, hidden] and the x and saved of the forward
 // pass, dx [m, hidden] (left out where nil) and the gradients of all
-// parameters, which it adds to g where accumulate, and overwrites otherwise.
+// parameters, which it adds to g where accumulate, and overwrites otherwise. dx
+// shares no memory with dy and x.
 func (f *FFN) Backward(dx []float32, g FFNWeights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
 	f.BackwardData(dx, dy, m, saved, ws)
 	f.BackwardWeights(g, dy, x, m, saved, accumulate, ws)
@@ -128,13 +130,13 @@ func (f *FFN) Backward(dx []float32, g FFNWeights, dy, x []float32, m int, saved
 // BackwardData is the first half of Backward: dx, and in ws the gradients of
 // the intermediates, which BackwardWeights needs.
 func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
-	h, name := f.spec.Hidden, f.fc1.name
 	f.fc1.checkTrain()
-	checkRows(name, "dy", dy, m, h)
-	if dx != nil {
-		checkRows(name, "dx", dx, m, h)
+	ws.check(f.fc1.name)
+	checkBackward(f.fc1.name, f.spec.Hidden, f.spec.Hidden, dx, dy, m)
+	saved.check(f.fc1, f.saves(), m)
+	if m == 0 {
+		return
 	}
-	saved.check(m)
 	b := f.backwardBuffers(m, ws)
 	// fc2 leaves the activation's gradient where the activation will be.
 	ws.begin(m)
@@ -142,6 +144,7 @@ func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace)
 	ws.stages = append(ws.stages, stage{activation: f, src: whole(saved.pre), dst: whole(b.act), pre: whole(b.dpre)})
 	f.fc1.addBackwardData(ws, whole(dx), whole(b.dpre), b.dz1)
 	ws.exec()
+	ws.half = half{f.fc1, saved, m, dy, dx}
 }
 
 // BackwardWeights is the second half of Backward: it must follow the
@@ -150,6 +153,13 @@ func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved
 	f.fc1.checkGradients(g.FC1)
 	f.fc2.checkGradients(g.FC2)
 	checkRows(f.fc1.name, "x", x, m, f.spec.Hidden)
+	checkRows(f.fc1.name, "dy", dy, m, f.spec.Hidden)
+	if m == 0 {
+		g.FC1.addNothing(accumulate)
+		g.FC2.addNothing(accumulate)
+		return
+	}
+	ws.checkHalf(f.fc1, saved, m, dy, x)
 	f.fc1.clearGuide(g.FC1, accumulate)
 	f.fc2.clearGuide(g.FC2, accumulate)
 	b := f.backwardBuffers(m, ws)

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -17,6 +18,18 @@ type Weights struct {
 	Bias []float32
 	// Guide is the dense guide [out, in], nil where the layer has none.
 	Guide []float32
+}
+
+// addNothing adds the gradients of no rows.
+func (w Weights) addNothing(accumulate bool) {
+	if accumulate {
+		return
+	}
+	for _, f := range w.Factors {
+		clear(f)
+	}
+	clear(w.Bias)
+	clear(w.Guide)
 }
 
 // Options say how a layer runs.
@@ -231,9 +244,7 @@ func (l *layer) repack() {
 // intermediates, one buffer a factor but the last; pre is for the values
 // before the activation. Without y, only z is filled.
 func (l *layer) addForward(ws *Workspace, y, x, pre, residual matrix, z []matrix) {
-	if l.stale {
-		panic("runtime: " + l.name + ": the weights changed since they were packed; call Repack after each optimizer step")
-	}
+	l.checkPacked()
 	if l.mix.On && y.data != nil {
 		l.addGuideForward(ws, y, x, pre, residual)
 		residual = matrix{}
@@ -252,9 +263,33 @@ func (l *layer) addForward(ws *Workspace, y, x, pre, residual matrix, z []matrix
 	}
 }
 
+// addResidual returns the residual as an operand of the stages to come, whose
+// result is y. Where y is the residual and receives sums before they are
+// complete, that is a copy of the rows at work, made by a stage of its own: the
+// kernels then add in the order in which they would in two buffers.
+func (l *layer) addResidual(ws *Workspace, y, residual []float32) matrix {
+	if len(y) == 0 || len(residual) == 0 || &y[0] != &residual[0] || !l.storesParts() {
+		return whole(residual)
+	}
+	kept := ws.local(slotResidual, l.plan.Spec.Out)
+	ws.stages = append(ws.stages, stage{copied: l.plan.Spec.Out, src: whole(residual), dst: kept})
+	return kept
+}
+
+// storesParts reports whether the products that add the residual store the
+// sums of one block of k for the next block to find.
+func (l *layer) storesParts() bool {
+	qs := l.forward[len(l.forward)-1]
+	if l.mix.On {
+		qs = l.guide.forward
+	}
+	return slices.ContainsFunc(qs, func(q *product) bool { return q.Direct && len(q.blocks) > 1 })
+}
+
 // addBackwardData adds the stages of dx = dy W. dz holds the gradients of the
 // intermediates. dx may be nil.
 func (l *layer) addBackwardData(ws *Workspace, dx, dy matrix, dz []matrix) {
+	l.checkPacked()
 	if l.mix.On && dx.data != nil {
 		ws.addProducts(l.guide.backward, stage{src: dy, dst: dx, weight: l.guided(0)})
 	}

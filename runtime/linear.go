@@ -1,9 +1,6 @@
 package runtime
 
 import (
-	"fmt"
-	"math"
-
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 )
@@ -12,35 +9,6 @@ import (
 // weights. Forward is safe from several goroutines, each with its own
 // workspace, as long as nobody changes or repacks the weights.
 type Linear struct{ layer *layer }
-
-// Saved holds what a layer's backward pass needs of its forward pass: the
-// intermediates between factors and, for an FFN, the values before the
-// activation. The activation itself is computed again.
-type Saved struct {
-	rows       int
-	z1, z2     []float32
-	pre        []float32
-	arena      Arena
-	perRowSize int
-}
-
-// BytesPerRow is the memory that one row (token) takes.
-func (s *Saved) BytesPerRow() int { return 4 * s.perRowSize }
-
-// Close frees the buffers.
-func (s *Saved) Close() { s.arena.Close() }
-
-func newSaved(rows, z1, z2, pre int) *Saved {
-	s := &Saved{rows: rows, perRowSize: z1 + z2 + pre}
-	s.z1 = s.arena.Floats(rows * z1)
-	s.z2 = s.arena.Floats(rows * z2)
-	s.pre = s.arena.Floats(rows * pre)
-	return s
-}
-
-// NoIntermediates is what a layer of one factor saves: nothing, for any
-// number of rows.
-func NoIntermediates() *Saved { return &Saved{rows: math.MaxInt} }
 
 // NewLinear binds a valid spec to its weights and packs them.
 func NewLinear(l spec.Linear, w Weights, opt Options) (*Linear, error) {
@@ -75,7 +43,9 @@ func (l *Linear) Spec() spec.Linear { return l.layer.plan.Spec }
 func (l *Linear) NewWorkspace() *Workspace { return NewWorkspace(l.layer.opt.Pool) }
 
 // NewSaved returns room for the forward pass of up to rows rows.
-func (l *Linear) NewSaved(rows int) *Saved { return newSaved(rows, l.layer.zWidth(), 0, 0) }
+func (l *Linear) NewSaved(rows int) *Saved { return newSaved(rows, l.saves()) }
+
+func (l *Linear) saves() savedWidths { return savedWidths{z1: l.layer.zWidth()} }
 
 // Close frees the packed weights. The layer must not be used afterwards.
 func (l *Linear) Close() { l.layer.packs.Close() }
@@ -88,15 +58,12 @@ func (l *Linear) MarkStale() { l.layer.stale = true }
 func (l *Linear) Repack() { l.layer.repack() }
 
 // Forward computes y = x W^T + bias (+ residual) for m rows: x is [m, in], y
-// and residual [m, out], all tight and row-major; y may be residual. saved is
-// nil when no backward pass follows.
+// and residual [m, out], all tight and row-major; y may be residual, and shares
+// no memory with x. saved is nil when no backward pass follows.
 func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspace) {
-	s, name := &l.layer.plan.Spec, l.layer.name
-	checkRows(name, "x", x, m, s.In)
-	checkRows(name, "y", y, m, s.Out)
-	if residual != nil {
-		checkRows(name, "residual", residual, m, s.Out)
-	}
+	s := &l.layer.plan.Spec
+	ws.check(l.layer.name)
+	checkForward(l.layer.name, s.In, s.Out, y, x, residual, m)
 	if m == 0 {
 		return
 	}
@@ -105,16 +72,17 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 	if saved == nil {
 		z = l.layer.intermediates(ws, slotZ1, ws.local(slotZ1, l.layer.zWidth()), ws.localRows())
 	} else {
-		saved.check(m)
+		saved.fill(l.layer, l.saves(), m)
 		z = l.layer.intermediates(ws, slotZ1, whole(saved.z1), m)
 	}
-	l.layer.addForward(ws, whole(y), whole(x), matrix{}, whole(residual), z)
+	l.layer.addForward(ws, whole(y), whole(x), matrix{}, l.layer.addResidual(ws, y, residual), z)
 	ws.exec()
 }
 
 // Backward computes, from dy [m, out] and the x and saved of the forward
 // pass, dx [m, in] (left out where nil) and the gradients of all parameters,
-// which it adds to g where accumulate, and overwrites otherwise.
+// which it adds to g where accumulate, and overwrites otherwise. dx shares no
+// memory with dy and x.
 func (l *Linear) Backward(dx []float32, g Weights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
 	l.BackwardData(dx, dy, m, saved, ws)
 	l.BackwardWeights(g, dy, x, m, saved, accumulate, ws)
@@ -123,16 +91,18 @@ func (l *Linear) Backward(dx []float32, g Weights, dy, x []float32, m int, saved
 // BackwardData is the first half of Backward: dx, and in ws the gradients of
 // the intermediates, which BackwardWeights needs.
 func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
-	s, name := &l.layer.plan.Spec, l.layer.name
+	s := &l.layer.plan.Spec
 	l.layer.checkTrain()
-	checkRows(name, "dy", dy, m, s.Out)
-	if dx != nil {
-		checkRows(name, "dx", dx, m, s.In)
+	ws.check(l.layer.name)
+	checkBackward(l.layer.name, s.In, s.Out, dx, dy, m)
+	saved.check(l.layer, l.saves(), m)
+	if m == 0 {
+		return
 	}
-	saved.check(m)
 	ws.begin(m)
 	l.layer.addBackwardData(ws, whole(dx), whole(dy), l.dz(m, ws))
 	ws.exec()
+	ws.half = half{l.layer, saved, m, dy, dx}
 }
 
 // BackwardWeights is the second half of Backward: it must follow the
@@ -140,6 +110,12 @@ func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspa
 func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
 	l.layer.checkGradients(g)
 	checkRows(l.layer.name, "x", x, m, l.layer.plan.Spec.In)
+	checkRows(l.layer.name, "dy", dy, m, l.layer.plan.Spec.Out)
+	if m == 0 {
+		g.addNothing(accumulate)
+		return
+	}
+	ws.checkHalf(l.layer, saved, m, dy, x)
 	l.layer.clearGuide(g, accumulate)
 	z := l.layer.intermediates(ws, slotZ1, whole(saved.z1), m)
 	ws.units = l.layer.addGradients(ws.units[:0], g, dy, x, z, l.dz(m, ws),
@@ -149,29 +125,4 @@ func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved
 
 func (l *Linear) dz(m int, ws *Workspace) []matrix {
 	return l.layer.intermediates(ws, slotDZ1, whole(ws.floats(slotDZ1, m*l.layer.zWidth())), m)
-}
-
-func (l *layer) checkTrain() {
-	if !l.opt.Train {
-		panic("runtime: " + l.name + ": the backward pass needs a layer made with Options.Train")
-	}
-}
-
-func (l *layer) checkGradients(g Weights) {
-	l.checkTrain()
-	if err := l.checkWeights(g); err != nil {
-		panic("gradients of " + err.Error())
-	}
-}
-
-func (s *Saved) check(m int) {
-	if m > s.rows {
-		panic(fmt.Sprintf("runtime: saved has room for %d rows, got %d", s.rows, m))
-	}
-}
-
-func checkRows(layer, name string, x []float32, m, width int) {
-	if m < 0 || len(x) < m*width {
-		panic(fmt.Sprintf("runtime: %s: %s has %d entries, want [%d, %d] = %d", layer, name, len(x), m, width, m*width))
-	}
 }

@@ -12,8 +12,10 @@ type stage struct {
 	weight                  weight
 	// activation, where products is nil, is the network whose activation is
 	// computed backward: src is what it saved before the activation, dst and
-	// pre are act and dpre of activationBackward.
+	// pre are act and dpre of activationBackward. Without products and
+	// activation, rows of so many entries are copied from src to dst.
 	activation *FFN
+	copied     int
 	// units is the number of pairs of panels of all products.
 	units int
 }
@@ -47,7 +49,7 @@ func (w *Workspace) from(x matrix, worker, r0, width int) []float32 {
 	switch {
 	case x.data == nil:
 		return nil
-	case x.local:
+	case x.local && w.rowChunk > 0:
 		return x.data[worker*w.rowChunk*width:]
 	}
 	return x.data[r0*width:]
@@ -80,6 +82,7 @@ const (
 // blocks that pass through all stages; few rows in column units, stage by
 // stage. How the work is split never changes a sum.
 func (w *Workspace) begin(m int) {
+	w.half = half{}
 	w.stages = w.stages[:0]
 	w.m, w.rowChunk = m, 0
 	threads := w.pool.Threads()
@@ -133,7 +136,7 @@ func (w *Workspace) nextUnit(unit int) int {
 
 // count is the number of the stage's units over m rows.
 func (st *stage) count(m int) int {
-	if st.activation != nil {
+	if st.products == nil {
 		return ceilDiv(m, rowTiles)
 	}
 	return st.units
@@ -153,8 +156,8 @@ func (w *Workspace) rowStep(worker, i int) {
 	r1 := min(w.m, r0+w.rowChunk)
 	for k := range w.stages {
 		st := &w.stages[k]
-		if st.activation != nil {
-			w.scratch[worker].elementwise(func() { st.rows(r0, r1) })
+		if st.products == nil {
+			w.scratch[worker].elementwise(func() { w.rows(st, worker, r0, r1) })
 			continue
 		}
 		o := w.operands(st, worker, r0)
@@ -167,8 +170,8 @@ func (w *Workspace) rowStep(worker, i int) {
 // unitStep runs unit i of the stage at work over all rows.
 func (w *Workspace) unitStep(worker, unit int) {
 	st := w.at
-	if st.activation != nil {
-		w.scratch[worker].elementwise(func() { st.rows(unit*rowTiles, min(w.m, (unit+1)*rowTiles)) })
+	if st.products == nil {
+		w.scratch[worker].elementwise(func() { w.rows(st, worker, unit*rowTiles, min(w.m, (unit+1)*rowTiles)) })
 		return
 	}
 	p, i := st.unit(unit)
@@ -180,8 +183,13 @@ func (w *Workspace) unitStep(worker, unit int) {
 }
 
 // rows runs an elementwise pass over rows [r0, r1).
-func (st *stage) rows(r0, r1 int) {
-	st.activation.activationBackward(st.dst.data, st.pre.data, st.src.data, r0, r1)
+func (w *Workspace) rows(st *stage, worker, r0, r1 int) {
+	if st.activation != nil {
+		st.activation.activationBackward(st.dst.data, st.pre.data, st.src.data, r0, r1)
+		return
+	}
+	n := st.copied
+	copy(w.from(st.dst, worker, r0, n)[:(r1-r0)*n], w.from(st.src, worker, r0, n))
 }
 
 // unit finds the product that unit i belongs to, and the unit's number in it.

@@ -194,12 +194,13 @@ func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
 }
 
 // direct sums a strip into dW itself; a last, narrower panel goes through the
-// scratch tile.
+// scratch tile. The strip's rows may follow each other upwards: RowStep is
+// negative where a block's outputs are stored last row first.
 func (u *weightUnit) direct(s *scratch, st *plan.Strip, left []float32, rows int, add bool) {
-	dw, ld := u.dw[st.Row*u.nIn:], st.RowStep*u.nIn
+	row, ld := st.Row*u.nIn, st.RowStep*u.nIn
 	full := u.nIn / plan.Panel
 	if n := min(full, u.p1) - u.p0; n > 0 {
-		u.strip(s, oneWide, st, left, s.right, dw[u.p0*plan.Panel:], 4*ld, n, rows, add)
+		u.strip(s, oneWide, st, left, s.right, u.dw[row+u.p0*plan.Panel:], 4*ld, n, rows, add)
 	}
 	if u.p1 <= full {
 		return
@@ -208,7 +209,7 @@ func (u *weightUnit) direct(s *scratch, st *plan.Strip, left []float32, rows int
 	u.strip(s, w, st, left, s.right[(full-u.p0)*plan.Panel*rows:], s.tile, 4*widths[w], 1, rows, false)
 	n := u.nIn - full*plan.Panel
 	for i := range st.Store {
-		dst := dw[i*ld+full*plan.Panel:][:n]
+		dst := u.dw[row+i*ld+full*plan.Panel:][:n]
 		src := s.tile[i*widths[w]:][:n]
 		if !add {
 			copy(dst, src)

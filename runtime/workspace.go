@@ -22,6 +22,7 @@ type Workspace struct {
 	at         *stage
 	units      []weightUnit
 	accumulate bool
+	half       half
 	runRows    func(worker, i int)
 	runChunks  func(worker, i int)
 	runWeights func(worker, i int)
@@ -39,6 +40,7 @@ const (
 	slotDZ1
 	slotDZ2
 	slotBias
+	slotResidual // rows of a residual that the result overwrites
 	nSlots
 )
 
