@@ -61,21 +61,12 @@ func NewAttention(s AttentionSpec, opt Options) (*Attention, error) {
 // runs, in whole panels.
 type multiplier struct {
 	target plan.Target
-	tiles  [len(widths)][16]kernel.Func
+	tiles  *tiles
 }
 
 func newMultiplier(t plan.Target) (*multiplier, error) {
-	m := &multiplier{target: t}
-	for w, nr := range widths {
-		for mr := 1; mr <= t.MaxMR[nr]; mr++ {
-			f, err := lookup(plan.Kernel{ISA: t.ISA, MR: mr, NR: nr})
-			if err != nil {
-				return nil, err
-			}
-			m.tiles[w][mr] = f
-		}
-	}
-	return m, nil
+	all, err := anyShape(t, family{})
+	return &multiplier{target: t, tiles: all}, err
 }
 
 // run computes rows x (32*panels) results. a gives A, B, C, the strides and

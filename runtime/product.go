@@ -39,7 +39,8 @@ type kblock struct {
 	segs   []kernel.Segment
 	// tiles[w][mr] runs mr rows of width class w. scratch holds the kernels
 	// whose C is the scratch tile.
-	tiles, scratch [len(widths)][16]kernel.Func
+	tiles   tiles
+	scratch *tiles
 }
 
 // The classes of tiles by width: two panels, one, and the last panels that are
@@ -64,27 +65,25 @@ func widthClass(width int) int {
 	return oneWide
 }
 
-func newProduct(p plan.Product, t plan.Target, bias, anyShape bool, arena *Arena) (*product, error) {
+func newProduct(p plan.Product, t plan.Target, bias, onlyAny bool, arena *Arena) (*product, error) {
 	q := &product{Product: p, target: t, columns: p.Columns(), panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
 	k0 := 0
 	for i, kc := range p.KBlocks {
 		b := kblock{k0: k0, kc: kc}
 		b.base, b.segs = plan.Relative(p.Segments(k0, kc))
+		var err error
+		if b.scratch, err = anyShape(t, family{epilogue: p.BlockEpilogue(i)}); err != nil {
+			return nil, err
+		}
+		b.tiles = *b.scratch
 		for w, nr := range widths {
-			for mr := 1; mr <= t.MaxMR[nr]; mr++ {
-				if p.Epilogue == kernel.SwiGLU && nr%plan.Panel != 0 {
-					continue // SwiGLU's panels are all 32 wide
+			for _, mr := range t.ShapedHeights(nr) {
+				k, ok := (plan.Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: p.BlockEpilogue(i)}).Shaped(p, b.segs)
+				if !ok || onlyAny {
+					continue
 				}
-				k := plan.Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: p.BlockEpilogue(i)}
-				f, err := lookup(k)
-				if err != nil {
-					return nil, err
-				}
-				b.tiles[w][mr], b.scratch[w][mr] = f, f
-				if shaped, ok := k.Shaped(p, b.segs); ok && !anyShape {
-					if info, ok := kernel.Lookup(shaped.Name()); ok {
-						b.tiles[w][mr] = info.Func
-					}
+				if info, ok := kernel.Lookup(k.Name()); ok {
+					b.tiles[w][mr] = info.Func
 				}
 			}
 		}

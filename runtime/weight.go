@@ -20,7 +20,7 @@ type gradient struct {
 	// nOut those of one block.
 	inWidth, outWidth int
 	nIn, nOut         int
-	strips            [len(widths)][16]kernel.Func
+	strips            *tiles
 }
 
 type gradientBlock struct {
@@ -70,19 +70,9 @@ func newGradient(f plan.Factor, t plan.Target) (*gradient, error) {
 		}
 		g.blocks = append(g.blocks, b)
 	}
-	for w, nr := range widths {
-		if nr > plan.Panel {
-			continue
-		}
-		for mr := 1; mr <= t.MainMR[nr]; mr++ {
-			fn, err := lookup(plan.Kernel{ISA: t.ISA, MR: mr, NR: nr, Strip: true})
-			if err != nil {
-				return nil, err
-			}
-			g.strips[w][mr] = fn
-		}
-	}
-	return g, nil
+	var err error
+	g.strips, err = anyShape(t, family{strip: true})
+	return g, err
 }
 
 // weightUnit is a chunk of gradient work: strips [s0, s1) of dW and panels

@@ -166,6 +166,18 @@ func (t Target) Kernels(p Product) []Kernel {
 	return ks
 }
 
+// ShapedHeights lists the heights of which a specialised kernel of so many
+// columns may exist.
+func (t Target) ShapedHeights(nr int) []int {
+	switch {
+	case t.MainMR[nr] == 0:
+		return nil
+	case PanelWidth(nr) != nr:
+		return []int{t.MainMR[nr]}
+	}
+	return []int{1, t.MainMR[nr]}
+}
+
 // tileWidths lists the widths of the tiles that store a product's results
 // themselves. A last panel with padding goes through the scratch tile.
 func (t Target) tileWidths(p Product) []int {
