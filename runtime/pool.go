@@ -1,7 +1,9 @@
 package runtime
 
 import (
+	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -19,6 +21,8 @@ type Pool struct {
 	n    int64
 	f    func(worker, i int)
 	next atomic.Int64
+	// failure is the first panic of the job.
+	failure atomic.Pointer[failure]
 
 	seq    atomic.Uint64 // counts jobs; workers wait for it to move
 	open   atomic.Bool
@@ -72,7 +76,9 @@ func (p *Pool) Threads() int { return p.threads }
 // Run calls f for every i in [0, n), on any worker, and returns when all
 // calls have. worker is below Threads and at work on one chunk at a time, so
 // it may index scratch that belongs to the caller. When the pool is busy with
-// another caller's job, all of it runs inline as worker 0.
+// another caller's job, all of it runs inline as worker 0. Where a call panics,
+// chunks that nobody has begun are left out, and Run panics in the caller's
+// goroutine once all workers have stopped; the pool is good for other jobs.
 func (p *Pool) Run(n int, f func(worker, i int)) {
 	if n <= 1 || p.threads == 1 || !p.busy.CompareAndSwap(false, true) {
 		for i := range n {
@@ -98,12 +104,43 @@ func (p *Pool) Run(n int, f func(worker, i int)) {
 		}
 	}
 	p.f = nil
+	failed := p.failure.Swap(nil)
 	p.busy.Store(false)
+	if failed != nil {
+		panic(failed)
+	}
 }
 
 func (p *Pool) work(id int) {
+	defer p.caught(id)
 	for i := p.next.Add(1) - 1; i < p.n; i = p.next.Add(1) - 1 {
 		p.f(id, int(i))
+	}
+}
+
+// failure is a panic on its way from a worker to the caller of Run.
+type failure struct {
+	value  any
+	worker int
+	stack  []byte // of the worker, which is gone by then
+}
+
+// Error gives the panic's own words first.
+func (f *failure) Error() string {
+	return fmt.Sprintf("%v\n\nin worker %d:\n%s", f.value, f.worker, f.stack)
+}
+
+// Unwrap is the panic's value where that is an error.
+func (f *failure) Unwrap() error {
+	err, _ := f.value.(error)
+	return err
+}
+
+// caught keeps the panic of a chunk and leaves the job's other chunks out.
+func (p *Pool) caught(id int) {
+	if v := recover(); v != nil {
+		p.failure.CompareAndSwap(nil, &failure{v, id, debug.Stack()})
+		p.next.Store(p.n)
 	}
 }
 

@@ -1,9 +1,11 @@
 package runtime
 
 import (
+	"errors"
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -232,4 +234,39 @@ func collections(f func()) time.Duration {
 	wg.Wait()
 	slices.Sort(took)
 	return took[len(took)/2]
+}
+
+// A panic in any worker reaches the caller of Run, whose pool goes on.
+func TestPoolPanics(t *testing.T) {
+	broken := errors.New("broken")
+	for _, threads := range []int{1, 2, 3, 16} {
+		p := NewPool(threads)
+		defer p.Close()
+		for range 20 {
+			for _, bad := range []int{0, 7, 39} {
+				func() {
+					defer func() {
+						v := recover()
+						err, ok := v.(error)
+						if !ok || !errors.Is(err, broken) || !strings.Contains(err.Error(), "broken") {
+							t.Errorf("%d threads: recovered %v, want the chunk's own panic", threads, v)
+						}
+					}()
+					p.Run(40, func(_, i int) {
+						if i == bad {
+							panic(broken)
+						}
+					})
+				}()
+				// All threads are there for the next job: each waits for the others.
+				var arrived atomic.Int32
+				p.Run(threads, func(int, int) {
+					arrived.Add(1)
+					for threads > 1 && arrived.Load() < int32(threads) {
+						runtime.Gosched()
+					}
+				})
+			}
+		}
+	}
 }
