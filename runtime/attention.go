@@ -23,10 +23,13 @@ type AttentionSpec struct {
 
 func (s AttentionSpec) rowWidth() int { return (s.QHeads + 2*s.KVHeads) * s.HeadDim }
 
+func (s AttentionSpec) outWidth() int { return s.QHeads * s.HeadDim }
+
 // Attention is blocked causal softmax(Q K^T) V. It never holds more scores
 // than one block of rows times one block of keys for each worker.
 type Attention struct {
 	AttentionSpec
+	name  string // for messages
 	opt   Options
 	vec   *vec.Table
 	mul   *multiplier
@@ -53,7 +56,8 @@ func NewAttention(s AttentionSpec, opt Options) (*Attention, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Attention{AttentionSpec: s, opt: opt, vec: vec.For(opt.ISA), mul: m,
+	name := fmt.Sprintf("attention of %d query and %d key/value heads of %d", s.QHeads, s.KVHeads, s.HeadDim)
+	return &Attention{AttentionSpec: s, name: name, opt: opt, vec: vec.For(opt.ISA), mul: m,
 		group: s.QHeads / s.KVHeads, cols: (s.HeadDim + plan.Panel - 1) &^ (plan.Panel - 1)}, nil
 }
 
@@ -224,6 +228,8 @@ type attnScratch struct {
 
 // AttnWorkspace is the scratch memory of one caller's attention calls.
 type AttnWorkspace struct {
+	pool    *Pool
+	cols    int // of the attention that made it
 	scratch []attnScratch
 	kv, kt2 buffer
 	dkv     buffer
@@ -248,9 +254,9 @@ type attnCall struct {
 }
 
 // NewWorkspace returns an empty workspace for calls of this attention, and of
-// any other of the same shape on the same pool.
+// any other with heads of the same size on the same pool.
 func (a *Attention) NewWorkspace() *AttnWorkspace {
-	w := &AttnWorkspace{scratch: make([]attnScratch, a.opt.Pool.Threads())}
+	w := &AttnWorkspace{pool: a.opt.Pool, cols: a.cols, scratch: make([]attnScratch, a.opt.Pool.Threads())}
 	for i := range w.scratch {
 		s := &w.scratch[i]
 		s.p = make([]float32, queryBlock*keyBlock)
@@ -292,6 +298,16 @@ func (w *AttnWorkspace) Close() {
 // QHeads*HeadDim] and, where not nil, lse [batch, QHeads, seq] from qkv
 // [batch*seq, (QHeads+2*KVHeads)*HeadDim].
 func (a *Attention) Forward(o, lse, qkv []float32, batch, seq int, ws *AttnWorkspace) {
+	m := a.checkBatch(batch, seq, ws)
+	checkRows(a.name, "o", o, m, a.outWidth())
+	checkRows(a.name, "qkv", qkv, m, a.rowWidth())
+	if lse != nil {
+		checkRows(a.name, "lse", lse, m, a.QHeads)
+	}
+	checkApart(a.name, operand{"o", o[:m*a.outWidth()]}, operand{"qkv", qkv[:m*a.rowWidth()]})
+	if m == 0 {
+		return
+	}
 	ws.attnCall = attnCall{a: a, batch: batch, seq: seq, o: o, lse: lse, qkv: qkv}
 	ws.pack()
 	a.opt.Pool.Run(batch*a.QHeads*queryBlocks(seq), ws.runForward)
@@ -359,6 +375,17 @@ func (ws *AttnWorkspace) oppositeStep(_, i int) {
 //	P = exp(scale*S - lse), dP = dO V^T, dS = P*(dP - rowsum(dO*O))*scale
 //	dQ = dS K, dK = dS^T Q, dV = P^T dO
 func (a *Attention) Backward(dqkv, do, o, lse, qkv []float32, batch, seq int, ws *AttnWorkspace) {
+	m := a.checkBatch(batch, seq, ws)
+	checkRows(a.name, "dqkv", dqkv, m, a.rowWidth())
+	checkRows(a.name, "do", do, m, a.outWidth())
+	checkRows(a.name, "o", o, m, a.outWidth())
+	checkRows(a.name, "lse", lse, m, a.QHeads)
+	checkRows(a.name, "qkv", qkv, m, a.rowWidth())
+	checkApart(a.name, operand{"dqkv", dqkv[:m*a.rowWidth()]},
+		operand{"do", do[:m*a.outWidth()]}, operand{"o", o[:m*a.outWidth()]}, operand{"qkv", qkv[:m*a.rowWidth()]})
+	if m == 0 {
+		return
+	}
 	ws.attnCall = attnCall{a: a, batch: batch, seq: seq, o: o, lse: lse, qkv: qkv, do: do, dqkv: dqkv}
 	ws.pack()
 	ws.reserve(&ws.kt2)

@@ -69,6 +69,25 @@ func overlap(a, b []float32) bool {
 	return first(a) < end(b) && first(b) < end(a)
 }
 
+// checkBatch checks the shape of a batch and the workspace, and returns the
+// number of its rows.
+func (a *Attention) checkBatch(batch, seq int, ws *AttnWorkspace) int {
+	if batch < 0 || seq < 0 {
+		panic(fmt.Sprintf("runtime: %s: a batch of %d sequences of %d", a.name, batch, seq))
+	}
+	a.checkWorkspace(ws)
+	return batch * seq
+}
+
+func (a *Attention) checkWorkspace(ws *AttnWorkspace) {
+	switch {
+	case ws == nil:
+		panic("runtime: " + a.name + ": the workspace is nil; NewWorkspace makes one")
+	case ws.cols != a.cols || ws.pool != a.opt.Pool:
+		panic("runtime: " + a.name + ": the workspace was made by an attention with heads of another size, or on another pool")
+	}
+}
+
 // checkPacked checks that the packs are those of the weights.
 func (l *layer) checkPacked() {
 	if l.stale {

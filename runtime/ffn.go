@@ -96,6 +96,9 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 	} else {
 		checkRows(name, "x", x, m, h)
 	}
+	if saved != nil {
+		saved.fill(f.fc1, f.saves(), m)
+	}
 	if m == 0 {
 		return
 	}
@@ -103,7 +106,6 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 	act, rows := ws.local(slotAct, f.spec.FFN), m
 	var z1, z2, pre matrix
 	if saved != nil {
-		saved.fill(f.fc1, f.saves(), m)
 		z1, z2, pre = whole(saved.z1), whole(saved.z2), whole(saved.pre)
 	} else {
 		rows = ws.localRows()

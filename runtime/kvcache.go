@@ -9,12 +9,14 @@ type KVCache struct {
 	capacity int
 	heads    int
 	kv       []keysValues // [sequence, key/value head]
+	held     []int        // positions that each sequence holds
+	seen     []bool       // scratch of Extend, all false between calls
 	arena    Arena
 }
 
 // NewKVCache returns room for capacity positions of each of batch sequences.
 func (a *Attention) NewKVCache(batch, capacity int) *KVCache {
-	c := &KVCache{a: a, capacity: capacity, heads: a.KVHeads}
+	c := &KVCache{a: a, capacity: capacity, heads: a.KVHeads, held: make([]int, batch), seen: make([]bool, batch)}
 	n := a.size(capacity)
 	all := c.arena.Floats(batch * a.KVHeads * n) // at once, for huge pages
 	for i := range batch * a.KVHeads {
@@ -23,8 +25,13 @@ func (a *Attention) NewKVCache(batch, capacity int) *KVCache {
 	return c
 }
 
-// Copy makes sequence dst hold the first n positions of sequence src.
+// Copy makes sequence dst hold the first n positions of sequence src, which
+// must hold as many.
 func (c *KVCache) Copy(dst, src, n int) {
+	if n < 0 || n > c.held[src] {
+		panic(fmt.Sprintf("runtime: copying %d positions of sequence %d, which holds %d", n, src, c.held[src]))
+	}
+	c.held[dst] = n
 	size := c.a.size(n) // of whole blocks, in which they are laid out
 	for h := range c.heads {
 		copy(c.kv[dst*c.heads+h][:size], c.kv[src*c.heads+h])
@@ -39,16 +46,53 @@ func (c *KVCache) Close() { c.arena.Close() }
 type Span struct{ Seq, Pos, Row, Rows int }
 
 // Extend appends the keys and values of the spans' rows of qkv to the cache
-// and computes their outputs o, each row seeing its sequence up to itself.
-// The same code as Forward runs on the same layout.
+// and computes their outputs o, each row seeing its sequence up to itself. A
+// span follows what its sequence holds, or replaces its end: the sequence then
+// holds the positions up to the span's last. No sequence has two spans. On an
+// error nothing has changed. The same code as Forward runs on the same layout.
 func (a *Attention) Extend(o, qkv []float32, c *KVCache, spans []Span, ws *AttnWorkspace) error {
+	a.checkWorkspace(ws)
+	if err := a.checkSpans(o, qkv, c, spans); err != nil {
+		return fmt.Errorf("runtime: %w", err)
+	}
 	for _, sp := range spans {
-		if sp.Pos+sp.Rows > c.capacity {
-			return fmt.Errorf("runtime: sequence %d would grow to %d positions, the cache holds %d", sp.Seq, sp.Pos+sp.Rows, c.capacity)
-		}
+		c.held[sp.Seq] = sp.Pos + sp.Rows
 	}
 	ws.attnCall = attnCall{a: a, o: o, qkv: qkv, cache: c, spans: spans}
 	a.opt.Pool.Run(len(spans)*a.KVHeads, ws.runExtend)
+	return nil
+}
+
+func (a *Attention) checkSpans(o, qkv []float32, c *KVCache, spans []Span) error {
+	if c.heads != a.KVHeads || c.a.HeadDim != a.HeadDim {
+		return fmt.Errorf("%s: the cache has %d key/value heads of %d", a.name, c.heads, c.a.HeadDim)
+	}
+	defer func() {
+		for _, sp := range spans {
+			if sp.Seq >= 0 && sp.Seq < len(c.seen) {
+				c.seen[sp.Seq] = false
+			}
+		}
+	}()
+	for _, sp := range spans {
+		switch {
+		case sp.Seq < 0 || sp.Seq >= len(c.held):
+			return fmt.Errorf("sequence %d of a cache of %d", sp.Seq, len(c.held))
+		case c.seen[sp.Seq]:
+			return fmt.Errorf("sequence %d has two spans in one call", sp.Seq)
+		case sp.Pos < 0 || sp.Rows < 1 || sp.Row < 0:
+			return fmt.Errorf("sequence %d: a span of %d rows, from row %d and position %d on", sp.Seq, sp.Rows, sp.Row, sp.Pos)
+		case sp.Pos > c.held[sp.Seq]:
+			return fmt.Errorf("sequence %d holds %d positions, a span that begins at %d would leave a gap", sp.Seq, c.held[sp.Seq], sp.Pos)
+		case sp.Rows > c.capacity-sp.Pos:
+			return fmt.Errorf("sequence %d would grow to %d positions, the cache holds %d", sp.Seq, sp.Pos+sp.Rows, c.capacity)
+		case sp.Rows > len(qkv)/a.rowWidth()-sp.Row:
+			return fmt.Errorf("sequence %d: rows %d to %d of a qkv of %d", sp.Seq, sp.Row, sp.Row+sp.Rows-1, len(qkv)/a.rowWidth())
+		case sp.Rows > len(o)/a.outWidth()-sp.Row:
+			return fmt.Errorf("sequence %d: rows %d to %d of an o of %d", sp.Seq, sp.Row, sp.Row+sp.Rows-1, len(o)/a.outWidth())
+		}
+		c.seen[sp.Seq] = true
+	}
 	return nil
 }
 

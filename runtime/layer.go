@@ -231,6 +231,9 @@ func (l *layer) listPanels() {
 
 // repack copies the weights into the kernels' packs.
 func (l *layer) repack() {
+	if len(l.weights.Factors) == 0 {
+		panic("runtime: " + l.name + " holds packs alone, it was merged from another; merge that one again")
+	}
 	l.opt.Pool.Run(len(l.panels), l.packPanel)
 	if l.plan.Spec.Bias {
 		for _, q := range l.forward[len(l.forward)-1] {

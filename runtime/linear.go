@@ -64,6 +64,9 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 	s := &l.layer.plan.Spec
 	ws.check(l.layer.name)
 	checkForward(l.layer.name, s.In, s.Out, y, x, residual, m)
+	if saved != nil {
+		saved.fill(l.layer, l.saves(), m)
+	}
 	if m == 0 {
 		return
 	}
@@ -72,7 +75,6 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 	if saved == nil {
 		z = l.layer.intermediates(ws, slotZ1, ws.local(slotZ1, l.layer.zWidth()), ws.localRows())
 	} else {
-		saved.fill(l.layer, l.saves(), m)
 		z = l.layer.intermediates(ws, slotZ1, whole(saved.z1), m)
 	}
 	l.layer.addForward(ws, whole(y), whole(x), matrix{}, l.layer.addResidual(ws, y, residual), z)

@@ -1,6 +1,8 @@
 package runtime
 
 import (
+	"fmt"
+
 	"github.com/structuredffn/sffn/gen/spec"
 )
 
@@ -39,8 +41,12 @@ func Merge(l spec.Linear, w Weights, opt Options) ([]float32, error) {
 
 // Merged returns the dense network that f amounts to, for decoding. It holds
 // packs of its own and no weights: they follow no change of f's, and Repack
-// panics.
+// panics. A guide that is on is refused: its share of the sums changes from step
+// to step.
 func (f *FFN) Merged() (*FFN, error) {
+	if f.fc1.mix.On || f.fc2.mix.On {
+		return nil, fmt.Errorf("runtime: %s: its guide is on, and a merged network has none; switch it off first", f.spec.Name())
+	}
 	opt := f.fc1.opt
 	opt.Train = false
 	dense := spec.FFN{Kind: spec.Dense, Hidden: f.spec.Hidden, FFN: f.spec.FFN, Act: f.spec.Act, Bias: f.spec.Bias}
