@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -47,9 +48,6 @@ type layerTrace struct {
 	ffnSaved                    *rt.Saved
 }
 
-// headRows bounds the logits that exist at one time.
-const headRows = 256
-
 // NewTrace returns room for micro-batches of up to rows tokens.
 func (t *Model) NewTrace(rows int) *Trace { return t.newTrace(rows, false) }
 
@@ -80,7 +78,7 @@ func (t *Model) newTrace(rows int, recompute bool) *Trace {
 		})
 	}
 	tr.out, tr.final, tr.fstats = f(rows*h), f(rows*h), newStats(rows)
-	tr.logits = f(min(rows, headRows) * s.Vocab)
+	tr.logits = f(min(rows, plan.HeadRows) * s.Vocab)
 	if t.opt.Train {
 		tr.dfinal, tr.dstream, tr.dnorm = f(rows*h), f(rows*h), f(rows*h)
 		tr.dqkv, tr.dattn = f(rows*qkv), f(rows*s.AttnDim)
@@ -268,23 +266,20 @@ type headStep struct {
 	scale   float64
 }
 
-// headRowsStep rows are a unit of the loss.
-const headRowsStep = 8
-
-// crossEntropy runs the head on headRows rows at a time. With grads it also
+// crossEntropy runs the head on plan.HeadRows rows at a time. With grads it also
 // fills dfinal and the head's gradient.
 func (tr *Trace) crossEntropy(targets []int32, grads *Params, scale float64, accumulate bool) float64 {
 	t, m := tr.m, len(targets)
 	h := t.Spec.Hidden
-	for r := 0; r < m; r += headRows {
-		n := min(headRows, m-r)
+	for r := 0; r < m; r += plan.HeadRows {
+		n := min(plan.HeadRows, m-r)
 		x := tr.final[r*h : (r+n)*h]
 		start := time.Now()
 		t.head.Forward(tr.logits, x, nil, n, nil, tr.ws)
 		t.prof.since(&t.prof.Head, start)
 		start = time.Now()
 		tr.head = headStep{targets[r : r+n], tr.losses[r : r+n], grads != nil, scale / float64(m)}
-		t.opt.Pool.Run((n+headRowsStep-1)/headRowsStep, tr.runLosses)
+		t.opt.Pool.Run((n+plan.HeadRowsStep-1)/plan.HeadRowsStep, tr.runLosses)
 		t.prof.since(&t.prof.CrossEntropy, start)
 		if grads == nil {
 			continue
@@ -304,7 +299,7 @@ func (tr *Trace) crossEntropy(targets []int32, grads *Params, scale float64, acc
 
 func (tr *Trace) lossStep(_, i int) {
 	s, v := &tr.head, tr.m.Spec.Vocab
-	for j := headRowsStep * i; j < min(len(s.targets), headRowsStep*(i+1)); j++ {
+	for j := plan.HeadRowsStep * i; j < min(len(s.targets), plan.HeadRowsStep*(i+1)); j++ {
 		s.losses[j] = tr.m.rowLoss(tr.logits[j*v:(j+1)*v], int(s.targets[j]), s.grad, s.scale)
 	}
 }
@@ -325,9 +320,6 @@ func (t *Model) rowLoss(row []float32, target int, grad bool, scale float64) flo
 	return float64(top) + math.Log(float64(sum)) - logit
 }
 
-// embedColumns is the width of a unit of the embedding's gradient.
-const embedColumns = 64
-
 // embedGradient holds the operands of the embedding's gradient.
 type embedGradient struct {
 	grads *Params
@@ -340,12 +332,12 @@ type embedGradient struct {
 func (tr *Trace) embedBackward(grads *Params, dx []float32, ids []int32) {
 	defer tr.m.prof.since(&tr.m.prof.Embedding, time.Now())
 	tr.embeds = embedGradient{grads, dx, ids}
-	tr.m.opt.Pool.Run((tr.m.Spec.Hidden+embedColumns-1)/embedColumns, tr.runEmbeds)
+	tr.m.opt.Pool.Run((tr.m.Spec.Hidden+plan.EmbedColumns-1)/plan.EmbedColumns, tr.runEmbeds)
 }
 
 func (tr *Trace) embedGradientStep(_, i int) {
 	t, h, s := tr.m, tr.m.Spec.Hidden, &tr.embeds
-	c0, c1 := i*embedColumns, min(h, (i+1)*embedColumns)
+	c0, c1 := i*plan.EmbedColumns, min(h, (i+1)*plan.EmbedColumns)
 	for r, id := range s.ids {
 		row := s.dx[r*h+c0 : r*h+c1]
 		t.vec.Add(s.grads.wte[int(id)*h+c0:int(id)*h+c1], row)

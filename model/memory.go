@@ -85,7 +85,7 @@ func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 		perToken += s.KVHeads*heads + s.QHeads*(2*panels(s.HeadDim())+1)
 	}
 	m.PerToken = 4 * int64(perToken)
-	m.Fixed = 4*int64(headRows)*int64(s.Vocab) + int64(threads)*2<<20
+	m.Fixed = 4*int64(plan.HeadRows)*int64(s.Vocab) + int64(threads)*2<<20
 	return m
 }
 

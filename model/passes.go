@@ -3,6 +3,7 @@ package model
 import (
 	"time"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 )
 
@@ -34,10 +35,7 @@ func (t *Model) newPasses() *passes {
 	return p
 }
 
-// rowChunk is the number of rows of an elementwise unit of work, and of one
-// partial sum of the gradients that sum over rows: it never depends on the
-// number of threads.
-const rowChunk = 32
+const rowChunk = plan.PassRows
 
 // run calls step for each chunk of m rows.
 func (p *passes) run(m int, step func(worker, i int)) {

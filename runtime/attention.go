@@ -37,11 +37,9 @@ type Attention struct {
 	cols  int // HeadDim rounded up to whole panels
 }
 
-// Blocks of keys have a fixed place in the sequence, so that a row's result
-// depends on no other row and on no split of the work.
 const (
-	keyBlock   = 128
-	queryBlock = 96
+	keyBlock   = plan.KeyBlock
+	queryBlock = plan.QueryBlock
 )
 
 // NewAttention binds the kernels of attention.

@@ -1,9 +1,9 @@
 package runtime
 
-import "github.com/structuredffn/sffn/runtime/vec"
-
-// biasColumns is the width of a unit of bias gradient.
-const biasColumns = 256
+import (
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/runtime/vec"
+)
 
 // biasGradient sums dy over its rows, in order, into the bias's gradient.
 type biasGradient struct {
@@ -18,8 +18,8 @@ func newBiasGradient(t *vec.Table, canon []int) *biasGradient {
 
 // addUnits adds the units of a call; sums is scratch of len(canon) entries.
 func (b *biasGradient) addUnits(units []weightUnit, db, dy, sums []float32) []weightUnit {
-	for c := 0; c < len(b.canon); c += biasColumns {
-		units = append(units, weightUnit{bias: b, s0: c, s1: min(len(b.canon), c+biasColumns), dw: db, dy: dy, x: sums})
+	for c := 0; c < len(b.canon); c += plan.BiasColumns {
+		units = append(units, weightUnit{bias: b, s0: c, s1: min(len(b.canon), c+plan.BiasColumns), dw: db, dy: dy, x: sums})
 	}
 	return units
 }

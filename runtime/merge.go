@@ -3,11 +3,9 @@ package runtime
 import (
 	"fmt"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 )
-
-// mergeRows is the number of rows of the identity that pass at a time.
-const mergeRows = 256
 
 // Merge computes the dense matrix [out, in] that a layer's factors amount to, by
 // sending the identity through the layer. Guide and bias are no part of it.
@@ -21,9 +19,9 @@ func Merge(l spec.Linear, w Weights, opt Options) ([]float32, error) {
 	ws := layer.NewWorkspace()
 	defer ws.Close()
 	merged := make([]float32, l.Out*l.In)
-	eye, columns := make([]float32, mergeRows*l.In), make([]float32, mergeRows*l.Out)
-	for i0 := 0; i0 < l.In; i0 += mergeRows {
-		n := min(mergeRows, l.In-i0)
+	eye, columns := make([]float32, plan.MergeRows*l.In), make([]float32, plan.MergeRows*l.Out)
+	for i0 := 0; i0 < l.In; i0 += plan.MergeRows {
+		n := min(plan.MergeRows, l.In-i0)
 		clear(eye)
 		for i := range n {
 			eye[i*l.In+i0+i] = 1

@@ -306,7 +306,7 @@ func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 		o.residual, o.weight.flags, add = o.dst, o.weight.flags&^kernel.Accumulate, false
 	}
 	a := &s.args
-	widest, tallest := max(plan.Panel, q.panelWidth(p1-1)), rowTiles
+	widest, tallest := max(plan.Panel, q.panelWidth(p1-1)), plan.RowTiles
 	if 4*q.SrcWidth%4096 == 0 {
 		tallest /= 2 // more rows would share too few sets of the L1 cache
 	}

@@ -67,32 +67,13 @@ func (w *Workspace) addProducts(ps []*product, st stage) {
 // there are few rows.
 func (q *product) units() int { return (q.panels + 1) / 2 }
 
-const (
-	// rowTiles is a common multiple of the tiles' heights: chunks of rows cut
-	// no tile.
-	rowTiles = 12
-	// maxRowChunk rows of activations and one group of panels share the L2
-	// cache.
-	maxRowChunk = 11 * rowTiles
-	// inlineFlops is the work below which a dispatch costs more than it saves.
-	inlineFlops = 100_000
-)
-
 // begin starts the stages of a call over m rows. Many rows are handed out in
 // blocks that pass through all stages; few rows in column units, stage by
-// stage. How the work is split never changes a sum.
+// stage.
 func (w *Workspace) begin(m int) {
 	w.half = half{}
 	w.stages = w.stages[:0]
-	w.m, w.rowChunk = m, 0
-	threads := w.pool.Threads()
-	if threads == 1 {
-		// As few chunks as there must be: each reads all weights again.
-		chunks := ceilDiv(m, maxRowChunk)
-		w.rowChunk = ceilDiv(ceilDiv(m, chunks), rowTiles) * rowTiles
-	} else if chunk := m / (4 * threads) / rowTiles * rowTiles; chunk >= 2*rowTiles {
-		w.rowChunk = min(chunk, maxRowChunk)
-	}
+	w.m, w.rowChunk = m, plan.RowChunk(m, w.pool.Threads())
 }
 
 // exec runs the stages.
@@ -106,7 +87,7 @@ func (w *Workspace) exec() {
 		st := &w.stages[i]
 		w.at = st
 		n := st.count(m)
-		if st.flops(m) < inlineFlops {
+		if st.flops(m) < plan.InlineFlops {
 			w.chunk = n
 			w.chunkStep(0, 0)
 			continue
@@ -137,7 +118,7 @@ func (w *Workspace) nextUnit(unit int) int {
 // count is the number of the stage's units over m rows.
 func (st *stage) count(m int) int {
 	if st.products == nil {
-		return ceilDiv(m, rowTiles)
+		return ceilDiv(m, plan.RowTiles)
 	}
 	return st.units
 }
@@ -171,7 +152,7 @@ func (w *Workspace) rowStep(worker, i int) {
 func (w *Workspace) unitStep(worker, unit int) {
 	st := w.at
 	if st.products == nil {
-		w.scratch[worker].elementwise(func() { w.rows(st, worker, unit*rowTiles, min(w.m, (unit+1)*rowTiles)) })
+		w.scratch[worker].elementwise(func() { w.rows(st, worker, unit*plan.RowTiles, min(w.m, (unit+1)*plan.RowTiles)) })
 		return
 	}
 	p, i := st.unit(unit)
@@ -229,7 +210,3 @@ func (w *Workspace) operands(st *stage, worker, r0 int) operands {
 		weight:   st.weight,
 	}
 }
-
-// groupPanels is the number of panels of packed right operand that
-// backward-weight keeps in L2.
-func groupPanels(t plan.Target) int { return max(2, t.PanelGroup(plan.RowBlock, plan.RowBlock)*3/4) }

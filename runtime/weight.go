@@ -91,7 +91,7 @@ type weightUnit struct {
 // weights. Each packs its part of x again: units are tall rather than many.
 func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int, share weight) []weightUnit {
 	panels := ceilDiv(g.nIn, plan.Panel)
-	groups := ceilDiv(panels, groupPanels(g.target))
+	groups := ceilDiv(panels, g.target.GradientPanels())
 	group := ceilDiv(panels, groups)
 	ranges := max(1, g.nIn*g.nOut/groups/weights)
 	for i := range g.blocks {
@@ -109,17 +109,13 @@ func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }
 
-// smallUnit is a number of weights whose gradient stays in the L2 cache from one
-// block of rows to the next.
-const smallUnit = 1 << 17
-
 // unitWeights is the number of weights of one unit where all are shared out: at
 // least 6 units a thread keep the last ones short. One thread has nobody to
 // share with, and packs least in large units.
 func unitWeights(all, threads int) int {
 	n := max(1, ceilDiv(all, 6*threads))
 	if threads == 1 {
-		n = max(n, smallUnit)
+		n = max(n, plan.SmallUnit)
 	}
 	return n
 }
@@ -148,10 +144,6 @@ func (w *Workspace) weightStep(worker, i int) {
 	}
 	u.run(&w.scratch[worker], w.m, w.accumulate)
 }
-
-// leftStrips is the number of strips that are packed at once: together they
-// are whole cache lines of dY's rows.
-const leftStrips = 4
 
 func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
 	var sums []float32
@@ -271,11 +263,11 @@ func (u *weightUnit) strip(s *scratch, w int, st *plan.Strip, left, right, dst [
 func (u *weightUnit) packLeft(s *scratch, y []float32, rows, i int) int {
 	b, mr := u.block, u.target.StripMR()
 	n, step := 0, b.steps[i]
-	for i+n < u.s1 && n < leftStrips && step > 0 && b.steps[i+n] == step && len(b.Strips[i+n].Store) == mr &&
+	for i+n < u.s1 && n < plan.LeftStrips && step > 0 && b.steps[i+n] == step && len(b.Strips[i+n].Store) == mr &&
 		b.Strips[i+n].Store[0] == b.Strips[i].Store[0]+n*mr*step {
 		n++
 	}
-	left := s.floats(&s.left, leftStrips*mr*plan.RowBlock)
+	left := s.floats(&s.left, plan.LeftStrips*mr*plan.RowBlock)
 	if n > 0 {
 		u.vec.PackStrips(left, y[b.Strips[i].Store[0]:], rows, n, step, u.outWidth)
 		return n

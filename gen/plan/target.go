@@ -119,9 +119,12 @@ func (t Target) Wide(m, stride int) bool {
 // a pair would not; rows that lie a multiple of 2048 bytes apart would drive it
 // out again.
 func (t Target) Pairs(p Product) bool {
-	shallow := len(p.KBlocks) > 0 && 4*Panel*p.KBlocks[0] <= 32<<10
+	shallow := len(p.KBlocks) > 0 && 4*Panel*p.KBlocks[0] <= shallowBytes
 	return t.MaxMR[2*Panel] > 0 && !(shallow && 4*p.SrcWidth%2048 != 0)
 }
+
+// shallowBytes of a panel stay in the L1 cache.
+const shallowBytes = 32 << 10
 
 // AheadLines is the number of cache lines of the next panels that a tile asks
 // for every four k: half of what it reads. Where several tiles pass over the

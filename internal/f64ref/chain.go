@@ -4,89 +4,71 @@ import "github.com/structuredffn/sffn/gen/spec"
 
 // A Chain is a layer in float64 that keeps its factors apart: its work is that
 // of the layer, where the merged matrix takes that of a dense one.
-type Chain struct {
-	l spec.Linear
-	// in and out are, for every weight of a factor in canonical order, the entry
-	// that it multiplies and the one that it adds to.
-	in, out [][]int32
-	widths  []int // of x, of each intermediate, of y
+type Chain struct{ factors []factor }
+
+// factor multiplies blocks of its input with matrices [out, in].
+type factor struct {
+	in int // entries of one block of inputs
+	// source is the place of each block's inputs, block after block, and target
+	// that of each row of the weights.
+	source, target []int
 }
 
-// NewChain lists the weights of a layer's factors.
+// NewChain lists the factors of a layer.
 func NewChain(l spec.Linear) *Chain {
-	c := &Chain{l: l, widths: []int{l.In}}
-	n, r, p := l.Blocks, l.Rank, 0
-	add := func(width int, each func(emit func(in, out int))) {
-		var in, out []int32
-		each(func(i, o int) { in, out = append(in, int32(i)), append(out, int32(o)) })
-		c.in, c.out, c.widths = append(c.in, in), append(c.out, out), append(c.widths, width)
-	}
-	dense := func(in, out int) {
-		add(out, func(emit func(in, out int)) {
-			for o := range out {
-				for i := range in {
-					emit(i, o)
-				}
-			}
-		})
-	}
-	// blocks maps block k's p inputs to q outputs.
-	blocks := func(q int) {
-		add(n*q, func(emit func(in, out int)) {
-			for k := range n {
-				for o := range q {
-					for d := range p {
-						emit(k*p+d, k*q+o)
-					}
-				}
-			}
-		})
-	}
-	switch l.Kind {
-	case spec.Dense:
-		dense(l.In, l.Out)
-	case spec.LowRank:
-		dense(l.In, r)
-		dense(r, l.Out)
-	case spec.BlockDense:
-		p = l.In / n
-		blocks(r / n)
-		dense(r, l.Out)
-	case spec.BlockShuffle:
-		s := l.Out / n
-		p = l.In / n
-		q := s
-		if l.In < l.Out {
-			q = p
+	inOrder := func(i int) int { return i }
+	block := func(blocks, in, out int, source, target func(i int) int) factor {
+		f := factor{in: in}
+		for i := range blocks * in {
+			f.source = append(f.source, source(i))
 		}
-		blocks(q)
+		for o := range blocks * out {
+			f.target = append(f.target, target(o))
+		}
+		return f
+	}
+	n := l.Blocks
+	switch l.Kind {
+	case spec.LowRank:
+		return &Chain{[]factor{block(1, l.In, l.Rank, inOrder, inOrder), block(1, l.Rank, l.Out, inOrder, inOrder)}}
+	case spec.BlockDense:
+		return &Chain{[]factor{block(n, l.In/n, l.Rank/n, inOrder, inOrder), block(1, l.Rank, l.Out, inOrder, inOrder)}}
+	case spec.BlockShuffle:
+		q := min(l.In, l.Out) / n
 		// Block k of the second factor takes every n-th entry, from the k-th on,
 		// and gives every n-th.
-		add(l.Out, func(emit func(in, out int)) {
-			for k := range n {
-				for b := range s {
-					for a := range q {
-						emit(a*n+k, b*n+k)
-					}
-				}
-			}
-		})
+		dealt := func(size int) func(i int) int { return func(i int) int { return i%size*n + i/size } }
+		return &Chain{[]factor{block(n, l.In/n, q, inOrder, inOrder), block(n, q, l.Out/n, dealt(q), dealt(l.Out/n))}}
 	}
-	return c
+	return &Chain{[]factor{block(1, l.In, l.Out, inOrder, inOrder)}}
+}
+
+// each calls f for every row of the weights: the factor's row number, its
+// inputs' places and its output's.
+func (f *factor) each(row func(o int, source []int, target int)) {
+	perBlock := len(f.target) / (len(f.source) / f.in)
+	for o, target := range f.target {
+		row(o, f.source[o/perBlock*f.in:][:f.in], target)
+	}
 }
 
 // Forward computes y [m, out] of x [m, in] without a bias, and the input of each
 // factor, of which x is the first.
 func (c *Chain) Forward(w [][]float64, x []float64, m int) (y []float64, inputs [][]float64) {
-	for f := range c.in {
+	for i := range c.factors {
+		f := &c.factors[i]
 		inputs = append(inputs, x)
-		y = make([]float64, m*c.widths[f+1])
-		for r := range m {
-			src, dst := x[r*c.widths[f]:], y[r*c.widths[f+1]:]
-			for i, o := range c.out[f] {
-				dst[o] += w[f][i] * src[c.in[f][i]]
+		y = make([]float64, m*len(f.target))
+		f.each(func(o int, source []int, target int) {
+			row := w[i][o*f.in:][:f.in]
+			for r := range m {
+				src, sum := x[r*len(f.source):], 0.0
+				for d, at := range source {
+					sum += row[d] * src[at]
+				}
+				y[r*len(f.target)+target] = sum
 			}
-		}
+		})
 		x = y
 	}
 	return y, inputs
@@ -96,17 +78,20 @@ func (c *Chain) Forward(w [][]float64, x []float64, m int) (y []float64, inputs 
 // the inputs of the forward pass.
 func (c *Chain) Backward(w, inputs [][]float64, dy []float64, m int) (dx []float64, dw [][]float64) {
 	dw = make([][]float64, len(w))
-	for f := len(w) - 1; f >= 0; f-- {
-		dw[f] = make([]float64, len(w[f]))
-		dx = make([]float64, m*c.widths[f])
-		for r := range m {
-			src, dst, g := inputs[f][r*c.widths[f]:], dx[r*c.widths[f]:], dy[r*c.widths[f+1]:]
-			for i, o := range c.out[f] {
-				at := c.in[f][i]
-				dst[at] += w[f][i] * g[o]
-				dw[f][i] += src[at] * g[o]
+	for i := len(w) - 1; i >= 0; i-- {
+		f := &c.factors[i]
+		dw[i] = make([]float64, len(w[i]))
+		dx = make([]float64, m*len(f.source))
+		f.each(func(o int, source []int, target int) {
+			row, grad := w[i][o*f.in:][:f.in], dw[i][o*f.in:][:f.in]
+			for r := range m {
+				src, dst, g := inputs[i][r*len(f.source):], dx[r*len(f.source):], dy[r*len(f.target)+target]
+				for d, at := range source {
+					dst[at] += row[d] * g
+					grad[d] += src[at] * g
+				}
 			}
-		}
+		})
 		dy = dx
 	}
 	return dx, dw

@@ -59,8 +59,7 @@ func noEscape(a *kernel.VecArgs) *kernel.VecArgs {
 	return *(**kernel.VecArgs)(unsafe.Pointer(&p))
 }
 
-// chunk bounds the entries of one call, some tens of microseconds.
-const chunk = 1 << 14
+const chunk = plan.VecChunk
 
 // each calls op on stretches of the operands.
 func (t *Table) each(op kernel.VecOp, a kernel.VecArgs, xs ...[]float32) {
@@ -215,16 +214,13 @@ func (t *Table) Dot(x, y []float32) float32 {
 	return d
 }
 
-// squaresChunk bounds the float32 part of SumSquares.
-const squaresChunk = 4096
-
 // SumSquares is the sum of squares: float32 in stretches of 4096, float64
 // over them.
 func (t *Table) SumSquares(x []float32) float64 {
 	var a kernel.VecArgs
 	sum := 0.0
-	for at := 0; at < len(x); at += squaresChunk {
-		s, _ := t.reduce(kernel.OpSumDeviations, &a, x[at:min(len(x), at+squaresChunk)])
+	for at := 0; at < len(x); at += plan.SquaresChunk {
+		s, _ := t.reduce(kernel.OpSumDeviations, &a, x[at:min(len(x), at+plan.SquaresChunk)])
 		sum += float64(s)
 	}
 	return sum
@@ -243,17 +239,14 @@ func (t *Table) Axpy(y []float32, a float32, x []float32) {
 	t.each(kernel.OpAxpy, kernel.VecArgs{S: [10]float32{a}}, y, x)
 }
 
-// rowChunk bounds the rows of one call of ColSum.
-const rowChunk = 256
-
 // ColSum adds to dst [cols] the rows of x [rows, ld], in order.
 func (t *Table) ColSum(dst, x []float32, rows, cols, ld int) {
 	if cols == 0 {
 		return
 	}
 	_ = dst[cols-1]
-	for r := 0; r < rows; r += rowChunk {
-		n := min(rowChunk, rows-r)
+	for r := 0; r < rows; r += plan.ColumnRows {
+		n := min(plan.ColumnRows, rows-r)
 		_ = x[(r+n-1)*ld+cols-1]
 		a := kernel.VecArgs{N: cols, Rows: n, Stride: 4 * ld}
 		a.P[0], a.P[1] = unsafe.Pointer(&dst[0]), unsafe.Pointer(&x[r*ld])

@@ -1,0 +1,294 @@
+package runtime
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// elsewhere are the axes that other packages walk.
+var elsewhere = map[plan.Axis]string{
+	plan.AxisEntries: "runtime/vec", plan.AxisTokens: "model", plan.AxisWidth: "model",
+}
+
+// trial is what a threshold's axis is tried on: subjects, each with numbers of
+// rows.
+type trial struct {
+	spec any
+	rows []int
+}
+
+// axes gives, for a size on an axis, what is tried there. Beside the axis
+// sizes are small: what is tried is the threshold alone.
+var axes = map[plan.Axis]func(n int) []trial{
+	plan.AxisDepth: func(n int) []trial {
+		return []trial{
+			{spec.Linear{Kind: spec.Dense, In: n, Out: 40, Bias: true}, []int{1, 3, 70}},
+			{spec.Linear{Kind: spec.LowRank, In: n, Out: 24, Rank: 9, Bias: true, Guide: true}, []int{1, 5}},
+			{spec.Linear{Kind: spec.LowRank, In: n, Out: n, Rank: n}, []int{1, 2}},
+			{spec.FFN{Kind: spec.Dense, Hidden: n, FFN: 24, Act: spec.GELU, Bias: true}, []int{1, 3}},
+			{spec.FFN{Kind: spec.LowRank, Hidden: n, FFN: 24, Rank: 7, Act: spec.SwiGLU, Guide: true}, []int{1, 3}},
+			{spec.FFN{Kind: spec.Dense, Hidden: 24, FFN: n, Act: spec.SwiGLU, Bias: true}, []int{1, 3, 40}},
+			{spec.FFN{Kind: spec.BlockDense, Hidden: 24, FFN: 2 * n, Rank: 16, Blocks: 2, Act: spec.GELU, Guide: true}, []int{1, 3}},
+			{spec.FFN{Kind: spec.BlockShuffle, Hidden: 24, FFN: n, Blocks: 1, Act: spec.GELU, Guide: true}, []int{1, 3}},
+			{spec.Linear{Kind: spec.BlockShuffle, In: 2 * n, Out: 20, Blocks: 2, Bias: true}, []int{1, 3}},
+		}
+	},
+	plan.AxisColumns: func(n int) []trial {
+		return []trial{
+			{spec.Linear{Kind: spec.Dense, In: 40, Out: n, Bias: true}, []int{1, 3, 66}},
+			{spec.Linear{Kind: spec.LowRank, In: 9, Out: n, Rank: min(5, n), Bias: true, Guide: true}, []int{2, 7}},
+			{spec.FFN{Kind: spec.Dense, Hidden: 40, FFN: n, Act: spec.GELU, Bias: true}, []int{1, 7}},
+			{spec.FFN{Kind: spec.Dense, Hidden: 40, FFN: n, Act: spec.SwiGLU, Bias: true}, []int{1, 66}},
+		}
+	},
+	plan.AxisRows: func(n int) []trial {
+		return []trial{
+			{spec.Linear{Kind: spec.Dense, In: 33, Out: 100, Bias: true}, []int{n}},
+			{spec.Linear{Kind: spec.BlockShuffle, In: 42, Out: 30, Blocks: 6, Bias: true, Guide: true}, []int{n}},
+			{spec.FFN{Kind: spec.LowRank, Hidden: 40, FFN: 80, Rank: 12, Act: spec.SwiGLU, Bias: true, Guide: true}, []int{n}},
+			{spec.FFN{Kind: spec.BlockShuffle, Hidden: 64, FFN: 96, Blocks: 2, Act: spec.GELU}, []int{n}},
+		}
+	},
+	plan.AxisStride: func(n int) []trial {
+		return []trial{
+			{spec.Linear{Kind: spec.Dense, In: n, Out: 70}, []int{9, 13, 30}},
+			{spec.Linear{Kind: spec.BlockDense, In: 8 * n, Out: 70, Rank: 8, Blocks: 8}, []int{9, 13}},
+			{spec.Linear{Kind: spec.BlockShuffle, In: 8 * n, Out: 16, Blocks: 8}, []int{13}},
+			{spec.FFN{Kind: spec.Dense, Hidden: 20, FFN: n, Act: spec.GELU}, []int{13}},
+		}
+	},
+	plan.AxisRunLen: func(n int) []trial {
+		return []trial{
+			{spec.Linear{Kind: spec.BlockShuffle, In: 4 * n, Out: 4 * n, Blocks: 2, Bias: true}, []int{1, 8}},
+			{spec.Linear{Kind: spec.BlockShuffle, In: 9*n + 3, Out: 9*n + 3, Blocks: 3, Guide: true}, []int{1, 8}},
+			{spec.FFN{Kind: spec.BlockShuffle, Hidden: 4 * n, FFN: 6 * n, Blocks: 2, Act: spec.SwiGLU}, []int{8}},
+		}
+	},
+	plan.AxisInputs: func(n int) []trial {
+		return []trial{
+			{spec.Linear{Kind: spec.Dense, In: n, Out: 13, Bias: true}, []int{5, 300}},
+			{spec.Linear{Kind: spec.BlockDense, In: 2 * n, Out: 20, Rank: 6, Blocks: 2, Guide: true}, []int{5}},
+			{spec.Linear{Kind: spec.BlockShuffle, In: 3 * n, Out: 12, Blocks: 3}, []int{5}},
+		}
+	},
+	plan.AxisOutputs: func(n int) []trial {
+		return []trial{
+			{spec.Linear{Kind: spec.Dense, In: 40, Out: n, Bias: true}, []int{5, 300}},
+			{spec.Linear{Kind: spec.BlockShuffle, In: 30, Out: 3 * n, Blocks: 3, Guide: true}, []int{5}},
+		}
+	},
+	plan.AxisWeights: func(n int) []trial {
+		return []trial{{spec.Linear{Kind: spec.Dense, In: 256, Out: n / 256}, []int{3}}, {spec.Linear{Kind: spec.Dense, In: 256, Out: n/256 + 1}, []int{3}}}
+	},
+	plan.AxisFlops: func(n int) []trial {
+		return []trial{{spec.Linear{Kind: spec.Dense, In: 50, Out: n / 100, Bias: true}, []int{1}}, {spec.Linear{Kind: spec.Dense, In: 50, Out: n/100 + 16}, []int{1}}}
+	},
+}
+
+// Every operation below, at and above each threshold, in every way that a model
+// calls it: against float64, and bit for bit against each other.
+func TestThresholds(t *testing.T) {
+	type point struct {
+		axis plan.Axis
+		n    int
+	}
+	points := map[point]string{}
+	for _, isa := range kernel.Available() {
+		for _, threads := range []int{1, 2, 3} {
+			for _, s := range plan.For(isa).Thresholds(threads) {
+				if elsewhere[s.Axis] == "" {
+					for n := max(1, s.At-1); n <= s.At+1; n++ {
+						points[point{s.Axis, n}] += " " + s.Name
+					}
+				}
+			}
+		}
+	}
+	for p, names := range points {
+		t.Run(fmt.Sprintf("%s_%d", p.axis, p.n), func(t *testing.T) {
+			switch walk := axes[p.axis]; {
+			case walk != nil:
+				for _, c := range walk(p.n) {
+					for _, m := range c.rows {
+						everyWay(t, newSubject(c.spec, rand.New(rand.NewPCG(1, uint64(m)))), m)
+					}
+				}
+			case p.axis == plan.AxisKeys || p.axis == plan.AxisQueries:
+				everyAttention(t, AttentionSpec{QHeads: 2, KVHeads: 1, HeadDim: 20}, p.n)
+			case p.axis == plan.AxisHeadSize:
+				everyAttention(t, AttentionSpec{QHeads: 2, KVHeads: 1, HeadDim: p.n}, 7)
+			default:
+				t.Fatalf("nothing walks the axis of%s", names)
+			}
+		})
+	}
+}
+
+// portableWork is the number of multiply-adds of a case that the portable
+// kernels run, too.
+const portableWork = 3e6
+
+// everyWay runs a subject on all instruction sets and several numbers of
+// threads: with a residual apart and in place, with a Saved and without, all
+// rows at once and the last alone, gradients overwritten and accumulated.
+func everyWay(t *testing.T, u *subject, m int) {
+	t.Helper()
+	x, res, dy := u.positive(m*u.in, 1), u.positive(m*u.out, 1), u.positive(m*u.out, 1)
+	wy, wdx, wg := u.reference(x, res, dy, m)
+	var first *outcome
+	for _, isa := range kernel.Available() {
+		if isa == kernel.Portable {
+			if float64(m*u.weightCount()) > portableWork {
+				continue
+			}
+			first = nil // Go has no fused multiply-add in float32
+		}
+		for _, threads := range []int{1, 2, 3} {
+			got := u.run(t, Options{ISA: isa, Pool: poolOf(threads), Train: true}, x, res, dy, m)
+			u.check(t, fmt.Sprintf("y on %s", isa), got.y, wy, m)
+			u.check(t, fmt.Sprintf("dx on %s", isa), got.dx, wdx, m)
+			for i, g := range got.once {
+				what := fmt.Sprintf("gradient of %s on %s", g.name, isa)
+				u.check(t, what, g.data, wg[i].data, m)
+				twice := make([]float64, len(wg[i].data))
+				for j, v := range wg[i].data {
+					twice[j] = 2 * v
+				}
+				u.check(t, what+", accumulated", got.twice[i].data, twice, m)
+			}
+			if first == nil {
+				first = got
+				continue
+			}
+			got.same(t, fmt.Sprintf("%s, %d rows, %s with %d threads", u.name, m, isa, threads), first)
+		}
+	}
+}
+
+func (u *subject) weightCount() int {
+	n := 0
+	for _, w := range u.w {
+		n += len(w.Guide)
+		for _, f := range w.Factors {
+			n += len(f)
+		}
+	}
+	return n
+}
+
+// outcome is what run computes.
+type outcome struct {
+	y, dx       []float32
+	once, twice []result[float32]
+}
+
+func (o *outcome) same(t *testing.T, what string, p *outcome) {
+	t.Helper()
+	sameBits(t, what+": y", o.y, p.y)
+	sameBits(t, what+": dx", o.dx, p.dx)
+	for i := range o.once {
+		sameBits(t, what+": gradient of "+o.once[i].name, o.once[i].data, p.once[i].data)
+		sameBits(t, what+": accumulated gradient of "+o.once[i].name, o.twice[i].data, p.twice[i].data)
+	}
+}
+
+// run computes everything once, and compares the ways of computing y.
+func (u *subject) run(t *testing.T, opt Options, x, res, dy []float32, m int) *outcome {
+	t.Helper()
+	b := u.bind(t, opt)
+	ws, saved := NewWorkspace(opt.Pool), b.newSaved(m)
+	defer ws.Close()
+	defer saved.Close()
+	o := &outcome{y: poisoned(m * u.out), dx: poisoned(m * u.in)}
+	what := fmt.Sprintf("%s, %d rows, %s with %d threads: ", u.name, m, opt.ISA, opt.Pool.Threads())
+	b.forward(o.y, x, res, m, nil, ws)
+	other := slices.Clone(res)
+	b.forward(other, x, other, m, nil, ws)
+	sameBits(t, what+"in place", other, o.y)
+	last := poisoned(u.out)
+	b.forward(last, x[(m-1)*u.in:], res[(m-1)*u.out:], 1, nil, ws)
+	sameBits(t, what+"the last row alone", last, o.y[(m-1)*u.out:])
+	b.forward(poisoned(m*u.out), x, nil, m, nil, ws)
+	other = slices.Clone(res)
+	b.forward(other, x, other, m, saved, ws)
+	sameBits(t, what+"with saved, in place", other, o.y)
+	b.backward(o.dx, dy, x, m, saved, false, ws)
+	for _, g := range b.gradients() {
+		o.once = append(o.once, result[float32]{g.name, slices.Clone(g.data)})
+	}
+	if u.ffn != nil {
+		b.forward(nil, x, nil, m, saved, ws) // what recomputation runs
+	}
+	b.backward(nil, dy, x, m, saved, true, ws)
+	o.twice = b.gradients()
+	return o
+}
+
+// pools are shared by the trials.
+var pools = map[int]*Pool{}
+
+func poolOf(threads int) *Pool {
+	if pools[threads] == nil {
+		pools[threads] = NewPool(threads)
+	}
+	return pools[threads]
+}
+
+// everyAttention runs attention over sequences of n rows on all instruction
+// sets, against float64; the cache in pieces, and row by row, gives the bits of
+// the whole.
+func everyAttention(t *testing.T, s AttentionSpec, n int) {
+	t.Helper()
+	const batch = 2
+	s.Scale = float32(1 / math.Sqrt(float64(s.HeadDim)))
+	r := rand.New(rand.NewPCG(3, uint64(n)))
+	m, width, out := batch*n, s.rowWidth(), s.outWidth()
+	qkv, do := random(r, m*width, 1.5), random(r, m*out, 1)
+	want, dwant := referenceAttention(s, wide(qkv), wide(do), batch, n)
+	for _, isa := range kernel.Available() {
+		var first [][]float32
+		for _, threads := range []int{1, 3} {
+			a, err := NewAttention(s, Options{ISA: isa, Pool: poolOf(threads)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ws := a.NewWorkspace()
+			defer ws.Close()
+			o, lse, dqkv := poisoned(m*out), poisoned(m*s.QHeads), poisoned(m*width)
+			a.Forward(o, lse, qkv, batch, n, ws)
+			a.Backward(dqkv, do, o, lse, qkv, batch, n, ws)
+			near(t, "o", o, want, tolerance(n+s.HeadDim))
+			near(t, "dqkv", dqkv, dwant, 4*tolerance(n+s.HeadDim))
+			if first == nil {
+				first = [][]float32{o, lse, dqkv}
+			}
+			for i, got := range [][]float32{o, lse, dqkv} {
+				sameBits(t, fmt.Sprintf("%s, %d threads and 1", isa, threads), got, first[i])
+			}
+			for _, piece := range []int{n, n/2 + 1, 1} {
+				c := a.NewKVCache(batch, n)
+				got := poisoned(m * out)
+				for pos := 0; pos < n; pos += piece {
+					rows := min(piece, n-pos)
+					var spans []Span
+					for b := range batch {
+						// Rows keep their places in qkv and o.
+						spans = append(spans, Span{Seq: b, Pos: pos, Row: b*n + pos, Rows: rows})
+					}
+					if err := a.Extend(got, qkv, c, spans, ws); err != nil {
+						t.Fatal(err)
+					}
+				}
+				sameBits(t, fmt.Sprintf("%s, through the cache in pieces of %d", isa, piece), got, o)
+				c.Close()
+			}
+		}
+	}
+}
