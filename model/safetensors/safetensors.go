@@ -252,11 +252,13 @@ func floatBytes(x []float32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), 4*len(x))
 }
 
-// Value is a float32 tensor to write.
+// Value is a float32 tensor to write: Data, or, where Stream is not nil, the
+// entries that it passes to write, in order.
 type Value struct {
-	Name  string
-	Shape []int
-	Data  []float32
+	Name   string
+	Shape  []int
+	Data   []float32
+	Stream func(write func(x []float32) error) error
 }
 
 // Write writes the tensors in the order given. The same input gives the same
@@ -283,7 +285,7 @@ func Write(w io.Writer, values []Value, metadata map[string]string) error {
 		if err != nil {
 			return err
 		}
-		end := at + 4*int64(len(v.Data))
+		end := at + 4*v.size()
 		fmt.Fprintf(&b, `%s%s:{"dtype":"F32","shape":%s,"data_offsets":[%d,%d]}`, sep, name, shape, at, end)
 		at, sep = end, ","
 	}
@@ -298,9 +300,35 @@ func Write(w io.Writer, values []Value, metadata map[string]string) error {
 		return err
 	}
 	for _, v := range values {
-		if _, err := w.Write(floatBytes(v.Data)); err != nil {
+		if err := v.write(w); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// size is the number of entries that the shape asks for.
+func (v Value) size() int64 { return int64(Tensor{Shape: v.Shape}.Size()) }
+
+// write writes the entries as they come: as many as the header says.
+func (v Value) write(w io.Writer) error {
+	left := v.size()
+	write := func(x []float32) error {
+		if left -= int64(len(x)); left < 0 {
+			return fmt.Errorf("%s: more than the %d entries of shape %v", v.Name, v.size(), v.Shape)
+		}
+		_, err := w.Write(floatBytes(x))
+		return err
+	}
+	stream := v.Stream
+	if stream == nil {
+		stream = func(write func([]float32) error) error { return write(v.Data) }
+	}
+	if err := stream(write); err != nil {
+		return err
+	}
+	if left > 0 {
+		return fmt.Errorf("%s: %d of the %d entries of shape %v are missing", v.Name, left, v.size(), v.Shape)
 	}
 	return nil
 }

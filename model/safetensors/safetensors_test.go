@@ -28,7 +28,7 @@ func write(t testing.TB, b []byte) string {
 
 func TestRoundTrip(t *testing.T) {
 	var b bytes.Buffer
-	in := []Value{{"a", []int{2, 3}, []float32{1, 2, 3, 4, 5, 6}}, {"scalar", nil, []float32{7}}}
+	in := []Value{{Name: "a", Shape: []int{2, 3}, Data: []float32{1, 2, 3, 4, 5, 6}}, {Name: "scalar", Data: []float32{7}}}
 	if err := Write(&b, in, map[string]string{"k": "v"}); err != nil {
 		t.Fatal(err)
 	}
@@ -48,6 +48,43 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if err := f.ReadFloat32s(make([]float32, 6), "a", []int{3, 2}); err == nil || !strings.Contains(err.Error(), "shape [2 3], want [3 2]") {
 		t.Errorf("wrong shape: %v", err)
+	}
+}
+
+// A tensor that comes in pieces makes the same file; too few or too many entries
+// make none.
+func TestStream(t *testing.T) {
+	data := []float32{1, 2, 3, 4, 5, 6}
+	stream := func(pieces ...int) []byte {
+		var b bytes.Buffer
+		at := 0
+		err := Write(&b, []Value{{Name: "a", Shape: []int{3, 2}, Stream: func(write func([]float32) error) error {
+			for _, n := range pieces {
+				if err := write(data[at : at+n]); err != nil {
+					return err
+				}
+				at += n
+			}
+			return nil
+		}}, {Name: "b", Shape: []int{1}, Data: data[:1]}}, nil)
+		if err != nil {
+			return []byte(err.Error())
+		}
+		return b.Bytes()
+	}
+	var want bytes.Buffer
+	if err := Write(&want, []Value{{Name: "a", Shape: []int{3, 2}, Data: data}, {Name: "b", Shape: []int{1}, Data: data[:1]}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := stream(2, 0, 4); !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("%q, want %q", got, want.Bytes())
+	}
+	if got := string(stream(2, 3)); got != "a: 1 of the 6 entries of shape [3 2] are missing" {
+		t.Error(got)
+	}
+	data = append(data, 7)
+	if got := string(stream(6, 1)); got != "a: more than the 6 entries of shape [3 2]" {
+		t.Error(got)
 	}
 }
 
@@ -72,7 +109,7 @@ func TestBadFiles(t *testing.T) {
 
 func FuzzOpen(f *testing.F) {
 	var b bytes.Buffer
-	_ = Write(&b, []Value{{"a", []int{2}, []float32{1, 2}}}, nil)
+	_ = Write(&b, []Value{{Name: "a", Shape: []int{2}, Data: []float32{1, 2}}}, nil)
 	f.Add(b.Bytes())
 	f.Add([]byte{})
 	f.Add([]byte("\x02\x00\x00\x00\x00\x00\x00\x00{}"))
