@@ -358,8 +358,13 @@ func jsonPlace(text []byte, err error) error {
 	if at < 0 || at > int64(len(text)) {
 		return err
 	}
+	return fmt.Errorf("%s: %w", place(text, int(at)), err)
+}
+
+// place is the line and column of a byte of a text.
+func place(text []byte, at int) string {
 	before := string(text[:at])
-	return fmt.Errorf("%d:%d: %w", 1+strings.Count(before, "\n"), len(before)-strings.LastIndex(before, "\n"), err)
+	return fmt.Sprintf("%d:%d", 1+strings.Count(before, "\n"), len(before)-strings.LastIndex(before, "\n"))
 }
 
 // num writes a number of any size.

@@ -29,7 +29,7 @@ portable.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(newPrepare(), newTrain(), newEval(), newGenerate(), newInfo(), newVerify(), newBench(), newBuild(), newExperiment(), newScaling())
+	cmd.AddCommand(newPrepare(), newTrain(), newEval(), newGenerate(), newLogits(), newInfo(), newVerify(), newBench(), newBuild(), newExperiment(), newScaling())
 	return cmd
 }
 

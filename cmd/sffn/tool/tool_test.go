@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/structuredffn/sffn/internal/fakecuda"
+	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/train"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
@@ -128,6 +129,36 @@ func TestScripts(t *testing.T) {
 				for i := range a {
 					if math.Abs(a[i].Loss-b[i].Loss) > tol/100*b[i].Loss {
 						ts.Fatalf("step %d: losses %v and %v", i+1, a[i].Loss, b[i].Loss)
+					}
+				}
+			},
+			// decoded RUN IDS FILE demands that the logits of FILE are those that a
+			// decoder gives for the ids, one after the other.
+			"decoded": func(ts *testscript.TestScript, _ bool, args []string) {
+				var m machine
+				ts.Check(m.open())
+				defer m.close()
+				l, err := loadRun(ts.MkAbs(args[0]), m.Options)
+				ts.Check(err)
+				defer l.close()
+				ids, err := readIDs(ts.MkAbs(args[1]), l.Spec.Vocab, l.Spec.MaxPositions)
+				ts.Check(err)
+				f, err := safetensors.Open(ts.MkAbs(args[2]))
+				ts.Check(err)
+				defer f.Close()
+				if n := len(f.Tensors()); n != 1 {
+					ts.Fatalf("%s has %d tensors, want one", args[2], n)
+				}
+				got := make([]float32, len(ids)*l.Spec.Vocab)
+				ts.Check(f.ReadFloat32s(got, "logits", []int{len(ids), l.Spec.Vocab}))
+				d, err := l.NewDecoder(1, len(ids))
+				ts.Check(err)
+				defer d.Close()
+				for i := range ids {
+					want, err := d.Feed([]int{0}, [][]int32{ids[i : i+1]})
+					ts.Check(err)
+					if !slices.Equal(got[i*l.Spec.Vocab:(i+1)*l.Spec.Vocab], want) {
+						ts.Fatalf("%s: row %d is not what the decoder gives", args[2], i)
 					}
 				}
 			},
