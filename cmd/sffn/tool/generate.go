@@ -2,6 +2,7 @@ package tool
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -111,8 +112,13 @@ func (l *loaded) encode(prompts []string, tokens int) ([][]int32, error) {
 		if len(ids) == 0 {
 			ids = []int32{l.tok.EndOfDocument()}
 		}
-		if n, limit := len(ids)+tokens, l.Spec.MaxPositions; n > limit {
-			return nil, fmt.Errorf("--prompt has %d tokens and --tokens asks for %d more: %d are more than the %d positions of the model", len(ids), tokens, n, limit)
+		limit := l.Spec.MaxPositions
+		if len(ids) > limit {
+			return nil, fmt.Errorf("--prompt has %d tokens, the model takes %d", len(ids), limit)
+		}
+		// The last token takes no position: nothing is computed from it.
+		if room := limit - len(ids) + 1; tokens > room {
+			return nil, fmt.Errorf("--prompt has %d tokens, --tokens asks for %d more: the %d positions of the model leave room for %d", len(ids), tokens, limit, room)
 		}
 		all = append(all, ids)
 	}
@@ -137,7 +143,7 @@ func (l *loaded) generate(cmd *cobra.Command, d *cuda.Device, prompts []string, 
 	for _, p := range ids {
 		longest = max(longest, len(p))
 	}
-	dec, err := l.decoder(d, len(ids), longest+tokens)
+	dec, err := l.decoder(d, len(ids), longest+tokens-1)
 	if err != nil {
 		return nil, err
 	}
@@ -158,8 +164,10 @@ func (l *loaded) generate(cmd *cobra.Command, d *cuda.Device, prompts []string, 
 			fmt.Fprint(out, piece)
 		}
 	}
+	added := make([]int, len(prompts))
 	err = model.Generate(dec, l.Spec.Vocab, l.Pool(), ids, tokens, l.tok.EndOfDocument(), s, func(i int, id int32) bool {
 		add(i, streams[i].Next(id))
+		added[i]++
 		return true
 	})
 	for i, st := range streams {
@@ -174,5 +182,21 @@ func (l *loaded) generate(cmd *cobra.Command, d *cuda.Device, prompts []string, 
 			fmt.Fprintf(out, "--- %d\n%s%s\n", i+1, prompts[i], t)
 		}
 	}
+	if err == nil {
+		warnUntrained(cmd.ErrOrStderr(), l.config.Train.Seq, ids, added, tokens)
+	}
 	return texts, err
+}
+
+// warnUntrained says that texts left the positions that were trained. Each is a
+// prompt and what was added, of so many tokens at most, the last of which
+// takes no position.
+func warnUntrained(w io.Writer, trained int, prompts [][]int32, added []int, tokens int) {
+	reach := 0
+	for i, p := range prompts {
+		reach = max(reach, len(p)+min(added[i], tokens-1))
+	}
+	if reach > trained {
+		fmt.Fprintf(w, "warning: positions beyond %d were never trained, and the text reaches %d\n", trained, reach)
+	}
 }
