@@ -20,6 +20,7 @@ import (
 	"github.com/structuredffn/sffn/model/train"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 func TestMain(m *testing.M) {
@@ -65,6 +66,8 @@ func TestScripts(t *testing.T) {
 				}
 				env.Setenv(name, strings.TrimSpace(string(out)))
 			}
+			// What the tests compute in scripts, they compute as the tool does.
+			env.Setenv(kernel.EnvISA, os.Getenv(kernel.EnvISA))
 			for name, path := range map[string]string{"TESTBED": testbed, "GPU": gpuTestdata} {
 				abs, err := filepath.Abs(path)
 				if err != nil {
