@@ -42,9 +42,9 @@ demo: ## generate kernels, prepare text, train a structured and a dense model, c
 	bin/sffn train --config demo --data $(DEMO)/data --out $(DEMO)/structured $(if $(STEPS),--steps $(STEPS))
 	bin/sffn train --config demo-dense --data $(DEMO)/data --out $(DEMO)/dense $(if $(STEPS),--steps $(STEPS))
 	@echo
-	@echo "The structured model continues 'func (r *Reader) ':"
+	@echo "The structured model continues two texts, up to the 128 bytes that it was trained on at a time:"
 	@echo
-	@bin/sffn generate --model $(DEMO)/structured --prompt 'func (r *Reader) ' --tokens 200 --temperature 0.7 --top-p 0.9
+	@bin/sffn generate --model $(DEMO)/structured --prompt 'func (r *Reader) ' --prompt '// ReadFrom ' --tokens 110 --temperature 0.7 --top-p 0.9
 	@echo
 	bin/sffn eval --model $(DEMO)/structured --model $(DEMO)/dense --data $(DEMO)/data --count-models 1,5
 

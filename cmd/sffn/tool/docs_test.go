@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/structuredffn/sffn/gen/specfile"
 )
 
 // The commands of docs/scaling.md print what the page shows. A command is an
@@ -63,6 +65,36 @@ func TestScalingPage(t *testing.T) {
 	for _, name := range []string{"loss.png", "error.svg", "kinds.png", "slopes.png"} {
 		if _, err := os.Stat(name); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// The demo shows what its model can do: its texts stay within the positions that
+// are trained.
+func TestDemo(t *testing.T) {
+	makefile, err := os.ReadFile("../../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := specfile.Load("demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(makefile), "bin/sffn generate ")
+	command, _, _ := strings.Cut(rest, "\n")
+	args, _ := shell(command)
+	flags := newGenerate().Flags()
+	if err := flags.Parse(args); err != nil || !found {
+		t.Fatalf("generate %s: %v", command, err)
+	}
+	prompts, _ := flags.GetStringArray("prompt")
+	tokens, _ := flags.GetInt("tokens")
+	if len(prompts) == 0 {
+		t.Error("the demo continues no text")
+	}
+	for _, p := range prompts {
+		if n := len(p) + tokens - 1; n > config.Train.Seq {
+			t.Errorf("%q and %d tokens take %d positions, the demo trains %d", p, tokens, n, config.Train.Seq)
 		}
 	}
 }
