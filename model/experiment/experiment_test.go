@@ -1,6 +1,7 @@
 package experiment
 
 import (
+	"bytes"
 	"context"
 	"encoding/csv"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -212,6 +214,56 @@ func TestTrain(t *testing.T) {
 	}
 }
 
+// The report of experiments/paper is what is written of its losses today. It says by
+// itself where the interval of a slope is not valid.
+func TestPaperReport(t *testing.T) {
+	f, err := os.Open("../../experiments/paper/results.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	lines, err := csv.NewReader(f).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	losses := map[string]float64{}
+	for _, l := range lines[1:] {
+		if losses[l[4]], err = strconv.ParseFloat(l[12], 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := Load("../../experiments/paper/plan.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	for _, r := range p.Runs {
+		dir := r.Dir(out)
+		if err := os.MkdirAll(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		metrics := fmt.Sprintf("{\"step\": %d, \"val_loss\": %v}\n", r.Config.Course().Steps, losses[r.Name])
+		if err := os.WriteFile(filepath.Join(dir, "metrics.jsonl"), []byte(metrics), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	results, err := p.results(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if err := p.writeMarkdown(&got, results); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("../../experiments/paper/report.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != string(want) {
+		t.Errorf("the report of the losses in results.csv is\n%s", got.String())
+	}
+}
+
 // Intervals and lines against numbers computed by hand.
 func TestStatistics(t *testing.T) {
 	// Three values: sd 1, so that the half width is 4.3027/sqrt(3).
@@ -229,6 +281,18 @@ func TestStatistics(t *testing.T) {
 	f := fitLine([]float64{-1, 0, 1}, []float64{-0.9, 0.8, 3.1})
 	if math.Abs(f.b-2) > 1e-12 || math.Abs(f.a-1) > 1e-12 || math.Abs(f.half-12.7062*math.Sqrt(0.03)) > 1e-3 {
 		t.Errorf("%+v", f)
+	}
+	if f.lack != nil {
+		t.Errorf("a test of a line whose points have no twins: %v", f.lack)
+	}
+	// Three sizes of two seeds about y = 1: F(1, 3) = 12/(6/3), see scaling's
+	// tests; ten times as close to each other, seeds reject the line.
+	x := []float64{0, 0, 1, 1, 2, 2}
+	if f := fitLine(x, []float64{-1, 1, 2, 4, -1, 1}); f.lack == nil || math.Abs(f.lack.F-6) > 1e-9 || f.lack.Rejects() {
+		t.Errorf("%+v, lack of fit %v", f, f.lack)
+	}
+	if f := fitLine(x, []float64{-0.1, 0.1, 2.9, 3.1, -0.1, 0.1}); math.Abs(f.lack.F-600) > 1e-6 || !f.lack.Rejects() {
+		t.Errorf("%+v, lack of fit %v", f, f.lack)
 	}
 	if f := fitLine([]float64{1, 1}, []float64{2, 3}); !math.IsNaN(f.b) {
 		t.Errorf("a line through points above each other: %+v", f)

@@ -15,6 +15,7 @@ import (
 	"gonum.org/v1/gonum/stat"
 	"gonum.org/v1/gonum/stat/distuv"
 
+	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/train"
 )
 
@@ -197,10 +198,12 @@ func (c *cell) against(o *cell) estimate {
 }
 
 // fit is a line through points, y = a + b x, by least squares, with the half
-// width of the 95 % interval of its slope (infinite for two points).
+// width of the 95 % interval of its slope (infinite for two points), and the
+// test of whether that is valid: nil where no x comes twice.
 type fit struct {
 	a, b, half float64
 	n          int
+	lack       *scaling.LackOfFit
 }
 
 func fitLine(x, y []float64) fit {
@@ -212,11 +215,14 @@ func fitLine(x, y []float64) fit {
 	f.a, f.b = stat.LinearRegression(x, y, nil, false)
 	if len(x) > 2 {
 		rest, spread, mean := 0.0, 0.0, stat.Mean(x, nil)
+		residuals, ones := make([]float64, len(x)), make([]float64, len(x))
 		for i := range x {
 			d := y[i] - f.a - f.b*x[i]
+			residuals[i], ones[i] = d, 1
 			rest += d * d
 			spread += (x[i] - mean) * (x[i] - mean)
 		}
+		f.lack = scaling.NewLackOfFit(x, residuals, ones, 2)
 		f.half = studentT(len(x)-2) * math.Sqrt(rest/float64(len(x)-2)/spread)
 	}
 	return f
@@ -266,10 +272,18 @@ func (p *Plan) writeMarkdown(w io.Writer, results map[*Run]Result) error {
 			}
 		}
 		if s.Fit {
-			e.printf("\nLines through log10 loss over log10 training FLOPs, a point a run:\n\n| variant | points | slope |\n|---|---:|---:|\n")
+			e.printf("\nLines through log10 loss over log10 training FLOPs, a point a run:\n\n| variant | points | slope | lack of fit |\n|---|---:|---:|---|\n")
+			rejected := false
 			for _, v := range s.Variants {
 				f := fitLine(s.curve(v))
-				e.printf("| %s | %d | %.4f ± %.4f |\n", v, f.n, f.b, f.half)
+				verdict := f.lack.String()
+				if f.lack.Rejects() {
+					rejected, verdict = true, verdict+": rejected"
+				}
+				e.printf("| %s | %d | %.4f ± %.4f | %s |\n", v, f.n, f.b, f.half, verdict)
+			}
+			if rejected {
+				e.printf("\nA line that lack of fit rejects misses the means of its sizes by more than the seeds differ: it is no straight line, and the\ninterval of its slope, which takes that for noise, is not valid.\n")
 			}
 		}
 		e.printf("\n![%s](%s.png)\n", s.Name, s.Name)

@@ -97,6 +97,8 @@ type Fit struct {
 	// log10 of the loss. DOF is the number of runs less that of coefficients.
 	RSS float64 `json:"rss"`
 	DOF int     `json:"degrees_of_freedom"`
+	// LackOfFit is nil where no size comes twice.
+	LackOfFit *LackOfFit `json:"lack_of_fit,omitempty"`
 	// Points are the runs that were fitted.
 	Points   []Point  `json:"points"`
 	Warnings []string `json:"warnings,omitempty"`
@@ -132,6 +134,9 @@ func New(law Law, runs []Run, o Options) (*Fit, error) {
 		f.Points = append(f.Points, p)
 	}
 	f.derive()
+	if f.testFit(); f.LackOfFit.Rejects() {
+		f.Warnings = append(f.Warnings, fmt.Sprintf("the runs reject this law (lack of fit, %s): its intervals take for noise by how much it is wrong, and are not valid", f.LackOfFit))
+	}
 	if f.DOF == 0 {
 		f.Warnings = append(f.Warnings, fmt.Sprintf("as many coefficients as runs (%d): the residuals say nothing about the errors", len(runs)))
 	}
@@ -144,6 +149,28 @@ func target(law Law, r Run) float64 {
 		return r.Err
 	}
 	return r.Loss
+}
+
+// testFit tests the law on the scale that it was fitted on. What it depends on
+// is a run's size.
+func (f *Fit) testFit() {
+	var sizes [][2]float64
+	var residuals, weights []float64
+	for _, p := range f.Points {
+		size, residual := [2]float64{p.C}, p.Residual
+		switch f.Law {
+		case Joint:
+			size = [2]float64{p.N, p.D}
+		case Compute:
+			size = [2]float64{p.C, p.M()}
+		case Error:
+			size = [2]float64{p.Loss}
+		case Power:
+			residual = math.Log10((p.Loss - f.Floor) / (p.Fitted - f.Floor))
+		}
+		sizes, residuals, weights = append(sizes, size), append(residuals, residual), append(weights, p.Weight)
+	}
+	f.LackOfFit = NewLackOfFit(sizes, residuals, weights, len(forms[f.Law].names))
 }
 
 // solve finds the coefficients. Where check is false the runs are known to

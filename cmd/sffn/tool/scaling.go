@@ -367,6 +367,15 @@ func place(text []byte, at int) string {
 	return fmt.Sprintf("%d:%d", 1+strings.Count(before, "\n"), len(before)-strings.LastIndex(before, "\n"))
 }
 
+// warn says what has to be known about laws that are not shown themselves.
+func warn(w io.Writer, fs ...*fitted) {
+	for _, f := range fs {
+		for _, s := range f.Warnings {
+			fmt.Fprintf(w, "warning: %s%s\n", prefix(f.Group), s)
+		}
+	}
+}
+
 // num writes a number of any size.
 func num(x float64) string { return fmt.Sprintf("%.4g", x) }
 

@@ -23,6 +23,9 @@ A filter is a list of conditions, such as dataset=rpj,M>=20, which all have to
 hold; the word or joins such lists. Runs of several kinds, as sffn train leaves
 them, are fitted apart.
 
+Where runs repeat sizes, with other seeds, an F test of the law is printed: its
+lack of fit. Runs that reject a law make its intervals worthless.
+
 --bootstrap and --leave-one-out print intervals. The first draws residuals at
 fixed sizes, or with --resample runs whole runs. With --json, predict and plot
 read what it prints: law, coefficients by name, derived_forms, rss, points, and
@@ -130,6 +133,9 @@ func (f *fitted) print(w io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(w, "\nsum of squared residuals %.6g, %d degrees of freedom\n", f.RSS, f.DOF)
+	if f.LackOfFit != nil {
+		fmt.Fprintf(w, "lack of fit: %s\n", f.LackOfFit)
+	}
 	for _, s := range f.Warnings {
 		fmt.Fprintln(w, "warning:", s)
 	}

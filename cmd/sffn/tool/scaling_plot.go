@@ -40,6 +40,7 @@ hollow. --out ends in .png or .svg.`,
 			if err != nil {
 				return err
 			}
+			warn(cmd.ErrOrStderr(), fs...)
 			var series []chart.Series
 			for _, f := range fs {
 				x, err := s.series(f, r, compare)

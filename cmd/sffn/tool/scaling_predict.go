@@ -103,6 +103,7 @@ compute, or at --M. --error does the same for an error.`,
 					if err := r.bootstrap(f); err != nil {
 						return fmt.Errorf("%s%w", prefix(p.group), err)
 					}
+					warn(cmd.ErrOrStderr(), f)
 				}
 				more, err := s.predict(*p, t, r.Level)
 				if err != nil {

@@ -68,7 +68,7 @@ func TestScripts(t *testing.T) {
 			}
 			// What the tests compute in scripts, they compute as the tool does.
 			env.Setenv(kernel.EnvISA, os.Getenv(kernel.EnvISA))
-			for name, path := range map[string]string{"TESTBED": testbed, "GPU": gpuTestdata} {
+			for name, path := range map[string]string{"TESTBED": testbed, "GPU": gpuTestdata, "PAPER": "../../../experiments/paper"} {
 				abs, err := filepath.Abs(path)
 				if err != nil {
 					return err

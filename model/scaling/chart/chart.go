@@ -251,7 +251,9 @@ func addCompute(p *plot.Plot, series []Series) error {
 func (s Series) label() string {
 	slope := s.Fit.Exponent()
 	text := fmt.Sprintf("slope %.3f", slope)
-	if s.Slope != nil {
+	if s.Fit.LackOfFit.Rejects() { // an interval would not be valid
+		text += " (law rejected)"
+	} else if s.Slope != nil {
 		text += fmt.Sprintf(" (%.3f to %.3f)", s.Slope.Low, s.Slope.High)
 	}
 	if s.Fit.Law != scaling.Power {
