@@ -1,6 +1,10 @@
 package model
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/structuredffn/sffn/gen/plan"
+)
 
 // Logits calls emit with the logits after every token of a sequence, in order:
 // a few rows [rows, vocab] at a time, valid until emit returns. One pass over
@@ -21,8 +25,8 @@ func (t *Model) Logits(ids []int32, cached bool, emit func(logits []float32) err
 	}
 	tr.forward(ids, 1, len(ids))
 	h := t.Spec.Hidden
-	for r := 0; r < len(ids); r += headRows {
-		n := min(headRows, len(ids)-r)
+	for r := 0; r < len(ids); r += plan.HeadRows {
+		n := min(plan.HeadRows, len(ids)-r)
 		t.head.Forward(tr.logits, tr.final[r*h:(r+n)*h], nil, n, nil, tr.ws)
 		if err := emit(tr.logits[:n*t.Spec.Vocab]); err != nil {
 			return err
