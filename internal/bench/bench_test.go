@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/internal/bench/peer"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/vec"
@@ -137,34 +136,5 @@ func TestDispatch(t *testing.T) {
 	l := newBench(t, 2).Dispatch(50)
 	if l.Count != 50 || l.Threads != 2 || !(l.Low > 0 && l.Low <= l.Median && l.Median <= l.High && l.High <= l.Worst) {
 		t.Errorf("%+v", l)
-	}
-}
-
-// TestGuard is no measurement: it fails where kernels have become several
-// times slower than they are, beside code that runs at the same time on the
-// same machine. Whatever slows one down slows the other.
-func TestGuard(t *testing.T) {
-	b := newBench(t, 1)
-	if b.ISA == kernel.Portable {
-		t.Skip("skipped: this machine or build has portable kernels only")
-	}
-	b.Repeats = 3
-	var err error
-	if b.Libraries, _, err = peer.Find([]string{"gonum"}); err != nil {
-		t.Fatal(err)
-	}
-	f := spec.FFN{Kind: spec.Dense, Hidden: 384, FFN: 768, Act: spec.GELU, Bias: true}
-	for rows, least := range map[int]float64{1: 1.5, 256: 3} {
-		rs, err := b.Factors(f, rows)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range rs {
-			ratio := r.Peers[0].Ratio.Median
-			t.Logf("%s, %s, %d rows: %.1f times gonum", r.Factor, r.Op, rows, ratio)
-			if ratio < least {
-				t.Errorf("%s, %s, %d rows: %.2f times as fast as gonum, want at least %v", r.Factor, r.Op, rows, ratio, least)
-			}
-		}
 	}
 }

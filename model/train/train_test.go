@@ -1,6 +1,7 @@
 package train
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -8,14 +9,12 @@ import (
 	"image/png"
 	"io/fs"
 	"math"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
@@ -315,11 +314,12 @@ func TestUnusedGuide(t *testing.T) {
 }
 
 // Tests run the trainer in a child process, the test binary itself, by these
-// variables: the folder of the data and the run, and what is to happen before.
+// variables: the folder of the data and the run, and what else it does.
 const (
 	childEnv      = "SFFN_TEST_TRAIN"
 	beforeEnv     = "SFFN_TEST_BEFORE"
 	limitFileSize = "limit the size of files"
+	askEachStep   = "ask before each step is saved"
 	childRun      = "child"
 )
 
@@ -363,52 +363,38 @@ func trainChild(dir, before string) error {
 	run := filepath.Join(dir, childRun)
 	_, none := checkpoint.Find(run)
 	r := &Run{Config: c, Data: set, Dir: run, Keep: 2, SaveEvery: 1, Resume: none == nil, Options: rt.Options{Pool: rt.NewPool(2)}}
+	if before == askEachStep {
+		answer := bufio.NewReader(os.Stdin)
+		r.OnStep = func(p Progress) {
+			fmt.Println(p.Step)
+			answer.ReadString('\n')
+		}
+	}
 	_, err = r.Train(context.Background())
 	return err
 }
 
-// A process that is killed at any moment, also while it saves, loses nothing
-// that a checkpoint holds, and ends with the bits of an unbroken run.
+// A process that is killed, between steps or at any point of saving one, loses
+// nothing that a checkpoint holds, and ends with the bits of an unbroken run.
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	prepare(t, filepath.Join(dir, "data"))
 	whole := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "whole"), 1, ""))
-	rng := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
-	kills := 0
-	for attempt := 0; ; attempt++ {
-		cmd := child(t, dir, "")
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan error, 1)
-		go func() { done <- cmd.Wait() }()
-		var timeout <-chan time.Time
-		if attempt < 12 {
-			timeout = time.After(time.Duration(20+rng.IntN(180)) * time.Millisecond)
-		}
-		select {
-		case <-timeout:
-			if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-				t.Fatal(err)
-			}
-			if err := <-done; err == nil {
-				break // it had just finished
-			}
-			kills++
-			continue
-		case err := <-done:
-			if err != nil {
-				t.Fatalf("the trainer failed after %d kills: %v\n%s", kills, err, stderr.String())
-			}
-		}
-		break
+	reached := 0
+	files := []string{
+		".unfinished-step-%08d", ".unfinished-step-%08d/config.yaml", ".unfinished-step-%08d/model.safetensors",
+		".unfinished-step-%08d/optimizer.safetensors", ".unfinished-step-%08d/state.json", "step-%08d",
 	}
-	if kills == 0 {
-		t.Error("the trainer was never killed")
+	for i, file := range files {
+		kill(t, dir, 4*i+2, "")
+		if kill(t, dir, 4*i+4, fmt.Sprintf(file, 4*i+4)) {
+			reached++
+		}
 	}
-	t.Logf("killed %d times", kills)
+	t.Logf("killed %d times, %d of them while it saved", 2*len(files), reached)
+	if out, err := child(t, dir, "").CombinedOutput(); err != nil {
+		t.Fatalf("the trainer failed after it was killed: %v\n%s", err, out)
+	}
 	last, err := checkpoint.Find(filepath.Join(dir, childRun))
 	if err != nil {
 		t.Fatal(err)
@@ -425,6 +411,63 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// kill runs the trainer until it has trained a step and kills it: before it
+// saves, or, where a file of the run is named, as soon as that is there. The
+// trainer waits at each step, so that it is never over before. It may have saved
+// before this process looks: then it is killed all the same, and reached is
+// false.
+func kill(t *testing.T, dir string, step int, file string) (reached bool) {
+	t.Helper()
+	cmd := child(t, dir, askEachStep)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	answers, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	steps := make(chan string)
+	go func() {
+		defer close(steps)
+		for sc := bufio.NewScanner(stdout); sc.Scan(); {
+			steps <- sc.Text()
+		}
+	}()
+	at, alive := <-steps
+	for ; alive && at != fmt.Sprint(step); at, alive = <-steps {
+		fmt.Fprintln(answers) // one that has died is noticed above
+	}
+	if alive && file != "" {
+		fmt.Fprintln(answers)
+		file = filepath.Join(dir, childRun, file)
+		for waits := true; waits; {
+			select {
+			case _, alive = <-steps:
+				waits = false
+			default:
+				_, err := os.Stat(file)
+				reached = err == nil
+				waits = !reached
+			}
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil && alive {
+		t.Fatal(err)
+	}
+	for range steps {
+	}
+	if err := cmd.Wait(); err == nil || !alive {
+		t.Fatalf("the trainer ended before it was killed at step %d: %v\n%s", step, err, stderr.String())
+	}
+	return reached
 }
 
 // A run resumes on another instruction set, which rounds the activations and

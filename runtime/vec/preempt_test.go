@@ -1,0 +1,46 @@
+package vec
+
+import (
+	"testing"
+
+	"github.com/structuredffn/sffn/internal/preempt"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// The scheduler can stop a loop of kernels between any two of them, and none
+// takes more than a stretch of its operands.
+func TestPreemption(t *testing.T) {
+	var table Table
+	calls := 0
+	for op := range kernel.NumVecOps {
+		table.fns[op] = func(a *kernel.VecArgs) {
+			calls++
+			if err := preempt.Point(); err != nil {
+				t.Errorf("%s: who calls a kernel cannot be preempted: %v", op, err)
+			}
+			if n := a.N * max(1, a.Rows); n > chunk {
+				t.Errorf("%s: a call takes %d entries, want %d at most", op, n, chunk)
+			}
+		}
+	}
+	const n = 3*chunk + 5
+	x := make([]float32, n)
+	table.GELU(x, x)
+	table.GELUBackward(x, x, x, x)
+	table.SwiGLU(x, x, x)
+	table.SwiGLUBackward(x, x, x, x, x, x)
+	table.LayerNorm(x, x, x, x, x, x, 1, n)
+	table.RMSNorm(x, x, x, x, x, 1, n)
+	table.Max(x)
+	table.ExpSum(x, x, 1, 0)
+	table.SoftmaxBackward(x, x, x, 0, 1)
+	table.Dot(x, x)
+	table.SumSquares(x)
+	table.Scale(x, 1)
+	table.Axpy(x, 1, x)
+	table.ColSum(x, x, n/64, 64, 64)
+	table.AdamW(x, x, x, x, AdamWStep{})
+	if calls < 15*4 {
+		t.Errorf("%d calls", calls)
+	}
+}
