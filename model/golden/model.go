@@ -6,7 +6,9 @@ import (
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/schedule"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 )
@@ -39,16 +41,15 @@ func (d *data) modelSpec() (spec.Model, error) {
 	return s, nil
 }
 
-// bind reads the parameters and makes a model of them.
-func (d *data) bind(s spec.Model, prefix string, opt rt.Options) (*model.Model, error) {
+// params reads the parameters.
+func (d *data) params(s spec.Model, prefix string) (*model.Params, error) {
 	p := model.NewParams(s)
 	for _, q := range slices.Concat(p.List(), p.Guides()) {
 		if err := d.file.ReadFloat32s(p.Get(q.Name), prefix+q.Name, q.Shape); err != nil {
 			return nil, err
 		}
 	}
-	opt.Train = true
-	return model.New(s, p, opt)
+	return p, nil
 }
 
 // compareParams compares the parameters or gradients of a model; a tied head
@@ -75,7 +76,13 @@ func modelCase(d *data, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
-	m, err := d.bind(s, "param.", opt)
+	p, err := d.params(s, "param.")
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	opt.Train = true
+	m, err := model.New(s, p, opt)
 	if err != nil {
 		return err
 	}
@@ -163,12 +170,14 @@ func (d *data) decode(m *model.Model) error {
 	return nil
 }
 
+// trajectoryCase trains with the loop of every run, on the case's parameters,
+// sequences and random numbers.
 func trajectoryCase(d *data, opt rt.Options) error {
 	s, err := d.modelSpec()
 	if err != nil {
 		return err
 	}
-	tokens, err := d.tokens("tokens")
+	seqs, err := d.sequences()
 	if err != nil {
 		return err
 	}
@@ -176,135 +185,150 @@ func trajectoryCase(d *data, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
-	starts, err := d.file.Int64s("row_start")
+	if width := d.Seq + 1; len(val) == 0 || len(val)%width != 0 {
+		return fmt.Errorf("%s: val_tokens has %d entries, want rows of %d", d.File, len(val), width)
+	}
+	c, err := d.config(s)
 	if err != nil {
 		return err
 	}
-	width := d.Seq + 1
-	if d.Seq < 1 || d.Micro < 1 || d.Accum < 1 || len(starts) != d.Steps*d.Accum || len(tokens)%width != 0 || len(val)%width != 0 {
-		return fmt.Errorf("%s: tokens, val_tokens or row_start do not fit %d steps of %d x %d rows of %d", d.File, d.Steps, d.Accum, d.Micro, width)
-	}
-	guided, err := d.guidance(s)
+	uniform, err := d.guidance(c)
 	if err != nil {
 		return err
 	}
-	m, err := d.bind(s, "init.", opt)
+	p, err := d.params(s, "init.")
 	if err != nil {
 		return err
 	}
-	defer m.Close()
-	grads := model.NewParams(s)
-	defer func() { grads.Close() }()
-	o := d.Optimizer
-	adam := train.NewAdamW(m, o.Betas[0], o.Betas[1], o.Eps, o.Decay, d.Clip)
-	defer adam.Close()
-	tr := m.NewTrace(max(d.Micro, len(val)/width) * d.Seq)
-	defer tr.Close()
-
+	run := train.Run{Config: c, Options: opt}
+	loop, err := run.NewLoop(p, seqs, uniform)
+	if err != nil {
+		return err
+	}
+	defer loop.Close()
+	// The reference leaves the guides as they are after their phase.
+	loop.OnGuidesEnd = func(p *model.Params, steps int, ratio float64) {
+		for _, q := range p.Guides() {
+			compare(d, "final."+q.Name, p.Get(q.Name))
+			layer := "final." + strings.TrimSuffix(q.Name, "guide_linear")
+			same(d, layer+"count", []int64{int64(steps)})
+			compare(d, layer+"ratio", []float64{ratio})
+		}
+	}
 	var losses, norms, rates []float64
-	for step := range d.Steps {
-		if guided != nil && step == d.Guided {
-			if err := d.dropGuides(m, adam, guided); err != nil {
-				return err
-			}
-			grads.Close()
-			grads = model.NewParams(m.Spec)
-			guided = nil
+	for range d.Steps {
+		p, err := loop.Step()
+		if err != nil {
+			return err
 		}
-		mean := 0.0
-		for micro := range d.Accum {
-			row := int(starts[step*d.Accum+micro])
-			if row < 0 || (row+d.Micro)*width > len(tokens) {
-				return fmt.Errorf("%s: row_start[%d][%d] = %d is outside the tokens", d.File, step, micro, row)
-			}
-			ids, targets := split(tokens[row*width:(row+d.Micro)*width], width)
-			if guided != nil {
-				adam.Used = guided.Set(m, step, micro)
-			}
-			loss, err := tr.Backward(grads, ids, targets, d.Micro, 1/float64(d.Accum), micro > 0)
-			if err != nil {
-				return err
-			}
-			mean += loss / float64(d.Accum)
-		}
-		lr := d.LR
-		if lr.LR == 0 {
-			lr.LR = o.LR
-		}
-		rate := lr.lr().At(step)
-		norms = append(norms, adam.Step(grads, rate))
-		m.Repack()
-		losses, rates = append(losses, mean), append(rates, rate)
+		losses, norms, rates = append(losses, p.Loss), append(norms, p.GradNorm), append(rates, p.LR)
 	}
 	compare(d, "loss", losses)
 	compare(d, "grad_norm", norms)
 	compare(d, "lr", rates)
-	d.compareParams("final.", m.Params)
-	ids, targets := split(val, width)
-	loss, err := tr.Loss(ids, targets, len(val)/width)
+	same(d, "row_start", seqs.read)
+	d.compareParams("final.", loop.Model().Params)
+	loss, err := loop.Loss(split(val, d.Seq+1))
 	if err != nil {
 		return err
 	}
 	compare(d, "val_loss", []float64{loss})
-	return d.decode(m)
+	return d.decode(loop.Model())
 }
 
-// guidance is the guided phase of a run, nil where there is none. It takes the
-// place of random numbers from the file.
-func (d *data) guidance(s spec.Model) (*train.Guidance, error) {
+// sequences are the rows of a case's tokens, in order.
+type sequences struct {
+	name   string
+	tokens []int32
+	width  int
+	read   []int64 // first rows that were asked for
+}
+
+func (d *data) sequences() (*sequences, error) {
+	tokens, err := d.tokens("tokens")
+	if err != nil {
+		return nil, err
+	}
+	starts, err := d.file.Int64s("row_start")
+	if err != nil {
+		return nil, err
+	}
+	width := d.Seq + 1
+	if d.Seq < 1 || d.Micro < 1 || d.Accum < 1 || len(starts)%d.Accum != 0 || len(starts)/d.Accum != d.Steps || len(tokens)%width != 0 || d.Micro > len(tokens)/width {
+		return nil, fmt.Errorf("%s: tokens or row_start do not fit %d steps of %d x %d rows of %d", d.File, d.Steps, d.Accum, d.Micro, width)
+	}
+	return &sequences{name: d.File, tokens: tokens, width: width}, nil
+}
+
+func (s *sequences) Read(ids, targets []int32, first uint64, rows int) error {
+	if have := len(s.tokens) / s.width; first > uint64(have-rows) {
+		return fmt.Errorf("%s: tokens has %d rows, want %d to %d", s.name, have, first, first+uint64(rows))
+	}
+	s.read = append(s.read, int64(first))
+	at := int(first) * s.width
+	x, y := split(s.tokens[at:at+rows*s.width], s.width)
+	copy(ids, x)
+	copy(targets, y)
+	return nil
+}
+
+// config is the run that a case describes.
+func (d *data) config(s spec.Model) (*specfile.Config, error) {
+	o, lr, k := d.Optimizer, d.LR, d.Training.Kwargs
+	if lr.LR == 0 {
+		lr.LR = o.LR
+	}
+	c := &specfile.Config{Model: s, Train: specfile.Train{
+		Steps: d.Steps - d.Repeated, Batch: d.Micro, Accumulate: d.Accum, Seq: d.Seq,
+		// Half a step more: the share is cut to whole steps.
+		LR: lr.LR, MinLR: lr.EtaMin / lr.LR, Warmup: (float64(lr.Warmup) + 0.5) / float64(lr.TMax),
+		WeightDecay: o.Decay, Beta1: o.Betas[0], Beta2: o.Betas[1], Eps: o.Eps, Clip: d.Clip,
+	}}
+	if d.Training.guided() {
+		if !(k.Ratio > 0 && k.Ratio <= 1) {
+			return nil, fmt.Errorf("manifest.json: max_step_ratio %v is out of range", k.Ratio)
+		}
+		c.Train.Guide = specfile.Guide{MaxStepRatio: k.Ratio, Schedule: string(k.Scheduler), Mode: k.Mode, ReduceFLOP: k.Reduce}
+	}
+	if got := c.Course(); c.Train.Steps < 1 || got.Guided != d.Guided || got.Steps != d.Steps {
+		return nil, fmt.Errorf("manifest.json: %d steps, %d guided and %d repeated do not follow from max_step_ratio %v and mode %q", d.Steps, d.Guided, d.Repeated, k.Ratio, k.Mode)
+	}
+	if lr.TMax != d.Steps {
+		return nil, fmt.Errorf("manifest.json: T_max %d, want that of the trainer's schedule, all of the %d steps", lr.TMax, d.Steps)
+	}
+	return c, nil
+}
+
+// guidance compares the guides' ratios, and takes the place of random numbers
+// from the file, where the case has any.
+func (d *data) guidance(c *specfile.Config) (uniform func(u []float64, step, micro int), err error) {
 	if !d.Training.guided() {
 		return nil, nil
 	}
-	k := d.Training.Kwargs
-	planned := d.Steps - d.Repeated
-	if !(k.Ratio > 0 && k.Ratio <= 1) {
-		return nil, fmt.Errorf("manifest.json: max_step_ratio %v is out of range", k.Ratio)
-	}
-	if c := s.Course(spec.Budget{Steps: planned, Batch: 1, Seq: 1, Guide: &spec.Guide{MaxStepRatio: k.Ratio, FixedFLOP: k.Mode == "fixedflop"}}); planned < 1 || c.Guided != d.Guided || c.Steps != d.Steps {
-		return nil, fmt.Errorf("manifest.json: %d steps, %d guided and %d repeated do not follow from max_step_ratio %v and mode %q", d.Steps, d.Guided, d.Repeated, k.Ratio, k.Mode)
-	}
-	g := &train.Guidance{Steps: d.Guided, Course: k.Scheduler}
 	var ratios []float64
 	for step := range d.Guided {
-		ratios = append(ratios, g.Ratio(step))
+		ratios = append(ratios, schedule.Ratio(d.Training.Kwargs.Scheduler, step, d.Guided))
 	}
 	compare(d, "ratio", ratios)
-	if !k.Reduce {
-		return g, nil
+	if !c.Train.Guide.ReduceFLOP {
+		return nil, nil
 	}
-	n := len(s.Guides())
+	n := len(c.Model.Guides())
 	u, err := d.floats("guide_u", d.Guided, d.Accum, n)
 	if err != nil {
 		return nil, err
 	}
-	g.Uniform = func(dst []float64, step, micro int) { copy(dst, wide(u[(step*d.Accum+micro)*len(dst):][:len(dst)])) }
 	var used []int64
 	for step := range d.Guided {
 		for _, v := range u[step*d.Accum*n : (step+1)*d.Accum*n] {
 			used = append(used, 0)
-			if float64(v) < g.Ratio(step) {
+			if float64(v) < ratios[step] {
 				used[len(used)-1] = 1
 			}
 		}
 	}
 	same(d, "guide_used", used)
-	return g, nil
-}
-
-// dropGuides ends the guided phase, after which the reference leaves the guides
-// as they are.
-func (d *data) dropGuides(m *model.Model, adam *train.AdamW, g *train.Guidance) error {
-	for _, q := range m.Params.Guides() {
-		compare(d, "final."+q.Name, m.Params.Get(q.Name))
-		layer := "final." + strings.TrimSuffix(q.Name, "guide_linear")
-		same(d, layer+"count", []int64{int64(g.Steps)})
-		compare(d, layer+"ratio", []float64{g.Ratio(g.Steps)})
-	}
-	if err := m.DropGuides(); err != nil {
-		return err
-	}
-	adam.DropGuides()
-	return nil
+	return func(dst []float64, step, micro int) { copy(dst, wide(u[(step*d.Accum+micro)*n:][:n])) }, nil
 }
 
 // split cuts rows of ids into inputs, all but the last of each row, and

@@ -663,7 +663,7 @@ func TestStepAllocatesNothing(t *testing.T) {
 			}
 			tr.watch.before = slices.Grow(tr.watch.before, watchWindow+1)
 			step := func() {
-				if _, err := tr.advance(); err != nil {
+				if _, err := tr.Step(); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -673,7 +673,7 @@ func TestStepAllocatesNothing(t *testing.T) {
 			if n := testing.AllocsPerRun(25, step); n != 0 {
 				t.Errorf("%s, %d threads: a step makes %v allocations", name, threads, n)
 			}
-			tr.close()
+			tr.Close()
 		}
 	}
 }

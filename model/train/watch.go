@@ -89,6 +89,10 @@ type Diverged struct {
 	// Checkpoint is the last good one, empty where there is none.
 	Checkpoint string
 	LR         float64
+	// sound is the last step that left good weights; finite says that the present
+	// ones are worth keeping, too.
+	sound  int
+	finite bool
 }
 
 func (d *Diverged) Error() string {

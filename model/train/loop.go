@@ -1,0 +1,275 @@
+package train
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/schedule"
+)
+
+// Loop runs the steps of a run. It knows nothing of the run's folder: that is
+// Run.Train's part.
+type Loop struct {
+	// OnGuidesEnd, where not nil, sees the parameters at the end of the guided
+	// phase, before the guides go: so many steps have used them, and the ratio has
+	// come to this.
+	OnGuidesEnd func(p *model.Params, steps int, ratio float64)
+
+	run    *Run
+	engine Engine
+	// cpu is the engine where no device is; params and moments lie on the host.
+	cpu          *cpu
+	params, m, v *model.Params
+	// guidance is nil outside the guided phase of a run.
+	guidance *Guidance
+	course   spec.Course
+	watch    watch
+	data     Sequences
+	lr       schedule.LR
+	step     int
+
+	ids, targets []int32
+
+	start   time.Time
+	trained time.Duration // without validation and saving
+	before  int           // steps that an earlier process ran
+	rate    float64       // tokens a second, smoothed
+	flops   float64       // of the model, for each token
+}
+
+// Sequences are what a loop trains on. Read fills ids and targets with rows
+// sequences, from number first on.
+type Sequences interface {
+	Read(ids, targets []int32, first uint64, rows int) error
+}
+
+// NewLoop begins a run with parameters, which it takes over, and sequences of
+// the caller's, in place of what the run's data and seed give. uniform draws the
+// numbers of guides that are used at random, as Guidance.Uniform.
+func (r *Run) NewLoop(p *model.Params, data Sequences, uniform func(u []float64, step, micro int)) (*Loop, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	return r.newLoop(p, data, uniform, "", checkpoint.State{})
+}
+
+// check looks at what a run's fields say of each other.
+func (r *Run) check() error {
+	if r.World == 0 {
+		r.World = 1
+	}
+	if r.Rank < 0 || r.Rank >= r.World || r.World > 1 && r.Reduce == nil {
+		return fmt.Errorf("rank %d of %d processes: want a rank from 0, and Reduce with more than one process", r.Rank, r.World)
+	}
+	if r.Device != nil {
+		return r.CheckDevice()
+	}
+	return nil
+}
+
+// newLoop begins a run, or goes on from a checkpoint in a state.
+func (r *Run) newLoop(p *model.Params, data Sequences, uniform func(u []float64, step, micro int), from string, state checkpoint.State) (*Loop, error) {
+	tr, m := r.Config.Train, p.Spec()
+	l := &Loop{run: r, course: r.Config.Course(), data: data, start: time.Now(), step: state.Step, before: state.Step, rate: state.TokensPerSecond}
+	l.lr = schedule.NewLR(tr.LR, tr.MinLR, tr.Warmup, l.course.Steps)
+	if m.Guided {
+		l.guidance = &Guidance{Steps: l.course.Guided, Course: schedule.Course(tr.Guide.Schedule)}
+		if tr.Guide.ReduceFLOP {
+			l.guidance.Uniform = uniform
+		}
+	}
+	if err := l.makeEngine(m, p, from); err != nil {
+		return nil, err
+	}
+	l.watch.threshold = tr.SpikeThreshold
+	l.countFLOPs()
+	l.ids, l.targets = make([]int32, tr.Batch*tr.Seq), make([]int32, tr.Batch*tr.Seq)
+	return l, nil
+}
+
+// Model is the model in training, nil on a device. Its parameters are others
+// once the guides are gone.
+func (l *Loop) Model() *model.Model {
+	if l.cpu == nil {
+		return nil
+	}
+	return l.cpu.model
+}
+
+func (l *Loop) note(format string, args ...any) {
+	if l.run.OnNote != nil {
+		l.run.OnNote(fmt.Sprintf(format, args...))
+	}
+}
+
+// makeEngine makes what computes the steps, with the moments of a checkpoint if
+// there is one.
+func (l *Loop) makeEngine(m spec.Model, params *model.Params, from string) error {
+	c := l.run.Config.Train
+	l.params = params
+	if l.run.Device == nil {
+		var err error
+		if l.cpu, err = newCPU(m, params, c, l.run.Options); err != nil {
+			return err
+		}
+		l.engine, l.m, l.v = l.cpu, l.cpu.adam.M, l.cpu.adam.V
+		l.cpu.adam.Steps = l.step
+	} else {
+		l.m, l.v = model.NewParams(m), model.NewParams(m)
+	}
+	if from != "" {
+		if err := checkpoint.LoadMoments(from, l.m, l.v); err != nil {
+			return err
+		}
+	}
+	if l.run.Device == nil {
+		return nil
+	}
+	var err error
+	l.engine, err = l.run.Device(Start{Spec: m, Params: params, M: l.m, V: l.v, Steps: l.step, Train: c})
+	return err
+}
+
+// Close frees everything, the parameters included.
+func (l *Loop) Close() {
+	l.engine.Close()
+	if l.cpu == nil {
+		l.m.Close()
+		l.v.Close()
+	}
+	l.params.Close()
+}
+
+// Step runs one step.
+func (l *Loop) Step() (Progress, error) {
+	c := &l.run.Config.Train
+	start := time.Now()
+	loss := 0.0
+	for micro := range c.Accumulate {
+		// Sequences are numbered through steps, micro-batches and ranks.
+		first := uint64((l.dataStep()*c.Accumulate+micro)*l.run.World+l.run.Rank) * uint64(c.Batch)
+		if err := l.data.Read(l.ids, l.targets, first, c.Batch); err != nil {
+			return Progress{}, err
+		}
+		if l.guidance != nil {
+			l.cpu.adam.Used = l.guidance.Set(l.cpu.model, l.step, micro)
+		}
+		mean, err := l.engine.Backward(l.ids, l.targets, c.Batch, 1/float64(c.Accumulate), micro > 0)
+		if err != nil {
+			return Progress{}, err
+		}
+		loss += mean / float64(c.Accumulate)
+	}
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return Progress{}, l.diverged(l.step+1, l.step-1, fmt.Sprintf("the loss is %v", loss))
+	}
+	if l.run.Reduce != nil {
+		if err := l.run.Reduce(l.cpu.grads.Data); err != nil {
+			return Progress{}, fmt.Errorf("step %d: reducing gradients: %w", l.step+1, err)
+		}
+	}
+	lr := l.lr.At(l.step)
+	norm, err := l.engine.Step(lr)
+	if err != nil {
+		return Progress{}, err
+	}
+	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+		d := l.diverged(l.step+1, l.step-l.watch.spiking, fmt.Sprintf("the norm of the gradients is %v", norm))
+		d.finite = true // the weights gave this step's loss
+		return Progress{}, d
+	}
+	m := Metrics{Loss: loss, LR: lr, GradNorm: norm}
+	if c.NormEvery > 0 && (l.step+1)%c.NormEvery == 0 {
+		if m.GradNorms, m.WeightNorms, err = l.engine.Norms(); err != nil {
+			return Progress{}, err
+		}
+	}
+	spiking := l.watch.spiking
+	l.watch.add(loss)
+	if m.Spike = l.watch.spiking > 0; m.Spike && spiking == 0 {
+		l.note("step %d: a spike: %v", l.step+1, &l.watch)
+	} else if !m.Spike && spiking > 0 {
+		l.note("step %d: the spike is over", l.step+1)
+	}
+	l.step++
+	if l.guidance != nil && l.step == l.course.Guided {
+		if err := l.dropGuides(); err != nil {
+			return Progress{}, err
+		}
+	}
+	spent := time.Since(start)
+	l.trained += spent
+	tokens := c.Batch * c.Seq * c.Accumulate * l.run.World
+	// The rate follows the last ten steps or so.
+	now := float64(tokens) / spent.Seconds()
+	if n := l.step - l.before; n == 1 {
+		l.rate = now
+	} else {
+		l.rate += (now - l.rate) / float64(min(n, 10))
+	}
+	m.Step, m.Tokens, m.TokensPerSecond = l.step, int64(l.step)*int64(tokens), l.rate
+	return Progress{
+		Metrics: m,
+		Steps:   l.course.Steps,
+		FLOPS:   l.flops * l.rate,
+		ETA:     time.Duration(float64(l.course.Steps-l.step) * float64(tokens) / l.rate * float64(time.Second)),
+	}, nil
+}
+
+// dataStep is the step whose data this step reads: those after the planned ones
+// begin again at the first.
+func (l *Loop) dataStep() int { return l.step % l.run.Config.Train.Steps }
+
+// countFLOPs counts a backward pass as two forward passes.
+func (l *Loop) countFLOPs() {
+	c := &l.run.Config.Train
+	l.flops = 3 * float64(l.params.Spec().ForwardFLOPs(c.Batch, c.Seq)) / float64(c.Batch*c.Seq)
+}
+
+// dropGuides ends the guided phase.
+func (l *Loop) dropGuides() error {
+	if l.OnGuidesEnd != nil {
+		l.OnGuidesEnd(l.params, l.step, l.guidance.Ratio(l.step))
+	}
+	if err := l.cpu.dropGuides(); err != nil {
+		return err
+	}
+	l.params, l.m, l.v = l.cpu.model.Params, l.cpu.adam.M, l.cpu.adam.V
+	l.guidance = nil
+	l.countFLOPs()
+	l.note("step %d: the guided phase is over", l.step)
+	return nil
+}
+
+// Loss is the mean loss on whole sequences of the model that decodes: without
+// the guides.
+func (l *Loop) Loss(ids, targets []int32) (float64, error) {
+	if l.guidance != nil {
+		l.guidance.Unset(l.cpu.model)
+	}
+	c := &l.run.Config.Train
+	return Evaluate(l.engine, ids, targets, c.Seq, c.Batch)
+}
+
+// Evaluate is the mean loss over windows of seq tokens, batch at a time.
+func Evaluate(tr Evaluator, ids, targets []int32, seq, batch int) (float64, error) {
+	sum := 0.0
+	for at := 0; at < len(ids); at += batch * seq {
+		end := min(len(ids), at+batch*seq)
+		loss, err := tr.Loss(ids[at:end], targets[at:end], (end-at)/seq)
+		if err != nil {
+			return 0, err
+		}
+		sum += loss * float64(end-at)
+	}
+	return sum / float64(len(ids)), nil
+}
+
+// diverged halts the run in a step; what the steps up to sound left is good.
+func (l *Loop) diverged(step, sound int, reason string) *Diverged {
+	return &Diverged{Step: step, Reason: reason, LR: l.run.Config.Train.LR, sound: sound}
+}
