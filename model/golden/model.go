@@ -1,6 +1,7 @@
 package golden
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -217,7 +218,7 @@ func trajectoryCase(d *data, opt rt.Options) error {
 	}
 	var losses, norms, rates []float64
 	for range d.Steps {
-		p, err := loop.Step()
+		p, err := loop.Step(context.Background())
 		if err != nil {
 			return err
 		}

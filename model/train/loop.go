@@ -1,6 +1,8 @@
 package train
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -31,6 +33,10 @@ type Loop struct {
 	data     Sequences
 	lr       schedule.LR
 	step     int
+	// told is what this process tells the others, then the mean of what all told;
+	// stopping that all stop before the next step.
+	told     [tells]float32
+	stopping bool
 
 	ids, targets []int32
 
@@ -144,25 +150,14 @@ func (l *Loop) Close() {
 	l.params.Close()
 }
 
-// Step runs one step.
-func (l *Loop) Step() (Progress, error) {
+// Step runs one step. Processes that run it together agree how it ends; where ctx
+// of one of them is done, stopping is set in all.
+func (l *Loop) Step(ctx context.Context) (Progress, error) {
 	c := &l.run.Config.Train
 	start := time.Now()
-	loss := 0.0
-	for micro := range c.Accumulate {
-		// Sequences are numbered through steps, micro-batches and ranks.
-		first := uint64((l.dataStep()*c.Accumulate+micro)*l.run.World+l.run.Rank) * uint64(c.Batch)
-		if err := l.data.Read(l.ids, l.targets, first, c.Batch); err != nil {
-			return Progress{}, err
-		}
-		if l.guidance != nil {
-			l.cpu.adam.Used = l.guidance.Set(l.cpu.model, l.step, micro)
-		}
-		mean, err := l.engine.Backward(l.ids, l.targets, c.Batch, 1/float64(c.Accumulate), micro > 0)
-		if err != nil {
-			return Progress{}, err
-		}
-		loss += mean / float64(c.Accumulate)
+	loss, err := l.backward()
+	if loss, err = l.agree(ctx, loss, err); err != nil {
+		return Progress{}, err
 	}
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return Progress{}, l.diverged(l.step+1, l.step-1, fmt.Sprintf("the loss is %v", loss))
@@ -218,6 +213,80 @@ func (l *Loop) Step() (Progress, error) {
 		FLOPS:   l.flops * l.rate,
 		ETA:     time.Duration(float64(l.course.Steps-l.step) * float64(tokens) / l.rate * float64(time.Second)),
 	}, nil
+}
+
+// backward computes the gradients of a step, and its loss.
+func (l *Loop) backward() (loss float64, err error) {
+	c := &l.run.Config.Train
+	for micro := range c.Accumulate {
+		// Sequences are numbered through steps, micro-batches and ranks.
+		first := uint64((l.dataStep()*c.Accumulate+micro)*l.run.World+l.run.Rank) * uint64(c.Batch)
+		if err := l.data.Read(l.ids, l.targets, first, c.Batch); err != nil {
+			return 0, err
+		}
+		if l.guidance != nil {
+			l.cpu.adam.Used = l.guidance.Set(l.cpu.model, l.step, micro)
+		}
+		mean, err := l.engine.Backward(l.ids, l.targets, c.Batch, 1/float64(c.Accumulate), micro > 0)
+		if err != nil {
+			return 0, err
+		}
+		loss += mean / float64(c.Accumulate)
+	}
+	return loss, nil
+}
+
+// What processes tell each other in a step, before they reduce its gradients:
+// means over all of them.
+const (
+	tellLoss   = iota
+	tellFailed // the share of those that cannot go on
+	tellStop   // of those that are to stop after this step
+	tells
+)
+
+// agree returns the loss of a step, the mean over all processes, so that all see
+// the same. None leaves without a word, for which the others would wait for
+// ever: where one fails, all end in this step.
+func (l *Loop) agree(ctx context.Context, loss float64, err error) (float64, error) {
+	if l.run.World == 1 {
+		return loss, err
+	}
+	l.told = [tells]float32{tellLoss: float32(loss)}
+	if err != nil {
+		l.told[tellFailed] = 1
+	}
+	if ctx.Err() != nil {
+		l.told[tellStop] = 1
+	}
+	if down := l.run.Reduce(l.told[:]); down != nil {
+		err = errors.Join(err, fmt.Errorf("step %d: reaching the other processes: %w", l.step+1, down))
+	}
+	if err != nil {
+		return 0, err
+	}
+	if l.told[tellFailed] > 0 {
+		return 0, fmt.Errorf("step %d: another process has failed", l.step+1)
+	}
+	l.stopping = l.told[tellStop] > 0
+	return float64(l.told[tellLoss]), nil
+}
+
+// leave is called with what keeps this process from its next step, in which the
+// others get to know.
+func (l *Loop) leave(ctx context.Context, err error) error {
+	if l.step < l.course.Steps && !l.stopping {
+		_, err = l.agree(ctx, 0, err)
+	}
+	return err
+}
+
+// stopped says that the run ends before its last step.
+func (l *Loop) stopped(ctx context.Context) bool {
+	if l.run.World > 1 {
+		return l.stopping
+	}
+	return ctx.Err() != nil
 }
 
 // dataStep is the step whose data this step reads: those after the planned ones

@@ -34,7 +34,9 @@ type Run struct {
 	Options rt.Options
 	// Reduce, where not nil, runs between the backward pass and clipping: it
 	// replaces the gradients by their mean over World processes, of which this
-	// one is number Rank. Each reads its own share of the data.
+	// one is number Rank. Each reads its own share of the data. Several processes
+	// reduce a few numbers before, in the same way, by which they agree on the
+	// loss and on how the step ends.
 	Reduce      func(grads []float32) error
 	Rank, World int
 	// Device, where not nil, makes the engine that computes the steps, instead of
@@ -92,8 +94,8 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 	defer metrics.Close()
 	res := &Result{Steps: t.course.Steps, ValLoss: math.NaN()}
 	saved := time.Now()
-	for t.step < res.Steps && ctx.Err() == nil {
-		p, err := t.Step()
+	for t.step < res.Steps && !t.stopped(ctx) {
+		p, err := t.Step(ctx)
 		if err != nil {
 			return nil, t.halt(err)
 		}
@@ -101,12 +103,12 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 		if t.step == res.Steps || every > 0 && t.step%every == 0 {
 			loss, err := t.validate()
 			if err != nil {
-				return nil, err
+				return nil, t.leave(ctx, err)
 			}
 			p.ValLoss, res.ValLoss = &loss, loss
 		}
 		if err := appendMetrics(metrics, p.Metrics); err != nil {
-			return nil, err
+			return nil, t.leave(ctx, err)
 		}
 		if r.OnStep != nil {
 			r.OnStep(p)
@@ -116,7 +118,7 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 		}
 		if r.SaveEvery > 0 && time.Since(saved) > r.SaveEvery && t.step < res.Steps && t.watch.spiking == 0 {
 			if res.Checkpoint, err = t.save(); err != nil {
-				return nil, err
+				return nil, t.leave(ctx, err)
 			}
 			t.note("saved %s", res.Checkpoint)
 			saved = time.Now()

@@ -663,7 +663,7 @@ func TestStepAllocatesNothing(t *testing.T) {
 			}
 			tr.watch.before = slices.Grow(tr.watch.before, watchWindow+1)
 			step := func() {
-				if _, err := tr.Step(); err != nil {
+				if _, err := tr.Step(context.Background()); err != nil {
 					t.Fatal(err)
 				}
 			}
