@@ -23,7 +23,7 @@ func init() {
 //	s      = alpha * s                       with Scale
 //	s      = s + C[i,j]                      with Accumulate
 //	s      = s + bias[j] + residual[i,j]     where they are given
-//	aux    = s                               where it is given
+//	aux    = s                               where it is given, before an activation
 //	C[i,j] = act(s)
 //
 // For SwiGLU, B's panels hold 16 gates and 16 ups; C[i,j] = silu(g) * u has
@@ -62,8 +62,8 @@ func mulPortable(a *kernel.Args) {
 			}
 			add(s, floats(a.Bias, col, width))
 			add(s, floats(a.Residual, i*a.LDC+col, width))
-			copy(floats(a.Aux, i*a.LDAux+col, width), s)
 			if a.Epilogue == kernel.GELU {
+				copy(floats(a.Aux, i*a.LDAux+col, width), s)
 				for j, v := range s {
 					s[j], _ = vec.GELU(v)
 				}

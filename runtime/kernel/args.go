@@ -25,7 +25,7 @@ type Args struct {
 	// Residual has the strides of C and is added after the bias.
 	Residual unsafe.Pointer
 	// Aux receives the values before the activation; for SwiGLU the gates, and
-	// UpAux bytes further the ups.
+	// UpAux bytes further the ups. Kernels without an activation leave it alone.
 	Aux unsafe.Pointer
 	// Segs points to NSegs segments.
 	Segs  unsafe.Pointer
@@ -61,7 +61,7 @@ const (
 	Scale
 	// PreOnly makes a SwiGLU kernel store Aux and leave out the activation: for
 	// all blocks of k but the last. Its Accumulate reads Aux, because C has no
-	// room for both halves.
+	// room for both halves. Other kernels take no notice of it.
 	PreOnly
 )
 
