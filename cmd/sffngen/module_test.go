@@ -72,8 +72,12 @@ func TestDownstream(t *testing.T) {
 func TestDrawnSpecs(t *testing.T) {
 	dir := scratchModule(t, "example.com/drawn")
 	r := rand.New(rand.NewPCG(11, 12))
-	for i := range 12 {
-		f := drawFFN(r)
+	// Deep sums before a product of two results.
+	specs := []spec.FFN{{Kind: spec.Dense, Hidden: 1537, FFN: 48, Act: spec.SwiGLU, Bias: true}}
+	for range 12 {
+		specs = append(specs, drawFFN(r))
+	}
+	for i, f := range specs {
 		pkg := gen.Package{Name: fmt.Sprintf("p%d", i), FFNs: []spec.FFN{f}}
 		t.Logf("%s: %s", pkg.Name, f.Name())
 		files, err := pkg.Files()
@@ -85,6 +89,18 @@ func TestDrawnSpecs(t *testing.T) {
 		}
 	}
 	command(t, dir, "test", "./...")
+}
+
+// A structured model with and without guides: two networks that differ in
+// nothing else have names of their own.
+func TestGuidedBesidePlain(t *testing.T) {
+	dir := scratchModule(t, "example.com/guided")
+	cmd := newCommand()
+	cmd.SetArgs([]string{"--config", "gpt2s-lowrank-32,gpt2s-lowrank-32-guided-fixedflop", "--out", filepath.Join(dir, "gpt2s")})
+	if err := cmd.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	command(t, dir, "test", "-run", "FFNs", "./...")
 }
 
 func drawFFN(r *rand.Rand) spec.FFN {

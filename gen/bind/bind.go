@@ -169,6 +169,9 @@ func FFNs(pkg, doc string, ffns []spec.FFN) ([]byte, error) {
 			if s.Bias {
 				g.Id("Bias").Op(":").True()
 			}
+			if s.Guide {
+				g.Id("Guide").Op(":").True()
+			}
 		})
 		f.Commentf("New%s binds the weights of the %s to these kernels, or to the\nportable ones where the CPU has no vector unit that they know.", suffix, what)
 		f.Func().Id("New"+suffix).Params(jen.Id("w").Qual(rtPath, "FFNWeights"), jen.Id("opt").Qual(rtPath, "Options")).
@@ -210,6 +213,9 @@ func structure(s spec.FFN) string {
 	if s.Blocks > 0 {
 		n += fmt.Sprint("B", s.Blocks)
 	}
+	if s.Guide {
+		n += "Guided"
+	}
 	return n
 }
 
@@ -225,6 +231,9 @@ func describe(s spec.FFN) string {
 	}
 	if s.Bias {
 		d += ", bias"
+	}
+	if s.Guide {
+		d += ", guided"
 	}
 	return d + ")"
 }
