@@ -2,12 +2,14 @@ package plan
 
 import (
 	"math"
+	"reflect"
 	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -71,18 +73,29 @@ func coversForward(t *rapid.T, f Factor) {
 				used[p.Block*f.In*f.Out+c*f.In+k]++
 			}
 		}
-		i := 0
-		for _, s := range p.Segments(0, p.Depth()) {
+		readsAt(t, f, p, ins)
+	}
+	once(t, f.Param+" weights", used)
+	once(t, f.Param+" places", written)
+}
+
+// readsAt checks that a product's kernels, block of k by block, read each k
+// where it lies.
+func readsAt(t *rapid.T, f Factor, p Product, places []int) {
+	ks, i := p.KIndex(), 0
+	for _, kc := range p.KBlocks {
+		for _, s := range p.Segments(i, kc) {
 			for d := range s.Len {
-				if place := s.Off/4 + d*p.KStep()/4; place != ins[ks[i]] {
-					t.Fatalf("%s block %d: k %d is read at %d, its input lies at %d", f.Param, p.Block, i, place, ins[ks[i]])
+				if place := s.Off/4 + d*p.KStep()/4; place != places[ks[i]] {
+					t.Fatalf("%s block %d: k %d is read at %d, it lies at %d (transposed %v)", f.Param, p.Block, i, place, places[ks[i]], p.Transposed)
 				}
 				i++
 			}
 		}
 	}
-	once(t, f.Param+" weights", used)
-	once(t, f.Param+" places", written)
+	if i != p.Depth() {
+		t.Fatalf("%s block %d: %d of %d k are read", f.Param, p.Block, i, p.Depth())
+	}
 }
 
 // gradientPlaces is where the gradient plan reads each input and output of a
@@ -118,16 +131,23 @@ func coversBackward(t *rapid.T, f Factor) {
 	written := make([]int, f.InWidth)
 	for _, p := range f.BackwardData() {
 		checkShape(t, p)
-		for _, at := range p.StoreIndex() {
+		ins, outs := gradientPlaces(f, p.Block)
+		ks, store := p.KIndex(), p.StoreIndex()
+		for _, at := range store {
 			written[at]++
 		}
-		for _, c := range p.ColumnIndex() {
-			for _, k := range p.KIndex() {
-				if c >= 0 {
-					used[p.Block*f.In*f.Out+k*f.In+c]++
-				}
+		for i, c := range p.ColumnIndex() {
+			if c < 0 {
+				continue
+			}
+			if store[i] != ins[c] {
+				t.Fatalf("%s block %d: the gradient of input %d is stored at %d, the input lies at %d", f.Param, p.Block, c, store[i], ins[c])
+			}
+			for _, k := range ks {
+				used[p.Block*f.In*f.Out+k*f.In+c]++
 			}
 		}
+		readsAt(t, f, p, outs)
 	}
 	once(t, f.Param+" weights backward", used)
 	once(t, f.Param+" places backward", written)
@@ -226,15 +246,64 @@ func TestSpecialised(t *testing.T) {
 	}
 }
 
-// Names carry the whole plan: two kernels with one name are one kernel.
+// Names carry the whole plan: kernels with one name are one kernel. The
+// specialised ones are those of all presets and of small layers of every form.
 func TestNamesAreUnique(t *testing.T) {
+	var layers []Layer
+	for _, name := range specfile.Presets() {
+		c, err := specfile.Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := c.Model
+		for i := range min(m.Layers, 2) { // the first one may be dense
+			f := NewFFN(m.LayerFFN(i))
+			layers = append(layers, f.FC1, f.FC2)
+		}
+		layers = append(layers, NewLayer(m.QKV()), NewLayer(m.Output()), NewLayer(m.Head()))
+	}
+	for i := range 200 {
+		f := NewFFN(rapid.Custom(drawFFN).Example(i))
+		layers = append(layers, f.FC1, f.FC2)
+	}
 	for _, target := range targets {
-		seen := map[string]bool{}
+		seen := map[string]Kernel{}
 		for _, k := range target.Any() {
-			if seen[k.Name()] {
+			if _, ok := seen[k.Name()]; ok {
 				t.Errorf("%s comes twice", k.Name())
 			}
-			seen[k.Name()] = true
+			seen[k.Name()] = k
+		}
+		// What the runtime looks up by name: every tile of every block of k.
+		for _, l := range layers {
+			factors := l.Factors
+			if l.Guide != nil {
+				factors = append(slices.Clone(factors), *l.Guide)
+			}
+			for _, f := range factors {
+				for _, p := range append(f.Forward(), f.BackwardData()...) {
+					k0 := 0
+					for i, kc := range p.KBlocks {
+						_, segs := Relative(p.Segments(k0, kc))
+						k0 += kc
+						for nr := range target.MaxMR {
+							for mr := range 2 { // one row leaves out the rows
+								k, ok := (Kernel{ISA: target.ISA, MR: 1 + mr, NR: nr, Epilogue: p.BlockEpilogue(i)}).Shaped(p, segs)
+								if !ok {
+									continue
+								}
+								if o, ok := seen[k.Name()]; ok && !reflect.DeepEqual(o, k) {
+									t.Fatalf("%s is the name of %+v and of %+v", k.Name(), o.Shape, k.Shape)
+								}
+								seen[k.Name()] = k
+							}
+						}
+					}
+				}
+			}
+		}
+		if n := len(target.Any()); len(seen) < 2*n {
+			t.Errorf("%s: %d kernels, %d of them for any shape", target.ISA, len(seen), n)
 		}
 	}
 }
