@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -164,17 +165,96 @@ func testLinear(t *testing.T, isa kernel.ISA, s spec.Linear, m int) {
 	if s.Bias {
 		near(t, "grad bias", g.Bias, wdb, tolerance(m))
 	}
-	// A second pass that accumulates doubles every gradient exactly.
-	once := g.Factors[0][0]
-	l.Backward(nil, g, dy, x, m, saved, true, ws)
-	if g.Factors[0][0] == once && once != 0 {
-		t.Error("accumulate left the gradient as it was")
-	}
-	for i, wg := range f64ref.FactorGradients(s, fs, wdw) {
-		for j := range wg {
-			wg[j] *= 2
+}
+
+// A second pass that accumulates adds to each gradient, bit for bit, what the
+// first one computed: the sums of the blocks of rows, in order. A single block
+// doubles it. Blocks of rows whose sums have to be put in order first are added
+// as one.
+func TestAccumulate(t *testing.T) {
+	for _, isa := range kernel.Available() {
+		for _, s := range linearCases {
+			for _, guide := range []bool{false, true} {
+				if s.Guide = guide; guide && s.Kind == spec.Dense {
+					continue
+				}
+				for _, m := range []int{1, 7, plan.RowBlock, plan.RowBlock + 44} {
+					if isa == kernel.Portable && s.In*s.Out > 10000 {
+						m = min(m, 7)
+					}
+					t.Run(fmt.Sprintf("%s/%s/%d", isa, s.Name(), m), func(t *testing.T) { testAccumulate(t, isa, s, m) })
+				}
+			}
 		}
-		near(t, "accumulated", g.Factors[i], wg, tolerance(m+s.In+s.Out))
+	}
+}
+
+func testAccumulate(t *testing.T, isa kernel.ISA, s spec.Linear, m int) {
+	r := rand.New(rand.NewPCG(4, uint64(m)))
+	pool := NewPool(2)
+	defer pool.Close()
+	w := randomWeights(r, s)
+	l, err := NewLinear(s, w, Options{ISA: isa, Pool: pool, Train: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.SetGuide(Guide{On: s.Guide, Ratio: 0.3})
+	ws, saved := l.NewWorkspace(), l.NewSaved(m)
+	defer ws.Close()
+	defer saved.Close()
+	x, dy := random(r, m*s.In, 1), random(r, m*s.Out, 1)
+	// pass adds the gradients of rows [m0, m1) to g, or overwrites them.
+	pass := func(g Weights, m0, m1 int, accumulate bool) {
+		x, dy, m := x[m0*s.In:], dy[m0*s.Out:], m1-m0
+		l.Forward(poisoned(m*s.Out), x, nil, m, saved, ws)
+		l.Backward(nil, g, dy, x, m, saved, accumulate, ws)
+	}
+	g := emptyLike(w)
+	pass(g, 0, m, false)
+	once := [][]float32{slices.Clone(g.Bias), slices.Clone(g.Guide)}
+	for _, f := range g.Factors {
+		once = append(once, slices.Clone(f))
+	}
+	pass(g, 0, m, true)
+	var blocks []Weights
+	for m0 := 0; m0 < m; m0 += plan.RowBlock {
+		b := emptyLike(w)
+		pass(b, m0, min(m, m0+plan.RowBlock), false)
+		blocks = append(blocks, b)
+	}
+	// check compares a gradient with what the first pass left, and those of the
+	// blocks of rows, where they are added one by one.
+	check := func(what string, got, once []float32, direct bool, of func(Weights) []float32) {
+		t.Helper()
+		for i, v := range once {
+			want := v
+			if direct {
+				for _, b := range blocks {
+					want += of(b)[i]
+				}
+			} else {
+				want += v
+			}
+			if math.Float32bits(got[i]) != math.Float32bits(want) {
+				t.Fatalf("%s[%d] = %v after %v, want %v", what, i, got[i], v, want)
+			}
+		}
+	}
+	// The sums of the bias's rows run through all blocks.
+	check("bias", g.Bias, once[0], false, nil)
+	factor := func(what string, gr *gradient, got, once []float32, of func(Weights) []float32) {
+		n := len(got) / len(gr.blocks)
+		for b := range gr.blocks {
+			check(fmt.Sprint(what, " block ", b), got[b*n:][:n], once[b*n:][:n], gr.blocks[b].direct,
+				func(w Weights) []float32 { return of(w)[b*n:][:n] })
+		}
+	}
+	for i, gr := range l.layer.gradients {
+		factor(s.Chain()[i].Param, gr, g.Factors[i], once[2+i], func(w Weights) []float32 { return w.Factors[i] })
+	}
+	if s.Guide {
+		factor("guide", l.layer.guide.gradient, g.Guide, once[1], func(w Weights) []float32 { return w.Guide })
 	}
 }
 
