@@ -38,15 +38,17 @@ func (c *calls) see(a *kernel.Args) {
 	}
 }
 
-// watch puts see in the place of kernels.
-func (c *calls) watch(fs *[len(widths)][16]kernel.Func) {
+// watched is a table with see in the place of kernels.
+func (c *calls) watched(fs *tiles) *tiles {
+	seen := &tiles{}
 	for w := range fs {
 		for mr, f := range fs[w] {
 			if f != nil {
-				fs[w][mr] = c.see
+				seen[w][mr] = c.see
 			}
 		}
 	}
+	return seen
 }
 
 func (c *calls) watchLayer(l *layer) {
@@ -54,14 +56,14 @@ func (c *calls) watchLayer(l *layer) {
 		for _, qs := range factors {
 			for _, q := range qs {
 				for i := range q.blocks {
-					c.watch(&q.blocks[i].tiles)
-					c.watch(&q.blocks[i].scratch)
+					b := &q.blocks[i]
+					b.tiles, b.scratch = *c.watched(&b.tiles), c.watched(b.scratch)
 				}
 			}
 		}
 	}
 	for _, g := range l.gradients {
-		c.watch(&g.strips)
+		g.strips = c.watched(g.strips)
 	}
 }
 
@@ -173,7 +175,7 @@ func TestPreemptionAttention(t *testing.T) {
 			t.Fatal(err)
 		}
 		var c calls
-		c.watch(&a.mul.tiles)
+		a.mul.tiles = c.watched(a.mul.tiles)
 		const m, width = 300, 256
 		qkv, o, lse := make([]float32, 3*m*width), make([]float32, m*width), make([]float32, 2*m)
 		ws := a.NewWorkspace()
