@@ -52,10 +52,12 @@ func (e *asm) scale2(n, p reg.VecVirtual) {
 	e.VPADDD(n, p, p)
 }
 
-// exp2 replaces t by 2^t for |t| <= 126, larger arguments clamped.
+// exp2 replaces t by 2^t: from 128 on it is infinite, below -126 that of -126;
+// NaN counts as 128. At 128 the remainder is 0 and the polynomial 1, so that the
+// exponent's field alone overflows, on both instruction sets.
 func (e *asm) exp2(t reg.VecVirtual) {
 	n, p := e.vec(), e.vec()
-	e.VMINPS(e.constant(126), t, t)
+	e.VMINPS(e.constant(128), t, t)
 	e.VMAXPS(e.constant(-126), t, t)
 	e.round(t, n)
 	e.VSUBPS(n, t, t)
@@ -112,7 +114,8 @@ var (
 	geluC1 = float32(-2 * math.Sqrt(2/math.Pi) * 0.044715 * log2e)
 )
 
-// gelu replaces x by gelu(x). Absolute error below 1e-6 max(1, |x|).
+// gelu replaces x by gelu(x). Absolute error below 1e-6 max(1, |x|); for large
+// negative x it divides by infinity, which gives 0, and NaN of minus infinity.
 func (e *asm) gelu(x reg.VecVirtual) {
 	t := e.vec()
 	e.geluExp(x, t)
@@ -120,7 +123,8 @@ func (e *asm) gelu(x reg.VecVirtual) {
 	e.VDIVPS(t, x, x)
 }
 
-// geluExp sets t to exp(-2u).
+// geluExp sets t to exp(-2u). Where x^2 overflows, so does the exponent, with
+// the sign of -x.
 func (e *asm) geluExp(x, t reg.VecVirtual) {
 	e.VMULPS(x, x, t)
 	e.VMULPS(e.constant(geluC1), t, t)
@@ -129,12 +133,13 @@ func (e *asm) geluExp(x, t reg.VecVirtual) {
 	e.exp2(t)
 }
 
-// swiglu replaces u by silu(g) * u.
+// swiglu replaces u by silu(g) * u. The quotient comes first: g*u may overflow
+// where the result does not.
 func (e *asm) swiglu(g, u reg.VecVirtual) {
 	t := e.vec()
 	e.VMULPS(e.constant(-log2e), g, t)
 	e.exp2(t)
 	e.VADDPS(e.constant(1), t, t)
-	e.VMULPS(g, u, u)
-	e.VDIVPS(t, u, u)
+	e.VDIVPS(t, g, t)
+	e.VMULPS(t, u, u)
 }

@@ -272,6 +272,8 @@ var emitVec = map[kernel.VecOp]func(*asm){
 			b.VMULPS(h, h, du)
 			b.VMULPS(b.constant(float32(6*math.Sqrt(2/math.Pi)*0.044715)), du, du)
 			b.VADDPS(b.constant(float32(2*math.Sqrt(2/math.Pi))), du, du)
+			// h^2 may overflow: far out a or 1-s is 0, and so is their product with it.
+			b.VMINPS(b.constant(math.MaxFloat32), du, du)
 			b.VMOVUPS(b.constant(1), t)
 			b.VSUBPS(s, t, t)
 			b.VMULPS(a, t, t)
@@ -381,14 +383,16 @@ var emitVec = map[kernel.VecOp]func(*asm){
 		e.loop(reduceUnroll, []int{0}, func(b *vecBody) {
 			x := b.ld(0)
 			b.fill(x, float32(math.Inf(-1)))
-			b.VMAXPS(x, acc[b.u], acc[b.u])
+			// The first operand is what MAXPS returns for NaN: it counts for nothing.
+			b.VMAXPS(acc[b.u], x, acc[b.u])
 		})
 		e.result(0, acc, e.VMAXPS)
 	},
 	kernel.OpExpSum: func(e *asm) {
-		scale, shift, acc := e.scalar(0), e.scalar(1), e.sums(2)
+		scale, shift, top, acc := e.scalar(0), e.scalar(1), e.scalar(2), e.sums(2)
 		e.loop(2, []int{0, 1}, func(b *vecBody) {
 			x := b.ld(1)
+			b.VSUBPS(top, x, x)
 			b.VFMSUB213PS(shift, scale, x)
 			b.exp(x)
 			b.st(0, x)

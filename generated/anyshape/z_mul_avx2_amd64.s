@@ -833,8 +833,8 @@ skip55:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y2
+	VMULPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
 skip56:
@@ -2277,8 +2277,8 @@ skip133:
 	VPADDD      Y5, Y6, Y6
 	VMOVAPS     Y6, Y4
 	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y4, Y1, Y1
+	VDIVPS      Y4, Y0, Y4
+	VMULPS      Y4, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y2, Y0
@@ -2298,8 +2298,8 @@ skip133:
 	VPADDD      Y1, Y4, Y4
 	VMOVAPS     Y4, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y2, Y3, Y3
-	VDIVPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y0
+	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 
 skip134:
@@ -4170,8 +4170,8 @@ skip216:
 	VPADDD      Y7, Y8, Y8
 	VMOVAPS     Y8, Y6
 	VADDPS      constants_avx2<>+320(SB), Y6, Y6
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y6, Y1, Y1
+	VDIVPS      Y6, Y0, Y6
+	VMULPS      Y6, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y2, Y0
@@ -4191,8 +4191,8 @@ skip216:
 	VPADDD      Y1, Y6, Y6
 	VMOVAPS     Y6, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y2, Y3, Y3
-	VDIVPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y0
+	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y4, Y0
@@ -4212,8 +4212,8 @@ skip216:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y4, Y5, Y5
-	VDIVPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y0
+	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 
 skip217:
@@ -6472,8 +6472,8 @@ skip301:
 	VPADDD      Y9, Y10, Y10
 	VMOVAPS     Y10, Y8
 	VADDPS      constants_avx2<>+320(SB), Y8, Y8
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y8, Y1, Y1
+	VDIVPS      Y8, Y0, Y8
+	VMULPS      Y8, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y2, Y0
@@ -6493,8 +6493,8 @@ skip301:
 	VPADDD      Y1, Y8, Y8
 	VMOVAPS     Y8, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y2, Y3, Y3
-	VDIVPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y0
+	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y4, Y0
@@ -6514,8 +6514,8 @@ skip301:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y4, Y5, Y5
-	VDIVPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y0
+	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y6, Y0
@@ -6535,8 +6535,8 @@ skip301:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y6, Y7, Y7
-	VDIVPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y0
+	VMULPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 
 skip302:
@@ -9163,8 +9163,8 @@ skip386:
 	VPADDD      Y11, Y12, Y12
 	VMOVAPS     Y12, Y10
 	VADDPS      constants_avx2<>+320(SB), Y10, Y10
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y10, Y1, Y1
+	VDIVPS      Y10, Y0, Y10
+	VMULPS      Y10, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y2, Y0
@@ -9184,8 +9184,8 @@ skip386:
 	VPADDD      Y1, Y10, Y10
 	VMOVAPS     Y10, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y2, Y3, Y3
-	VDIVPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y0
+	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y4, Y0
@@ -9205,8 +9205,8 @@ skip386:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y4, Y5, Y5
-	VDIVPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y0
+	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y6, Y0
@@ -9226,8 +9226,8 @@ skip386:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y6, Y7, Y7
-	VDIVPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y0
+	VMULPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y8, Y0
@@ -9247,8 +9247,8 @@ skip386:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y8, Y9, Y9
-	VDIVPS      Y0, Y9, Y9
+	VDIVPS      Y0, Y8, Y0
+	VMULPS      Y0, Y9, Y9
 	VMOVUPS     Y9, (DX)
 
 skip387:
@@ -12278,8 +12278,8 @@ skip471:
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
 	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y12, Y1, Y1
+	VDIVPS      Y12, Y0, Y12
+	VMULPS      Y12, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y2, Y0
@@ -12299,8 +12299,8 @@ skip471:
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y2, Y3, Y3
-	VDIVPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y0
+	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y4, Y0
@@ -12320,8 +12320,8 @@ skip471:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y4, Y5, Y5
-	VDIVPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y0
+	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y6, Y0
@@ -12341,8 +12341,8 @@ skip471:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y6, Y7, Y7
-	VDIVPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y0
+	VMULPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y8, Y0
@@ -12362,8 +12362,8 @@ skip471:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y8, Y9, Y9
-	VDIVPS      Y0, Y9, Y9
+	VDIVPS      Y0, Y8, Y0
+	VMULPS      Y0, Y9, Y9
 	VMOVUPS     Y9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+352(SB), Y10, Y0
@@ -12383,8 +12383,8 @@ skip471:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VMULPS      Y10, Y11, Y11
-	VDIVPS      Y0, Y11, Y11
+	VDIVPS      Y0, Y10, Y0
+	VMULPS      Y0, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
 skip472:
@@ -15780,14 +15780,14 @@ DATA constants_avx2<>+48(SB)/4, $0xc0135761
 DATA constants_avx2<>+52(SB)/4, $0xc0135761
 DATA constants_avx2<>+56(SB)/4, $0xc0135761
 DATA constants_avx2<>+60(SB)/4, $0xc0135761
-DATA constants_avx2<>+64(SB)/4, $0x42fc0000
-DATA constants_avx2<>+68(SB)/4, $0x42fc0000
-DATA constants_avx2<>+72(SB)/4, $0x42fc0000
-DATA constants_avx2<>+76(SB)/4, $0x42fc0000
-DATA constants_avx2<>+80(SB)/4, $0x42fc0000
-DATA constants_avx2<>+84(SB)/4, $0x42fc0000
-DATA constants_avx2<>+88(SB)/4, $0x42fc0000
-DATA constants_avx2<>+92(SB)/4, $0x42fc0000
+DATA constants_avx2<>+64(SB)/4, $0x43000000
+DATA constants_avx2<>+68(SB)/4, $0x43000000
+DATA constants_avx2<>+72(SB)/4, $0x43000000
+DATA constants_avx2<>+76(SB)/4, $0x43000000
+DATA constants_avx2<>+80(SB)/4, $0x43000000
+DATA constants_avx2<>+84(SB)/4, $0x43000000
+DATA constants_avx2<>+88(SB)/4, $0x43000000
+DATA constants_avx2<>+92(SB)/4, $0x43000000
 DATA constants_avx2<>+96(SB)/4, $0xc2fc0000
 DATA constants_avx2<>+100(SB)/4, $0xc2fc0000
 DATA constants_avx2<>+104(SB)/4, $0xc2fc0000

@@ -2746,8 +2746,8 @@ skip60:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z20, Z1, Z1
+	VDIVPS      Z20, Z0, Z20
+	VMULPS      Z20, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z20
@@ -2765,8 +2765,8 @@ skip60:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z20, Z3, Z3
+	VDIVPS      Z20, Z2, Z20
+	VMULPS      Z20, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z20
@@ -2784,8 +2784,8 @@ skip60:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z20, Z5, Z5
+	VDIVPS      Z20, Z4, Z20
+	VMULPS      Z20, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z20
@@ -2803,8 +2803,8 @@ skip60:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z20, Z7, Z7
+	VDIVPS      Z20, Z6, Z20
+	VMULPS      Z20, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z8, Z20
@@ -2822,8 +2822,8 @@ skip60:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z20, Z9, Z9
+	VDIVPS      Z20, Z8, Z20
+	VMULPS      Z20, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z10, Z20
@@ -2841,8 +2841,8 @@ skip60:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z20, Z11, Z11
+	VDIVPS      Z20, Z10, Z20
+	VMULPS      Z20, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z12, Z20
@@ -2860,8 +2860,8 @@ skip60:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z20, Z13, Z13
+	VDIVPS      Z20, Z12, Z20
+	VMULPS      Z20, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z14, Z20
@@ -2879,8 +2879,8 @@ skip60:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z20, Z15, Z15
+	VDIVPS      Z20, Z14, Z20
+	VMULPS      Z20, Z15, Z15
 	VMOVUPS     Z15, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z16, Z20
@@ -2898,8 +2898,8 @@ skip60:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z16, Z17, Z17
-	VDIVPS      Z20, Z17, Z17
+	VDIVPS      Z20, Z16, Z20
+	VMULPS      Z20, Z17, Z17
 	VMOVUPS     Z17, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z18, Z20
@@ -2917,8 +2917,8 @@ skip60:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z18, Z19, Z19
-	VDIVPS      Z20, Z19, Z19
+	VDIVPS      Z20, Z18, Z20
+	VMULPS      Z20, Z19, Z19
 	VMOVUPS     Z19, (DX)
 
 skip61:
@@ -5916,8 +5916,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z22, Z1, Z1
+	VDIVPS      Z22, Z0, Z22
+	VMULPS      Z22, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z22
@@ -5935,8 +5935,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z22, Z3, Z3
+	VDIVPS      Z22, Z2, Z22
+	VMULPS      Z22, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z22
@@ -5954,8 +5954,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z22, Z5, Z5
+	VDIVPS      Z22, Z4, Z22
+	VMULPS      Z22, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z22
@@ -5973,8 +5973,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z22, Z7, Z7
+	VDIVPS      Z22, Z6, Z22
+	VMULPS      Z22, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z8, Z22
@@ -5992,8 +5992,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z22, Z9, Z9
+	VDIVPS      Z22, Z8, Z22
+	VMULPS      Z22, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z10, Z22
@@ -6011,8 +6011,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z22, Z11, Z11
+	VDIVPS      Z22, Z10, Z22
+	VMULPS      Z22, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z12, Z22
@@ -6030,8 +6030,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z22, Z13, Z13
+	VDIVPS      Z22, Z12, Z22
+	VMULPS      Z22, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z14, Z22
@@ -6049,8 +6049,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z22, Z15, Z15
+	VDIVPS      Z22, Z14, Z22
+	VMULPS      Z22, Z15, Z15
 	VMOVUPS     Z15, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z16, Z22
@@ -6068,8 +6068,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z16, Z17, Z17
-	VDIVPS      Z22, Z17, Z17
+	VDIVPS      Z22, Z16, Z22
+	VMULPS      Z22, Z17, Z17
 	VMOVUPS     Z17, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z18, Z22
@@ -6087,8 +6087,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z18, Z19, Z19
-	VDIVPS      Z22, Z19, Z19
+	VDIVPS      Z22, Z18, Z22
+	VMULPS      Z22, Z19, Z19
 	VMOVUPS     Z19, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z20, Z22
@@ -6106,8 +6106,8 @@ skip121:
 	VSCALEFPS   Z23, Z24, Z24
 	VMOVAPS     Z24, Z22
 	VADDPS      constants_avx512<>+640(SB), Z22, Z22
-	VMULPS      Z20, Z21, Z21
-	VDIVPS      Z22, Z21, Z21
+	VDIVPS      Z22, Z20, Z22
+	VMULPS      Z22, Z21, Z21
 	VMOVUPS     Z21, (DX)
 
 skip122:
@@ -9315,8 +9315,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z24, Z1, Z1
+	VDIVPS      Z24, Z0, Z24
+	VMULPS      Z24, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z24
@@ -9334,8 +9334,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z24, Z3, Z3
+	VDIVPS      Z24, Z2, Z24
+	VMULPS      Z24, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z24
@@ -9353,8 +9353,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z24, Z5, Z5
+	VDIVPS      Z24, Z4, Z24
+	VMULPS      Z24, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z24
@@ -9372,8 +9372,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z24, Z7, Z7
+	VDIVPS      Z24, Z6, Z24
+	VMULPS      Z24, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z8, Z24
@@ -9391,8 +9391,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z24, Z9, Z9
+	VDIVPS      Z24, Z8, Z24
+	VMULPS      Z24, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z10, Z24
@@ -9410,8 +9410,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z24, Z11, Z11
+	VDIVPS      Z24, Z10, Z24
+	VMULPS      Z24, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z12, Z24
@@ -9429,8 +9429,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z24, Z13, Z13
+	VDIVPS      Z24, Z12, Z24
+	VMULPS      Z24, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z14, Z24
@@ -9448,8 +9448,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z24, Z15, Z15
+	VDIVPS      Z24, Z14, Z24
+	VMULPS      Z24, Z15, Z15
 	VMOVUPS     Z15, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z16, Z24
@@ -9467,8 +9467,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z16, Z17, Z17
-	VDIVPS      Z24, Z17, Z17
+	VDIVPS      Z24, Z16, Z24
+	VMULPS      Z24, Z17, Z17
 	VMOVUPS     Z17, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z18, Z24
@@ -9486,8 +9486,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z18, Z19, Z19
-	VDIVPS      Z24, Z19, Z19
+	VDIVPS      Z24, Z18, Z24
+	VMULPS      Z24, Z19, Z19
 	VMOVUPS     Z19, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z20, Z24
@@ -9505,8 +9505,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z20, Z21, Z21
-	VDIVPS      Z24, Z21, Z21
+	VDIVPS      Z24, Z20, Z24
+	VMULPS      Z24, Z21, Z21
 	VMOVUPS     Z21, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z22, Z24
@@ -9524,8 +9524,8 @@ skip182:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z22, Z23, Z23
-	VDIVPS      Z24, Z23, Z23
+	VDIVPS      Z24, Z22, Z24
+	VMULPS      Z24, Z23, Z23
 	VMOVUPS     Z23, (DX)
 
 skip183:
@@ -12943,8 +12943,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z26, Z1, Z1
+	VDIVPS      Z26, Z0, Z26
+	VMULPS      Z26, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z26
@@ -12962,8 +12962,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z26, Z3, Z3
+	VDIVPS      Z26, Z2, Z26
+	VMULPS      Z26, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z26
@@ -12981,8 +12981,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z26, Z5, Z5
+	VDIVPS      Z26, Z4, Z26
+	VMULPS      Z26, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z26
@@ -13000,8 +13000,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z26, Z7, Z7
+	VDIVPS      Z26, Z6, Z26
+	VMULPS      Z26, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z8, Z26
@@ -13019,8 +13019,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z26, Z9, Z9
+	VDIVPS      Z26, Z8, Z26
+	VMULPS      Z26, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z10, Z26
@@ -13038,8 +13038,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z26, Z11, Z11
+	VDIVPS      Z26, Z10, Z26
+	VMULPS      Z26, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z12, Z26
@@ -13057,8 +13057,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z26, Z13, Z13
+	VDIVPS      Z26, Z12, Z26
+	VMULPS      Z26, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z14, Z26
@@ -13076,8 +13076,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z26, Z15, Z15
+	VDIVPS      Z26, Z14, Z26
+	VMULPS      Z26, Z15, Z15
 	VMOVUPS     Z15, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z16, Z26
@@ -13095,8 +13095,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z16, Z17, Z17
-	VDIVPS      Z26, Z17, Z17
+	VDIVPS      Z26, Z16, Z26
+	VMULPS      Z26, Z17, Z17
 	VMOVUPS     Z17, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z18, Z26
@@ -13114,8 +13114,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z18, Z19, Z19
-	VDIVPS      Z26, Z19, Z19
+	VDIVPS      Z26, Z18, Z26
+	VMULPS      Z26, Z19, Z19
 	VMOVUPS     Z19, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z20, Z26
@@ -13133,8 +13133,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z20, Z21, Z21
-	VDIVPS      Z26, Z21, Z21
+	VDIVPS      Z26, Z20, Z26
+	VMULPS      Z26, Z21, Z21
 	VMOVUPS     Z21, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z22, Z26
@@ -13152,8 +13152,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z22, Z23, Z23
-	VDIVPS      Z26, Z23, Z23
+	VDIVPS      Z26, Z22, Z26
+	VMULPS      Z26, Z23, Z23
 	VMOVUPS     Z23, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z24, Z26
@@ -13171,8 +13171,8 @@ skip243:
 	VSCALEFPS   Z27, Z28, Z28
 	VMOVAPS     Z28, Z26
 	VADDPS      constants_avx512<>+640(SB), Z26, Z26
-	VMULPS      Z24, Z25, Z25
-	VDIVPS      Z26, Z25, Z25
+	VDIVPS      Z26, Z24, Z26
+	VMULPS      Z26, Z25, Z25
 	VMOVUPS     Z25, (DX)
 
 skip244:
@@ -16800,8 +16800,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z28, Z1, Z1
+	VDIVPS      Z28, Z0, Z28
+	VMULPS      Z28, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z28
@@ -16819,8 +16819,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z28, Z3, Z3
+	VDIVPS      Z28, Z2, Z28
+	VMULPS      Z28, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z28
@@ -16838,8 +16838,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z28, Z5, Z5
+	VDIVPS      Z28, Z4, Z28
+	VMULPS      Z28, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z28
@@ -16857,8 +16857,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z28, Z7, Z7
+	VDIVPS      Z28, Z6, Z28
+	VMULPS      Z28, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z8, Z28
@@ -16876,8 +16876,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z28, Z9, Z9
+	VDIVPS      Z28, Z8, Z28
+	VMULPS      Z28, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z10, Z28
@@ -16895,8 +16895,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z28, Z11, Z11
+	VDIVPS      Z28, Z10, Z28
+	VMULPS      Z28, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z12, Z28
@@ -16914,8 +16914,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z28, Z13, Z13
+	VDIVPS      Z28, Z12, Z28
+	VMULPS      Z28, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z14, Z28
@@ -16933,8 +16933,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z28, Z15, Z15
+	VDIVPS      Z28, Z14, Z28
+	VMULPS      Z28, Z15, Z15
 	VMOVUPS     Z15, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z16, Z28
@@ -16952,8 +16952,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z16, Z17, Z17
-	VDIVPS      Z28, Z17, Z17
+	VDIVPS      Z28, Z16, Z28
+	VMULPS      Z28, Z17, Z17
 	VMOVUPS     Z17, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z18, Z28
@@ -16971,8 +16971,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z18, Z19, Z19
-	VDIVPS      Z28, Z19, Z19
+	VDIVPS      Z28, Z18, Z28
+	VMULPS      Z28, Z19, Z19
 	VMOVUPS     Z19, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z20, Z28
@@ -16990,8 +16990,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z20, Z21, Z21
-	VDIVPS      Z28, Z21, Z21
+	VDIVPS      Z28, Z20, Z28
+	VMULPS      Z28, Z21, Z21
 	VMOVUPS     Z21, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z22, Z28
@@ -17009,8 +17009,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z22, Z23, Z23
-	VDIVPS      Z28, Z23, Z23
+	VDIVPS      Z28, Z22, Z28
+	VMULPS      Z28, Z23, Z23
 	VMOVUPS     Z23, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z24, Z28
@@ -17028,8 +17028,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z24, Z25, Z25
-	VDIVPS      Z28, Z25, Z25
+	VDIVPS      Z28, Z24, Z28
+	VMULPS      Z28, Z25, Z25
 	VMOVUPS     Z25, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z26, Z28
@@ -17047,8 +17047,8 @@ skip304:
 	VSCALEFPS   Z29, Z30, Z30
 	VMOVAPS     Z30, Z28
 	VADDPS      constants_avx512<>+640(SB), Z28, Z28
-	VMULPS      Z26, Z27, Z27
-	VDIVPS      Z28, Z27, Z27
+	VDIVPS      Z28, Z26, Z28
+	VMULPS      Z28, Z27, Z27
 	VMOVUPS     Z27, (DX)
 
 skip305:
@@ -17792,8 +17792,8 @@ skip360:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z2
+	VMULPS      Z2, Z1, Z1
 	VMOVUPS     Z1, (DX)
 
 skip361:
@@ -18803,8 +18803,8 @@ skip416:
 	VSCALEFPS   Z5, Z6, Z6
 	VMOVAPS     Z6, Z4
 	VADDPS      constants_avx512<>+640(SB), Z4, Z4
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z4, Z1, Z1
+	VDIVPS      Z4, Z0, Z4
+	VMULPS      Z4, Z1, Z1
 	VMULPS      constants_avx512<>+704(SB), Z2, Z4
 	VMINPS      constants_avx512<>+128(SB), Z4, Z4
 	VMAXPS      constants_avx512<>+192(SB), Z4, Z4
@@ -18820,8 +18820,8 @@ skip416:
 	VSCALEFPS   Z5, Z6, Z6
 	VMOVAPS     Z6, Z4
 	VADDPS      constants_avx512<>+640(SB), Z4, Z4
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z4, Z3, Z3
+	VDIVPS      Z4, Z2, Z4
+	VMULPS      Z4, Z3, Z3
 	VMOVUPS     Z1, (DX)
 	VMOVUPS     Z3, 64(DX)
 
@@ -19804,8 +19804,8 @@ skip472:
 	VSCALEFPS   Z5, Z6, Z6
 	VMOVAPS     Z6, Z4
 	VADDPS      constants_avx512<>+640(SB), Z4, Z4
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z4, Z1, Z1
+	VDIVPS      Z4, Z0, Z4
+	VMULPS      Z4, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z4
@@ -19823,8 +19823,8 @@ skip472:
 	VSCALEFPS   Z5, Z6, Z6
 	VMOVAPS     Z6, Z4
 	VADDPS      constants_avx512<>+640(SB), Z4, Z4
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z4, Z3, Z3
+	VDIVPS      Z4, Z2, Z4
+	VMULPS      Z4, Z3, Z3
 	VMOVUPS     Z3, (DX)
 
 skip473:
@@ -21275,8 +21275,8 @@ skip528:
 	VSCALEFPS   Z9, Z10, Z10
 	VMOVAPS     Z10, Z8
 	VADDPS      constants_avx512<>+640(SB), Z8, Z8
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z8, Z1, Z1
+	VDIVPS      Z8, Z0, Z8
+	VMULPS      Z8, Z1, Z1
 	VMULPS      constants_avx512<>+704(SB), Z2, Z8
 	VMINPS      constants_avx512<>+128(SB), Z8, Z8
 	VMAXPS      constants_avx512<>+192(SB), Z8, Z8
@@ -21292,8 +21292,8 @@ skip528:
 	VSCALEFPS   Z9, Z10, Z10
 	VMOVAPS     Z10, Z8
 	VADDPS      constants_avx512<>+640(SB), Z8, Z8
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z8, Z3, Z3
+	VDIVPS      Z8, Z2, Z8
+	VMULPS      Z8, Z3, Z3
 	VMOVUPS     Z1, (DX)
 	VMOVUPS     Z3, 64(DX)
 	ADDQ        BX, DX
@@ -21312,8 +21312,8 @@ skip528:
 	VSCALEFPS   Z9, Z10, Z10
 	VMOVAPS     Z10, Z8
 	VADDPS      constants_avx512<>+640(SB), Z8, Z8
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z8, Z5, Z5
+	VDIVPS      Z8, Z4, Z8
+	VMULPS      Z8, Z5, Z5
 	VMULPS      constants_avx512<>+704(SB), Z6, Z8
 	VMINPS      constants_avx512<>+128(SB), Z8, Z8
 	VMAXPS      constants_avx512<>+192(SB), Z8, Z8
@@ -21329,8 +21329,8 @@ skip528:
 	VSCALEFPS   Z9, Z10, Z10
 	VMOVAPS     Z10, Z8
 	VADDPS      constants_avx512<>+640(SB), Z8, Z8
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z8, Z7, Z7
+	VDIVPS      Z8, Z6, Z8
+	VMULPS      Z8, Z7, Z7
 	VMOVUPS     Z5, (DX)
 	VMOVUPS     Z7, 64(DX)
 
@@ -22579,8 +22579,8 @@ skip589:
 	VSCALEFPS   Z7, Z8, Z8
 	VMOVAPS     Z8, Z6
 	VADDPS      constants_avx512<>+640(SB), Z6, Z6
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z6, Z1, Z1
+	VDIVPS      Z6, Z0, Z6
+	VMULPS      Z6, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z6
@@ -22598,8 +22598,8 @@ skip589:
 	VSCALEFPS   Z7, Z8, Z8
 	VMOVAPS     Z8, Z6
 	VADDPS      constants_avx512<>+640(SB), Z6, Z6
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z6, Z3, Z3
+	VDIVPS      Z6, Z2, Z6
+	VMULPS      Z6, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z6
@@ -22617,8 +22617,8 @@ skip589:
 	VSCALEFPS   Z7, Z8, Z8
 	VMOVAPS     Z8, Z6
 	VADDPS      constants_avx512<>+640(SB), Z6, Z6
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z6, Z5, Z5
+	VDIVPS      Z6, Z4, Z6
+	VMULPS      Z6, Z5, Z5
 	VMOVUPS     Z5, (DX)
 
 skip590:
@@ -24558,8 +24558,8 @@ skip650:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z12, Z1, Z1
+	VDIVPS      Z12, Z0, Z12
+	VMULPS      Z12, Z1, Z1
 	VMULPS      constants_avx512<>+704(SB), Z2, Z12
 	VMINPS      constants_avx512<>+128(SB), Z12, Z12
 	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
@@ -24575,8 +24575,8 @@ skip650:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z12, Z3, Z3
+	VDIVPS      Z12, Z2, Z12
+	VMULPS      Z12, Z3, Z3
 	VMOVUPS     Z1, (DX)
 	VMOVUPS     Z3, 64(DX)
 	ADDQ        BX, DX
@@ -24595,8 +24595,8 @@ skip650:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z12, Z5, Z5
+	VDIVPS      Z12, Z4, Z12
+	VMULPS      Z12, Z5, Z5
 	VMULPS      constants_avx512<>+704(SB), Z6, Z12
 	VMINPS      constants_avx512<>+128(SB), Z12, Z12
 	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
@@ -24612,8 +24612,8 @@ skip650:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z12, Z7, Z7
+	VDIVPS      Z12, Z6, Z12
+	VMULPS      Z12, Z7, Z7
 	VMOVUPS     Z5, (DX)
 	VMOVUPS     Z7, 64(DX)
 	ADDQ        BX, DX
@@ -24632,8 +24632,8 @@ skip650:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z12, Z9, Z9
+	VDIVPS      Z12, Z8, Z12
+	VMULPS      Z12, Z9, Z9
 	VMULPS      constants_avx512<>+704(SB), Z10, Z12
 	VMINPS      constants_avx512<>+128(SB), Z12, Z12
 	VMAXPS      constants_avx512<>+192(SB), Z12, Z12
@@ -24649,8 +24649,8 @@ skip650:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z12, Z11, Z11
+	VDIVPS      Z12, Z10, Z12
+	VMULPS      Z12, Z11, Z11
 	VMOVUPS     Z9, (DX)
 	VMOVUPS     Z11, 64(DX)
 
@@ -26109,8 +26109,8 @@ skip711:
 	VSCALEFPS   Z9, Z10, Z10
 	VMOVAPS     Z10, Z8
 	VADDPS      constants_avx512<>+640(SB), Z8, Z8
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z8, Z1, Z1
+	VDIVPS      Z8, Z0, Z8
+	VMULPS      Z8, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z8
@@ -26128,8 +26128,8 @@ skip711:
 	VSCALEFPS   Z9, Z10, Z10
 	VMOVAPS     Z10, Z8
 	VADDPS      constants_avx512<>+640(SB), Z8, Z8
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z8, Z3, Z3
+	VDIVPS      Z8, Z2, Z8
+	VMULPS      Z8, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z8
@@ -26147,8 +26147,8 @@ skip711:
 	VSCALEFPS   Z9, Z10, Z10
 	VMOVAPS     Z10, Z8
 	VADDPS      constants_avx512<>+640(SB), Z8, Z8
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z8, Z5, Z5
+	VDIVPS      Z8, Z4, Z8
+	VMULPS      Z8, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z8
@@ -26166,8 +26166,8 @@ skip711:
 	VSCALEFPS   Z9, Z10, Z10
 	VMOVAPS     Z10, Z8
 	VADDPS      constants_avx512<>+640(SB), Z8, Z8
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z8, Z7, Z7
+	VDIVPS      Z8, Z6, Z8
+	VMULPS      Z8, Z7, Z7
 	VMOVUPS     Z7, (DX)
 
 skip712:
@@ -28520,8 +28520,8 @@ skip772:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z16, Z1, Z1
+	VDIVPS      Z16, Z0, Z16
+	VMULPS      Z16, Z1, Z1
 	VMULPS      constants_avx512<>+704(SB), Z2, Z16
 	VMINPS      constants_avx512<>+128(SB), Z16, Z16
 	VMAXPS      constants_avx512<>+192(SB), Z16, Z16
@@ -28537,8 +28537,8 @@ skip772:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z16, Z3, Z3
+	VDIVPS      Z16, Z2, Z16
+	VMULPS      Z16, Z3, Z3
 	VMOVUPS     Z1, (DX)
 	VMOVUPS     Z3, 64(DX)
 	ADDQ        BX, DX
@@ -28557,8 +28557,8 @@ skip772:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z16, Z5, Z5
+	VDIVPS      Z16, Z4, Z16
+	VMULPS      Z16, Z5, Z5
 	VMULPS      constants_avx512<>+704(SB), Z6, Z16
 	VMINPS      constants_avx512<>+128(SB), Z16, Z16
 	VMAXPS      constants_avx512<>+192(SB), Z16, Z16
@@ -28574,8 +28574,8 @@ skip772:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z16, Z7, Z7
+	VDIVPS      Z16, Z6, Z16
+	VMULPS      Z16, Z7, Z7
 	VMOVUPS     Z5, (DX)
 	VMOVUPS     Z7, 64(DX)
 	ADDQ        BX, DX
@@ -28594,8 +28594,8 @@ skip772:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z16, Z9, Z9
+	VDIVPS      Z16, Z8, Z16
+	VMULPS      Z16, Z9, Z9
 	VMULPS      constants_avx512<>+704(SB), Z10, Z16
 	VMINPS      constants_avx512<>+128(SB), Z16, Z16
 	VMAXPS      constants_avx512<>+192(SB), Z16, Z16
@@ -28611,8 +28611,8 @@ skip772:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z16, Z11, Z11
+	VDIVPS      Z16, Z10, Z16
+	VMULPS      Z16, Z11, Z11
 	VMOVUPS     Z9, (DX)
 	VMOVUPS     Z11, 64(DX)
 	ADDQ        BX, DX
@@ -28631,8 +28631,8 @@ skip772:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z16, Z13, Z13
+	VDIVPS      Z16, Z12, Z16
+	VMULPS      Z16, Z13, Z13
 	VMULPS      constants_avx512<>+704(SB), Z14, Z16
 	VMINPS      constants_avx512<>+128(SB), Z16, Z16
 	VMAXPS      constants_avx512<>+192(SB), Z16, Z16
@@ -28648,8 +28648,8 @@ skip772:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z16, Z15, Z15
+	VDIVPS      Z16, Z14, Z16
+	VMULPS      Z16, Z15, Z15
 	VMOVUPS     Z13, (DX)
 	VMOVUPS     Z15, 64(DX)
 
@@ -30318,8 +30318,8 @@ skip833:
 	VSCALEFPS   Z11, Z12, Z12
 	VMOVAPS     Z12, Z10
 	VADDPS      constants_avx512<>+640(SB), Z10, Z10
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z10, Z1, Z1
+	VDIVPS      Z10, Z0, Z10
+	VMULPS      Z10, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z10
@@ -30337,8 +30337,8 @@ skip833:
 	VSCALEFPS   Z11, Z12, Z12
 	VMOVAPS     Z12, Z10
 	VADDPS      constants_avx512<>+640(SB), Z10, Z10
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z10, Z3, Z3
+	VDIVPS      Z10, Z2, Z10
+	VMULPS      Z10, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z10
@@ -30356,8 +30356,8 @@ skip833:
 	VSCALEFPS   Z11, Z12, Z12
 	VMOVAPS     Z12, Z10
 	VADDPS      constants_avx512<>+640(SB), Z10, Z10
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z10, Z5, Z5
+	VDIVPS      Z10, Z4, Z10
+	VMULPS      Z10, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z10
@@ -30375,8 +30375,8 @@ skip833:
 	VSCALEFPS   Z11, Z12, Z12
 	VMOVAPS     Z12, Z10
 	VADDPS      constants_avx512<>+640(SB), Z10, Z10
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z10, Z7, Z7
+	VDIVPS      Z10, Z6, Z10
+	VMULPS      Z10, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z8, Z10
@@ -30394,8 +30394,8 @@ skip833:
 	VSCALEFPS   Z11, Z12, Z12
 	VMOVAPS     Z12, Z10
 	VADDPS      constants_avx512<>+640(SB), Z10, Z10
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z10, Z9, Z9
+	VDIVPS      Z10, Z8, Z10
+	VMULPS      Z10, Z9, Z9
 	VMOVUPS     Z9, (DX)
 
 skip834:
@@ -33161,8 +33161,8 @@ skip894:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z20, Z1, Z1
+	VDIVPS      Z20, Z0, Z20
+	VMULPS      Z20, Z1, Z1
 	VMULPS      constants_avx512<>+704(SB), Z2, Z20
 	VMINPS      constants_avx512<>+128(SB), Z20, Z20
 	VMAXPS      constants_avx512<>+192(SB), Z20, Z20
@@ -33178,8 +33178,8 @@ skip894:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z20, Z3, Z3
+	VDIVPS      Z20, Z2, Z20
+	VMULPS      Z20, Z3, Z3
 	VMOVUPS     Z1, (DX)
 	VMOVUPS     Z3, 64(DX)
 	ADDQ        BX, DX
@@ -33198,8 +33198,8 @@ skip894:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z20, Z5, Z5
+	VDIVPS      Z20, Z4, Z20
+	VMULPS      Z20, Z5, Z5
 	VMULPS      constants_avx512<>+704(SB), Z6, Z20
 	VMINPS      constants_avx512<>+128(SB), Z20, Z20
 	VMAXPS      constants_avx512<>+192(SB), Z20, Z20
@@ -33215,8 +33215,8 @@ skip894:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z20, Z7, Z7
+	VDIVPS      Z20, Z6, Z20
+	VMULPS      Z20, Z7, Z7
 	VMOVUPS     Z5, (DX)
 	VMOVUPS     Z7, 64(DX)
 	ADDQ        BX, DX
@@ -33235,8 +33235,8 @@ skip894:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z20, Z9, Z9
+	VDIVPS      Z20, Z8, Z20
+	VMULPS      Z20, Z9, Z9
 	VMULPS      constants_avx512<>+704(SB), Z10, Z20
 	VMINPS      constants_avx512<>+128(SB), Z20, Z20
 	VMAXPS      constants_avx512<>+192(SB), Z20, Z20
@@ -33252,8 +33252,8 @@ skip894:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z20, Z11, Z11
+	VDIVPS      Z20, Z10, Z20
+	VMULPS      Z20, Z11, Z11
 	VMOVUPS     Z9, (DX)
 	VMOVUPS     Z11, 64(DX)
 	ADDQ        BX, DX
@@ -33272,8 +33272,8 @@ skip894:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z20, Z13, Z13
+	VDIVPS      Z20, Z12, Z20
+	VMULPS      Z20, Z13, Z13
 	VMULPS      constants_avx512<>+704(SB), Z14, Z20
 	VMINPS      constants_avx512<>+128(SB), Z20, Z20
 	VMAXPS      constants_avx512<>+192(SB), Z20, Z20
@@ -33289,8 +33289,8 @@ skip894:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z20, Z15, Z15
+	VDIVPS      Z20, Z14, Z20
+	VMULPS      Z20, Z15, Z15
 	VMOVUPS     Z13, (DX)
 	VMOVUPS     Z15, 64(DX)
 	ADDQ        BX, DX
@@ -33309,8 +33309,8 @@ skip894:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z16, Z17, Z17
-	VDIVPS      Z20, Z17, Z17
+	VDIVPS      Z20, Z16, Z20
+	VMULPS      Z20, Z17, Z17
 	VMULPS      constants_avx512<>+704(SB), Z18, Z20
 	VMINPS      constants_avx512<>+128(SB), Z20, Z20
 	VMAXPS      constants_avx512<>+192(SB), Z20, Z20
@@ -33326,8 +33326,8 @@ skip894:
 	VSCALEFPS   Z21, Z22, Z22
 	VMOVAPS     Z22, Z20
 	VADDPS      constants_avx512<>+640(SB), Z20, Z20
-	VMULPS      Z18, Z19, Z19
-	VDIVPS      Z20, Z19, Z19
+	VDIVPS      Z20, Z18, Z20
+	VMULPS      Z20, Z19, Z19
 	VMOVUPS     Z17, (DX)
 	VMOVUPS     Z19, 64(DX)
 
@@ -35241,8 +35241,8 @@ skip955:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z12, Z1, Z1
+	VDIVPS      Z12, Z0, Z12
+	VMULPS      Z12, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z12
@@ -35260,8 +35260,8 @@ skip955:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z12, Z3, Z3
+	VDIVPS      Z12, Z2, Z12
+	VMULPS      Z12, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z12
@@ -35279,8 +35279,8 @@ skip955:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z12, Z5, Z5
+	VDIVPS      Z12, Z4, Z12
+	VMULPS      Z12, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z12
@@ -35298,8 +35298,8 @@ skip955:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z12, Z7, Z7
+	VDIVPS      Z12, Z6, Z12
+	VMULPS      Z12, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z8, Z12
@@ -35317,8 +35317,8 @@ skip955:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z12, Z9, Z9
+	VDIVPS      Z12, Z8, Z12
+	VMULPS      Z12, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z10, Z12
@@ -35336,8 +35336,8 @@ skip955:
 	VSCALEFPS   Z13, Z14, Z14
 	VMOVAPS     Z14, Z12
 	VADDPS      constants_avx512<>+640(SB), Z12, Z12
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z12, Z11, Z11
+	VDIVPS      Z12, Z10, Z12
+	VMULPS      Z12, Z11, Z11
 	VMOVUPS     Z11, (DX)
 
 skip956:
@@ -38551,8 +38551,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z24, Z1, Z1
+	VDIVPS      Z24, Z0, Z24
+	VMULPS      Z24, Z1, Z1
 	VMULPS      constants_avx512<>+704(SB), Z2, Z24
 	VMINPS      constants_avx512<>+128(SB), Z24, Z24
 	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
@@ -38568,8 +38568,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z24, Z3, Z3
+	VDIVPS      Z24, Z2, Z24
+	VMULPS      Z24, Z3, Z3
 	VMOVUPS     Z1, (DX)
 	VMOVUPS     Z3, 64(DX)
 	ADDQ        BX, DX
@@ -38588,8 +38588,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z24, Z5, Z5
+	VDIVPS      Z24, Z4, Z24
+	VMULPS      Z24, Z5, Z5
 	VMULPS      constants_avx512<>+704(SB), Z6, Z24
 	VMINPS      constants_avx512<>+128(SB), Z24, Z24
 	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
@@ -38605,8 +38605,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z24, Z7, Z7
+	VDIVPS      Z24, Z6, Z24
+	VMULPS      Z24, Z7, Z7
 	VMOVUPS     Z5, (DX)
 	VMOVUPS     Z7, 64(DX)
 	ADDQ        BX, DX
@@ -38625,8 +38625,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z24, Z9, Z9
+	VDIVPS      Z24, Z8, Z24
+	VMULPS      Z24, Z9, Z9
 	VMULPS      constants_avx512<>+704(SB), Z10, Z24
 	VMINPS      constants_avx512<>+128(SB), Z24, Z24
 	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
@@ -38642,8 +38642,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z24, Z11, Z11
+	VDIVPS      Z24, Z10, Z24
+	VMULPS      Z24, Z11, Z11
 	VMOVUPS     Z9, (DX)
 	VMOVUPS     Z11, 64(DX)
 	ADDQ        BX, DX
@@ -38662,8 +38662,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z24, Z13, Z13
+	VDIVPS      Z24, Z12, Z24
+	VMULPS      Z24, Z13, Z13
 	VMULPS      constants_avx512<>+704(SB), Z14, Z24
 	VMINPS      constants_avx512<>+128(SB), Z24, Z24
 	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
@@ -38679,8 +38679,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z24, Z15, Z15
+	VDIVPS      Z24, Z14, Z24
+	VMULPS      Z24, Z15, Z15
 	VMOVUPS     Z13, (DX)
 	VMOVUPS     Z15, 64(DX)
 	ADDQ        BX, DX
@@ -38699,8 +38699,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z16, Z17, Z17
-	VDIVPS      Z24, Z17, Z17
+	VDIVPS      Z24, Z16, Z24
+	VMULPS      Z24, Z17, Z17
 	VMULPS      constants_avx512<>+704(SB), Z18, Z24
 	VMINPS      constants_avx512<>+128(SB), Z24, Z24
 	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
@@ -38716,8 +38716,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z18, Z19, Z19
-	VDIVPS      Z24, Z19, Z19
+	VDIVPS      Z24, Z18, Z24
+	VMULPS      Z24, Z19, Z19
 	VMOVUPS     Z17, (DX)
 	VMOVUPS     Z19, 64(DX)
 	ADDQ        BX, DX
@@ -38736,8 +38736,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z20, Z21, Z21
-	VDIVPS      Z24, Z21, Z21
+	VDIVPS      Z24, Z20, Z24
+	VMULPS      Z24, Z21, Z21
 	VMULPS      constants_avx512<>+704(SB), Z22, Z24
 	VMINPS      constants_avx512<>+128(SB), Z24, Z24
 	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
@@ -38753,8 +38753,8 @@ skip1016:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VMULPS      Z22, Z23, Z23
-	VDIVPS      Z24, Z23, Z23
+	VDIVPS      Z24, Z22, Z24
+	VMULPS      Z24, Z23, Z23
 	VMOVUPS     Z21, (DX)
 	VMOVUPS     Z23, 64(DX)
 
@@ -40878,8 +40878,8 @@ skip1077:
 	VSCALEFPS   Z15, Z16, Z16
 	VMOVAPS     Z16, Z14
 	VADDPS      constants_avx512<>+640(SB), Z14, Z14
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z14, Z1, Z1
+	VDIVPS      Z14, Z0, Z14
+	VMULPS      Z14, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z14
@@ -40897,8 +40897,8 @@ skip1077:
 	VSCALEFPS   Z15, Z16, Z16
 	VMOVAPS     Z16, Z14
 	VADDPS      constants_avx512<>+640(SB), Z14, Z14
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z14, Z3, Z3
+	VDIVPS      Z14, Z2, Z14
+	VMULPS      Z14, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z14
@@ -40916,8 +40916,8 @@ skip1077:
 	VSCALEFPS   Z15, Z16, Z16
 	VMOVAPS     Z16, Z14
 	VADDPS      constants_avx512<>+640(SB), Z14, Z14
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z14, Z5, Z5
+	VDIVPS      Z14, Z4, Z14
+	VMULPS      Z14, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z14
@@ -40935,8 +40935,8 @@ skip1077:
 	VSCALEFPS   Z15, Z16, Z16
 	VMOVAPS     Z16, Z14
 	VADDPS      constants_avx512<>+640(SB), Z14, Z14
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z14, Z7, Z7
+	VDIVPS      Z14, Z6, Z14
+	VMULPS      Z14, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z8, Z14
@@ -40954,8 +40954,8 @@ skip1077:
 	VSCALEFPS   Z15, Z16, Z16
 	VMOVAPS     Z16, Z14
 	VADDPS      constants_avx512<>+640(SB), Z14, Z14
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z14, Z9, Z9
+	VDIVPS      Z14, Z8, Z14
+	VMULPS      Z14, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z10, Z14
@@ -40973,8 +40973,8 @@ skip1077:
 	VSCALEFPS   Z15, Z16, Z16
 	VMOVAPS     Z16, Z14
 	VADDPS      constants_avx512<>+640(SB), Z14, Z14
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z14, Z11, Z11
+	VDIVPS      Z14, Z10, Z14
+	VMULPS      Z14, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z12, Z14
@@ -40992,8 +40992,8 @@ skip1077:
 	VSCALEFPS   Z15, Z16, Z16
 	VMOVAPS     Z16, Z14
 	VADDPS      constants_avx512<>+640(SB), Z14, Z14
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z14, Z13, Z13
+	VDIVPS      Z14, Z12, Z14
+	VMULPS      Z14, Z13, Z13
 	VMOVUPS     Z13, (DX)
 
 skip1078:
@@ -44681,8 +44681,8 @@ skip1162:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z16, Z1, Z1
+	VDIVPS      Z16, Z0, Z16
+	VMULPS      Z16, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z16
@@ -44700,8 +44700,8 @@ skip1162:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z16, Z3, Z3
+	VDIVPS      Z16, Z2, Z16
+	VMULPS      Z16, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z16
@@ -44719,8 +44719,8 @@ skip1162:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z16, Z5, Z5
+	VDIVPS      Z16, Z4, Z16
+	VMULPS      Z16, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z16
@@ -44738,8 +44738,8 @@ skip1162:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z16, Z7, Z7
+	VDIVPS      Z16, Z6, Z16
+	VMULPS      Z16, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z8, Z16
@@ -44757,8 +44757,8 @@ skip1162:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z16, Z9, Z9
+	VDIVPS      Z16, Z8, Z16
+	VMULPS      Z16, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z10, Z16
@@ -44776,8 +44776,8 @@ skip1162:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z16, Z11, Z11
+	VDIVPS      Z16, Z10, Z16
+	VMULPS      Z16, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z12, Z16
@@ -44795,8 +44795,8 @@ skip1162:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z16, Z13, Z13
+	VDIVPS      Z16, Z12, Z16
+	VMULPS      Z16, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z14, Z16
@@ -44814,8 +44814,8 @@ skip1162:
 	VSCALEFPS   Z17, Z18, Z18
 	VMOVAPS     Z18, Z16
 	VADDPS      constants_avx512<>+640(SB), Z16, Z16
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z16, Z15, Z15
+	VDIVPS      Z16, Z14, Z16
+	VMULPS      Z16, Z15, Z15
 	VMOVUPS     Z15, (DX)
 
 skip1163:
@@ -48868,8 +48868,8 @@ skip1247:
 	VSCALEFPS   Z19, Z20, Z20
 	VMOVAPS     Z20, Z18
 	VADDPS      constants_avx512<>+640(SB), Z18, Z18
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z18, Z1, Z1
+	VDIVPS      Z18, Z0, Z18
+	VMULPS      Z18, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z2, Z18
@@ -48887,8 +48887,8 @@ skip1247:
 	VSCALEFPS   Z19, Z20, Z20
 	VMOVAPS     Z20, Z18
 	VADDPS      constants_avx512<>+640(SB), Z18, Z18
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z18, Z3, Z3
+	VDIVPS      Z18, Z2, Z18
+	VMULPS      Z18, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z4, Z18
@@ -48906,8 +48906,8 @@ skip1247:
 	VSCALEFPS   Z19, Z20, Z20
 	VMOVAPS     Z20, Z18
 	VADDPS      constants_avx512<>+640(SB), Z18, Z18
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z18, Z5, Z5
+	VDIVPS      Z18, Z4, Z18
+	VMULPS      Z18, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z6, Z18
@@ -48925,8 +48925,8 @@ skip1247:
 	VSCALEFPS   Z19, Z20, Z20
 	VMOVAPS     Z20, Z18
 	VADDPS      constants_avx512<>+640(SB), Z18, Z18
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z18, Z7, Z7
+	VDIVPS      Z18, Z6, Z18
+	VMULPS      Z18, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z8, Z18
@@ -48944,8 +48944,8 @@ skip1247:
 	VSCALEFPS   Z19, Z20, Z20
 	VMOVAPS     Z20, Z18
 	VADDPS      constants_avx512<>+640(SB), Z18, Z18
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z18, Z9, Z9
+	VDIVPS      Z18, Z8, Z18
+	VMULPS      Z18, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z10, Z18
@@ -48963,8 +48963,8 @@ skip1247:
 	VSCALEFPS   Z19, Z20, Z20
 	VMOVAPS     Z20, Z18
 	VADDPS      constants_avx512<>+640(SB), Z18, Z18
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z18, Z11, Z11
+	VDIVPS      Z18, Z10, Z18
+	VMULPS      Z18, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z12, Z18
@@ -48982,8 +48982,8 @@ skip1247:
 	VSCALEFPS   Z19, Z20, Z20
 	VMOVAPS     Z20, Z18
 	VADDPS      constants_avx512<>+640(SB), Z18, Z18
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z18, Z13, Z13
+	VDIVPS      Z18, Z12, Z18
+	VMULPS      Z18, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z14, Z18
@@ -49001,8 +49001,8 @@ skip1247:
 	VSCALEFPS   Z19, Z20, Z20
 	VMOVAPS     Z20, Z18
 	VADDPS      constants_avx512<>+640(SB), Z18, Z18
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z18, Z15, Z15
+	VDIVPS      Z18, Z14, Z18
+	VMULPS      Z18, Z15, Z15
 	VMOVUPS     Z15, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+704(SB), Z16, Z18
@@ -49020,8 +49020,8 @@ skip1247:
 	VSCALEFPS   Z19, Z20, Z20
 	VMOVAPS     Z20, Z18
 	VADDPS      constants_avx512<>+640(SB), Z18, Z18
-	VMULPS      Z16, Z17, Z17
-	VDIVPS      Z18, Z17, Z17
+	VDIVPS      Z18, Z16, Z18
+	VMULPS      Z18, Z17, Z17
 	VMOVUPS     Z17, (DX)
 
 skip1248:
@@ -55284,22 +55284,22 @@ DATA constants_avx512<>+112(SB)/4, $0xc0135761
 DATA constants_avx512<>+116(SB)/4, $0xc0135761
 DATA constants_avx512<>+120(SB)/4, $0xc0135761
 DATA constants_avx512<>+124(SB)/4, $0xc0135761
-DATA constants_avx512<>+128(SB)/4, $0x42fc0000
-DATA constants_avx512<>+132(SB)/4, $0x42fc0000
-DATA constants_avx512<>+136(SB)/4, $0x42fc0000
-DATA constants_avx512<>+140(SB)/4, $0x42fc0000
-DATA constants_avx512<>+144(SB)/4, $0x42fc0000
-DATA constants_avx512<>+148(SB)/4, $0x42fc0000
-DATA constants_avx512<>+152(SB)/4, $0x42fc0000
-DATA constants_avx512<>+156(SB)/4, $0x42fc0000
-DATA constants_avx512<>+160(SB)/4, $0x42fc0000
-DATA constants_avx512<>+164(SB)/4, $0x42fc0000
-DATA constants_avx512<>+168(SB)/4, $0x42fc0000
-DATA constants_avx512<>+172(SB)/4, $0x42fc0000
-DATA constants_avx512<>+176(SB)/4, $0x42fc0000
-DATA constants_avx512<>+180(SB)/4, $0x42fc0000
-DATA constants_avx512<>+184(SB)/4, $0x42fc0000
-DATA constants_avx512<>+188(SB)/4, $0x42fc0000
+DATA constants_avx512<>+128(SB)/4, $0x43000000
+DATA constants_avx512<>+132(SB)/4, $0x43000000
+DATA constants_avx512<>+136(SB)/4, $0x43000000
+DATA constants_avx512<>+140(SB)/4, $0x43000000
+DATA constants_avx512<>+144(SB)/4, $0x43000000
+DATA constants_avx512<>+148(SB)/4, $0x43000000
+DATA constants_avx512<>+152(SB)/4, $0x43000000
+DATA constants_avx512<>+156(SB)/4, $0x43000000
+DATA constants_avx512<>+160(SB)/4, $0x43000000
+DATA constants_avx512<>+164(SB)/4, $0x43000000
+DATA constants_avx512<>+168(SB)/4, $0x43000000
+DATA constants_avx512<>+172(SB)/4, $0x43000000
+DATA constants_avx512<>+176(SB)/4, $0x43000000
+DATA constants_avx512<>+180(SB)/4, $0x43000000
+DATA constants_avx512<>+184(SB)/4, $0x43000000
+DATA constants_avx512<>+188(SB)/4, $0x43000000
 DATA constants_avx512<>+192(SB)/4, $0xc2fc0000
 DATA constants_avx512<>+196(SB)/4, $0xc2fc0000
 DATA constants_avx512<>+200(SB)/4, $0xc2fc0000

@@ -195,6 +195,7 @@ main6:
 	VMULPS      Y0, Y0, Y0
 	VMULPS      constants_avx2<>+352(SB), Y0, Y0
 	VADDPS      constants_avx2<>+384(SB), Y0, Y0
+	VMINPS      constants_avx2<>+416(SB), Y0, Y0
 	VMOVUPS     constants_avx2<>+320(SB), Y3
 	VSUBPS      Y2, Y3, Y3
 	VMULPS      Y4, Y3, Y3
@@ -241,6 +242,7 @@ end7:
 	VMULPS      Y1, Y1, Y1
 	VMULPS      constants_avx2<>+352(SB), Y1, Y1
 	VADDPS      constants_avx2<>+384(SB), Y1, Y1
+	VMINPS      constants_avx2<>+416(SB), Y1, Y1
 	VMOVUPS     constants_avx2<>+320(SB), Y4
 	VSUBPS      Y3, Y4, Y4
 	VMULPS      Y5, Y4, Y4
@@ -267,7 +269,7 @@ TEXT ·vec_f32_swiglu_avx2(SB), NOSPLIT, $0-8
 main9:
 	VMOVUPS     (BX)(CX*1), Y0
 	VMOVUPS     (SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+416(SB), Y0, Y2
+	VMULPS      constants_avx2<>+448(SB), Y0, Y2
 	VMINPS      constants_avx2<>+64(SB), Y2, Y2
 	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
@@ -284,12 +286,12 @@ main9:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y2
+	VMULPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (DX)(CX*1)
 	VMOVUPS     32(BX)(CX*1), Y0
 	VMOVUPS     32(SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+416(SB), Y0, Y2
+	VMULPS      constants_avx2<>+448(SB), Y0, Y2
 	VMINPS      constants_avx2<>+64(SB), Y2, Y2
 	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
@@ -306,8 +308,8 @@ main9:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y2
+	VMULPS      Y2, Y1, Y1
 	VMOVUPS     Y1, 32(DX)(CX*1)
 	ADDQ        $0x00000040, CX
 	SUBQ        $0x00000010, AX
@@ -321,7 +323,7 @@ end10:
 main11:
 	VMOVUPS     (BX)(CX*1), Y0
 	VMOVUPS     (SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+416(SB), Y0, Y2
+	VMULPS      constants_avx2<>+448(SB), Y0, Y2
 	VMINPS      constants_avx2<>+64(SB), Y2, Y2
 	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
@@ -338,8 +340,8 @@ main11:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y2
+	VMULPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (DX)(CX*1)
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000008, AX
@@ -354,7 +356,7 @@ end12:
 	VMOVUPS     (DI)(AX*4), Y0
 	VMASKMOVPS  (BX)(CX*1), Y0, Y1
 	VMASKMOVPS  (SI)(CX*1), Y0, Y2
-	VMULPS      constants_avx2<>+416(SB), Y1, Y3
+	VMULPS      constants_avx2<>+448(SB), Y1, Y3
 	VMINPS      constants_avx2<>+64(SB), Y3, Y3
 	VMAXPS      constants_avx2<>+96(SB), Y3, Y3
 	VROUNDPS    $0x08, Y3, Y4
@@ -371,8 +373,8 @@ end12:
 	VPADDD      Y4, Y5, Y5
 	VMOVAPS     Y5, Y3
 	VADDPS      constants_avx2<>+320(SB), Y3, Y3
-	VMULPS      Y1, Y2, Y2
-	VDIVPS      Y3, Y2, Y2
+	VDIVPS      Y3, Y1, Y3
+	VMULPS      Y3, Y2, Y2
 	VMASKMOVPS  Y2, Y0, (DX)(CX*1)
 
 done13:
@@ -398,7 +400,7 @@ main14:
 	VMOVUPS     (DI)(CX*1), Y0
 	VMOVUPS     (R8)(CX*1), Y1
 	VMOVUPS     (R9)(CX*1), Y2
-	VMULPS      constants_avx2<>+416(SB), Y0, Y3
+	VMULPS      constants_avx2<>+448(SB), Y0, Y3
 	VMINPS      constants_avx2<>+64(SB), Y3, Y3
 	VMAXPS      constants_avx2<>+96(SB), Y3, Y3
 	VROUNDPS    $0x08, Y3, Y4
@@ -442,7 +444,7 @@ end15:
 	VMASKMOVPS  (DI)(CX*1), Y0, Y1
 	VMASKMOVPS  (R8)(CX*1), Y0, Y2
 	VMASKMOVPS  (R9)(CX*1), Y0, Y3
-	VMULPS      constants_avx2<>+416(SB), Y1, Y4
+	VMULPS      constants_avx2<>+448(SB), Y1, Y4
 	VMINPS      constants_avx2<>+64(SB), Y4, Y4
 	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
@@ -860,10 +862,10 @@ done39:
 // Requires: AVX
 TEXT ·vec_f32_max_avx2(SB), NOSPLIT, $0-8
 	MOVQ    a+0(FP), AX
-	VMOVUPS constants_avx2<>+448(SB), Y0
-	VMOVUPS constants_avx2<>+448(SB), Y1
-	VMOVUPS constants_avx2<>+448(SB), Y2
-	VMOVUPS constants_avx2<>+448(SB), Y3
+	VMOVUPS constants_avx2<>+480(SB), Y0
+	VMOVUPS constants_avx2<>+480(SB), Y1
+	VMOVUPS constants_avx2<>+480(SB), Y2
+	VMOVUPS constants_avx2<>+480(SB), Y3
 	MOVQ    (AX), DX
 	XORQ    CX, CX
 	MOVQ    48(AX), BX
@@ -872,13 +874,13 @@ TEXT ·vec_f32_max_avx2(SB), NOSPLIT, $0-8
 
 main40:
 	VMOVUPS (DX)(CX*1), Y4
-	VMAXPS  Y4, Y0, Y0
+	VMAXPS  Y0, Y4, Y0
 	VMOVUPS 32(DX)(CX*1), Y4
-	VMAXPS  Y4, Y1, Y1
+	VMAXPS  Y1, Y4, Y1
 	VMOVUPS 64(DX)(CX*1), Y4
-	VMAXPS  Y4, Y2, Y2
+	VMAXPS  Y2, Y4, Y2
 	VMOVUPS 96(DX)(CX*1), Y4
-	VMAXPS  Y4, Y3, Y3
+	VMAXPS  Y3, Y4, Y3
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
 	JGE     main40
@@ -890,7 +892,7 @@ end41:
 
 main42:
 	VMOVUPS (DX)(CX*1), Y4
-	VMAXPS  Y4, Y0, Y0
+	VMAXPS  Y0, Y4, Y0
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
 	JGE     main42
@@ -903,9 +905,9 @@ end43:
 	NEGQ       BX
 	VMOVUPS    (SI)(BX*4), Y4
 	VMASKMOVPS (DX)(CX*1), Y4, Y5
-	VMOVUPS    constants_avx2<>+448(SB), Y6
+	VMOVUPS    constants_avx2<>+480(SB), Y6
 	VBLENDVPS  Y4, Y5, Y6, Y5
-	VMAXPS     Y5, Y0, Y0
+	VMAXPS     Y0, Y5, Y0
 
 done44:
 	VMAXPS       Y1, Y0, Y0
@@ -927,8 +929,9 @@ TEXT ·vec_f32_expsum_avx2(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
-	VXORPS       Y2, Y2, Y2
+	VBROADCASTSS 96(AX), Y2
 	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
 	MOVQ         (AX), DX
 	MOVQ         8(AX), BX
 	XORQ         CX, CX
@@ -937,56 +940,58 @@ TEXT ·vec_f32_expsum_avx2(SB), NOSPLIT, $0-8
 	JL           end46
 
 main45:
-	VMOVUPS      (BX)(CX*1), Y4
-	VFMSUB213PS  Y1, Y0, Y4
-	VMOVUPS      constants_avx2<>+480(SB), Y7
-	VMINPS       Y4, Y7, Y7
-	VMOVUPS      constants_avx2<>+512(SB), Y6
-	VMAXPS       Y7, Y6, Y7
-	VMULPS       constants_avx2<>+544(SB), Y7, Y5
-	VROUNDPS     $0x08, Y5, Y5
-	VFNMADD231PS constants_avx2<>+576(SB), Y5, Y7
-	VFNMADD231PS constants_avx2<>+608(SB), Y5, Y7
-	VMOVUPS      constants_avx2<>+640(SB), Y6
-	VFMADD213PS  constants_avx2<>+672(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+704(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+736(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+768(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+320(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+320(SB), Y7, Y6
-	VCVTPS2DQ    Y5, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VPADDD       Y5, Y6, Y6
-	VCMPPS       $0x05, constants_avx2<>+512(SB), Y4, Y4
-	VANDPS       Y4, Y6, Y6
-	VMOVAPS      Y6, Y4
-	VMOVUPS      Y4, (DX)(CX*1)
-	VADDPS       Y4, Y2, Y2
-	VMOVUPS      32(BX)(CX*1), Y4
-	VFMSUB213PS  Y1, Y0, Y4
-	VMOVUPS      constants_avx2<>+480(SB), Y7
-	VMINPS       Y4, Y7, Y7
-	VMOVUPS      constants_avx2<>+512(SB), Y6
-	VMAXPS       Y7, Y6, Y7
-	VMULPS       constants_avx2<>+544(SB), Y7, Y5
-	VROUNDPS     $0x08, Y5, Y5
-	VFNMADD231PS constants_avx2<>+576(SB), Y5, Y7
-	VFNMADD231PS constants_avx2<>+608(SB), Y5, Y7
-	VMOVUPS      constants_avx2<>+640(SB), Y6
-	VFMADD213PS  constants_avx2<>+672(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+704(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+736(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+768(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+320(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+320(SB), Y7, Y6
-	VCVTPS2DQ    Y5, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VPADDD       Y5, Y6, Y6
-	VCMPPS       $0x05, constants_avx2<>+512(SB), Y4, Y4
-	VANDPS       Y4, Y6, Y6
-	VMOVAPS      Y6, Y4
-	VMOVUPS      Y4, 32(DX)(CX*1)
-	VADDPS       Y4, Y3, Y3
+	VMOVUPS      (BX)(CX*1), Y5
+	VSUBPS       Y2, Y5, Y5
+	VFMSUB213PS  Y1, Y0, Y5
+	VMOVUPS      constants_avx2<>+512(SB), Y8
+	VMINPS       Y5, Y8, Y8
+	VMOVUPS      constants_avx2<>+544(SB), Y7
+	VMAXPS       Y8, Y7, Y8
+	VMULPS       constants_avx2<>+576(SB), Y8, Y6
+	VROUNDPS     $0x08, Y6, Y6
+	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
+	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
+	VMOVUPS      constants_avx2<>+672(SB), Y7
+	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
+	VCVTPS2DQ    Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       Y6, Y7, Y7
+	VCMPPS       $0x05, constants_avx2<>+544(SB), Y5, Y5
+	VANDPS       Y5, Y7, Y7
+	VMOVAPS      Y7, Y5
+	VMOVUPS      Y5, (DX)(CX*1)
+	VADDPS       Y5, Y3, Y3
+	VMOVUPS      32(BX)(CX*1), Y5
+	VSUBPS       Y2, Y5, Y5
+	VFMSUB213PS  Y1, Y0, Y5
+	VMOVUPS      constants_avx2<>+512(SB), Y8
+	VMINPS       Y5, Y8, Y8
+	VMOVUPS      constants_avx2<>+544(SB), Y7
+	VMAXPS       Y8, Y7, Y8
+	VMULPS       constants_avx2<>+576(SB), Y8, Y6
+	VROUNDPS     $0x08, Y6, Y6
+	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
+	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
+	VMOVUPS      constants_avx2<>+672(SB), Y7
+	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
+	VCVTPS2DQ    Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       Y6, Y7, Y7
+	VCMPPS       $0x05, constants_avx2<>+544(SB), Y5, Y5
+	VANDPS       Y5, Y7, Y7
+	VMOVAPS      Y7, Y5
+	VMOVUPS      Y5, 32(DX)(CX*1)
+	VADDPS       Y5, Y4, Y4
 	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, SI
 	JGE          main45
@@ -997,31 +1002,32 @@ end46:
 	JL   end48
 
 main47:
-	VMOVUPS      (BX)(CX*1), Y4
-	VFMSUB213PS  Y1, Y0, Y4
-	VMOVUPS      constants_avx2<>+480(SB), Y7
-	VMINPS       Y4, Y7, Y7
-	VMOVUPS      constants_avx2<>+512(SB), Y6
-	VMAXPS       Y7, Y6, Y7
-	VMULPS       constants_avx2<>+544(SB), Y7, Y5
-	VROUNDPS     $0x08, Y5, Y5
-	VFNMADD231PS constants_avx2<>+576(SB), Y5, Y7
-	VFNMADD231PS constants_avx2<>+608(SB), Y5, Y7
-	VMOVUPS      constants_avx2<>+640(SB), Y6
-	VFMADD213PS  constants_avx2<>+672(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+704(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+736(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+768(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+320(SB), Y7, Y6
-	VFMADD213PS  constants_avx2<>+320(SB), Y7, Y6
-	VCVTPS2DQ    Y5, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VPADDD       Y5, Y6, Y6
-	VCMPPS       $0x05, constants_avx2<>+512(SB), Y4, Y4
-	VANDPS       Y4, Y6, Y6
-	VMOVAPS      Y6, Y4
-	VMOVUPS      Y4, (DX)(CX*1)
-	VADDPS       Y4, Y2, Y2
+	VMOVUPS      (BX)(CX*1), Y5
+	VSUBPS       Y2, Y5, Y5
+	VFMSUB213PS  Y1, Y0, Y5
+	VMOVUPS      constants_avx2<>+512(SB), Y8
+	VMINPS       Y5, Y8, Y8
+	VMOVUPS      constants_avx2<>+544(SB), Y7
+	VMAXPS       Y8, Y7, Y8
+	VMULPS       constants_avx2<>+576(SB), Y8, Y6
+	VROUNDPS     $0x08, Y6, Y6
+	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
+	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
+	VMOVUPS      constants_avx2<>+672(SB), Y7
+	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
+	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
+	VCVTPS2DQ    Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       Y6, Y7, Y7
+	VCMPPS       $0x05, constants_avx2<>+544(SB), Y5, Y5
+	VANDPS       Y5, Y7, Y7
+	VMOVAPS      Y7, Y5
+	VMOVUPS      Y5, (DX)(CX*1)
+	VADDPS       Y5, Y3, Y3
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, SI
 	JGE          main47
@@ -1032,43 +1038,44 @@ end48:
 	JZ           done49
 	LEAQ         tail_mask<>+32(SB), DI
 	NEGQ         SI
-	VMOVUPS      (DI)(SI*4), Y4
-	VMASKMOVPS   (BX)(CX*1), Y4, Y5
-	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      constants_avx2<>+480(SB), Y6
-	VMINPS       Y5, Y6, Y6
-	VMOVUPS      constants_avx2<>+512(SB), Y1
-	VMAXPS       Y6, Y1, Y6
-	VMULPS       constants_avx2<>+544(SB), Y6, Y0
+	VMOVUPS      (DI)(SI*4), Y5
+	VMASKMOVPS   (BX)(CX*1), Y5, Y6
+	VSUBPS       Y2, Y6, Y6
+	VFMSUB213PS  Y1, Y0, Y6
+	VMOVUPS      constants_avx2<>+512(SB), Y2
+	VMINPS       Y6, Y2, Y2
+	VMOVUPS      constants_avx2<>+544(SB), Y1
+	VMAXPS       Y2, Y1, Y2
+	VMULPS       constants_avx2<>+576(SB), Y2, Y0
 	VROUNDPS     $0x08, Y0, Y0
-	VFNMADD231PS constants_avx2<>+576(SB), Y0, Y6
-	VFNMADD231PS constants_avx2<>+608(SB), Y0, Y6
-	VMOVUPS      constants_avx2<>+640(SB), Y1
-	VFMADD213PS  constants_avx2<>+672(SB), Y6, Y1
-	VFMADD213PS  constants_avx2<>+704(SB), Y6, Y1
-	VFMADD213PS  constants_avx2<>+736(SB), Y6, Y1
-	VFMADD213PS  constants_avx2<>+768(SB), Y6, Y1
-	VFMADD213PS  constants_avx2<>+320(SB), Y6, Y1
-	VFMADD213PS  constants_avx2<>+320(SB), Y6, Y1
+	VFNMADD231PS constants_avx2<>+608(SB), Y0, Y2
+	VFNMADD231PS constants_avx2<>+640(SB), Y0, Y2
+	VMOVUPS      constants_avx2<>+672(SB), Y1
+	VFMADD213PS  constants_avx2<>+704(SB), Y2, Y1
+	VFMADD213PS  constants_avx2<>+736(SB), Y2, Y1
+	VFMADD213PS  constants_avx2<>+768(SB), Y2, Y1
+	VFMADD213PS  constants_avx2<>+800(SB), Y2, Y1
+	VFMADD213PS  constants_avx2<>+320(SB), Y2, Y1
+	VFMADD213PS  constants_avx2<>+320(SB), Y2, Y1
 	VCVTPS2DQ    Y0, Y0
 	VPSLLD       $0x17, Y0, Y0
 	VPADDD       Y0, Y1, Y1
-	VCMPPS       $0x05, constants_avx2<>+512(SB), Y5, Y0
+	VCMPPS       $0x05, constants_avx2<>+544(SB), Y6, Y0
 	VANDPS       Y0, Y1, Y1
-	VMOVAPS      Y1, Y5
-	VMASKMOVPS   Y5, Y4, (DX)(CX*1)
-	VANDPS       Y4, Y5, Y5
-	VADDPS       Y5, Y2, Y2
+	VMOVAPS      Y1, Y6
+	VMASKMOVPS   Y6, Y5, (DX)(CX*1)
+	VANDPS       Y5, Y6, Y6
+	VADDPS       Y6, Y3, Y3
 
 done49:
-	VADDPS       Y3, Y2, Y2
-	VEXTRACTF128 $0x01, Y2, X0
-	VADDPS       X0, X2, X2
-	VMOVHLPS     X2, X2, X0
-	VADDPS       X0, X2, X2
-	VMOVSHDUP    X2, X0
-	VADDPS       X0, X2, X2
-	VMOVSS       X2, 128(AX)
+	VADDPS       Y4, Y3, Y3
+	VEXTRACTF128 $0x01, Y3, X0
+	VADDPS       X0, X3, X3
+	VMOVHLPS     X3, X3, X0
+	VADDPS       X0, X3, X3
+	VMOVSHDUP    X3, X0
+	VADDPS       X0, X3, X3
+	VMOVSS       X3, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -1866,14 +1873,14 @@ DATA constants_avx2<>+48(SB)/4, $0xc0135761
 DATA constants_avx2<>+52(SB)/4, $0xc0135761
 DATA constants_avx2<>+56(SB)/4, $0xc0135761
 DATA constants_avx2<>+60(SB)/4, $0xc0135761
-DATA constants_avx2<>+64(SB)/4, $0x42fc0000
-DATA constants_avx2<>+68(SB)/4, $0x42fc0000
-DATA constants_avx2<>+72(SB)/4, $0x42fc0000
-DATA constants_avx2<>+76(SB)/4, $0x42fc0000
-DATA constants_avx2<>+80(SB)/4, $0x42fc0000
-DATA constants_avx2<>+84(SB)/4, $0x42fc0000
-DATA constants_avx2<>+88(SB)/4, $0x42fc0000
-DATA constants_avx2<>+92(SB)/4, $0x42fc0000
+DATA constants_avx2<>+64(SB)/4, $0x43000000
+DATA constants_avx2<>+68(SB)/4, $0x43000000
+DATA constants_avx2<>+72(SB)/4, $0x43000000
+DATA constants_avx2<>+76(SB)/4, $0x43000000
+DATA constants_avx2<>+80(SB)/4, $0x43000000
+DATA constants_avx2<>+84(SB)/4, $0x43000000
+DATA constants_avx2<>+88(SB)/4, $0x43000000
+DATA constants_avx2<>+92(SB)/4, $0x43000000
 DATA constants_avx2<>+96(SB)/4, $0xc2fc0000
 DATA constants_avx2<>+100(SB)/4, $0xc2fc0000
 DATA constants_avx2<>+104(SB)/4, $0xc2fc0000
@@ -1954,100 +1961,108 @@ DATA constants_avx2<>+400(SB)/4, $0x3fcc422a
 DATA constants_avx2<>+404(SB)/4, $0x3fcc422a
 DATA constants_avx2<>+408(SB)/4, $0x3fcc422a
 DATA constants_avx2<>+412(SB)/4, $0x3fcc422a
-DATA constants_avx2<>+416(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+420(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+424(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+428(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+432(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+436(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+440(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+444(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+448(SB)/4, $0xff800000
-DATA constants_avx2<>+452(SB)/4, $0xff800000
-DATA constants_avx2<>+456(SB)/4, $0xff800000
-DATA constants_avx2<>+460(SB)/4, $0xff800000
-DATA constants_avx2<>+464(SB)/4, $0xff800000
-DATA constants_avx2<>+468(SB)/4, $0xff800000
-DATA constants_avx2<>+472(SB)/4, $0xff800000
-DATA constants_avx2<>+476(SB)/4, $0xff800000
-DATA constants_avx2<>+480(SB)/4, $0x42b00f34
-DATA constants_avx2<>+484(SB)/4, $0x42b00f34
-DATA constants_avx2<>+488(SB)/4, $0x42b00f34
-DATA constants_avx2<>+492(SB)/4, $0x42b00f34
-DATA constants_avx2<>+496(SB)/4, $0x42b00f34
-DATA constants_avx2<>+500(SB)/4, $0x42b00f34
-DATA constants_avx2<>+504(SB)/4, $0x42b00f34
-DATA constants_avx2<>+508(SB)/4, $0x42b00f34
-DATA constants_avx2<>+512(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+516(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+520(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+524(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+528(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+532(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+536(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+540(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+544(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+548(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+552(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+556(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+560(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+564(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+568(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+572(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+576(SB)/4, $0x3f318000
-DATA constants_avx2<>+580(SB)/4, $0x3f318000
-DATA constants_avx2<>+584(SB)/4, $0x3f318000
-DATA constants_avx2<>+588(SB)/4, $0x3f318000
-DATA constants_avx2<>+592(SB)/4, $0x3f318000
-DATA constants_avx2<>+596(SB)/4, $0x3f318000
-DATA constants_avx2<>+600(SB)/4, $0x3f318000
-DATA constants_avx2<>+604(SB)/4, $0x3f318000
-DATA constants_avx2<>+608(SB)/4, $0xb95e8083
-DATA constants_avx2<>+612(SB)/4, $0xb95e8083
-DATA constants_avx2<>+616(SB)/4, $0xb95e8083
-DATA constants_avx2<>+620(SB)/4, $0xb95e8083
-DATA constants_avx2<>+624(SB)/4, $0xb95e8083
-DATA constants_avx2<>+628(SB)/4, $0xb95e8083
-DATA constants_avx2<>+632(SB)/4, $0xb95e8083
-DATA constants_avx2<>+636(SB)/4, $0xb95e8083
-DATA constants_avx2<>+640(SB)/4, $0x3ab57398
-DATA constants_avx2<>+644(SB)/4, $0x3ab57398
-DATA constants_avx2<>+648(SB)/4, $0x3ab57398
-DATA constants_avx2<>+652(SB)/4, $0x3ab57398
-DATA constants_avx2<>+656(SB)/4, $0x3ab57398
-DATA constants_avx2<>+660(SB)/4, $0x3ab57398
-DATA constants_avx2<>+664(SB)/4, $0x3ab57398
-DATA constants_avx2<>+668(SB)/4, $0x3ab57398
-DATA constants_avx2<>+672(SB)/4, $0x3c0933c1
-DATA constants_avx2<>+676(SB)/4, $0x3c0933c1
-DATA constants_avx2<>+680(SB)/4, $0x3c0933c1
-DATA constants_avx2<>+684(SB)/4, $0x3c0933c1
-DATA constants_avx2<>+688(SB)/4, $0x3c0933c1
-DATA constants_avx2<>+692(SB)/4, $0x3c0933c1
-DATA constants_avx2<>+696(SB)/4, $0x3c0933c1
-DATA constants_avx2<>+700(SB)/4, $0x3c0933c1
-DATA constants_avx2<>+704(SB)/4, $0x3d2aac11
-DATA constants_avx2<>+708(SB)/4, $0x3d2aac11
-DATA constants_avx2<>+712(SB)/4, $0x3d2aac11
-DATA constants_avx2<>+716(SB)/4, $0x3d2aac11
-DATA constants_avx2<>+720(SB)/4, $0x3d2aac11
-DATA constants_avx2<>+724(SB)/4, $0x3d2aac11
-DATA constants_avx2<>+728(SB)/4, $0x3d2aac11
-DATA constants_avx2<>+732(SB)/4, $0x3d2aac11
-DATA constants_avx2<>+736(SB)/4, $0x3e2aaa0d
-DATA constants_avx2<>+740(SB)/4, $0x3e2aaa0d
-DATA constants_avx2<>+744(SB)/4, $0x3e2aaa0d
-DATA constants_avx2<>+748(SB)/4, $0x3e2aaa0d
-DATA constants_avx2<>+752(SB)/4, $0x3e2aaa0d
-DATA constants_avx2<>+756(SB)/4, $0x3e2aaa0d
-DATA constants_avx2<>+760(SB)/4, $0x3e2aaa0d
-DATA constants_avx2<>+764(SB)/4, $0x3e2aaa0d
-DATA constants_avx2<>+768(SB)/4, $0x3efffffe
-DATA constants_avx2<>+772(SB)/4, $0x3efffffe
-DATA constants_avx2<>+776(SB)/4, $0x3efffffe
-DATA constants_avx2<>+780(SB)/4, $0x3efffffe
-DATA constants_avx2<>+784(SB)/4, $0x3efffffe
-DATA constants_avx2<>+788(SB)/4, $0x3efffffe
-DATA constants_avx2<>+792(SB)/4, $0x3efffffe
-DATA constants_avx2<>+796(SB)/4, $0x3efffffe
-GLOBL constants_avx2<>(SB), RODATA|NOPTR, $800
+DATA constants_avx2<>+416(SB)/4, $0x7f7fffff
+DATA constants_avx2<>+420(SB)/4, $0x7f7fffff
+DATA constants_avx2<>+424(SB)/4, $0x7f7fffff
+DATA constants_avx2<>+428(SB)/4, $0x7f7fffff
+DATA constants_avx2<>+432(SB)/4, $0x7f7fffff
+DATA constants_avx2<>+436(SB)/4, $0x7f7fffff
+DATA constants_avx2<>+440(SB)/4, $0x7f7fffff
+DATA constants_avx2<>+444(SB)/4, $0x7f7fffff
+DATA constants_avx2<>+448(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+452(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+456(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+460(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+464(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+468(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+472(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+476(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+480(SB)/4, $0xff800000
+DATA constants_avx2<>+484(SB)/4, $0xff800000
+DATA constants_avx2<>+488(SB)/4, $0xff800000
+DATA constants_avx2<>+492(SB)/4, $0xff800000
+DATA constants_avx2<>+496(SB)/4, $0xff800000
+DATA constants_avx2<>+500(SB)/4, $0xff800000
+DATA constants_avx2<>+504(SB)/4, $0xff800000
+DATA constants_avx2<>+508(SB)/4, $0xff800000
+DATA constants_avx2<>+512(SB)/4, $0x42b00f34
+DATA constants_avx2<>+516(SB)/4, $0x42b00f34
+DATA constants_avx2<>+520(SB)/4, $0x42b00f34
+DATA constants_avx2<>+524(SB)/4, $0x42b00f34
+DATA constants_avx2<>+528(SB)/4, $0x42b00f34
+DATA constants_avx2<>+532(SB)/4, $0x42b00f34
+DATA constants_avx2<>+536(SB)/4, $0x42b00f34
+DATA constants_avx2<>+540(SB)/4, $0x42b00f34
+DATA constants_avx2<>+544(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+548(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+552(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+556(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+560(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+564(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+568(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+572(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+576(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+580(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+584(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+588(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+592(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+596(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+600(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+604(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+608(SB)/4, $0x3f318000
+DATA constants_avx2<>+612(SB)/4, $0x3f318000
+DATA constants_avx2<>+616(SB)/4, $0x3f318000
+DATA constants_avx2<>+620(SB)/4, $0x3f318000
+DATA constants_avx2<>+624(SB)/4, $0x3f318000
+DATA constants_avx2<>+628(SB)/4, $0x3f318000
+DATA constants_avx2<>+632(SB)/4, $0x3f318000
+DATA constants_avx2<>+636(SB)/4, $0x3f318000
+DATA constants_avx2<>+640(SB)/4, $0xb95e8083
+DATA constants_avx2<>+644(SB)/4, $0xb95e8083
+DATA constants_avx2<>+648(SB)/4, $0xb95e8083
+DATA constants_avx2<>+652(SB)/4, $0xb95e8083
+DATA constants_avx2<>+656(SB)/4, $0xb95e8083
+DATA constants_avx2<>+660(SB)/4, $0xb95e8083
+DATA constants_avx2<>+664(SB)/4, $0xb95e8083
+DATA constants_avx2<>+668(SB)/4, $0xb95e8083
+DATA constants_avx2<>+672(SB)/4, $0x3ab57398
+DATA constants_avx2<>+676(SB)/4, $0x3ab57398
+DATA constants_avx2<>+680(SB)/4, $0x3ab57398
+DATA constants_avx2<>+684(SB)/4, $0x3ab57398
+DATA constants_avx2<>+688(SB)/4, $0x3ab57398
+DATA constants_avx2<>+692(SB)/4, $0x3ab57398
+DATA constants_avx2<>+696(SB)/4, $0x3ab57398
+DATA constants_avx2<>+700(SB)/4, $0x3ab57398
+DATA constants_avx2<>+704(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+708(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+712(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+716(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+720(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+724(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+728(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+732(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+736(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+740(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+744(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+748(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+752(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+756(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+760(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+764(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+768(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+772(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+776(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+780(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+784(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+788(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+792(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+796(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+800(SB)/4, $0x3efffffe
+DATA constants_avx2<>+804(SB)/4, $0x3efffffe
+DATA constants_avx2<>+808(SB)/4, $0x3efffffe
+DATA constants_avx2<>+812(SB)/4, $0x3efffffe
+DATA constants_avx2<>+816(SB)/4, $0x3efffffe
+DATA constants_avx2<>+820(SB)/4, $0x3efffffe
+DATA constants_avx2<>+824(SB)/4, $0x3efffffe
+DATA constants_avx2<>+828(SB)/4, $0x3efffffe
+GLOBL constants_avx2<>(SB), RODATA|NOPTR, $832

@@ -168,6 +168,7 @@ main6:
 	VMULPS      Z0, Z0, Z0
 	VMULPS      constants_avx512<>+704(SB), Z0, Z0
 	VADDPS      constants_avx512<>+768(SB), Z0, Z0
+	VMINPS      constants_avx512<>+832(SB), Z0, Z0
 	VMOVUPS     constants_avx512<>+640(SB), Z3
 	VSUBPS      Z2, Z3, Z3
 	VMULPS      Z4, Z3, Z3
@@ -213,6 +214,7 @@ end7:
 	VMULPS      Z0, Z0, Z0
 	VMULPS      constants_avx512<>+704(SB), Z0, Z0
 	VADDPS      constants_avx512<>+768(SB), Z0, Z0
+	VMINPS      constants_avx512<>+832(SB), Z0, Z0
 	VMOVUPS     constants_avx512<>+640(SB), Z3
 	VSUBPS      Z2, Z3, Z3
 	VMULPS      Z4, Z3, Z3
@@ -239,7 +241,7 @@ TEXT ·vec_f32_swiglu_avx512(SB), NOSPLIT, $0-8
 main9:
 	VMOVUPS     (BX)(AX*1), Z0
 	VMOVUPS     (SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+832(SB), Z0, Z2
+	VMULPS      constants_avx512<>+896(SB), Z0, Z2
 	VMINPS      constants_avx512<>+128(SB), Z2, Z2
 	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
@@ -254,12 +256,12 @@ main9:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z2
+	VMULPS      Z2, Z1, Z1
 	VMOVUPS     Z1, (DX)(AX*1)
 	VMOVUPS     64(BX)(AX*1), Z0
 	VMOVUPS     64(SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+832(SB), Z0, Z2
+	VMULPS      constants_avx512<>+896(SB), Z0, Z2
 	VMINPS      constants_avx512<>+128(SB), Z2, Z2
 	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
@@ -274,8 +276,8 @@ main9:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z2
+	VMULPS      Z2, Z1, Z1
 	VMOVUPS     Z1, 64(DX)(AX*1)
 	ADDQ        $0x00000080, AX
 	SUBQ        $0x00000020, CX
@@ -289,7 +291,7 @@ end10:
 main11:
 	VMOVUPS     (BX)(AX*1), Z0
 	VMOVUPS     (SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+832(SB), Z0, Z2
+	VMULPS      constants_avx512<>+896(SB), Z0, Z2
 	VMINPS      constants_avx512<>+128(SB), Z2, Z2
 	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
@@ -304,8 +306,8 @@ main11:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z2
+	VMULPS      Z2, Z1, Z1
 	VMOVUPS     Z1, (DX)(AX*1)
 	ADDQ        $0x00000040, AX
 	SUBQ        $0x00000010, CX
@@ -321,7 +323,7 @@ end12:
 	KMOVW       DI, K1
 	VMOVUPS.Z   (BX)(AX*1), K1, Z0
 	VMOVUPS.Z   (SI)(AX*1), K1, Z1
-	VMULPS      constants_avx512<>+832(SB), Z0, Z2
+	VMULPS      constants_avx512<>+896(SB), Z0, Z2
 	VMINPS      constants_avx512<>+128(SB), Z2, Z2
 	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
@@ -336,8 +338,8 @@ end12:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z2
+	VMULPS      Z2, Z1, Z1
 	VMOVUPS     Z1, K1, (DX)(AX*1)
 
 done13:
@@ -363,7 +365,7 @@ main14:
 	VMOVUPS     (DI)(AX*1), Z0
 	VMOVUPS     (R8)(AX*1), Z1
 	VMOVUPS     (R9)(AX*1), Z2
-	VMULPS      constants_avx512<>+832(SB), Z0, Z3
+	VMULPS      constants_avx512<>+896(SB), Z0, Z3
 	VMINPS      constants_avx512<>+128(SB), Z3, Z3
 	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z4
@@ -406,7 +408,7 @@ end15:
 	VMOVUPS.Z   (DI)(AX*1), K1, Z0
 	VMOVUPS.Z   (R8)(AX*1), K1, Z1
 	VMOVUPS.Z   (R9)(AX*1), K1, Z2
-	VMULPS      constants_avx512<>+832(SB), Z0, Z3
+	VMULPS      constants_avx512<>+896(SB), Z0, Z3
 	VMINPS      constants_avx512<>+128(SB), Z3, Z3
 	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z4
@@ -835,10 +837,10 @@ done39:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_max_avx512(SB), NOSPLIT, $0-8
 	MOVQ    a+0(FP), AX
-	VMOVUPS constants_avx512<>+896(SB), Z0
-	VMOVUPS constants_avx512<>+896(SB), Z1
-	VMOVUPS constants_avx512<>+896(SB), Z2
-	VMOVUPS constants_avx512<>+896(SB), Z3
+	VMOVUPS constants_avx512<>+960(SB), Z0
+	VMOVUPS constants_avx512<>+960(SB), Z1
+	VMOVUPS constants_avx512<>+960(SB), Z2
+	VMOVUPS constants_avx512<>+960(SB), Z3
 	MOVQ    (AX), BX
 	XORQ    DX, DX
 	MOVQ    48(AX), CX
@@ -847,13 +849,13 @@ TEXT ·vec_f32_max_avx512(SB), NOSPLIT, $0-8
 
 main40:
 	VMOVUPS (BX)(DX*1), Z4
-	VMAXPS  Z4, Z0, Z0
+	VMAXPS  Z0, Z4, Z0
 	VMOVUPS 64(BX)(DX*1), Z4
-	VMAXPS  Z4, Z1, Z1
+	VMAXPS  Z1, Z4, Z1
 	VMOVUPS 128(BX)(DX*1), Z4
-	VMAXPS  Z4, Z2, Z2
+	VMAXPS  Z2, Z4, Z2
 	VMOVUPS 192(BX)(DX*1), Z4
-	VMAXPS  Z4, Z3, Z3
+	VMAXPS  Z3, Z4, Z3
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, CX
 	JGE     main40
@@ -865,7 +867,7 @@ end41:
 
 main42:
 	VMOVUPS (BX)(DX*1), Z4
-	VMAXPS  Z4, Z0, Z0
+	VMAXPS  Z0, Z4, Z0
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, CX
 	JGE     main42
@@ -879,10 +881,10 @@ end43:
 	DECQ      SI
 	KMOVW     SI, K1
 	VMOVUPS.Z (BX)(DX*1), K1, Z4
-	VMOVUPS   constants_avx512<>+896(SB), Z5
+	VMOVUPS   constants_avx512<>+960(SB), Z5
 	VMOVAPS   Z4, K1, Z5
 	VMOVAPS   Z5, Z4
-	VMAXPS    Z4, Z0, Z0
+	VMAXPS    Z0, Z4, Z0
 
 done44:
 	VMAXPS        Z1, Z0, Z0
@@ -906,8 +908,9 @@ TEXT ·vec_f32_expsum_avx512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	VBROADCASTSS 88(AX), Z0
 	VBROADCASTSS 92(AX), Z1
-	VPXORD       Z2, Z2, Z2
+	VBROADCASTSS 96(AX), Z2
 	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
 	MOVQ         (AX), BX
 	MOVQ         8(AX), SI
 	XORQ         DX, DX
@@ -916,52 +919,54 @@ TEXT ·vec_f32_expsum_avx512(SB), NOSPLIT, $0-8
 	JL           end46
 
 main45:
-	VMOVUPS      (SI)(DX*1), Z4
-	VFMSUB213PS  Z1, Z0, Z4
-	VMOVUPS      constants_avx512<>+960(SB), Z7
-	VMINPS       Z4, Z7, Z7
-	VMOVUPS      constants_avx512<>+1024(SB), Z6
-	VMAXPS       Z7, Z6, Z7
-	VMULPS       constants_avx512<>+1088(SB), Z7, Z5
-	VRNDSCALEPS  $0x08, Z5, Z5
-	VFNMADD231PS constants_avx512<>+1152(SB), Z5, Z7
-	VFNMADD231PS constants_avx512<>+1216(SB), Z5, Z7
-	VMOVUPS      constants_avx512<>+1280(SB), Z6
-	VFMADD213PS  constants_avx512<>+1344(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+1408(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+1472(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+1536(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
-	VSCALEFPS    Z5, Z6, Z6
-	VCMPPS       $0x05, constants_avx512<>+1024(SB), Z4, K1
-	VMOVAPS.Z    Z6, K1, Z6
-	VMOVAPS      Z6, Z4
-	VMOVUPS      Z4, (BX)(DX*1)
-	VADDPS       Z4, Z2, Z2
-	VMOVUPS      64(SI)(DX*1), Z4
-	VFMSUB213PS  Z1, Z0, Z4
-	VMOVUPS      constants_avx512<>+960(SB), Z7
-	VMINPS       Z4, Z7, Z7
-	VMOVUPS      constants_avx512<>+1024(SB), Z6
-	VMAXPS       Z7, Z6, Z7
-	VMULPS       constants_avx512<>+1088(SB), Z7, Z5
-	VRNDSCALEPS  $0x08, Z5, Z5
-	VFNMADD231PS constants_avx512<>+1152(SB), Z5, Z7
-	VFNMADD231PS constants_avx512<>+1216(SB), Z5, Z7
-	VMOVUPS      constants_avx512<>+1280(SB), Z6
-	VFMADD213PS  constants_avx512<>+1344(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+1408(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+1472(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+1536(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
-	VSCALEFPS    Z5, Z6, Z6
-	VCMPPS       $0x05, constants_avx512<>+1024(SB), Z4, K1
-	VMOVAPS.Z    Z6, K1, Z6
-	VMOVAPS      Z6, Z4
-	VMOVUPS      Z4, 64(BX)(DX*1)
-	VADDPS       Z4, Z3, Z3
+	VMOVUPS      (SI)(DX*1), Z5
+	VSUBPS       Z2, Z5, Z5
+	VFMSUB213PS  Z1, Z0, Z5
+	VMOVUPS      constants_avx512<>+1024(SB), Z8
+	VMINPS       Z5, Z8, Z8
+	VMOVUPS      constants_avx512<>+1088(SB), Z7
+	VMAXPS       Z8, Z7, Z8
+	VMULPS       constants_avx512<>+1152(SB), Z8, Z6
+	VRNDSCALEPS  $0x08, Z6, Z6
+	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
+	VFNMADD231PS constants_avx512<>+1280(SB), Z6, Z8
+	VMOVUPS      constants_avx512<>+1344(SB), Z7
+	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+1536(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+1600(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
+	VSCALEFPS    Z6, Z7, Z7
+	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K1
+	VMOVAPS.Z    Z7, K1, Z7
+	VMOVAPS      Z7, Z5
+	VMOVUPS      Z5, (BX)(DX*1)
+	VADDPS       Z5, Z3, Z3
+	VMOVUPS      64(SI)(DX*1), Z5
+	VSUBPS       Z2, Z5, Z5
+	VFMSUB213PS  Z1, Z0, Z5
+	VMOVUPS      constants_avx512<>+1024(SB), Z8
+	VMINPS       Z5, Z8, Z8
+	VMOVUPS      constants_avx512<>+1088(SB), Z7
+	VMAXPS       Z8, Z7, Z8
+	VMULPS       constants_avx512<>+1152(SB), Z8, Z6
+	VRNDSCALEPS  $0x08, Z6, Z6
+	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
+	VFNMADD231PS constants_avx512<>+1280(SB), Z6, Z8
+	VMOVUPS      constants_avx512<>+1344(SB), Z7
+	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+1536(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+1600(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
+	VSCALEFPS    Z6, Z7, Z7
+	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K1
+	VMOVAPS.Z    Z7, K1, Z7
+	VMOVAPS      Z7, Z5
+	VMOVUPS      Z5, 64(BX)(DX*1)
+	VADDPS       Z5, Z4, Z4
 	ADDQ         $0x00000080, DX
 	SUBQ         $0x00000020, CX
 	JGE          main45
@@ -972,29 +977,30 @@ end46:
 	JL   end48
 
 main47:
-	VMOVUPS      (SI)(DX*1), Z4
-	VFMSUB213PS  Z1, Z0, Z4
-	VMOVUPS      constants_avx512<>+960(SB), Z7
-	VMINPS       Z4, Z7, Z7
-	VMOVUPS      constants_avx512<>+1024(SB), Z6
-	VMAXPS       Z7, Z6, Z7
-	VMULPS       constants_avx512<>+1088(SB), Z7, Z5
-	VRNDSCALEPS  $0x08, Z5, Z5
-	VFNMADD231PS constants_avx512<>+1152(SB), Z5, Z7
-	VFNMADD231PS constants_avx512<>+1216(SB), Z5, Z7
-	VMOVUPS      constants_avx512<>+1280(SB), Z6
-	VFMADD213PS  constants_avx512<>+1344(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+1408(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+1472(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+1536(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
-	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z6
-	VSCALEFPS    Z5, Z6, Z6
-	VCMPPS       $0x05, constants_avx512<>+1024(SB), Z4, K1
-	VMOVAPS.Z    Z6, K1, Z6
-	VMOVAPS      Z6, Z4
-	VMOVUPS      Z4, (BX)(DX*1)
-	VADDPS       Z4, Z2, Z2
+	VMOVUPS      (SI)(DX*1), Z5
+	VSUBPS       Z2, Z5, Z5
+	VFMSUB213PS  Z1, Z0, Z5
+	VMOVUPS      constants_avx512<>+1024(SB), Z8
+	VMINPS       Z5, Z8, Z8
+	VMOVUPS      constants_avx512<>+1088(SB), Z7
+	VMAXPS       Z8, Z7, Z8
+	VMULPS       constants_avx512<>+1152(SB), Z8, Z6
+	VRNDSCALEPS  $0x08, Z6, Z6
+	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
+	VFNMADD231PS constants_avx512<>+1280(SB), Z6, Z8
+	VMOVUPS      constants_avx512<>+1344(SB), Z7
+	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+1536(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+1600(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
+	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
+	VSCALEFPS    Z6, Z7, Z7
+	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K1
+	VMOVAPS.Z    Z7, K1, Z7
+	VMOVAPS      Z7, Z5
+	VMOVUPS      Z5, (BX)(DX*1)
+	VADDPS       Z5, Z3, Z3
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000010, CX
 	JGE          main47
@@ -1007,42 +1013,43 @@ end48:
 	SHLQ         CL, DI
 	DECQ         DI
 	KMOVW        DI, K1
-	VMOVUPS.Z    (SI)(DX*1), K1, Z4
-	VFMSUB213PS  Z1, Z0, Z4
-	VMOVUPS      constants_avx512<>+960(SB), Z5
-	VMINPS       Z4, Z5, Z5
-	VMOVUPS      constants_avx512<>+1024(SB), Z1
-	VMAXPS       Z5, Z1, Z5
-	VMULPS       constants_avx512<>+1088(SB), Z5, Z0
+	VMOVUPS.Z    (SI)(DX*1), K1, Z5
+	VSUBPS       Z2, Z5, Z5
+	VFMSUB213PS  Z1, Z0, Z5
+	VMOVUPS      constants_avx512<>+1024(SB), Z2
+	VMINPS       Z5, Z2, Z2
+	VMOVUPS      constants_avx512<>+1088(SB), Z1
+	VMAXPS       Z2, Z1, Z2
+	VMULPS       constants_avx512<>+1152(SB), Z2, Z0
 	VRNDSCALEPS  $0x08, Z0, Z0
-	VFNMADD231PS constants_avx512<>+1152(SB), Z0, Z5
-	VFNMADD231PS constants_avx512<>+1216(SB), Z0, Z5
-	VMOVUPS      constants_avx512<>+1280(SB), Z1
-	VFMADD213PS  constants_avx512<>+1344(SB), Z5, Z1
-	VFMADD213PS  constants_avx512<>+1408(SB), Z5, Z1
-	VFMADD213PS  constants_avx512<>+1472(SB), Z5, Z1
-	VFMADD213PS  constants_avx512<>+1536(SB), Z5, Z1
-	VFMADD213PS  constants_avx512<>+640(SB), Z5, Z1
-	VFMADD213PS  constants_avx512<>+640(SB), Z5, Z1
+	VFNMADD231PS constants_avx512<>+1216(SB), Z0, Z2
+	VFNMADD231PS constants_avx512<>+1280(SB), Z0, Z2
+	VMOVUPS      constants_avx512<>+1344(SB), Z1
+	VFMADD213PS  constants_avx512<>+1408(SB), Z2, Z1
+	VFMADD213PS  constants_avx512<>+1472(SB), Z2, Z1
+	VFMADD213PS  constants_avx512<>+1536(SB), Z2, Z1
+	VFMADD213PS  constants_avx512<>+1600(SB), Z2, Z1
+	VFMADD213PS  constants_avx512<>+640(SB), Z2, Z1
+	VFMADD213PS  constants_avx512<>+640(SB), Z2, Z1
 	VSCALEFPS    Z0, Z1, Z1
-	VCMPPS       $0x05, constants_avx512<>+1024(SB), Z4, K2
+	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K2
 	VMOVAPS.Z    Z1, K2, Z1
-	VMOVAPS      Z1, Z4
-	VMOVUPS      Z4, K1, (BX)(DX*1)
-	VMOVAPS.Z    Z4, K1, Z4
-	VADDPS       Z4, Z2, Z2
+	VMOVAPS      Z1, Z5
+	VMOVUPS      Z5, K1, (BX)(DX*1)
+	VMOVAPS.Z    Z5, K1, Z5
+	VADDPS       Z5, Z3, Z3
 
 done49:
-	VADDPS        Z3, Z2, Z2
-	VEXTRACTF64X4 $0x01, Z2, Y0
-	VADDPS        Y0, Y2, Y2
-	VEXTRACTF128  $0x01, Y2, X0
-	VADDPS        X0, X2, X2
-	VMOVHLPS      X2, X2, X0
-	VADDPS        X0, X2, X2
-	VMOVSHDUP     X2, X0
-	VADDPS        X0, X2, X2
-	VMOVSS        X2, 128(AX)
+	VADDPS        Z4, Z3, Z3
+	VEXTRACTF64X4 $0x01, Z3, Y0
+	VADDPS        Y0, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X0
+	VADDPS        X0, X3, X3
+	VMOVHLPS      X3, X3, X0
+	VADDPS        X0, X3, X3
+	VMOVSHDUP     X3, X0
+	VADDPS        X0, X3, X3
+	VMOVSS        X3, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -1893,22 +1900,22 @@ DATA constants_avx512<>+112(SB)/4, $0xc0135761
 DATA constants_avx512<>+116(SB)/4, $0xc0135761
 DATA constants_avx512<>+120(SB)/4, $0xc0135761
 DATA constants_avx512<>+124(SB)/4, $0xc0135761
-DATA constants_avx512<>+128(SB)/4, $0x42fc0000
-DATA constants_avx512<>+132(SB)/4, $0x42fc0000
-DATA constants_avx512<>+136(SB)/4, $0x42fc0000
-DATA constants_avx512<>+140(SB)/4, $0x42fc0000
-DATA constants_avx512<>+144(SB)/4, $0x42fc0000
-DATA constants_avx512<>+148(SB)/4, $0x42fc0000
-DATA constants_avx512<>+152(SB)/4, $0x42fc0000
-DATA constants_avx512<>+156(SB)/4, $0x42fc0000
-DATA constants_avx512<>+160(SB)/4, $0x42fc0000
-DATA constants_avx512<>+164(SB)/4, $0x42fc0000
-DATA constants_avx512<>+168(SB)/4, $0x42fc0000
-DATA constants_avx512<>+172(SB)/4, $0x42fc0000
-DATA constants_avx512<>+176(SB)/4, $0x42fc0000
-DATA constants_avx512<>+180(SB)/4, $0x42fc0000
-DATA constants_avx512<>+184(SB)/4, $0x42fc0000
-DATA constants_avx512<>+188(SB)/4, $0x42fc0000
+DATA constants_avx512<>+128(SB)/4, $0x43000000
+DATA constants_avx512<>+132(SB)/4, $0x43000000
+DATA constants_avx512<>+136(SB)/4, $0x43000000
+DATA constants_avx512<>+140(SB)/4, $0x43000000
+DATA constants_avx512<>+144(SB)/4, $0x43000000
+DATA constants_avx512<>+148(SB)/4, $0x43000000
+DATA constants_avx512<>+152(SB)/4, $0x43000000
+DATA constants_avx512<>+156(SB)/4, $0x43000000
+DATA constants_avx512<>+160(SB)/4, $0x43000000
+DATA constants_avx512<>+164(SB)/4, $0x43000000
+DATA constants_avx512<>+168(SB)/4, $0x43000000
+DATA constants_avx512<>+172(SB)/4, $0x43000000
+DATA constants_avx512<>+176(SB)/4, $0x43000000
+DATA constants_avx512<>+180(SB)/4, $0x43000000
+DATA constants_avx512<>+184(SB)/4, $0x43000000
+DATA constants_avx512<>+188(SB)/4, $0x43000000
 DATA constants_avx512<>+192(SB)/4, $0xc2fc0000
 DATA constants_avx512<>+196(SB)/4, $0xc2fc0000
 DATA constants_avx512<>+200(SB)/4, $0xc2fc0000
@@ -2069,196 +2076,212 @@ DATA constants_avx512<>+816(SB)/4, $0x3fcc422a
 DATA constants_avx512<>+820(SB)/4, $0x3fcc422a
 DATA constants_avx512<>+824(SB)/4, $0x3fcc422a
 DATA constants_avx512<>+828(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+832(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+836(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+840(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+844(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+848(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+852(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+856(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+860(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+864(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+868(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+872(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+876(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+880(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+884(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+888(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+892(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+896(SB)/4, $0xff800000
-DATA constants_avx512<>+900(SB)/4, $0xff800000
-DATA constants_avx512<>+904(SB)/4, $0xff800000
-DATA constants_avx512<>+908(SB)/4, $0xff800000
-DATA constants_avx512<>+912(SB)/4, $0xff800000
-DATA constants_avx512<>+916(SB)/4, $0xff800000
-DATA constants_avx512<>+920(SB)/4, $0xff800000
-DATA constants_avx512<>+924(SB)/4, $0xff800000
-DATA constants_avx512<>+928(SB)/4, $0xff800000
-DATA constants_avx512<>+932(SB)/4, $0xff800000
-DATA constants_avx512<>+936(SB)/4, $0xff800000
-DATA constants_avx512<>+940(SB)/4, $0xff800000
-DATA constants_avx512<>+944(SB)/4, $0xff800000
-DATA constants_avx512<>+948(SB)/4, $0xff800000
-DATA constants_avx512<>+952(SB)/4, $0xff800000
-DATA constants_avx512<>+956(SB)/4, $0xff800000
-DATA constants_avx512<>+960(SB)/4, $0x42b00f34
-DATA constants_avx512<>+964(SB)/4, $0x42b00f34
-DATA constants_avx512<>+968(SB)/4, $0x42b00f34
-DATA constants_avx512<>+972(SB)/4, $0x42b00f34
-DATA constants_avx512<>+976(SB)/4, $0x42b00f34
-DATA constants_avx512<>+980(SB)/4, $0x42b00f34
-DATA constants_avx512<>+984(SB)/4, $0x42b00f34
-DATA constants_avx512<>+988(SB)/4, $0x42b00f34
-DATA constants_avx512<>+992(SB)/4, $0x42b00f34
-DATA constants_avx512<>+996(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1000(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1004(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1008(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1012(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1016(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1020(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1024(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1028(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1032(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1036(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1040(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1044(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1048(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1052(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1056(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1060(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1064(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1068(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1072(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1076(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1080(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1084(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1088(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1092(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1096(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1100(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1104(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1108(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1112(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1116(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1120(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1124(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1128(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1132(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1136(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1140(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1144(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1148(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1152(SB)/4, $0x3f318000
-DATA constants_avx512<>+1156(SB)/4, $0x3f318000
-DATA constants_avx512<>+1160(SB)/4, $0x3f318000
-DATA constants_avx512<>+1164(SB)/4, $0x3f318000
-DATA constants_avx512<>+1168(SB)/4, $0x3f318000
-DATA constants_avx512<>+1172(SB)/4, $0x3f318000
-DATA constants_avx512<>+1176(SB)/4, $0x3f318000
-DATA constants_avx512<>+1180(SB)/4, $0x3f318000
-DATA constants_avx512<>+1184(SB)/4, $0x3f318000
-DATA constants_avx512<>+1188(SB)/4, $0x3f318000
-DATA constants_avx512<>+1192(SB)/4, $0x3f318000
-DATA constants_avx512<>+1196(SB)/4, $0x3f318000
-DATA constants_avx512<>+1200(SB)/4, $0x3f318000
-DATA constants_avx512<>+1204(SB)/4, $0x3f318000
-DATA constants_avx512<>+1208(SB)/4, $0x3f318000
-DATA constants_avx512<>+1212(SB)/4, $0x3f318000
-DATA constants_avx512<>+1216(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1220(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1224(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1228(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1232(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1236(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1240(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1244(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1248(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1252(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1256(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1260(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1264(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1268(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1272(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1276(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1280(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1284(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1288(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1292(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1296(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1300(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1304(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1308(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1312(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1316(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1320(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1324(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1328(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1332(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1336(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1340(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1344(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1348(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1352(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1356(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1360(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1364(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1368(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1372(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1376(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1380(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1384(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1388(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1392(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1396(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1400(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1404(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1408(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1412(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1416(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1420(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1424(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1428(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1432(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1436(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1440(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1444(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1448(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1452(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1456(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1460(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1464(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1468(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1472(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1476(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1480(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1484(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1488(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1492(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1496(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1500(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1504(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1508(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1512(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1516(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1520(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1524(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1528(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1532(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1536(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1540(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1544(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1548(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1552(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1556(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1560(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1564(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1568(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1572(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1576(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1580(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1584(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1588(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1592(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1596(SB)/4, $0x3efffffe
-GLOBL constants_avx512<>(SB), RODATA|NOPTR, $1600
+DATA constants_avx512<>+832(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+836(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+840(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+844(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+848(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+852(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+856(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+860(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+864(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+868(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+872(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+876(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+880(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+884(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+888(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+892(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+896(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+900(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+904(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+908(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+912(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+916(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+920(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+924(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+928(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+932(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+936(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+940(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+944(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+948(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+952(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+956(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+960(SB)/4, $0xff800000
+DATA constants_avx512<>+964(SB)/4, $0xff800000
+DATA constants_avx512<>+968(SB)/4, $0xff800000
+DATA constants_avx512<>+972(SB)/4, $0xff800000
+DATA constants_avx512<>+976(SB)/4, $0xff800000
+DATA constants_avx512<>+980(SB)/4, $0xff800000
+DATA constants_avx512<>+984(SB)/4, $0xff800000
+DATA constants_avx512<>+988(SB)/4, $0xff800000
+DATA constants_avx512<>+992(SB)/4, $0xff800000
+DATA constants_avx512<>+996(SB)/4, $0xff800000
+DATA constants_avx512<>+1000(SB)/4, $0xff800000
+DATA constants_avx512<>+1004(SB)/4, $0xff800000
+DATA constants_avx512<>+1008(SB)/4, $0xff800000
+DATA constants_avx512<>+1012(SB)/4, $0xff800000
+DATA constants_avx512<>+1016(SB)/4, $0xff800000
+DATA constants_avx512<>+1020(SB)/4, $0xff800000
+DATA constants_avx512<>+1024(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1028(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1032(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1036(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1040(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1044(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1048(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1052(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1056(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1060(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1064(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1068(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1072(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1076(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1080(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1084(SB)/4, $0x42b00f34
+DATA constants_avx512<>+1088(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1092(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1096(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1100(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1104(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1108(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1112(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1116(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1120(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1124(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1128(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1132(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1136(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1140(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1144(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1148(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+1152(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1156(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1160(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1164(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1168(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1172(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1176(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1180(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1184(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1188(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1192(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1196(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1200(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1204(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1208(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1212(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+1216(SB)/4, $0x3f318000
+DATA constants_avx512<>+1220(SB)/4, $0x3f318000
+DATA constants_avx512<>+1224(SB)/4, $0x3f318000
+DATA constants_avx512<>+1228(SB)/4, $0x3f318000
+DATA constants_avx512<>+1232(SB)/4, $0x3f318000
+DATA constants_avx512<>+1236(SB)/4, $0x3f318000
+DATA constants_avx512<>+1240(SB)/4, $0x3f318000
+DATA constants_avx512<>+1244(SB)/4, $0x3f318000
+DATA constants_avx512<>+1248(SB)/4, $0x3f318000
+DATA constants_avx512<>+1252(SB)/4, $0x3f318000
+DATA constants_avx512<>+1256(SB)/4, $0x3f318000
+DATA constants_avx512<>+1260(SB)/4, $0x3f318000
+DATA constants_avx512<>+1264(SB)/4, $0x3f318000
+DATA constants_avx512<>+1268(SB)/4, $0x3f318000
+DATA constants_avx512<>+1272(SB)/4, $0x3f318000
+DATA constants_avx512<>+1276(SB)/4, $0x3f318000
+DATA constants_avx512<>+1280(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1284(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1288(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1292(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1296(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1300(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1304(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1308(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1312(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1316(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1320(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1324(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1328(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1332(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1336(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1340(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1344(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1348(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1352(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1356(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1360(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1364(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1368(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1372(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1376(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1380(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1384(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1388(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1392(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1396(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1400(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1404(SB)/4, $0x3ab57398
+DATA constants_avx512<>+1408(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1412(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1416(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1420(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1424(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1428(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1432(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1436(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1440(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1444(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1448(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1452(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1456(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1460(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1464(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1468(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+1472(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1476(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1480(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1484(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1488(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1492(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1496(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1500(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1504(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1508(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1512(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1516(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1520(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1524(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1528(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1532(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+1536(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1540(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1544(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1548(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1552(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1556(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1560(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1564(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1568(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1572(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1576(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1580(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1584(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1588(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1592(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1596(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+1600(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1604(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1608(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1612(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1616(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1620(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1624(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1628(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1632(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1636(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1640(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1644(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1648(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1652(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1656(SB)/4, $0x3efffffe
+DATA constants_avx512<>+1660(SB)/4, $0x3efffffe
+GLOBL constants_avx512<>(SB), RODATA|NOPTR, $1664

@@ -249,8 +249,8 @@ skip13:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+288(SB), Y2, Y2
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y2
+	VMULPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
 skip14:
@@ -1642,8 +1642,8 @@ skip50:
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
 	VADDPS      constants_avx2<>+288(SB), Y12, Y12
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y12, Y1, Y1
+	VDIVPS      Y12, Y0, Y12
+	VMULPS      Y12, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y2, Y0
@@ -1663,8 +1663,8 @@ skip50:
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VMULPS      Y2, Y3, Y3
-	VDIVPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y0
+	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y4, Y0
@@ -1684,8 +1684,8 @@ skip50:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VMULPS      Y4, Y5, Y5
-	VDIVPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y0
+	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y6, Y0
@@ -1705,8 +1705,8 @@ skip50:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VMULPS      Y6, Y7, Y7
-	VDIVPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y0
+	VMULPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y8, Y0
@@ -1726,8 +1726,8 @@ skip50:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VMULPS      Y8, Y9, Y9
-	VDIVPS      Y0, Y9, Y9
+	VDIVPS      Y0, Y8, Y0
+	VMULPS      Y0, Y9, Y9
 	VMOVUPS     Y9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y10, Y0
@@ -1747,8 +1747,8 @@ skip50:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VMULPS      Y10, Y11, Y11
-	VDIVPS      Y0, Y11, Y11
+	VDIVPS      Y0, Y10, Y0
+	VMULPS      Y0, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
 skip51:
@@ -2407,8 +2407,8 @@ skip77:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+288(SB), Y2, Y2
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y2
+	VMULPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
 skip78:
@@ -3268,8 +3268,8 @@ skip100:
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
 	VADDPS      constants_avx2<>+288(SB), Y12, Y12
-	VMULPS      Y0, Y1, Y1
-	VDIVPS      Y12, Y1, Y1
+	VDIVPS      Y12, Y0, Y12
+	VMULPS      Y12, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y2, Y0
@@ -3289,8 +3289,8 @@ skip100:
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VMULPS      Y2, Y3, Y3
-	VDIVPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y0
+	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y4, Y0
@@ -3310,8 +3310,8 @@ skip100:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VMULPS      Y4, Y5, Y5
-	VDIVPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y0
+	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y6, Y0
@@ -3331,8 +3331,8 @@ skip100:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VMULPS      Y6, Y7, Y7
-	VDIVPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y0
+	VMULPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y8, Y0
@@ -3352,8 +3352,8 @@ skip100:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VMULPS      Y8, Y9, Y9
-	VDIVPS      Y0, Y9, Y9
+	VDIVPS      Y0, Y8, Y0
+	VMULPS      Y0, Y9, Y9
 	VMOVUPS     Y9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y10, Y0
@@ -3373,8 +3373,8 @@ skip100:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VMULPS      Y10, Y11, Y11
-	VDIVPS      Y0, Y11, Y11
+	VDIVPS      Y0, Y10, Y0
+	VMULPS      Y0, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
 skip101:
@@ -4690,14 +4690,14 @@ DATA constants_avx2<>+16(SB)/4, $0xbfb8aa3b
 DATA constants_avx2<>+20(SB)/4, $0xbfb8aa3b
 DATA constants_avx2<>+24(SB)/4, $0xbfb8aa3b
 DATA constants_avx2<>+28(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+32(SB)/4, $0x42fc0000
-DATA constants_avx2<>+36(SB)/4, $0x42fc0000
-DATA constants_avx2<>+40(SB)/4, $0x42fc0000
-DATA constants_avx2<>+44(SB)/4, $0x42fc0000
-DATA constants_avx2<>+48(SB)/4, $0x42fc0000
-DATA constants_avx2<>+52(SB)/4, $0x42fc0000
-DATA constants_avx2<>+56(SB)/4, $0x42fc0000
-DATA constants_avx2<>+60(SB)/4, $0x42fc0000
+DATA constants_avx2<>+32(SB)/4, $0x43000000
+DATA constants_avx2<>+36(SB)/4, $0x43000000
+DATA constants_avx2<>+40(SB)/4, $0x43000000
+DATA constants_avx2<>+44(SB)/4, $0x43000000
+DATA constants_avx2<>+48(SB)/4, $0x43000000
+DATA constants_avx2<>+52(SB)/4, $0x43000000
+DATA constants_avx2<>+56(SB)/4, $0x43000000
+DATA constants_avx2<>+60(SB)/4, $0x43000000
 DATA constants_avx2<>+64(SB)/4, $0xc2fc0000
 DATA constants_avx2<>+68(SB)/4, $0xc2fc0000
 DATA constants_avx2<>+72(SB)/4, $0xc2fc0000

@@ -225,8 +225,8 @@ skip13:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+576(SB), Z2, Z2
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z2
+	VMULPS      Z2, Z1, Z1
 	VMOVUPS     Z1, (DX)
 
 skip14:
@@ -2502,8 +2502,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z24, Z1, Z1
+	VDIVPS      Z24, Z0, Z24
+	VMULPS      Z24, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z2, Z24
@@ -2521,8 +2521,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z24, Z3, Z3
+	VDIVPS      Z24, Z2, Z24
+	VMULPS      Z24, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z4, Z24
@@ -2540,8 +2540,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z24, Z5, Z5
+	VDIVPS      Z24, Z4, Z24
+	VMULPS      Z24, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z6, Z24
@@ -2559,8 +2559,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z24, Z7, Z7
+	VDIVPS      Z24, Z6, Z24
+	VMULPS      Z24, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z8, Z24
@@ -2578,8 +2578,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z24, Z9, Z9
+	VDIVPS      Z24, Z8, Z24
+	VMULPS      Z24, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z10, Z24
@@ -2597,8 +2597,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z24, Z11, Z11
+	VDIVPS      Z24, Z10, Z24
+	VMULPS      Z24, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z12, Z24
@@ -2616,8 +2616,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z24, Z13, Z13
+	VDIVPS      Z24, Z12, Z24
+	VMULPS      Z24, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z14, Z24
@@ -2635,8 +2635,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z24, Z15, Z15
+	VDIVPS      Z24, Z14, Z24
+	VMULPS      Z24, Z15, Z15
 	VMOVUPS     Z15, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z16, Z24
@@ -2654,8 +2654,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z16, Z17, Z17
-	VDIVPS      Z24, Z17, Z17
+	VDIVPS      Z24, Z16, Z24
+	VMULPS      Z24, Z17, Z17
 	VMOVUPS     Z17, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z18, Z24
@@ -2673,8 +2673,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z18, Z19, Z19
-	VDIVPS      Z24, Z19, Z19
+	VDIVPS      Z24, Z18, Z24
+	VMULPS      Z24, Z19, Z19
 	VMOVUPS     Z19, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z20, Z24
@@ -2692,8 +2692,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z20, Z21, Z21
-	VDIVPS      Z24, Z21, Z21
+	VDIVPS      Z24, Z20, Z24
+	VMULPS      Z24, Z21, Z21
 	VMOVUPS     Z21, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z22, Z24
@@ -2711,8 +2711,8 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z22, Z23, Z23
-	VDIVPS      Z24, Z23, Z23
+	VDIVPS      Z24, Z22, Z24
+	VMULPS      Z24, Z23, Z23
 	VMOVUPS     Z23, (DX)
 
 skip51:
@@ -3492,8 +3492,8 @@ skip77:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+576(SB), Z2, Z2
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z2
+	VMULPS      Z2, Z1, Z1
 	VMOVUPS     Z1, (DX)
 
 skip78:
@@ -4885,8 +4885,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z0, Z1, Z1
-	VDIVPS      Z24, Z1, Z1
+	VDIVPS      Z24, Z0, Z24
+	VMULPS      Z24, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z2, Z24
@@ -4904,8 +4904,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z2, Z3, Z3
-	VDIVPS      Z24, Z3, Z3
+	VDIVPS      Z24, Z2, Z24
+	VMULPS      Z24, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z4, Z24
@@ -4923,8 +4923,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z4, Z5, Z5
-	VDIVPS      Z24, Z5, Z5
+	VDIVPS      Z24, Z4, Z24
+	VMULPS      Z24, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z6, Z24
@@ -4942,8 +4942,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z6, Z7, Z7
-	VDIVPS      Z24, Z7, Z7
+	VDIVPS      Z24, Z6, Z24
+	VMULPS      Z24, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z8, Z24
@@ -4961,8 +4961,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z8, Z9, Z9
-	VDIVPS      Z24, Z9, Z9
+	VDIVPS      Z24, Z8, Z24
+	VMULPS      Z24, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z10, Z24
@@ -4980,8 +4980,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z10, Z11, Z11
-	VDIVPS      Z24, Z11, Z11
+	VDIVPS      Z24, Z10, Z24
+	VMULPS      Z24, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z12, Z24
@@ -4999,8 +4999,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z12, Z13, Z13
-	VDIVPS      Z24, Z13, Z13
+	VDIVPS      Z24, Z12, Z24
+	VMULPS      Z24, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z14, Z24
@@ -5018,8 +5018,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z14, Z15, Z15
-	VDIVPS      Z24, Z15, Z15
+	VDIVPS      Z24, Z14, Z24
+	VMULPS      Z24, Z15, Z15
 	VMOVUPS     Z15, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z16, Z24
@@ -5037,8 +5037,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z16, Z17, Z17
-	VDIVPS      Z24, Z17, Z17
+	VDIVPS      Z24, Z16, Z24
+	VMULPS      Z24, Z17, Z17
 	VMOVUPS     Z17, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z18, Z24
@@ -5056,8 +5056,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z18, Z19, Z19
-	VDIVPS      Z24, Z19, Z19
+	VDIVPS      Z24, Z18, Z24
+	VMULPS      Z24, Z19, Z19
 	VMOVUPS     Z19, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z20, Z24
@@ -5075,8 +5075,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z20, Z21, Z21
-	VDIVPS      Z24, Z21, Z21
+	VDIVPS      Z24, Z20, Z24
+	VMULPS      Z24, Z21, Z21
 	VMOVUPS     Z21, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx512<>+0(SB), Z22, Z24
@@ -5094,8 +5094,8 @@ skip100:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VMULPS      Z22, Z23, Z23
-	VDIVPS      Z24, Z23, Z23
+	VDIVPS      Z24, Z22, Z24
+	VMULPS      Z24, Z23, Z23
 	VMOVUPS     Z23, (DX)
 
 skip101:
@@ -7034,22 +7034,22 @@ DATA constants_avx512<>+48(SB)/4, $0xbfb8aa3b
 DATA constants_avx512<>+52(SB)/4, $0xbfb8aa3b
 DATA constants_avx512<>+56(SB)/4, $0xbfb8aa3b
 DATA constants_avx512<>+60(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+64(SB)/4, $0x42fc0000
-DATA constants_avx512<>+68(SB)/4, $0x42fc0000
-DATA constants_avx512<>+72(SB)/4, $0x42fc0000
-DATA constants_avx512<>+76(SB)/4, $0x42fc0000
-DATA constants_avx512<>+80(SB)/4, $0x42fc0000
-DATA constants_avx512<>+84(SB)/4, $0x42fc0000
-DATA constants_avx512<>+88(SB)/4, $0x42fc0000
-DATA constants_avx512<>+92(SB)/4, $0x42fc0000
-DATA constants_avx512<>+96(SB)/4, $0x42fc0000
-DATA constants_avx512<>+100(SB)/4, $0x42fc0000
-DATA constants_avx512<>+104(SB)/4, $0x42fc0000
-DATA constants_avx512<>+108(SB)/4, $0x42fc0000
-DATA constants_avx512<>+112(SB)/4, $0x42fc0000
-DATA constants_avx512<>+116(SB)/4, $0x42fc0000
-DATA constants_avx512<>+120(SB)/4, $0x42fc0000
-DATA constants_avx512<>+124(SB)/4, $0x42fc0000
+DATA constants_avx512<>+64(SB)/4, $0x43000000
+DATA constants_avx512<>+68(SB)/4, $0x43000000
+DATA constants_avx512<>+72(SB)/4, $0x43000000
+DATA constants_avx512<>+76(SB)/4, $0x43000000
+DATA constants_avx512<>+80(SB)/4, $0x43000000
+DATA constants_avx512<>+84(SB)/4, $0x43000000
+DATA constants_avx512<>+88(SB)/4, $0x43000000
+DATA constants_avx512<>+92(SB)/4, $0x43000000
+DATA constants_avx512<>+96(SB)/4, $0x43000000
+DATA constants_avx512<>+100(SB)/4, $0x43000000
+DATA constants_avx512<>+104(SB)/4, $0x43000000
+DATA constants_avx512<>+108(SB)/4, $0x43000000
+DATA constants_avx512<>+112(SB)/4, $0x43000000
+DATA constants_avx512<>+116(SB)/4, $0x43000000
+DATA constants_avx512<>+120(SB)/4, $0x43000000
+DATA constants_avx512<>+124(SB)/4, $0x43000000
 DATA constants_avx512<>+128(SB)/4, $0xc2fc0000
 DATA constants_avx512<>+132(SB)/4, $0xc2fc0000
 DATA constants_avx512<>+136(SB)/4, $0xc2fc0000

@@ -34,15 +34,15 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 			y[i] = s * u[i]
 		}
 	},
-	// P0 = silu(P3)*P4, P1 = P5*P4*silu'(P3), P2 = P5*silu(P3).
+	// P0 = silu(P3)*P4, P1 = silu'(P3)*P4*P5, P2 = P5*silu(P3).
 	kernel.OpSwiGLUBackward: func(a *kernel.VecArgs) {
 		y, dg, du, g, u, da := p(a, 0), p(a, 1), p(a, 2), p(a, 3), p(a, 4), p(a, 5)
 		for i := range y {
 			s, d := SiLU(g[i])
-			gi, ui, di := d, u[i], da[i]
+			ui, di := u[i], da[i]
 			y[i] = s * ui
 			du[i] = di * s
-			dg[i] = di * ui * gi
+			dg[i] = d * ui * di
 		}
 	},
 	// R0 = sum P0.
@@ -89,20 +89,22 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 			dx[i] += a.S[1] * (dy[i]*w[i] - a.S[2] - (x[i]-a.S[0])*a.S[1]*a.S[3])
 		}
 	},
-	// R0 = max P0.
+	// R0 = max P0; NaN counts for nothing.
 	kernel.OpMax: func(a *kernel.VecArgs) {
 		m := float32(math.Inf(-1))
 		for _, x := range p(a, 0) {
-			m = max(m, x)
+			if x > m {
+				m = x
+			}
 		}
 		a.R[0] = m
 	},
-	// P0 = exp(P1*S0 - S1), R0 = its sum.
+	// P0 = exp((P1-S2)*S0 - S1), R0 = its sum.
 	kernel.OpExpSum: func(a *kernel.VecArgs) {
 		y, x := p(a, 0), p(a, 1)
 		var s float64
 		for i, v := range x {
-			y[i] = float32(math.Exp(float64(v)*float64(a.S[0]) - float64(a.S[1])))
+			y[i] = float32(math.Exp(float64(v-a.S[2])*float64(a.S[0]) - float64(a.S[1])))
 			s += float64(y[i])
 		}
 		a.R[0] = float32(s)
@@ -226,7 +228,9 @@ func pack(a *kernel.VecArgs) {
 func p(a *kernel.VecArgs, i int) []float32 { return unsafe.Slice((*float32)(a.P[i]), a.N) }
 
 // GELU is one entry of the activation, tanh form, and its derivative: x*s and
-// s + x*s*(1-s)*2u', s = sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
+// s + x*s*(1-s)*2u', s = sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3). The
+// limits are 0 and x, and 0 and 1, on every instruction set; NaN gives NaN, and
+// so do minus infinity (where s is 0) and both infinities in the derivative.
 func GELU(v float32) (y, dy float32) {
 	c := math.Sqrt(2 / math.Pi)
 	x := float64(v)
@@ -235,7 +239,7 @@ func GELU(v float32) (y, dy float32) {
 }
 
 // SiLU is one entry of the activation and its derivative: x*s and
-// s + x*s*(1-s), s = sigmoid(x).
+// s + x*s*(1-s), s = sigmoid(x). Its limits are GELU's.
 func SiLU(v float32) (y, dy float32) {
 	x := float64(v)
 	s := 1 / (1 + math.Exp(-x))

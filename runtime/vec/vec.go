@@ -180,7 +180,7 @@ func (t *Table) normApply(dx, dy, x, w []float32, mean, rstd, m1, m2 float32) {
 	t.each(kernel.OpNormApply, a, dx, dy, x, w)
 }
 
-// Max is the largest entry of x, -Inf where it has none.
+// Max is the largest entry of x, -Inf where it has none; NaN counts for nothing.
 func (t *Table) Max(x []float32) float32 {
 	m := float32(math.Inf(-1))
 	var a kernel.VecArgs
@@ -194,8 +194,14 @@ func (t *Table) Max(x []float32) float32 {
 
 // ExpSum computes y = exp(x*scale - shift) and returns the sum; y may be x.
 func (t *Table) ExpSum(y, x []float32, scale, shift float32) float32 {
+	return t.ExpSumBelow(y, x, 0, scale, shift)
+}
+
+// ExpSumBelow computes y = exp((x-top)*scale - shift) and returns the sum; y may
+// be x. Where x is top, the exponent is -shift, however large both are.
+func (t *Table) ExpSumBelow(y, x []float32, top, scale, shift float32) float32 {
 	var a kernel.VecArgs
-	a.S[0], a.S[1] = scale, shift
+	a.S[0], a.S[1], a.S[2] = scale, shift, top
 	sum, _ := t.reduce(kernel.OpExpSum, &a, y, x)
 	return sum
 }
