@@ -42,7 +42,7 @@ type Trace struct {
 
 type layerTrace struct {
 	x, ln1, qkv, attn, mid, ln2 []float32
-	lse                         []float32
+	attnSums                    []float32
 	s1, s2                      stats
 	qkvSaved, outSaved          *rt.Saved
 	ffnSaved                    *rt.Saved
@@ -73,7 +73,7 @@ func (t *Model) newTrace(rows int, recompute bool) *Trace {
 		tr.aws = l.attn.NewWorkspace()
 		tr.layers = append(tr.layers, layerTrace{
 			x: f(rows * h), ln1: f(rows * h), qkv: f(rows * qkv), attn: f(rows * s.AttnDim), mid: f(rows * h), ln2: f(rows * h),
-			lse: f(rows * s.QHeads), s1: newStats(rows), s2: newStats(rows),
+			attnSums: f(2 * rows * s.QHeads), s1: newStats(rows), s2: newStats(rows),
 			qkvSaved: l.qkv.NewSaved(rows), outSaved: l.out.NewSaved(rows), ffnSaved: l.ffn.NewSaved(rows),
 		})
 	}
@@ -165,7 +165,7 @@ func (tr *Trace) layerForward(next []float32, i, batch, seq int) {
 	t.prof.since(&t.prof.Projections, start)
 	tr.pass.rotate(c.qkv, m, false)
 	start = time.Now()
-	l.attn.Forward(c.attn, c.lse, c.qkv, batch, seq, tr.aws)
+	l.attn.Forward(c.attn, c.attnSums, c.qkv, batch, seq, tr.aws)
 	t.prof.since(&t.prof.Attention, start)
 	start = time.Now()
 	l.out.Forward(c.mid, c.attn, c.x, m, c.outSaved, tr.ws)
@@ -248,7 +248,7 @@ func (tr *Trace) layerBackward(g *layerWeights, dx []float32, i, batch, seq int,
 	l.out.Backward(tr.dattn, g.out, dx, c.attn, m, c.outSaved, accumulate, tr.ws)
 	t.prof.since(&t.prof.Projections, start)
 	start = time.Now()
-	l.attn.Backward(tr.dqkv, tr.dattn, c.attn, c.lse, c.qkv, batch, seq, tr.aws)
+	l.attn.Backward(tr.dqkv, tr.dattn, c.attn, c.attnSums, c.qkv, batch, seq, tr.aws)
 	t.prof.since(&t.prof.Attention, start)
 	tr.pass.rotate(tr.dqkv, m, true)
 	start = time.Now()

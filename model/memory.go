@@ -58,7 +58,7 @@ func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 		}
 		z := inner(p.FC1) + inner(p.FC2)
 		// What a layer's trace holds, and what its FFN saves.
-		trace, saved := 3*h+qkv+s.AttnDim+s.QHeads+4, z+len(p.FC1.Bias)
+		trace, saved := 3*h+qkv+s.AttnDim+2*s.QHeads+4, z+len(p.FC1.Bias)
 		perToken += h
 		if !recompute || i == 0 {
 			perToken += trace

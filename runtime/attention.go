@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -151,13 +152,36 @@ func (a *Attention) panels(dst, x []float32, stride, n int) {
 }
 
 // attend computes rows of one query head: row i, at position pos+i, sees the
-// keys up to its own. q and o point at the first row; lse, where not nil,
-// receives the logarithm of each row's sum of exponentials.
-func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride, qStride, pos, rows int, lse []float32) {
-	for i := range rows {
-		s.max[i], s.sum[i] = float32(math.Inf(-1)), 0
-	}
+// keys up to its own. q and o point at the first row; sums, where not nil,
+// receives each row's pair of Forward.
+func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride, qStride, pos, rows int, sums []float32) {
 	out := s.out[:rows*a.cols]
+	a.average(s, c, out, q, qStride, pos, rows, false)
+	// The products give later keys the weight 0, which makes NaN of values that are
+	// not finite. The first row sees the fewest keys: if any row met one, it did.
+	if rows > 1 && slices.ContainsFunc(out[:a.HeadDim], func(x float32) bool { return x != x }) {
+		a.average(s, c, out, q, qStride, pos, rows, true)
+	}
+	s.elementwise(func() {
+		for i := range rows {
+			row := o[i*oStride:][:a.HeadDim]
+			copy(row, out[i*a.cols:])
+			a.vec.Scale(row, 1/s.sum[i])
+			if sums != nil {
+				sums[2*i], sums[2*i+1] = s.max[i], float32(math.Log(float64(s.sum[i])))
+			}
+		}
+	})
+}
+
+// average leaves the rows' sums of values, weighted by the exponentials of their
+// scores, in out, and the largest scores and sums of exponentials in s. Where
+// apart, each row's products are its own: they read no later key's values.
+func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStride, pos, rows int, apart bool) {
+	for i := range rows {
+		// Not -Inf: the difference of two would be NaN.
+		s.max[i], s.sum[i] = -math.MaxFloat32, 0
+	}
 	for k0 := 0; k0 < pos+rows; k0 += keyBlock {
 		keys := min(keyBlock, pos+rows-k0)
 		a.scores(s, a.keys(c, k0), s.p, q, qStride, rows, keys)
@@ -170,31 +194,29 @@ func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride
 		if k0 > 0 {
 			args.Flags = kernel.Accumulate
 		}
-		a.mul.run(&s.scratch, args, rows, keys, a.cols/plan.Panel)
-	}
-	s.elementwise(func() {
-		for i := range rows {
-			row := o[i*oStride:][:a.HeadDim]
-			copy(row, out[i*a.cols:])
-			a.vec.Scale(row, 1/s.sum[i])
-			if lse != nil {
-				lse[i] = s.max[i] + float32(math.Log(float64(s.sum[i])))
-			}
+		if !apart {
+			a.mul.run(&s.scratch, args, rows, keys, a.cols/plan.Panel)
+			continue
 		}
-	})
+		for i := max(0, k0-pos); i < rows; i++ {
+			args.A, args.C = unsafe.Pointer(&s.p[i*keyBlock]), unsafe.Pointer(&out[i*a.cols])
+			a.mul.run(&s.scratch, args, 1, min(keys, pos+i+1-k0), a.cols/plan.Panel)
+		}
+	}
 }
 
 // softmaxBlock turns the scores of one block of keys into exponentials
 // relative to the largest score so far, and rescales what earlier blocks gave
-// where that one grew.
+// where that one grew. Exponents are differences of scores, times the scale:
+// the largest is exactly 0, however coarse float32 is at the scores' size.
 func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, keys int) {
 	for i := range rows {
 		row := s.p[i*keyBlock:][:keys]
 		n := max(0, min(keys, pos+i+1-k0))
 		if n > 0 {
-			m := max(s.max[i], a.vec.Max(row[:n])*a.Scale)
-			corr := float32(math.Exp(float64(s.max[i] - m)))
-			s.sum[i] = s.sum[i]*corr + a.vec.ExpSum(row[:n], row[:n], a.Scale, m)
+			m := max(s.max[i], a.vec.Max(row[:n]))
+			corr := float32(math.Exp(float64((s.max[i] - m) * a.Scale)))
+			s.sum[i] = s.sum[i]*corr + a.vec.ExpSumBelow(row[:n], row[:n], m, a.Scale, 0)
 			if k0 > 0 && corr != 1 {
 				a.vec.Scale(out[i*a.cols:][:a.cols], corr)
 			}
@@ -243,12 +265,13 @@ type AttnWorkspace struct {
 // attnCall holds the operands of a call: those of Forward and Backward, or of
 // Extend.
 type attnCall struct {
-	a           *Attention
-	batch, seq  int
-	o, lse, qkv []float32
-	do, dqkv    []float32
-	cache       *KVCache
-	spans       []Span
+	a          *Attention
+	batch, seq int
+	o, qkv     []float32
+	sums       []float32
+	do, dqkv   []float32
+	cache      *KVCache
+	spans      []Span
 }
 
 // NewWorkspace returns an empty workspace for calls of this attention, and of
@@ -293,20 +316,23 @@ func (w *AttnWorkspace) Close() {
 }
 
 // Forward computes, for batch sequences of seq rows, o [batch*seq,
-// QHeads*HeadDim] and, where not nil, lse [batch, QHeads, seq] from qkv
-// [batch*seq, (QHeads+2*KVHeads)*HeadDim].
-func (a *Attention) Forward(o, lse, qkv []float32, batch, seq int, ws *AttnWorkspace) {
+// QHeads*HeadDim] and, where not nil, sums [batch, QHeads, seq, 2] from qkv
+// [batch*seq, (QHeads+2*KVHeads)*HeadDim]. sums are, of each row, the largest
+// score before Scale, and the logarithm of the sum of exponentials relative to
+// it. (Their sum, the logarithm of all, would lose the second where scores are
+// large.) A row depends on no later row of its sequence, finite or not.
+func (a *Attention) Forward(o, sums, qkv []float32, batch, seq int, ws *AttnWorkspace) {
 	m := a.checkBatch(batch, seq, ws)
 	checkRows(a.name, "o", o, m, a.outWidth())
 	checkRows(a.name, "qkv", qkv, m, a.rowWidth())
-	if lse != nil {
-		checkRows(a.name, "lse", lse, m, a.QHeads)
+	if sums != nil {
+		checkRows(a.name, "sums", sums, m, 2*a.QHeads)
 	}
 	checkApart(a.name, operand{"o", o[:m*a.outWidth()]}, operand{"qkv", qkv[:m*a.rowWidth()]})
 	if m == 0 {
 		return
 	}
-	ws.attnCall = attnCall{a: a, batch: batch, seq: seq, o: o, lse: lse, qkv: qkv}
+	ws.attnCall = attnCall{a: a, batch: batch, seq: seq, o: o, sums: sums, qkv: qkv}
 	ws.pack()
 	a.opt.Pool.Run(batch*a.QHeads*queryBlocks(seq), ws.runForward)
 }
@@ -322,12 +348,12 @@ func (ws *AttnWorkspace) forwardStep(worker, i int) {
 	b, h := i%heads/a.QHeads, i%a.QHeads
 	rows := min(queryBlock, seq-q0)
 	row, width, hd := b*seq+q0, a.rowWidth(), a.HeadDim
-	var lse []float32
-	if ws.lse != nil {
-		lse = ws.lse[(b*a.QHeads+h)*seq+q0:][:rows]
+	var sums []float32
+	if ws.sums != nil {
+		sums = ws.sums[2*((b*a.QHeads+h)*seq+q0):][:2*rows]
 	}
 	a.attend(&ws.scratch[worker], ws.head(&ws.kv, b*a.KVHeads+h/a.group),
-		ws.o[row*a.QHeads*hd+h*hd:], ws.qkv[row*width+h*hd:], a.QHeads*hd, width, q0, rows, lse)
+		ws.o[row*a.QHeads*hd+h*hd:], ws.qkv[row*width+h*hd:], a.QHeads*hd, width, q0, rows, sums)
 }
 
 // pack packs the keys and values of all sequences and heads.
@@ -367,24 +393,27 @@ func (ws *AttnWorkspace) oppositeStep(_, i int) {
 	ws.a.put(ws.head(&ws.kt2, i), v, k, ws.a.rowWidth(), 0, ws.seq)
 }
 
-// Backward computes dqkv, shaped as qkv, from do and the o, lse and qkv of
+// Backward computes dqkv, shaped as qkv, from do and the o, sums and qkv of
 // the forward pass. The probabilities are computed again, block by block:
 //
-//	P = exp(scale*S - lse), dP = dO V^T, dS = P*(dP - rowsum(dO*O))*scale
+//	P = exp((S - sums0)*scale - sums1), dP = dO V^T, dS = P*(dP - rowsum(dO*O))*scale
 //	dQ = dS K, dK = dS^T Q, dV = P^T dO
-func (a *Attention) Backward(dqkv, do, o, lse, qkv []float32, batch, seq int, ws *AttnWorkspace) {
+//
+// Where an operand of a sequence is not finite, any of that sequence's gradients
+// may be NaN: masked entries of P and dS are zeros here, not left out.
+func (a *Attention) Backward(dqkv, do, o, sums, qkv []float32, batch, seq int, ws *AttnWorkspace) {
 	m := a.checkBatch(batch, seq, ws)
 	checkRows(a.name, "dqkv", dqkv, m, a.rowWidth())
 	checkRows(a.name, "do", do, m, a.outWidth())
 	checkRows(a.name, "o", o, m, a.outWidth())
-	checkRows(a.name, "lse", lse, m, a.QHeads)
+	checkRows(a.name, "sums", sums, m, 2*a.QHeads)
 	checkRows(a.name, "qkv", qkv, m, a.rowWidth())
 	checkApart(a.name, operand{"dqkv", dqkv[:m*a.rowWidth()]},
 		operand{"do", do[:m*a.outWidth()]}, operand{"o", o[:m*a.outWidth()]}, operand{"qkv", qkv[:m*a.rowWidth()]})
 	if m == 0 {
 		return
 	}
-	ws.attnCall = attnCall{a: a, batch: batch, seq: seq, o: o, lse: lse, qkv: qkv, do: do, dqkv: dqkv}
+	ws.attnCall = attnCall{a: a, batch: batch, seq: seq, o: o, sums: sums, qkv: qkv, do: do, dqkv: dqkv}
 	ws.pack()
 	ws.reserve(&ws.kt2)
 	a.opt.Pool.Run(batch*a.KVHeads, ws.runOpposite)
@@ -416,7 +445,7 @@ func (ws *AttnWorkspace) backwardStep(worker, i int) {
 		kv: ws.head(&ws.kv, kv), opposite: ws.head(&ws.kt2, kv),
 		q: ws.qkv[b*seq*width+h*hd:], dq: ws.dqkv[b*seq*width+h*hd:], width: width,
 		do: ws.do[b*seq*out+h*hd:], out: out,
-		lse: ws.lse[i*seq:][:seq], delta: delta, dkv: ws.dkv.data[i*ws.share():][:ws.share()],
+		sums: ws.sums[2*i*seq:][:2*seq], delta: delta, dkv: ws.dkv.data[i*ws.share():][:ws.share()],
 	}
 	for k0 := 0; k0 < seq; k0 += keyBlock {
 		for q0 := k0 / queryBlock * queryBlock; q0 < seq; q0 += queryBlock {
@@ -462,7 +491,7 @@ type headGradient struct {
 	width        int
 	do           []float32 // rows out apart
 	out          int
-	lse, delta   []float32
+	sums, delta  []float32
 	dkv          []float32 // [seq, 2*cols]
 }
 
@@ -479,7 +508,7 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 			n := max(0, min(keys, q0+i+1-k0))
 			p, dp := s.p[i*keyBlock:][:keys], s.dp[i*keyBlock:][:keys]
 			if n > 0 {
-				a.vec.ExpSum(p[:n], p[:n], a.Scale, g.lse[q0+i])
+				a.vec.ExpSumBelow(p[:n], p[:n], g.sums[2*(q0+i)], a.Scale, g.sums[2*(q0+i)+1])
 				a.vec.SoftmaxBackward(dp[:n], p[:n], dp[:n], g.delta[q0+i], a.Scale)
 			}
 			clear(p[n:])

@@ -85,15 +85,15 @@ func TestAttention(t *testing.T) {
 						t.Fatal(err)
 					}
 					ws := a.NewWorkspace()
-					o, lse, dqkv := poisoned(len(do)), poisoned(m*c.QHeads), poisoned(len(qkv))
-					a.Forward(o, lse, qkv, c.batch, c.seq, ws)
-					a.Backward(dqkv, do, o, lse, qkv, c.batch, c.seq, ws)
+					o, sums, dqkv := poisoned(len(do)), poisoned(2*m*c.QHeads), poisoned(len(qkv))
+					a.Forward(o, sums, qkv, c.batch, c.seq, ws)
+					a.Backward(dqkv, do, o, sums, qkv, c.batch, c.seq, ws)
 					near(t, "o", o, want, tolerance(c.seq+c.HeadDim))
 					near(t, "dqkv", dqkv, dwant, 4*tolerance(c.seq+c.HeadDim))
 					if first == nil {
-						first = [][]float32{o, lse, dqkv}
+						first = [][]float32{o, sums, dqkv}
 					}
-					for i, got := range [][]float32{o, lse, dqkv} {
+					for i, got := range [][]float32{o, sums, dqkv} {
 						if !slices.Equal(got, first[i]) {
 							t.Errorf("%d threads give other bits than 1", threads)
 						}
@@ -176,10 +176,10 @@ func BenchmarkAttention(b *testing.B) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	const m = batch * seq
 	qkv, do := random(rng, m*s.rowWidth(), 1), random(rng, m*s.QHeads*s.HeadDim, 1)
-	o, lse, dqkv := poisoned(len(do)), poisoned(m*s.QHeads), poisoned(len(qkv))
+	o, sums, dqkv := poisoned(len(do)), poisoned(2*m*s.QHeads), poisoned(len(qkv))
 	for b.Loop() {
-		a.Forward(o, lse, qkv, batch, seq, ws)
-		a.Backward(dqkv, do, o, lse, qkv, batch, seq, ws)
+		a.Forward(o, sums, qkv, batch, seq, ws)
+		a.Backward(dqkv, do, o, sums, qkv, batch, seq, ws)
 	}
 	b.ReportMetric(float64(m)*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
 }

@@ -177,11 +177,11 @@ func TestPreemptionAttention(t *testing.T) {
 		var c calls
 		a.mul.tiles = c.watched(a.mul.tiles)
 		const m, width = 300, 256
-		qkv, o, lse := make([]float32, 3*m*width), make([]float32, m*width), make([]float32, 2*m)
+		qkv, o, sums := make([]float32, 3*m*width), make([]float32, m*width), make([]float32, 2*2*m)
 		ws := a.NewWorkspace()
 		for name, pass := range map[string]func(){
-			"forward":  func() { a.Forward(o, lse, qkv, 1, m, ws) },
-			"backward": func() { a.Backward(slices.Clone(qkv), o, o, lse, qkv, 1, m, ws) },
+			"forward":  func() { a.Forward(o, sums, qkv, 1, m, ws) },
+			"backward": func() { a.Backward(slices.Clone(qkv), o, o, sums, qkv, 1, m, ws) },
 		} {
 			pass()
 			c.check(t, fmt.Sprintf("attention, %s, %s", isa, name), ws.scratch[0].calls, c.sum, 0)

@@ -261,15 +261,15 @@ func everyAttention(t *testing.T, s AttentionSpec, n int) {
 			}
 			ws := a.NewWorkspace()
 			defer ws.Close()
-			o, lse, dqkv := poisoned(m*out), poisoned(m*s.QHeads), poisoned(m*width)
-			a.Forward(o, lse, qkv, batch, n, ws)
-			a.Backward(dqkv, do, o, lse, qkv, batch, n, ws)
+			o, sums, dqkv := poisoned(m*out), poisoned(2*m*s.QHeads), poisoned(m*width)
+			a.Forward(o, sums, qkv, batch, n, ws)
+			a.Backward(dqkv, do, o, sums, qkv, batch, n, ws)
 			near(t, "o", o, want, tolerance(n+s.HeadDim))
 			near(t, "dqkv", dqkv, dwant, 4*tolerance(n+s.HeadDim))
 			if first == nil {
-				first = [][]float32{o, lse, dqkv}
+				first = [][]float32{o, sums, dqkv}
 			}
-			for i, got := range [][]float32{o, lse, dqkv} {
+			for i, got := range [][]float32{o, sums, dqkv} {
 				sameBits(t, fmt.Sprintf("%s, %d threads and 1", isa, threads), got, first[i])
 			}
 			for _, piece := range []int{n, n/2 + 1, 1} {

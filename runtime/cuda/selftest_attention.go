@@ -38,26 +38,26 @@ func prepareAttention(t *trial) {
 		t.ints("spans", func(i int) int { return testSpans[i/4][i%4] })
 	case a.Pass == plan.AttendQueries || a.Pass == plan.AttendKeys:
 		// What the forward pass left.
-		o, lse, err := t.attend(a, t.arrays["qkv"])
+		o, sums, err := t.attend(a, t.arrays["qkv"])
 		if err != nil {
 			return // want has it, too
 		}
-		delta := make([]float32, len(lse))
-		for i := range lse {
+		delta := make([]float32, len(sums)/2)
+		for i := range delta {
 			at := i * a.HeadDim // [token, head]: the same order
 			delta[i] = t.vec.Dot(o[at:at+a.HeadDim], t.arrays["do"][at:at+a.HeadDim])
 		}
-		t.arrays["lse"], t.arrays["delta"] = base2(a, lse), delta
+		t.arrays["lse"], t.arrays["delta"] = base2(a, sums), delta
 	}
 }
 
-// base2 puts the CPU's logarithms, [sequence, head, position], in the device's
-// order and base.
-func base2(a plan.GPUAttention, lse []float32) []float32 {
-	v := make([]float32, len(lse))
-	for i, l := range lse {
+// base2 makes the device's logarithms, in its order and base, of the CPU's sums,
+// [sequence, head, position, 2].
+func base2(a plan.GPUAttention, sums []float32) []float32 {
+	v := make([]float32, len(sums)/2)
+	for i := range v {
 		b, h, p := i/(a.Heads*testPositions), i/testPositions%a.Heads, i%testPositions
-		v[(b*testPositions+p)*a.Heads+h] = l / math.Ln2
+		v[(b*testPositions+p)*a.Heads+h] = (sums[2*i]*testScale + sums[2*i+1]) / math.Ln2
 	}
 	return v
 }
@@ -68,16 +68,16 @@ func (t *trial) attention(a plan.GPUAttention) (*rt.Attention, error) {
 }
 
 // attend runs the CPU's forward pass on two whole sequences.
-func (t *trial) attend(a plan.GPUAttention, qkv []float32) (o, lse []float32, err error) {
+func (t *trial) attend(a plan.GPUAttention, qkv []float32) (o, sums []float32, err error) {
 	k, err := t.attention(a)
 	if err != nil {
 		return nil, nil, err
 	}
 	ws := k.NewWorkspace()
 	defer ws.Close()
-	o, lse = make([]float32, testSequences*testPositions*a.Out()), make([]float32, testSequences*testPositions*a.Heads)
-	k.Forward(o, lse, qkv, testSequences, testPositions, ws)
-	return o, lse, nil
+	o, sums = make([]float32, testSequences*testPositions*a.Out()), make([]float32, 2*testSequences*testPositions*a.Heads)
+	k.Forward(o, sums, qkv, testSequences, testPositions, ws)
+	return o, sums, nil
 }
 
 func wantAttention(t *trial) (map[string][]float32, error) {
@@ -93,12 +93,12 @@ func wantAttention(t *trial) (map[string][]float32, error) {
 		}
 		return map[string][]float32{"delta": delta}, nil
 	}
-	o, lse, err := t.attend(a, t.arrays["qkv"])
+	o, sums, err := t.attend(a, t.arrays["qkv"])
 	if err != nil {
 		return nil, err
 	}
 	if a.Pass == plan.AttendForward {
-		return map[string][]float32{"o": o, "lse": base2(a, lse)}, nil
+		return map[string][]float32{"o": o, "lse": base2(a, sums)}, nil
 	}
 	k, err := t.attention(a)
 	if err != nil {
@@ -107,7 +107,7 @@ func wantAttention(t *trial) (map[string][]float32, error) {
 	ws := k.NewWorkspace()
 	defer ws.Close()
 	d, want := make([]float32, len(t.arrays["qkv"])), slices.Clone(t.arrays["dqkv"])
-	k.Backward(d, t.arrays["do"], o, lse, t.arrays["qkv"], testSequences, testPositions, ws)
+	k.Backward(d, t.arrays["do"], o, sums, t.arrays["qkv"], testSequences, testPositions, ws)
 	for r := range testSequences * testPositions {
 		lo, hi := r*a.Width(), (r+1)*a.Width()
 		if mid := lo + a.Out(); a.Pass == plan.AttendQueries {
