@@ -127,10 +127,36 @@ func (tr *Trace) check(ids, targets []int32, batch int) (seq int, err error) {
 	if err := tr.m.CheckTokens(ids); err != nil {
 		return 0, fmt.Errorf("model: input %w", err)
 	}
-	if err := tr.m.CheckTokens(targets); err != nil {
-		return 0, fmt.Errorf("model: target %w", err)
+	if err := CheckTargets(targets, tr.m.Spec.Vocab); err != nil {
+		return 0, fmt.Errorf("model: %w", err)
 	}
 	return m / batch, nil
+}
+
+// Ignored is the target of a position that has none: it adds neither to the
+// loss nor to a gradient.
+const Ignored = -1
+
+// CheckTargets reports the first target that is neither in a vocabulary of that
+// size nor Ignored.
+func CheckTargets(targets []int32, vocab int) error {
+	for i, w := range targets {
+		if w != Ignored && (w < 0 || int(w) >= vocab) {
+			return fmt.Errorf("target %d is %d, want 0 to %d, or %d where there is none", i, w, vocab-1, Ignored)
+		}
+	}
+	return nil
+}
+
+// Counted is the number of targets that are not Ignored.
+func Counted(targets []int32) int {
+	n := 0
+	for _, w := range targets {
+		if w != Ignored {
+			n++
+		}
+	}
+	return n
 }
 
 // forward computes everything up to the last norm.
@@ -196,7 +222,8 @@ func (tr *Trace) Logits(logits []float32, ids []int32, batch int) error {
 }
 
 // Loss is the mean cross entropy, in nats, of targets after ids: batch
-// sequences of equal length.
+// sequences of equal length. The mean is over the targets that are not Ignored,
+// and 0 where all are.
 func (tr *Trace) Loss(ids, targets []int32, batch int) (float64, error) {
 	seq, err := tr.check(ids, targets, batch)
 	if err != nil {
@@ -207,7 +234,7 @@ func (tr *Trace) Loss(ids, targets []int32, batch int) (float64, error) {
 }
 
 // Backward runs the model forward and backward. It returns the mean cross
-// entropy and leaves the gradients of scale times it in grads: added where
+// entropy, as Loss does, and leaves the gradients of scale times it in grads: added where
 // accumulate, overwritten otherwise.
 func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale float64, accumulate bool) (float64, error) {
 	seq, err := tr.check(ids, targets, batch)
@@ -270,7 +297,7 @@ type headStep struct {
 // fills dfinal and the head's gradient.
 func (tr *Trace) crossEntropy(targets []int32, grads *Params, scale float64, accumulate bool) float64 {
 	t, m := tr.m, len(targets)
-	h := t.Spec.Hidden
+	h, counted := t.Spec.Hidden, float64(max(1, Counted(targets)))
 	for r := 0; r < m; r += plan.HeadRows {
 		n := min(plan.HeadRows, m-r)
 		x := tr.final[r*h : (r+n)*h]
@@ -278,7 +305,7 @@ func (tr *Trace) crossEntropy(targets []int32, grads *Params, scale float64, acc
 		t.head.Forward(tr.logits, x, nil, n, nil, tr.ws)
 		t.prof.since(&t.prof.Head, start)
 		start = time.Now()
-		tr.head = headStep{targets[r : r+n], tr.losses[r : r+n], grads != nil, scale / float64(m)}
+		tr.head = headStep{targets[r : r+n], tr.losses[r : r+n], grads != nil, scale / counted}
 		t.opt.Pool.Run((n+plan.HeadRowsStep-1)/plan.HeadRowsStep, tr.runLosses)
 		t.prof.since(&t.prof.CrossEntropy, start)
 		if grads == nil {
@@ -294,7 +321,7 @@ func (tr *Trace) crossEntropy(targets []int32, grads *Params, scale float64, acc
 	for _, l := range tr.losses[:m] {
 		sum += l
 	}
-	return sum / float64(m)
+	return sum / counted
 }
 
 func (tr *Trace) lossStep(_, i int) {
@@ -310,6 +337,12 @@ var noSaved = rt.NoIntermediates()
 // rowLoss is the cross entropy of one row of logits; with grad, the row is
 // replaced by its gradient times scale: softmax minus one at the target.
 func (t *Model) rowLoss(row []float32, target int, grad bool, scale float64) float64 {
+	if target == Ignored {
+		if grad {
+			clear(row)
+		}
+		return 0
+	}
 	logit := float64(row[target])
 	top := t.vec.Max(row)
 	sum := t.vec.ExpSum(row, row, 1, top)

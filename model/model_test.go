@@ -397,7 +397,7 @@ func TestBadInput(t *testing.T) {
 	good := make([]int32, 20)
 	for what, f := range map[string]func() error{
 		"want 0 to 49":             func() error { _, err := tr.Loss([]int32{50}, []int32{0}, 1); return err },
-		"target token":             func() error { _, err := tr.Loss([]int32{0}, []int32{-1}, 1); return err },
+		"target 0 is -2":           func() error { _, err := tr.Loss([]int32{0}, []int32{-2}, 1); return err },
 		"room for 20":              func() error { _, err := tr.Loss(make([]int32, 21), make([]int32, 21), 1); return err },
 		"no batch of 3":            func() error { _, err := tr.Loss(good, good, 3); return err },
 		"19 targets for 20":        func() error { _, err := tr.Loss(good, good[:19], 1); return err },

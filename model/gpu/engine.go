@@ -1,7 +1,6 @@
 package gpu
 
 import (
-	"errors"
 	"fmt"
 	"math"
 
@@ -79,7 +78,13 @@ func (e *Engine) check(ids, targets []int32, batch int) (seq int, err error) {
 	case len(ids)/batch > m.MaxPositions:
 		return 0, fmt.Errorf("gpu: sequences of %d tokens, the model takes %d", len(ids)/batch, m.MaxPositions)
 	}
-	return len(ids) / batch, errors.Join(checkTokens(ids, m.Vocab), checkTokens(targets, m.Vocab))
+	if err := checkTokens(ids, m.Vocab); err != nil {
+		return 0, err
+	}
+	if err := model.CheckTargets(targets, m.Vocab); err != nil {
+		return 0, fmt.Errorf("gpu: %w", err)
+	}
+	return len(ids) / batch, nil
 }
 
 func checkTokens(ids []int32, vocab int) error {
@@ -99,9 +104,10 @@ func (e *Engine) Backward(ids, targets []int32, batch int, scale float64, accumu
 	}
 	e.trace.begin(&e.r, ids, targets, seq)
 	e.trace.forward(&e.r, batch, seq)
-	e.trace.loss(&e.r, len(ids), scale, true, accumulate)
+	counted := max(1, model.Counted(targets))
+	e.trace.loss(&e.r, len(ids), scale/float64(counted), true, accumulate)
 	e.trace.backward(&e.r, batch, seq, accumulate, &e.grads)
-	return e.trace.mean(&e.r, len(ids))
+	return e.trace.mean(&e.r, len(ids), counted)
 }
 
 // Loss is that of [train.Engine].
@@ -113,7 +119,7 @@ func (e *Engine) Loss(ids, targets []int32, batch int) (float64, error) {
 	e.trace.begin(&e.r, ids, targets, seq)
 	e.trace.forward(&e.r, batch, seq)
 	e.trace.loss(&e.r, len(ids), 0, false, false)
-	return e.trace.mean(&e.r, len(ids))
+	return e.trace.mean(&e.r, len(ids), max(1, model.Counted(targets)))
 }
 
 var (

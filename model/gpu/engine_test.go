@@ -119,6 +119,9 @@ func TestGradients(t *testing.T) {
 			for micro, shape := range [][2]int{{2, seq}, {1, 9}} {
 				n := shape[0] * shape[1]
 				x, y := ids(n, c.Model.Vocab, uint64(micro)), ids(n, c.Model.Vocab, 7)
+				if micro > 0 {
+					y[2], y[5] = model.Ignored, model.Ignored
+				}
 				want, err := tr.Backward(grads, x, y, shape[0], 0.5, micro > 0)
 				must(t, err)
 				got, err := e.Backward(x, y, shape[0], 0.5, micro > 0)
@@ -135,6 +138,9 @@ func TestGradients(t *testing.T) {
 				if loss != got {
 					t.Errorf("loss %v without gradients, %v with them", loss, got)
 				}
+			}
+			if loss, err := e.Loss([]int32{1, 2}, []int32{model.Ignored, model.Ignored}, 1); err != nil || loss != 0 {
+				t.Errorf("no target: loss %v, %v, want 0", loss, err)
 			}
 			gs, ws, err := e.Norms()
 			must(t, err)

@@ -294,7 +294,8 @@ func (t *trace) forward(r *runner, batch, seq int) {
 }
 
 // loss runs the head on m rows, a stretch at a time. With gradients it leaves
-// that of the last norm's output in dnorm, and the head's own.
+// those of scale times the sum of losses: that of the last norm's output in
+// dnorm, and the head's own.
 func (t *trace) loss(r *runner, m int, scale float64, gradients, accumulate bool) {
 	h := t.spec.Hidden
 	for at := 0; at < m; at += t.lossRows {
@@ -302,7 +303,7 @@ func (t *trace) loss(r *runner, m int, scale float64, gradients, accumulate bool
 		x := t.n.Slice(2*at*h, 2*n*h)
 		t.head.run(r, t.logits, x, nil, cuda.Buffer{}, n, t.parts)
 		r.launch(t.Loss, plan.GPUCountsOf{plan.Tokens: n}, cuda.Args{"logits": t.logits, "targets": t.in.targets.Slice(4*at, 4*n), "losses": t.losses.Slice(4*at, 4*n),
-			"scale": cuda.Float32(scale / float64(m)), "gradient": truth(gradients)})
+			"scale": cuda.Float32(scale), "gradient": truth(gradients)})
 		if gradients {
 			t.head.backward(r, t.dnorm.Slice(2*at*h, 2*n*h), t.logits, nil, cuda.Buffer{}, n, t.parts)
 			t.head.gradients(r, t.logits, x, nil, nil, n, accumulate || at > 0, t.parts)
@@ -310,14 +311,15 @@ func (t *trace) loss(r *runner, m int, scale float64, gradients, accumulate bool
 	}
 }
 
-// mean waits for the losses of m rows and returns their mean.
-func (t *trace) mean(r *runner, m int) (float64, error) {
+// mean waits for the losses of m rows, of which so many count and the others
+// are 0, and returns their mean.
+func (t *trace) mean(r *runner, m, counted int) (float64, error) {
 	r.do(func() error { return cuda.Download(r.s, t.hostLosses[:m], t.losses) })
 	sum := 0.0
 	for _, l := range t.hostLosses[:m] {
 		sum += float64(l)
 	}
-	return sum / float64(m), r.err
+	return sum / float64(counted), r.err
 }
 
 // backward computes the gradients of all parameters below the head, from dnorm.

@@ -50,14 +50,19 @@ func New(order, vocab int, text []int32) (*Model, error) {
 }
 
 // Loss is the mean cross entropy in nats of targets after ids, sequences of
-// seq tokens; the context does not reach across sequences.
+// seq tokens; the context does not reach across sequences. Targets of -1 are
+// left out.
 func (m *Model) Loss(ids, targets []int32, seq int) float64 {
-	sum := 0.0
+	sum, counted := 0.0, 0
 	for i, w := range targets {
+		if w < 0 {
+			continue
+		}
 		known := min(i%seq+1, m.order)
 		sum -= math.Log(m.prob(ids[i+1-known:i+1], w))
+		counted++
 	}
-	return sum / float64(len(targets))
+	return sum / float64(max(1, counted))
 }
 
 func (m *Model) prob(context []int32, w int32) float64 {

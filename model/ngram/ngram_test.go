@@ -43,6 +43,9 @@ func TestByHand(t *testing.T) {
 	if got, want := m.Loss([]int32{0}, []int32{1}, 1), -math.Log((2+unigram)/3); math.Abs(got-want) > 1e-15 {
 		t.Errorf("loss %v, want %v", got, want)
 	}
+	if got, want := m.Loss([]int32{0, 1, 0}, []int32{1, -1, -1}, 1), -math.Log((2+unigram)/3); math.Abs(got-want) > 1e-15 {
+		t.Errorf("loss %v with two targets left out, want %v", got, want)
+	}
 	if _, err := New(9, 257, nil); err == nil {
 		t.Error("keys that do not fit are no error")
 	}

@@ -14,7 +14,7 @@ import (
 // Engine computes the steps of a run: this machine's CPU, or a device.
 type Engine interface {
 	// Backward runs batch sequences forward and backward. It returns their mean
-	// cross entropy and keeps the gradients of scale times it: added to those
+	// cross entropy, over the targets that are not [model.Ignored], and keeps the gradients of scale times it: added to those
 	// that are there where accumulate.
 	Backward(ids, targets []int32, batch int, scale float64, accumulate bool) (loss float64, err error)
 	// Step updates the parameters and returns the norm of the gradients before
@@ -31,7 +31,7 @@ type Engine interface {
 
 // Evaluator computes losses: an engine, or a model's trace.
 type Evaluator interface {
-	// Loss is the mean cross entropy of batch sequences.
+	// Loss is the mean cross entropy of batch sequences, as Backward has it.
 	Loss(ids, targets []int32, batch int) (float64, error)
 }
 

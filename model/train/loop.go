@@ -324,7 +324,8 @@ func (l *Loop) Loss(ids, targets []int32) (float64, error) {
 	return Evaluate(l.engine, ids, targets, c.Seq, c.Batch)
 }
 
-// Evaluate is the mean loss over windows of seq tokens, batch at a time.
+// Evaluate is the mean loss over the targets that count, those of windows of
+// seq tokens, batch at a time.
 func Evaluate(tr Evaluator, ids, targets []int32, seq, batch int) (float64, error) {
 	sum := 0.0
 	for at := 0; at < len(ids); at += batch * seq {
@@ -333,9 +334,9 @@ func Evaluate(tr Evaluator, ids, targets []int32, seq, batch int) (float64, erro
 		if err != nil {
 			return 0, err
 		}
-		sum += loss * float64(end-at)
+		sum += loss * float64(model.Counted(targets[at:end]))
 	}
-	return sum / float64(len(ids)), nil
+	return sum / float64(max(1, model.Counted(targets))), nil
 }
 
 // diverged halts the run in a step; what the steps up to sound left is good.
