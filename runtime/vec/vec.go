@@ -198,7 +198,8 @@ func (t *Table) ExpSum(y, x []float32, scale, shift float32) float32 {
 }
 
 // ExpSumBelow computes y = exp((x-top)*scale - shift) and returns the sum; y may
-// be x. Where x is top, the exponent is -shift, however large both are.
+// be x. Where x is top, the exponent is -shift, however large both are. Exponents
+// are 88 at most: beyond, instruction sets differ.
 func (t *Table) ExpSumBelow(y, x []float32, top, scale, shift float32) float32 {
 	var a kernel.VecArgs
 	a.S[0], a.S[1], a.S[2] = scale, shift, top
