@@ -7,13 +7,12 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/internal/shared"
 	"github.com/structuredffn/sffn/model/schedule"
 )
 
 // Every count of the paper's configurations, with and without guides.
 func TestParamsFLOPs(t *testing.T) {
-	src, err := os.ReadFile(shared.Dir(t, "golden", "params_flops.json"))
+	src, err := os.ReadFile("testdata/params_flops.json")
 	if err != nil {
 		t.Fatal(err)
 	}

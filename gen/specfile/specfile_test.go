@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/internal/shared"
 )
 
 func TestPresets(t *testing.T) {
@@ -74,7 +73,7 @@ func TestCounts(t *testing.T) {
 // Every configuration of the reference's file has a preset of its name, of its
 // size and of its plan.
 func TestPresetPlans(t *testing.T) {
-	src, err := os.ReadFile(shared.Dir(t, "golden", "params_flops.json"))
+	src, err := os.ReadFile("../spec/testdata/params_flops.json")
 	if err != nil {
 		t.Fatal(err)
 	}

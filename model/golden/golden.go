@@ -1,15 +1,19 @@
-// Package golden runs a directory of golden vectors, inputs with the results
-// that a reference program computed from them, through the very layers,
-// models and optimizer that train and decode. The directory has a
-// manifest.json that lists the cases, and one safetensors file a case.
+// Package golden runs golden vectors, inputs with the results that a reference
+// program computed from them, through the very layers, models and loop that
+// train and decode. They lie in a directory with a manifest.json, which lists the
+// cases, and one safetensors file a case; README.md has the format, and where
+// those come from that the package carries.
 package golden
 
 import (
+	"archive/zip"
+	_ "embed"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -155,16 +159,28 @@ type optimSpec struct {
 // maxManifest bounds the manifest that is read.
 const maxManifest = 64 << 20
 
-func load(dir string) (*manifest, error) {
-	name := filepath.Join(dir, "manifest.json")
-	info, err := os.Stat(name)
+//go:embed cases.zip
+var archive string
+
+// Cases are the vectors that the program carries.
+func Cases() fs.FS {
+	r, err := zip.NewReader(strings.NewReader(archive), int64(len(archive)))
+	if err != nil {
+		panic(fmt.Sprintf("golden: cases.zip: %v", err)) // a test opens it
+	}
+	return r
+}
+
+func load(dir fs.FS) (*manifest, error) {
+	const name = "manifest.json"
+	info, err := fs.Stat(dir, name)
 	if err != nil {
 		return nil, err
 	}
 	if info.Size() > maxManifest {
 		return nil, fmt.Errorf("%s: %d bytes are too many for a manifest, want at most %d", name, info.Size(), maxManifest)
 	}
-	src, err := os.ReadFile(name)
+	src, err := fs.ReadFile(dir, name)
 	if err != nil {
 		return nil, err
 	}
@@ -182,9 +198,10 @@ func load(dir string) (*manifest, error) {
 }
 
 // Run verifies every case of the directory with the layers that opt selects,
-// and calls each after each case. A case that cannot be read has failed; an
-// error means that the directory itself cannot be.
-func Run(dir string, opt rt.Options, each func(Result)) error {
+// and calls each after each case. A case that cannot be read, or in which the
+// program panics, has failed; an error means that the directory itself cannot be
+// read.
+func Run(dir fs.FS, opt rt.Options, each func(Result)) error {
 	m, err := load(dir)
 	if err != nil {
 		return err
@@ -199,18 +216,26 @@ func Run(dir string, opt rt.Options, each func(Result)) error {
 	return nil
 }
 
-func (c *caseSpec) verify(dir string, opt rt.Options, r *Result) error {
-	run := map[string]func(*data, rt.Options) error{
-		"layer": layerCase, "guided_layer": layerCase, "mlp": mlpCase, "guided_mlp": mlpCase, "init": initCase, "ratio_schedule": ratioCase, "lr_schedule": lrCase,
-		"model": modelCase, "trajectory": trajectoryCase,
-	}[c.Kind]
+// kinds run the cases of each kind.
+var kinds = map[string]func(*data, rt.Options) error{
+	"layer": layerCase, "guided_layer": layerCase, "mlp": mlpCase, "guided_mlp": mlpCase, "init": initCase, "ratio_schedule": ratioCase, "lr_schedule": lrCase,
+	"model": modelCase, "trajectory": trajectoryCase,
+}
+
+func (c *caseSpec) verify(dir fs.FS, opt rt.Options, r *Result) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in %s: %v", panicked(), p)
+		}
+	}()
+	run := kinds[c.Kind]
 	if run == nil {
 		return fmt.Errorf("manifest.json: unknown kind %q", c.Kind)
 	}
-	if !filepath.IsLocal(c.File) {
+	if !fs.ValidPath(c.File) {
 		return fmt.Errorf("manifest.json: file %q is not inside the directory", c.File)
 	}
-	f, err := safetensors.Open(filepath.Join(dir, c.File))
+	f, err := safetensors.OpenFS(dir, c.File)
 	if err != nil {
 		return err
 	}
@@ -220,6 +245,19 @@ func (c *caseSpec) verify(dir string, opt rt.Options, r *Result) error {
 		return err
 	}
 	return d.finish()
+}
+
+// panicked is the function that has panicked, for the deferred function that
+// recovers.
+func panicked() string {
+	pcs := make([]uintptr, 16)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)]) // from the panic on
+	for {
+		f, more := frames.Next()
+		if !strings.HasPrefix(f.Function, "runtime.") || !more { // of Go
+			return fmt.Sprintf("%s (%s:%d)", f.Function, filepath.Base(f.File), f.Line)
+		}
+	}
 }
 
 // data is the state of one case.

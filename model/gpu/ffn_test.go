@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"encoding/json"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -11,7 +12,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/internal/shared"
+	vectors "github.com/structuredffn/sffn/model/golden"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
@@ -51,8 +52,7 @@ type golden struct {
 
 func goldens(t *testing.T) map[string]*golden {
 	t.Helper()
-	dir := shared.Dir(t, "golden")
-	src, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
+	src, err := fs.ReadFile(vectors.Cases(), "manifest.json")
 	must(t, err)
 	var m struct {
 		Cases []*golden `json:"cases"`
@@ -63,7 +63,7 @@ func goldens(t *testing.T) map[string]*golden {
 		if c.Layer == "linear" {
 			c.Layer = "dense"
 		}
-		c.File, c.t = filepath.Join(dir, c.File), t
+		c.t = t
 		cases[c.Name] = c
 	}
 	return cases
@@ -73,7 +73,7 @@ func (g *golden) get(name string) []float32 {
 	g.t.Helper()
 	if g.file == nil {
 		var err error
-		g.file, err = safetensors.Open(g.File)
+		g.file, err = safetensors.OpenFS(vectors.Cases(), g.File)
 		must(g.t, err)
 		g.t.Cleanup(func() { g.file.Close() })
 	}

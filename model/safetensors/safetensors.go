@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -39,7 +40,9 @@ func (t Tensor) Size() int {
 // File is an open file. Its tensors are read on demand.
 type File struct {
 	name     string
-	f        *os.File
+	f        io.ReaderAt
+	size     int64
+	close    func() error
 	data     int64 // offset of the first tensor
 	tensors  []Tensor
 	metadata map[string]string
@@ -57,8 +60,39 @@ func Open(name string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &File{name: name, f: f}
-	if err := s.readHeader(); err != nil {
+	return open(name, f)
+}
+
+// OpenFS opens a file of fsys.
+func OpenFS(fsys fs.FS, name string) (*File, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return open(name, f)
+}
+
+// open reads on demand what can be read anywhere, and everything at once from
+// an archive.
+func open(name string, f fs.File) (*File, error) {
+	s := &File{name: name, close: f.Close}
+	info, err := f.Stat()
+	if err == nil {
+		s.size = info.Size()
+		if at, ok := f.(io.ReaderAt); ok {
+			s.f = at
+		} else {
+			var all []byte
+			if all, err = io.ReadAll(f); int64(len(all)) != s.size && err == nil {
+				err = io.ErrUnexpectedEOF
+			}
+			s.f = bytes.NewReader(all)
+		}
+	}
+	if err == nil {
+		err = s.readHeader()
+	}
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -66,27 +100,24 @@ func Open(name string) (*File, error) {
 }
 
 func (s *File) readHeader() error {
-	info, err := s.f.Stat()
-	if err != nil {
-		return err
-	}
 	var head [8]byte
-	if _, err := io.ReadFull(s.f, head[:]); err != nil {
-		return fmt.Errorf("%d bytes are no safetensors file, want at least the header's length", info.Size())
+	if _, err := s.f.ReadAt(head[:], 0); err != nil {
+		return fmt.Errorf("%d bytes are no safetensors file, want at least the header's length", s.size)
 	}
 	n := binary.LittleEndian.Uint64(head[:])
-	if n > maxHeader || int64(n) > info.Size()-8 {
-		return fmt.Errorf("header of %d bytes in a file of %d: cut off, or not a safetensors file", n, info.Size())
+	if n > maxHeader || int64(n) > s.size-8 {
+		return fmt.Errorf("header of %d bytes in a file of %d: cut off, or not a safetensors file", n, s.size)
 	}
 	header := make([]byte, n)
-	if _, err := io.ReadFull(s.f, header); err != nil {
+	if _, err := s.f.ReadAt(header, 8); err != nil && !(errors.Is(err, io.EOF) && int64(n) == s.size-8) {
 		return err
 	}
 	s.data = 8 + int64(n)
+	var err error
 	if s.tensors, s.metadata, err = parseHeader(header); err != nil {
 		return err
 	}
-	return checkLayout(s.tensors, info.Size()-s.data)
+	return checkLayout(s.tensors, s.size-s.data)
 }
 
 // parseHeader reads the JSON object key by key, so that a name that comes
@@ -169,7 +200,7 @@ func checkLayout(ts []Tensor, size int64) error {
 }
 
 // Close closes the file.
-func (s *File) Close() error { return s.f.Close() }
+func (s *File) Close() error { return s.close() }
 
 // Tensors lists the tensors in the order of the header.
 func (s *File) Tensors() []Tensor { return s.tensors }

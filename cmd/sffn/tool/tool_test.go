@@ -78,11 +78,14 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond != "nvidia" {
-				return false, fmt.Errorf("unknown condition %q", cond)
+			switch isa := kernel.ISA(cond); isa {
+			case "nvidia":
+				_, err := os.Stat("/dev/nvidiactl")
+				return err == nil, nil
+			case kernel.AVX512, kernel.AVX2:
+				return slices.Contains(kernel.Available(), isa), nil
 			}
-			_, err := os.Stat("/dev/nvidiactl")
-			return err == nil, nil
+			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			// corpus FILE writes a text long enough for both splits.

@@ -2,6 +2,7 @@ package tool
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -17,13 +18,15 @@ func newVerify() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check this machine's kernels against golden vectors",
-		Long: `Check this machine's kernels against a folder of golden vectors, with the layers,
-models and optimizer that train and decode. Every value must be within its
-tensor's own absolute tolerance; "worst" is the largest share of it.`,
+		Long: `Check this machine's kernels against golden vectors, those in the program or a
+folder of others, with the layers, models and loop that train and decode. Every
+value must be within its tensor's own absolute tolerance; "worst" is the largest
+share of it.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := require(cmd, "golden"); err != nil {
-				return err
+			cases := golden.Cases()
+			if cmd.Flags().Changed("golden") {
+				cases = os.DirFS(dir)
 			}
 			if err := m.open(); err != nil {
 				return err
@@ -37,7 +40,7 @@ tensor's own absolute tolerance; "worst" is the largest share of it.`,
 				Cases   []golden.Result `json:"cases"`
 			}{ISA: m.ISA}
 			w := cmd.OutOrStdout()
-			err := golden.Run(dir, m.Options, func(r golden.Result) {
+			err := golden.Run(cases, m.Options, func(r golden.Result) {
 				out.Cases = append(out.Cases, r)
 				line := fmt.Sprintf("worst %.3f at %s", r.Worst, r.Tensor)
 				if r.Status == golden.Passed {
@@ -51,7 +54,7 @@ tensor's own absolute tolerance; "worst" is the largest share of it.`,
 				}
 			})
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", dir, err)
 			}
 			if asJSON {
 				err = printJSON(w, out)
@@ -64,7 +67,7 @@ tensor's own absolute tolerance; "worst" is the largest share of it.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&dir, "golden", "", "folder of golden vectors: manifest.json and safetensors files")
+	cmd.Flags().StringVar(&dir, "golden", "", "folder of golden vectors, manifest.json and safetensors files (default: those in the program)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	m.flag(cmd)
 	return cmd
