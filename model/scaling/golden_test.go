@@ -4,11 +4,9 @@ import (
 	"encoding/json"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
-	"github.com/structuredffn/sffn/internal/shared"
 	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/scaling/runs"
 )
@@ -167,7 +165,7 @@ func (r reference) compare(t *testing.T, what string, f *scaling.Fit) {
 // Everything in the reference: coefficients, residuals, predictions and
 // relative errors.
 func TestExpected(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(shared.Dir(t, "scaling"), "expected.json"))
+	text, err := os.ReadFile("testdata/expected.json")
 	if err != nil {
 		t.Fatal(err)
 	}
