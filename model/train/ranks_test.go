@@ -194,8 +194,9 @@ func TestRanks(t *testing.T) {
 			t.Errorf("rank 2 fails: rank %d ends with %v", rank, err)
 		}
 	}
-	_, errs = run("unwritable", func(tr *trainer, _ func()) {
-		if tr.run.Rank == 0 {
+	for step, spoil := range map[int]func(tr *trainer){
+		1: func(tr *trainer) { os.Mkdir(filepath.Join(tr.run.Dir, MetricsFile), 0o777) },
+		4: func(tr *trainer) {
 			tr.run.SaveEvery = 1
 			tr.run.OnStep = func(p Progress) {
 				if p.Step == 3 {
@@ -203,11 +204,17 @@ func TestRanks(t *testing.T) {
 					os.WriteFile(tr.run.Dir, nil, 0o666)
 				}
 			}
-		}
-	})
-	for rank, err := range errs {
-		if own := rank == 0; err == nil || errors.Is(err, errLeft) || !own && !strings.Contains(err.Error(), "step 4: another process has failed") {
-			t.Errorf("rank 0 cannot save: rank %d ends with %v", rank, err)
+		},
+	} {
+		_, errs = run(fmt.Sprint("unwritable ", step), func(tr *trainer, _ func()) {
+			if tr.run.Rank == 0 {
+				spoil(tr)
+			}
+		})
+		for rank, err := range errs {
+			if own := rank == 0; err == nil || errors.Is(err, errLeft) || own == strings.Contains(err.Error(), fmt.Sprintf("step %d: another process has failed", step)) {
+				t.Errorf("rank 0 cannot write: rank %d ends with %v", rank, err)
+			}
 		}
 	}
 

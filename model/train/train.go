@@ -89,7 +89,7 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 	r := t.run
 	metrics, err := openMetrics(r.Dir, t.step)
 	if err != nil {
-		return nil, err
+		return nil, t.leave(ctx, err)
 	}
 	defer metrics.Close()
 	res := &Result{Steps: t.course.Steps, ValLoss: math.NaN()}
