@@ -360,19 +360,19 @@ func (c *call) check() error {
 			at := i*c.ldc + j
 			if c.Flags&kernel.PreOnly != 0 && c.Epilogue == kernel.SwiGLU {
 				if !same(c.c[at], c.cBefore[i*c.cols+j]) {
-					return fmt.Errorf("C[%d,%d] changed, where the activation is left out", i, j)
+					return fmt.Errorf("entry %d,%d of C changed, where the activation is left out", i, j)
 				}
 			} else if !w.c.Holds(c.c[at]) {
-				return fmt.Errorf("C[%d,%d] = %v, want %v within %.2g", i, j, c.c[at], w.c.V, w.c.E)
+				return fmt.Errorf("entry %d,%d of C is %v, want %v within %.2g", i, j, c.c[at], w.c.V, w.c.E)
 			}
 			for h, v := range w.pre {
 				at := i*c.LDAux/4 + j + h*c.UpAux/4
 				if c.Aux == nil || c.Epilogue == kernel.Linear {
 					if before := c.auxBefore[(h*c.MR+i)*c.cols+j]; !same(c.aux[at], before) {
-						return fmt.Errorf("aux[%d,%d,%d] changed, where nobody asked for it", i, j, h)
+						return fmt.Errorf("entry %d,%d,%d of aux changed, where nobody asked for it", i, j, h)
 					}
 				} else if !v.Holds(c.aux[at]) {
-					return fmt.Errorf("aux[%d,%d,%d] = %v, want %v within %.2g", i, j, h, c.aux[at], v.V, v.E)
+					return fmt.Errorf("entry %d,%d,%d of aux is %v, want %v within %.2g", i, j, h, c.aux[at], v.V, v.E)
 				}
 			}
 		}
