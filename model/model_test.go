@@ -84,17 +84,17 @@ func TestGradients(t *testing.T) {
 	isas := kernel.Available()
 	for seed := range 30 {
 		s := rapid.Custom(drawSpec).Example(seed)
-		t.Run(fmt.Sprintf("%d_%s_%s_%s", seed, s.Kind, s.Act, s.Norm), func(t *testing.T) { testGradients(t, s, isas[seed%len(isas)]) })
+		t.Run(fmt.Sprintf("%d_%s_%s_%s", seed, s.Kind, s.Act, s.Norm), func(t *testing.T) { testGradients(t, s, isas[seed%len(isas)], 2, 9) })
 	}
 }
 
-func testGradients(t *testing.T, s spec.Model, isa kernel.ISA) {
+func testGradients(t *testing.T, s spec.Model, isa kernel.ISA, batch, seq int) {
+	t.Helper()
 	if err := s.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	m := build(t, s, isa, 2)
 	r := rand.New(rand.NewPCG(9, 9))
-	const batch, seq = 2, 9
 	ids, targets := tokens(r, batch*seq, s.Vocab), tokens(r, batch*seq, s.Vocab)
 	tr := m.NewTrace(batch * seq)
 	defer tr.Close()

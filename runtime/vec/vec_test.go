@@ -71,9 +71,17 @@ func silu64(x float64) (y, dy float64) {
 
 func f(x float32) float64 { return float64(x) }
 
-// lengths of vectors that take one call of a kernel, none, or two. Kernels meet
-// all their tails in TestRows.
-var lengths = []int{0, 1, 2, 15, 16, 31, 32, 48, 64, 127, 768, chunk + 5}
+// lengths of vectors that take one call of a kernel, none, or two, and those
+// about every threshold. Kernels meet all their tails in TestRows.
+var lengths = func() []int {
+	ns := []int{0, 1, 2, 15, 16, 31, 32, 48, 64, 127, 768}
+	for _, s := range plan.For(kernel.Portable).Thresholds(1) {
+		if s.Axis == plan.AxisEntries {
+			ns = append(ns, s.At-1, s.At, s.At+1)
+		}
+	}
+	return ns
+}()
 
 // Every method of a table on every instruction set of this machine, against
 // float64.

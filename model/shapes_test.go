@@ -1,0 +1,255 @@
+package model_test
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/gen/specfile"
+	_ "github.com/structuredffn/sffn/generated/gpt2s" // specialised kernels of the S shapes
+	"github.com/structuredffn/sffn/model"
+	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// shapes lists one layer of each preset, those of one shape once, with few
+// tokens and positions: widths are what real models have.
+func shapes(t *testing.T) (all []spec.Model) {
+	t.Helper()
+	for _, name := range specfile.Presets() {
+		if strings.HasPrefix(name, "demo") {
+			continue
+		}
+		f, err := specfile.Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := f.Model
+		s.Guided = strings.Contains(name, "guided")
+		s.Layers, s.FirstLayerDense, s.Vocab, s.MaxPositions = 1, false, 509, 256
+		known := slices.ContainsFunc(all, func(o spec.Model) bool {
+			o.Name = s.Name
+			return o == s
+		})
+		if !known {
+			s.Name = name
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// real makes a model whose entries are all of a usual size.
+func real(t *testing.T, s spec.Model) *model.Params {
+	t.Helper()
+	p := model.NewParams(s)
+	t.Cleanup(p.Close)
+	state := uint64(1)
+	for _, q := range slices.Concat(p.List(), p.Guides()) {
+		x := p.Get(q.Name)
+		scale, shift := 2*math.Sqrt(3/float64(q.Shape[len(q.Shape)-1])), -0.5
+		if strings.Contains(q.Name, ".ln") || strings.HasSuffix(q.Name, "bias") {
+			scale, shift = 0.5, 1.5
+		}
+		for i := range x {
+			state = state*6364136223846793005 + 1442695040888963407
+			x[i] = float32(scale * (float64(state>>40)*0x1p-24 + shift))
+		}
+	}
+	return p
+}
+
+func bindReal(t *testing.T, p *model.Params, opt rt.Options, threads int) *model.Model {
+	t.Helper()
+	opt.Pool = rt.NewPool(threads)
+	m, err := model.New(p.Spec(), p, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close(); opt.Pool.Close() })
+	var guides []rt.Guide
+	for i := range p.Guides() {
+		guides = append(guides, rt.Guide{On: true, Ratio: []float32{0.3, 0.6}[i%2]})
+	}
+	m.SetGuides(guides)
+	return m
+}
+
+// equalBits compares NaN with NaN, too.
+func equalBits(t *testing.T, what string, got, want []float32) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d entries, want %d", what, len(got), len(want))
+	}
+	for i, v := range want {
+		if math.Float32bits(got[i]) != math.Float32bits(v) {
+			t.Fatalf("%s: [%d] = %v, want %v", what, i, got[i], v)
+		}
+	}
+}
+
+// fullLogits are those of one pass over a sequence.
+func fullLogits(t *testing.T, m *model.Model, ids []int32) []float32 {
+	t.Helper()
+	tr := m.NewTrace(len(ids))
+	defer tr.Close()
+	logits := make([]float32, len(ids)*m.Spec.Vocab)
+	for i := range logits {
+		logits[i] = float32(math.NaN())
+	}
+	if err := tr.Logits(logits, ids, 1); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range logits {
+		if v != v {
+			t.Fatalf("logit %d was not written", i)
+		}
+	}
+	return logits
+}
+
+// decoded compares what a decoder gives for three sequences, prompts in ragged
+// pieces and then token by token in one batch, with the passes over all of them.
+func decoded(t *testing.T, m *model.Model, ids, full [][]int32, want [][]float32) {
+	t.Helper()
+	v := m.Spec.Vocab
+	d, err := m.NewDecoder(len(ids), m.Spec.MaxPositions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	at := make([]int, len(ids))
+	feed := func(seqs []int, n func(i int) int) {
+		var next [][]int32
+		for _, i := range seqs {
+			next = append(next, full[i][at[i]:at[i]+n(i)])
+			at[i] += n(i)
+		}
+		logits, err := d.Feed(seqs, next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j, i := range seqs {
+			equalBits(t, fmt.Sprintf("%s: sequence %d after %d tokens, cached", m.Spec.Name, i, at[i]), logits[j*v:(j+1)*v], want[i][(at[i]-1)*v:at[i]*v])
+		}
+	}
+	feed([]int{0}, func(int) int { return len(ids[0]) - 10 })
+	feed([]int{2, 0, 1}, func(i int) int { return []int{10, 1, 2}[i] })
+	feed([]int{1}, func(i int) int { return len(ids[i]) - at[i] })
+	feed([]int{2}, func(i int) int { return len(ids[i]) - at[i] })
+	for range 3 {
+		feed([]int{0, 1, 2}, func(int) int { return 1 })
+	}
+}
+
+// One layer of each preset at its real widths: every way of computing the same
+// thing gives the same bits, or the same numbers where sums are taken in another
+// order.
+func TestRealShapes(t *testing.T) {
+	isas := kernel.Available()
+	for i, s := range shapes(t) {
+		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
+			p := real(t, s)
+			r := rand.New(rand.NewPCG(1, uint64(i)))
+			// The first crosses a block of keys, and chunks of rows.
+			prompts := [][]int32{tokens(r, 134, s.Vocab), tokens(r, 31, s.Vocab), tokens(r, 4, s.Vocab)}
+			var ids [][]int32
+			for _, p := range prompts {
+				ids = append(ids, slices.Concat(p, tokens(r, 3, s.Vocab)))
+			}
+			m := bindReal(t, p, rt.Options{ISA: isas[0], Train: true}, 2)
+			var want [][]float32
+			for _, q := range ids {
+				want = append(want, fullLogits(t, m, q))
+			}
+			decoded(t, m, prompts, ids, want)
+			recomputed(t, m, ids[1])
+
+			again := func(what string, opt rt.Options, threads int) {
+				t.Helper()
+				o := bindReal(t, p, opt, threads)
+				for j := 1; j < len(ids); j++ {
+					equalBits(t, s.Name+": "+what, fullLogits(t, o, ids[j]), want[j])
+				}
+			}
+			threads := []int{1, 3, 16}[i%3]
+			again(fmt.Sprintf("%d threads", threads), rt.Options{ISA: isas[0]}, threads)
+			if s.Hidden == 768 && isas[0] != kernel.Portable {
+				again("any-shape kernels", rt.Options{ISA: isas[0], AnyShape: true}, 2)
+			}
+			for _, isa := range isas[1:] {
+				if isa != kernel.Portable {
+					again(string(isa), rt.Options{ISA: isa}, 2)
+					continue
+				}
+				few := ids[2][:2]
+				close(t, s, "portable kernels", fullLogits(t, bindReal(t, p, rt.Options{ISA: isa}, 2), few), want[2][:2*s.Vocab])
+			}
+			if s.Kind != spec.Dense && !s.Guided && (s.Hidden == 768 || s.Hidden == 2048 && s.Kind == spec.LowRank) {
+				o := bindReal(t, p, rt.Options{ISA: isas[0]}, 2)
+				if _, err := o.Merge(false, nil); err != nil {
+					t.Fatal(err)
+				}
+				d, err := o.NewDecoder(1, s.MaxPositions)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer d.Close()
+				logits, err := d.Feed([]int{0}, ids[1:2])
+				if err != nil {
+					t.Fatal(err)
+				}
+				close(t, s, "merged", logits, want[1][len(want[1])-s.Vocab:])
+			}
+		})
+	}
+}
+
+// close allows what rounding adds up to over the longest sum: errors grow with
+// the root of its length, 16 is for the sums on the way and the tails of many
+// entries.
+func close(t *testing.T, s spec.Model, what string, got, want []float32) {
+	t.Helper()
+	largest := float32(0)
+	for _, v := range want {
+		largest = max(largest, v, -v)
+	}
+	tol := 16 * math.Sqrt(float64(max(s.FFN, s.Hidden))) * 0x1p-24 * float64(largest)
+	for i, v := range want {
+		if !(math.Abs(float64(got[i]-v)) <= tol) {
+			t.Fatalf("%s: %s: [%d] = %v, want %v to within %v", s.Name, what, i, got[i], v, tol)
+		}
+	}
+}
+
+// recomputed compares the gradients of a pass that keeps activations with those
+// of one that computes them again.
+func recomputed(t *testing.T, m *model.Model, ids []int32) {
+	t.Helper()
+	targets := slices.Concat(ids[1:], ids[:1])
+	gradients := func(tr *model.Trace) *model.Params {
+		defer tr.Close()
+		g := model.NewParams(m.Spec)
+		t.Cleanup(g.Close)
+		for i := range g.Data {
+			g.Data[i] = float32(math.NaN())
+		}
+		if _, err := tr.Backward(g, ids, targets, 1, 1, false); err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	a, b := gradients(m.NewTrace(len(ids))), gradients(m.NewRecomputingTrace(len(ids)))
+	for _, q := range slices.Concat(a.List(), a.Guides()) {
+		x := a.Get(q.Name)
+		if at := slices.IndexFunc(x, func(v float32) bool { return v != v }); at >= 0 {
+			t.Fatalf("%s: entry %d of the gradient of %s was not written", m.Spec.Name, at, q.Name)
+		}
+		equalBits(t, m.Spec.Name+": gradient of "+q.Name+", recomputed", b.Get(q.Name), x)
+	}
+}
