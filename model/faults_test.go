@@ -1,0 +1,303 @@
+package model
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/f64ref"
+	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// subject is a model with what it computes in float64 for one sequence.
+type subject struct {
+	spec         spec.Model
+	params       *Params
+	ids, targets []int32
+	guides       []rt.Guide
+
+	logits []float64
+	loss   float64
+	// Along a direction of each parameter the loss has this slope.
+	directions map[string][]float64
+	slopes     map[string]float64
+}
+
+func newSubject(s spec.Model, seq int) *subject {
+	r := rand.New(rand.NewPCG(3, uint64(seq)))
+	u := &subject{spec: s, params: NewParams(s), directions: map[string][]float64{}, slopes: map[string]float64{}}
+	wide := map[string][]float64{}
+	for _, q := range slices.Concat(u.params.List(), u.params.Guides()) {
+		x := u.params.Get(q.Name)
+		wide[q.Name] = make([]float64, len(x))
+		for i := range x {
+			x[i] = float32(0.3 * r.NormFloat64())
+			if len(q.Shape) == 1 {
+				x[i]++ // norms, and biases that count
+			}
+			wide[q.Name][i] = float64(x[i])
+		}
+	}
+	ref := &f64ref.Model{Model: s, Get: func(name string) []float64 { return wide[name] }}
+	for range u.params.Guides() {
+		a := 0.2 + 0.6*r.Float32()
+		u.guides, ref.Ratios = append(u.guides, rt.Guide{On: true, Ratio: a}), append(ref.Ratios, float64(a))
+	}
+	for range seq {
+		u.ids, u.targets = append(u.ids, r.Int32N(int32(s.Vocab))), append(u.targets, r.Int32N(int32(s.Vocab)))
+	}
+	u.logits, u.loss = ref.Logits(u.ids), ref.Loss(u.ids, u.targets)
+	const eps = 1e-5
+	for name, x := range wide {
+		dir := make([]float64, len(x))
+		for i := range dir {
+			dir[i] = r.NormFloat64()
+		}
+		at := func(eps float64) float64 {
+			old := slices.Clone(x)
+			for i := range x {
+				x[i] += eps * dir[i]
+			}
+			defer copy(x, old)
+			return ref.Loss(u.ids, u.targets)
+		}
+		u.directions[name], u.slopes[name] = dir, (at(eps)-at(-eps))/(2*eps)
+	}
+	return u
+}
+
+// run is a model with all that computes on it.
+type run struct {
+	m   *Model
+	tr  *Trace
+	d   *Decoder
+	g   *Params
+	ids []int32 // what the decoder is fed
+}
+
+func (u *subject) run(t *testing.T, isa kernel.ISA) *run {
+	t.Helper()
+	pool := rt.NewPool(2)
+	m, err := New(u.spec, u.params, rt.Options{ISA: isa, Pool: pool, Train: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.SetGuides(u.guides)
+	x := &run{m: m, tr: m.NewTrace(len(u.ids)), g: NewParams(u.spec), ids: slices.Clone(u.ids)}
+	if x.d, err = m.NewDecoder(2, len(u.ids)); err != nil {
+		t.Fatal(err)
+	}
+	// What nobody writes is noticed.
+	for _, s := range [][]float32{x.tr.final, x.tr.dfinal, x.tr.dnorm, x.g.Data, x.d.x, x.d.norm} {
+		for i := range s {
+			s[i] = float32(math.NaN())
+		}
+	}
+	t.Cleanup(func() {
+		x.d.Close()
+		x.tr.Close()
+		x.g.Close()
+		m.Close()
+		pool.Close()
+	})
+	return x
+}
+
+// check compares logits, loss, every gradient and decoding with float64.
+func (u *subject) check(x *run) error {
+	n, v := len(u.ids), u.spec.Vocab
+	logits := make([]float32, n*v)
+	if err := x.tr.Logits(logits, u.ids, 1); err != nil {
+		return err
+	}
+	if err := closeTo("logits", logits, u.logits); err != nil {
+		return err
+	}
+	loss, err := x.tr.Backward(x.g, u.ids, u.targets, 1, 1, false)
+	if err != nil {
+		return err
+	}
+	if !(math.Abs(loss-u.loss) <= 1e-5*u.loss) {
+		return fmt.Errorf("the loss is %v, want %v", loss, u.loss)
+	}
+	for name, dir := range u.directions {
+		slope, scale := 0.0, 0.0
+		for i, g := range x.g.Get(name) {
+			slope += float64(g) * dir[i]
+			scale += math.Abs(float64(g) * dir[i])
+		}
+		// Each entry is good to about a thousand roundings of its own terms.
+		if !(math.Abs(slope-u.slopes[name]) <= 1e-4*scale+1e-8) {
+			return fmt.Errorf("%s: the gradient gives a slope of %v, want %v", name, slope, u.slopes[name])
+		}
+	}
+	for at := 0; at < n; {
+		k := 1
+		if at == 0 {
+			k = n - 5
+		}
+		got, err := x.d.Feed([]int{1}, [][]int32{x.ids[at : at+k]})
+		if err != nil {
+			return err
+		}
+		at += k
+		if err := closeTo(fmt.Sprintf("decoding token %d", at), got, u.logits[(at-1)*v:at*v]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closeTo allows a thousand roundings of the largest entry.
+func closeTo(what string, got []float32, want []float64) error {
+	largest := 0.0
+	for _, w := range want {
+		largest = max(largest, math.Abs(w))
+	}
+	for i, w := range want {
+		if !(math.Abs(float64(got[i])-w) <= 1000*0x1p-24*largest) {
+			return fmt.Errorf("%s: [%d] = %v, want %v", what, i, got[i], w)
+		}
+	}
+	return nil
+}
+
+var subjects = []spec.Model{
+	{Name: "rotary", Vocab: 29, Hidden: 24, FFN: 60, Layers: 2, AttnDim: 32, QHeads: 4, KVHeads: 2, MaxPositions: 64, Kind: spec.LowRank, Rank: 5, Guided: true,
+		FirstLayerDense: true, Act: spec.GELU, Bias: true, Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 100, TieEmbeddings: true, ScaleAttnByLayer: true, InitStd: 1},
+	{Name: "absolute", Vocab: 29, Hidden: 24, FFN: 36, Layers: 2, AttnDim: 24, QHeads: 3, KVHeads: 1, MaxPositions: 64, Kind: spec.BlockShuffle, Blocks: 3, Guided: true,
+		Act: spec.SwiGLU, Norm: spec.RMSNorm, Position: spec.Absolute, InitStd: 1},
+}
+
+// seq has two chunks of rows.
+const seq = 41
+
+// Whole models against float64: logits, loss, gradients, decoding.
+func TestFloat64(t *testing.T) {
+	for _, s := range subjects {
+		u := newSubject(s, seq)
+		defer u.params.Close()
+		for _, isa := range kernel.Available() {
+			if err := u.check(u.run(t, isa)); err != nil {
+				t.Errorf("%s, %s: %v", s.Name, isa, err)
+			}
+		}
+	}
+}
+
+// last leaves out the last chunk of a pass.
+func last(step *func(worker, i int), chunks int) {
+	all := *step
+	*step = func(worker, i int) {
+		if i < chunks-1 {
+			all(worker, i)
+		}
+	}
+}
+
+// A fault in any pass of a model is noticed: TestFloat64 can fail.
+func TestFaultsAreNoticed(t *testing.T) {
+	chunks := rowChunks(seq)
+	for _, f := range []struct {
+		name  string
+		only  string // the subject that has the pass
+		fault func(x *run)
+	}{
+		{"embedding leaves out the last rows", "", func(x *run) { last(&x.tr.pass.runEmbed, chunks) }},
+		{"norm leaves out the last rows", "", func(x *run) { last(&x.tr.pass.runNorm, chunks) }},
+		{"norm's gradient leaves out the last rows", "", func(x *run) { last(&x.tr.pass.runNormBackward, chunks) }},
+		{"norm without its weight", "", func(x *run) { x.m.layers[1].ln1.w = slices.Repeat([]float32{1}, 24) }},
+		{"norms swapped", "", func(x *run) { l := &x.m.layers[0]; l.ln1, l.ln2 = l.ln2, l.ln1 }},
+		{"last norm swapped", "", func(x *run) { x.m.norm, x.m.layers[1].ln2 = x.m.layers[1].ln2, x.m.norm }},
+		{"positions are not rotated", "rotary", func(x *run) { x.tr.pass.runRotate = func(_, _ int) {} }},
+		{"rotation leaves out the last rows", "rotary", func(x *run) { last(&x.tr.pass.runRotate, chunks) }},
+		{"gradients are rotated forward", "rotary", func(x *run) { x.tr.pass.rotateBack = x.tr.pass.rotateForward }},
+		{"sines and cosines swapped", "rotary", func(x *run) { x.m.cos, x.m.sin = x.m.sin, x.m.cos }},
+		{"projections of two layers swapped", "", func(x *run) { a, b := &x.m.layers[0], &x.m.layers[1]; a.qkv, b.qkv = b.qkv, a.qkv }},
+		{"output projections swapped", "", func(x *run) { a, b := &x.m.layers[0], &x.m.layers[1]; a.out, b.out = b.out, a.out }},
+		{"networks swapped", "absolute", func(x *run) { a, b := &x.m.layers[0], &x.m.layers[1]; a.ffn, b.ffn = b.ffn, a.ffn }},
+		{"attention's scale", "", func(x *run) { x.m.layers[1].attn.Scale *= 1.01 }},
+		{"guides left out", "", func(x *run) { x.m.SetGuides(make([]rt.Guide, len(x.m.Spec.Guides()))) }},
+		{"a guide's ratio", "", func(x *run) {
+			x.m.layers[1].ffn.SetGuides(rt.Guide{On: true, Ratio: 0.5}, rt.Guide{On: true, Ratio: 0.5})
+		}},
+		{"loss leaves out the last rows", "", func(x *run) { last(&x.tr.runLosses, (seq+7)/8) }},
+		{"embedding's gradient is left out", "", func(x *run) { x.tr.runEmbeds = func(_, _ int) {} }},
+		{"the wrong tokens", "", func(x *run) { x.ids[3] = (x.ids[3] + 1) % 29 }},
+		{"decoder's rows: norm", "", func(x *run) { last(&x.d.pass.runNorm, chunks) }},
+		{"decoder's rows: embedding", "", func(x *run) { last(&x.d.pass.runEmbed, chunks) }},
+		{"decoder does not rotate", "rotary", func(x *run) { x.d.pass.runRotate = func(_, _ int) {} }},
+		{"caches of two layers swapped between calls", "", func(x *run) {
+			calls, embed := 0, x.d.pass.runEmbed
+			x.d.pass.runEmbed = func(worker, i int) {
+				if i == 0 {
+					if calls++; calls == 2 {
+						x.d.caches[0], x.d.caches[1] = x.d.caches[1], x.d.caches[0]
+					}
+				}
+				embed(worker, i)
+			}
+		}},
+		{"decoder forgets a token", "", func(x *run) {
+			calls, embed := 0, x.d.pass.runEmbed
+			x.d.pass.runEmbed = func(worker, i int) {
+				if i == 0 {
+					if calls++; calls == 2 {
+						x.d.spans[0].Pos--
+					}
+				}
+				embed(worker, i)
+			}
+		}},
+		{"merged networks of other weights", "absolute", func(x *run) {
+			merged, err := x.m.layers[0].ffn.With(rt.FFNWeights{FC1: x.m.Params.layers[1].ffn.FC1, FC2: x.m.Params.layers[0].ffn.FC2})
+			if err != nil {
+				panic(err)
+			}
+			x.m.layers[0].merged, x.m.layers[0].choose = merged, func(int) bool { return true }
+		}},
+	} {
+		for _, s := range subjects {
+			if f.only != "" && f.only != s.Name {
+				continue
+			}
+			u := newSubject(s, seq)
+			x := u.run(t, kernel.Available()[0])
+			f.fault(x)
+			err := u.check(x)
+			if err == nil {
+				t.Errorf("%s: %s: nobody notices", s.Name, f.name)
+			} else {
+				t.Logf("%s: %s: %v", s.Name, f.name, err)
+			}
+			u.params.Close()
+		}
+	}
+}
+
+// Packs that are older than the weights are noticed, too.
+func TestStaleWeightsAreNoticed(t *testing.T) {
+	for _, s := range subjects {
+		u := newSubject(s, seq)
+		defer u.params.Close()
+		for _, q := range u.params.List() {
+			if len(q.Shape) == 1 || q.Name == "model.wpe.weight" || q.Name == "model.wte.weight" && !s.TieEmbeddings {
+				continue // nobody packs these
+			}
+			w := u.params.Get(q.Name)
+			old := slices.Clone(w)
+			for i := range w {
+				w[i] *= 1.5
+			}
+			x := u.run(t, kernel.Available()[0])
+			copy(w, old)
+			if u.check(x) == nil {
+				t.Errorf("%s: packs of other weights of %s: nobody notices", s.Name, q.Name)
+			}
+		}
+	}
+}
