@@ -11,6 +11,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	_ "github.com/structuredffn/sffn/generated/gpt2s" // specialised kernels of the S shapes
+	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/model"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -44,10 +45,8 @@ func shapes(t *testing.T) (all []spec.Model) {
 }
 
 // real makes a model whose entries are all of a usual size.
-func real(t *testing.T, s spec.Model) *model.Params {
-	t.Helper()
+func real(s spec.Model) *model.Params {
 	p := model.NewParams(s)
-	t.Cleanup(p.Close)
 	state := uint64(1)
 	for _, q := range slices.Concat(p.List(), p.Guides()) {
 		x := p.Get(q.Name)
@@ -63,20 +62,44 @@ func real(t *testing.T, s spec.Model) *model.Params {
 	return p
 }
 
-func bindReal(t *testing.T, p *model.Params, opt rt.Options, threads int) *model.Model {
+// ratios are the shares of fc1's guide and fc2's.
+var ratios = [2]float32{0.25, 0.625}
+
+// withReal runs f on a model with these parameters.
+func withReal(t *testing.T, p *model.Params, opt rt.Options, threads int, f func(m *model.Model)) {
 	t.Helper()
 	opt.Pool = rt.NewPool(threads)
+	defer opt.Pool.Close()
 	m, err := model.New(p.Spec(), p, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { m.Close(); opt.Pool.Close() })
+	defer m.Close()
 	var guides []rt.Guide
 	for i := range p.Guides() {
-		guides = append(guides, rt.Guide{On: true, Ratio: []float32{0.3, 0.6}[i%2]})
+		guides = append(guides, rt.Guide{On: true, Ratio: ratios[i%2]})
 	}
 	m.SetGuides(guides)
-	return m
+	f(m)
+}
+
+// exact computes the logits of a sequence in float64.
+func exact(p *model.Params, ids []int32) []float32 {
+	ref := &f64ref.Model{Model: p.Spec(), Get: func(name string) []float64 {
+		var w []float64
+		for _, v := range p.Get(name) {
+			w = append(w, float64(v))
+		}
+		return w
+	}}
+	for i := range p.Guides() {
+		ref.Ratios = append(ref.Ratios, float64(ratios[i%2]))
+	}
+	var rounded []float32
+	for _, v := range ref.Logits(ids) {
+		rounded = append(rounded, float32(v))
+	}
+	return rounded
 }
 
 // equalBits compares NaN with NaN, too.
@@ -154,7 +177,8 @@ func TestRealShapes(t *testing.T) {
 	for i, s := range shapes(t) {
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
-			p := real(t, s)
+			p := real(s)
+			defer p.Close()
 			r := rand.New(rand.NewPCG(1, uint64(i)))
 			// The first crosses a block of keys, and chunks of rows.
 			prompts := [][]int32{tokens(r, 134, s.Vocab), tokens(r, 31, s.Vocab), tokens(r, 4, s.Vocab)}
@@ -162,20 +186,25 @@ func TestRealShapes(t *testing.T) {
 			for _, p := range prompts {
 				ids = append(ids, slices.Concat(p, tokens(r, 3, s.Vocab)))
 			}
-			m := bindReal(t, p, rt.Options{ISA: isas[0], Train: true}, 2)
 			var want [][]float32
-			for _, q := range ids {
-				want = append(want, fullLogits(t, m, q))
-			}
-			decoded(t, m, prompts, ids, want)
-			recomputed(t, m, ids[1])
+			withReal(t, p, rt.Options{ISA: isas[0], Train: true}, 2, func(m *model.Model) {
+				for _, q := range ids {
+					want = append(want, fullLogits(t, m, q))
+				}
+				decoded(t, m, prompts, ids, want)
+				recomputed(t, m, ids[1])
+			})
+			few := ids[2][:2]
+			fewLogits := want[2][:2*s.Vocab]
+			close(t, s, "against float64", fewLogits, exact(p, few))
 
 			again := func(what string, opt rt.Options, threads int) {
 				t.Helper()
-				o := bindReal(t, p, opt, threads)
-				for j := 1; j < len(ids); j++ {
-					equalBits(t, s.Name+": "+what, fullLogits(t, o, ids[j]), want[j])
-				}
+				withReal(t, p, opt, threads, func(m *model.Model) {
+					for j := 1; j < len(ids); j++ {
+						equalBits(t, s.Name+": "+what, fullLogits(t, m, ids[j]), want[j])
+					}
+				})
 			}
 			threads := []int{1, 3, 16}[i%3]
 			again(fmt.Sprintf("%d threads", threads), rt.Options{ISA: isas[0]}, threads)
@@ -187,24 +216,26 @@ func TestRealShapes(t *testing.T) {
 					again(string(isa), rt.Options{ISA: isa}, 2)
 					continue
 				}
-				few := ids[2][:2]
-				close(t, s, "portable kernels", fullLogits(t, bindReal(t, p, rt.Options{ISA: isa}, 2), few), want[2][:2*s.Vocab])
+				withReal(t, p, rt.Options{ISA: isa}, 2, func(m *model.Model) {
+					close(t, s, "portable kernels", fullLogits(t, m, few), fewLogits)
+				})
 			}
 			if s.Kind != spec.Dense && !s.Guided && (s.Hidden == 768 || s.Hidden == 2048 && s.Kind == spec.LowRank) {
-				o := bindReal(t, p, rt.Options{ISA: isas[0]}, 2)
-				if _, err := o.Merge(false, nil); err != nil {
-					t.Fatal(err)
-				}
-				d, err := o.NewDecoder(1, s.MaxPositions)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer d.Close()
-				logits, err := d.Feed([]int{0}, ids[1:2])
-				if err != nil {
-					t.Fatal(err)
-				}
-				close(t, s, "merged", logits, want[1][len(want[1])-s.Vocab:])
+				withReal(t, p, rt.Options{ISA: isas[0]}, 2, func(m *model.Model) {
+					if _, err := m.Merge(false, nil); err != nil {
+						t.Fatal(err)
+					}
+					d, err := m.NewDecoder(1, s.MaxPositions)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer d.Close()
+					logits, err := d.Feed([]int{0}, ids[1:2])
+					if err != nil {
+						t.Fatal(err)
+					}
+					close(t, s, "merged", logits, want[1][len(want[1])-s.Vocab:])
+				})
 			}
 		})
 	}
@@ -235,7 +266,6 @@ func recomputed(t *testing.T, m *model.Model, ids []int32) {
 	gradients := func(tr *model.Trace) *model.Params {
 		defer tr.Close()
 		g := model.NewParams(m.Spec)
-		t.Cleanup(g.Close)
 		for i := range g.Data {
 			g.Data[i] = float32(math.NaN())
 		}
@@ -245,6 +275,8 @@ func recomputed(t *testing.T, m *model.Model, ids []int32) {
 		return g
 	}
 	a, b := gradients(m.NewTrace(len(ids))), gradients(m.NewRecomputingTrace(len(ids)))
+	defer a.Close()
+	defer b.Close()
 	for _, q := range slices.Concat(a.List(), a.Guides()) {
 		x := a.Get(q.Name)
 		if at := slices.IndexFunc(x, func(v float32) bool { return v != v }); at >= 0 {
