@@ -25,7 +25,7 @@ build: ## build bin/sffn and bin/sffngen
 	$(GO) build -o bin/ ./cmd/sffn ./cmd/sffngen
 
 test: ## run all tests
-	$(GO) test ./...
+	$(GO) test -timeout 30m ./...
 
 check: ## gofmt, vet for every kind of build, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
