@@ -25,7 +25,7 @@ type device struct {
 	seed    uint64
 	// tamper changes a launch of the tests of single kernels.
 	tamper func(*ptx.Launch)
-	// only chooses the blocks of products that run; nil is all.
+	// only chooses the blocks of products and of attention that run; nil is all.
 	only func([3]int) bool
 }
 
@@ -150,7 +150,8 @@ func (d *device) run(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf) 
 	if d.tamper != nil {
 		d.tamper(&l)
 	}
-	if _, ok := k.Plan.(plan.GPUProduct); ok {
+	switch k.Plan.(type) {
+	case plan.GPUProduct, plan.GPUAttention:
 		l.Only = d.only
 	}
 	r, err := p.Run(&d.mem, l)

@@ -142,6 +142,11 @@ func (d *device) kernel(k plan.GPUProduct, tokens, n int) error {
 }
 
 func (d *device) check(k plan.GPUProduct, o operands, tokens, n int) error {
+	return d.checkParts(k, o, tokens, 1, n)
+}
+
+// checkParts is check with sums over tokens in parts, which are added up here.
+func (d *device) checkParts(k plan.GPUProduct, o operands, tokens, parts, n int) error {
 	a := arrays{"a": d.array(o.a, k.Precision), "b": d.array(o.b, k.Precision)}
 	if o.bias != nil {
 		a["bias"] = d.float32(o.bias)
@@ -149,11 +154,14 @@ func (d *device) check(k plan.GPUProduct, o operands, tokens, n int) error {
 	if o.pre != nil {
 		a["pre"] = d.array(o.pre, k.Precision)
 	}
-	c, err := d.product(k, a, tokens, 1)
+	c, err := d.product(k, a, tokens, parts)
 	if err != nil {
 		return err
 	}
 	got := values(c, k.Float32())
+	for i := len(got) / parts; i < len(got); i++ {
+		got[i%(len(got)/parts)] += got[i]
+	}
 	rows := cmp.Or(k.Rows(), tokens)
 	check := func(b, i, j int) error {
 		for _, w := range o.want(k, b, i, j, tokens) {

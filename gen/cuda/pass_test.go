@@ -464,9 +464,9 @@ func proveLoss(d *device, k plan.GPUKernel, tokens int) error {
 	return nil
 }
 
-func proveAdamW(d *device, k plan.GPUKernel, n int) error {
-	finite := n != 17
-	n = 8 * (20*n + 3)
+func proveAdamW(d *device, k plan.GPUKernel, n int) error { return d.adamW(k, 8*(20*n+3), n != 17) }
+
+func (d *device) adamW(k plan.GPUKernel, n int, finite bool) error {
 	c := plan.GPUCountsOf{plan.Entries: n}
 	const lr, beta1, beta2, eps, decay, clip, steps = 1e-2, 0.9, 0.95, 1e-8, 0.1, 0.3, 4
 	w, m, g := d.draw32(n, 1), d.draw32(n, 0.1), d.draw32(n, 1)
@@ -516,8 +516,9 @@ func proveAdamW(d *device, k plan.GPUKernel, n int) error {
 	return nil
 }
 
-func provePack(d *device, k plan.GPUKernel, n int) error {
-	n *= 40
+func provePack(d *device, k plan.GPUKernel, n int) error { return d.pack(k, 40*n) }
+
+func (d *device) pack(k plan.GPUKernel, n int) error {
 	c := plan.GPUCountsOf{plan.Entries: n}
 	w := d.draw32(n, 1)
 	a := arrays{"w": d.float32(w), "pack": d.output(k, "pack", c)}
@@ -532,8 +533,9 @@ func provePack(d *device, k plan.GPUKernel, n int) error {
 	return nil
 }
 
-func proveSquares(d *device, k plan.GPUKernel, n int) error {
-	n *= 200
+func proveSquares(d *device, k plan.GPUKernel, n int) error { return d.squares(k, 200*n) }
+
+func (d *device) squares(k plan.GPUKernel, n int) error {
 	c := plan.GPUCountsOf{plan.Entries: n}
 	g := d.draw32(n, 1)
 	a := arrays{"grad": d.float32(g), "sums": d.output(k, "sums", c)}
@@ -552,13 +554,14 @@ func proveSquares(d *device, k plan.GPUKernel, n int) error {
 	return nil
 }
 
-func proveClip(d *device, k plan.GPUKernel, n int) error {
-	n *= 5
+func proveClip(d *device, k plan.GPUKernel, n int) error { return d.clip(k, 5*n, n%17 != 0) }
+
+func (d *device) clip(k plan.GPUKernel, n int, finite bool) error {
 	sums := d.draw32(n, 1)
 	sum := 0.0
 	for i := range sums {
 		sums[i] = math.Abs(sums[i])
-		if n%17 == 0 && i == n/2 {
+		if !finite && i == n/2 {
 			sums[i] = math.Inf(1)
 		}
 		sum += sums[i]
@@ -586,8 +589,9 @@ func proveClip(d *device, k plan.GPUKernel, n int) error {
 	return within("clip", got[1], min(1, limit/(norm+1e-6)), float64(n/k.Threads+32)*ulp32, false)
 }
 
-func proveSum(d *device, k plan.GPUKernel, rows int) error {
-	const n = 71
+func proveSum(d *device, k plan.GPUKernel, rows int) error { return d.addUp(k, 71, rows) }
+
+func (d *device) addUp(k plan.GPUKernel, n, rows int) error {
 	down, c := k.Plan.(plan.GPUSum).Down, plan.GPUCountsOf{plan.Entries: n, plan.Parts: rows}
 	x, out := d.draw32(rows*n, 1), d.draw32(n, 1)
 	accumulate := rows%2 == 0

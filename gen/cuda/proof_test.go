@@ -30,6 +30,7 @@ var folders = map[string]func() ([]plan.GPUKernel, error){
 	smallDir:  smallTable,
 	passDir:   func() ([]plan.GPUKernel, error) { return passTable(passModels) },
 	goldenDir: goldenTable,
+	edgeDir:   edgeTable,
 }
 
 func table(t *testing.T, dir string) []plan.GPUKernel {

@@ -111,6 +111,14 @@ const (
 // chunk is the number of bf16 that one 16-byte copy moves.
 const chunk = 8
 
+// Sides of tiles: a high one, or a low one where that leaves less of a tile
+// empty; and the rows of a tile for few tokens.
+const (
+	lowSide  = 64
+	highSide = 128
+	fewTile  = 16
+)
+
 // GPUProduct plans a matrix product: for each block C[i,j] = epilogue(sum_k A[i,k]*B[j,k]).
 // Every number but the count of tokens is a constant of the kernel.
 type GPUProduct struct {
@@ -161,8 +169,16 @@ func (f GPUFactor) Products() []GPUProduct {
 	return []GPUProduct{f.Forward, f.Few, f.BackwardData, f.FewBackward, f.BackwardWeight}
 }
 
-// FewTokens is the number of tokens up to which the Few kernels run.
-const FewTokens = 64
+// Numbers of rows at which the engine runs other kernels, or the same ones
+// several times.
+const (
+	// FewTokens is the number of tokens up to which the Few kernels run.
+	FewTokens = 64
+	// GPUPromptRows bounds the rows of one pass over a prompt, GPUHeadRows the
+	// logits that exist at one time.
+	GPUPromptRows = 512
+	GPUHeadRows   = 4096
+)
 
 // GPULayer is a planned linear layer; Bias maps each stored output before the
 // activation to its entry of the bias.
@@ -318,10 +334,10 @@ func placesOf(blocks [][]int) (Places, error) {
 	return p, nil
 }
 
-// tiled chooses the tile of a kernel that has tokens enough: 128 x 128 results
-// for 256 threads, or 64 rows or columns where that leaves less of a tile empty.
+// tiled chooses the tile of a kernel that has tokens enough: high sides for 256
+// threads, or low ones where that leaves less of a tile empty.
 func (k GPUProduct) tiled() GPUProduct {
-	k.Tile = Tile{M: 128, N: side(k.Cols()), WarpsM: 2, WarpsN: 4}
+	k.Tile = Tile{M: highSide, N: side(k.Cols()), WarpsM: 2, WarpsN: 4}
 	if k.A.Summed {
 		k.Tile.M = side(k.A.Cols.Len)
 	}
@@ -334,7 +350,7 @@ func (k GPUProduct) tiled() GPUProduct {
 // with the shortest modelled time for a tile of tokens; a part has no fewer
 // stages than the pipeline.
 func (k GPUProduct) few() GPUProduct {
-	k.Tile = Tile{M: 16, N: 64, WarpsM: 1, WarpsN: 4}
+	k.Tile = Tile{M: fewTile, N: lowSide, WarpsM: 1, WarpsN: 4}
 	k.Stages, k.BlocksPerSM = 4, 4
 	best, least := k, k.seconds(GPUs[0], k.Tile.M)
 	for k.Parts = 2; k.PartSteps() >= k.Stages; k.Parts++ {
@@ -354,10 +370,10 @@ func (k GPUProduct) PartSteps() int { return up(k.Steps(), k.Parts) / k.Parts }
 func (k GPUProduct) Split() bool { return k.Parts > 1 }
 
 func side(n int) int {
-	if up(n, 64) < up(n, 128) {
-		return 64
+	if up(n, lowSide) < up(n, highSide) {
+		return lowSide
 	}
-	return 128
+	return highSide
 }
 
 func up(n, to int) int { return (n + to - 1) / to * to }

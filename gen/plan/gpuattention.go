@@ -42,9 +42,12 @@ type GPUAttention struct {
 	Cache, Rows             bool
 }
 
+// widestHead is the largest head size of tensor cores.
+const widestHead = 128
+
 // Matrix reports whether tensor cores run heads of this size.
 func (a GPUAttention) Matrix() bool {
-	return a.HeadDim >= mmaK && a.HeadDim <= 128 && bits.OnesCount(uint(a.HeadDim)) == 1
+	return a.HeadDim >= mmaK && a.HeadDim <= widestHead && bits.OnesCount(uint(a.HeadDim)) == 1
 }
 
 // Group is the number of query heads that share a key head, and Width that of
@@ -56,13 +59,16 @@ func (a GPUAttention) Out() int   { return a.Heads * a.HeadDim }
 // attendRows are the rows of a tile on tensor cores: 16 for each of its warps.
 const attendRows = 64
 
-// Other is the number of rows of a tile of the other side: fewer where wide
-// heads would need too many registers and too much shared memory.
+// wideHead is the largest head size for which a backward pass has registers and
+// shared memory enough for high tiles.
+const wideHead = 64
+
+// Other is the number of rows of a tile of the other side.
 func (a GPUAttention) Other() int {
-	if a.Pass != AttendForward && a.HeadDim > 64 {
-		return 16
+	if a.Pass != AttendForward && a.HeadDim > wideHead {
+		return mmaK
 	}
-	return 64
+	return attendRows
 }
 
 // TileRows is attendRows, Chunks the 16-byte pieces of a row, and Shift what

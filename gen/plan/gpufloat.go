@@ -32,7 +32,7 @@ func newGPUFloat32(l spec.Linear, forward, backward GPUEpilogue) GPULayer {
 		}
 		product := func(pass Pass, a, b, c Operand) GPUProduct {
 			return GPUProduct{Pass: pass, Precision: Float32s, Blocks: f.Blocks, A: a, B: b, C: c,
-				Tile: Tile{M: 64, N: 64, WarpsM: 2, WarpsN: 4}, Stages: 1, BlocksPerSM: 2}
+				Tile: Tile{M: lowSide, N: lowSide, WarpsM: 2, WarpsN: 4}, Stages: 1, BlocksPerSM: 2}
 		}
 		gf := GPUFactor{Factor: f}
 		for range f.Blocks {
@@ -62,7 +62,7 @@ func newGPUFloat32(l spec.Linear, forward, backward GPUEpilogue) GPULayer {
 // rows of four entries lie in different banks.
 const (
 	Float32Depth = 16
-	Float32Pitch = 64 + 4
+	Float32Pitch = lowSide + 4
 )
 
 // float32 turns the row of the kernel table into that of a float32 kernel.

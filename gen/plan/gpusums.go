@@ -23,6 +23,19 @@ const (
 	sumThreads    = 256
 )
 
+// Where sums over tokens are cut: partStages are the stages that a part of a
+// weight's gradient has at least, columnsRows the rows of a part of a bias's, of
+// which there are no more than columnsParts.
+const (
+	partStages   = 8
+	columnsRows  = 64
+	columnsParts = 32
+)
+
+// unrolled are the loads that a loop over parts or rows has on their way at a
+// time: the templates' unrolling.
+const unrolled = 4
+
 // Each is the number of sums that one thread finishes.
 func (k GPUFinish) Each() int {
 	switch {
@@ -105,12 +118,12 @@ func (s GPUSum) Kernel() GPUKernel {
 }
 
 // WeightParts is the number of parts that a sum over so many tokens is cut
-// into: as many as fill a chip, of no fewer than eight stages each.
+// into: as many as fill a chip, of no fewer than partStages each.
 func (k GPUProduct) WeightParts(tokens int) int {
 	g := k.Kernel().Grid
 	tiles, stages := g[0].N*g[1].N, up(tokens, GPUDepth)/GPUDepth
 	most := GPUs[len(GPUs)-1].Multiprocessors
-	n := max(1, min(up(most, tiles)/tiles, stages/8))
+	n := max(1, min(up(most, tiles)/tiles, stages/partStages))
 	return up(stages, k.PartStages(tokens, n)) / k.PartStages(tokens, n)
 }
 
@@ -155,7 +168,9 @@ func (k GPUColumns) Name() string { return fmt.Sprintf("columns_%s_%d", k.Precis
 // Parts is the number of parts for a number of tokens, and Rows how many rows
 // each has: the kernel's argument rows.
 func (k GPUColumns) Parts(tokens int) int { return up(tokens, k.Rows(tokens)) / k.Rows(tokens) }
-func (k GPUColumns) Rows(tokens int) int  { return max(64, up(up(tokens, 32)/32, 32)) }
+func (k GPUColumns) Rows(tokens int) int {
+	return max(columnsRows, up(up(tokens, columnsParts)/columnsParts, columnsRows/2))
+}
 
 // Kernel is the row of the kernel table.
 func (k GPUColumns) Kernel() GPUKernel {

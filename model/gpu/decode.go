@@ -43,8 +43,8 @@ type room struct {
 	parts                      cuda.Buffer
 }
 
-// chunkRows bounds the rows of one pass over a prompt.
-const chunkRows = 512
+// promptRows bounds the rows of one pass over a prompt; tests lower it.
+var promptRows = plan.GPUPromptRows
 
 // NewDecoder puts a model on a device, with room for batch sequences of up to
 // capacity tokens.
@@ -86,7 +86,7 @@ func (t *Decoder) fill(ps plans, p *model.Params, batch int) error {
 		n := batch * m.KVHeads * t.capacity * m.HeadDim()
 		t.caches = append(t.caches, cache{t.mem.bf16(n), t.mem.bf16(n)})
 	}
-	rows := max(batch, min(chunkRows, batch*t.capacity))
+	rows := max(batch, min(promptRows, batch*t.capacity))
 	t.makeRoom(rows, batch)
 	if t.mem.err != nil {
 		return t.mem.err
@@ -200,7 +200,7 @@ func (t *Decoder) step(seqs []int, tokens [][]int32) error {
 	return errors.Join(g.Launch(t.r.s), t.r.s.Wait())
 }
 
-// prompt appends any tokens, in passes of chunkRows rows.
+// prompt appends any tokens, in passes of promptRows rows.
 func (t *Decoder) prompt(seqs []int, tokens [][]int32) error {
 	type place struct{ seq, token int }
 	var all []place

@@ -141,8 +141,8 @@ type layerTrace struct {
 	ffn                                      ffnSaved
 }
 
-// headRows bounds the logits that exist at one time.
-const headRows = 4096
+// headRows bounds the logits that exist at one time; tests lower it.
+var headRows = plan.GPUHeadRows
 
 func (n *network) newTrace(rows int) (*trace, error) {
 	m := n.spec

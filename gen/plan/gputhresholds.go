@@ -1,0 +1,252 @@
+package plan
+
+import "cmp"
+
+// GPUThreshold is a size at which a GPU kernel, or the plan of its family,
+// changes its path.
+type GPUThreshold struct {
+	Threshold
+	// Step is the distance of neighbouring sizes: widths in bf16 are whole chunks.
+	Step int
+	// Size is the kernel's own where the axis is a constant of it, 0 where it is a
+	// count of launches. Below, at and above then are kernels of other shapes.
+	Size int
+}
+
+// The axes of GPU kernels beside those of the CPU. The counts of launches are
+// axes, too.
+const (
+	AxisHeads  Axis = "heads"
+	AxisPieces Axis = "pieces" // of a row, which a block's threads share
+)
+
+// GPUEngineThresholds are those of calls of whole models: rows at which other
+// kernels run, or the same ones several times.
+func GPUEngineThresholds() []Threshold {
+	return []Threshold{
+		{"FewTokens", AxisTokens, FewTokens, "kernels for many tokens"},
+		{"GPUPromptRows", AxisTokens, GPUPromptRows, "a prompt in two passes"},
+		{"GPUHeadRows", AxisTokens, GPUHeadRows, "logits in two goes"},
+	}
+}
+
+// Thresholds lists those of a kernel and of its family's plan.
+func (k GPUKernel) Thresholds() []GPUThreshold {
+	if p, ok := k.Plan.(interface{ thresholds() []GPUThreshold }); ok {
+		return p.thresholds()
+	}
+	return GPUUpdate(k.Name).thresholds()
+}
+
+// Family names the kernels whose widths one list of thresholds is for.
+func (k GPUKernel) Family() string {
+	if p, ok := k.Plan.(interface{ family() string }); ok {
+		return p.family()
+	}
+	return k.Template
+}
+
+// counted is a threshold of a count of launches, fixedAt one of a constant.
+func counted(name string, of GPUCount, at, step int, what string) GPUThreshold {
+	return GPUThreshold{Threshold{name, Axis(of), at, what}, step, 0}
+}
+func fixedAt(name string, axis Axis, at, step, size int, what string) GPUThreshold {
+	return GPUThreshold{Threshold{name, axis, at, what}, step, size}
+}
+
+func (k GPUProduct) family() string {
+	f := "product " + string(k.Precision) + " " + string(k.Pass)
+	switch {
+	case k.Split():
+		f += " parts"
+	case k.Tile.M == fewTile:
+		f += " few"
+	}
+	return f
+}
+
+func (k GPUProduct) thresholds() (ts []GPUThreshold) {
+	cols, step := k.Cols(), chunk
+	if k.Precision == Float32s {
+		step = 1
+		ts = append(ts, fixedAt("Tile.N", AxisColumns, k.Tile.N, 1, cols, "two tiles of columns"))
+		if k.Pass == BackwardWeight {
+			return append(ts, fixedAt("Tile.M", AxisOutputs, k.Tile.M, 1, k.Rows(), "two tiles of rows"),
+				counted("Float32Depth", Tokens, Float32Depth, 1, "two stages"),
+				counted("2 Float32Depth", Tokens, 2*Float32Depth, 1, "three stages"),
+				counted("GPUDepth", Tokens, GPUDepth, 1, "a part's second stage"))
+		}
+		return append(ts, counted("Tile.M", Tokens, k.Tile.M, 1, "two tiles of rows"),
+			fixedAt("Float32Depth", AxisDepth, Float32Depth, 1, k.Depth(), "two stages"),
+			fixedAt("2 Float32Depth", AxisDepth, 2*Float32Depth, 1, k.Depth(), "three stages"))
+	}
+	sides := func(axis Axis, size int) {
+		ts = append(ts, fixedAt("lowSide", axis, lowSide, step, size, "a tile of the high side"),
+			fixedAt("highSide", axis, highSide, step, size, "three tiles of the low side"),
+			fixedAt("3 lowSide", axis, 3*lowSide, step, size, "two tiles of the high side"))
+	}
+	pipeline := func(add func(name string, at int, what string)) {
+		add("GPUDepth", GPUDepth, "two stages")
+		add("Stages-1", (k.Stages-1)*GPUDepth, "copies in the loop")
+		add("Stages", k.Stages*GPUDepth, "the room of a stage used again")
+		add("2 Stages", 2*k.Stages*GPUDepth, "the room of a stage used a third time")
+	}
+	if k.Pass == BackwardWeight {
+		sides(AxisColumns, cols)
+		sides(AxisOutputs, k.Rows())
+		pipeline(func(name string, at int, what string) { ts = append(ts, counted(name, Tokens, at, 1, what)) })
+		return append(ts, counted("partStages", Tokens, (2*partStages-1)*GPUDepth, 1, "a sum in two parts"))
+	}
+	depth := func(name string, at int, what string) {
+		ts = append(ts, fixedAt(name, AxisDepth, at, step, k.Depth(), what))
+	}
+	ts = append(ts, counted("Tile.M", Tokens, k.Tile.M, 1, "two tiles of rows"))
+	switch {
+	case k.Split():
+		// Where the model of launches cuts a sum, parts have no fewer stages than
+		// the pipeline, but for the last.
+		depth("parts", 4*k.Stages*GPUDepth, "a fifth part, of one stage")
+	case k.Tile.M == fewTile:
+		ts = append(ts, fixedAt("Tile.N", AxisColumns, k.Tile.N, step, cols, "two tiles of columns"))
+		pipeline(depth)
+	default:
+		sides(AxisColumns, cols)
+		pipeline(depth)
+	}
+	return ts
+}
+
+func (k GPUFinish) family() string { return "finish" }
+func (k GPUFinish) thresholds() []GPUThreshold {
+	return []GPUThreshold{fixedAt("finishThreads", AxisColumns, finishThreads*k.Each(), cmp.Or(k.Each(), chunk), k.C.Pitch, "two blocks a row")}
+}
+
+func (s GPUSum) family() string { return s.Name() }
+func (s GPUSum) thresholds() []GPUThreshold {
+	return []GPUThreshold{
+		counted("Across", Entries, s.Across(), 1, "two blocks"),
+		counted("Down", Parts, s.Down, 1, "a second part for a thread"),
+		counted("unrolled", Parts, (unrolled-1)*s.Down, 1, "loads of several parts at a time"),
+	}
+}
+
+func (k GPUColumns) family() string { return "columns " + string(k.Precision) }
+func (k GPUColumns) thresholds() []GPUThreshold {
+	several := (unrolled - 1) * k.Down() // rows of a part
+	if several > columnsRows {
+		several *= columnsParts
+	}
+	return []GPUThreshold{
+		counted("Down", Tokens, k.Down(), 1, "a second row for a thread"),
+		counted("unrolled", Tokens, several, 1, "loads of several rows at a time"),
+		counted("columnsRows", Tokens, columnsRows, 1, "two parts"),
+		counted("columnsParts", Tokens, columnsParts*columnsRows, 1, "longer parts"),
+		fixedAt("Across", AxisColumns, k.Across()*k.Each(), k.Each(), k.Width, "two blocks of columns"),
+	}
+}
+
+func (k GPUCast) thresholds() []GPUThreshold {
+	return []GPUThreshold{counted("sumThreads", Entries, chunk*sumThreads, chunk, "two blocks")}
+}
+func (k GPUCast) family() string { return k.Name() }
+
+// pieced are the thresholds of blocks that share so many pieces of a row.
+func pieced(pieces, step int) []GPUThreshold {
+	return []GPUThreshold{
+		fixedAt("a warp", AxisPieces, 32, step, pieces, "two warps"),
+		fixedAt("passThreads", AxisPieces, passThreads, step, pieces, "a second piece for a thread"),
+	}
+}
+
+func (n GPUNorm) family() string {
+	if n.Backward {
+		return "norm backward"
+	}
+	return "norm"
+}
+func (n GPUNorm) thresholds() []GPUThreshold {
+	ts := pieced(n.Pieces(), 1)
+	if n.Backward {
+		ts = append(ts, counted("NormRows", Tokens, NormRows, 1, "two partial sums"))
+	}
+	return ts
+}
+
+func (e GPUEmbed) family() string {
+	if e.Backward {
+		return "embed backward"
+	}
+	return "embed"
+}
+func (e GPUEmbed) thresholds() []GPUThreshold { return pieced(e.Quads, chunk/quad) }
+
+func (r GPURotate) family() string {
+	f := "rotate"
+	if !r.Rotate {
+		f = "no rotation"
+	}
+	if r.Cache {
+		f += " into the cache"
+	}
+	return f
+}
+func (r GPURotate) thresholds() []GPUThreshold {
+	if !r.Rotate {
+		return pieced(r.Pieces(), 2) // keys and values
+	}
+	return pieced(r.Pieces(), 1)
+}
+
+func (l GPULoss) family() string             { return "loss" }
+func (l GPULoss) thresholds() []GPUThreshold { return pieced(l.Pitch/chunk, 1) }
+
+func (a GPUAttention) family() string {
+	f := "attention " + string(a.Pass)
+	if a.Cache {
+		f += " cache"
+	}
+	return f
+}
+func (a GPUAttention) thresholds() []GPUThreshold {
+	if a.Pass == AttendDelta {
+		return []GPUThreshold{fixedAt("heads of a block", AxisHeads, a.Threads()/a.Lanes(), 1, a.Heads, "a second head for a thread")}
+	}
+	// Rows of the other side, of all heads that share one.
+	other, heads := SeqLen, 1
+	if a.Cache {
+		other = GPUCount(AxisKeys)
+	}
+	if a.Pass == AttendKeys {
+		heads = a.Group()
+	}
+	var ts []GPUThreshold
+	if !a.Cache { // which has both kinds of kernels for all heads
+		ts = append(ts, fixedAt("mmaK", AxisHeadSize, mmaK, chunk, a.HeadDim, "no tensor cores, but for powers of two"),
+			fixedAt("widestHead", AxisHeadSize, widestHead, 32, a.HeadDim, "no tensor cores"))
+	}
+	if a.Rows {
+		all := a.Warps() * a.Keys()
+		return append(ts, counted("Keys", other, max(1, a.Keys()/heads), 1, "keys for a second warp"),
+			counted("Warps", other, max(1, all/heads), 1, "keys for a warp's second turn"),
+			counted("2 Warps", other, max(1, 2*all/heads), 1, "and for its third"))
+	}
+	if a.Pass != AttendForward { // other sizes are powers of two
+		ts = append(ts, fixedAt("wideHead", AxisHeadSize, wideHead, wideHead, a.HeadDim, "lower tiles of the other side"))
+	}
+	return append(ts, counted("attendRows", SeqLen, attendRows, 1, "two tiles of rows"),
+		counted("Other", other, a.Other(), 1, "two tiles of the other side"),
+		counted("2 Other", other, 2*a.Other(), 1, "the room of a stage used again"))
+}
+
+func (u GPUUpdate) thresholds() []GPUThreshold {
+	switch u {
+	case SumSquares:
+		return []GPUThreshold{
+			counted("passThreads", Entries, quad*passThreads, quad, "a second piece for a thread"),
+			counted("SquaresEach", Entries, SquaresEach, quad, "two sums"),
+		}
+	case ClipNorm:
+		return []GPUThreshold{counted("passThreads", Entries, passThreads, 1, "a second sum for a thread")}
+	}
+	return []GPUThreshold{counted("passThreads", Entries, chunk*passThreads, chunk, "two blocks")}
+}
