@@ -268,3 +268,83 @@ func TestEdges(t *testing.T) {
 		})
 	}
 }
+
+// roundedUp is how kernels count the tiles or stages that n rows or products have.
+var roundedUp = regexp.MustCompile(`add\.s32 \t%r\d+, %r\d+, (15|31|63);\s+(?:shr\.u32 \t%r\d+, %r\d+, [456]|and\.b32  \t%r\d+, %r\d+, -(?:16|32|64));`)
+
+// A kernel that leaves out a last stage or tile of one row, or a launch without
+// it, is noticed at the sizes above thresholds, and only there: right below and at
+// them it does the same.
+func TestThresholdMutants(t *testing.T) {
+	ks, kernels := variants(t)
+	sharp := func(what string, k plan.GPUKernel, kernels map[string]*ptx.Kernel, tile int, tamper func(tokens int) func(*ptx.Launch)) {
+		t.Helper()
+		n := 0
+		for _, s := range k.Thresholds() {
+			if s.Size > 0 || s.At%tile != 0 {
+				continue
+			}
+			for _, tokens := range around(s) {
+				d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(4, uint64(tokens)))}
+				if tamper != nil {
+					d.tamper = tamper(tokens)
+				}
+				n++
+				if err := walks[k.Template][s.Axis](d, k, tokens); (err != nil) != (tokens%tile == 1) {
+					t.Errorf("%s: %s: %s of %d: %v", k.Name, what, s.Axis, tokens, err)
+				}
+			}
+		}
+		if n < 3 {
+			t.Errorf("%s: %s: tried at %d sizes", k.Name, what, n)
+		}
+	}
+	tried := map[string]bool{}
+	for _, k := range ks {
+		family := k.Template + k.Family()
+		if tried[family] {
+			continue
+		}
+		if p, ok := k.Plan.(plan.GPUProduct); ok && p.Pass != plan.BackwardWeight {
+			tried[family] = true
+			sharp("a launch without the last row's tile", k, kernels, p.Tile.M, func(tokens int) func(*ptx.Launch) {
+				return func(l *ptx.Launch) {
+					if tokens%p.Tile.M == 1 && l.Block == k.Threads && len(l.Args) == len(k.Params) {
+						l.Grid[1]--
+					}
+				}
+			})
+			continue
+		}
+		p, product := k.Plan.(plan.GPUProduct)
+		a, attention := k.Plan.(plan.GPUAttention)
+		if !(product && p.Precision == plan.BF16) && !(attention && k.Template == "attend" && !a.Cache && a.Pass != plan.AttendKeys) {
+			continue
+		}
+		tried[family] = true
+		for _, dir := range committedFolders() {
+			header, texts := kernelTexts(t, dir, table(t, dir))
+			text, ok := texts[k.Name]
+			if !ok {
+				continue
+			}
+			at := roundedUp.FindAllStringSubmatchIndex(text, -1)
+			for i, m := range at {
+				tile := map[string]int{"15": 16, "31": 32, "63": 64}[text[m[2]:m[3]]]
+				changed := text[:m[2]] + fmt.Sprint(tile-2) + text[m[3]:]
+				mod, err := ptx.Parse(header + changed)
+				if err != nil {
+					t.Fatal(err)
+				}
+				sharp(fmt.Sprintf("rounding %d", i), k, mod.Kernels, tile, nil)
+			}
+			if len(at) == 0 {
+				t.Errorf("%s: rounds nothing up", k.Name)
+			}
+			break
+		}
+	}
+	if len(tried) < 10 {
+		t.Errorf("only %d families were tried: %v", len(tried), tried)
+	}
+}
