@@ -82,8 +82,8 @@ func appendNew[T comparable](s []T, v T) []T {
 // Validate reports everything that is wrong with the package.
 func (p Package) Validate() error {
 	var errs []error
-	if !token.IsIdentifier(p.Name) || strings.ToLower(p.Name) != p.Name {
-		errs = append(errs, fmt.Errorf("package name %q: want a lower-case Go identifier", p.Name))
+	if !token.IsIdentifier(p.Name) || strings.ToLower(p.Name) != p.Name || p.Name == "_" || strings.HasSuffix(p.Name, "_test") {
+		errs = append(errs, fmt.Errorf("package name %q: want a lower-case Go identifier, not _, and no name that ends in _test", p.Name))
 	}
 	for _, f := range p.FFNs {
 		errs = append(errs, f.Validate())

@@ -40,8 +40,12 @@ func newCommand() *cobra.Command {
 		Example: `  sffngen --kind lowrank --hidden 768 --ffn 3072 --rank 384 --act gelu --bias --out ./ffn768
   sffngen --kind blockshuffle --hidden 768 --ffn 3072 --blocks 4 --out ./ffn768
   sffngen --config gpt2s-lowrank-63 --out ./gpt2s`,
-		Args: cli.NoArgs,
+		Version: cli.Version(""),
+		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().NFlag() == 0 {
+				return cmd.Help()
+			}
 			p, err := f.packageOf()
 			if err != nil {
 				return err
@@ -73,6 +77,11 @@ func newCommand() *cobra.Command {
 	fl.StringVar(&f.precision, "precision", "auto", "of the networks with --isa cuda: bf16 (tensor cores; widths of multiples of 8), float32 (any widths), or auto: bf16 where it can, float32 elsewhere")
 	fl.BoolVar(&f.explain, "explain", false, "print the plan instead of generating")
 	fl.BoolVar(&f.diff, "diff", false, "write nothing; exit 1 if the folder is not what would be written")
+	cli.Complete(cmd, "kind", string(spec.Dense), string(spec.LowRank), string(spec.BlockDense), string(spec.BlockShuffle))
+	cli.Complete(cmd, "act", string(spec.GELU), string(spec.SwiGLU))
+	cli.Complete(cmd, "isa", string(kernel.AVX512), string(kernel.AVX2), string(gen.CUDA))
+	cli.Complete(cmd, "precision", "auto", string(plan.BF16), string(plan.Float32s))
+	cli.CompleteConfig(cmd, "config")
 	cmd.AddCommand(newAnyShape())
 	return cmd
 }

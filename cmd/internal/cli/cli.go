@@ -1,12 +1,20 @@
-// Package cli holds what the commands share: exit codes and usage errors.
+// Package cli holds what the commands share: exit codes, usage errors, help
+// and completion.
 package cli
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/structuredffn/sffn/gen/specfile"
 )
 
 // UsageError is a mistake in how a command was called: exit code 2.
@@ -21,11 +29,54 @@ func Usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(fo
 // Run executes the command and exits: 0 good, 1 failed, 2 bad usage.
 func Run(cmd *cobra.Command) {
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
-	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &UsageError{err} })
-	if err := cmd.Execute(); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", cmd.Name(), err)
-		os.Exit(Code(err))
+	cmd.SetFlagErrorFunc(flagError)
+	cmd.SetHelpCommand(newHelp())
+	cmd.SetVersionTemplate("{{.DisplayName}} {{.Version}}\n")
+	out := &output{Writer: os.Stdout}
+	cmd.SetOut(out)
+	ran, err := execute(cmd)
+	if err == nil {
+		err = out.err
 	}
+	if err == nil {
+		return
+	}
+	hint := ""
+	if Code(err) == 2 {
+		hint = fmt.Sprintf("; see %s --help", ran.CommandPath())
+	}
+	fmt.Fprintf(os.Stderr, "%s: %v%s\n", cmd.Name(), err, hint)
+	os.Exit(Code(err))
+}
+
+// execute runs the command. Memory that the system refuses is an error like any
+// other; a program's own mistakes stay panics.
+func execute(cmd *cobra.Command) (ran *cobra.Command, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			e, ok := v.(error)
+			if !ok || !errors.Is(e, syscall.ENOMEM) {
+				panic(v)
+			}
+			ran, err = cmd, fmt.Errorf("out of memory: %w; take a smaller model, batch or length, or raise the limit (ulimit -v)", e)
+		}
+	}()
+	return cmd.ExecuteC()
+}
+
+// output remembers the first error of a writer, so that no command has to look
+// at each of its own.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.Writer.Write(b)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
 }
 
 // Code is the exit code of an error.
@@ -39,10 +90,112 @@ func Code(err error) int {
 	return 0
 }
 
+// flagError makes a usage error of a flag that cannot be read: one that no
+// command has may be that of a command whose name is wrong.
+func flagError(cmd *cobra.Command, err error) error {
+	if err := NoArgs(cmd, cmd.Flags().Args()); cmd.HasSubCommands() && err != nil {
+		return err
+	}
+	return &UsageError{err}
+}
+
 // NoArgs rejects positional arguments as bad usage.
 func NoArgs(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return Usagef("unexpected argument %q; see %s --help", args[0], cmd.CommandPath())
+	if len(args) == 0 {
+		return nil
 	}
-	return nil
+	if !cmd.HasSubCommands() {
+		return Usagef("unexpected argument %q", args[0])
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		return Usagef("unknown command %q for %s; did you mean %s?", args[0], cmd.CommandPath(), strings.Join(like, " or "))
+	}
+	return Usagef("unknown command %q for %s", args[0], cmd.CommandPath())
+}
+
+// newHelp is cobra's help command, for which a command that does not exist is
+// bad usage.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Help about any command",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			of, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			var names []cobra.Completion
+			for _, c := range of.Commands() {
+				if c.IsAvailableCommand() {
+					names = append(names, cobra.CompletionWithDesc(c.Name(), c.Short))
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			of, rest, err := cmd.Root().Find(args)
+			if err == nil {
+				err = NoArgs(of, rest)
+			}
+			if err != nil {
+				return err
+			}
+			of.InitDefaultHelpFlag()
+			of.InitDefaultVersionFlag()
+			return of.Help()
+		},
+	}
+}
+
+// self is the module that the programs come from, which may not be that of the
+// main package.
+const self = "github.com/structuredffn/sffn"
+
+// Version is what --version prints: the module's version, or else the revision
+// of the source where that is known, and how the program was built.
+func Version(revision string) string {
+	version := "(devel)"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range append(info.Deps, &info.Main) {
+			if m.Path == self && m.Replace == nil && m.Version != "" {
+				version = m.Version
+			}
+		}
+	}
+	if version == "(devel)" && revision != "" {
+		version = revision
+	}
+	return fmt.Sprintf("%s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// Complete has the shell complete a flag: with one of values, and with further
+// ones after a comma where the flag takes several.
+func Complete(cmd *cobra.Command, flag string, values ...string) {
+	complete(cmd, flag, cobra.ShellCompDirectiveNoFileComp, func() []string { return values })
+}
+
+// CompleteConfig completes a flag that takes presets and YAML files.
+func CompleteConfig(cmd *cobra.Command, flag string) {
+	complete(cmd, flag, cobra.ShellCompDirectiveDefault, specfile.Presets)
+}
+
+func complete(cmd *cobra.Command, flag string, directive cobra.ShellCompDirective, values func() []string) {
+	several := strings.HasSuffix(cmd.Flags().Lookup(flag).Value.Type(), "Slice")
+	err := cmd.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		done := ""
+		if several {
+			done = typed[:strings.LastIndexByte(typed, ',')+1]
+		}
+		var all []cobra.Completion
+		for _, v := range values() {
+			if strings.HasPrefix(v, typed[len(done):]) {
+				all = append(all, done+v)
+			}
+		}
+		return all, directive
+	})
+	if err != nil {
+		panic(err) // no such flag, or twice
+	}
 }

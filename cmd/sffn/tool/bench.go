@@ -57,6 +57,7 @@ var paperShapes = []string{"gpt2s-dense", "gpt2s-lowrank-63", "gpt2s-lowrank-32"
 func (b *benchmark) flags(cmd *cobra.Command, configs []string, repeats int) {
 	fl := cmd.Flags()
 	fl.StringSliceVar(&b.configs, "config", configs, "YAML files or presets, comma-separated")
+	cli.CompleteConfig(cmd, "config")
 	fl.IntSliceVar(&b.threads, "threads", nil, "numbers of threads (default: 1, and all physical cores)")
 	fl.IntVar(&b.bench.Repeats, "repeats", repeats, "repetitions of each measurement")
 	fl.BoolVar(&b.asJSON, "json", false, "print one JSON object")

@@ -57,8 +57,10 @@ toolchain.`,
 	}
 	fl := cmd.Flags()
 	fl.StringSliceVar(&b.configs, "config", nil, "YAML files or presets, comma-separated")
+	cli.CompleteConfig(cmd, "config")
 	fl.StringSliceVar(&b.models, "model", nil, "folders of runs or checkpoints, comma-separated")
 	fl.StringSliceVar(&b.isa, "isa", []string{"avx512", "avx2"}, "instruction sets to make kernels for: avx512, avx2, cuda (which needs nvcc)")
+	cli.Complete(cmd, "isa", "avx512", "avx2", "cuda")
 	fl.StringVarP(&b.out, "out", "o", "", "program to write")
 	fl.StringVar(&b.dir, "module-dir", "", "keep the module with the generated kernels in this folder")
 	fl.StringVar(&b.source, "source", "", "folder of sffn's own source (default: where this program was built from)")

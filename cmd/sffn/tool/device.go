@@ -30,6 +30,7 @@ const (
 
 func (d *device) flag(cmd *cobra.Command) {
 	cmd.Flags().StringVar((*string)(d), "device", string(onCPU), "cpu, cuda (an NVIDIA GPU), or auto: the GPU, and the CPU where there is none")
+	cli.Complete(cmd, "device", string(onCPU), string(onCUDA), string(onAuto))
 }
 
 func (d device) check() error {

@@ -66,6 +66,7 @@ func newInfo() *cobra.Command {
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&config, "config", "", "YAML file or preset")
+	cli.CompleteConfig(cmd, "config")
 	fl.StringVar(&name, "model", "", "folder of a run or checkpoint")
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd

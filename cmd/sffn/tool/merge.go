@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/google/renameio/v2"
 	"github.com/klauspost/cpuid/v2"
@@ -38,11 +39,14 @@ type machineCrossovers struct {
 
 func mergeFlag(cmd *cobra.Command, mode *string) {
 	cmd.Flags().StringVar(mode, "merge", "off", "decode with factors multiplied out beforehand: on, off, or auto: whichever is faster on this machine, measured once")
+	cli.Complete(cmd, "merge", mergeModes...)
 }
 
+var mergeModes = []string{"auto", "on", "off"}
+
 func checkMerge(mode string) error {
-	if !slices.Contains([]string{"auto", "on", "off"}, mode) {
-		return cli.Usagef("--merge: unknown mode %q; valid are auto, on, off", mode)
+	if !slices.Contains(mergeModes, mode) {
+		return cli.Usagef("--merge: unknown mode %q; valid are %s", mode, strings.Join(mergeModes, ", "))
 	}
 	return nil
 }

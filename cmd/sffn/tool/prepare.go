@@ -64,8 +64,10 @@ hash of their paths, is held out for validation.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&corpus, "corpus", "", "a corpus that every machine has: goroot")
+	cli.Complete(cmd, "corpus", "goroot")
 	fl.StringArrayVar(&text, "text", nil, "text file or folder; may come several times")
 	fl.StringVar(&tokenizer, "tokenizer", "byte", "tokenizer: byte")
+	cli.Complete(cmd, "tokenizer", "byte")
 	fl.StringVar(&out, "out", "", "folder to write")
 	return cmd
 }

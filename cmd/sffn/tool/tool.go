@@ -25,10 +25,10 @@ func newCommand() *cobra.Command {
 
 The environment variable SFFN_ISA forces an instruction set: avx512, avx2 or
 portable.`,
-		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version: cli.Version(revision()),
+		Args:    cli.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.AddCommand(newPrepare(), newTrain(), newEval(), newGenerate(), newLogits(), newInfo(), newVerify(), newBench(), newBuild(), newExperiment(), newScaling())
 	return cmd
 }

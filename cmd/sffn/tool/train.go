@@ -118,6 +118,7 @@ the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
 	fl.DurationVar(&run.SaveEvery, "save-every", 5*time.Minute, "time between checkpoints, 0 for one at the end only")
 	fl.IntVar(&run.Keep, "keep", 2, "checkpoints to keep")
 	fl.BoolVar(&profile, "profile", false, "print where the time went")
+	cli.CompleteConfig(cmd, "config")
 	m.flag(cmd)
 	dev.flag(cmd)
 	return cmd
