@@ -1,6 +1,7 @@
 package model
 
 import (
+	"math"
 	"slices"
 
 	"github.com/structuredffn/sffn/gen/plan"
@@ -22,9 +23,14 @@ type Memory struct {
 	Fixed    int64 `json:"fixed"`
 }
 
-// Total is the memory of a run with micro-batches of so many tokens.
+// Total is the memory of a run with micro-batches of so many tokens, at most
+// the largest number.
 func (m Memory) Total(tokens int) int64 {
-	return m.Weights + m.Packs + m.Gradients + m.Moments + m.Fixed + m.PerToken*int64(tokens)
+	rest := m.Weights + m.Packs + m.Gradients + m.Moments + m.Fixed
+	if int64(tokens) > (math.MaxInt64-rest)/max(1, m.PerToken) {
+		return math.MaxInt64
+	}
+	return rest + m.PerToken*int64(tokens)
 }
 
 // PredictMemory counts the buffers that training a model holds, or, without

@@ -62,6 +62,6 @@ func (m Model) Course(b Budget) Course {
 		}
 	}
 	guide := 2 * float64(b.Batch) * float64(b.Seq) * float64(m.GuideParams())
-	c.FLOPs = 3 * (float64(c.Steps)*float64(m.ForwardFLOPs(b.Batch, b.Seq)) + guides*guide)
+	c.FLOPs = 3 * (float64(c.Steps)*m.ForwardFLOPs(b.Batch, b.Seq) + guides*guide)
 	return c
 }

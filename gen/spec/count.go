@@ -44,17 +44,18 @@ func (m Model) attentionWeights() int64 {
 
 // ForwardFLOPs counts the floating-point operations of one forward pass over
 // batch sequences of seq tokens: the head included, attention not halved for
-// causality, embedding look-up, norms and activations left out.
-func (m Model) ForwardFLOPs(batch, seq int) int64 {
-	b, s := int64(batch), int64(seq)
-	return 2*b*s*m.Count().Formula + 4*int64(m.Layers)*b*s*s*int64(m.AttnDim)
+// causality, embedding look-up, norms and activations left out. Counts of FLOPs
+// are floating point: exact up to 2^53, and no batch is so large that they overflow.
+func (m Model) ForwardFLOPs(batch, seq int) float64 {
+	b, s := float64(batch), float64(seq)
+	return 2*b*s*float64(m.Count().Formula) + 4*float64(m.Layers)*b*s*s*float64(m.AttnDim)
 }
 
 // RecomputeFLOPs counts, by the conventions of ForwardFLOPs, what a backward
 // pass computes again that keeps no activations but the layers' inputs: all
 // layers but the last, each without the last factor of its network.
-func (m Model) RecomputeFLOPs(batch, seq int) int64 {
-	b, s := int64(batch), int64(seq)
+func (m Model) RecomputeFLOPs(batch, seq int) float64 {
+	b, s := float64(batch), float64(seq)
 	weights := int64(0)
 	for i := range m.Layers - 1 {
 		f := m.LayerFFN(i)
@@ -67,10 +68,10 @@ func (m Model) RecomputeFLOPs(batch, seq int) int64 {
 			weights += int64(c.Weights())
 		}
 	}
-	return 2*b*s*weights + 4*int64(m.Layers-1)*b*s*s*int64(m.AttnDim)
+	return 2*b*s*float64(weights) + 4*float64(m.Layers-1)*b*s*s*float64(m.AttnDim)
 }
 
 // MLPFLOPs counts the share of the feed-forward networks in ForwardFLOPs.
-func (m Model) MLPFLOPs(batch, seq int) int64 {
-	return 2 * int64(batch) * int64(seq) * m.Count().MLPWeights
+func (m Model) MLPFLOPs(batch, seq int) float64 {
+	return 2 * float64(batch) * float64(seq) * float64(m.Count().MLPWeights)
 }

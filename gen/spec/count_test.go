@@ -89,8 +89,8 @@ func TestParamsFLOPs(t *testing.T) {
 				{"without embedding", n.FormulaWithoutEmbedding, c.WithoutEmbedding},
 				{"mlp weights", n.MLPWeights, c.MLPWeights},
 				{"mlp", n.MLP, c.MLP},
-				{"flops", m.ForwardFLOPs(1, 1024), c.FLOPs},
-				{"mlp flops", m.MLPFLOPs(1, 1024), c.MLPFLOPs},
+				{"flops", int64(m.ForwardFLOPs(1, 1024)), c.FLOPs},
+				{"mlp flops", int64(m.MLPFLOPs(1, 1024)), c.MLPFLOPs},
 			} {
 				if q.got != q.want {
 					t.Errorf("%s: %d, want %d", q.name, q.got, q.want)

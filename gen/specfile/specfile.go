@@ -265,6 +265,9 @@ func (m *modelFile) spec() spec.Model {
 	}
 }
 
+// maxStep bounds the tokens of a step, so that no count of them overflows.
+const maxStep = 1 << 40
+
 func (t Train) validate(m spec.Model) error {
 	var errs []error
 	fail := func(field, format string, args ...any) {
@@ -279,6 +282,9 @@ func (t Train) validate(m spec.Model) error {
 	count("batch", t.Batch, 1)
 	count("accumulate", t.Accumulate, 1)
 	count("seq", t.Seq, 1)
+	if n := float64(t.Batch) * float64(t.Accumulate) * float64(t.Seq); n > maxStep {
+		fail("batch", "%d sequences of %d tokens, %d times a step, are %.3g tokens, want at most %d", t.Batch, t.Seq, t.Accumulate, n, int64(maxStep))
+	}
 	count("eval_every", t.EvalEvery, 0)
 	count("eval_tokens", t.EvalTokens, 0)
 	count("norm_every", t.NormEvery, 0)

@@ -64,7 +64,7 @@ func TestCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := c.Model.Count()
-		if got := [3]int64{n.Total, n.MLPWeights, c.Model.ForwardFLOPs(1, 1024)}; got != want {
+		if got := [3]int64{n.Total, n.MLPWeights, int64(c.Model.ForwardFLOPs(1, 1024))}; got != want {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
 	}
@@ -105,7 +105,7 @@ func TestPresetPlans(t *testing.T) {
 			continue
 		}
 		p, tr := c.Course(), c.Train
-		if c.Model.Count().Total != want.Total || c.Model.ForwardFLOPs(1, 1024) != want.FLOPs || tr.LR != want.Plan.LR ||
+		if c.Model.Count().Total != want.Total || int64(c.Model.ForwardFLOPs(1, 1024)) != want.FLOPs || tr.LR != want.Plan.LR ||
 			tr.Batch*tr.Accumulate != want.Plan.Batch || tr.Seq != want.Plan.Seq || p.Steps != want.Plan.Steps || p.Guided != want.Plan.Guided ||
 			math.Abs(p.FLOPs/want.Plan.FLOPs-1) > 1e-12 {
 			t.Errorf("%s: %d parameters, %+v, %+v, want %+v", want.Name, c.Model.Count().Total, p, tr, want)

@@ -69,7 +69,7 @@ func DeviceTrain(d *cuda.Device, s spec.Model, batch, seq, repeats int) (DeviceR
 		_, err := e.Step(1e-6)
 		return err
 	})
-	return deviceResult(d, s, "train", batch, seq, batch*seq, 3*float64(s.ForwardFLOPs(batch, seq)), t), err
+	return deviceResult(d, s, "train", batch, seq, batch*seq, 3*s.ForwardFLOPs(batch, seq), t), err
 }
 
 // DeviceDecode times filling in a prompt of context tokens, and decoding one

@@ -88,14 +88,14 @@ func (b *Bench) Train(s spec.Model, batch, seq int, recompute bool) (ModelResult
 		return ModelResult{}, err
 	}
 	defer stop()
-	modelFLOPs := 3 * float64(s.ForwardFLOPs(batch, seq))
+	modelFLOPs := 3 * s.ForwardFLOPs(batch, seq)
 	// Attention: two products forward and five backward, which compute the
 	// scores again, each over half of the pairs.
 	pairs := float64(batch) * attentionFLOPs(s, seq, seq)
 	flops := modelFLOPs - 3*pairs + (1+2.5)*pairs/2
 	if recompute {
 		again := pairs * float64(s.Layers-1) / float64(s.Layers)
-		flops += float64(s.RecomputeFLOPs(batch, seq)) - again/2
+		flops += s.RecomputeFLOPs(batch, seq) - again/2
 	}
 	ops := append([]op{{name: "train", flops: flops, time: tries(step)}}, torch...)
 	samples, err := b.measure(nil, ops...)

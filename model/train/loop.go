@@ -296,7 +296,7 @@ func (l *Loop) dataStep() int { return l.step % l.run.Config.Train.Steps }
 // countFLOPs counts a backward pass as two forward passes.
 func (l *Loop) countFLOPs() {
 	c := &l.run.Config.Train
-	l.flops = 3 * float64(l.params.Spec().ForwardFLOPs(c.Batch, c.Seq)) / float64(c.Batch*c.Seq)
+	l.flops = 3 * l.params.Spec().ForwardFLOPs(c.Batch, c.Seq) / float64(c.Batch*c.Seq)
 }
 
 // dropGuides ends the guided phase.

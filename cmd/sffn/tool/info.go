@@ -24,8 +24,8 @@ type information struct {
 	MLPWeights              int64                `json:"mlp_weight_params"`
 	Batch                   int                  `json:"batch"`
 	Seq                     int                  `json:"seq"`
-	ForwardFLOPs            int64                `json:"forward_flops"` // of Batch sequences of Seq tokens
-	MLPFLOPs                int64                `json:"mlp_flops"`
+	ForwardFLOPs            float64              `json:"forward_flops"` // of Batch sequences of Seq tokens
+	MLPFLOPs                float64              `json:"mlp_flops"`
 	TrainFLOPs              float64              `json:"train_flops"` // of all steps
 	Steps                   int                  `json:"steps"`       // guided and repeated ones included
 	GuidedSteps             int                  `json:"guided_steps"`
@@ -114,6 +114,14 @@ func inform(c *specfile.Config, isa kernel.ISA) information {
 	}
 }
 
+// flops writes a count exactly as far as it is exact.
+func flops(n float64) string {
+	if n < 1<<53 {
+		return fmt.Sprintf("%.0f", n)
+	}
+	return fmt.Sprintf("%.4g", n)
+}
+
 func (i information) print(w io.Writer) error {
 	mib := func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 	fmt.Fprintf(w, "%s\n\n", i.Name)
@@ -125,8 +133,8 @@ func (i information) print(w io.Writer) error {
 		{"parameters", fmt.Sprint(i.Params)},
 		{"weights, embedding counted once", fmt.Sprint(i.FormulaParams)},
 		{"feed-forward weights", fmt.Sprint(i.MLPWeights)},
-		{fmt.Sprintf("forward FLOPs of %d x %d tokens", i.Batch, i.Seq), fmt.Sprint(i.ForwardFLOPs)},
-		{"of them feed-forward", fmt.Sprint(i.MLPFLOPs)},
+		{fmt.Sprintf("forward FLOPs of %d x %d tokens", i.Batch, i.Seq), flops(i.ForwardFLOPs)},
+		{"of them feed-forward", flops(i.MLPFLOPs)},
 		{fmt.Sprintf("FLOPs of %d training steps", i.Steps), fmt.Sprintf("%.4g", i.TrainFLOPs)},
 		{"guided steps", fmt.Sprint(i.GuidedSteps)},
 		{"guides, while they last", fmt.Sprint(i.GuideParams)},

@@ -90,7 +90,7 @@ func readRun(root, dir string) (row Row, note string, err error) {
 	m, tr := c.Model, c.Train
 	counts, d := m.Count(), float64(end.Tokens)
 	n := float64(counts.Total)
-	flops := 3 * float64(m.ForwardFLOPs(tr.Batch, tr.Seq)) / float64(tr.Batch*tr.Seq) * d
+	flops := 3 * m.ForwardFLOPs(tr.Batch, tr.Seq) / float64(tr.Batch*tr.Seq) * d
 	row.cells = []string{name, m.Name, Kind(m)}
 	for _, x := range []float64{n, float64(counts.FormulaWithoutEmbedding), d, d / n, 6 * n * d, flops, *end.ValLoss, float64(tr.Seed)} {
 		format := byte('g')
