@@ -12,6 +12,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -177,7 +178,49 @@ func Presets() []string {
 	for _, e := range entries {
 		names = append(names, strings.TrimSuffix(e.Name(), ".yaml"))
 	}
+	slices.Sort(names) // without what follows the names
 	return names
+}
+
+// alike asks for the presets whose names are nearest and at most a quarter off,
+// up to three.
+func alike(name string) string {
+	names := Presets()
+	far := map[string]int{}
+	for _, p := range names {
+		far[p] = distance(name, p)
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return far[a] - far[b] })
+	least := far[names[0]]
+	names = slices.DeleteFunc(names[:3], func(p string) bool { return far[p] > least || 4*least > len(p) })
+	if len(names) == 0 || len(name) > maxName {
+		return ""
+	}
+	return "; did you mean " + strings.Join(names, " or ") + "?"
+}
+
+// maxName bounds what is compared with the presets.
+const maxName = 100
+
+// distance is how many letters to insert, remove or replace make b of a.
+func distance(a, b string) int {
+	a = a[:min(len(a), maxName)]
+	row := make([]int, len(b)+1) // of the distances of a's first i letters
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		corner := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := corner
+			if a[i] != b[j] {
+				d = 1 + min(corner, row[j], row[j+1])
+			}
+			corner, row[j+1] = row[j+1], d
+		}
+	}
+	return row[len(b)]
 }
 
 // maxSize bounds the files that Load reads.
@@ -190,7 +233,7 @@ func Load(name string) (*Config, error) {
 	}
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: no such file, nor a preset; presets are %s", name, strings.Join(Presets(), ", "))
+		return nil, fmt.Errorf("%s: no such file, nor a preset%s; sffn info --presets lists them", name, alike(name))
 	} else if err != nil {
 		return nil, err
 	}

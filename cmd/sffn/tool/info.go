@@ -43,12 +43,18 @@ type information struct {
 
 func newInfo() *cobra.Command {
 	var config, name string
-	var asJSON bool
+	var presets, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "info",
 		Short: "Show the size and cost of a model, and how it runs here",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if presets && config == "" && name == "" {
+				return printPresets(cmd.OutOrStdout(), asJSON)
+			}
+			if presets {
+				return errWhatInfo
+			}
 			c, err := infoConfig(config, name)
 			if err != nil {
 				return err
@@ -68,18 +74,60 @@ func newInfo() *cobra.Command {
 	fl.StringVar(&config, "config", "", "YAML file or preset")
 	cli.CompleteConfig(cmd, "config")
 	fl.StringVar(&name, "model", "", "folder of a run or checkpoint")
+	fl.BoolVar(&presets, "presets", false, "list the presets instead")
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
 
+var errWhatInfo = cli.Usagef("give one of --config FILE|PRESET, --model RUN or --presets")
+
 func infoConfig(config, name string) (*specfile.Config, error) {
 	switch {
 	case (config == "") == (name == ""):
-		return nil, cli.Usagef("give either --config FILE|PRESET or --model RUN")
+		return nil, errWhatInfo
 	case config != "":
 		return specfile.Load(config)
 	}
 	return runConfig(name)
+}
+
+// printPresets lists the built-in configurations.
+func printPresets(w io.Writer, asJSON bool) error {
+	type preset struct {
+		Name       string `json:"preset"`
+		Params     int64  `json:"params"`
+		MLPWeights int64  `json:"mlp_weight_params"`
+		Structure  string `json:"structure"`
+	}
+	var out struct {
+		Presets []preset `json:"presets"`
+	}
+	rows := [][]string{{"preset", "parameters", "ffn weights", "structure"}}
+	for _, name := range specfile.Presets() {
+		c, err := specfile.Load(name)
+		if err != nil {
+			return err
+		}
+		m := c.Model
+		m.Guided = false // guides are gone after training
+		s := string(m.Kind)
+		if m.Rank > 0 {
+			s += fmt.Sprintf(", rank %d", m.Rank)
+		}
+		if m.Blocks > 0 {
+			s += fmt.Sprintf(", %d blocks", m.Blocks)
+		}
+		if c.Model.Guided {
+			s += ", guided"
+		}
+		n := m.Count()
+		out.Presets = append(out.Presets, preset{name, n.Total, n.MLPWeights, s})
+		rows = append(rows, []string{name, count(float64(n.Total)), count(float64(n.MLPWeights)), s})
+	}
+	if asJSON {
+		return printJSON(w, out)
+	}
+	return table(w, rows)
 }
 
 // runConfig reads the configuration of a run or checkpoint, as it decodes:
