@@ -29,8 +29,15 @@ func table(w io.Writer, rows [][]string) error {
 	return t.Flush()
 }
 
-// onTerminal reports whether w is a terminal.
-func onTerminal(w io.Writer) bool {
+// terminalWidth is the width of the terminal that w is, and 0 elsewhere.
+func terminalWidth(w io.Writer) int {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
 }

@@ -3,6 +3,7 @@ package tool
 import (
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
@@ -11,23 +12,29 @@ import (
 	"github.com/structuredffn/sffn/model/train"
 )
 
-// bar is a progress bar on a terminal, and nothing elsewhere.
+// bar is a progress bar on a terminal that has room for one, and nothing
+// elsewhere.
 type bar struct {
 	p    *mpb.Progress
 	b    *mpb.Bar
-	text string
+	text atomic.Value // string, which the bar's goroutine reads
 }
 
 func newBar(w io.Writer, name string, total int) *bar {
-	if !onTerminal(w) {
+	if terminalWidth(w) < narrow {
 		return &bar{}
 	}
 	b := &bar{p: mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh())}
+	b.text.Store("")
 	b.b = b.p.AddBar(int64(total),
 		mpb.PrependDecorators(decor.Name(name+" "), decor.CountersNoUnit("%d/%d")),
-		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return b.text })))
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return b.text.Load().(string) })))
 	return b
 }
+
+// narrow is a width where a bar says nothing; terminals that do not know their
+// own, as of containers, say 0.
+const narrow = 40
 
 func (b *bar) set(n int) {
 	if b.b != nil {
@@ -66,7 +73,7 @@ func (l *trainingLog) step(p train.Progress) {
 	if p.ValLoss != nil {
 		line += fmt.Sprintf("  validation %.4f", *p.ValLoss)
 	}
-	l.bar.text = " " + line
+	l.bar.text.Store(" " + line)
 	l.bar.set(p.Step)
 	if l.bar.b == nil && (p.Step == 1 || p.Step == p.Steps || p.ValLoss != nil || time.Since(l.last) >= logEvery) {
 		l.last = time.Now()
