@@ -52,6 +52,7 @@ func (d *Draft) SetSteps(steps int)  { d.train.Steps = steps }
 // are joined field errors.
 func (d Draft) Config(name string) (*Config, error) {
 	f := file{&d.model, &d.train}
+	f.setSeq()
 	src, err := yaml.Marshal(f)
 	if err != nil {
 		return nil, err

@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -33,8 +32,8 @@ type Config struct {
 // Train are the settings of a training run.
 type Train struct {
 	Steps int `yaml:"steps"`
-	// Batch sequences of Seq tokens make a micro-batch, Accumulate of them a
-	// step.
+	// Batch sequences of Seq tokens, by default 256 or what the model takes, make
+	// a micro-batch, Accumulate of them a step.
 	Batch      int `yaml:"batch"`
 	Accumulate int `yaml:"accumulate"`
 	Seq        int `yaml:"seq"`
@@ -154,12 +153,16 @@ type mlpFile struct {
 	FirstDense bool      `yaml:"first_layer_dense"`
 }
 
+// unset is the length of sequences where none is given: its default depends on
+// the model.
+const unset = math.MinInt
+
 // defaults are the settings of the paper's runs.
 func defaults() file {
 	return file{
 		Model: &modelFile{MaxPositions: 1024, MLP: mlpFile{Kind: spec.Dense, FirstDense: true}, Act: spec.GELU, Bias: true,
 			Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 10000, Tie: true, InitStd: 0.02},
-		Train: &Train{Steps: 1000, Batch: 1, Accumulate: 1, Seq: 256, LR: 6e-4, MinLR: 0.1, Warmup: 0.1,
+		Train: &Train{Steps: 1000, Batch: 1, Accumulate: 1, Seq: unset, LR: 6e-4, MinLR: 0.1, Warmup: 0.1,
 			WeightDecay: 0.1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Clip: 1, Seed: 1, EvalTokens: 1 << 16,
 			NormEvery: 10, SpikeThreshold: 8, SpikePatience: 100},
 	}
@@ -223,25 +226,15 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// maxSize bounds the files that Load reads.
-const maxSize = 1 << 20
-
 // Load reads a file, or the preset of that name.
 func Load(name string) (*Config, error) {
 	if src, err := presets.ReadFile("presets/" + name + ".yaml"); err == nil {
 		return Parse(name, src)
 	}
-	info, err := os.Stat(name)
+	src, err := ReadText(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: no such file, nor a preset%s; sffn info --presets lists them", name, alike(name))
 	} else if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxSize {
-		return nil, fmt.Errorf("%s: %d bytes are too many for a configuration, want at most %d", name, info.Size(), maxSize)
-	}
-	src, err := os.ReadFile(name)
-	if err != nil {
 		return nil, err
 	}
 	return Parse(name, src)
@@ -251,6 +244,10 @@ func Load(name string) (*Config, error) {
 // Unknown fields, duplicate keys and values out of range are errors with line
 // and column.
 func Parse(name string, src []byte) (*Config, error) {
+	src, err := Check(name, src)
+	if err != nil {
+		return nil, err
+	}
 	f := defaults()
 	dec := yaml.NewDecoder(bytes.NewReader(src), yaml.Strict())
 	if err := dec.Decode(&f); err != nil {
@@ -266,8 +263,16 @@ func Parse(name string, src []byte) (*Config, error) {
 	return c, nil
 }
 
+// setSeq fills in the length of sequences.
+func (f *file) setSeq() {
+	if f.Train.Seq == unset {
+		f.Train.Seq = min(256, max(1, f.Model.MaxPositions))
+	}
+}
+
 // config is the configuration of that name; its errors are field errors.
 func (f *file) config(name string, src []byte) (*Config, error) {
+	f.setSeq()
 	c := &Config{Model: f.Model.spec(), Train: *f.Train, Source: src}
 	c.Model.Guided = c.Train.Guide.On()
 	c.Model.Name = name
@@ -286,6 +291,9 @@ func syntaxError(name string, err error) error {
 // YAML library.
 func SyntaxError(name string, err error) error {
 	msg := strings.TrimSpace(yaml.FormatError(err, false, true))
+	if len(msg) > 2000 {
+		msg = msg[:2000] + " ..." // the source's lines are in it
+	}
 	if rest, ok := strings.CutPrefix(msg, "["); ok {
 		return errors.New(name + ":" + strings.Replace(rest, "]", ":", 1))
 	}

@@ -185,6 +185,11 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("model: {vocab: 1}"))
 	f.Add([]byte("model: &a {mlp: *a}"))
+	f.Add([]byte(bomb()))
+	f.Add([]byte(deepMap(20)))
+	f.Add([]byte(manyKeys(20)))
+	f.Add([]byte("model: " + strings.Repeat("[", maxDepth)))
+	f.Add([]byte("\ufeff---\n" + good + "train: {steps: 5.9, seed: !!int \"1.5\"}\n...\n"))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		c, err := Parse("fuzz.yaml", src)
 		if err == nil && c.Model.Validate() != nil {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"sort"
 	"strings"
@@ -95,22 +94,12 @@ type variantFile struct {
 	FLOPsOf string `yaml:"flops_of"`
 }
 
-// Limits of a plan's file and of what it asks for.
-const (
-	maxSize = 1 << 20
-	maxRuns = 10000
-)
+// maxRuns bounds what a plan asks for.
+const maxRuns = 10000
 
 // Load reads a plan.
 func Load(name string) (*Plan, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxSize {
-		return nil, fmt.Errorf("%s: %d bytes are too many for a plan, want at most %d", name, info.Size(), maxSize)
-	}
-	src, err := os.ReadFile(name)
+	src, err := specfile.ReadText(name)
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +108,10 @@ func Load(name string) (*Plan, error) {
 
 // Parse reads the text of a plan; name is for messages.
 func Parse(name string, src []byte) (*Plan, error) {
+	src, err := specfile.Check(name, src, "seeds")
+	if err != nil {
+		return nil, err
+	}
 	var f planFile
 	if err := yaml.NewDecoder(bytes.NewReader(src), yaml.Strict()).Decode(&f); errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: the file is empty, want the sections corpus, model, train and studies", name)

@@ -1,0 +1,160 @@
+package specfile
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/token"
+)
+
+// Limits of a YAML file. What the YAML library parses takes time by the square
+// of the number of keys, memory by the power of the nesting, and both without
+// bound for aliases; its lexer takes neither, so that Check looks at tokens.
+const (
+	maxSize   = 64 << 10
+	maxTokens = 4096
+	maxDepth  = 16
+)
+
+// ReadText reads a file of YAML, and of no more than such a file may have.
+func ReadText(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// The size is that of what is read: a device or a pipe tells none.
+	src, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	return src, checkSize(name, src)
+}
+
+func checkSize(name string, src []byte) error {
+	if len(src) > maxSize {
+		return fmt.Errorf("%s: too long for a configuration, want at most %d bytes", name, maxSize)
+	}
+	return nil
+}
+
+// Check returns the text to parse, without a byte-order mark, or says what keeps
+// it from being parsed: what would take the YAML library long, what it reads
+// past without a word, and fractions of what is counted. whole names keys of
+// whole numbers beside those of the schema.
+func Check(name string, src []byte, whole ...string) ([]byte, error) {
+	if err := checkSize(name, src); err != nil {
+		return nil, err
+	}
+	if bytes.HasPrefix(src, []byte("\xff\xfe")) || bytes.HasPrefix(src, []byte("\xfe\xff")) {
+		return nil, fmt.Errorf("%s: the text is UTF-16, want UTF-8", name)
+	}
+	src = bytes.TrimPrefix(src, []byte("\ufeff"))
+	c := checker{name: name, whole: wholeKeys()}
+	for _, key := range whole {
+		c.whole[key] = true
+	}
+	tokens := lexer.Tokenize(string(src))
+	if len(tokens) > maxTokens {
+		return nil, c.errorf(tokens[maxTokens], "too many keys and values for a configuration: want at most %d words and signs", maxTokens)
+	}
+	for _, t := range tokens {
+		if err := c.next(t); err != nil {
+			return nil, err
+		}
+	}
+	return src, nil
+}
+
+// checker walks through the tokens of a text.
+type checker struct {
+	name  string
+	whole map[string]bool
+	// flow counts the brackets that are open, entries the signs of lists and keys
+	// that follow one another.
+	flow, entries int
+	// began says that the document has content, ended that it is over.
+	began, ended bool
+	key          string
+}
+
+func (c *checker) next(t *token.Token) error {
+	switch t.Type {
+	case token.CommentType, token.DirectiveType:
+		return nil
+	case token.AnchorType, token.AliasType:
+		return c.errorf(t, "anchors and aliases (&, *) are not taken; write the values where they are wanted")
+	case token.DocumentHeaderType:
+		if c.began {
+			return c.errorf(t, "a second document begins; want one")
+		}
+		return nil
+	case token.DocumentEndType:
+		c.ended = true
+		return nil
+	}
+	if c.ended {
+		return c.errorf(t, "there is more after the document's end")
+	}
+	c.began = true
+	switch t.Type {
+	case token.SequenceStartType, token.MappingStartType:
+		c.flow++
+	case token.SequenceEndType, token.MappingEndType:
+		c.flow--
+	}
+	if t.Type == token.SequenceEntryType || t.Type == token.MappingKeyType {
+		c.entries++
+	} else {
+		c.entries = 0
+	}
+	if c.flow > maxDepth || c.entries > maxDepth {
+		return c.errorf(t, "nested too deep, want at most %d levels", maxDepth)
+	}
+	if t.Next != nil && t.Next.Type == token.MappingValueType {
+		c.key = t.Value
+	} else if x, err := strconv.ParseFloat(t.Value, 64); c.whole[c.key] && err == nil && x != math.Trunc(x) {
+		return c.errorf(t, "%s: %s is no whole number", c.key, t.Value)
+	}
+	return nil
+}
+
+func (c *checker) errorf(t *token.Token, format string, args ...any) error {
+	return fmt.Errorf("%s:%d:%d: %w", c.name, t.Position.Line, t.Position.Column, fmt.Errorf(format, args...))
+}
+
+// wholeKeys are the schema's keys of whole numbers, of which the YAML library
+// would cut off fractions.
+func wholeKeys() map[string]bool {
+	keys := map[string]bool{}
+	var walk func(t reflect.Type)
+	walk = func(t reflect.Type) {
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		if t.Kind() != reflect.Struct {
+			return
+		}
+		for i := range t.NumField() {
+			f := t.Field(i)
+			kind := f.Type.Kind()
+			if kind == reflect.Pointer {
+				kind = f.Type.Elem().Kind()
+			}
+			if kind == reflect.Int || kind == reflect.Uint64 {
+				key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+				keys[key] = true
+			}
+			walk(f.Type)
+		}
+	}
+	walk(reflect.TypeFor[file]())
+	return keys
+}
