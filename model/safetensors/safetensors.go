@@ -45,11 +45,17 @@ type File struct {
 	close    func() error
 	data     int64 // offset of the first tensor
 	tensors  []Tensor
+	index    map[string]int // of each name in tensors
 	metadata map[string]string
 }
 
-// maxHeader bounds the header, as the format's own library does.
-const maxHeader = 100 << 20
+// Limits of a header. The format's own library takes 100 MB; the largest models
+// have some thousands of tensors, at some hundred bytes each.
+const (
+	maxHeader  = 16 << 20
+	maxTensors = 1 << 16
+	maxDims    = 16
+)
 
 var sizes = map[string]int64{"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
@@ -105,8 +111,11 @@ func (s *File) readHeader() error {
 		return fmt.Errorf("%d bytes are no safetensors file, want at least the header's length", s.size)
 	}
 	n := binary.LittleEndian.Uint64(head[:])
-	if n > maxHeader || int64(n) > s.size-8 {
+	if n > uint64(max(0, s.size-8)) {
 		return fmt.Errorf("header of %d bytes in a file of %d: cut off, or not a safetensors file", n, s.size)
+	}
+	if n > maxHeader {
+		return fmt.Errorf("header of %d bytes, want at most %d", n, maxHeader)
 	}
 	header := make([]byte, n)
 	if _, err := s.f.ReadAt(header, 8); err != nil && !(errors.Is(err, io.EOF) && int64(n) == s.size-8) {
@@ -116,6 +125,10 @@ func (s *File) readHeader() error {
 	var err error
 	if s.tensors, s.metadata, err = parseHeader(header); err != nil {
 		return err
+	}
+	s.index = make(map[string]int, len(s.tensors))
+	for i, t := range s.tensors {
+		s.index[t.Name] = i
 	}
 	return checkLayout(s.tensors, s.size-s.data)
 }
@@ -129,6 +142,9 @@ func parseHeader(header []byte) (ts []Tensor, meta map[string]string, err error)
 	}
 	seen := map[string]bool{}
 	for dec.More() {
+		if len(ts) == maxTensors {
+			return nil, nil, fmt.Errorf("header: more than %d tensors", maxTensors)
+		}
 		tok, err := dec.Token()
 		if err != nil {
 			return nil, nil, fmt.Errorf("header: %w", err)
@@ -160,6 +176,9 @@ func parseHeader(header []byte) (ts []Tensor, meta map[string]string, err error)
 			return nil, nil, fmt.Errorf("header: %s: data_offsets %v, want a begin and an end", name, e.Offsets)
 		}
 		t := Tensor{Name: name, DType: e.DType, begin: e.Offsets[0], end: e.Offsets[1]}
+		if len(e.Shape) > maxDims {
+			return nil, nil, fmt.Errorf("header: %s: a shape of %d dimensions, want at most %d", name, len(e.Shape), maxDims)
+		}
 		for _, d := range e.Shape {
 			if d < 0 || d > 0 && size > math.MaxInt64/d {
 				return nil, nil, fmt.Errorf("header: %s: shape %v is impossible", name, e.Shape)
@@ -179,15 +198,8 @@ func parseHeader(header []byte) (ts []Tensor, meta map[string]string, err error)
 }
 
 func checkLayout(ts []Tensor, size int64) error {
-	order := slices.Clone(ts)
-	slices.SortFunc(order, func(a, b Tensor) int {
-		if a.begin != b.begin {
-			return int(min(1, max(-1, a.begin-b.begin)))
-		}
-		return int(min(1, max(-1, a.end-b.end)))
-	})
 	at := int64(0)
-	for _, t := range order {
+	for _, t := range inOrder(ts) {
 		if t.begin != at {
 			return fmt.Errorf("header: %s begins at %d, want %d: tensors overlap or leave a gap", t.Name, t.begin, at)
 		}
@@ -210,8 +222,8 @@ func (s *File) Metadata() map[string]string { return s.metadata }
 
 // Lookup finds a tensor.
 func (s *File) Lookup(name string) (Tensor, bool) {
-	i := slices.IndexFunc(s.tensors, func(t Tensor) bool { return t.Name == name })
-	if i < 0 {
+	i, ok := s.index[name]
+	if !ok {
 		return Tensor{}, false
 	}
 	return s.tensors[i], true
@@ -247,6 +259,14 @@ func (s *File) Float32s(name string) ([]float32, error) {
 
 // ReadFloat32s reads a tensor of type F32 and the given shape into dst.
 func (s *File) ReadFloat32s(dst []float32, name string, shape []int) error {
+	if err := s.expect(name, shape); err != nil {
+		return err
+	}
+	return s.read(s.tensors[s.index[name]], floatBytes(dst))
+}
+
+// expect checks that there is a tensor of type F32 and the given shape.
+func (s *File) expect(name string, shape []int) error {
 	t, err := s.find(name, "F32")
 	if err != nil {
 		return err
@@ -254,7 +274,7 @@ func (s *File) ReadFloat32s(dst []float32, name string, shape []int) error {
 	if !slices.Equal(t.Shape, shape) {
 		return fmt.Errorf("%s: %s has shape %v, want %v", s.name, name, t.Shape, shape)
 	}
-	return s.read(t, floatBytes(dst))
+	return nil
 }
 
 // Int64s reads a tensor of type I64.
