@@ -6,15 +6,19 @@
 //	optimizer.safetensors    moments, m.NAME and v.NAME
 //	guides.safetensors       in the guided phase, guides and their moments
 //	state.json               step, data, and what else resume needs
+//	checksums.txt            CRC-32C, size and name of each of these
 //
-// A checkpoint decodes without its guides. Nothing in it depends on the instruction set or the number of threads. A
-// checkpoint appears whole, by one rename, or not at all.
+// A checkpoint decodes without its guides. It opens on any instruction set and
+// any number of threads; the instruction set that it was trained on is stated,
+// for the sums of training depend on it. A checkpoint appears whole, by one
+// rename, or not at all, and what has changed since is noticed when it is read.
 package checkpoint
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,14 +34,19 @@ import (
 // State is what resume needs beside tensors. The random numbers of a run are
 // functions of its seed and step, and so is its place in the data.
 type State struct {
-	Name  string `json:"name"`
-	Step  int    `json:"step"`
-	Steps int    `json:"steps"`
+	// Format is the version of the checkpoint: Save fills it in.
+	Format int    `json:"format"`
+	Name   string `json:"name"`
+	Step   int    `json:"step"`
+	Steps  int    `json:"steps"`
 	// Guide is nil outside the guided phase.
 	Guide *Guide `json:"guide,omitempty"`
 	// Tokenizer and Data tell which data the run reads.
 	Tokenizer string `json:"tokenizer"`
 	Data      string `json:"data"`
+	// ISA is what the last steps ran on: an instruction set, or cuda; empty in the
+	// first edition's.
+	ISA string `json:"isa,omitempty"`
 	// TokensPerSecond is the rate of training so far.
 	TokensPerSecond float64 `json:"tokens_per_second"`
 }
@@ -81,6 +90,7 @@ func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (
 			err = errors.Join(fmt.Errorf("checkpoint %s: %w; the earlier checkpoints are whole", dir, err), os.RemoveAll(tmp))
 		}
 	}()
+	s.Format = Format
 	state, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return "", err
@@ -88,24 +98,28 @@ func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (
 	moments := slices.Concat(values("m.", m, m.List()), values("v.", v, v.List()))
 	type file struct {
 		name  string
-		write func(f *os.File) error
+		write func(f io.Writer) error
 	}
 	files := []file{
-		{configFile, func(f *os.File) error { _, err := f.Write(source); return err }},
-		{modelFile, func(f *os.File) error {
+		{configFile, func(f io.Writer) error { _, err := f.Write(source); return err }},
+		{modelFile, func(f io.Writer) error {
 			return safetensors.Write(f, values("", p, p.List()), map[string]string{"format": "pt"})
 		}},
-		{optimizerFile, func(f *os.File) error { return safetensors.Write(f, moments, nil) }},
-		{stateFile, func(f *os.File) error { _, err := f.Write(append(state, '\n')); return err }},
+		{optimizerFile, func(f io.Writer) error { return safetensors.Write(f, moments, nil) }},
+		{stateFile, func(f io.Writer) error { _, err := f.Write(append(state, '\n')); return err }},
 	}
 	if g := p.Guides(); len(g) > 0 {
 		all := slices.Concat(values("", p, g), values("m.", m, g), values("v.", v, g))
-		files = append(files, file{guidesFile, func(f *os.File) error { return safetensors.Write(f, all, nil) }})
+		files = append(files, file{guidesFile, func(f io.Writer) error { return safetensors.Write(f, all, nil) }})
 	}
+	all := sums{}
 	for _, f := range files {
-		if err := writeSynced(filepath.Join(tmp, f.name), f.write); err != nil {
+		if all[f.name], err = writeSynced(filepath.Join(tmp, f.name), f.write); err != nil {
 			return "", err
 		}
+	}
+	if _, err := writeSynced(filepath.Join(tmp, sumsFile), func(f io.Writer) error { _, err := f.Write(all.text()); return err }); err != nil {
+		return "", err
 	}
 	if err := replace(tmp, dir); err != nil {
 		return "", err
@@ -113,13 +127,14 @@ func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (
 	return dir, prune(run, dir, keep)
 }
 
-func writeSynced(name string, write func(*os.File) error) error {
+func writeSynced(name string, write func(io.Writer) error) (sum, error) {
 	f, err := os.Create(name)
 	if err != nil {
-		return err
+		return sum{}, err
 	}
-	err = errors.Join(write(f), f.Sync())
-	return errors.Join(err, f.Close())
+	s := summer{w: f}
+	err = errors.Join(write(&s), f.Sync())
+	return s.sum, errors.Join(err, f.Close())
 }
 
 // replace renames tmp to dir, and makes sure that the rename lasts.
@@ -239,34 +254,43 @@ func values(prefix string, p *model.Params, list []spec.Param) []safetensors.Val
 const maxText = 1 << 20
 
 func readText(name string) ([]byte, error) {
-	info, err := os.Stat(name)
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > maxText {
-		return nil, fmt.Errorf("%s: %d bytes, want at most %d", name, info.Size(), maxText)
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxText+1))
+	if err == nil && len(text) > maxText {
+		err = fmt.Errorf("%s: too long, want at most %d bytes", name, maxText)
 	}
-	return os.ReadFile(name)
+	return text, err
 }
 
 // Describe reads the configuration and state of a checkpoint.
 func Describe(dir string) (*specfile.Config, State, error) {
 	var s State
-	src, err := readText(filepath.Join(dir, configFile))
+	sums, err := readSums(dir)
+	if err != nil {
+		return nil, s, err
+	}
+	name := filepath.Join(dir, stateFile)
+	text, err := sums.readChecked(dir, stateFile)
+	if err != nil {
+		return nil, s, err
+	}
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, s, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := s.checkFormat(name, sums != nil); err != nil {
+		return nil, s, err
+	}
+	src, err := sums.readChecked(dir, configFile)
 	if err != nil {
 		return nil, s, err
 	}
 	c, err := specfile.Parse(filepath.Join(dir, configFile), src)
 	if err != nil {
 		return nil, s, err
-	}
-	name := filepath.Join(dir, stateFile)
-	text, err := readText(name)
-	if err != nil {
-		return nil, s, err
-	}
-	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, s, fmt.Errorf("%s: %w", name, err)
 	}
 	c.Model.Name, c.Train.Steps = s.Name, s.Steps
 	if total := c.Course().Steps; s.Steps < 1 || s.Step < 0 || s.Step > total {
@@ -308,32 +332,17 @@ func Verify(dir string, c *specfile.Config) error {
 }
 
 func load(dir, name string, sets map[string]*model.Params) error {
-	for prefix, p := range sets {
-		for _, part := range []struct {
-			file string
-			list []spec.Param
-		}{{name, p.List()}, {guidesFile, p.Guides()}} {
-			if err := read(filepath.Join(dir, part.file), prefix, p, part.list); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func read(name, prefix string, p *model.Params, list []spec.Param) error {
-	if len(list) == 0 {
-		return nil
-	}
-	f, err := safetensors.Open(name)
+	sums, err := readSums(dir)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	for _, q := range list {
-		if err := f.ReadFloat32s(p.Get(q.Name), prefix+q.Name, q.Shape); err != nil {
-			return err
-		}
+	var tensors, guides []safetensors.Value
+	for prefix, p := range sets {
+		tensors = append(tensors, values(prefix, p, p.List())...)
+		guides = append(guides, values(prefix, p, p.Guides())...)
 	}
-	return nil
+	if err := sums.readTensors(dir, name, tensors); err != nil || len(guides) == 0 {
+		return err
+	}
+	return sums.readTensors(dir, guidesFile, guides)
 }

@@ -115,6 +115,7 @@ func TestErrors(t *testing.T) {
 		"no such file": func(dir string) error { return os.Remove(filepath.Join(dir, modelFile)) },
 	} {
 		dir := save(t, t.TempDir(), 1, 1)
+		unseal(t, dir)
 		if err := edit(dir); err != nil {
 			t.Fatal(err)
 		}
@@ -134,6 +135,10 @@ func FuzzDescribe(f *testing.F) {
 	f.Add([]byte(source), []byte(`{"name":"x","step":1,"steps":2}`))
 	f.Add([]byte("model: {}"), []byte(`{"step":-1}`))
 	f.Add([]byte(""), []byte("null"))
+	f.Add([]byte(source), []byte(`{"format":2,"name":"x","step":1,"steps":2,"isa":"avx2"}`))
+	f.Add([]byte(source), []byte(`{"format":3,"step":1,"steps":2}`))
+	f.Add([]byte(source), []byte(strings.Repeat(`{"guide":`, 20)))
+	f.Add([]byte(source), []byte(`{"step":1,"step":2,"steps":2,"guide":{"steps":[1e99]}}`))
 	f.Fuzz(func(t *testing.T, config, state []byte) {
 		dir := t.TempDir()
 		for name, b := range map[string][]byte{configFile: config, stateFile: state} {
@@ -142,7 +147,7 @@ func FuzzDescribe(f *testing.F) {
 			}
 		}
 		c, s, err := Describe(dir)
-		if err == nil && (s.Step > s.Steps || c.Model.Validate() != nil) {
+		if err == nil && (s.Format != 1 || s.Step > s.Steps || c.Model.Validate() != nil) {
 			t.Errorf("accepted %+v, %+v", s, c.Model)
 		}
 	})

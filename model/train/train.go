@@ -16,6 +16,7 @@ import (
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/initial"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Run describes a training run.
@@ -211,6 +212,9 @@ func (r *Run) begin() (*trainer, error) {
 			copy(t.cpu.adam.GuideSteps, state.Guide.Steps)
 		}
 		t.note("resuming %s at step %d of %d", from, t.step, t.course.Steps)
+		if was, is := state.ISA, r.isa(); was != "" && was != is {
+			t.note("warning: %s was trained on %s, and goes on on %s: its sums round otherwise, so that the run ends with other bits than an unbroken one", from, was, is)
+		}
 	} else if err := os.MkdirAll(r.Dir, 0o777); err != nil {
 		return nil, err
 	}
@@ -221,6 +225,18 @@ func (r *Run) begin() (*trainer, error) {
 	}
 	t.note("ready after %.1f s", time.Since(t.start).Seconds())
 	return t, nil
+}
+
+// isa is what the steps of the run are computed on.
+func (r *Run) isa() string {
+	if r.Device != nil {
+		return "cuda"
+	}
+	isa := r.Options.ISA
+	if isa == "" {
+		isa, _ = kernel.Default() // the model is on it: there is one
+	}
+	return string(isa)
 }
 
 // checkResume compares a checkpoint with the run that is to continue it.
@@ -249,7 +265,7 @@ func (t *trainer) save() (string, error) {
 		return "", err
 	}
 	s := checkpoint.State{Name: t.run.Config.Model.Name, Step: t.step, Steps: t.run.Config.Train.Steps,
-		Tokenizer: t.run.Data.Tokenizer.Name(), Data: t.run.Data.Fingerprint(), TokensPerSecond: t.rate}
+		Tokenizer: t.run.Data.Tokenizer.Name(), Data: t.run.Data.Fingerprint(), ISA: t.run.isa(), TokensPerSecond: t.rate}
 	if t.guidance != nil {
 		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.cpu.adam.GuideSteps}
 	}

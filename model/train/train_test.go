@@ -530,7 +530,7 @@ func TestResumeErrors(t *testing.T) {
 		{"is not what", func() error { return resume(other, func(*Run) {}) }},
 		{"nothing to resume", func() error { return resume(good, func(r *Run) { r.Dir = filepath.Join(dir, "nowhere") }) }},
 		{"rank 3 of 2", func() error { return resume(good, func(r *Run) { r.Rank, r.World = 3, 2 }) }},
-		{"is impossible", func() error {
+		{"is damaged, or was changed", func() error {
 			if err := os.WriteFile(state, bytes.Replace(text, []byte(`"step": 30`), []byte(`"step": 31`), 1), 0o666); err != nil {
 				t.Fatal(err)
 			}
