@@ -12,6 +12,7 @@
 // any number of threads; the instruction set that it was trained on is stated,
 // for the sums of training depend on it. A checkpoint appears whole, by one
 // rename, or not at all, and what has changed since is noticed when it is read.
+// Save and Recover are for the process that holds the run's folder.
 package checkpoint
 
 import (
@@ -22,11 +23,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/safetensors"
 )
@@ -61,7 +62,6 @@ type Guide struct {
 
 const (
 	prefix        = "step-"
-	unfinished    = ".unfinished-"
 	configFile    = "config.yaml"
 	modelFile     = "model.safetensors"
 	optimizerFile = "optimizer.safetensors"
@@ -73,16 +73,16 @@ const (
 // newest keep ones. When it fails, for want of space or anything else, the
 // earlier checkpoints stay as they are. It returns the checkpoint's folder.
 func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (dir string, err error) {
-	name := fmt.Sprintf("%s%08d", prefix, s.Step)
+	name := stepName(s.Step)
 	dir = filepath.Join(run, name)
 	if err := os.MkdirAll(run, 0o777); err != nil {
 		return "", err
 	}
-	if err := removeUnfinished(run); err != nil {
+	if err := Recover(run); err != nil {
 		return "", err
 	}
 	tmp := filepath.Join(run, unfinished+name)
-	if err := os.Mkdir(tmp, 0o777); err != nil {
+	if err := disk.Mkdir(tmp); err != nil {
 		return "", err
 	}
 	defer func() {
@@ -114,98 +114,27 @@ func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (
 	}
 	all := sums{}
 	for _, f := range files {
-		if all[f.name], err = writeSynced(filepath.Join(tmp, f.name), f.write); err != nil {
+		if all[f.name], err = writeSummed(filepath.Join(tmp, f.name), f.write); err != nil {
 			return "", err
 		}
 	}
-	if _, err := writeSynced(filepath.Join(tmp, sumsFile), func(f io.Writer) error { _, err := f.Write(all.text()); return err }); err != nil {
+	if _, err := writeSummed(filepath.Join(tmp, sumsFile), func(f io.Writer) error { _, err := f.Write(all.text()); return err }); err != nil {
 		return "", err
 	}
-	if err := replace(tmp, dir); err != nil {
+	if err := replace(run, name); err != nil {
 		return "", err
 	}
 	return dir, prune(run, dir, keep)
 }
 
-func writeSynced(name string, write func(io.Writer) error) (sum, error) {
-	f, err := os.Create(name)
-	if err != nil {
-		return sum{}, err
-	}
-	s := summer{w: f}
-	err = errors.Join(write(&s), f.Sync())
-	return s.sum, errors.Join(err, f.Close())
-}
-
-// replace renames tmp to dir, and makes sure that the rename lasts.
-func replace(tmp, dir string) error {
-	if err := syncDir(tmp); err != nil {
-		return err
-	}
-	// A run that resumed from an older checkpoint comes by the same step
-	// again, with the same content.
-	if _, err := os.Stat(dir); err == nil {
-		old := filepath.Join(filepath.Dir(dir), unfinished+"old")
-		if err := os.Rename(dir, old); err != nil {
-			return err
-		}
-		defer os.RemoveAll(old)
-	}
-	if err := os.Rename(tmp, dir); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(dir))
-}
-
-func syncDir(name string) error {
-	d, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// removeUnfinished removes what a killed process was writing.
-func removeUnfinished(run string) error {
-	old, err := filepath.Glob(filepath.Join(run, unfinished+"*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range old {
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func prune(run, newest string, keep int) error {
-	all, err := list(run)
-	if err != nil {
-		return err
-	}
-	all = slices.DeleteFunc(all, func(dir string) bool { return dir == newest })
-	for _, dir := range all[:max(0, len(all)-max(0, keep-1))] {
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// list returns the checkpoints of a run, oldest first.
-func list(run string) ([]string, error) {
-	entries, err := os.ReadDir(run)
-	if err != nil {
-		return nil, err
-	}
-	var dirs []string
-	for _, e := range entries {
-		if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
-			dirs = append(dirs, filepath.Join(run, e.Name()))
-		}
-	}
-	return dirs, nil // ReadDir sorts, and the numbers are padded
+// writeSummed writes a synced file and returns its checksum.
+func writeSummed(name string, write func(io.Writer) error) (sum, error) {
+	var s summer
+	err := disk.Create(name, func(f io.Writer) error {
+		s.w = f
+		return write(&s)
+	})
+	return s.sum, err
 }
 
 // ErrNone says that a folder has no checkpoint.
@@ -235,7 +164,7 @@ func Before(run string, step int) (string, error) {
 		return "", err
 	}
 	for _, dir := range slices.Backward(all) {
-		if n, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), prefix)); err == nil && n <= step {
+		if n, ok := stepOf(strings.TrimPrefix(filepath.Base(dir), replaced)); ok && n <= step {
 			return dir, nil
 		}
 	}

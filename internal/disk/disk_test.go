@@ -1,0 +1,79 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A folder has one holder, which the others are told; one that is gone leaves
+// nothing in the way, whether it could say good-bye or not.
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	first, err := Hold(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("%s is in use by process %d on %s, since 2", dir, os.Getpid(), host)
+	var held *Held
+	if l, err := Hold(dir); !errors.As(err, &held) || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("held twice: %v, %v; want %q", l, err, want)
+	}
+	if err := os.WriteFile(filepath.Join(dir, LockFile), []byte("{"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Hold(dir); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+		t.Errorf("by one that has not signed: %v", err)
+	}
+	first.Release()
+	first.Release()
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("left %v, %v", entries, err)
+	}
+	// As after a kill: the file says a process that does not hold it any more.
+	if err := os.WriteFile(filepath.Join(dir, LockFile), []byte(`{"pid":1,"host":"gone","since":"2020-01-01T00:00:00Z"}`+strings.Repeat(" ", 100)), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	second, err := Hold(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Release()
+	if _, err := Hold(dir); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("after one that was killed: %v", err)
+	}
+	if _, err := Hold(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no folder: %v", err)
+	}
+}
+
+// A file that cannot be written leaves the one before, and nothing else.
+func TestReplace(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "a")
+	put := func(text string, fail error) error {
+		return Replace(name, func(w io.Writer) error {
+			io.WriteString(w, text)
+			return fail
+		})
+	}
+	if err := put("one", nil); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("broken")
+	if err := put(strings.Repeat("two", 1<<16), broken); !errors.Is(err, broken) {
+		t.Errorf("got %v", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if b, rerr := os.ReadFile(name); string(b) != "one" || rerr != nil || err != nil || len(entries) != 1 {
+		t.Errorf("%q, %v in %v, %v", b, rerr, entries, err)
+	}
+}

@@ -1,0 +1,188 @@
+package checkpoint
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/structuredffn/sffn/internal/disk"
+)
+
+// What precedes the name of a checkpoint that is being written or removed, and of
+// one that is moved out of its successor's way: that is whole.
+const (
+	unfinished = ".unfinished-"
+	replaced   = ".replaced-"
+)
+
+// written are the files of a checkpoint, those of generate included. No others
+// are ever removed.
+var written = []string{configFile, modelFile, optimizerFile, guidesFile, stateFile, sumsFile, "crossover.json"}
+
+func stepName(step int) string { return fmt.Sprintf("%s%08d", prefix, step) }
+
+// stepOf is the step of a checkpoint's name: what Save gives, and no other.
+func stepOf(name string) (step int, ok bool) {
+	digits, ok := strings.CutPrefix(name, prefix)
+	step, err := strconv.Atoi(digits)
+	return step, ok && err == nil && step >= 0 && stepName(step) == name
+}
+
+func has(dir, file string) bool {
+	_, err := os.Stat(filepath.Join(dir, file))
+	return err == nil
+}
+
+// list returns the checkpoints of a run, oldest first: one that a process which
+// was killed left moved out of the way counts.
+func list(run string) ([]string, error) {
+	entries, err := os.ReadDir(run)
+	if err != nil {
+		return nil, err
+	}
+	at := map[int]string{}
+	for _, e := range entries {
+		name, isReplaced := strings.CutPrefix(e.Name(), replaced)
+		step, ok := stepOf(name)
+		dir := filepath.Join(run, e.Name())
+		if !ok || !e.IsDir() || !has(dir, stateFile) {
+			continue
+		}
+		if _, ok := at[step]; !ok || !isReplaced {
+			at[step] = dir
+		}
+	}
+	steps := make([]int, 0, len(at))
+	for step := range at {
+		steps = append(steps, step)
+	}
+	slices.SortFunc(steps, cmp.Compare[int])
+	var dirs []string
+	for _, step := range steps {
+		dirs = append(dirs, at[step])
+	}
+	return dirs, nil
+}
+
+// Recover finishes what a process was about that was killed: a checkpoint that it
+// moved out of the way is moved back, unless its successor is there, and what
+// it was writing or removing goes.
+func Recover(run string) error {
+	entries, err := os.ReadDir(run)
+	if err != nil {
+		return err
+	}
+	// What is unfinished goes first: it has the name under which more is removed.
+	for _, e := range slices.Backward(entries) {
+		name, isReplaced := strings.CutPrefix(e.Name(), replaced)
+		if !isReplaced {
+			name, ok := strings.CutPrefix(e.Name(), unfinished)
+			if _, isStep := stepOf(name); ok && isStep && e.IsDir() {
+				if err := remove(run, name); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if _, ok := stepOf(name); !ok || !e.IsDir() {
+			continue
+		}
+		if !has(filepath.Join(run, name), stateFile) {
+			err = disk.Rename(filepath.Join(run, e.Name()), filepath.Join(run, name))
+		} else {
+			err = discard(run, e.Name(), name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace makes what was written of a checkpoint the checkpoint, and makes sure
+// that this lasts.
+func replace(run, name string) error {
+	tmp, dir, old := filepath.Join(run, unfinished+name), filepath.Join(run, name), filepath.Join(run, replaced+name)
+	if err := disk.Sync(tmp); err != nil {
+		return err
+	}
+	// The same step again: until the new one is there, the old one is found
+	// under its other name.
+	_, err := os.Stat(dir)
+	again := err == nil
+	if again {
+		if err := disk.Rename(dir, old); err != nil {
+			return err
+		}
+	}
+	if err := disk.Rename(tmp, dir); err != nil {
+		if again {
+			err = errors.Join(err, disk.Rename(old, dir))
+		}
+		return err
+	}
+	if err := disk.Sync(run); err != nil {
+		return err
+	}
+	if again {
+		return discard(run, filepath.Base(old), name)
+	}
+	return nil
+}
+
+// prune removes all but the newest keep checkpoints; newest stays.
+func prune(run, newest string, keep int) error {
+	all, err := list(run)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(dir string) bool { return dir == newest })
+	for _, dir := range all[:max(0, len(all)-max(0, keep-1))] {
+		if err := discard(run, filepath.Base(dir), filepath.Base(dir)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// discard removes the folder entry of a run, which is the checkpoint name, or was.
+// It is no checkpoint any more before its first file goes.
+func discard(run, entry, name string) error {
+	if err := disk.Rename(filepath.Join(run, entry), filepath.Join(run, unfinished+name)); err != nil {
+		return err
+	}
+	return remove(run, name)
+}
+
+// remove removes the unfinished folder of a checkpoint. What else has been put
+// into it is left, under the checkpoint's name where that is free.
+func remove(run, name string) error {
+	tmp := filepath.Join(run, unfinished+name)
+	for _, file := range written {
+		if err := disk.Remove(filepath.Join(tmp, file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(tmp)
+	if err != nil {
+		return err
+	}
+	if len(entries) == 0 {
+		return disk.Remove(tmp)
+	}
+	dir := filepath.Join(run, name)
+	for n := 1; ; n++ {
+		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+			return disk.Rename(tmp, dir)
+		} else if err != nil {
+			return err
+		}
+		dir = filepath.Join(run, fmt.Sprintf("%s-left-%d", name, n))
+	}
+}
