@@ -277,3 +277,46 @@ func FuzzShard(f *testing.F) {
 		}
 	})
 }
+
+// Preparing a folder again removes the shards that were there, and nothing else.
+func TestPrepareForeign(t *testing.T) {
+	dir, _ := prepare(t, documents(100))
+	old := shardName(dir, Train, 1)
+	if err := writeShard(old, []int32{1}, 1, 2, token.Bytes{}); err != nil {
+		t.Fatal(err)
+	}
+	foreign := []string{"notes.tokens", "train-1.tokens", "test-00000.tokens", "train-00000.tokens.bak"}
+	for _, name := range foreign {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("mine"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := func() error { return Prepare(dir, documents(90), token.Bytes{}, func(int, int) {}) }
+	if err := again(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range foreign {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Errorf("%s was removed", name)
+		}
+	}
+	if _, err := os.Stat(old); err == nil {
+		t.Errorf("%s of the preparation before is still there", old)
+	}
+	// What has a shard's name and is none is not touched, nor is anything else.
+	mine := shardName(dir, Validation, 3)
+	if err := os.WriteFile(mine, []byte("mine"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := again(); err == nil || !strings.Contains(err.Error(), "val-00003.tokens") {
+		t.Errorf("a foreign file with the name of a shard: %v", err)
+	}
+	if b, err := os.ReadFile(mine); err != nil || string(b) != "mine" {
+		t.Errorf("%s holds %q, %v", mine, b, err)
+	}
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+}

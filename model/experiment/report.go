@@ -49,7 +49,7 @@ func (p *Plan) results(out string) (map[*Run]Result, error) {
 		t := r.Config.Train
 		res := Result{Run: r, Steps: course.Steps, Guided: course.Guided, FLOPs: course.FLOPs, Params: n.Total, FFN: n.MLPWeights,
 			Tokens: int64(course.Steps) * int64(t.Batch*t.Accumulate*t.Seq), Loss: math.NaN(), Status: "not begun"}
-		lines, err := train.ReadMetrics(r.Dir(out), course.Steps)
+		lines, _, err := train.ReadMetrics(r.Dir(out), course.Steps)
 		if err != nil && !os.IsNotExist(err) {
 			return nil, err
 		}

@@ -128,7 +128,16 @@ func (r *Run) finished(out string) (bool, error) {
 	if !c.SameRun(r.Config) {
 		return false, fmt.Errorf("%s holds a run of another configuration; choose another --out, or another name", r.Dir(out))
 	}
-	return s.Step == r.Config.Course().Steps, nil
+	if s.Step < r.Config.Course().Steps {
+		return false, nil
+	}
+	// It may have been interrupted in its last validation.
+	lines, _, err := train.ReadMetrics(r.Dir(out), s.Step)
+	if err != nil && !os.IsNotExist(err) {
+		return false, err
+	}
+	n := len(lines)
+	return n == 0 || lines[n-1].Step < s.Step || lines[n-1].ValLoss != nil, nil
 }
 
 func (r *Run) train(ctx context.Context, out string, opt rt.Options, saveEvery time.Duration) (*train.Result, error) {

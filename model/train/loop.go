@@ -150,12 +150,17 @@ func (l *Loop) Close() {
 	l.params.Close()
 }
 
+// ErrInterrupted says that a step or a validation was cut: it has changed
+// nothing.
+var ErrInterrupted = errors.New("interrupted")
+
 // Step runs one step. Processes that run it together agree how it ends; where ctx
-// of one of them is done, stopping is set in all.
+// of one of them is done, stopping is set in all. Where that is before its last
+// micro-batch, the step is cut in all, with ErrInterrupted.
 func (l *Loop) Step(ctx context.Context) (Progress, error) {
 	c := &l.run.Config.Train
 	start := time.Now()
-	loss, err := l.backward()
+	loss, err := l.backward(ctx)
 	if loss, err = l.agree(ctx, loss, err); err != nil {
 		return Progress{}, err
 	}
@@ -216,9 +221,12 @@ func (l *Loop) Step(ctx context.Context) (Progress, error) {
 }
 
 // backward computes the gradients of a step, and its loss.
-func (l *Loop) backward() (loss float64, err error) {
+func (l *Loop) backward(ctx context.Context) (loss float64, err error) {
 	c := &l.run.Config.Train
 	for micro := range c.Accumulate {
+		if ctx.Err() != nil {
+			return 0, ErrInterrupted
+		}
 		// Sequences are numbered through steps, micro-batches and ranks.
 		first := uint64((l.dataStep()*c.Accumulate+micro)*l.run.World+l.run.Rank) * uint64(c.Batch)
 		if err := l.data.Read(l.ids, l.targets, first, c.Batch); err != nil {
@@ -232,6 +240,9 @@ func (l *Loop) backward() (loss float64, err error) {
 			return 0, err
 		}
 		loss += mean / float64(c.Accumulate)
+		if l.run.OnBatch != nil {
+			l.run.OnBatch(Batch{Step: l.step + 1, Steps: l.course.Steps, Done: micro + 1, Of: c.Accumulate})
+		}
 	}
 	return loss, nil
 }
@@ -242,6 +253,7 @@ const (
 	tellLoss   = iota
 	tellFailed // the share of those that cannot go on
 	tellStop   // of those that are to stop after this step
+	tellCut    // of those that have not finished it, for which none does
 	tells
 )
 
@@ -253,7 +265,9 @@ func (l *Loop) agree(ctx context.Context, loss float64, err error) (float64, err
 		return loss, err
 	}
 	l.told = [tells]float32{tellLoss: float32(loss)}
-	if err != nil {
+	if errors.Is(err, ErrInterrupted) {
+		l.told[tellCut], err = 1, nil
+	} else if err != nil {
 		l.told[tellFailed] = 1
 	}
 	if ctx.Err() != nil {
@@ -267,6 +281,10 @@ func (l *Loop) agree(ctx context.Context, loss float64, err error) (float64, err
 	}
 	if l.told[tellFailed] > 0 {
 		return 0, fmt.Errorf("step %d: another process has failed", l.step+1)
+	}
+	if l.told[tellCut] > 0 {
+		l.stopping = true
+		return 0, ErrInterrupted
 	}
 	l.stopping = l.told[tellStop] > 0
 	return float64(l.told[tellLoss]), nil
@@ -317,11 +335,35 @@ func (l *Loop) dropGuides() error {
 // Loss is the mean loss on whole sequences of the model that decodes: without
 // the guides.
 func (l *Loop) Loss(ids, targets []int32) (float64, error) {
+	return l.loss(context.Background(), ids, targets)
+}
+
+func (l *Loop) loss(ctx context.Context, ids, targets []int32) (float64, error) {
 	if l.guidance != nil {
 		l.guidance.Unset(l.cpu.model)
 	}
 	c := &l.run.Config.Train
-	return Evaluate(l.engine, ids, targets, c.Seq, c.Batch)
+	each := c.Batch * c.Seq
+	return Evaluate(&validation{ctx: ctx, loop: l, of: (len(ids) + each - 1) / each}, ids, targets, c.Seq, c.Batch)
+}
+
+// validation is the loop's engine, which it leaves once ctx is done.
+type validation struct {
+	ctx      context.Context
+	loop     *Loop
+	done, of int
+}
+
+func (v *validation) Loss(ids, targets []int32, batch int) (float64, error) {
+	l := v.loop
+	if v.ctx.Err() != nil {
+		return 0, ErrInterrupted
+	}
+	loss, err := l.engine.Loss(ids, targets, batch)
+	if v.done++; err == nil && l.run.OnBatch != nil {
+		l.run.OnBatch(Batch{Step: l.step, Steps: l.course.Steps, Validation: true, Done: v.done, Of: v.of})
+	}
+	return loss, err
 }
 
 // Evaluate is the mean loss over the targets that count, those of windows of

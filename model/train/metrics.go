@@ -5,15 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
+
+	"github.com/structuredffn/sffn/internal/disk"
 )
 
 const (
@@ -41,52 +42,98 @@ type Metrics struct {
 	Spike bool `json:"spike,omitempty"`
 }
 
-// openMetrics opens the metrics of a run for appending, cut back to the lines
-// up to step: those after it belong to steps that will run again.
-func openMetrics(run string, step int) (*os.File, error) {
+// openMetrics writes the metrics of a run anew, those up to the step that it goes
+// on from, and opens them for appending.
+func openMetrics(run string, lines []Metrics) (*os.File, error) {
 	name := filepath.Join(run, MetricsFile)
-	lines, err := ReadMetrics(run, step)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	f, err := renameio.NewPendingFile(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Cleanup()
-	w := bufio.NewWriter(f)
-	enc := json.NewEncoder(w)
-	for _, m := range lines {
-		if err := enc.Encode(m); err != nil {
-			return nil, err
+	err := disk.Replace(name, func(w io.Writer) error {
+		enc := json.NewEncoder(w)
+		for _, m := range lines {
+			if err := enc.Encode(m); err != nil {
+				return err
+			}
 		}
-	}
-	if err := w.Flush(); err != nil {
-		return nil, err
-	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	return os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0o666)
 }
 
-// ReadMetrics reads the lines up to step. A line that a killed process left
-// unfinished, or that is no metrics, ends them.
-func ReadMetrics(run string, step int) ([]Metrics, error) {
-	f, err := os.Open(filepath.Join(run, MetricsFile))
+// maxLine bounds a line of the metrics.
+const maxLine = 1 << 16
+
+// ReadMetrics reads the lines up to step. A line that is no metrics, or whose
+// step is not between those of its neighbours, is left out, and damage says so:
+// empty where all are whole. A line that a killed process left unfinished is no
+// damage.
+func ReadMetrics(run string, step int) (lines []Metrics, damage string, err error) {
+	name := filepath.Join(run, MetricsFile)
+	f, err := os.Open(name)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer f.Close()
-	var lines []Metrics
-	for sc := bufio.NewScanner(f); sc.Scan(); {
+	var d damaged
+	var next Metrics // looks whole, unless the line after it says otherwise
+	n, at := 0, 0    // the number of this line, and of next
+	keep := func() {
+		if at > 0 && next.Step <= step {
+			lines = append(lines, next)
+		}
+	}
+	last := 0 // the step before next
+	for r, end := bufio.NewReaderSize(f, maxLine), false; !end; {
+		line, err := r.ReadSlice('\n')
 		var m Metrics
-		if json.Unmarshal(sc.Bytes(), &m) != nil || m.Step > step {
+		whole := (err == nil || errors.Is(err, io.EOF)) && json.Unmarshal(line, &m) == nil
+		for errors.Is(err, bufio.ErrBufferFull) { // too long: it goes by unseen
+			_, err = r.ReadSlice('\n')
+		}
+		if end = errors.Is(err, io.EOF); end && !whole { // nothing, or unfinished
 			break
 		}
-		lines = append(lines, m)
+		n++
+		if err != nil && !end {
+			return nil, "", fmt.Errorf("%s: line %d: %w", name, n, err)
+		}
+		if !whole || m.Step <= last {
+			d.add(n)
+			continue
+		}
+		if at > 0 && m.Step <= next.Step {
+			// One of two is wrong: the one before, if this one follows what was before
+			// that.
+			d.add(at)
+		} else {
+			keep()
+			last = next.Step
+		}
+		next, at = m, n
 	}
-	return lines, nil
+	keep()
+	if d.count > 0 {
+		damage = fmt.Sprintf("%s: %d of %d lines are damaged and left out: %s", name, d.count, n, d.where)
+	}
+	return lines, damage, nil
+}
+
+// damaged lists lines, the first few of them by number.
+type damaged struct {
+	count int
+	where string
+}
+
+func (d *damaged) add(line int) {
+	switch d.count++; {
+	case d.count == 1:
+		d.where = fmt.Sprint(line)
+	case d.count <= 5:
+		d.where += fmt.Sprint(", ", line)
+	case d.count == 6:
+		d.where += " ..."
+	}
 }
 
 func appendMetrics(f *os.File, m Metrics) error {
@@ -94,14 +141,15 @@ func appendMetrics(f *os.File, m Metrics) error {
 	if err != nil {
 		return err
 	}
+	disk.At("append", f.Name())
 	_, err = f.Write(append(line, '\n'))
 	return err
 }
 
 // drawCurve plots the losses of a run.
 func drawCurve(run, title string, steps int) error {
-	lines, err := ReadMetrics(run, steps)
-	if err != nil {
+	lines, _, err := ReadMetrics(run, steps)
+	if err != nil || len(lines) == 0 {
 		return err
 	}
 	var loss, val plotter.XYs
@@ -135,13 +183,8 @@ func drawCurve(run, title string, steps int) error {
 	if err != nil {
 		return err
 	}
-	f, err := renameio.NewPendingFile(filepath.Join(run, CurveFile))
-	if err != nil {
+	return disk.Replace(filepath.Join(run, CurveFile), func(w io.Writer) error {
+		_, err := to.WriteTo(w)
 		return err
-	}
-	defer f.Cleanup()
-	if _, err := to.WriteTo(f); err != nil {
-		return err
-	}
-	return f.CloseAtomicallyReplace()
+	})
 }

@@ -147,12 +147,12 @@ func TestRanks(t *testing.T) {
 	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "one"), 1, "")
 	r.Config = config(t, strings.Replace(tiny, "steps: 30, batch: 2, accumulate: 2", "steps: 12, batch: 1, accumulate: 3", 1))
 	one := train(t, r)
-	want, err := ReadMetrics(r.Dir, 12)
+	want, _, err := ReadMetrics(r.Dir, 12)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for rank := range world {
-		got, err := ReadMetrics(filepath.Join(dir, "well", fmt.Sprint(rank)), 12)
+		got, _, err := ReadMetrics(filepath.Join(dir, "well", fmt.Sprint(rank)), 12)
 		if err != nil || len(got) != len(want) {
 			t.Fatalf("rank %d: %d lines of metrics, %v", rank, len(got), err)
 		}
@@ -218,7 +218,7 @@ func TestRanks(t *testing.T) {
 		}
 	}
 
-	// One is interrupted: all save after the same step.
+	// One is interrupted: all cut the same step, and save the one before.
 	results, errs = run("interrupted", func(tr *trainer, stop func()) {
 		if tr.run.Rank == 1 {
 			tr.run.OnStep = func(p Progress) {
@@ -229,7 +229,7 @@ func TestRanks(t *testing.T) {
 		}
 	})
 	for rank, err := range errs {
-		if res := results[rank]; err != nil || !res.Interrupted || res.Step != 7 || !bytes.Equal(weights(t, res.Checkpoint), weights(t, results[0].Checkpoint)) {
+		if res := results[rank]; err != nil || !res.Interrupted || res.Step != 6 || !bytes.Equal(weights(t, res.Checkpoint), weights(t, results[0].Checkpoint)) {
 			t.Errorf("rank 1 is interrupted: rank %d ends with %+v, %v", rank, results[rank], err)
 		}
 	}

@@ -6,11 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/data"
@@ -43,9 +46,18 @@ type Run struct {
 	// Device, where not nil, makes the engine that computes the steps, instead of
 	// the CPU's kernels.
 	Device func(Start) (Engine, error)
-	// OnStep and OnNote, where not nil, follow the run.
-	OnStep func(Progress)
-	OnNote func(string)
+	// OnStep, OnBatch and OnNote, where not nil, follow the run.
+	OnStep  func(Progress)
+	OnBatch func(Batch)
+	OnNote  func(string)
+}
+
+// Batch is how far a step, or the validation after it, has come: Done of its Of
+// batches are computed.
+type Batch struct {
+	Step, Steps int
+	Validation  bool
+	Done, Of    int
 }
 
 // Progress is the state of a run after a step.
@@ -61,7 +73,7 @@ type Progress struct {
 // Result is how a run ended.
 type Result struct {
 	Step, Steps     int
-	Checkpoint      string
+	Checkpoint      string  // that of Step
 	ValLoss         float64 // NaN where it was interrupted before the end
 	TokensPerSecond float64
 	Interrupted     bool
@@ -73,10 +85,17 @@ type Result struct {
 type trainer struct {
 	*Loop
 	valIDs, valTargets []int32
+	lock               *disk.Lock
+	// metrics are the lines of the steps before.
+	metrics []Metrics
+	// saved is the checkpoint of step savedAt, empty where there is none.
+	saved   string
+	savedAt int
 }
 
-// Train trains until the last step, or until ctx ends: then it finishes the
-// step, saves, and returns with Interrupted set.
+// Train trains until the last step, or until ctx ends: then it ends the batch at
+// work, saves the last whole step, and returns with Interrupted set. The step or
+// validation that was cut is done again by the run that resumes.
 func (r *Run) Train(ctx context.Context) (*Result, error) {
 	t, err := r.begin()
 	if err != nil {
@@ -86,27 +105,57 @@ func (r *Run) Train(ctx context.Context) (*Result, error) {
 	return t.train(ctx)
 }
 
+// Close frees everything, the run's folder included.
+func (t *trainer) Close() {
+	t.Loop.Close()
+	t.lock.Release()
+}
+
 func (t *trainer) train(ctx context.Context) (*Result, error) {
 	r := t.run
-	metrics, err := openMetrics(r.Dir, t.step)
+	metrics, err := openMetrics(r.Dir, t.metrics)
 	if err != nil {
 		return nil, t.leave(ctx, err)
 	}
-	defer metrics.Close()
+	defer func() { metrics.Close() }()
 	res := &Result{Steps: t.course.Steps, ValLoss: math.NaN()}
+	// What was interrupted in a validation is validated now.
+	n := len(t.metrics)
+	again := n > 0 && t.metrics[n-1].Step == t.step && t.metrics[n-1].ValLoss == nil && t.validates()
+	cut := false // in a validation
+	if again || t.step == res.Steps {
+		loss, err := t.validate(ctx)
+		if cut = errors.Is(err, ErrInterrupted); err != nil && !cut {
+			return nil, t.leave(ctx, err)
+		}
+		if !cut {
+			res.ValLoss = loss
+		}
+		if again && !cut {
+			t.metrics[n-1].ValLoss = &loss
+			metrics.Close()
+			if metrics, err = openMetrics(r.Dir, t.metrics); err != nil {
+				return nil, t.leave(ctx, err)
+			}
+		}
+	}
 	saved := time.Now()
 	for t.step < res.Steps && !t.stopped(ctx) {
 		p, err := t.Step(ctx)
+		if errors.Is(err, ErrInterrupted) {
+			break
+		}
 		if err != nil {
 			return nil, t.halt(err)
 		}
-		every := r.Config.Train.EvalEvery
-		if t.step == res.Steps || every > 0 && t.step%every == 0 {
-			loss, err := t.validate()
-			if err != nil {
+		if t.validates() {
+			loss, err := t.validate(ctx)
+			if cut = errors.Is(err, ErrInterrupted); err != nil && !cut {
 				return nil, t.leave(ctx, err)
 			}
-			p.ValLoss, res.ValLoss = &loss, loss
+			if !cut {
+				p.ValLoss, res.ValLoss = &loss, loss
+			}
 		}
 		if err := appendMetrics(metrics, p.Metrics); err != nil {
 			return nil, t.leave(ctx, err)
@@ -125,15 +174,10 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 			saved = time.Now()
 		}
 	}
-	if t.step == res.Steps && math.IsNaN(res.ValLoss) { // nothing was left to do
-		if res.ValLoss, err = t.validate(); err != nil {
-			return nil, err
-		}
-	}
 	if res.Checkpoint, err = t.save(); err != nil {
 		return nil, err
 	}
-	res.Step, res.Interrupted = t.step, t.step < res.Steps
+	res.Step, res.Interrupted = t.step, t.step < res.Steps || cut
 	res.TokensPerSecond, res.Elapsed = t.rate, time.Since(t.start)
 	if t.cpu != nil {
 		res.Profile = t.cpu.trace.Profile()
@@ -159,7 +203,7 @@ func (t *trainer) halt(err error) error {
 }
 
 // begin allocates and fills everything, from scratch or from a checkpoint.
-func (r *Run) begin() (*trainer, error) {
+func (r *Run) begin() (t *trainer, err error) {
 	c := r.Config
 	if err := r.check(); err != nil {
 		return nil, err
@@ -167,6 +211,15 @@ func (r *Run) begin() (*trainer, error) {
 	if v := r.Data.Train.Vocab(); v > c.Model.Vocab {
 		return nil, fmt.Errorf("vocab: the data has %d ids, the model takes %d", v, c.Model.Vocab)
 	}
+	lock, err := r.hold()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			lock.Release()
+		}
+	}()
 	var from string
 	var state checkpoint.State
 	if latest, err := checkpoint.Find(r.Dir); err == nil {
@@ -179,7 +232,7 @@ func (r *Run) begin() (*trainer, error) {
 		}
 	} else if r.Resume {
 		return nil, fmt.Errorf("nothing to resume: %w", err)
-	} else if !errors.Is(err, checkpoint.ErrNone) && !os.IsNotExist(err) {
+	} else if !errors.Is(err, checkpoint.ErrNone) {
 		return nil, err
 	}
 	sampler, err := data.NewSampler(r.Data.Train, c.Train.Seq, c.Train.Seed)
@@ -187,7 +240,7 @@ func (r *Run) begin() (*trainer, error) {
 		return nil, err
 	}
 	tr, start := c.Train, time.Now()
-	t := &trainer{}
+	t = &trainer{lock: lock, saved: from, savedAt: state.Step}
 	if t.valIDs, t.valTargets, err = r.Data.Validation.Windows(max(1, tr.EvalTokens/tr.Seq), tr.Seq); err != nil {
 		return nil, fmt.Errorf("validation data: %w", err)
 	}
@@ -215,13 +268,17 @@ func (r *Run) begin() (*trainer, error) {
 		if was, is := state.ISA, r.isa(); was != "" && was != is {
 			t.note("warning: %s was trained on %s, and goes on on %s: its sums round otherwise, so that the run ends with other bits than an unbroken one", from, was, is)
 		}
-	} else if err := os.MkdirAll(r.Dir, 0o777); err != nil {
+	}
+	var damage string
+	if t.metrics, damage, err = ReadMetrics(r.Dir, t.step); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Close()
 		return nil, err
 	}
-	if lines, err := ReadMetrics(r.Dir, t.step); err == nil {
-		for _, m := range lines {
-			t.watch.add(m.Loss)
-		}
+	if damage != "" {
+		t.note("%s", damage)
+	}
+	for _, m := range t.metrics {
+		t.watch.add(m.Loss)
 	}
 	t.note("ready after %.1f s", time.Since(t.start).Seconds())
 	return t, nil
@@ -237,6 +294,33 @@ func (r *Run) isa() string {
 		isa, _ = kernel.Default() // the model is on it: there is one
 	}
 	return string(isa)
+}
+
+// hold locks the run's folder, and removes what a process left there that was
+// killed.
+func (r *Run) hold() (*disk.Lock, error) {
+	if !r.Resume {
+		if err := os.MkdirAll(r.Dir, 0o777); err != nil {
+			return nil, err
+		}
+	}
+	lock, err := disk.Hold(r.Dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("nothing to resume: %w", err)
+	case errors.Is(err, errors.ErrUnsupported):
+		if r.OnNote != nil {
+			r.OnNote(fmt.Sprintf("warning: %v; see to it that no other process trains there", err))
+		}
+	case err != nil:
+		return nil, err
+	}
+	err = errors.Join(checkpoint.Recover(r.Dir), disk.Clean(filepath.Join(r.Dir, MetricsFile), filepath.Join(r.Dir, CurveFile)))
+	if err != nil {
+		lock.Release()
+		return nil, err
+	}
+	return lock, nil
 }
 
 // checkResume compares a checkpoint with the run that is to continue it.
@@ -257,10 +341,22 @@ func (r *Run) checkResume(dir string) (checkpoint.State, error) {
 	return s, checkpoint.Verify(dir, c)
 }
 
-// validate is the loss on the validation windows.
-func (t *trainer) validate() (float64, error) { return t.Loss(t.valIDs, t.valTargets) }
+// validates says that a validation comes after the step before this one.
+func (t *trainer) validates() bool {
+	every := t.run.Config.Train.EvalEvery
+	return t.step == t.course.Steps || every > 0 && t.step%every == 0
+}
 
+// validate is the loss on the validation windows.
+func (t *trainer) validate(ctx context.Context) (float64, error) {
+	return t.loss(ctx, t.valIDs, t.valTargets)
+}
+
+// save returns the checkpoint of this step, which it writes unless it is there.
 func (t *trainer) save() (string, error) {
+	if t.saved != "" && t.savedAt == t.step {
+		return t.saved, nil
+	}
 	if err := t.engine.Fetch(); err != nil {
 		return "", err
 	}
@@ -273,5 +369,9 @@ func (t *trainer) save() (string, error) {
 	if t.watch.spiking > 0 {
 		keep = max(2, keep+1) // the good one stays
 	}
-	return checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.params, t.m, t.v, keep)
+	dir, err := checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.params, t.m, t.v, keep)
+	if err == nil {
+		t.saved, t.savedAt = dir, t.step
+	}
+	return dir, err
 }

@@ -115,7 +115,7 @@ func TestTrain(t *testing.T) {
 			t.Errorf("%d threads train other weights than 1", threads)
 		}
 	}
-	lines, err := ReadMetrics(r.Dir, 100)
+	lines, _, err := ReadMetrics(r.Dir, 100)
 	if err != nil || len(lines) != 30 || lines[29].Step != 30 || lines[9].ValLoss == nil || lines[8].ValLoss != nil || lines[29].Tokens != 30*2*2*32 {
 		t.Errorf("metrics: %d lines, %v", len(lines), err)
 	}
@@ -156,7 +156,7 @@ func TestInterrupt(t *testing.T) {
 	if res = train(t, r); res.Step != 30 || !bytes.Equal(weights(t, res.Checkpoint), weights(t, whole.Checkpoint)) {
 		t.Error("the run that was interrupted ends with other weights")
 	}
-	lines, err := ReadMetrics(r.Dir, 100)
+	lines, _, err := ReadMetrics(r.Dir, 100)
 	if err != nil || !slices.EqualFunc(lines, make([]int, 30), func(m Metrics, _ int) bool { return m.Loss > 0 }) {
 		t.Errorf("metrics: %d lines, %v", len(lines), err)
 	}
@@ -623,17 +623,22 @@ func FuzzMetrics(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(dir, MetricsFile), b, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		w, err := openMetrics(dir, 3)
+		before, _, err := ReadMetrics(dir, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := openMetrics(dir, before)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.Close()
-		lines, err := ReadMetrics(dir, 3)
-		if err != nil {
-			t.Fatal(err)
+		// What is kept is whole.
+		lines, damage, err := ReadMetrics(dir, 3)
+		if err != nil || damage != "" || len(lines) != len(before) {
+			t.Fatalf("%d lines of %d, %s, %v", len(lines), len(before), damage, err)
 		}
-		for _, m := range lines {
-			if m.Step > 3 {
+		for i, m := range lines {
+			if m.Step > 3 || m.Step <= i {
 				t.Errorf("step %d is kept", m.Step)
 			}
 		}

@@ -109,7 +109,7 @@ func TestHalt(t *testing.T) {
 	if derr != nil || good == nil || state.Step != d.Step-20 {
 		t.Fatalf("the last good checkpoint %q: step %d, %v", d.Checkpoint, state.Step, derr)
 	}
-	lines, err := ReadMetrics(r.Dir, 1000)
+	lines, _, err := ReadMetrics(r.Dir, 1000)
 	if err != nil || len(lines) != d.Step || !lines[state.Step].Spike || lines[state.Step-1].Spike || lines[5].GradNorms != nil {
 		t.Fatalf("%d lines, %v", len(lines), err)
 	}

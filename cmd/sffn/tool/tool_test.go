@@ -123,9 +123,9 @@ func TestScripts(t *testing.T) {
 			},
 			// near RUN RUN PERCENT compares the losses of two runs, step by step.
 			"near": func(ts *testscript.TestScript, _ bool, args []string) {
-				a, err := train.ReadMetrics(ts.MkAbs(args[0]), 1<<30)
+				a, _, err := train.ReadMetrics(ts.MkAbs(args[0]), 1<<30)
 				ts.Check(err)
-				b, err := train.ReadMetrics(ts.MkAbs(args[1]), 1<<30)
+				b, _, err := train.ReadMetrics(ts.MkAbs(args[1]), 1<<30)
 				ts.Check(err)
 				tol, err := strconv.ParseFloat(args[2], 64)
 				ts.Check(err)

@@ -72,12 +72,16 @@ func readRun(root, dir string) (row Row, note string, err error) {
 	if state.Step < state.Steps {
 		return row, fmt.Sprintf("left out: at step %d of %d", state.Step, state.Steps), nil
 	}
-	metrics, err := train.ReadMetrics(dir, state.Step)
+	metrics, damage, err := train.ReadMetrics(dir, state.Step)
 	if err != nil {
 		return row, "", err
 	}
 	if n := len(metrics); n == 0 || metrics[n-1].Step != state.Step || metrics[n-1].ValLoss == nil {
-		return row, "", fmt.Errorf("%s: no validation loss at step %d, which the checkpoint is at", filepath.Join(dir, train.MetricsFile), state.Step)
+		err := fmt.Errorf("%s: no validation loss at step %d, which the checkpoint is at", filepath.Join(dir, train.MetricsFile), state.Step)
+		if damage != "" {
+			err = fmt.Errorf("%w; %s", err, damage)
+		}
+		return row, "", err
 	}
 	end := metrics[len(metrics)-1]
 	name, err := filepath.Rel(root, dir)
