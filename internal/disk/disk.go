@@ -73,9 +73,12 @@ func Create(name string, write func(w io.Writer) error) error {
 	return errors.Join(err, f.Close())
 }
 
+// UnfinishedPrefix precedes the name of what is not whole.
+const UnfinishedPrefix = ".unfinished-"
+
 // Unfinished is where Replace writes what becomes a file.
 func Unfinished(name string) string {
-	return filepath.Join(filepath.Dir(name), ".unfinished-"+filepath.Base(name))
+	return filepath.Join(filepath.Dir(name), UnfinishedPrefix+filepath.Base(name))
 }
 
 // Replace writes a file that appears whole, in place of the one before, or not

@@ -17,7 +17,7 @@ import (
 // What precedes the name of a checkpoint that is being written or removed, and of
 // one that is moved out of its successor's way: that is whole.
 const (
-	unfinished = ".unfinished-"
+	unfinished = disk.UnfinishedPrefix
 	replaced   = ".replaced-"
 )
 

@@ -4,12 +4,17 @@
 package data
 
 import (
+	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/token"
 )
 
@@ -24,7 +29,8 @@ const shardTokens = 64 << 20
 
 // Prepare encodes documents and writes the shards of both splits into dir. An
 // interrupted call leaves nothing that Open would take for whole: the last
-// file to appear is the first training shard.
+// file to appear is the first training shard. Shards that are in dir are replaced;
+// nothing else in it is touched.
 func Prepare(dir string, docs []Document, t token.Tokenizer, progress func(done, total int)) error {
 	splits := map[string][]int32{}
 	for i, d := range docs {
@@ -44,14 +50,13 @@ func Prepare(dir string, docs []Document, t token.Tokenizer, progress func(done,
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	old, err := filepath.Glob(filepath.Join(dir, "*"+extension))
-	if err != nil {
+	lock, err := disk.Hold(dir)
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
-	for _, f := range old {
-		if err := os.Remove(f); err != nil {
-			return err
-		}
+	defer lock.Release()
+	if err := removeShards(dir); err != nil {
+		return err
 	}
 	for _, name := range []string{Validation, Train} {
 		shards := slices.Collect(slices.Chunk(splits[name], shardTokens))
@@ -62,6 +67,49 @@ func Prepare(dir string, docs []Document, t token.Tokenizer, progress func(done,
 		}
 	}
 	return nil
+}
+
+// removeShards removes the shards of a preparation before, the first training
+// shard first, and what one that was killed was writing. It removes nothing
+// where a file has a shard's name and is none.
+func removeShards(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var old []string
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		switch whole, isUnfinished := strings.CutPrefix(e.Name(), disk.UnfinishedPrefix); {
+		case !shardNames.MatchString(whole):
+			continue
+		case !isUnfinished && !begins(name, magic):
+			return fmt.Errorf("%s: no data shard, though it has the name of one, which sffn prepare would replace; move it, or choose another folder", name)
+		}
+		old = append(old, name)
+	}
+	// "train" is before "val", and unfinished ones are before both.
+	for _, name := range old {
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shardNames are those that shardName gives.
+var shardNames = regexp.MustCompile(`^(` + Train + `|` + Validation + `)-[0-9]{5,}` + regexp.QuoteMeta(extension) + `$`)
+
+// begins tells whether a file begins with a text; an empty one might have.
+func begins(name, text string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	b := make([]byte, len(text))
+	n, err := io.ReadFull(f, b)
+	return n == 0 && err == io.EOF || string(b[:n]) == text
 }
 
 func shardName(dir, split string, i int) string {

@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/token"
 )
 
@@ -281,8 +282,7 @@ func FuzzShard(f *testing.F) {
 // Preparing a folder again removes the shards that were there, and nothing else.
 func TestPrepareForeign(t *testing.T) {
 	dir, _ := prepare(t, documents(100))
-	old := shardName(dir, Train, 1)
-	if err := writeShard(old, []int32{1}, 1, 2, token.Bytes{}); err != nil {
+	if err := writeShard(shardName(dir, Train, 1), []int32{1}, 1, 2, token.Bytes{}); err != nil {
 		t.Fatal(err)
 	}
 	foreign := []string{"notes.tokens", "train-1.tokens", "test-00000.tokens", "train-00000.tokens.bak"}
@@ -290,6 +290,10 @@ func TestPrepareForeign(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("mine"), 0o666); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// A process that was killed left this.
+	if err := os.WriteFile(disk.Unfinished(shardName(dir, Train, 2)), []byte("half"), 0o666); err != nil {
+		t.Fatal(err)
 	}
 	again := func() error { return Prepare(dir, documents(90), token.Bytes{}, func(int, int) {}) }
 	if err := again(); err != nil {
@@ -300,8 +304,8 @@ func TestPrepareForeign(t *testing.T) {
 			t.Errorf("%s was removed", name)
 		}
 	}
-	if _, err := os.Stat(old); err == nil {
-		t.Errorf("%s of the preparation before is still there", old)
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != len(foreign)+2 {
+		t.Errorf("the folder has %v, want two shards and what is foreign; %v", entries, err)
 	}
 	// What has a shard's name and is none is not touched, nor is anything else.
 	mine := shardName(dir, Validation, 3)

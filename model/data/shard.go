@@ -9,8 +9,7 @@ import (
 	"os"
 	"unsafe"
 
-	"github.com/google/renameio/v2"
-
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/token"
 )
 
@@ -71,17 +70,13 @@ func writeShard(name string, ids []int32, index, count int, t token.Tokenizer) e
 	head = binary.LittleEndian.AppendUint64(head, uint64(len(ids)))
 	head = binary.LittleEndian.AppendUint32(head, 0)
 	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
-	f, err := renameio.NewPendingFile(name)
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup()
-	for _, b := range [][]byte{head, body} {
-		if _, err := f.Write(b); err != nil {
-			return err
+	return disk.Replace(name, func(w io.Writer) error {
+		_, err := w.Write(head)
+		if err == nil {
+			_, err = w.Write(body)
 		}
-	}
-	return f.CloseAtomicallyReplace()
+		return err
+	})
 }
 
 // openShard checks the header, the size and the tokens.
