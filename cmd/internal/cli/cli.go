@@ -3,10 +3,12 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -26,7 +28,52 @@ func (e *UsageError) Unwrap() error { return e.Err }
 // Usagef makes a usage error.
 func Usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(format, args...)} }
 
-// Run executes the command and exits: 0 good, 1 failed, 2 bad usage.
+// Interrupted is how a command ends that a signal cut short.
+type Interrupted struct {
+	Signal syscall.Signal
+	// Text says what became of the work.
+	Text string
+}
+
+func (e *Interrupted) Error() string { return e.Text }
+
+// Interrupts returns a context that the first SIGINT, SIGTERM or SIGHUP ends:
+// CutBy tells which it was. A second one ends the process at once. A SIGHUP that is ignored, as
+// under nohup, stays so. stop gives the signals back.
+func Interrupts() (ctx context.Context, stop func()) {
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	came := make(chan os.Signal, 2)
+	signal.Notify(came, signals...)
+	go func() {
+		s := (<-came).(syscall.Signal)
+		cancel(&Interrupted{Signal: s})
+		s = (<-came).(syscall.Signal)
+		os.Exit(signalled + int(s))
+	}()
+	return ctx, func() {
+		signal.Stop(came)
+		cancel(nil)
+	}
+}
+
+// CutBy is the end of a command whose context of Interrupts is done; nil where it
+// is not.
+func CutBy(ctx context.Context, format string, args ...any) error {
+	if e := (*Interrupted)(nil); errors.As(context.Cause(ctx), &e) {
+		return &Interrupted{e.Signal, fmt.Sprintf(format, args...)}
+	}
+	return nil
+}
+
+// signalled is added to the number of a signal to give the exit code, as shells do.
+const signalled = 128
+
+// Run executes the command and exits: 0 good, 1 failed, 2 bad usage, 128 and the
+// signal's number interrupted.
 func Run(cmd *cobra.Command) {
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	cmd.SetFlagErrorFunc(flagError)
@@ -83,6 +130,9 @@ func (o *output) Write(b []byte) (int, error) {
 func Code(err error) int {
 	if u := (*UsageError)(nil); errors.As(err, &u) {
 		return 2
+	}
+	if s := (*Interrupted)(nil); errors.As(err, &s) {
+		return signalled + int(s.Signal)
 	}
 	if err != nil {
 		return 1

@@ -1,12 +1,9 @@
 package tool
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +25,7 @@ seeds, and report what they show.
 
 The folder has the tokens (data), an ordinary run's folder for each run (runs),
 and the report: report.md, results.csv and plots. An interrupt saves every run
-at work; the same command goes on from there, and leaves finished runs alone.`,
+at work, as in train; the same command goes on from there, and leaves finished runs alone.`,
 		Example: `  sffn experiment --config experiments/paper.yaml --out build/paper`,
 		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -50,13 +47,16 @@ at work; the same command goes on from there, and leaves finished runs alone.`,
 			}
 			log := cmd.ErrOrStderr()
 			opt.Note = func(s string) { fmt.Fprintln(log, s) }
-			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+			ctx, stop := cli.Interrupts()
 			defer stop()
 			var trained error
 			if !reportOnly {
 				trained = plan.Train(ctx, out, opt)
 			}
 			if err := errors.Join(trained, plan.Report(out)); err != nil {
+				return err
+			}
+			if err := cli.CutBy(ctx, "interrupted; %s has what there is, the same command goes on", filepath.Join(out, experiment.ReportFile)); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "wrote %s\n", filepath.Join(out, experiment.ReportFile))

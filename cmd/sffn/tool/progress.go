@@ -3,6 +3,7 @@ package tool
 import (
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 type bar struct {
 	p    *mpb.Progress
 	b    *mpb.Bar
-	text atomic.Value // string, which the bar's goroutine reads
+	text atomic.Pointer[string] // the bar reads it when it likes
 }
 
 func newBar(w io.Writer, name string, total int) *bar {
@@ -25,10 +26,10 @@ func newBar(w io.Writer, name string, total int) *bar {
 		return &bar{}
 	}
 	b := &bar{p: mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh())}
-	b.text.Store("")
+	b.text.Store(new(string))
 	b.b = b.p.AddBar(int64(total),
 		mpb.PrependDecorators(decor.Name(name+" "), decor.CountersNoUnit("%d/%d")),
-		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return b.text.Load().(string) })))
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return *b.text.Load() })))
 	return b
 }
 
@@ -39,6 +40,14 @@ const narrow = 40
 func (b *bar) set(n int) {
 	if b.b != nil {
 		b.b.SetCurrent(int64(n))
+	}
+}
+
+// show also sets what follows the bar.
+func (b *bar) show(n int, text string) {
+	if b.b != nil {
+		b.text.Store(&text)
+		b.set(n)
 	}
 }
 
@@ -54,11 +63,38 @@ type trainingLog struct {
 	w    io.Writer
 	peak float64 // FLOPS, 0 where it is not known
 	bar  *bar
-	last time.Time
+
+	mu   sync.Mutex // of what follows, and of writing
+	last time.Time  // of the last line
+	// at is how far the run has come; loss what its last step had to say.
+	at   train.Batch
+	loss string
+	done chan struct{}
 }
 
 func newTrainingLog(w io.Writer, steps int, peak float64) *trainingLog {
-	return &trainingLog{w: w, peak: peak, bar: newBar(w, "step", steps)}
+	return &trainingLog{w: w, peak: peak, bar: newBar(w, "step", steps), done: make(chan struct{})}
+}
+
+// follow adds a line where nothing else has come for so long, until close.
+func (l *trainingLog) follow() {
+	every := time.NewTicker(logEvery)
+	go func() {
+		defer every.Stop()
+		for {
+			select {
+			case <-l.done:
+				return
+			case now := <-every.C:
+				l.tick(now)
+			}
+		}
+	}()
+}
+
+func (l *trainingLog) close() {
+	close(l.done)
+	l.bar.close()
 }
 
 // logEvery is the time between lines where there is no terminal.
@@ -73,11 +109,67 @@ func (l *trainingLog) step(p train.Progress) {
 	if p.ValLoss != nil {
 		line += fmt.Sprintf("  validation %.4f", *p.ValLoss)
 	}
-	l.bar.text.Store(" " + line)
-	l.bar.set(p.Step)
-	if l.bar.b == nil && (p.Step == 1 || p.Step == p.Steps || p.ValLoss != nil || time.Since(l.last) >= logEvery) {
-		l.last = time.Now()
-		fmt.Fprintf(l.w, "step %d/%d  %s\n", p.Step, p.Steps, line)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.loss = line
+	l.at = train.Batch{Step: min(p.Step+1, p.Steps), Steps: p.Steps}
+	l.bar.show(p.Step, " "+line)
+	if p.Step == 1 || p.Step == p.Steps || p.ValLoss != nil || time.Since(l.last) >= logEvery {
+		l.line(time.Now(), fmt.Sprintf("step %d/%d  %s", p.Step, p.Steps, line))
+	}
+}
+
+// batch follows what is shorter than a step: the first one has a line, as a sign
+// of life.
+func (l *trainingLog) batch(b train.Batch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at = b
+	if b.Of == 1 {
+		return
+	}
+	done := b.Step
+	if !b.Validation {
+		done--
+	}
+	l.bar.show(done, fmt.Sprintf(" %s  %s", part(b), l.loss))
+	if now := time.Now(); b.Done < b.Of && (l.last.IsZero() || now.Sub(l.last) >= logEvery) {
+		l.line(now, l.place())
+	}
+}
+
+// tick says where the run is, where no line has for long.
+func (l *trainingLog) tick(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.last) >= logEvery {
+		l.line(now, l.place())
+	}
+}
+
+func (l *trainingLog) place() string {
+	if l.at.Step == 0 {
+		return "starting"
+	}
+	return fmt.Sprintf("step %d/%d  %s", l.at.Step, l.at.Steps, part(l.at))
+}
+
+// part says how far a step has come.
+func part(b train.Batch) string {
+	name := "micro-batches"
+	if b.Validation {
+		name = "validation batches"
+	}
+	if b.Of == 0 {
+		return "at work"
+	}
+	return fmt.Sprintf("%d of %d %s", b.Done, b.Of, name)
+}
+
+func (l *trainingLog) line(now time.Time, s string) {
+	if l.bar.b == nil {
+		l.last = now
+		fmt.Fprintln(l.w, s)
 	}
 }
 
@@ -86,5 +178,7 @@ func (l *trainingLog) note(s string) {
 		fmt.Fprintln(l.bar.p, s)
 		return
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	fmt.Fprintln(l.w, s)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// Main runs the command line and exits: 0 good, 1 failed, 2 bad usage.
+// Main runs the command line and exits, as [cli.Run] says.
 func Main() { cli.Run(newCommand()) }
 
 func newCommand() *cobra.Command {

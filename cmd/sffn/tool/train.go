@@ -1,12 +1,9 @@
 package tool
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,8 +32,10 @@ func newTrain() *cobra.Command {
 		Long: `Train a model on a folder that sffn prepare made.
 
 The run's folder holds checkpoints, metrics.jsonl (one object a step) and, at
-the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
---resume continues with the same bits as if nothing had happened.`,
+the end, loss.png. An interrupt (SIGINT, SIGTERM, SIGHUP) ends the micro-batch
+at work and saves the last whole step, with exit code 130, 143 or 129; a second
+one ends at once. --resume continues with the same bits as if nothing had
+happened. One process at a time may train in a folder.`,
 		Example: `  sffn train --config demo --data data --out run
   sffn train --data data --out run --resume`,
 		Args: cli.NoArgs,
@@ -87,11 +86,12 @@ the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
 				peak = rt.Peak(m.Pool, m.ISA)
 			}
 			progress := newTrainingLog(log, run.Config.Course().Steps, peak)
-			run.OnStep, run.OnNote = progress.step, progress.note
-			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+			progress.follow()
+			run.OnStep, run.OnBatch, run.OnNote = progress.step, progress.batch, progress.note
+			ctx, stop := cli.Interrupts()
 			defer stop()
 			res, err := run.Train(ctx)
-			progress.bar.close()
+			progress.close()
 			if err != nil {
 				return err
 			}
@@ -101,8 +101,7 @@ the end, loss.png. An interrupt (SIGINT, SIGTERM) finishes the step and saves;
 				}
 			}
 			if res.Interrupted {
-				fmt.Fprintf(out, "interrupted at step %d of %d, saved %s; continue with --resume\n", res.Step, res.Steps, res.Checkpoint)
-				return nil
+				return cli.CutBy(ctx, "interrupted after step %d of %d, which %s holds; continue with --resume", res.Step, res.Steps, res.Checkpoint)
 			}
 			_, err = fmt.Fprintf(out, "trained %d steps, validation loss %.4f nats per token; %s, %s\n",
 				res.Steps, res.ValLoss, res.Checkpoint, filepath.Join(run.Dir, train.CurveFile))
