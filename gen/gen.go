@@ -15,13 +15,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/structuredffn/sffn/gen/bind"
 	"github.com/structuredffn/sffn/gen/cuda"
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/simd"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/pending"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -315,10 +314,10 @@ func Write(dir string, files []File) error {
 	}
 	for _, f := range files {
 		if slices.Contains(changed, f.Name) {
-			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, f.Name)), 0o755); err != nil {
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, f.Name)), 0o777); err != nil {
 				return err
 			}
-			if err := renameio.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o644); err != nil {
+			if err := pending.WriteFile(filepath.Join(dir, f.Name), f.Data); err != nil {
 				return err
 			}
 		}

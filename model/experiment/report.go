@@ -11,10 +11,10 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/google/renameio/v2"
 	"gonum.org/v1/gonum/stat"
 	"gonum.org/v1/gonum/stat/distuv"
 
+	"github.com/structuredffn/sffn/internal/pending"
 	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/train"
 )
@@ -88,7 +88,7 @@ func (p *Plan) Report(out string) error {
 }
 
 func writeFile(name string, write func(io.Writer) error) error {
-	f, err := renameio.NewPendingFile(name, renameio.WithPermissions(0o666))
+	f, err := pending.New(name)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/bench"
 	"github.com/structuredffn/sffn/internal/bench/peer"
+	"github.com/structuredffn/sffn/internal/pending"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -115,7 +116,7 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 	}{}
 	var file *renameio.PendingFile
 	if b.out != "" {
-		if file, err = renameio.NewPendingFile(b.out); err != nil {
+		if file, err = pending.New(b.out); err != nil {
 			return fmt.Errorf("--out: %w", err)
 		}
 		defer file.Cleanup()

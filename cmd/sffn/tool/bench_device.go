@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/bench"
+	"github.com/structuredffn/sffn/internal/pending"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
@@ -53,7 +53,7 @@ func (b *benchmark) onDevice(cmd *cobra.Command, dev device, ms []spec.Model, ba
 	}
 	if b.out != "" {
 		var text bytes.Buffer
-		if err := errors.Join(printJSON(&text, out), renameio.WriteFile(b.out, text.Bytes(), 0o666)); err != nil {
+		if err := errors.Join(printJSON(&text, out), pending.WriteFile(b.out, text.Bytes())); err != nil {
 			return false, fmt.Errorf("--out: %w", err)
 		}
 	}

@@ -9,10 +9,10 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/pending"
 	"github.com/structuredffn/sffn/model/safetensors"
 )
 
@@ -50,7 +50,7 @@ by one. Both give the same bytes.`,
 			if err != nil {
 				return fmt.Errorf("--ids: %w", err)
 			}
-			f, err := renameio.NewPendingFile(out, renameio.WithPermissions(0o666))
+			f, err := pending.New(out)
 			if err != nil {
 				return fmt.Errorf("--out: %w", err)
 			}

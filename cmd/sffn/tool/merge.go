@@ -10,11 +10,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/pending"
 	"github.com/structuredffn/sffn/model"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -83,7 +83,7 @@ func merge(m *model.Model, dir, mode string, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(name, append(text, '\n'), 0o666)
+	return pending.WriteFile(name, append(text, '\n'))
 }
 
 // maxCrossovers bounds the file.

@@ -3,10 +3,10 @@ package tool
 import (
 	"fmt"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/pending"
 	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/scaling/chart"
 )
@@ -55,7 +55,7 @@ hollow. --out ends in .png or .svg.`,
 					title += ", " + fs[0].ErrColumn
 				}
 			}
-			f, err := renameio.NewPendingFile(out)
+			f, err := pending.New(out)
 			if err != nil {
 				return err
 			}
