@@ -1,6 +1,7 @@
 package tool
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -25,6 +26,11 @@ func newGenerate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "generate",
 		Short: "Continue a text",
+		Long: `Continue a text, until --tokens have been added or the model ends the document.
+Without --tokens it is 200, and no more than the model has positions for.
+
+Bytes that are no UTF-8 are shown as U+FFFD. With --json the tokens of prompts
+and texts are there, too, as prompt_ids and ids.`,
 		Example: `  sffn generate --model run --prompt 'func main() {' --tokens 200
   sffn generate --model run --prompt 'package ' --temperature 0.8 --top-p 0.95 --seed 7`,
 		Args: cli.NoArgs,
@@ -68,25 +74,16 @@ func newGenerate() *cobra.Command {
 			if len(prompts) == 0 {
 				prompts = []string{""}
 			}
-			ids, err := l.encode(prompts, tokens)
+			texts, err := l.encode(prompts, tokens, cmd.Flags().Changed("tokens"))
 			if err != nil {
 				return err
 			}
-			texts, err := l.generate(cmd, d, prompts, ids, tokens, s, asJSON)
-			if err != nil || !asJSON {
+			if err := l.generate(cmd, d, texts, s, asJSON); err != nil || !asJSON {
 				return err
 			}
-			type result struct {
-				Prompt string `json:"prompt"`
-				Text   string `json:"text"`
-			}
-			var out struct {
-				Results []result `json:"results"`
-			}
-			for i, p := range prompts {
-				out.Results = append(out.Results, result{p, texts[i]})
-			}
-			return printJSON(cmd.OutOrStdout(), out)
+			return printJSON(cmd.OutOrStdout(), struct {
+				Results []*continued `json:"results"`
+			}{texts})
 		},
 	}
 	fl := cmd.Flags()
@@ -104,9 +101,20 @@ func newGenerate() *cobra.Command {
 	return cmd
 }
 
-// encode turns prompts into tokens; an empty one begins a document.
-func (l *loaded) encode(prompts []string, tokens int) ([][]int32, error) {
-	var all [][]int32
+// continued is a text in the making.
+type continued struct {
+	Prompt    string  `json:"prompt"`
+	Text      string  `json:"text"` // what was added
+	PromptIDs []int32 `json:"prompt_ids"`
+	IDs       []int32 `json:"ids"`
+	limit     int     // of IDs
+	stream    *token.Stream
+}
+
+// encode turns prompts into tokens; an empty one begins a document. Where
+// nobody asked for so many tokens, there are as many as fit.
+func (l *loaded) encode(prompts []string, tokens int, asked bool) ([]*continued, error) {
+	var all []*continued
 	for _, p := range prompts {
 		ids := l.tok.Encode(nil, []byte(p))
 		if len(ids) == 0 {
@@ -117,10 +125,11 @@ func (l *loaded) encode(prompts []string, tokens int) ([][]int32, error) {
 			return nil, fmt.Errorf("--prompt has %d tokens, the model takes %d", len(ids), limit)
 		}
 		// The last token takes no position: nothing is computed from it.
-		if room := limit - len(ids) + 1; tokens > room {
+		room := limit - len(ids) + 1
+		if asked && tokens > room {
 			return nil, fmt.Errorf("--prompt has %d tokens, --tokens asks for %d more: the %d positions of the model leave room for %d", len(ids), tokens, limit, room)
 		}
-		all = append(all, ids)
+		all = append(all, &continued{Prompt: p, PromptIDs: ids, IDs: []int32{}, limit: min(tokens, room), stream: token.NewStream(l.tok)})
 	}
 	return all, nil
 }
@@ -138,63 +147,61 @@ func (l *loaded) decoder(d *cuda.Device, batch, capacity int) (interface {
 
 // generate streams one text as it comes, and prints several one after the
 // other.
-func (l *loaded) generate(cmd *cobra.Command, d *cuda.Device, prompts []string, ids [][]int32, tokens int, s model.Sampling, quiet bool) ([]string, error) {
-	longest := 0
-	for _, p := range ids {
-		longest = max(longest, len(p))
+func (l *loaded) generate(cmd *cobra.Command, d *cuda.Device, texts []*continued, s model.Sampling, quiet bool) error {
+	prompts, tokens, capacity := make([][]int32, len(texts)), 0, 0
+	for i, t := range texts {
+		prompts[i] = t.PromptIDs
+		tokens, capacity = max(tokens, t.limit), max(capacity, len(t.PromptIDs)+t.limit-1)
 	}
-	dec, err := l.decoder(d, len(ids), longest+tokens-1)
+	dec, err := l.decoder(d, len(texts), capacity)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer dec.Close()
 	out := cmd.OutOrStdout()
-	stream := !quiet && len(prompts) == 1
-	texts := make([]string, len(prompts))
-	streams := make([]*token.Stream, len(prompts))
-	for i := range streams {
-		streams[i] = token.NewStream(l.tok)
-	}
-	if stream {
-		fmt.Fprint(out, prompts[0])
-	}
-	add := func(i int, piece string) {
-		texts[i] += piece
-		if stream {
-			fmt.Fprint(out, piece)
+	streamed := !quiet && len(texts) == 1
+	var written error
+	show := func(piece string) {
+		if streamed && written == nil {
+			_, written = fmt.Fprint(out, piece)
 		}
 	}
-	added := make([]int, len(prompts))
-	err = model.Generate(dec, l.Spec.Vocab, l.Pool(), ids, tokens, l.tok.EndOfDocument(), s, func(i int, id int32) bool {
-		add(i, streams[i].Next(id))
-		added[i]++
-		return true
+	show(texts[0].Prompt)
+	err = model.Generate(dec, l.Spec.Vocab, l.Pool(), prompts, tokens, l.tok.EndOfDocument(), s, func(i int, id int32) bool {
+		t := texts[i]
+		t.IDs = append(t.IDs, id)
+		piece := t.stream.Next(id)
+		t.Text += piece
+		show(piece)
+		return len(t.IDs) < t.limit && written == nil
 	})
-	for i, st := range streams {
-		add(i, st.End())
+	for _, t := range texts {
+		piece := t.stream.End()
+		t.Text += piece
+		show(piece)
+	}
+	if err := errors.Join(err, written); err != nil {
+		return err
 	}
 	switch {
-	case err != nil || quiet:
-	case stream:
+	case quiet:
+	case streamed:
 		fmt.Fprintln(out)
 	default:
 		for i, t := range texts {
-			fmt.Fprintf(out, "--- %d\n%s%s\n", i+1, prompts[i], t)
+			fmt.Fprintf(out, "--- %d\n%s%s\n", i+1, t.Prompt, t.Text)
 		}
 	}
-	if err == nil {
-		warnUntrained(cmd.ErrOrStderr(), l.config.Train.Seq, ids, added, tokens)
-	}
-	return texts, err
+	warnUntrained(cmd.ErrOrStderr(), l.config.Train.Seq, texts)
+	return nil
 }
 
-// warnUntrained says that texts left the positions that were trained. Each is a
-// prompt and what was added, of so many tokens at most, the last of which
-// takes no position.
-func warnUntrained(w io.Writer, trained int, prompts [][]int32, added []int, tokens int) {
+// warnUntrained says that texts left the positions that were trained. The last
+// token that a text may have takes none.
+func warnUntrained(w io.Writer, trained int, texts []*continued) {
 	reach := 0
-	for i, p := range prompts {
-		reach = max(reach, len(p)+min(added[i], tokens-1))
+	for _, t := range texts {
+		reach = max(reach, len(t.PromptIDs)+min(len(t.IDs), t.limit-1))
 	}
 	if reach > trained {
 		fmt.Fprintf(w, "warning: positions beyond %d were never trained, and the text reaches %d\n", trained, reach)

@@ -168,6 +168,24 @@ func TestScripts(t *testing.T) {
 					}
 				}
 			},
+			// ids FILE PROMPT TEXT ... demands so many tokens in each of the results of
+			// generate --json.
+			"ids": func(ts *testscript.TestScript, _ bool, args []string) {
+				var all struct {
+					Results []struct {
+						PromptIDs []int32 `json:"prompt_ids"`
+						IDs       []int32 `json:"ids"`
+					} `json:"results"`
+				}
+				ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &all))
+				var got []string
+				for _, r := range all.Results {
+					got = append(got, fmt.Sprint(len(r.PromptIDs)), fmt.Sprint(len(r.IDs)))
+				}
+				if !slices.Equal(got, args[1:]) {
+					ts.Fatalf("%s has prompts and texts of %v tokens, want %v", args[0], got, args[1:])
+				}
+			},
 			// lines FILE N counts lines.
 			"lines": func(ts *testscript.TestScript, _ bool, args []string) {
 				if n := fmt.Sprint(strings.Count(ts.ReadFile(args[0]), "\n")); n != args[1] {
