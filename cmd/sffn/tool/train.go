@@ -182,21 +182,18 @@ func describe(w io.Writer, c *specfile.Config, where string) {
 	}
 }
 
-// advise names the layers that have no specialised kernels in this program,
-// and the command that makes one which has them. config is empty for a run in
-// dir that resumes with its own.
+// advise says in a line that layers have no specialised kernels in this program,
+// with the command that makes one which has them; info lists them. config is
+// empty for a run in dir that resumes with its own.
 func advise(w io.Writer, c *specfile.Config, isa kernel.ISA, config, dir string) {
-	missing := 0
+	have, wanted := 0, 0
 	for _, k := range model.Kernels(c.Model, isa) {
-		if k.Linked < k.Wanted {
-			fmt.Fprintf(w, "%s runs any-shape kernels (%d of %d specialised ones are linked)\n", k.Layer, k.Linked, k.Wanted)
-			missing++
-		}
+		have, wanted = have+k.Linked, wanted+k.Wanted
 	}
-	if missing == 0 {
-		return
+	if have < wanted {
+		fmt.Fprintf(w, "%d of %d specialised kernels are linked, any-shape ones do the rest: the same bits, slower; for all: sffn build %s -o BIN\n",
+			have, wanted, linked(config, dir))
 	}
-	fmt.Fprintf(w, "a tool with specialised ones for all layers: sffn build %s -o BIN\n", linked(config, dir))
 }
 
 // linked is how sffn build is told of a model: by the configuration, or by the
