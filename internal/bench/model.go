@@ -144,8 +144,8 @@ func (b *Bench) trainer(s spec.Model, batch, seq int, recompute bool) (step func
 	return step, stop, nil
 }
 
-// decodeSteps are the places after a prompt at which tokens are decoded.
-const decodeSteps = 16
+// DecodeSteps are the places after a prompt at which tokens are decoded.
+const DecodeSteps = 16
 
 // Prefill times filling in one prompt of context tokens.
 func (b *Bench) Prefill(s spec.Model, context int) (ModelResult, error) {
@@ -203,7 +203,7 @@ func (b *Bench) Decode(s spec.Model, batch, context int) (ModelResult, error) {
 	defer arena.Close()
 	ops := append([]op{{name: "decode", flops: n * (layers + head + attentionFLOPs(s, 1, context)), bytes: bytes,
 		time: tries(func(i int) error {
-			return decoders[i%len(decoders)].next(i / len(decoders) % decodeSteps)
+			return decoders[i%len(decoders)].next(i / len(decoders) % DecodeSteps)
 		})}}, torch...)
 	samples, err := b.measure(readable(&arena, size), ops...)
 	if err != nil {
@@ -233,15 +233,15 @@ type decoder struct {
 }
 
 func (b *Bench) decoder(s spec.Model, batch, context int) (*decoder, error) {
-	if context+decodeSteps > s.MaxPositions {
-		return nil, fmt.Errorf("%s takes %d positions, %d and %d more do not fit", s.Name, s.MaxPositions, context, decodeSteps)
+	if context+DecodeSteps > s.MaxPositions {
+		return nil, fmt.Errorf("%s takes %d positions, %d and %d more do not fit", s.Name, s.MaxPositions, context, DecodeSteps)
 	}
 	m, p, err := b.newModel(s, false)
 	if err != nil {
 		return nil, err
 	}
 	d := &decoder{m: m, p: p, ids: tokens(context+1, s.Vocab)}
-	if d.Decoder, err = m.NewDecoder(batch, context+decodeSteps); err != nil {
+	if d.Decoder, err = m.NewDecoder(batch, context+DecodeSteps); err != nil {
 		return nil, err
 	}
 	for i := range batch {
@@ -252,7 +252,7 @@ func (b *Bench) decoder(s spec.Model, batch, context int) (*decoder, error) {
 
 // job is the same for PyTorch.
 func (d *decoder) job(s spec.Model) peer.Job {
-	return peer.Job{Mode: "decode", Model: &s, Batch: len(d.seqs), Seq: len(d.ids) - 1, Steps: decodeSteps, IDs: slices.Concat(slices.Repeat([][]int32{d.ids}, len(d.seqs))...)}
+	return peer.Job{Mode: "decode", Model: &s, Batch: len(d.seqs), Seq: len(d.ids) - 1, Steps: DecodeSteps, IDs: slices.Concat(slices.Repeat([][]int32{d.ids}, len(d.seqs))...)}
 }
 
 // fill computes the prompt once, for all sequences.

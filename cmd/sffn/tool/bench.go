@@ -356,8 +356,9 @@ func dropEmpty(lines [][]string) [][]string {
 	return out
 }
 
-// modelCommand is a benchmark of whole models, over two lists of sizes.
-func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag, seqHelp string,
+// modelCommand is a benchmark of whole models, over two lists of sizes. It takes
+// spare positions beside those of seqs.
+func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag, seqHelp string, spare int,
 	measure func(bench.Bench, spec.Model, int, int) ([]bench.ModelResult, error), measureDevice deviceMeasure) *cobra.Command {
 	type item struct {
 		spec.Model
@@ -379,7 +380,13 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 		if err != nil {
 			return err
 		}
-		if done, err := b.onDevice(cmd, dev, ms, batches, seqs, measureDevice); done || err != nil {
+		lengths := func(m spec.Model) []int {
+			if cmd.Flags().Changed(seqFlag) {
+				return seqs
+			}
+			return []int{fitting(seqs[0], m, spare)}
+		}
+		if done, err := b.onDevice(cmd, dev, ms, batches, lengths, measureDevice); done || err != nil {
 			return err
 		}
 		if err := findPeers(b, cmd, &b.bench.Torches, peer.FindTorch); err != nil {
@@ -388,7 +395,7 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 		var items []item
 		for _, m := range ms {
 			for _, n := range batches {
-				for _, s := range seqs {
+				for _, s := range lengths(m) {
 					items = append(items, item{m, n, s})
 				}
 			}
@@ -398,11 +405,16 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 		}, printModels)
 	}
 	cmd.Flags().IntSliceVar(&batches, "batch", batches, "numbers of sequences")
-	cmd.Flags().IntSliceVar(&seqs, seqFlag, seqs, seqHelp)
+	cmd.Flags().IntSliceVar(&seqs, seqFlag, seqs, seqHelp+", by default no more than the model has positions for")
 	b.flags(cmd, []string{"gpt2s-dense", "gpt2s-lowrank-63"}, 5)
 	b.peersFlag(cmd, "torch, torch-compile")
 	dev.flag(cmd)
 	return cmd
+}
+
+// fitting is the length that a model has positions for, beside some spare ones.
+func fitting(length int, m spec.Model, spare int) int {
+	return max(1, min(length, m.MaxPositions-spare))
 }
 
 // models loads the models of the configurations.
@@ -429,7 +441,7 @@ is the share of the peak in the FLOPs of the model, three times the forward
 pass; "of peak" counts what is computed: causal attention halved, scores that
 the backward pass computes again counted twice, and with --recompute the
 activations that it computes again, too.`,
-	}, []int{1}, []int{1024}, "seq", "tokens of a sequence",
+	}, []int{1}, []int{1024}, "seq", "tokens of a sequence", 0,
 		func(m bench.Bench, s spec.Model, batch, seq int) ([]bench.ModelResult, error) {
 			r, err := m.Train(s, batch, seq, recompute)
 			return []bench.ModelResult{r}, err
@@ -457,7 +469,7 @@ attention halved) and decoding one token a sequence after them, beside the
 bounds: multiply-adds, and reading all weights, keys and values, for which a
 buffer of their size is read in turn. With --cold each step takes another copy
 of the model, so that those of small ones come from memory, too.`,
-	}, []int{1, 4, 16, 64}, []int{512}, "context", "tokens of a prompt",
+	}, []int{1, 4, 16, 64}, []int{512}, "context", "tokens of a prompt", bench.DecodeSteps,
 		func(m bench.Bench, s spec.Model, batch, context int) ([]bench.ModelResult, error) {
 			var rs []bench.ModelResult
 			if p := (prompt{s.Name, context, m.Pool.Threads()}); !filled[p] { // whatever the batch
@@ -523,14 +535,18 @@ is the longest of all.`,
 				if m.Pool.Threads() > 1 {
 					ls = append(ls, m.Dispatch(dispatches))
 				}
-				gc, err := m.Collections(s, batch, seq, count)
+				length := seq
+				if !cmd.Flags().Changed("seq") {
+					length = fitting(seq, s, 0)
+				}
+				gc, err := m.Collections(s, batch, length, count)
 				return append(ls, gc...), err
 			}, printLatencies)
 		},
 	}
 	fl := cmd.Flags()
 	fl.IntVar(&batch, "batch", 1, "sequences of a step")
-	fl.IntVar(&seq, "seq", 1024, "tokens of a sequence")
+	fl.IntVar(&seq, "seq", 1024, "tokens of a sequence, by default no more than the model has positions for")
 	fl.IntVar(&count, "collections", 200, "garbage collections to time")
 	fl.IntVar(&dispatches, "dispatches", 100000, "dispatches to time")
 	b.flags(cmd, []string{"gpt2s-dense"}, 5)

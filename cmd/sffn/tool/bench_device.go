@@ -20,7 +20,7 @@ type deviceMeasure func(d *cuda.Device, s spec.Model, batch, seq, repeats int) (
 
 // onDevice measures models where --device says, and reports whether that is
 // done: false leaves it to the CPU.
-func (b *benchmark) onDevice(cmd *cobra.Command, dev device, ms []spec.Model, batches, seqs []int, measure deviceMeasure) (bool, error) {
+func (b *benchmark) onDevice(cmd *cobra.Command, dev device, ms []spec.Model, batches []int, lengths func(spec.Model) []int, measure deviceMeasure) (bool, error) {
 	if dev == onCPU {
 		return false, nil
 	}
@@ -38,7 +38,7 @@ func (b *benchmark) onDevice(cmd *cobra.Command, dev device, ms []spec.Model, ba
 		}
 		out.Device = d.String()
 		for _, batch := range batches {
-			for _, seq := range seqs {
+			for _, seq := range lengths(m) {
 				rs, err := measure(d, m, batch, seq, b.bench.Repeats)
 				if err != nil {
 					d.Close()
