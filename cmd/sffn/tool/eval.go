@@ -1,6 +1,7 @@
 package tool
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 
@@ -19,9 +20,19 @@ type evaluation struct {
 	MLPWeights      int64   `json:"mlp_weights,omitempty"`
 	Steps           int     `json:"steps,omitempty"`
 	TokensPerSecond float64 `json:"training_tokens_per_second,omitempty"`
-	Loss            float64 `json:"loss"` // nats a token
-	BitsPerByte     float64 `json:"bits_per_byte"`
-	Perplexity      float64 `json:"perplexity"`
+	Loss            number  `json:"loss"` // nats a token
+	BitsPerByte     number  `json:"bits_per_byte"`
+	Perplexity      number  `json:"perplexity"`
+}
+
+// number is null in JSON, which has no others, where it is not finite.
+type number float64
+
+func (x number) MarshalJSON() ([]byte, error) {
+	if f := float64(x); math.IsNaN(f) || math.IsInf(f, 0) {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(x))
 }
 
 func newEval() *cobra.Command {
@@ -74,15 +85,18 @@ before it, made from the training split and measured on the same tokens.`,
 				es = append(es, counted...)
 			}
 			for i := range es {
-				es[i].Perplexity = math.Exp(es[i].Loss)
+				es[i].Perplexity = number(math.Exp(float64(es[i].Loss)))
 				// A token of the byte tokenizer is a byte.
 				es[i].BitsPerByte = es[i].Loss / math.Ln2
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), struct {
+				if err := printJSON(cmd.OutOrStdout(), struct {
 					Tokens int          `json:"tokens"`
 					Models []evaluation `json:"models"`
-				}{tokens, es})
+				}{tokens, es}); err != nil {
+					return err
+				}
+				return allFinite(es)
 			}
 			rows := [][]string{{"model", "params", "ffn weights", "steps", "tokens/s", "loss", "bits/byte", "perplexity"}}
 			for _, e := range es {
@@ -92,7 +106,10 @@ before it, made from the training split and measured on the same tokens.`,
 				}
 				rows = append(rows, append(row, fmt.Sprintf("%.4f", e.Loss), fmt.Sprintf("%.4f", e.BitsPerByte), fmt.Sprintf("%.2f", e.Perplexity)))
 			}
-			return table(cmd.OutOrStdout(), rows)
+			if err := table(cmd.OutOrStdout(), rows); err != nil {
+				return err
+			}
+			return allFinite(es)
 		},
 	}
 	fl := cmd.Flags()
@@ -103,6 +120,16 @@ before it, made from the training split and measured on the same tokens.`,
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
 	m.flag(cmd)
 	return cmd
+}
+
+// allFinite is an error where a model has no loss to speak of.
+func allFinite(es []evaluation) error {
+	for _, e := range es {
+		if f := float64(e.Loss); math.IsNaN(f) || math.IsInf(f, 0) {
+			return fmt.Errorf("%s: the loss is %v: the weights are finite, what they compute is not; take an earlier checkpoint", e.Model, f)
+		}
+	}
+	return nil
 }
 
 // evalBatch is the number of windows that run at a time.
@@ -127,7 +154,8 @@ func evaluate(name string, set *data.Set, tokens int, m machine) (evaluation, in
 	defer tr.Close()
 	n := l.Spec.Count()
 	e = evaluation{Model: l.state.Name, Params: n.Total, MLPWeights: n.MLPWeights, Steps: l.state.Step, TokensPerSecond: l.state.TokensPerSecond}
-	e.Loss, err = train.Evaluate(tr, ids, targets, seq, evalBatch)
+	loss, err := train.Evaluate(tr, ids, targets, seq, evalBatch)
+	e.Loss = number(loss)
 	return e, seq, err
 }
 
@@ -156,7 +184,7 @@ func countModels(set *data.Set, orders []int, tokens, seq int) ([]evaluation, er
 		if order == 1 {
 			name = "bigram counts"
 		}
-		es = append(es, evaluation{Model: name, Loss: m.Loss(ids, targets, seq)})
+		es = append(es, evaluation{Model: name, Loss: number(m.Loss(ids, targets, seq))})
 	}
 	return es, nil
 }

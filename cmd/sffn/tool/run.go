@@ -44,6 +44,10 @@ func loadRun(name string, opt rt.Options) (*loaded, error) {
 	if err := checkpoint.Load(dir, p); err != nil {
 		return nil, err
 	}
+	if err := p.Finite(); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("%s: %w; the run has diverged, or the file is not what was trained", dir, err)
+	}
 	m, err := model.New(c.Model, p, opt)
 	if err != nil {
 		return nil, err
