@@ -68,7 +68,7 @@ func TestScripts(t *testing.T) {
 			}
 			// What the tests compute in scripts, they compute as the tool does.
 			env.Setenv(kernel.EnvISA, os.Getenv(kernel.EnvISA))
-			for name, path := range map[string]string{"TESTBED": testbed, "GPU": gpuTestdata, "PAPER": "../../../experiments/paper"} {
+			for name, path := range map[string]string{"TESTBED": testbed, "GPU": gpuTestdata, "FIRST": "testdata/first", "PAPER": "../../../experiments/paper"} {
 				abs, err := filepath.Abs(path)
 				if err != nil {
 					return err
@@ -185,6 +185,37 @@ func TestScripts(t *testing.T) {
 				if !slices.Equal(got, args[1:]) {
 					ts.Fatalf("%s has prompts and texts of %v tokens, want %v", args[0], got, args[1:])
 				}
+			},
+			// copydir FROM TO copies a folder.
+			"copydir": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(os.CopyFS(ts.MkAbs(args[1]), os.DirFS(ts.MkAbs(args[0]))))
+			},
+			// fill FILE TENSOR VALUE sets all of a tensor.
+			"fill": func(ts *testscript.TestScript, _ bool, args []string) {
+				name := ts.MkAbs(args[0])
+				x, err := strconv.ParseFloat(args[2], 32)
+				ts.Check(err)
+				f, err := safetensors.Open(name)
+				ts.Check(err)
+				var all []safetensors.Value
+				for _, t := range f.Tensors() {
+					v := safetensors.Value{Name: t.Name, Shape: t.Shape}
+					v.Data, err = f.Float32s(t.Name)
+					ts.Check(err)
+					if t.Name == args[1] {
+						for i := range v.Data {
+							v.Data[i] = float32(x)
+						}
+					}
+					all = append(all, v)
+				}
+				if _, ok := f.Lookup(args[1]); !ok {
+					ts.Fatalf("%s has no tensor %s", args[0], args[1])
+				}
+				ts.Check(f.Close())
+				var b bytes.Buffer
+				ts.Check(safetensors.Write(&b, all, f.Metadata()))
+				ts.Check(os.WriteFile(name, b.Bytes(), 0o666))
 			},
 			// lines FILE N counts lines.
 			"lines": func(ts *testscript.TestScript, _ bool, args []string) {
