@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/internal/frugal"
 	"github.com/structuredffn/sffn/model/token"
 )
 
@@ -244,6 +245,41 @@ func TestGoRoot(t *testing.T) {
 	t.Logf("%d bytes in %d files, %d held out", size, len(docs), held)
 }
 
+// Shards that ask for much are refused before they are read.
+func TestHostile(t *testing.T) {
+	good := filepath.Join(t.TempDir(), "good"+extension)
+	if err := writeShard(good, []int32{1, 2, 256}, 0, 1, token.Bytes{}); err != nil {
+		t.Fatal(err)
+	}
+	head, err := os.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head = head[:headerSize]
+	for want, edit := range map[string]func(){
+		"tokens, want at most 67108864 in a shard":                   func() { binary.LittleEndian.PutUint64(head[64:], (10<<30-headerSize)/2) },
+		"3 tokens of 2 bytes are promised, the file has 10737418160": func() { binary.LittleEndian.PutUint64(head[64:], 3) },
+		"shard 0 of 4294967295":                                      func() { binary.LittleEndian.PutUint32(head[24:], 1<<32-1) },
+	} {
+		edit()
+		binary.LittleEndian.PutUint32(head[76:], crc32.Checksum(head[:76], castagnoli))
+		name := filepath.Join(t.TempDir(), "huge"+extension)
+		if err := os.WriteFile(name, head, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(name, 10<<30); err != nil {
+			t.Fatal(err)
+		}
+		frugal.Run(t, 1<<20, func() {
+			if _, err := openShard(name); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("got %v, want it to contain %q", err, want)
+			}
+		})
+		head = slices.Clone(head)
+		binary.LittleEndian.PutUint32(head[24:], 1)
+	}
+}
+
 func FuzzShard(f *testing.F) {
 	dir := f.TempDir()
 	name := filepath.Join(dir, "x"+extension)
@@ -257,6 +293,12 @@ func FuzzShard(f *testing.F) {
 	f.Add(good)
 	f.Add(good[:headerSize])
 	f.Add([]byte(magic))
+	many := slices.Clone(good)
+	binary.LittleEndian.PutUint64(many[64:], 1<<40)
+	f.Add(many)
+	wide := slices.Clone(good)
+	binary.LittleEndian.PutUint32(wide[12:], 4)
+	f.Add(append(wide, 0, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= headerSize { // a checksum that fits lets the rest be tried
 			binary.LittleEndian.PutUint32(b[76:], crc32.Checksum(b[:76], castagnoli))

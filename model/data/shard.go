@@ -124,6 +124,9 @@ func (s *shard) check() error {
 	if size := uint64(info.Size() - headerSize); n != size/uint64(s.width) || size%uint64(s.width) != 0 {
 		return fmt.Errorf("%d tokens of %d bytes are promised, the file has %d bytes of them: cut off or damaged", n, s.width, size)
 	}
+	if n > shardTokens {
+		return fmt.Errorf("%d tokens, want at most %d in a shard", n, shardTokens)
+	}
 	s.tokens = int64(n)
 	s.hash = [32]byte(h[32:64])
 	return s.checkTokens()

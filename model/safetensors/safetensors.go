@@ -49,6 +49,9 @@ type File struct {
 	metadata map[string]string
 }
 
+// maxArchived bounds a file of an archive, which is read as a whole.
+const maxArchived = 256 << 20
+
 // Limits of a header. The format's own library takes 100 MB; the largest models
 // have some thousands of tensors, at some hundred bytes each.
 const (
@@ -88,11 +91,16 @@ func open(name string, f fs.File) (*File, error) {
 		if at, ok := f.(io.ReaderAt); ok {
 			s.f = at
 		} else {
-			var all []byte
-			if all, err = io.ReadAll(f); int64(len(all)) != s.size && err == nil {
-				err = io.ErrUnexpectedEOF
+			if s.size > maxArchived {
+				err = fmt.Errorf("%d bytes in an archive, want at most %d", s.size, maxArchived)
+			} else {
+				// The archive's word on the size is not what it holds.
+				var all []byte
+				if all, err = io.ReadAll(io.LimitReader(f, s.size+1)); int64(len(all)) != s.size && err == nil {
+					err = io.ErrUnexpectedEOF
+				}
+				s.f = bytes.NewReader(all)
 			}
-			s.f = bytes.NewReader(all)
 		}
 	}
 	if err == nil {

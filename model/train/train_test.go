@@ -618,6 +618,9 @@ func TestSaveFails(t *testing.T) {
 func FuzzMetrics(f *testing.F) {
 	f.Add([]byte(`{"step":1,"loss":2.5}` + "\n" + `{"step":2,"loss":2,"val_loss":3}` + "\n{\"st"))
 	f.Add([]byte("\n\n"))
+	f.Add([]byte(`{"step":1,"loss":1e999}` + "\n" + `{"step":2,"loss":"NaN"}` + "\n" + `{"step":-3,"grad_norms":{"a":[[[[[]]]]]}}` + "\n"))
+	f.Add([]byte(`{"step":1,"loss":1}` + "\r\n\x00\x00\x00\n" + `{"step":2,"step":1,"val_loss":null}`))
+	f.Add([]byte(strings.Repeat("[", 200) + "\n" + `{"step":1}` + "\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, MetricsFile), b, 0o666); err != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/structuredffn/sffn/internal/frugal"
 )
 
 func TestParseIDs(t *testing.T) {
@@ -67,8 +69,25 @@ func TestReadIDs(t *testing.T) {
 	}
 }
 
+// Texts that ask for much are refused at little cost.
+func TestHostileIDs(t *testing.T) {
+	for want, text := range map[string]string{
+		"x:1:2: ids[0] is no number": strings.Repeat("[", 100_000),
+		"exceeded max depth":         `{"a":` + strings.Repeat("[", 100_000),
+		"is one too many":            "[" + strings.Repeat("1,", 1_000_000) + "1]",
+		"the object has no ids":      "{" + strings.Repeat(`"a":1,`, 300_000) + `"b":1}`,
+		"ids comes twice":            "{" + strings.Repeat(`"ids":[1],`, 300_000) + `"b":1}`,
+	} {
+		frugal.Run(t, 160<<20, func() {
+			if _, err := parseIDs("x", []byte(text), 257, 3); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 1000 {
+				t.Errorf("got %.300v, want it to contain %q", err, want)
+			}
+		})
+	}
+}
+
 func FuzzParseIDs(f *testing.F) {
-	for _, s := range []string{"[1, 2]", `{"ids": [1], "a": null}`, "[", "[1e400]"} {
+	for _, s := range []string{"[1, 2]", `{"ids": [1], "a": null}`, "[", "[1e400]", strings.Repeat("[", 100), `{"a":` + strings.Repeat(`{"a":`, 100), "[" + strings.Repeat("1,", 100) + "1]"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {

@@ -31,8 +31,13 @@ type Row struct {
 	places []string
 }
 
-// maxSize bounds the files that are read.
-const maxSize = 64 << 20
+// Limits of the files that are read: a cell takes many times the memory of its
+// text.
+const (
+	maxSize    = 16 << 20
+	maxColumns = 1000
+	maxCells   = 1 << 18
+)
 
 // Read reads a CSV file, a run's folder, or a folder with runs somewhere below
 // it. Notes tell which runs were left out.
@@ -44,12 +49,17 @@ func Read(name string) (t *Table, notes []string, err error) {
 	if info.IsDir() {
 		return readFolder(name)
 	}
-	if info.Size() > maxSize {
-		return nil, nil, fmt.Errorf("%s: %d bytes are too many for a table of runs, want at most %d", name, info.Size(), maxSize)
-	}
-	text, err := os.ReadFile(name)
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(text) > maxSize {
+		return nil, nil, fmt.Errorf("%s: too long for a table of runs, want at most %d bytes", name, maxSize)
 	}
 	t, err = Parse(name, text)
 	return t, nil, err
@@ -72,6 +82,12 @@ func Parse(name string, text []byte) (*Table, error) {
 			return nil, fmt.Errorf("%s:%d:%d: %w", name, e.Line, e.Column, e.Err)
 		} else if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if len(cells) > maxColumns {
+			return nil, fmt.Errorf("%s: %d columns are too many for a table of runs, want at most %d", name, len(cells), maxColumns)
+		}
+		if (len(t.Rows)+1)*len(cells) > maxCells {
+			return nil, fmt.Errorf("%s: more than the %d cells of the largest table of runs", name, maxCells)
 		}
 		row := Row{cells: slices.Clone(cells)}
 		for i := range cells {

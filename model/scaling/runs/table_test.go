@@ -3,6 +3,7 @@ package runs
 import (
 	"bytes"
 	"encoding/csv"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/structuredffn/sffn/internal/frugal"
 )
 
 const good = `name,kind,N,D,loss,loss_ptb
@@ -230,14 +233,49 @@ func TestRead(t *testing.T) {
 	if err := os.Truncate(big, maxSize+1); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Read(big); err == nil || !strings.Contains(err.Error(), "too many for a table") {
+	if _, _, err := Read(big); err == nil || !strings.Contains(err.Error(), "too long for a table of runs") {
 		t.Error(err)
 	}
+}
+
+// Tables that ask for much are refused at little cost.
+func TestHostile(t *testing.T) {
+	names := &strings.Builder{}
+	for i := range 500_000 {
+		fmt.Fprintf(names, "c%d,", i)
+	}
+	for want, text := range map[string]string{
+		"500001 columns are too many for a table of runs, want at most 1000": names.String(),
+		"more than the 262144 cells":                                         "N,D\n" + strings.Repeat("1,2\n", 1<<18),
+		`h.csv:1:3: column 2 is named "N"`:                                   strings.Repeat("N,", 900),
+		"no runs":                                                            strings.Repeat("\n", 1<<20),
+		`extraneous or missing " in quoted-field`:                            "N,\"" + strings.Repeat("\n", 1<<20),
+	} {
+		frugal.Run(t, 128<<20, func() {
+			if _, err := Parse("h.csv", []byte(text)); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 1000 {
+				t.Errorf("got %.300v, want it to contain %q", err, want)
+			}
+		})
+	}
+	big := filepath.Join(t.TempDir(), "big.csv")
+	if err := os.WriteFile(big, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(big, 10<<30); err != nil {
+		t.Fatal(err)
+	}
+	frugal.Run(t, 128<<20, func() {
+		if _, _, err := Read(big); err == nil || !strings.Contains(err.Error(), "too long for a table of runs") {
+			t.Error(err)
+		}
+	})
 }
 
 func FuzzParse(f *testing.F) {
 	f.Add(good, "kind=dense,N>1")
 	f.Add("N,D\n1,\"2\n\"\n", "N=1 or D!=2")
+	f.Add(strings.Repeat("a,", 30)+"\n", "a=1")
+	f.Add("N,D,\"M"+strings.Repeat("\n", 30)+"\"\n1,2,3\n", "N=1")
 	f.Fuzz(func(t *testing.T, text, filter string) {
 		table, err := Parse("fuzz", []byte(text))
 		if err != nil {
