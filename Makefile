@@ -13,7 +13,9 @@ CUDA_PACKAGES := nvidia-cuda-nvcc==13.5.37 nvidia-nvvm==13.5.37 nvidia-cuda-crt=
 ifneq ($(wildcard build/cuda-toolkit/bin/nvcc),)
 export CUDA_HOME ?= $(CURDIR)/build/cuda-toolkit
 endif
-.PHONY: help generate build test check demo bench cuda-toolkit
+# How long make soak runs each fuzz target.
+FUZZTIME ?= 10m
+.PHONY: help generate build test soak check demo bench cuda-toolkit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,6 +28,9 @@ build: ## build bin/sffn and bin/sffngen
 
 test: ## run all tests
 	$(GO) test -timeout 30m ./...
+
+soak: ## run what finds more the longer it runs: each fuzz target for ten minutes; hours. Shorter: make soak FUZZTIME=10s
+	GO="$(GO)" ./internal/fuzz.sh $(FUZZTIME)
 
 check: ## gofmt, vet for every kind of build, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }

@@ -119,6 +119,9 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("corpus: goroot\nstudies: [{name: a, seeds: [1], variants: [{name: b}]}]"))
 	f.Add([]byte("model: &a {mlp: *a}"))
+	f.Add([]byte("corpus: goroot\nstudies: [{name: a, seeds: [1.5, 2], variants: [{name: b}]}]\n---\n"))
+	f.Add([]byte("text: " + strings.Repeat("[", 16)))
+	f.Add([]byte("studies:\n" + strings.Repeat("- ", 16)))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		if p, err := Parse("fuzz.yaml", src); err == nil && len(p.Runs) == 0 {
 			t.Error("a plan without runs was accepted")

@@ -157,7 +157,7 @@ type optimSpec struct {
 }
 
 // maxManifest bounds the manifest that is read.
-const maxManifest = 64 << 20
+const maxManifest = 16 << 20
 
 //go:embed cases.zip
 var archive string

@@ -210,6 +210,8 @@ func FuzzManifest(f *testing.F) {
 	f.Add(b)
 	f.Add([]byte(`{"format":1,"cases":[{"kind":"model","file":"own.safetensors","model":{"hidden_dim":1048576,"vocab_size":1048576}}]}`))
 	f.Add([]byte(`{"format":1,"cases":[{"kind":"trajectory","file":"own.safetensors","steps":-1},{"kind":"lr_schedule","file":"own.safetensors","schedules":[{}]}]}`))
+	f.Add([]byte(`{"format":1,"cases":[{"kind":"layer","file":"../own.safetensors"},{"kind":"mlp","file":"/dev/zero"},{"kind":"init","file":""}]}`))
+	f.Add([]byte(`{"format":1,"cases":` + strings.Repeat(`[{"tensors":`, 20)))
 	tensors, err := os.ReadFile(filepath.Join(dir, "own.safetensors"))
 	if err != nil {
 		f.Fatal(err)

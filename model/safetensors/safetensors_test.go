@@ -3,6 +3,7 @@ package safetensors
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"slices"
@@ -113,12 +114,22 @@ func FuzzOpen(f *testing.F) {
 	f.Add(b.Bytes())
 	f.Add([]byte{})
 	f.Add([]byte("\x02\x00\x00\x00\x00\x00\x00\x00{}"))
+	for _, header := range []string{
+		`{"a":{"dtype":"F32","shape":[0,4611686018427387904],"data_offsets":[0,0]},"b":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}`,
+		`{"a":{"dtype":"I64","shape":[` + strings.Repeat("1,", maxDims) + `1],"data_offsets":[0,8]}}`,
+		`{"__metadata__":{"a":"b"},"__metadata__":` + strings.Repeat(`{"a":`, 20),
+	} {
+		f.Add(slices.Concat(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), []byte(header), make([]byte, 8)))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := Open(write(t, data))
 		if err != nil {
 			return
 		}
 		defer s.Close()
+		if sum, err := s.ReadAll(nil); err != nil || sum != crc32.Checksum(data, Castagnoli) {
+			t.Errorf("sum %08x: %v", sum, err)
+		}
 		for _, x := range s.Tensors() {
 			if x.DType == "F32" {
 				if v, err := s.Float32s(x.Name); err != nil || 4*len(v) > len(data) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -91,18 +92,19 @@ const maxCrossovers = 1 << 20
 
 func readCrossovers(name string) (crossovers, error) {
 	var all crossovers
-	info, err := os.Stat(name)
+	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return all, nil
 	} else if err != nil {
 		return all, err
 	}
-	if info.Size() > maxCrossovers {
-		return all, fmt.Errorf("%s: %d bytes, want at most %d; remove it to measure again", name, info.Size(), maxCrossovers)
-	}
-	text, err := os.ReadFile(name)
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxCrossovers+1))
 	if err != nil {
 		return all, err
+	}
+	if len(text) > maxCrossovers {
+		return all, fmt.Errorf("%s: too long, want at most %d bytes; remove it to measure again", name, maxCrossovers)
 	}
 	err = json.Unmarshal(text, &all)
 	for _, m := range all.Machines {
