@@ -67,6 +67,9 @@ func (d *device) newAttention(p plan.GPUAttention, sequences, seq int) *attentio
 			a.lse[row*p.Heads+h] = (top + math.Log(sum)) / math.Ln2
 			delta := dot(do, o)
 			a.delta[row*p.Heads+h] = delta
+			if p.Pass != plan.AttendQueries && p.Pass != plan.AttendKeys {
+				continue
+			}
 			for j, pr := range prob {
 				k, v := head(a.qkv, first+j, kv), head(a.qkv, first+j, kv+p.KVHeads)
 				ds := pr * (dot(do, v) - delta) * a.scale

@@ -22,9 +22,13 @@ type warp struct {
 	preds []uint32 // one bit a lane
 	// set has a bit for every lane that wrote the register.
 	set32, set64, setPred []uint32
-	pc                    [warpSize]int
-	exited, atBarrier     uint32
-	barrier               uint16 // of the warp, from 1
+	// const32 and so on are what is set from the start, and index the registers of
+	// the block's index.
+	const32, const64, constPred []uint32
+	index                       map[int]int
+	pc                          [warpSize]int
+	exited, atBarrier           uint32
+	barrier                     uint16 // of the warp, from 1
 	// kept32 and kept64 hold results while some lanes keep their registers.
 	kept32 [warpSize]uint32
 	kept64 [warpSize]uint64
@@ -93,10 +97,14 @@ func (w *warp) run(n, other int) bool {
 			break
 		}
 		ran = true
-		for ok := true; ok && n > 0 && !w.block.stopped(); n-- {
+		ok := true
+		for together := true; ok && together && n > 0 && !w.block.stopped(); n-- {
 			w.block.instructions++
 			pc, ok = w.step(&w.block.k.code[pc], lanes, pc)
-			ok = ok && lanes == allLanes // others may be met
+			together = lanes == allLanes // others may be met
+		}
+		if ok {
+			w.goTo(lanes, pc)
 		}
 	}
 	return ran
@@ -123,8 +131,8 @@ func (w *warp) blocked() {
 	}
 }
 
-// step runs one instruction for some lanes. It returns where they go on, or
-// false where they part or stop.
+// step runs one instruction for some lanes. It returns where they go on, which is
+// for the caller to remember, or false where they part or stop.
 func (w *warp) step(in *instr, lanes uint32, pc int) (int, bool) {
 	active := lanes
 	if in.pred >= 0 {
@@ -140,9 +148,15 @@ func (w *warp) step(in *instr, lanes uint32, pc int) (int, bool) {
 	}
 	switch in.op.code {
 	case opBra:
+		switch active {
+		case lanes:
+			return in.target, true
+		case 0:
+			return pc + 1, true
+		}
 		w.goTo(active, in.target)
 		w.goTo(lanes&^active, pc+1)
-		return in.target, active == lanes
+		return 0, false
 	case opRet:
 		w.exit(in, active)
 		w.goTo(lanes&^active, pc+1)
@@ -154,12 +168,12 @@ func (w *warp) step(in *instr, lanes uint32, pc int) (int, bool) {
 			return 0, false
 		}
 		if in.op.code == opBar {
+			w.goTo(active, pc)
 			w.atBarrier |= active
 			return 0, false
 		}
 		w.execute(in, active)
 	}
-	w.goTo(lanes, pc+1)
 	return pc + 1, true
 }
 

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -122,10 +123,11 @@ func newBlock(k *Kernel, mem *Memory, report *Report, l Launch) *block {
 	b := &block{k: k, mem: mem, args: l.Args, report: report, warps: make([]warp, l.Block/warpSize),
 		shared: make([]byte, l.Shared), shadow: make([]word, l.Shared/4)}
 	for i := range b.warps {
-		b.warps[i] = warp{block: b, first: i * warpSize,
+		b.warps[i] = warp{block: b, first: i * warpSize, index: map[int]int{},
 			r32: make([][warpSize]uint32, k.r32), set32: make([]uint32, k.r32),
 			r64: make([][warpSize]uint64, k.r64), set64: make([]uint32, k.r64),
 			preds: make([]uint32, k.preds), setPred: make([]uint32, k.preds)}
+		b.warps[i].constants()
 	}
 	return b
 }
@@ -141,17 +143,22 @@ func (b *block) reset(n int, l Launch) {
 	for i := range b.warps {
 		w := &b.warps[i]
 		w.exited, w.atBarrier, w.barrier = 0, 0, 1
-		clear(w.set32)
-		clear(w.set64)
-		clear(w.setPred)
+		copy(w.set32, w.const32)
+		copy(w.set64, w.const64)
+		copy(w.setPred, w.constPred)
 		for l := range warpSize {
 			w.pc[l], w.groups[l], w.copies[l] = 0, 0, w.copies[l][:0]
 		}
-		w.constants()
+		for n, r := range w.index {
+			for l := range w.r32[r] {
+				w.r32[r][l] = uint32(b.index[n])
+			}
+		}
 	}
 }
 
-// constants fills the registers of numbers and of special registers.
+// constants fills the registers of numbers and of special registers, which nothing
+// writes, and notes them as set.
 func (w *warp) constants() {
 	for c, r := range w.block.k.const32 {
 		for l := range warpSize {
@@ -159,16 +166,13 @@ func (w *warp) constants() {
 			switch c.special {
 			case "%tid.x":
 				v = uint32(w.first + l)
-			case "%ctaid.x":
-				v = uint32(w.block.index[0])
-			case "%ctaid.y":
-				v = uint32(w.block.index[1])
-			case "%ctaid.z":
-				v = uint32(w.block.index[2])
 			}
 			w.r32[r][l] = v
 		}
 		w.set32[r] = allLanes
+		if n := slices.Index(specials[1:], c.special); n >= 0 { // each block has its own
+			w.index[n] = r
+		}
 	}
 	for v, r := range w.block.k.const64 {
 		for l := range warpSize {
@@ -182,6 +186,7 @@ func (w *warp) constants() {
 			w.preds[r] = allLanes
 		}
 	}
+	w.const32, w.const64, w.constPred = slices.Clone(w.set32), slices.Clone(w.set64), slices.Clone(w.setPred)
 }
 
 // maxBurst is the most instructions that a warp runs before another may.
