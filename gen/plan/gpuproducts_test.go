@@ -40,7 +40,14 @@ func TestGPUParts(t *testing.T) {
 		if per := k.PartStages(tokens, n) * GPUDepth; n < 1 || n*per < tokens || (n-1)*per >= tokens {
 			t.Errorf("%s: %d tokens in %d parts of %d", k.Name(), tokens, n, per)
 		}
+		fewer := rapid.IntRange(1, tokens).Draw(t, "fewer")
+		if n, most := k.WeightParts(fewer), k.MostWeightParts(tokens); n > most {
+			t.Errorf("%s: %d tokens in %d parts, %d and fewer in %d at most", k.Name(), fewer, n, tokens, most)
+		}
 		c := GPUColumns{Width: l.Out}
+		if n, most := c.Parts(fewer), c.MostParts(tokens); n > most {
+			t.Errorf("%d tokens in %d parts, %d and fewer in %d at most", fewer, n, tokens, most)
+		}
 		if n, rows := c.Parts(tokens), c.Rows(tokens); n > 32 || n*rows < tokens || (n-1)*rows >= tokens {
 			t.Errorf("%d tokens in %d parts of %d rows", tokens, n, rows)
 		}

@@ -120,11 +120,17 @@ func (s GPUSum) Kernel() GPUKernel {
 // WeightParts is the number of parts that a sum over so many tokens is cut
 // into: as many as fill a chip, of no fewer than partStages each.
 func (k GPUProduct) WeightParts(tokens int) int {
+	n, stages := k.MostWeightParts(tokens), up(tokens, GPUDepth)/GPUDepth
+	return up(stages, k.PartStages(tokens, n)) / k.PartStages(tokens, n)
+}
+
+// MostWeightParts is the most parts of so many tokens and of fewer: as parts are
+// whole stages, fewer tokens can have more.
+func (k GPUProduct) MostWeightParts(tokens int) int {
 	g := k.Kernel().Grid
 	tiles, stages := g[0].N*g[1].N, up(tokens, GPUDepth)/GPUDepth
 	most := GPUs[len(GPUs)-1].Multiprocessors
-	n := max(1, min(up(most, tiles)/tiles, stages/partStages))
-	return up(stages, k.PartStages(tokens, n)) / k.PartStages(tokens, n)
+	return max(1, min(up(most, tiles)/tiles, stages/partStages))
 }
 
 // PartStages is the number of stages of each of so many parts, but the last,
@@ -170,6 +176,11 @@ func (k GPUColumns) Name() string { return fmt.Sprintf("columns_%s_%d", k.Precis
 func (k GPUColumns) Parts(tokens int) int { return up(tokens, k.Rows(tokens)) / k.Rows(tokens) }
 func (k GPUColumns) Rows(tokens int) int {
 	return max(columnsRows, up(up(tokens, columnsParts)/columnsParts, columnsRows/2))
+}
+
+// MostParts is the most parts of so many tokens and of fewer.
+func (k GPUColumns) MostParts(tokens int) int {
+	return min(columnsParts, up(tokens, columnsRows)/columnsRows)
 }
 
 // Kernel is the row of the kernel table.

@@ -177,18 +177,18 @@ func truth(b bool) cuda.Uint32 {
 	return 0
 }
 
-// partBytes is the most memory that sums in parts need, with gradients or
-// without.
+// partBytes is the most memory that sums in parts need for so many tokens and for
+// fewer, with gradients or without.
 func (l *linear) partBytes(tokens int, train bool) int {
 	n := 0
 	for _, f := range l.factors {
 		n = max(n, f.few.partBytes(min(tokens, plan.FewTokens)), f.fewData.partBytes(min(tokens, plan.FewTokens)))
 		if train {
-			n = max(n, 4*f.Weights()*f.weight.WeightParts(tokens))
+			n = max(n, 4*f.Weights()*f.weight.MostWeightParts(tokens))
 		}
 	}
 	if train {
-		n = max(n, 4*l.columns.Width*l.columns.Parts(tokens))
+		n = max(n, 4*l.columns.Width*l.columns.MostParts(tokens))
 	}
 	return n
 }
