@@ -22,7 +22,7 @@ var notSizes = map[string]string{
 	"walkDepth":       "of the thresholds' own list",
 	"hugePage":        "alignment", "smallPage": "alignment", "cacheLine": "alignment", "align": "alignment",
 	"lineFloats": "a unit of prefetching", "readUnit": "of a measurement", "maxSpins": "time", "yieldCalls": "time",
-	"Eps": "not a size", "gain": "not a size",
+	"Eps": "not a size", "gain": "not a size", "Ignored": "a mark",
 	"crossoverRounds": "of a measurement", "crossoverMost": "of a measurement", "crossoverTime": "of a measurement",
 	"scratchTile": "room for the largest tile",
 	// Of the GPU's kernels.

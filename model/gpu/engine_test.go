@@ -102,60 +102,62 @@ func roundings(c *specfile.Config) int {
 // micro-batch and of two.
 func TestGradients(t *testing.T) {
 	for _, name := range models {
-		t.Run(name, func(t *testing.T) {
-			c := config(t, name)
-			opt := rt.Options{Pool: rt.NewPool(2), Train: true}
-			defer opt.Pool.Close()
-			p := weightsOf(t, c, opt.Pool)
-			cpu, err := model.New(c.Model, p, opt)
-			must(t, err)
-			defer cpu.Close()
-			seq := min(67, c.Model.MaxPositions)
-			c.Train.Batch, c.Train.Seq = 2, seq
-			tr, grads := cpu.NewTrace(2*seq), model.NewParams(c.Model)
-			defer tr.Close()
-			defer grads.Close()
-			e := newEngine(t, c, p, copyOf(t, grads), copyOf(t, grads), 0, 1)
-			for micro, shape := range [][2]int{{2, seq}, {1, 9}} {
-				n := shape[0] * shape[1]
-				x, y := ids(n, c.Model.Vocab, uint64(micro)), ids(n, c.Model.Vocab, 7)
-				if micro > 0 {
-					y[2], y[5] = model.Ignored, model.Ignored
-				}
-				want, err := tr.Backward(grads, x, y, shape[0], 0.5, micro > 0)
-				must(t, err)
-				got, err := e.Backward(x, y, shape[0], 0.5, micro > 0)
-				must(t, err)
-				if math.Abs(got-want) > want/256 {
-					t.Errorf("loss %v, want %v", got, want)
-				}
-				g := e.gradients(t)
-				for _, q := range g.List() {
-					near(t, q.Name, g.Get(q.Name), grads.Get(q.Name), roundings(c))
-				}
-				loss, err := e.Loss(x, y, shape[0])
-				must(t, err)
-				if loss != got {
-					t.Errorf("loss %v without gradients, %v with them", loss, got)
-				}
-			}
-			if loss, err := e.Loss([]int32{1, 2}, []int32{model.Ignored, model.Ignored}, 1); err != nil || loss != 0 {
-				t.Errorf("no target: loss %v, %v, want 0", loss, err)
-			}
-			gs, ws, err := e.Norms()
-			must(t, err)
-			g := e.gradients(t)
-			for kind, norm := range byKind(g) {
-				if math.Abs(gs[kind]-norm) > 1e-5*norm {
-					t.Errorf("norm of the gradients of %s: %v, want %v", kind, gs[kind], norm)
-				}
-			}
-			for kind, norm := range byKind(p) {
-				if math.Abs(ws[kind]-norm) > 1e-5*norm {
-					t.Errorf("norm of %s: %v, want %v", kind, ws[kind], norm)
-				}
-			}
-		})
+		t.Run(name, func(t *testing.T) { testGradients(t, name, 2, 67) })
+	}
+}
+
+func testGradients(t *testing.T, name string, batch, seq int) {
+	c := config(t, name)
+	opt := rt.Options{Pool: rt.NewPool(2), Train: true}
+	defer opt.Pool.Close()
+	p := weightsOf(t, c, opt.Pool)
+	cpu, err := model.New(c.Model, p, opt)
+	must(t, err)
+	defer cpu.Close()
+	seq = min(seq, c.Model.MaxPositions)
+	c.Train.Batch, c.Train.Seq = batch, seq
+	tr, grads := cpu.NewTrace(batch*seq), model.NewParams(c.Model)
+	defer tr.Close()
+	defer grads.Close()
+	e := newEngine(t, c, p, copyOf(t, grads), copyOf(t, grads), 0, 1)
+	for micro, shape := range [][2]int{{batch, seq}, {1, 9}} {
+		n := shape[0] * shape[1]
+		x, y := ids(n, c.Model.Vocab, uint64(micro)), ids(n, c.Model.Vocab, 7)
+		if micro > 0 {
+			y[2], y[5] = model.Ignored, model.Ignored
+		}
+		want, err := tr.Backward(grads, x, y, shape[0], 0.5, micro > 0)
+		must(t, err)
+		got, err := e.Backward(x, y, shape[0], 0.5, micro > 0)
+		must(t, err)
+		if math.Abs(got-want) > want/256 {
+			t.Errorf("loss %v, want %v", got, want)
+		}
+		g := e.gradients(t)
+		for _, q := range g.List() {
+			near(t, q.Name, g.Get(q.Name), grads.Get(q.Name), roundings(c))
+		}
+		loss, err := e.Loss(x, y, shape[0])
+		must(t, err)
+		if loss != got {
+			t.Errorf("loss %v without gradients, %v with them", loss, got)
+		}
+	}
+	if loss, err := e.Loss([]int32{1, 2}, []int32{model.Ignored, model.Ignored}, 1); err != nil || loss != 0 {
+		t.Errorf("no target: loss %v, %v, want 0", loss, err)
+	}
+	gs, ws, err := e.Norms()
+	must(t, err)
+	g := e.gradients(t)
+	for kind, norm := range byKind(g) {
+		if math.Abs(gs[kind]-norm) > 1e-5*norm {
+			t.Errorf("norm of the gradients of %s: %v, want %v", kind, gs[kind], norm)
+		}
+	}
+	for kind, norm := range byKind(p) {
+		if math.Abs(ws[kind]-norm) > 1e-5*norm {
+			t.Errorf("norm of %s: %v, want %v", kind, ws[kind], norm)
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ func TestHostileMetrics(t *testing.T) {
 			t.Fatal(err)
 		}
 		frugal.Run(t, 256<<20, func() {
-			lines, err := ReadMetrics(dir, 10)
+			lines, _, err := ReadMetrics(dir, 10)
 			if err != nil || len(lines) == 0 || len(lines) > 2 || lines[0].Step != 1 {
 				t.Errorf("%s: %d lines, %v", name, len(lines), err)
 			}
@@ -40,7 +40,7 @@ func TestHostileMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	frugal.Run(t, 256<<20, func() {
-		if lines, err := ReadMetrics(dir, 10); err == nil && len(lines) != 1 {
+		if lines, _, err := ReadMetrics(dir, 10); err == nil && len(lines) != 1 {
 			t.Errorf("10 GB of zeros: %d lines", len(lines))
 		}
 	})

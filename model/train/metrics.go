@@ -61,8 +61,12 @@ func openMetrics(run string, lines []Metrics) (*os.File, error) {
 	return os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0o666)
 }
 
-// maxLine bounds a line of the metrics.
-const maxLine = 1 << 16
+// maxLine bounds a line of the metrics, maxDamage what is looked through for the
+// end of one that is longer.
+const (
+	maxLine   = 1 << 16
+	maxDamage = 1 << 26
+)
 
 // ReadMetrics reads the lines up to step. A line that is no metrics, or whose
 // step is not between those of its neighbours, is left out, and damage says so:
@@ -88,8 +92,14 @@ func ReadMetrics(run string, step int) (lines []Metrics, damage string, err erro
 		line, err := r.ReadSlice('\n')
 		var m Metrics
 		whole := (err == nil || errors.Is(err, io.EOF)) && json.Unmarshal(line, &m) == nil
-		for errors.Is(err, bufio.ErrBufferFull) { // too long: it goes by unseen
-			_, err = r.ReadSlice('\n')
+		for passed := 0; errors.Is(err, bufio.ErrBufferFull) && passed < maxDamage; { // too long: it goes by unseen
+			line, err = r.ReadSlice('\n')
+			passed += len(line)
+		}
+		if errors.Is(err, bufio.ErrBufferFull) { // these are no metrics
+			n++
+			d.add(n)
+			break
 		}
 		if end = errors.Is(err, io.EOF); end && !whole { // nothing, or unfinished
 			break
