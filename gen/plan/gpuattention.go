@@ -116,10 +116,14 @@ func (a GPUAttention) Lanes() int {
 func (a GPUAttention) Each() int { return a.HeadDim / a.Lanes() }
 func (a GPUAttention) Keys() int { return 32 / a.Lanes() }
 
+// attendThreads are those of a block that handles a row: in the end each has two
+// entries of its head.
+const attendThreads = 256
+
 // Threads of a block, and its warps.
 func (a GPUAttention) Threads() int {
 	if a.Rows || a.Pass == AttendDelta {
-		return 256
+		return attendThreads
 	}
 	return 2 * attendRows
 }

@@ -83,6 +83,7 @@ func TestPassErrors(t *testing.T) {
 	for want, m := range map[string]spec.Model{
 		"hidden 36: GPU kernels need a multiple of 8": model(36, 4, 8, spec.RoPE),
 		"heads of 7: GPU kernels need an even number": model(64, 4, 7, spec.Absolute),
+		"heads of 514: GPU kernels take up to 512":    model(64, 4, 514, spec.Absolute),
 	} {
 		if _, err := NewGPUPasses(m); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)

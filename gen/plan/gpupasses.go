@@ -36,6 +36,9 @@ func NewGPUPasses(m spec.Model) (GPUPasses, error) {
 	if m.HeadDim()%2 != 0 {
 		return p, fmt.Errorf("heads of %d: GPU kernels need an even number", m.HeadDim())
 	}
+	if m.HeadDim() > 2*attendThreads {
+		return p, fmt.Errorf("heads of %d: GPU kernels take up to %d", m.HeadDim(), 2*attendThreads)
+	}
 	norms := func(add bool, blocks int) GPUNorms {
 		n := GPUNorm{Hidden: m.Hidden, Blocks: blocks, RMS: m.Norm == spec.RMSNorm, Add: add}
 		b := n
