@@ -15,7 +15,8 @@ type Decoder struct {
 	pos    []int // tokens that each sequence holds
 	limit  int
 	rows   int
-	arena  rt.Arena
+	arena  rt.Arena // of what has rows
+	ends   rt.Arena // of what has one for each sequence
 	ws     *rt.Workspace
 	aws    *rt.AttnWorkspace
 	pass   *passes
@@ -40,6 +41,7 @@ func (t *Model) NewDecoder(batch, capacity int) (*Decoder, error) {
 		d.caches = append(d.caches, l.attn.NewKVCache(batch, capacity))
 		d.aws = l.attn.NewWorkspace()
 	}
+	d.last, d.logits = d.ends.Floats(batch*t.Spec.Hidden), d.ends.Floats(batch*t.Spec.Vocab)
 	d.grow(batch)
 	return d, nil
 }
@@ -52,8 +54,8 @@ func (d *Decoder) grow(rows int) {
 	s := d.m.Spec
 	f := d.arena.Floats
 	d.rows, d.s = rows, newStats(rows)
-	d.x, d.norm, d.last = f(rows*s.Hidden), f(rows*s.Hidden), f(rows*s.Hidden)
-	d.qkv, d.attn, d.logits = f(rows*s.QKV().Out), f(rows*s.AttnDim), f(rows*s.Vocab)
+	d.x, d.norm = f(rows*s.Hidden), f(rows*s.Hidden)
+	d.qkv, d.attn = f(rows*s.QKV().Out), f(rows*s.AttnDim)
 }
 
 // Close frees the decoder.
@@ -64,6 +66,7 @@ func (d *Decoder) Close() {
 	d.ws.Close()
 	d.aws.Close()
 	d.arena.Close()
+	d.ends.Close()
 }
 
 // Len is the number of tokens that sequence i holds.

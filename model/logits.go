@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/structuredffn/sffn/gen/plan"
 )
@@ -44,6 +45,7 @@ func (t *Model) cachedLogits(ids []int32, emit func([]float32) error) error {
 	if err := t.CheckTokens(ids); err != nil {
 		return fmt.Errorf("model: input %w", err)
 	}
+	var all []float32
 	for at, n := 0, 1; at < len(ids); at, n = at+n, n+1 {
 		if at+n > len(ids)/2 {
 			n = 1
@@ -53,7 +55,8 @@ func (t *Model) cachedLogits(ids []int32, emit func([]float32) error) error {
 			return err
 		}
 		if n > 1 { // Feed has those of the last row; the norms of all are still there
-			logits = d.logits[:n*t.Spec.Vocab]
+			all = slices.Grow(all[:0], n*t.Spec.Vocab)
+			logits = all[:n*t.Spec.Vocab]
 			t.head.Forward(logits, d.norm, nil, n, nil, d.ws)
 		}
 		if err := emit(logits); err != nil {

@@ -115,19 +115,23 @@ type continued struct {
 // nobody asked for so many tokens, there are as many as fit.
 func (l *loaded) encode(prompts []string, tokens int, asked bool) ([]*continued, error) {
 	var all []*continued
-	for _, p := range prompts {
+	for i, p := range prompts {
+		prompt := "--prompt"
+		if len(prompts) > 1 {
+			prompt = fmt.Sprintf("--prompt %d of %d", i+1, len(prompts))
+		}
 		ids := l.tok.Encode(nil, []byte(p))
 		if len(ids) == 0 {
 			ids = []int32{l.tok.EndOfDocument()}
 		}
 		limit := l.Spec.MaxPositions
 		if len(ids) > limit {
-			return nil, fmt.Errorf("--prompt has %d tokens, the model takes %d", len(ids), limit)
+			return nil, fmt.Errorf("%s has %d tokens, the model takes %d", prompt, len(ids), limit)
 		}
 		// The last token takes no position: nothing is computed from it.
 		room := limit - len(ids) + 1
 		if asked && tokens > room {
-			return nil, fmt.Errorf("--prompt has %d tokens, --tokens asks for %d more: the %d positions of the model leave room for %d", len(ids), tokens, limit, room)
+			return nil, fmt.Errorf("%s has %d tokens, --tokens asks for %d more: the %d positions of the model leave room for %d", prompt, len(ids), tokens, limit, room)
 		}
 		all = append(all, &continued{Prompt: p, PromptIDs: ids, IDs: []int32{}, limit: min(tokens, room), stream: token.NewStream(l.tok)})
 	}
