@@ -15,6 +15,8 @@ export CUDA_HOME ?= $(CURDIR)/build/cuda-toolkit
 endif
 # How long make soak runs each fuzz target.
 FUZZTIME ?= 10m
+# How many trainers make soak kills.
+KILLS ?= 1000
 .PHONY: help generate build test soak check demo bench cuda-toolkit
 
 help: ## list the targets
@@ -29,7 +31,8 @@ build: ## build bin/sffn and bin/sffngen
 test: ## run all tests
 	$(GO) test -timeout 30m ./...
 
-soak: ## run what finds more the longer it runs: each fuzz target for ten minutes; hours. Shorter: make soak FUZZTIME=10s
+soak: ## run what finds more the longer it runs: 1,000 kills of a trainer, each fuzz target for ten minutes; hours. Shorter: make soak KILLS=20 FUZZTIME=10s
+	$(GO) test -timeout 2h -run 'TestKilled' -v ./model/train -kills $(KILLS)
 	GO="$(GO)" ./internal/fuzz.sh $(FUZZTIME)
 
 check: ## gofmt, vet for every kind of build, staticcheck

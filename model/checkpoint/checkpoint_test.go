@@ -14,13 +14,20 @@ import (
 
 const source = "model: {vocab: 11, hidden: 8, ffn: 16, layers: 1, q_heads: 2, mlp: {kind: lowrank, rank: 2}}\n"
 
+func newParams() (*specfile.Config, *model.Params, error) {
+	c, err := specfile.Parse("small", []byte(source))
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, model.NewParams(c.Model), nil
+}
+
 func params(t testing.TB) (*specfile.Config, *model.Params) {
 	t.Helper()
-	c, err := specfile.Parse("small", []byte(source))
+	c, p, err := newParams()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := model.NewParams(c.Model)
 	t.Cleanup(p.Close)
 	for _, q := range p.List() {
 		for i := range p.Get(q.Name) {

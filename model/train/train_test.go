@@ -1,16 +1,13 @@
 package train
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"image/png"
-	"io/fs"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -311,163 +308,6 @@ func TestUnusedGuide(t *testing.T) {
 	if got := two[0]; math.Abs(float64(got-moved)) > 1e-5 {
 		t.Errorf("the first update of a guide leads to %v, want %v", got, moved)
 	}
-}
-
-// Tests run the trainer in a child process, the test binary itself, by these
-// variables: the folder of the data and the run, and what else it does.
-const (
-	childEnv      = "SFFN_TEST_TRAIN"
-	beforeEnv     = "SFFN_TEST_BEFORE"
-	limitFileSize = "limit the size of files"
-	askEachStep   = "ask before each step is saved"
-	childRun      = "child"
-)
-
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(childEnv); dir != "" {
-		if err := trainChild(dir, os.Getenv(beforeEnv)); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
-func child(t *testing.T, dir, before string) *exec.Cmd {
-	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), childEnv+"="+dir, beforeEnv+"="+before)
-	return cmd
-}
-
-// trainChild trains, or resumes, saving after each step.
-func trainChild(dir, before string) error {
-	c, err := specfile.Parse("tiny", []byte(tiny))
-	if err != nil {
-		return err
-	}
-	set, err := data.Open(filepath.Join(dir, "data"))
-	if err != nil {
-		return err
-	}
-	if before == limitFileSize {
-		if err := limitFiles(16 << 10); err != nil {
-			return err
-		}
-	}
-	run := filepath.Join(dir, childRun)
-	_, none := checkpoint.Find(run)
-	r := &Run{Config: c, Data: set, Dir: run, Keep: 2, SaveEvery: 1, Resume: none == nil, Options: rt.Options{Pool: rt.NewPool(2)}}
-	if before == askEachStep {
-		answer := bufio.NewReader(os.Stdin)
-		r.OnStep = func(p Progress) {
-			fmt.Println(p.Step)
-			answer.ReadString('\n')
-		}
-	}
-	_, err = r.Train(context.Background())
-	return err
-}
-
-// A process that is killed, between steps or at any point of saving one, loses
-// nothing that a checkpoint holds, and ends with the bits of an unbroken run.
-func TestKilled(t *testing.T) {
-	dir := t.TempDir()
-	prepare(t, filepath.Join(dir, "data"))
-	whole := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "whole"), 1, ""))
-	reached := 0
-	files := []string{
-		".unfinished-step-%08d", ".unfinished-step-%08d/config.yaml", ".unfinished-step-%08d/model.safetensors",
-		".unfinished-step-%08d/optimizer.safetensors", ".unfinished-step-%08d/state.json", "step-%08d",
-	}
-	for i, file := range files {
-		kill(t, dir, 4*i+2, "")
-		if kill(t, dir, 4*i+4, fmt.Sprintf(file, 4*i+4)) {
-			reached++
-		}
-	}
-	t.Logf("killed %d times, %d of them while it saved", 2*len(files), reached)
-	if out, err := child(t, dir, "").CombinedOutput(); err != nil {
-		t.Fatalf("the trainer failed after it was killed: %v\n%s", err, out)
-	}
-	last, err := checkpoint.Find(filepath.Join(dir, childRun))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(weights(t, last), weights(t, whole.Checkpoint)) {
-		t.Error("the run that was killed ends with other weights")
-	}
-	err = filepath.WalkDir(filepath.Join(dir, childRun), func(path string, e fs.DirEntry, err error) error {
-		if strings.Contains(path, "unfinished") {
-			t.Errorf("%s is left behind", path)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// kill runs the trainer until it has trained a step and kills it: before it
-// saves, or, where a file of the run is named, as soon as that is there. The
-// trainer waits at each step, so that it is never over before. It may have saved
-// before this process looks: then it is killed all the same, and reached is
-// false.
-func kill(t *testing.T, dir string, step int, file string) (reached bool) {
-	t.Helper()
-	cmd := child(t, dir, askEachStep)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	answers, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	steps := make(chan string)
-	go func() {
-		defer close(steps)
-		for sc := bufio.NewScanner(stdout); sc.Scan(); {
-			steps <- sc.Text()
-		}
-	}()
-	at, alive := <-steps
-	for ; alive && at != fmt.Sprint(step); at, alive = <-steps {
-		fmt.Fprintln(answers) // one that has died is noticed above
-	}
-	if alive && file != "" {
-		fmt.Fprintln(answers)
-		file = filepath.Join(dir, childRun, file)
-		for waits := true; waits; {
-			select {
-			case _, alive = <-steps:
-				waits = false
-			default:
-				_, err := os.Stat(file)
-				reached = err == nil
-				waits = !reached
-			}
-		}
-	}
-	if err := cmd.Process.Kill(); err != nil && alive {
-		t.Fatal(err)
-	}
-	for range steps {
-	}
-	if err := cmd.Wait(); err == nil || !alive {
-		t.Fatalf("the trainer ended before it was killed at step %d: %v\n%s", step, err, stderr.String())
-	}
-	return reached
 }
 
 // A run resumes on another instruction set, which rounds the activations and
