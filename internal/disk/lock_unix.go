@@ -4,6 +4,7 @@ package disk
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,8 @@ func lock(f *os.File) (free bool, err error) {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EWOULDBLOCK):
 			return false, nil
+		case errors.Is(err, unix.ENOLCK): // a network's file system without locks
+			return false, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 		default:
 			return err == nil, err
 		}

@@ -31,6 +31,7 @@ func TestForeign(t *testing.T) {
 		"step-notes/notes.txt", "step-00000001-best/state.json", "step-00000077/mine.txt", "step-00000002/notes.txt", "step-9/state.json",
 		".unfinished-ideas/a.txt", ".replaced-ideas/a.txt", "step-00000008",
 	}
+	write(t, filepath.Join(first, ".crossover.json4321"), "{") // what a process left that was killed
 	for step := 2; step <= 5; step++ {
 		save(t, run, step, 2)
 		for _, name := range foreign {
@@ -48,6 +49,9 @@ func TestForeign(t *testing.T) {
 	all, err := list(run)
 	if want := []string{filepath.Join(run, stepName(4)), filepath.Join(run, stepName(5))}; err != nil || !slices.Equal(all, want) {
 		t.Errorf("kept %v, %v, want %v", all, err, want)
+	}
+	if _, err := os.Stat(first); err == nil {
+		t.Errorf("%s is still there", first)
 	}
 	// Of a checkpoint with something else in it, that is left.
 	entries, err := os.ReadDir(filepath.Join(run, stepName(2)))

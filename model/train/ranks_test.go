@@ -218,19 +218,41 @@ func TestRanks(t *testing.T) {
 		}
 	}
 
-	// One is interrupted: all cut the same step, and save the one before.
-	results, errs = run("interrupted", func(tr *trainer, stop func()) {
-		if tr.run.Rank == 1 {
+	// One is interrupted, between steps, in one or in a validation: all cut the same
+	// step, and save the one before.
+	for at, interrupt := range map[int]func(tr *trainer, stop func()){
+		6: func(tr *trainer, stop func()) {
 			tr.run.OnStep = func(p Progress) {
 				if p.Step == 6 {
 					stop()
 				}
 			}
-		}
-	})
-	for rank, err := range errs {
-		if res := results[rank]; err != nil || !res.Interrupted || res.Step != 6 || !bytes.Equal(weights(t, res.Checkpoint), weights(t, results[0].Checkpoint)) {
-			t.Errorf("rank 1 is interrupted: rank %d ends with %+v, %v", rank, results[rank], err)
+		},
+		7: func(tr *trainer, stop func()) {
+			tr.run.Config.Train.Accumulate = 3 // the others have one micro-batch, whose sums count for nothing here
+			tr.run.OnBatch = func(b Batch) {
+				if b.Step == 8 && b.Done == 2 {
+					stop()
+				}
+			}
+		},
+		10: func(tr *trainer, stop func()) {
+			tr.run.OnBatch = func(b Batch) {
+				if b.Step == 10 && b.Validation {
+					stop()
+				}
+			}
+		},
+	} {
+		results, errs = run(fmt.Sprint("interrupted ", at), func(tr *trainer, stop func()) {
+			if tr.run.Rank == 1 {
+				interrupt(tr, stop)
+			}
+		})
+		for rank, err := range errs {
+			if res := results[rank]; err != nil || !res.Interrupted || res.Step != at || !bytes.Equal(weights(t, res.Checkpoint), weights(t, results[0].Checkpoint)) {
+				t.Errorf("rank 1 is interrupted: rank %d ends with %+v, %v, want step %d", rank, results[rank], err, at)
+			}
 		}
 	}
 }
