@@ -12,7 +12,7 @@
 // any number of threads; the instruction set that it was trained on is stated,
 // for the sums of training depend on it. A checkpoint appears whole, by one
 // rename, or not at all, and what has changed since is noticed when it is read.
-// Save and Recover are for the process that holds the run's folder.
+// Save, Recover and Prune are for the process that holds the run's folder.
 package checkpoint
 
 import (
@@ -124,7 +124,7 @@ func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (
 	if err := replace(run, name); err != nil {
 		return "", err
 	}
-	return dir, prune(run, dir, keep)
+	return dir, Prune(run, dir, keep)
 }
 
 // writeSummed writes a synced file and returns its checksum.

@@ -136,8 +136,8 @@ func replace(run, name string) error {
 	return nil
 }
 
-// prune removes all but the newest keep checkpoints; newest stays.
-func prune(run, newest string, keep int) error {
+// Prune removes all but the newest keep checkpoints; newest stays.
+func Prune(run, newest string, keep int) error {
 	all, err := list(run)
 	if err != nil {
 		return err

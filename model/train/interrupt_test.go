@@ -145,6 +145,16 @@ func TestNothingToSave(t *testing.T) {
 	if _, err := checkpoint.Find(r.Dir); err != nil {
 		t.Error(err)
 	}
+	// One that was killed after it had saved left an older one too many.
+	for _, name := range []string{"step-00000028", "step-00000029"} {
+		if err := os.CopyFS(filepath.Join(r.Dir, name), os.DirFS(first.Checkpoint)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	train(t, r)
+	if _, err := os.Stat(filepath.Join(r.Dir, "step-00000028")); err == nil {
+		t.Error("an old checkpoint stays beside the two that are kept")
+	}
 }
 
 // A line of the metrics that is damaged costs itself.

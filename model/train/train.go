@@ -354,8 +354,12 @@ func (t *trainer) validate(ctx context.Context) (float64, error) {
 
 // save returns the checkpoint of this step, which it writes unless it is there.
 func (t *trainer) save() (string, error) {
+	keep := t.run.Keep
+	if t.watch.spiking > 0 {
+		keep = max(2, keep+1) // the good one stays
+	}
 	if t.saved != "" && t.savedAt == t.step {
-		return t.saved, nil
+		return t.saved, checkpoint.Prune(t.run.Dir, t.saved, keep) // who wrote it may have died before that
 	}
 	if err := t.engine.Fetch(); err != nil {
 		return "", err
@@ -364,10 +368,6 @@ func (t *trainer) save() (string, error) {
 		Tokenizer: t.run.Data.Tokenizer.Name(), Data: t.run.Data.Fingerprint(), ISA: t.run.isa(), TokensPerSecond: t.rate}
 	if t.guidance != nil {
 		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.cpu.adam.GuideSteps}
-	}
-	keep := t.run.Keep
-	if t.watch.spiking > 0 {
-		keep = max(2, keep+1) // the good one stays
 	}
 	dir, err := checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.params, t.m, t.v, keep)
 	if err == nil {

@@ -26,7 +26,7 @@ func TestProgress(t *testing.T) {
 	l.last = time.Time{}
 	micro(1, 1, 512)
 	says("step 1/3  1 of 512 micro-batches\n") // a sign of life
-	l.last = start.Add(time.Hour) // just now, however slow this test is
+	l.last = start.Add(time.Hour)              // just now, however slow this test is
 	micro(1, 2, 512)
 	says("")
 	l.tick(l.last.Add(logEvery / 2))
