@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"go/build"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,9 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/structuredffn/sffn/internal/memory"
+	"github.com/structuredffn/sffn/internal/pending"
 )
 
 // Document is one text of a corpus.
@@ -90,42 +94,33 @@ const (
 )
 
 // Text reads files, and the text files below folders. A corpus of few files is
-// cut into pieces of about 32 KiB, at line ends, which count as documents.
+// cut into pieces of about 32 KiB, at line ends, which count as documents. More
+// than the memory has room for, and what is no file and may never end, is
+// refused before it is read.
 func Text(paths []string) ([]Document, error) {
-	var docs []Document
+	var files []textFile
 	for _, root := range paths {
-		info, err := os.Stat(root)
+		found, err := textFiles(root)
 		if err != nil {
 			return nil, err
 		}
-		if !info.IsDir() {
-			text, err := os.ReadFile(root)
-			if err != nil {
-				return nil, err
-			}
-			docs = append(docs, Document{filepath.Base(root), text})
-			continue
-		}
-		err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-			if err != nil || !e.Type().IsRegular() {
-				return err
-			}
-			text, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			rel, err := filepath.Rel(root, path)
-			if err != nil {
-				return err
-			}
-			if isText(text) {
-				docs = append(docs, Document{filepath.ToSlash(filepath.Join(filepath.Base(root), rel)), text})
-			}
-			return nil
-		})
+		files = append(files, found...)
+	}
+	size := int64(0)
+	for _, f := range files {
+		size += f.size
+	}
+	if free, ok := memory.Available(); ok && size > free/memoryPerByte {
+		return nil, fmt.Errorf("%s: %d bytes of text take about %d times as much memory, of which %d bytes are available; prepare less of it, or on a larger machine",
+			strings.Join(paths, ", "), size, memoryPerByte, free)
+	}
+	var docs []Document
+	for _, f := range files {
+		text, err := os.ReadFile(f.name)
 		if err != nil {
 			return nil, err
 		}
+		docs = append(docs, Document{f.path, text})
 	}
 	docs = slices.DeleteFunc(docs, func(d Document) bool { return len(d.Text) == 0 })
 	if len(docs) == 0 {
@@ -142,10 +137,62 @@ func Text(paths []string) ([]Document, error) {
 	return pieces, nil
 }
 
+// memoryPerByte is what Prepare takes for a byte of text: itself, four of its
+// token and as many while the list of tokens grows.
+const memoryPerByte = 9
+
+// textFile is a file of a corpus; path is the document's.
+type textFile struct {
+	name, path string
+	size       int64
+}
+
+// textFiles lists a file, or the text files below a folder.
+func textFiles(root string) ([]textFile, error) {
+	info, err := os.Stat(root)
+	switch {
+	case err != nil:
+		return nil, err
+	case info.Mode().IsRegular():
+		return []textFile{{root, filepath.Base(root), info.Size()}}, nil
+	case !info.IsDir():
+		return nil, fmt.Errorf("%s is %s, want a file or a folder", root, pending.Kind(info.Mode()))
+	}
+	top, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		return nil, err
+	}
+	var files []textFile
+	err = filepath.WalkDir(top, func(name string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		if ok, err := isText(name); !ok || err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(top, name)
+		if err != nil {
+			return err
+		}
+		files = append(files, textFile{name, filepath.ToSlash(filepath.Join(filepath.Base(root), rel)), info.Size()})
+		return nil
+	})
+	return files, err
+}
+
 // isText looks at the beginning of a file, as git does: text has no zero byte.
-func isText(b []byte) bool {
-	head := b[:min(len(b), 8000)]
-	return bytes.IndexByte(head, 0) < 0
+func isText(name string) (bool, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	head, err := io.ReadAll(io.LimitReader(f, 8000))
+	return bytes.IndexByte(head, 0) < 0, err
 }
 
 func cut(d Document) []Document {

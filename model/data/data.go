@@ -4,6 +4,7 @@
 package data
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/token"
@@ -27,25 +29,32 @@ const (
 // shardTokens bounds one shard.
 const shardTokens = 64 << 20
 
-// Prepare encodes documents and writes the shards of both splits into dir. An
+// Prepare encodes documents and writes the shards of both splits into dir. Where
+// no document falls to validation, or none to training, the end of the longest
+// one is held out, a twentieth of all text. An
 // interrupted call leaves nothing that Open would take for whole: the last
 // file to appear is the first training shard. Shards that are in dir are replaced;
 // nothing else in it is touched.
 func Prepare(dir string, docs []Document, t token.Tokenizer, progress func(done, total int)) error {
-	splits := map[string][]int32{}
-	for i, d := range docs {
-		name := Train
-		if d.Validation() {
-			name = Validation
-		}
-		ids := t.Encode(splits[name], d.Text)
-		splits[name] = append(ids, t.EndOfDocument())
-		progress(i+1, len(docs))
+	stretch, err := heldStretch(docs)
+	if err != nil {
+		return err
 	}
-	for _, name := range []string{Train, Validation} {
-		if len(splits[name]) < 2 {
-			return fmt.Errorf("%d documents leave nothing for the split %s: a corpus needs about %d documents, or %d KB of text", len(docs), name, validationShare, validationShare*pieceSize>>10)
+	splits := map[string][]int32{}
+	add := func(name string, text []byte) {
+		splits[name] = append(t.Encode(splits[name], text), t.EndOfDocument())
+	}
+	for i, d := range docs {
+		switch at, cut := stretch[i]; {
+		case cut:
+			add(Train, d.Text[:at])
+			add(Validation, d.Text[at:])
+		case len(stretch) == 0 && d.Validation():
+			add(Validation, d.Text)
+		default:
+			add(Train, d.Text)
 		}
+		progress(i+1, len(docs))
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
@@ -110,6 +119,52 @@ func begins(name, text string) bool {
 	b := make([]byte, len(text))
 	n, err := io.ReadFull(f, b)
 	return n == 0 && err == io.EOF || string(b[:n]) == text
+}
+
+// heldStretch is what is held out where whole documents cannot be, because the
+// hashes of all of them fall to the same split: the document and the place from
+// which on it is for validation. It is empty elsewhere.
+func heldStretch(docs []Document) (map[int]int, error) {
+	held, size, longest := 0, 0, 0
+	for i, d := range docs {
+		if d.Validation() {
+			held++
+		}
+		size += len(d.Text)
+		if len(d.Text) > len(docs[longest].Text) {
+			longest = i
+		}
+	}
+	if held > 0 && held < len(docs) {
+		return nil, nil
+	}
+	if size < minText {
+		return nil, fmt.Errorf("%d bytes of text in %d documents are too few to hold some out, want %d or more", size, len(docs), minText)
+	}
+	text := docs[longest].Text
+	n := min(max(size/validationShare, minStretch), len(text)/2)
+	return map[int]int{longest: len(text) - n + lineEnd(text[len(text)-n:])}, nil
+}
+
+// A text of minText bytes is the smallest that is split. A stretch of minStretch
+// has room for a sequence of most runs.
+const (
+	minText    = 64
+	minStretch = 2 << 10
+)
+
+// lineEnd is the place behind the first line of a text, or, where that is more
+// than half of it, where a rune begins.
+func lineEnd(text []byte) int {
+	if i := bytes.IndexByte(text, '\n') + 1; i > 0 && i <= len(text)/2 {
+		return i
+	}
+	for i := range min(utf8.UTFMax, len(text)) {
+		if utf8.RuneStart(text[i]) {
+			return i
+		}
+	}
+	return 0
 }
 
 func shardName(dir, split string, i int) string {

@@ -20,7 +20,9 @@ func newPrepare() *cobra.Command {
 --corpus goroot is the Go source of this machine: the standard library without
 tests, commands, vendored, generated and duplicate files. --text reads files,
 and the text files below folders. A twentieth of the documents, chosen by the
-hash of their paths, is held out for validation.`,
+hash of their paths, is held out for validation; files of less than 200 are cut
+into documents of 32 KB first. Where that leaves nothing for one of the splits,
+the last twentieth of the longest document is held out.`,
 		Example: `  sffn prepare --corpus goroot --out data
   sffn prepare --text book.txt --text notes/ --out data`,
 		Args: cli.NoArgs,
