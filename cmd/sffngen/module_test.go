@@ -41,20 +41,51 @@ func command(t *testing.T, dir string, args ...string) string {
 	return string(out)
 }
 
-// A user's own module: go generate for a shape of its own, its tests, a
-// trainer linked with the kernels.
-func TestDownstream(t *testing.T) {
-	dir := scratchModule(t, "example.com/trainer")
-	src, err := os.ReadFile(filepath.Join("testdata", "downstream", "main.go"))
+// README's way into a user's own module: the commands, in a folder that has nothing
+// but the program.
+func TestReadme(t *testing.T) {
+	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "main.go"), src, 0o666); err != nil {
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	command(t, dir, "generate", ".")
-	command(t, dir, "test", "./...")
-	out := command(t, dir, "run", ".")
+	program, err := os.ReadFile(filepath.Join("testdata", "downstream", "main.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	generate := regexp.MustCompile(`(?m)^//go:generate .*$`)
+	if page, own := generate.FindString(string(readme)), generate.FindString(string(program)); page != own {
+		t.Errorf("README has\n%s\nthe program\n%s", page, own)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), program, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	var commands []string
+	out := ""
+	for _, line := range regexp.MustCompile(`(?m)^    go .*$`).FindAllString(string(readme), -1) {
+		line, _, _ = strings.Cut(line, " # ")
+		args := strings.Fields(line)
+		for i := range args {
+			args[i] = strings.Replace(args[i], "=../sffn", "="+root, 1)
+		}
+		commands = append(commands, strings.Join(args, " "))
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = dir
+		// All modules are in the cache, because this test was built from them.
+		cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off", "GOPROXY=off", "GOSUMDB=off")
+		text, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s\n%v\n%s", strings.Join(commands, "\n"), err, text)
+		}
+		out = string(text)
+	}
+	if len(commands) != 6 {
+		t.Fatalf("README has the commands\n%s", strings.Join(commands, "\n"))
+	}
 	losses := regexp.MustCompile(`loss ([\d.]+)`).FindAllStringSubmatch(out, -1)
 	if len(losses) != 60 {
 		t.Fatalf("the trainer printed\n%s", out)

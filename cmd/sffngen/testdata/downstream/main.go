@@ -11,7 +11,7 @@ import (
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
-//go:generate go run github.com/structuredffn/sffn/cmd/sffngen --kind lowrank --hidden 96 --ffn 384 --rank 24 --act gelu --bias --out ffn96
+//go:generate go tool sffngen --kind lowrank --hidden 96 --ffn 384 --rank 24 --act gelu --bias --out ffn96
 
 const tokens, steps, rate = 64, 60, 0.5
 
