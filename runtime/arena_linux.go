@@ -6,11 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapMemory panics when the system is out of memory, as the Go heap does.
+// mapMemory panics when the system is out of memory, as the Go heap does, but with
+// the system's error, so that a program can end in words.
 func mapMemory(size int) []byte {
 	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
-		panic(fmt.Sprintf("runtime: cannot map %d bytes: %v", size, err))
+		panic(fmt.Errorf("runtime: cannot map %d bytes: %w", size, err))
 	}
 	return b
 }

@@ -3,10 +3,27 @@ package memory
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 )
+
+// Refused, deferred, makes an error of a panic about memory that the system
+// refuses. A program's own mistakes stay panics.
+func Refused(err *error) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	e, ok := v.(error)
+	if !ok || !errors.Is(e, syscall.ENOMEM) {
+		panic(v)
+	}
+	*err = fmt.Errorf("out of memory: %w; take a smaller model, batch or length, or raise the limit (ulimit -v)", e)
+}
 
 // Available is the memory that can be had without swapping, in bytes, within
 // the limit of the control group; ok is false where the system does not say.

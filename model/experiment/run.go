@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/structuredffn/sffn/internal/memory"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/token"
@@ -140,7 +141,8 @@ func (r *Run) finished(out string) (bool, error) {
 	return n == 0 || lines[n-1].Step < s.Step || lines[n-1].ValLoss != nil, nil
 }
 
-func (r *Run) train(ctx context.Context, out string, opt rt.Options, saveEvery time.Duration) (*train.Result, error) {
+func (r *Run) train(ctx context.Context, out string, opt rt.Options, saveEvery time.Duration) (res *train.Result, err error) {
+	defer memory.Refused(&err) // fails this run, not the program
 	set, err := data.Open(filepath.Join(out, dataDir))
 	if err != nil {
 		return nil, err

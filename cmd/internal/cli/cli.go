@@ -12,11 +12,11 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/internal/memory"
 )
 
 // UsageError is a mistake in how a command was called: exit code 2.
@@ -96,18 +96,8 @@ func Run(cmd *cobra.Command) {
 	os.Exit(Code(err))
 }
 
-// execute runs the command. Memory that the system refuses is an error like any
-// other; a program's own mistakes stay panics.
 func execute(cmd *cobra.Command) (ran *cobra.Command, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			e, ok := v.(error)
-			if !ok || !errors.Is(e, syscall.ENOMEM) {
-				panic(v)
-			}
-			ran, err = cmd, fmt.Errorf("out of memory: %w; take a smaller model, batch or length, or raise the limit (ulimit -v)", e)
-		}
-	}()
+	defer memory.Refused(&err)
 	return cmd.ExecuteC()
 }
 
