@@ -87,7 +87,7 @@ func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("checkpoint %s: %w; the earlier checkpoints are whole", dir, err), os.RemoveAll(tmp))
+			err = errors.Join(fmt.Errorf("checkpoint %s: %w; the earlier checkpoints are whole", filepath.Join(run, name), err), os.RemoveAll(tmp))
 		}
 	}()
 	s.Format = Format
