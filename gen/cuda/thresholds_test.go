@@ -2,8 +2,8 @@ package cuda
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"testing"
@@ -168,16 +168,14 @@ func walkRows(d *device, k plan.GPUKernel, n int) error {
 // digits of a name are the sizes of a kernel, which its variant leaves out.
 var digits = regexp.MustCompile("[0-9]+")
 
-// variants picks of the committed kernels that differ in nothing but constants the
-// one with the smallest operands, with the lists of their thresholds told apart.
+// variants picks, of the committed kernels that differ in nothing but constants and
+// have the same thresholds, the one with the smallest operands.
 func variants(t *testing.T) (ks []plan.GPUKernel, kernels map[string]*ptx.Kernel) {
 	best, least := map[string]plan.GPUKernel{}, map[string]int{}
 	kernels = map[string]*ptx.Kernel{}
-	for _, dir := range committedFolders() {
+	for _, dir := range slices.Sorted(maps.Keys(folders)) {
 		ks := table(t, dir)
-		for name, k := range loadPTX(t, dir, ks) {
-			kernels[name] = k
-		}
+		maps.Copy(kernels, loadPTX(t, dir, ks))
 		for _, k := range ks {
 			key := digits.ReplaceAllString(k.Name, "#")
 			for _, s := range k.Thresholds() {
@@ -200,14 +198,6 @@ func variants(t *testing.T) (ks []plan.GPUKernel, kernels map[string]*ptx.Kernel
 		ks = append(ks, k)
 	}
 	return plan.GPUUnique(ks), kernels
-}
-
-func committedFolders() (dirs []string) {
-	for dir := range folders {
-		dirs = append(dirs, filepath.Clean(dir))
-	}
-	slices.Sort(dirs)
-	return dirs
 }
 
 // Every variant of every family of kernels at the sizes of launches below, at and
@@ -252,14 +242,13 @@ func TestEdges(t *testing.T) {
 			t.Parallel()
 			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(3, uint64(i))), seed: uint64(i)}
 			var err error
-			switch p := k.Plan.(type) {
+			switch k.Plan.(type) {
 			case plan.GPUProduct:
 				err = walkProduct(d, k, 5+40*(i%2))
 			case plan.GPUFinish: // its product runs it
 			case plan.GPUColumns:
 				err = walkColumns(d, k, 5)
 			default:
-				_ = p
 				err = d.prove(k, 5)
 			}
 			if err != nil {
@@ -277,6 +266,7 @@ var roundedUp = regexp.MustCompile(`add\.s32 \t%r\d+, %r\d+, (15|31|63);\s+(?:sh
 // them it does the same.
 func TestThresholdMutants(t *testing.T) {
 	ks, kernels := variants(t)
+	// sharp runs a mutant around the thresholds of whole tiles.
 	sharp := func(what string, k plan.GPUKernel, kernels map[string]*ptx.Kernel, tile int, tamper func(tokens int) func(*ptx.Launch)) {
 		t.Helper()
 		n := 0
@@ -322,7 +312,7 @@ func TestThresholdMutants(t *testing.T) {
 			continue
 		}
 		tried[family] = true
-		for _, dir := range committedFolders() {
+		for _, dir := range slices.Sorted(maps.Keys(folders)) {
 			header, texts := kernelTexts(t, dir, table(t, dir))
 			text, ok := texts[k.Name]
 			if !ok {

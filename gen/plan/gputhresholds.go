@@ -46,10 +46,12 @@ func (k GPUKernel) Family() string {
 	return k.Template
 }
 
-// counted is a threshold of a count of launches, fixedAt one of a constant.
+// counted is a threshold of a count of launches.
 func counted(name string, of GPUCount, at, step int, what string) GPUThreshold {
 	return GPUThreshold{Threshold{name, Axis(of), at, what}, step, 0}
 }
+
+// fixedAt is one of a constant of kernels.
 func fixedAt(name string, axis Axis, at, step, size int, what string) GPUThreshold {
 	return GPUThreshold{Threshold{name, axis, at, what}, step, size}
 }
@@ -247,6 +249,8 @@ func (u GPUUpdate) thresholds() []GPUThreshold {
 		}
 	case ClipNorm:
 		return []GPUThreshold{counted("passThreads", Entries, passThreads, 1, "a second sum for a thread")}
+	case AdamW, PackBF16:
+		return []GPUThreshold{counted("passThreads", Entries, chunk*passThreads, chunk, "two blocks")}
 	}
-	return []GPUThreshold{counted("passThreads", Entries, chunk*passThreads, chunk, "two blocks")}
+	return nil
 }

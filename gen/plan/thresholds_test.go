@@ -128,6 +128,9 @@ func TestGPUThresholds(t *testing.T) {
 	for _, k := range gpuKernels(t) {
 		templates[k.Template] = true
 		ts := k.Thresholds()
+		if len(ts) == 0 {
+			t.Errorf("%s lists no thresholds", k.Name)
+		}
 		for _, g := range k.Grid {
 			if g.Each > 1 && !slices.ContainsFunc(ts, func(s GPUThreshold) bool { return s.Axis == Axis(g.Of) && s.At == g.Each }) {
 				t.Errorf("%s: a second block for more than %d %s is no threshold", k.Name, g.Each, g.Of)
