@@ -14,11 +14,11 @@ import (
 )
 
 // longStep is a run whose steps take hours, in micro-batches of milliseconds;
-// longBatch one whose first micro-batch takes a minute.
+// longBatch one whose micro-batches take seconds.
 const (
 	longModel = "model: {vocab: 257, hidden: 32, ffn: 96, layers: 2, q_heads: 2, max_positions: 512, mlp: {kind: lowrank, rank: 8}}\n"
 	longStep  = longModel + "train: {steps: 4, batch: 1, accumulate: 10000000, seq: 32}\n"
-	longBatch = longModel + "train: {steps: 4, batch: 1024, seq: 512, recompute: true}\n"
+	longBatch = longModel + "train: {steps: 4, batch: 128, seq: 512, recompute: true}\n"
 )
 
 // interrupted starts a command and sends signals once it prints a line with
