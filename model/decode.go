@@ -95,6 +95,9 @@ func (d *Decoder) Truncate(i, n int) { d.pos[i] = min(d.pos[i], max(0, n)) }
 // the logits after the last new token of each, [len(seqs), vocab], valid until
 // the next call.
 func (d *Decoder) Feed(seqs []int, tokens [][]int32) ([]float32, error) {
+	if len(tokens) != len(seqs) {
+		return nil, fmt.Errorf("model: tokens of %d sequences for %d sequences", len(tokens), len(seqs))
+	}
 	d.spans, d.ids, d.pass.positions = d.spans[:0], d.ids[:0], d.pass.positions[:0]
 	for i, s := range seqs {
 		switch {

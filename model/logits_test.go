@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -72,4 +73,31 @@ func TestLogitsErrors(t *testing.T) {
 			t.Errorf("cached %v: got %v, want the error of emit", cached, err)
 		}
 	}
+}
+
+// Several goroutines may compute with one model, each on what it made itself.
+func TestConcurrentLogits(t *testing.T) {
+	m := build(t, forms[0], "", 2)
+	ids := tokens(rand.New(rand.NewPCG(1, 1)), 40, forms[0].Vocab)
+	all := func() (rows []float32) {
+		if err := m.Logits(ids, len(rows) == 0, func(logits []float32) error {
+			rows = append(rows, logits...)
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		return rows
+	}
+	want := all()
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for range 3 {
+				if !slices.Equal(all(), want) {
+					t.Error("a concurrent call gives other logits")
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

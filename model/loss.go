@@ -111,7 +111,15 @@ func (tr *Trace) Close() {
 	tr.arena.Close()
 }
 
-// check validates a micro-batch of batch sequences.
+// checkTargets is check for a micro-batch that has a loss.
+func (tr *Trace) checkTargets(ids, targets []int32, batch int) (seq int, err error) {
+	if targets == nil {
+		return 0, fmt.Errorf("model: no targets for %d tokens", len(ids))
+	}
+	return tr.check(ids, targets, batch)
+}
+
+// check validates a micro-batch of batch sequences; targets may be nil.
 func (tr *Trace) check(ids, targets []int32, batch int) (seq int, err error) {
 	m := len(ids)
 	switch {
@@ -225,7 +233,7 @@ func (tr *Trace) Logits(logits []float32, ids []int32, batch int) error {
 // sequences of equal length. The mean is over the targets that are not Ignored,
 // and 0 where all are.
 func (tr *Trace) Loss(ids, targets []int32, batch int) (float64, error) {
-	seq, err := tr.check(ids, targets, batch)
+	seq, err := tr.checkTargets(ids, targets, batch)
 	if err != nil {
 		return 0, err
 	}
@@ -237,7 +245,7 @@ func (tr *Trace) Loss(ids, targets []int32, batch int) (float64, error) {
 // entropy, as Loss does, and leaves the gradients of scale times it in grads: added where
 // accumulate, overwritten otherwise.
 func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale float64, accumulate bool) (float64, error) {
-	seq, err := tr.check(ids, targets, batch)
+	seq, err := tr.checkTargets(ids, targets, batch)
 	if err != nil {
 		return 0, err
 	}

@@ -308,6 +308,25 @@ func TestFork(t *testing.T) {
 			feed([]int{0}, ids[:held+5])
 			near(t, s.Name+": the origin of a copy that went on", after, feed([]int{0}, ids[held+5:held+10]))
 		}
+		// Into a sequence that never held anything.
+		fresh, err := m.NewDecoder(2, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer fresh.Close()
+		if _, err := fresh.Feed([]int{0}, [][]int32{ids[:40]}); err != nil {
+			t.Fatal(err)
+		}
+		if err := fresh.Fork(1, 0); err != nil {
+			t.Fatal(err)
+		}
+		both, err := fresh.Feed([]int{0, 1}, [][]int32{ids[40:45], ids[40:45]})
+		if err != nil || !slices.Equal(both[:s.Vocab], both[s.Vocab:]) {
+			t.Errorf("%s: a fresh sequence goes on otherwise than what it is a copy of: %v", s.Name, err)
+		}
+		if _, err := fresh.Feed([]int{0, 1}, [][]int32{{1}}); err == nil {
+			t.Error("tokens of one sequence are taken for two")
+		}
 		if err := dec.Fork(0, 3); err == nil || !strings.Contains(err.Error(), "sequence 3 of a batch of 3") {
 			t.Errorf("a sequence that is not there: %v", err)
 		}
@@ -400,6 +419,7 @@ func TestBadInput(t *testing.T) {
 		"target 0 is -2":           func() error { _, err := tr.Loss([]int32{0}, []int32{-2}, 1); return err },
 		"room for 20":              func() error { _, err := tr.Loss(make([]int32, 21), make([]int32, 21), 1); return err },
 		"no batch of 3":            func() error { _, err := tr.Loss(good, good, 3); return err },
+		"no targets for 20 tokens": func() error { _, err := tr.Loss(good, nil, 1); return err },
 		"19 targets for 20":        func() error { _, err := tr.Loss(good, good[:19], 1); return err },
 		"a batch of 0 sequences":   func() error { _, err := m.NewDecoder(0, 10); return err },
 		"the model takes 1 to 300": func() error { _, err := m.NewDecoder(1, 301); return err },

@@ -1,6 +1,9 @@
 package model
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Profile is where the time of training went.
 type Profile struct {
@@ -37,8 +40,11 @@ func (p *Profile) Shares() []Share {
 	}
 }
 
-// since adds the time from start on to d, one of the profile's.
-func (p *Profile) since(d *time.Duration, start time.Time) { *d += time.Since(start) }
+// since adds the time from start on to d, one of the profile's, which several
+// callers may do at once.
+func (p *Profile) since(d *time.Duration, start time.Time) {
+	atomic.AddInt64((*int64)(d), int64(time.Since(start)))
+}
 
 // Profile gives the times so far; the trainer adds the optimizer's.
 func (t *Model) Profile() *Profile { return t.prof }

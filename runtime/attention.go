@@ -48,6 +48,9 @@ func NewAttention(s AttentionSpec, opt Options) (*Attention, error) {
 	if s.QHeads < 1 || s.KVHeads < 1 || s.HeadDim < 1 || s.QHeads%s.KVHeads != 0 {
 		return nil, fmt.Errorf("runtime: attention with %d query heads, %d key/value heads of %d: want positive counts, key/value heads dividing query heads", s.QHeads, s.KVHeads, s.HeadDim)
 	}
+	if !(s.Scale >= 0) || s.Scale > math.MaxFloat32 {
+		return nil, fmt.Errorf("runtime: attention with scale %v: want 0 or more, finite", s.Scale)
+	}
 	if err := opt.setDefaults(); err != nil {
 		return nil, err
 	}
@@ -327,6 +330,7 @@ func (a *Attention) Forward(o, sums, qkv []float32, batch, seq int, ws *AttnWork
 	checkRows(a.name, "qkv", qkv, m, a.rowWidth())
 	if sums != nil {
 		checkRows(a.name, "sums", sums, m, 2*a.QHeads)
+		checkApart(a.name, operand{"sums", sums[:2*m*a.QHeads]}, operand{"qkv", qkv[:m*a.rowWidth()]}, operand{"o", o[:m*a.outWidth()]})
 	}
 	checkApart(a.name, operand{"o", o[:m*a.outWidth()]}, operand{"qkv", qkv[:m*a.rowWidth()]})
 	if m == 0 {
@@ -409,7 +413,7 @@ func (a *Attention) Backward(dqkv, do, o, sums, qkv []float32, batch, seq int, w
 	checkRows(a.name, "sums", sums, m, 2*a.QHeads)
 	checkRows(a.name, "qkv", qkv, m, a.rowWidth())
 	checkApart(a.name, operand{"dqkv", dqkv[:m*a.rowWidth()]},
-		operand{"do", do[:m*a.outWidth()]}, operand{"o", o[:m*a.outWidth()]}, operand{"qkv", qkv[:m*a.rowWidth()]})
+		operand{"do", do[:m*a.outWidth()]}, operand{"o", o[:m*a.outWidth()]}, operand{"qkv", qkv[:m*a.rowWidth()]}, operand{"sums", sums[:2*m*a.QHeads]})
 	if m == 0 {
 		return
 	}

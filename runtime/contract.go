@@ -108,11 +108,25 @@ func (l *layer) checkGradients(g Weights) {
 	}
 }
 
+// checkGradientsApart checks that no gradient lies in what is read.
+func (l *layer) checkGradientsApart(g Weights, read ...operand) {
+	read = append(read, operand{"the bias", l.weights.Bias}, operand{"the guide", l.weights.Guide})
+	for i, f := range l.weights.Factors {
+		read = append(read, operand{l.plan.Factors[i].Param, f})
+	}
+	for i, f := range g.Factors {
+		checkApart(l.name, operand{"the gradient of " + l.plan.Factors[i].Param, f}, read...)
+	}
+	checkApart(l.name, operand{"the bias's gradient", g.Bias}, read...)
+	checkApart(l.name, operand{"the guide's gradient", g.Guide}, read...)
+}
+
 // half is the first half of a backward pass, whose results in a workspace the
 // second half takes up.
 type half struct {
 	layer *layer // of a network the first one
 	saved *Saved
+	fills uint64 // of saved
 	m     int
 	// dy and dx are the first half's operands.
 	dy, dx []float32
@@ -126,8 +140,8 @@ func (w *Workspace) checkHalf(l *layer, saved *Saved, m int, dy, x []float32) {
 	switch {
 	case h.layer == nil:
 		panic("runtime: " + l.name + ": BackwardWeights takes up what BackwardData left in the workspace, which another call has used since (or none before)")
-	case h.layer != l || h.saved != saved || h.m != m || &h.dy[0] != &dy[0]:
-		panic(fmt.Sprintf("runtime: %s: BackwardWeights of %d rows must follow the BackwardData of the same layer, rows, dy and saved; the workspace holds that of %s, %d rows", l.name, m, h.layer.name, h.m))
+	case h.layer != l || h.saved != saved || h.fills != saved.fills || h.m != m || &h.dy[0] != &dy[0]:
+		panic(fmt.Sprintf("runtime: %s: BackwardWeights of %d rows must follow the BackwardData of the same layer, rows, dy and saved, which no forward pass has filled since; the workspace holds that of %s, %d rows", l.name, m, h.layer.name, h.m))
 	}
 	in := l.plan.Spec.In
 	checkApart(l.name, operand{"dx", h.dx[:min(len(h.dx), m*in)]}, operand{"x", x[:m*in]})

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -57,7 +58,7 @@ func TestMisuse(t *testing.T) {
 	defer saved.Close()
 	narrowSaved := narrow.NewSaved(m)
 	defer narrowSaved.Close()
-	room := random(r, 4*m*hidden, 1)
+	room := random(r, 5*m*hidden, 1)
 	x, y, dx := room[:m*hidden], room[m*hidden:2*m*hidden], room[2*m*hidden:3*m*hidden]
 	dy := random(r, m*hidden, 1)
 	forward := func() { f.Forward(y, x, nil, m, saved, ws) }
@@ -118,7 +119,44 @@ func TestMisuse(t *testing.T) {
 			forward()
 			f.BackwardData(dx, dy, m, saved, ws)
 			twin.BackwardWeights(g, dy, x, m, saved, false, ws)
+		}, []string{"filled by another layer"}},
+		{"another Saved", func() {
+			forward()
+			f.BackwardData(dx, dy, m, saved, ws)
+			other := f.NewSaved(m)
+			defer other.Close()
+			f.Forward(y, x, nil, m, other, f.NewWorkspace())
+			f.BackwardWeights(g, dy, x, m, other, false, ws)
 		}, []string{"must follow the BackwardData of the same layer"}},
+		{"a Saved that was filled again", func() {
+			forward()
+			f.BackwardData(dx, dy, m, saved, ws)
+			f.Forward(y, x, nil, m, saved, f.NewWorkspace())
+			f.BackwardWeights(g, dy, x, m, saved, false, ws)
+		}, []string{"which no forward pass has filled since"}},
+		{"a Saved that fewer rows filled", func() {
+			forward()
+			f.BackwardData(dx, dy, m, saved, ws)
+			f.Forward(y, x, nil, m-1, saved, f.NewWorkspace())
+			f.BackwardWeights(g, dy, x, m, saved, false, ws)
+		}, []string{"saved holds 4 rows, the backward pass has 5"}},
+		{"a closed workspace", func() {
+			own := f.NewWorkspace()
+			forward()
+			f.BackwardData(dx, dy, m, saved, own)
+			own.Close()
+			f.BackwardWeights(g, dy, x, m, saved, false, own)
+		}, []string{"which another call has used since"}},
+		{"a gradient in dy", func() {
+			forward()
+			bad := FFNWeights{emptyLike(f.fc1.weights), g.FC2}
+			bad.FC1.Factors[0] = room[3*m*hidden:][: 6*hidden : 6*hidden]
+			f.Backward(dx, bad, room[3*m*hidden:], x, m, saved, false, ws)
+		}, []string{"the gradient of lr1 lies in the memory of dy"}},
+		{"weights for gradients", func() {
+			forward()
+			f.Backward(dx, FFNWeights{f.fc1.weights, g.FC2}, dy, x, m, saved, false, ws)
+		}, []string{"lies in the memory of"}},
 		{"another dy", func() {
 			forward()
 			f.BackwardData(dx, dy, m, saved, ws)
@@ -128,6 +166,10 @@ func TestMisuse(t *testing.T) {
 		{"stale packs, forward", func() { f.MarkStale(); forward() }, []string{name, "call Repack"}},
 		{"stale packs, backward", func() { forward(); f.MarkStale(); f.Backward(dx, g, dy, x, m, saved, false, ws) }, []string{"call Repack"}},
 		{"stale packs, a factor", func() { f.MarkStale(); f.Factors()[0].Forward(make([]float32, m*6), x, m, ws) }, []string{"call Repack"}},
+		{"a factor's dx in dy", func() {
+			c := f.Factors()[0]
+			c.BackwardData(room[6:], room, m, ws)
+		}, []string{"dx lies in the memory of dy"}},
 		{"stale packs, a factor backward", func() { f.MarkStale(); f.Factors()[0].BackwardData(dx, make([]float32, m*6), m, ws) }, []string{"call Repack"}},
 		{"repacking a merged network", func() { merged.Repack() }, []string{"merged from another"}},
 		{"a guide that is not there", func() { merged.SetGuides(Guide{On: true}, Guide{}) }, []string{"has no guide"}},
@@ -135,9 +177,11 @@ func TestMisuse(t *testing.T) {
 		mustPanic(t, c.what, c.do, c.want...)
 		f.Repack()
 	}
-	f.SetGuides(Guide{}, Guide{On: true, Ratio: 0.5})
-	if _, err := f.Merged(); err == nil || !strings.Contains(err.Error(), "its guide is on") {
-		t.Errorf("merging with the guide on: %v", err)
+	for _, on := range [][2]Guide{{{}, {On: true}}, {{On: true}, {}}} {
+		f.SetGuides(on[0], on[1])
+		if _, err := f.Merged(); err == nil || !strings.Contains(err.Error(), "its guide is on") {
+			t.Errorf("merging with the guide on: %v", err)
+		}
 	}
 }
 
@@ -261,6 +305,9 @@ func TestMisuseOfAttention(t *testing.T) {
 	mustPanic(t, "o in qkv", func() { a.Forward(qkv[:batch*seq*32], nil, qkv, batch, seq, ws) }, "o lies in the memory of qkv")
 	mustPanic(t, "a batch below 0", func() { a.Forward(o, nil, qkv, -1, seq, ws) }, "a batch of -1 sequences of 10")
 	mustPanic(t, "backward without sums", func() { a.Backward(dqkv, do, o, nil, qkv, batch, seq, ws) }, "sums has 0")
+	mustPanic(t, "dqkv over o", func() { a.Backward(dqkv, do, dqkv, sums, qkv, batch, seq, ws) }, "dqkv lies in the memory of o")
+	mustPanic(t, "dqkv over sums", func() { a.Backward(dqkv, do, o, dqkv, qkv, batch, seq, ws) }, "dqkv lies in the memory of sums")
+	mustPanic(t, "sums in o", func() { a.Forward(o, o, qkv, batch, seq, ws) }, "sums lies in the memory of o")
 	mustPanic(t, "dqkv in qkv", func() { a.Backward(qkv, do, o, sums, qkv, batch, seq, ws) }, "dqkv lies in the memory of qkv")
 	mustPanic(t, "a workspace for smaller heads", func() { bigger.Forward(nil, nil, nil, 0, 0, ws) }, "heads of another size")
 	mustPanic(t, "a workspace of another pool", func() { elsewhere.Forward(nil, nil, nil, 0, 0, ws) }, "another pool")
@@ -283,12 +330,27 @@ func TestMisuseOfAttention(t *testing.T) {
 		{"a span of 0 rows", c, []Span{{}}},
 		{"from row -1", c, []Span{{Row: -1, Rows: 1}}},
 		{"rows 29 to 30 of a qkv of 30", c, []Span{{Row: 29, Rows: 2}}},
+		{"begins at row 1, the one before ends with row 1", c, []Span{{Rows: 2}, {Seq: 1, Row: 1, Rows: 2}}},
+		{"the cache is nil", nil, []Span{{Rows: 1}}},
 	} {
 		before := slices.Clone(o)
 		if err := a.Extend(o, qkv, bad.cache, bad.spans, ws); err == nil || !strings.Contains(err.Error(), bad.want) {
 			t.Errorf("got %v, want it to contain %q", err, bad.want)
 		}
 		sameBits(t, "o after an error", o, before)
+	}
+	if err := a.Extend(o[:32], qkv, c, []Span{{Row: 1, Rows: 1}}, ws); err == nil || !strings.Contains(err.Error(), "rows 1 to 1 of an o of 1") {
+		t.Errorf("a short o: %v", err)
+	}
+	if err := a.Extend(qkv, qkv, c, []Span{{Rows: 1}}, ws); err == nil || !strings.Contains(err.Error(), "o lies in the memory of qkv") {
+		t.Errorf("o in qkv: %v", err)
+	}
+	mustPanic(t, "a cache of less than nothing", func() { a.NewKVCache(-1, 1) }, "a cache of -1 sequences of 1")
+	mustPanic(t, "copying to nowhere", func() { c.Copy(7, 0, 0) }, "copying sequence 0 to 7 of a cache of 3")
+	for _, scale := range []float32{-1, float32(math.NaN()), float32(math.Inf(1))} {
+		if _, err := NewAttention(AttentionSpec{QHeads: 1, KVHeads: 1, HeadDim: 1, Scale: scale}, Options{}); err == nil {
+			t.Errorf("a scale of %v is accepted", scale)
+		}
 	}
 	// What a span replaces is gone, with what followed it.
 	extend := func(pos, rows int) error { return a.Extend(o, qkv, c, []Span{{Pos: pos, Rows: rows}}, ws) }

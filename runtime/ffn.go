@@ -146,7 +146,7 @@ func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace)
 	ws.stages = append(ws.stages, stage{activation: f, src: whole(saved.pre), dst: whole(b.act), pre: whole(b.dpre)})
 	f.fc1.addBackwardData(ws, whole(dx), whole(b.dpre), b.dz1)
 	ws.exec()
-	ws.half = half{f.fc1, saved, m, dy, dx}
+	ws.half = half{f.fc1, saved, saved.fills, m, dy, dx}
 }
 
 // BackwardWeights is the second half of Backward: it must follow the
@@ -156,12 +156,15 @@ func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved
 	f.fc2.checkGradients(g.FC2)
 	checkRows(f.fc1.name, "x", x, m, f.spec.Hidden)
 	checkRows(f.fc1.name, "dy", dy, m, f.spec.Hidden)
+	saved.check(f.fc1, f.saves(), m)
 	if m == 0 {
 		g.FC1.addNothing(accumulate)
 		g.FC2.addNothing(accumulate)
 		return
 	}
 	ws.checkHalf(f.fc1, saved, m, dy, x)
+	f.fc1.checkGradientsApart(g.FC1, operand{"dy", dy}, operand{"x", x})
+	f.fc2.checkGradientsApart(g.FC2, operand{"dy", dy}, operand{"x", x})
 	f.fc1.clearGuide(g.FC1, accumulate)
 	f.fc2.clearGuide(g.FC2, accumulate)
 	b := f.backwardBuffers(m, ws)

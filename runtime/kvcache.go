@@ -16,6 +16,9 @@ type KVCache struct {
 
 // NewKVCache returns room for capacity positions of each of batch sequences.
 func (a *Attention) NewKVCache(batch, capacity int) *KVCache {
+	if batch < 0 || capacity < 0 {
+		panic(fmt.Sprintf("runtime: %s: a cache of %d sequences of %d", a.name, batch, capacity))
+	}
 	c := &KVCache{a: a, capacity: capacity, heads: a.KVHeads, held: make([]int, batch), seen: make([]bool, batch)}
 	n := a.size(capacity)
 	all := c.arena.Floats(batch * a.KVHeads * n) // at once, for huge pages
@@ -28,6 +31,9 @@ func (a *Attention) NewKVCache(batch, capacity int) *KVCache {
 // Copy makes sequence dst hold the first n positions of sequence src, which
 // must hold as many.
 func (c *KVCache) Copy(dst, src, n int) {
+	if min(dst, src) < 0 || max(dst, src) >= len(c.held) {
+		panic(fmt.Sprintf("runtime: copying sequence %d to %d of a cache of %d", src, dst, len(c.held)))
+	}
 	if n < 0 || n > c.held[src] {
 		panic(fmt.Sprintf("runtime: copying %d positions of sequence %d, which holds %d", n, src, c.held[src]))
 	}
@@ -48,8 +54,9 @@ type Span struct{ Seq, Pos, Row, Rows int }
 // Extend appends the keys and values of the spans' rows of qkv to the cache
 // and computes their outputs o, each row seeing its sequence up to itself. A
 // span follows what its sequence holds, or replaces its end: the sequence then
-// holds the positions up to the span's last. No sequence has two spans. On an
-// error nothing has changed. The same code as Forward runs on the same layout.
+// holds the positions up to the span's last. No sequence has two spans, spans
+// come in the order of their rows, and o shares no memory with qkv. On an error
+// nothing has changed. The same code as Forward runs on the same layout.
 func (a *Attention) Extend(o, qkv []float32, c *KVCache, spans []Span, ws *AttnWorkspace) error {
 	a.checkWorkspace(ws)
 	if err := a.checkSpans(o, qkv, c, spans); err != nil {
@@ -64,6 +71,12 @@ func (a *Attention) Extend(o, qkv []float32, c *KVCache, spans []Span, ws *AttnW
 }
 
 func (a *Attention) checkSpans(o, qkv []float32, c *KVCache, spans []Span) error {
+	if c == nil {
+		return fmt.Errorf("%s: the cache is nil", a.name)
+	}
+	if overlap(o, qkv) {
+		return fmt.Errorf("%s: o lies in the memory of qkv", a.name)
+	}
 	if c.heads != a.KVHeads || c.a.HeadDim != a.HeadDim {
 		return fmt.Errorf("%s: the cache has %d key/value heads of %d", a.name, c.heads, c.a.HeadDim)
 	}
@@ -74,6 +87,7 @@ func (a *Attention) checkSpans(o, qkv []float32, c *KVCache, spans []Span) error
 			}
 		}
 	}()
+	next := 0
 	for _, sp := range spans {
 		switch {
 		case sp.Seq < 0 || sp.Seq >= len(c.held):
@@ -91,6 +105,10 @@ func (a *Attention) checkSpans(o, qkv []float32, c *KVCache, spans []Span) error
 		case sp.Rows > len(o)/a.outWidth()-sp.Row:
 			return fmt.Errorf("sequence %d: rows %d to %d of an o of %d", sp.Seq, sp.Row, sp.Row+sp.Rows-1, len(o)/a.outWidth())
 		}
+		if sp.Row < next {
+			return fmt.Errorf("sequence %d: its span begins at row %d, the one before ends with row %d", sp.Seq, sp.Row, next-1)
+		}
+		next = sp.Row + sp.Rows
 		c.seen[sp.Seq] = true
 	}
 	return nil

@@ -104,7 +104,7 @@ func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspa
 	ws.begin(m)
 	l.layer.addBackwardData(ws, whole(dx), whole(dy), l.dz(m, ws))
 	ws.exec()
-	ws.half = half{l.layer, saved, m, dy, dx}
+	ws.half = half{l.layer, saved, saved.fills, m, dy, dx}
 }
 
 // BackwardWeights is the second half of Backward: it must follow the
@@ -113,11 +113,13 @@ func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved
 	l.layer.checkGradients(g)
 	checkRows(l.layer.name, "x", x, m, l.layer.plan.Spec.In)
 	checkRows(l.layer.name, "dy", dy, m, l.layer.plan.Spec.Out)
+	saved.check(l.layer, l.saves(), m)
 	if m == 0 {
 		g.addNothing(accumulate)
 		return
 	}
 	ws.checkHalf(l.layer, saved, m, dy, x)
+	l.layer.checkGradientsApart(g, operand{"dy", dy}, operand{"x", x})
 	l.layer.clearGuide(g, accumulate)
 	z := l.layer.intermediates(ws, slotZ1, whole(saved.z1), m)
 	ws.units = l.layer.addGradients(ws.units[:0], g, dy, x, z, l.dz(m, ws),

@@ -96,7 +96,12 @@ func (p *Pool) Run(n int, f func(worker, i int)) {
 			w.wake <- struct{}{}
 		}
 	}
+	defer p.finish()
 	p.work(0)
+}
+
+// finish ends a job once all workers have stopped, and passes on what failed.
+func (p *Pool) finish() {
 	p.open.Store(false)
 	for i := 0; p.active.Load() != 0; i++ {
 		if i >= p.spins/8 {
@@ -112,9 +117,20 @@ func (p *Pool) Run(n int, f func(worker, i int)) {
 }
 
 func (p *Pool) work(id int) {
-	defer p.caught(id)
+	whole := false
+	defer p.caught(id, &whole)
 	for i := p.next.Add(1) - 1; i < p.n; i = p.next.Add(1) - 1 {
 		p.f(id, int(i))
+	}
+	whole = true
+}
+
+// join takes part in the job that is open, if there is one still.
+func (p *Pool) join(id int) {
+	p.active.Add(1)
+	defer p.active.Add(-1)
+	if p.open.Load() {
+		p.work(id)
 	}
 }
 
@@ -136,12 +152,21 @@ func (f *failure) Unwrap() error {
 	return err
 }
 
-// caught keeps the panic of a chunk and leaves the job's other chunks out.
-func (p *Pool) caught(id int) {
-	if v := recover(); v != nil {
-		p.failure.CompareAndSwap(nil, &failure{v, id, debug.Stack()})
-		p.next.Store(p.n)
+// caught keeps the panic of a chunk and leaves the job's other chunks out. A
+// chunk that ends its goroutine ends the caller's in its own way, but a worker's
+// would be missed.
+func (p *Pool) caught(id int, whole *bool) {
+	v := recover()
+	if *whole {
+		return
 	}
+	if v == nil && id > 0 {
+		v = "a chunk of work ended its worker's goroutine (runtime.Goexit, or a test's FailNow)"
+	}
+	if v != nil {
+		p.failure.CompareAndSwap(nil, &failure{v, id, debug.Stack()})
+	}
+	p.next.Store(p.n)
 }
 
 func (p *Pool) loop(w *worker, id int) {
@@ -168,11 +193,7 @@ func (p *Pool) loop(w *worker, id int) {
 		// A worker that comes late finds the job closed, or the next one open:
 		// both are sound, because the caller rewrites a job only while it is
 		// closed and nobody is active.
-		p.active.Add(1)
-		if p.open.Load() {
-			p.work(id)
-		}
-		p.active.Add(-1)
+		p.join(id)
 	}
 }
 

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -195,6 +196,42 @@ func TestPoolPanics(t *testing.T) {
 						runtime.Gosched()
 					}
 				})
+			}
+		}
+	}
+}
+
+// A chunk that ends its goroutine leaves the pool good: in a worker the caller
+// is told, in the caller's own the caller ends.
+func TestPoolGoexit(t *testing.T) {
+	for _, threads := range []int{2, 3} {
+		p := NewPool(threads)
+		defer p.Close()
+		for _, inWorker := range []bool{false, true} {
+			var told any
+			done := make(chan bool)
+			go func() {
+				defer close(done)
+				defer func() { told = recover() }()
+				var arrived atomic.Int32
+				p.Run(threads, func(worker, _ int) {
+					arrived.Add(1)
+					for arrived.Load() < int32(threads) { // all take part
+						runtime.Gosched()
+					}
+					if (worker > 0) == inWorker {
+						runtime.Goexit()
+					}
+				})
+			}()
+			<-done
+			if inWorker && !strings.Contains(fmt.Sprint(told), "Goexit") || !inWorker && told != nil {
+				t.Errorf("%d threads, in a worker: %v: the caller is told %v", threads, inWorker, told)
+			}
+			var n atomic.Int32
+			p.Run(40, func(int, int) { n.Add(1) })
+			if n.Load() != 40 {
+				t.Errorf("%d threads, in a worker: %v: the next job runs %d of 40 chunks", threads, inWorker, n.Load())
 			}
 		}
 	}

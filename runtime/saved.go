@@ -18,6 +18,7 @@ type Saved struct {
 	arena   Arena
 	layer   *layer // which filled it last, of a network the first one
 	current int    // rows that it filled
+	fills   uint64 // counts
 }
 
 // savedWidths are the entries of a row that a layer saves: the intermediates of
@@ -33,6 +34,9 @@ func (s *Saved) BytesPerRow() int { return 4 * s.widths.sum() }
 func (s *Saved) Close() { s.arena.Close() }
 
 func newSaved(rows int, w savedWidths) *Saved {
+	if rows < 0 {
+		panic(fmt.Sprintf("runtime: room for %d rows, want 0 or more", rows))
+	}
 	s := &Saved{rows: rows, widths: w}
 	s.z1 = s.arena.Floats(rows * w.z1)
 	s.z2 = s.arena.Floats(rows * w.z2)
@@ -50,6 +54,7 @@ func (s *Saved) fill(l *layer, w savedWidths, m int) {
 	s.checkShape(l, w, m)
 	if w.sum() > 0 {
 		s.layer, s.current = l, m
+		s.fills++
 	}
 }
 

@@ -86,6 +86,7 @@ func (w *Workspace) Elementwise() time.Duration {
 
 // Close frees the workspace's buffers.
 func (w *Workspace) Close() {
+	w.half = half{}
 	for i := range w.bufs {
 		w.bufs[i].arena.Close()
 		w.bufs[i].data = nil

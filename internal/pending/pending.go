@@ -3,9 +3,11 @@
 package pending
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/google/renameio/v2"
 )
@@ -15,7 +17,8 @@ const permissions = 0o666 // before the umask
 // New begins a file that will take the place of the one of that name. Only files
 // are replaced: a rename would put one where a device or a pipe was.
 func New(name string) (*renameio.PendingFile, error) {
-	if err := check(name); err != nil {
+	name, err := target(name)
+	if err != nil {
 		return nil, err
 	}
 	return renameio.NewPendingFile(name, renameio.WithPermissions(permissions))
@@ -23,18 +26,26 @@ func New(name string) (*renameio.PendingFile, error) {
 
 // WriteFile writes a whole file.
 func WriteFile(name string, data []byte) error {
-	if err := check(name); err != nil {
+	name, err := target(name)
+	if err != nil {
 		return err
 	}
 	return renameio.WriteFile(name, data, permissions)
 }
 
-func check(name string) error {
-	info, err := os.Stat(name)
-	if err != nil || info.Mode().IsRegular() {
-		return nil
+// target is the file that a name stands for: where a link leads, if it is one.
+func target(name string) (string, error) {
+	if name == "" {
+		return "", errors.New("an empty name, want that of a file")
 	}
-	return fmt.Errorf("%s is %s, want the name of a file", name, Kind(info.Mode()))
+	info, err := os.Stat(name)
+	if err == nil && !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is %s, want the name of a file", name, Kind(info.Mode()))
+	}
+	if end, err := filepath.EvalSymlinks(name); err == nil {
+		return end, nil
+	}
+	return name, nil
 }
 
 // Kind names what is no regular file.

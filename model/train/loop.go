@@ -220,7 +220,8 @@ func (l *Loop) Step(ctx context.Context) (Progress, error) {
 	}, nil
 }
 
-// backward computes the gradients of a step, and its loss.
+// backward computes the gradients of a step, and its loss: the means over the
+// micro-batches, which count alike however many targets of theirs do.
 func (l *Loop) backward(ctx context.Context) (loss float64, err error) {
 	c := &l.run.Config.Train
 	for micro := range c.Accumulate {

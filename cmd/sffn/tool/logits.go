@@ -37,6 +37,14 @@ by one. Both give the same bytes.`,
 			if err := require(cmd, "model", "ids", "out"); err != nil {
 				return err
 			}
+			if same(file, out) {
+				return cli.Usagef("--out %s is the file of --ids", out)
+			}
+			f, err := pending.New(out)
+			if err != nil {
+				return fmt.Errorf("--out: %w", err)
+			}
+			defer f.Cleanup()
 			if err := m.open(); err != nil {
 				return err
 			}
@@ -50,11 +58,6 @@ by one. Both give the same bytes.`,
 			if err != nil {
 				return fmt.Errorf("--ids: %w", err)
 			}
-			f, err := pending.New(out)
-			if err != nil {
-				return fmt.Errorf("--out: %w", err)
-			}
-			defer f.Cleanup()
 			logits := safetensors.Value{Name: "logits", Shape: []int{len(ids), l.Spec.Vocab}, Stream: func(write func([]float32) error) error {
 				return l.Logits(ids, cached, write)
 			}}
@@ -75,6 +78,16 @@ by one. Both give the same bytes.`,
 	fl.BoolVar(&cached, "cached", false, "decode with the cache of keys and values instead of one pass over all tokens")
 	m.flag(cmd)
 	return cmd
+}
+
+// same reports whether two names are those of one file.
+func same(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
 }
 
 // maxIDsFile bounds a file of ids: some bytes for each position of any model.

@@ -26,6 +26,9 @@ share of it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cases := golden.Cases()
 			if cmd.Flags().Changed("golden") {
+				if dir == "" {
+					return cli.Usagef("--golden needs the name of a folder")
+				}
 				cases = os.DirFS(dir)
 			}
 			if err := m.open(); err != nil {
