@@ -194,13 +194,16 @@ func TestRealShapes(t *testing.T) {
 				prompts, ids = append(prompts, all[:n]), append(ids, all)
 			}
 			var want [][]float32
+			var grads *model.Params
 			withReal(t, p, rt.Options{ISA: isas[0], Train: true}, 2, func(m *model.Model) {
 				for _, q := range ids {
 					want = append(want, fullLogits(t, m, q))
 				}
 				decoded(t, m, prompts, ids, want)
-				recomputed(t, m, ids[1])
+				grads = gradients(t, s, m.NewTrace(len(ids[1])), ids[1])
+				sameGradients(t, s.Name+", recomputed", gradients(t, s, m.NewRecomputingTrace(len(ids[1])), ids[1]), grads)
 			})
+			defer grads.Close()
 			few := ids[2][:2]
 			fewLogits := want[2][:2*s.Vocab]
 			close(t, s, "against float64", fewLogits, exact(p, few))
@@ -211,10 +214,17 @@ func TestRealShapes(t *testing.T) {
 					for j := 1; j < len(ids); j++ {
 						equalBits(t, s.Name+": "+what, fullLogits(t, m, ids[j]), want[j])
 					}
+					if opt.Train {
+						sameGradients(t, s.Name+", "+what, gradients(t, s, m.NewTrace(len(ids[1])), ids[1]), grads)
+					}
 				})
 			}
-			threads := []int{1, 3, 16}[i%3]
-			again(fmt.Sprintf("%d threads", threads), rt.Options{ISA: isas[0]}, threads)
+			// The S shapes are small enough to try them all.
+			for j, threads := range []int{1, 3, 16} {
+				if j == i%3 || s.Hidden == 768 {
+					again(fmt.Sprintf("%d threads", threads), rt.Options{ISA: isas[0], Train: s.Hidden == 768}, threads)
+				}
+			}
 			if s.Hidden == 768 && isas[0] != kernel.Portable {
 				again("any-shape kernels", rt.Options{ISA: isas[0], AnyShape: true}, 2)
 			}
@@ -227,7 +237,7 @@ func TestRealShapes(t *testing.T) {
 					close(t, s, "portable kernels", fullLogits(t, m, few), fewLogits)
 				})
 			}
-			if s.Kind != spec.Dense && !s.Guided && (s.Hidden == 768 || s.Hidden == 2048 && s.Kind == spec.LowRank) {
+			if s.Kind != spec.Dense && !s.Guided && (s.Hidden <= 1024 || strings.HasSuffix(s.Name, "-32")) {
 				withReal(t, p, rt.Options{ISA: isas[0]}, 2, func(m *model.Model) {
 					if _, err := m.Merge(false, nil); err != nil {
 						t.Fatal(err)
@@ -237,11 +247,14 @@ func TestRealShapes(t *testing.T) {
 						t.Fatal(err)
 					}
 					defer d.Close()
-					logits, err := d.Feed([]int{0}, ids[1:2])
-					if err != nil {
-						t.Fatal(err)
+					for at, n := 0, len(ids[1])-3; at < len(ids[1]); n = 1 {
+						logits, err := d.Feed([]int{0}, [][]int32{ids[1][at : at+n]})
+						if err != nil {
+							t.Fatal(err)
+						}
+						at += n
+						close(t, s, "merged", logits, want[1][(at-1)*s.Vocab:at*s.Vocab])
 					}
-					close(t, s, "merged", logits, want[1][len(want[1])-s.Vocab:])
 				})
 			}
 		})
@@ -265,30 +278,29 @@ func close(t *testing.T, s spec.Model, what string, got, want []float32) {
 	}
 }
 
-// recomputed compares the gradients of a pass that keeps activations with those
-// of one that computes them again.
-func recomputed(t *testing.T, m *model.Model, ids []int32) {
+// gradients are those of one pass over a sequence; the trace is closed.
+func gradients(t *testing.T, s spec.Model, tr *model.Trace, ids []int32) *model.Params {
 	t.Helper()
-	targets := slices.Concat(ids[1:], ids[:1])
-	gradients := func(tr *model.Trace) *model.Params {
-		defer tr.Close()
-		g := model.NewParams(m.Spec)
-		for i := range g.Data {
-			g.Data[i] = float32(math.NaN())
-		}
-		if _, err := tr.Backward(g, ids, targets, 1, 1, false); err != nil {
-			t.Fatal(err)
-		}
-		return g
+	defer tr.Close()
+	g := model.NewParams(s)
+	for i := range g.Data {
+		g.Data[i] = float32(math.NaN())
 	}
-	a, b := gradients(m.NewTrace(len(ids))), gradients(m.NewRecomputingTrace(len(ids)))
-	defer a.Close()
-	defer b.Close()
-	for _, q := range slices.Concat(a.List(), a.Guides()) {
-		x := a.Get(q.Name)
+	if _, err := tr.Backward(g, ids, slices.Concat(ids[1:], ids[:1]), 1, 1, false); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// sameGradients compares all of them and closes the first.
+func sameGradients(t *testing.T, what string, got, want *model.Params) {
+	t.Helper()
+	defer got.Close()
+	for _, q := range slices.Concat(want.List(), want.Guides()) {
+		x := want.Get(q.Name)
 		if at := slices.IndexFunc(x, func(v float32) bool { return v != v }); at >= 0 {
-			t.Fatalf("%s: entry %d of the gradient of %s was not written", m.Spec.Name, at, q.Name)
+			t.Fatalf("%s: entry %d of the gradient of %s was not written", what, at, q.Name)
 		}
-		equalBits(t, m.Spec.Name+": gradient of "+q.Name+", recomputed", b.Get(q.Name), x)
+		equalBits(t, what+": gradient of "+q.Name, got.Get(q.Name), x)
 	}
 }
