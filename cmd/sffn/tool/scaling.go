@@ -67,6 +67,11 @@ func (s *lawSource) flags(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	s.given = fl.Changed
 	fl.StringVar(&s.law, "law", string(scaling.Joint), "joint, compute, power, irreducible or error")
+	var laws []string
+	for _, l := range scaling.Laws {
+		laws = append(laws, string(l))
+	}
+	cli.Complete(cmd, "law", laws...)
 	fl.StringVar(&s.columns.Loss, "loss-column", "", "column of the loss (default: loss, loss_c4_val, or the only loss_*)")
 	fl.StringVar(&s.columns.Err, "error-column", "", "column of the error (default: err, or the only err_*)")
 	fl.StringVar(&s.columns.Compute, "compute-column", "", "column of the FLOPs (default: C, or 6 N D)")
