@@ -109,16 +109,32 @@ func (l *layer) checkGradients(g Weights) {
 }
 
 // checkGradientsApart checks that no gradient lies in what is read.
-func (l *layer) checkGradientsApart(g Weights, read ...operand) {
-	read = append(read, operand{"the bias", l.weights.Bias}, operand{"the guide", l.weights.Guide})
-	for i, f := range l.weights.Factors {
-		read = append(read, operand{l.plan.Factors[i].Param, f})
-	}
+func (l *layer) checkGradientsApart(g Weights, dy, x []float32) {
 	for i, f := range g.Factors {
-		checkApart(l.name, operand{"the gradient of " + l.plan.Factors[i].Param, f}, read...)
+		l.checkGradientApart(l.plan.Factors[i].Param, f, dy, x)
 	}
-	checkApart(l.name, operand{"the bias's gradient", g.Bias}, read...)
-	checkApart(l.name, operand{"the guide's gradient", g.Guide}, read...)
+	l.checkGradientApart("bias", g.Bias, dy, x)
+	l.checkGradientApart("guide", g.Guide, dy, x)
+}
+
+func (l *layer) checkGradientApart(param string, g, dy, x []float32) {
+	in := ""
+	switch {
+	case overlap(g, dy):
+		in = "dy"
+	case overlap(g, x):
+		in = "x"
+	case overlap(g, l.weights.Bias), overlap(g, l.weights.Guide):
+		in = "the weights"
+	}
+	for _, f := range l.weights.Factors {
+		if overlap(g, f) {
+			in = "the weights"
+		}
+	}
+	if in != "" {
+		panic(fmt.Sprintf("runtime: %s: the gradient of %s lies in the memory of %s; give it a buffer of its own", l.name, param, in))
+	}
 }
 
 // half is the first half of a backward pass, whose results in a workspace the

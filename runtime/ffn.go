@@ -163,8 +163,8 @@ func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved
 		return
 	}
 	ws.checkHalf(f.fc1, saved, m, dy, x)
-	f.fc1.checkGradientsApart(g.FC1, operand{"dy", dy}, operand{"x", x})
-	f.fc2.checkGradientsApart(g.FC2, operand{"dy", dy}, operand{"x", x})
+	f.fc1.checkGradientsApart(g.FC1, dy, x)
+	f.fc2.checkGradientsApart(g.FC2, dy, x)
 	f.fc1.clearGuide(g.FC1, accumulate)
 	f.fc2.clearGuide(g.FC2, accumulate)
 	b := f.backwardBuffers(m, ws)
