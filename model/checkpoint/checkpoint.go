@@ -140,10 +140,25 @@ func writeSummed(name string, write func(io.Writer) error) (sum, error) {
 // ErrNone says that a folder has no checkpoint.
 var ErrNone = errors.New("no checkpoint")
 
+// Is reports whether a folder is a checkpoint.
+func Is(dir string) bool { return has(dir, stateFile) }
+
+// Older returns the checkpoint of a run that is next older than another one.
+func Older(run, dir string) (string, error) {
+	all, err := list(run)
+	if err != nil {
+		return "", err
+	}
+	if i := slices.Index(all, dir); i > 0 {
+		return all[i-1], nil
+	}
+	return "", fmt.Errorf("%s: %w older than %s", run, ErrNone, dir)
+}
+
 // Find returns the newest checkpoint of a run, or the folder itself where it
 // is a checkpoint.
 func Find(run string) (string, error) {
-	if _, err := os.Stat(filepath.Join(run, stateFile)); err == nil {
+	if Is(run) {
 		return run, nil
 	}
 	all, err := list(run)
@@ -224,6 +239,9 @@ func Describe(dir string) (*specfile.Config, State, error) {
 	c.Model.Name, c.Train.Steps = s.Name, s.Steps
 	if total := c.Course().Steps; s.Steps < 1 || s.Step < 0 || s.Step > total {
 		return nil, s, fmt.Errorf("%s: step %d of %d is impossible", name, s.Step, total)
+	}
+	if n, ok := stepOf(strings.TrimPrefix(filepath.Base(dir), replaced)); ok && n != s.Step {
+		return nil, s, fmt.Errorf("%s: step %d in a folder of step %d; call it %s", name, s.Step, n, stepName(s.Step))
 	}
 	return c, s, nil
 }

@@ -77,7 +77,7 @@ func readSums(dir string) (sums, error) {
 	// What is written again is every bit of what was read.
 	delete(s, sumsFile)
 	if !bytes.Equal(text, s.text()) {
-		return nil, fmt.Errorf("%s is damaged: its lines are not those that its last one sums; take another checkpoint", name)
+		return nil, fmt.Errorf("%s is damaged: its lines are not those that its last one sums", name)
 	}
 	return s, nil
 }
@@ -90,10 +90,10 @@ func (s sums) check(dir, name string, got sum) error {
 	path := filepath.Join(dir, name)
 	want, ok := s[name]
 	if !ok {
-		return fmt.Errorf("%s: %s has no line for it; take another checkpoint", path, sumsFile)
+		return fmt.Errorf("%s: %s has no line for it", path, sumsFile)
 	}
 	if got != want {
-		return fmt.Errorf("%s is damaged, or was changed: %d bytes of CRC-32C %08x, %d of %08x were saved; take another checkpoint", path, got.size, got.crc, want.size, want.crc)
+		return fmt.Errorf("%s is damaged, or was changed: %d bytes of CRC-32C %08x, %d of %08x were saved", path, got.size, got.crc, want.size, want.crc)
 	}
 	return nil
 }

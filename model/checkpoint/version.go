@@ -16,7 +16,7 @@ func (s *State) checkFormat(name string, checked bool) error {
 		return fmt.Errorf("%s: format %d is unknown, this program reads 1 to %d; a newer one may read it", name, s.Format, Format)
 	}
 	if s.Format > 1 && !checked {
-		return fmt.Errorf("%s: a checkpoint of format %d has %s, which is missing; take another checkpoint", name, s.Format, sumsFile)
+		return fmt.Errorf("%s: a checkpoint of format %d has %s, which is missing", name, s.Format, sumsFile)
 	}
 	return nil
 }

@@ -129,7 +129,7 @@ func (l *Loop) makeEngine(m spec.Model, params *model.Params, from string) error
 	}
 	if from != "" {
 		if err := checkpoint.LoadMoments(from, l.m, l.v); err != nil {
-			return err
+			return l.run.unreadable(from, err)
 		}
 	}
 	if l.run.Device == nil {

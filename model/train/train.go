@@ -211,6 +211,9 @@ func (r *Run) begin() (t *trainer, err error) {
 	if v := r.Data.Train.Vocab(); v > c.Model.Vocab {
 		return nil, fmt.Errorf("vocab: the data has %d ids, the model takes %d", v, c.Model.Vocab)
 	}
+	if checkpoint.Is(r.Dir) {
+		return nil, fmt.Errorf("%s is a checkpoint, want the folder of its run: %s", r.Dir, filepath.Dir(r.Dir))
+	}
 	lock, err := r.hold()
 	if err != nil {
 		return nil, err
@@ -253,8 +256,8 @@ func (r *Run) begin() (t *trainer, err error) {
 			guide = initial.PublishedGuide
 		}
 		initial.Model(params, m, tr.Seed, guide, r.Options.Pool)
-	} else if err := checkpoint.Load(from, params); err != nil {
-		return nil, err
+	} else if err := load(from, params); err != nil {
+		return nil, r.unreadable(from, err)
 	}
 	if t.Loop, err = r.newLoop(params, sampler, uniforms(tr.Seed), from, state); err != nil {
 		return nil, err
@@ -327,7 +330,7 @@ func (r *Run) hold() (*disk.Lock, error) {
 func (r *Run) checkResume(dir string) (checkpoint.State, error) {
 	c, s, err := checkpoint.Describe(dir)
 	if err != nil {
-		return s, err
+		return s, r.unreadable(dir, err)
 	}
 	if got, want := r.Config.Train.Steps, s.Steps; got != want {
 		return s, fmt.Errorf("steps: the run was planned for %d steps, which its learning rate follows; it cannot resume with %d", want, got)
@@ -338,7 +341,31 @@ func (r *Run) checkResume(dir string) (checkpoint.State, error) {
 	if got := r.Data.Fingerprint(); got != s.Data {
 		return s, fmt.Errorf("the data (%s) is not what %s was trained on (%s); prepare it again from the same corpus, or start another run", got, dir, s.Data)
 	}
-	return s, checkpoint.Verify(dir, c)
+	if err := checkpoint.Verify(dir, c); err != nil {
+		return s, r.unreadable(dir, err)
+	}
+	return s, nil
+}
+
+// load reads the parameters of a checkpoint, and demands finite ones.
+func load(dir string, p *model.Params) error {
+	if err := checkpoint.Load(dir, p); err != nil {
+		return err
+	}
+	if err := p.Finite(); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	return nil
+}
+
+// unreadable says how to go on from the checkpoint before one that cannot be
+// read.
+func (r *Run) unreadable(dir string, err error) error {
+	older, none := checkpoint.Older(r.Dir, dir)
+	if none != nil {
+		return err
+	}
+	return fmt.Errorf("%w; to go on from %s, move %s out of the run's folder", err, older, dir)
 }
 
 // validates says that a validation comes after the step before this one.

@@ -527,3 +527,63 @@ func TestStepAllocatesNothing(t *testing.T) {
 		}
 	}
 }
+
+// A run goes on from its own folder alone, and from checkpoints that can be
+// used; what cannot be read says what to do.
+func TestResumeFromWhatIsWrong(t *testing.T) {
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "run"), 1, "")
+	for _, stop := range []int{3, 5} {
+		ctx, cancel := context.WithCancel(t.Context())
+		r.OnStep = func(p Progress) {
+			if p.Step == stop {
+				cancel()
+			}
+		}
+		if _, err := r.Train(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		r.Resume = true
+	}
+	all, err := filepath.Glob(filepath.Join(r.Dir, "step-*"))
+	if err != nil || len(all) < 2 {
+		t.Fatalf("%d checkpoints, %v; want two or more", len(all), err)
+	}
+	older, newest := all[len(all)-2], all[len(all)-1]
+	demand := func(what string, words ...string) {
+		t.Helper()
+		_, err := r.Train(t.Context())
+		for _, w := range words {
+			if err == nil || !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: %v, want it to say %q", what, err, w)
+			}
+		}
+	}
+	run := r.Dir
+	r.Dir = newest
+	demand("a checkpoint for a run", newest+" is a checkpoint, want the folder of its run: "+run)
+	r.Dir = run
+	model := filepath.Join(newest, "model.safetensors")
+	text, err := os.ReadFile(model)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text[len(text)-5] ^= 1
+	if err := os.WriteFile(model, text, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	demand("a flipped bit", "is damaged", "to go on from "+older+", move "+newest+" out of the run's folder")
+	if err := os.Remove(model); err != nil {
+		t.Fatal(err)
+	}
+	demand("a missing file", "no such file", "to go on from "+older)
+	if err := os.RemoveAll(newest); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(older, newest); err != nil {
+		t.Fatal(err)
+	}
+	demand("a folder of another name", "call it "+filepath.Base(older))
+}

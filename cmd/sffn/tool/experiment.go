@@ -26,7 +26,7 @@ seeds, and report what they show.
 The folder has the tokens (data), an ordinary run's folder for each run (runs),
 and the report: report.md, results.csv and plots. An interrupt saves every run
 at work, as in train; the same command goes on from there, and leaves finished runs alone.`,
-		Example: `  sffn experiment --config experiments/paper.yaml --out build/paper`,
+		Example: `  sffn experiment --config experiments/paper/plan.yaml --out build/paper`,
 		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := require(cmd, "config", "out"); err != nil {
