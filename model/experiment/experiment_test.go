@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"image/png"
 	"math"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/checkpoint"
 )
 
@@ -162,6 +164,10 @@ func TestTrain(t *testing.T) {
 	if first >= len(p.Runs) {
 		t.Fatalf("nothing was left to do after an interrupt: %q", notes)
 	}
+	// What was not at work was not begun.
+	if begun, err := os.ReadDir(filepath.Join(out, runsDir)); err != nil || len(begun) > first {
+		t.Errorf("%d runs were begun, %d were heard of: %v", len(begun), first, err)
+	}
 	if err := p.Train(context.Background(), out, opt); err != nil {
 		t.Fatal(err)
 	}
@@ -303,5 +309,24 @@ func TestStatistics(t *testing.T) {
 	c, o := cell{losses: map[uint64]float64{1: 2, 2: 3, 4: 9}}, cell{losses: map[uint64]float64{1: 1.5, 2: 2.5, 3: 9}}
 	if d := c.against(&o); d.n != 2 || d.mean != 0.5 || d.half != 0 {
 		t.Errorf("paired by seed: %+v", d)
+	}
+}
+
+// One process at a time trains a plan in a folder.
+func TestHeldFolder(t *testing.T) {
+	out := t.TempDir()
+	lock, err := disk.Hold(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := parse(t, good)
+	opt := Options{Jobs: 1, Threads: 1, Note: func(string) {}}
+	var held *disk.Held
+	if err := p.Train(t.Context(), out, opt); !errors.As(err, &held) {
+		t.Errorf("a folder that another holds: %v", err)
+	}
+	lock.Release()
+	if entries, err := os.ReadDir(out); err != nil || len(entries) != 0 {
+		t.Errorf("%d entries were left in it, %v", len(entries), err)
 	}
 }

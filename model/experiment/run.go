@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/internal/memory"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/data"
@@ -42,9 +44,19 @@ func (r *Run) Dir(out string) string { return filepath.Join(out, runsDir, r.Name
 
 // Train trains what is left of the plan's runs in the folder out, those of the
 // least FLOPs first: so a report soon has something to say. A run that
-// fails is noted and the others go on; an ended ctx interrupts all, each with
-// a checkpoint.
+// fails is noted and the others go on; an ended ctx interrupts those at work, each
+// with a checkpoint, and begins no other. One process at a time holds the folder.
 func (p *Plan) Train(ctx context.Context, out string, opt Options) error {
+	if err := os.MkdirAll(out, 0o777); err != nil {
+		return err
+	}
+	lock, err := disk.Hold(out)
+	if errors.Is(err, errors.ErrUnsupported) {
+		opt.Note(fmt.Sprintf("warning: %v; see to it that no other process trains there", err))
+	} else if err != nil {
+		return err
+	}
+	defer lock.Release()
 	if err := p.prepare(filepath.Join(out, dataDir)); err != nil {
 		return err
 	}
@@ -62,8 +74,11 @@ func (p *Plan) Train(ctx context.Context, out string, opt Options) error {
 			pool := rt.NewPool(opt.Threads)
 			defer pool.Close()
 			for r := range left {
+				if ctx.Err() != nil {
+					continue
+				}
 				start := time.Now()
-				res, err := r.train(ctx, out, rt.Options{Pool: pool, ISA: opt.ISA}, opt.SaveEvery)
+				res, err := r.train(ctx, out, rt.Options{Pool: pool, ISA: opt.ISA}, opt.SaveEvery, note)
 				switch {
 				case err != nil:
 					note("%s: %v", r.Name, err)
@@ -88,7 +103,10 @@ func (p *Plan) Train(ctx context.Context, out string, opt Options) error {
 			}
 			continue
 		}
-		left <- r
+		select {
+		case left <- r:
+		case <-ctx.Done():
+		}
 	}
 	close(left)
 	wg.Wait()
@@ -141,7 +159,10 @@ func (r *Run) finished(out string) (bool, error) {
 	return n == 0 || lines[n-1].Step < s.Step || lines[n-1].ValLoss != nil, nil
 }
 
-func (r *Run) train(ctx context.Context, out string, opt rt.Options, saveEvery time.Duration) (res *train.Result, err error) {
+// noteEvery is the time between notes of a run at work.
+const noteEvery = 10 * time.Second
+
+func (r *Run) train(ctx context.Context, out string, opt rt.Options, saveEvery time.Duration, note func(string, ...any)) (res *train.Result, err error) {
 	defer memory.Refused(&err) // fails this run, not the program
 	set, err := data.Open(filepath.Join(out, dataDir))
 	if err != nil {
@@ -149,6 +170,24 @@ func (r *Run) train(ctx context.Context, out string, opt rt.Options, saveEvery t
 	}
 	defer set.Close()
 	t := train.Run{Config: r.Config, Data: set, Dir: r.Dir(out), Keep: 1, SaveEvery: saveEvery, Options: opt}
+	last := time.Now()
+	t.OnStep = func(p train.Progress) {
+		if now := time.Now(); now.Sub(last) >= noteEvery {
+			last = now
+			note("%s: step %d of %d, loss %.4f, ETA %s", r.Name, p.Step, p.Steps, p.Loss, p.ETA.Round(time.Second))
+		}
+	}
+	t.OnBatch = func(b train.Batch) {
+		if now := time.Now(); now.Sub(last) >= noteEvery {
+			last = now
+			note("%s: step %d of %d, %d of %d batches", r.Name, b.Step, b.Steps, b.Done, b.Of)
+		}
+	}
+	t.OnNote = func(s string) {
+		if strings.HasPrefix(s, "warning: ") || strings.Contains(s, train.MetricsFile) {
+			note("%s: %s", r.Name, s)
+		}
+	}
 	_, err = checkpoint.Find(t.Dir)
 	t.Resume = err == nil
 	return t.Train(ctx)

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/experiment"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -53,10 +54,11 @@ at work, as in train; the same command goes on from there, and leaves finished r
 			if !reportOnly {
 				trained = plan.Train(ctx, out, opt)
 			}
-			if err := errors.Join(trained, plan.Report(out)); err != nil {
-				return err
+			if held := (*disk.Held)(nil); errors.As(trained, &held) {
+				return trained // the report is the other process's
 			}
-			if err := cli.CutBy(ctx, "interrupted; %s has what there is, the same command goes on", filepath.Join(out, experiment.ReportFile)); err != nil {
+			cut := cli.CutBy(ctx, "interrupted; %s has what there is, the same command goes on", filepath.Join(out, experiment.ReportFile))
+			if err := errors.Join(trained, plan.Report(out), cut); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "wrote %s\n", filepath.Join(out, experiment.ReportFile))
