@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -104,5 +106,41 @@ func TestFFNInPlace(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What the copy of the rows at work costs: in turn, the time of a network whose
+// result overwrites its residual over that with a buffer apart; the median.
+func BenchmarkResidualInPlace(b *testing.B) {
+	pool := NewPool(1)
+	defer pool.Close()
+	s := spec.FFN{Kind: spec.Dense, Hidden: 768, FFN: 3072, Act: spec.GELU, Bias: true}
+	r := rand.New(rand.NewPCG(1, 1))
+	f, err := NewFFN(s, FFNWeights{randomWeights(r, s.FC1()), randomWeights(r, s.FC2())}, Options{Pool: pool})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	ws := f.NewWorkspace()
+	defer ws.Close()
+	for _, m := range []int{1, 4, 16, 128, 512} {
+		b.Run(fmt.Sprint(m), func(b *testing.B) {
+			x, res, y := random(r, m*s.Hidden, 1), random(r, m*s.Hidden, 1), poisoned(m*s.Hidden)
+			run := func(y []float32) float64 {
+				start := time.Now()
+				for range max(1, 64/m) {
+					f.Forward(y, x, res, m, nil, ws)
+				}
+				return time.Since(start).Seconds()
+			}
+			run(y)
+			var ratios []float64
+			for b.Loop() {
+				clear(res)
+				ratios = append(ratios, run(res)/run(y))
+			}
+			slices.Sort(ratios)
+			b.ReportMetric(ratios[len(ratios)/2], "in-place/apart")
+		})
 	}
 }
