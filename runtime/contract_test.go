@@ -185,6 +185,25 @@ func TestMisuse(t *testing.T) {
 	}
 }
 
+// What lies behind the rows of a call is the caller's own: buffers cut from one
+// arena are no misuse.
+func TestOneArena(t *testing.T) {
+	const m, width = 3, 8
+	s := spec.Linear{Kind: spec.Dense, In: width, Out: width, Bias: true}
+	r := rand.New(rand.NewPCG(1, 1))
+	l, err := NewLinear(s, randomWeights(r, s), Options{Train: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ws := l.NewWorkspace()
+	defer ws.Close()
+	arena, n := random(r, 4*m*width+width*width+width, 1), m*width
+	g := Weights{Factors: [][]float32{arena[4*n : 4*n+width*width]}, Bias: arena[4*n+width*width:]}
+	l.Forward(arena[n:], arena, nil, m, nil, ws)
+	l.Backward(arena[2*n:], g, arena[3*n:], arena, m, NoIntermediates(), false, ws)
+}
+
 // A Linear says the same; its Saved is that of one layer.
 func TestMisuseOfLinear(t *testing.T) {
 	const m = 4

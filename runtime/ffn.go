@@ -163,8 +163,9 @@ func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved
 		return
 	}
 	ws.checkHalf(f.fc1, saved, m, dy, x)
-	f.fc1.checkGradientsApart(g.FC1, dy, x)
-	f.fc2.checkGradientsApart(g.FC2, dy, x)
+	used := m * f.spec.Hidden
+	f.fc1.checkGradientsApart(g.FC1, dy[:used], x[:used])
+	f.fc2.checkGradientsApart(g.FC2, dy[:used], x[:used])
 	f.fc1.clearGuide(g.FC1, accumulate)
 	f.fc2.clearGuide(g.FC2, accumulate)
 	b := f.backwardBuffers(m, ws)

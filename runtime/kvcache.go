@@ -74,9 +74,6 @@ func (a *Attention) checkSpans(o, qkv []float32, c *KVCache, spans []Span) error
 	if c == nil {
 		return fmt.Errorf("%s: the cache is nil", a.name)
 	}
-	if overlap(o, qkv) {
-		return fmt.Errorf("%s: o lies in the memory of qkv", a.name)
-	}
 	if c.heads != a.KVHeads || c.a.HeadDim != a.HeadDim {
 		return fmt.Errorf("%s: the cache has %d key/value heads of %d", a.name, c.heads, c.a.HeadDim)
 	}
@@ -110,6 +107,9 @@ func (a *Attention) checkSpans(o, qkv []float32, c *KVCache, spans []Span) error
 		}
 		next = sp.Row + sp.Rows
 		c.seen[sp.Seq] = true
+	}
+	if overlap(o[:next*a.outWidth()], qkv[:next*a.rowWidth()]) {
+		return fmt.Errorf("%s: o lies in the memory of qkv", a.name)
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved
 		return
 	}
 	ws.checkHalf(l.layer, saved, m, dy, x)
-	l.layer.checkGradientsApart(g, dy, x)
+	l.layer.checkGradientsApart(g, dy[:m*l.layer.plan.Spec.Out], x[:m*l.layer.plan.Spec.In])
 	l.layer.clearGuide(g, accumulate)
 	z := l.layer.intermediates(ws, slotZ1, whole(saved.z1), m)
 	ws.units = l.layer.addGradients(ws.units[:0], g, dy, x, z, l.dz(m, ws),

@@ -40,11 +40,10 @@ type Loop struct {
 
 	ids, targets []int32
 
-	start   time.Time
-	trained time.Duration // without validation and saving
-	before  int           // steps that an earlier process ran
-	rate    float64       // tokens a second, smoothed
-	flops   float64       // of the model, for each token
+	start  time.Time
+	before int     // steps that an earlier process ran
+	rate   float64 // tokens a second, smoothed
+	flops  float64 // of the model, for each token
 }
 
 // Sequences are what a loop trains on. Read fills ids and targets with rows
@@ -202,7 +201,6 @@ func (l *Loop) Step(ctx context.Context) (Progress, error) {
 		}
 	}
 	spent := time.Since(start)
-	l.trained += spent
 	tokens := c.Batch * c.Seq * c.Accumulate * l.run.World
 	// The rate follows the last ten steps or so.
 	now := float64(tokens) / spent.Seconds()
