@@ -22,7 +22,7 @@ import (
 // open opens the fake device and demands at the end that nothing is left of it.
 func open(t *testing.T, fake *fakecuda.Device) *Device {
 	t.Helper()
-	d, err := Open(fake.API(), 0)
+	d, err := Open(fake.API(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,24 +62,46 @@ func alloc(t *testing.T, d *Device, n int) Buffer {
 func TestOpen(t *testing.T) {
 	absent, old, small := fakecuda.New(), fakecuda.New(), fakecuda.New()
 	absent.Absent, old.Version, small.Compute = true, 11030, [2]int{7, 5}
+	const devices = "0 is PTX interpreter (GPU-5ffa4e00-0000-0000-0000-000000000000), 1 is PTX interpreter (GPU-5ffb0000-0000-0000-0000-000000000000)"
+	two := fakecuda.New()
+	two.UUIDs = append(two.UUIDs, driver.UUID{0x5f, 0xfb})
 	for _, c := range []struct {
-		fake   *fakecuda.Device
-		number int
-		is     error
-		want   string
+		fake  *fakecuda.Device
+		which string
+		is    error
+		want  string
 	}{
-		{absent, 0, ErrNoDevice, "the CUDA driver finds no device"},
-		{old, 0, ErrOldDriver, "the CUDA driver is too old: it is for CUDA 11.3, the kernels need 11.4 or newer"},
-		{small, 0, ErrDevice, "the device is not supported: PTX interpreter has compute capability 7.5, the kernels need 8.0 or newer"},
-		{fakecuda.New(), 1, nil, "device 1: the driver has 1, counted from 0"},
+		{absent, "", ErrNoDevice, "the CUDA driver finds no device"},
+		{old, "", ErrOldDriver, "the CUDA driver is too old: it is for CUDA 11.3, the kernels need 11.4 or newer"},
+		{small, "", ErrDevice, "the device is not supported: PTX interpreter has compute capability 7.5, the kernels need 8.0 or newer"},
+		{fakecuda.New(), "1", nil, "device 1 is not there: 0 is PTX interpreter (GPU-5ffa4e00-0000-0000-0000-000000000000)"},
+		{two, "2", nil, "device 2 is not there: " + devices},
+		{two, "GPU-5ffc", nil, "device GPU-5ffc is not there: " + devices},
+		{two, "GPU-5ff", nil, "device GPU-5ff may be any of 2: " + devices},
+		{two, "-1", nil, `device "-1": want a number from 0, or a UUID that begins with GPU-`},
+		{two, "GPU-", nil, `device "GPU-": want a number from 0, or a UUID that begins with GPU-`},
 	} {
-		if _, err := Open(c.fake.API(), c.number); err == nil || err.Error() != c.want || c.is != nil && !errors.Is(err, c.is) {
+		if _, err := Open(c.fake.API(), c.which); err == nil || err.Error() != c.want || c.is != nil && !errors.Is(err, c.is) {
 			t.Errorf("%v, want %s", err, c.want)
 		}
 	}
 	d := open(t, fakecuda.New())
 	if got := d.String(); got != "PTX interpreter (compute capability 8.0, 4 multiprocessors)" {
 		t.Error(got)
+	}
+	if d.UUID != "GPU-5ffa4e00-0000-0000-0000-000000000000" || d.Driver != 12040 || d.Library != "PTX interpreter" || d.TotalMemory != 2<<30 ||
+		d.L2Cache != 1<<20 || d.ClockRate != 1.41e9 || d.MemoryBandwidth != 1555.2e9 {
+		t.Errorf("%+v", d)
+	}
+	// The device that was asked for is the one that is used.
+	for which, number := range map[string]driver.Device{"": 0, "0": 0, "1": 1, "GPU-5FFB0000-0000-0000-0000-000000000000": 1, "GPU-5ffa": 0} {
+		d, err := Open(two.API(), which)
+		must(t, err)
+		if use := two.InUse(); d.UUID != two.UUIDs[number].String() || len(use) != 1 || use[0] != number {
+			t.Errorf("%q opens %s and uses %v, want device %d", which, d.UUID, use, number)
+		}
+		alloc(t, d, 100)
+		must(t, d.Close())
 	}
 }
 
@@ -258,9 +280,9 @@ func TestMachineCode(t *testing.T) {
 		{"A100", [2]int{8, 0}, false, nil, ""},
 		{"RTX 4090", [2]int{8, 9}, false, nil, ""},
 		{"H100", [2]int{9, 0}, false, nil, ""},
-		{"B200", [2]int{10, 0}, false, nil, "cuModuleLoadData: CUDA_ERROR_NO_BINARY_FOR_GPU (209): "},
-		{"old driver", [2]int{9, 0}, true, nil, "cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE (200): "},
-		{"damaged", [2]int{8, 0}, false, func(fatbin []byte) { fatbin[len(fatbin)/2] ^= 1 }, "cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE (200): "},
+		{"B200", [2]int{10, 0}, false, nil, "cuModuleLoadDataEx: CUDA_ERROR_NO_BINARY_FOR_GPU (209): "},
+		{"old driver", [2]int{9, 0}, true, nil, "cuModuleLoadDataEx: CUDA_ERROR_INVALID_IMAGE (200): "},
+		{"damaged", [2]int{8, 0}, false, func(fatbin []byte) { fatbin[len(fatbin)/2] ^= 1 }, "cuModuleLoadDataEx: CUDA_ERROR_INVALID_IMAGE (200): "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fatbin := slices.Clone(committed)
@@ -333,7 +355,7 @@ func TestRefusal(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fake := fakecuda.New()
-			d, err := Open(fake.API(), 0)
+			d, err := Open(fake.API(), "")
 			must(t, err)
 			tampered := 0
 			fake.Tamper = func(ptx string) string {
@@ -419,7 +441,7 @@ func TestGraph(t *testing.T) {
 // when somebody waits, and every call after that.
 func TestLaunchErrors(t *testing.T) {
 	fake := fakecuda.New()
-	d, err := Open(fake.API(), 0)
+	d, err := Open(fake.API(), "")
 	must(t, err)
 	s, err := d.NewStream()
 	must(t, err)
@@ -456,6 +478,18 @@ func TestLaunchErrors(t *testing.T) {
 	if err := s.Launch(k, c, args); !errors.Is(err, driver.LaunchFailed) {
 		t.Errorf("after a failed launch: %v", err)
 	}
+}
+
+// What the driver's compiler says of text that it refuses is part of the error.
+func TestCompilerLog(t *testing.T) {
+	fake := fakecuda.New()
+	fake.Tamper = func(ptx string) string { return strings.ReplaceAll(ptx, "add.f32", "frobnicate.f32") }
+	d := open(t, fake)
+	err := d.Load(kernels(t, small[2]))
+	if !errors.Is(err, driver.InvalidPTX) || !strings.Contains(err.Error(), `CUDA_ERROR_INVALID_PTX (218)`) || !strings.Contains(err.Error(), "frobnicate.f32") {
+		t.Errorf("%v, want the compiler's words", err)
+	}
+	t.Log(err)
 }
 
 // Programs that link kernels do not link what loads the driver, and with it
