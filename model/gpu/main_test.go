@@ -85,7 +85,7 @@ func testKernels() ([]plan.GPUKernel, error) {
 func open(t *testing.T) (*cuda.Device, *fakecuda.Device) {
 	t.Helper()
 	fake := fakecuda.New()
-	d, err := cuda.Open(fake.API(), 0)
+	d, err := cuda.Open(fake.API(), "")
 	must(t, err)
 	t.Cleanup(func() {
 		must(t, d.Close())
@@ -144,7 +144,7 @@ func changeAll(t *testing.T, k plan.GPUKernel) {
 			changed = s != ptx
 			return s
 		}
-		d, err := cuda.Open(fake.API(), 0)
+		d, err := cuda.Open(fake.API(), "")
 		must(t, err)
 		if err = d.Load([]plan.GPUKernel{k}); changed && err != nil {
 			noticed++

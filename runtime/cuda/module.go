@@ -257,12 +257,16 @@ func (d *Device) load(src string, wanted []plan.GPUKernel, loaded map[string]*Ke
 	return nil
 }
 
-// module gives an image to the driver.
+// module gives an image to the driver. The error has what its compiler says.
 func (d *Device) module(image *byte) (m driver.Module, err error) {
-	if err = d.do("cuModuleLoadData", func() driver.Result { return d.api.ModuleLoadData(&m, image) }); err == nil {
+	log, err := d.newJITLog()
+	if err != nil {
+		return 0, err
+	}
+	if err = log.load(&m, image); err == nil {
 		d.modules = append(d.modules, m)
 	}
-	return m, err
+	return m, errors.Join(err, log.Close())
 }
 
 // find looks a kernel up in a module, and is nil where that has it not.
