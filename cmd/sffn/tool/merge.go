@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/internal/pending"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -84,7 +84,7 @@ func merge(m *model.Model, dir, mode string, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
-	return pending.WriteFile(name, append(text, '\n'))
+	return disk.Replace(name, func(w io.Writer) error { _, err := w.Write(append(text, '\n')); return err })
 }
 
 // maxCrossovers bounds the file.
