@@ -99,8 +99,9 @@ func TestSaidPlainly(t *testing.T) {
 	for _, tt := range []struct{ src, want string }{
 		{good + "train: {steps: 5.9}", "f.yaml:8:16: steps: 5.9 is no whole number"},
 		{good + "train: {seed: 1.5}", "f.yaml:8:15: seed: 1.5 is no whole number"},
-		{good + "train: {steps: \"5.9\"}", "steps: 5.9 is no whole number"},
-		{good + "train: {steps: !!int 5.9}", "steps: 5.9 is no whole number"},
+		{good + "train: {steps: \"5.9\"}", "steps: \"5.9\" is no whole number"},
+		{good + "train: {steps: !!int 5.9}", "f.yaml:8:16: tags (!!int) are not taken"},
+		{good + "train: {<<: {steps: 5}}", "f.yaml:8:9: merge keys (<<) are not taken"},
 		{strings.Replace(good, "hidden: 64", "hidden: 64.5", 1), "f.yaml:3:11: hidden: 64.5 is no whole number"},
 		{strings.Replace(good, "rank: 16", "rank: 1.6e-1", 1), "rank: 1.6e-1 is no whole number"},
 		{good + "---\nmodel: {vocab: 1}\n", "f.yaml:8:1: a second document begins; want one"},

@@ -232,7 +232,7 @@ func Describe(dir string) (*specfile.Config, State, error) {
 	if err != nil {
 		return nil, s, err
 	}
-	c, err := specfile.Parse(filepath.Join(dir, configFile), src)
+	c, err := specfile.ParseSaved(filepath.Join(dir, configFile), src)
 	if err != nil {
 		return nil, s, err
 	}
