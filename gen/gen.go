@@ -290,7 +290,7 @@ func stale(dir string, files []File) ([]string, error) {
 			if !strings.HasPrefix(e.Name(), "z") || slices.ContainsFunc(files, func(f File) bool { return f.Name == name }) {
 				continue
 			}
-			data, err := os.ReadFile(filepath.Join(dir, name))
+			data, err := readFile(filepath.Join(dir, name))
 			if err != nil {
 				return nil, err
 			}
@@ -339,7 +339,7 @@ func Diff(dir string, files []File) ([]string, error) {
 		return nil, err
 	}
 	for _, f := range files {
-		have, err := os.ReadFile(filepath.Join(dir, f.Name))
+		have, err := readFile(filepath.Join(dir, f.Name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -349,4 +349,13 @@ func Diff(dir string, files []File) ([]string, error) {
 	}
 	slices.Sort(changed)
 	return changed, nil
+}
+
+func readFile(name string) ([]byte, error) {
+	f, err := disk.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }

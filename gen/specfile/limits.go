@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/structuredffn/sffn/internal/disk"
 )
 
 // Limits of a YAML file. What the YAML library parses takes time by the square
@@ -21,12 +22,12 @@ const (
 
 // ReadText reads a file of YAML, and of no more than such a file may have.
 func ReadText(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	// The size is that of what is read: a device or a pipe tells none.
+	// The size is that of what is read: a shell's pipe tells none.
 	src, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // File becomes another file, whole, when it is committed. Until then it lies
@@ -194,4 +195,15 @@ func Kind(m fs.FileMode) string {
 		return "a socket"
 	}
 	return "a device"
+}
+
+// Open opens a file to read. What is no file is refused: a pipe would be waited
+// for, and a device read, for ever. Taken as they are is what a shell hands over,
+// /dev/stdin and /dev/fd/N.
+func Open(name string) (*os.File, error) {
+	info, err := os.Stat(name)
+	if clean := filepath.Clean(name); err == nil && !info.Mode().IsRegular() && clean != "/dev/stdin" && !strings.HasPrefix(clean, "/dev/fd/") {
+		return nil, fmt.Errorf("%s is %s, want a file", name, Kind(info.Mode()))
+	}
+	return os.Open(name)
 }

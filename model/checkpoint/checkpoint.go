@@ -198,7 +198,7 @@ func values(prefix string, p *model.Params, list []spec.Param) []safetensors.Val
 const maxText = 1 << 20
 
 func readText(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}

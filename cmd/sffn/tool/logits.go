@@ -96,7 +96,7 @@ const maxIDsFile = 16 << 20
 // readIDs reads token ids for a model of so large a vocabulary and so many
 // positions from a JSON file: an array, or an object that has it as "ids".
 func readIDs(name string, vocab, positions int) ([]int32, error) {
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}
