@@ -58,6 +58,15 @@ type Device struct {
 	// fails names it. No graph is recorded meanwhile. It may be set when nothing is
 	// at work.
 	Sync bool
+	// PTXOnly has the driver compile PTX even where it takes machine code.
+	PTXOnly bool
+	// Verdicts is the folder where the kernels that have passed the self-test are
+	// kept, so that the next program does not try them again; nowhere where it is
+	// empty. Tested is how many the last Load tried, and VerdictError why they were
+	// not kept.
+	Verdicts     string
+	Tested       int
+	VerdictError error
 
 	api     *driver.API
 	device  driver.Device

@@ -19,7 +19,12 @@ import (
 // Kernel is a kernel on a device.
 type Kernel struct {
 	plan.GPUKernel
+	// MachineCode reports whether it is that of the program; the driver has compiled
+	// it from PTX otherwise.
+	MachineCode bool
+
 	function driver.Function
+	hash     string // of what it was made from, and of how it is launched
 }
 
 // text is the PTX of one kernel, and what its file has outside of kernels.
@@ -67,6 +72,9 @@ type image struct {
 // and only the driver, which may be older than the code, knows whether it can
 // take it: so it is asked, once a file.
 func (d *Device) assembled(p plan.GPUKernel) (*Kernel, error) {
+	if d.PTXOnly {
+		return nil, nil
+	}
 	sources.Lock()
 	defer sources.Unlock()
 	for i, find := range sources.images {
@@ -84,6 +92,9 @@ func (d *Device) assembled(p plan.GPUKernel) (*Kernel, error) {
 			continue
 		}
 		if k, err := d.find(p, m); k != nil || err != nil {
+			if k != nil {
+				k.MachineCode, k.hash = true, imageHash(find(p.File))
+			}
 			return k, err
 		}
 	}
@@ -183,54 +194,71 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
 }
 
-// Load makes kernels ready. Each is machine code that the driver takes, or PTX
-// that it compiles, once for a device, and is run against the CPU's kernels on a
-// small problem: where one differs, no kernel of the device is used, and the error
-// is a *MismatchError.
+// Load makes kernels ready for use. Each is proven once for a device and a driver,
+// on a problem of some tiles: where one stores something else than float64 says,
+// none of them is used, and the error is a *MismatchError.
 func (d *Device) Load(ks []plan.GPUKernel) error {
-	var missing []string
 	var wanted []plan.GPUKernel
+	for _, k := range ks {
+		if d.kernels[k.Name] == nil && !slices.ContainsFunc(wanted, func(o plan.GPUKernel) bool { return o.Name == k.Name }) {
+			wanted = append(wanted, k)
+		}
+	}
+	loaded, err := d.Compile(wanted)
+	if err != nil {
+		return err
+	}
+	if err := d.selfTest(wanted, loaded); err != nil {
+		return err
+	}
+	maps.Copy(d.kernels, loaded)
+	return nil
+}
+
+// Compile gives kernels to the driver, as machine code that it takes or as PTX
+// that it compiles, and returns them by name. Nobody has tried them.
+func (d *Device) Compile(ks []plan.GPUKernel) (map[string]*Kernel, error) {
+	var missing []string
 	loaded := map[string]*Kernel{}
 	bodies := map[string][]string{} // by head
 	for _, k := range ks {
-		if d.kernels[k.Name] != nil || slices.ContainsFunc(wanted, func(o plan.GPUKernel) bool { return o.Name == k.Name }) {
-			continue
-		}
 		t, ok := registered(k.Name)
 		if !ok {
 			missing = append(missing, k.Name)
 			continue
 		}
 		if got := strings.Count(t.body[:strings.Index(t.body, "{")], ".param"); got != len(k.Params) {
-			return fmt.Errorf("cuda: %s has %d parameters, the plan says %d: another version of sffngen made it; generate it again", k.Name, got, len(k.Params))
+			return nil, fmt.Errorf("cuda: %s has %d parameters, the plan says %d: another version of sffngen made it; generate it again", k.Name, got, len(k.Params))
 		}
-		wanted = append(wanted, k)
 	}
 	if missing != nil {
-		return &MissingError{missing}
+		return nil, &MissingError{missing}
 	}
-	for _, k := range wanted {
+	for _, k := range ks {
+		if loaded[k.Name] != nil {
+			continue
+		}
 		if a, err := d.assembled(k); err != nil {
-			return err
+			return nil, err
 		} else if a != nil {
 			loaded[k.Name] = a
 			continue
 		}
 		t, _ := registered(k.Name)
-		bodies[t.head] = append(bodies[t.head], t.body)
-	}
-	for _, head := range slices.Sorted(maps.Keys(bodies)) {
-		if err := d.load(head+strings.Join(bodies[head], "\n"), wanted, loaded); err != nil {
-			return err
+		if !slices.Contains(bodies[t.head], t.body) {
+			bodies[t.head] = append(bodies[t.head], t.body)
 		}
 	}
-	if err := d.selfTest(wanted, loaded); err != nil {
-		return err
+	for _, head := range slices.Sorted(maps.Keys(bodies)) {
+		if err := d.load(head+strings.Join(bodies[head], "\n"), ks, loaded); err != nil {
+			return nil, err
+		}
 	}
 	for name, k := range loaded {
-		d.kernels[name] = k
+		t, _ := registered(name)
+		k.hash += identify(k, t)
 	}
-	return nil
+	return loaded, nil
 }
 
 // load has the driver compile a module and finds the wanted kernels in it.
