@@ -74,7 +74,10 @@ type Device struct {
 	pool    pool
 	kernels map[string]*Kernel
 	modules []driver.Module
-	images  map[image]driver.Module // 0 where there is none
+	// loaded is what the modules were loaded from: a driver that loads lazily may go
+	// back to it.
+	loaded []*byte
+	images map[image]driver.Module // 0 where there is none
 }
 
 // Open opens a device: the first one for "", the one of that number (from 0), or
@@ -186,7 +189,7 @@ func (d *Device) Close() error {
 	for _, m := range d.modules {
 		errs = append(errs, d.do("cuModuleUnload", func() driver.Result { return d.api.ModuleUnload(m) }))
 	}
-	d.modules, d.kernels, d.images = nil, nil, nil
+	d.modules, d.loaded, d.kernels, d.images = nil, nil, nil, nil
 	errs = append(errs, d.api.Err("cuDevicePrimaryCtxRelease", d.api.PrimaryCtxRelease(d.device)))
 	return errors.Join(errs...)
 }

@@ -616,6 +616,37 @@ func TestCopiesHoldMemory(t *testing.T) {
 	must(t, s.Close())
 }
 
+// So does what a module was loaded from, until it is unloaded.
+func TestModulesHoldImages(t *testing.T) {
+	fake := fakecuda.New()
+	api := fake.API()
+	var images []weak.Pointer[byte]
+	loadData := api.ModuleLoadDataEx
+	api.ModuleLoadDataEx = func(m *driver.Module, image *byte, n uint32, options, values unsafe.Pointer) driver.Result {
+		images = append(images, weak.Make(image))
+		return loadData(m, image, n, options, values)
+	}
+	d, err := Open(api, "")
+	must(t, err)
+	must(t, d.Load(kernels(t, small[2])[:1]))
+	gone := func() (n int) {
+		runtime.GC()
+		for _, image := range images {
+			if image.Value() == nil {
+				n++
+			}
+		}
+		return n
+	}
+	if n := gone(); len(images) == 0 || n > 0 {
+		t.Errorf("%d of %d images are gone while their modules are loaded", n, len(images))
+	}
+	must(t, d.Close())
+	if n := gone(); n != len(images) {
+		t.Errorf("%d of %d images are gone after the modules", n, len(images))
+	}
+}
+
 // What the driver's compiler says of text that it refuses is part of the error.
 func TestCompilerLog(t *testing.T) {
 	fake := fakecuda.New()

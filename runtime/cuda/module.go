@@ -293,6 +293,7 @@ func (d *Device) module(image *byte) (m driver.Module, err error) {
 	}
 	if err = log.load(&m, image); err == nil {
 		d.modules = append(d.modules, m)
+		d.loaded = append(d.loaded, image)
 	}
 	return m, errors.Join(err, log.Close())
 }

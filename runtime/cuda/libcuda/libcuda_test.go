@@ -211,13 +211,26 @@ func TestSearch(t *testing.T) {
 		t.Errorf("a library without one that it needs: %v", err)
 	}
 
+	// A toolkit's stub has the name and the functions, and does nothing.
+	toolkit := file("stubs", "")
+	text, err := os.ReadFile(there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(toolkit, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = load([]string{toolkit}); err == nil || !strings.HasSuffix(err.Error(), "stubs/libcuda.so.1 is the stub of a toolkit, to link with, and no driver") {
+		t.Errorf("a stub: %v", err)
+	}
+
 	// The first that loads is taken, and known by its file, which need not be what
 	// it was opened as.
 	link := file("link", "")
 	if err := os.Symlink(there, link); err != nil {
 		t.Fatal(err)
 	}
-	api, err := load([]string{name, absent, broken, link})
+	api, err := load([]string{name, absent, broken, toolkit, link})
 	if err != nil {
 		t.Fatal(err)
 	}

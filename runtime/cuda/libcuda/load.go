@@ -30,8 +30,7 @@ func Load() (*driver.API, error) {
 
 // candidates are the driver's libraries in the order in which they are tried:
 // that which the system's loader knows, then those in the folders where
-// distributions, containers, WSL and NixOS keep it without telling the loader. A
-// toolkit's stubs, which have the same name, are none of them.
+// distributions, containers, WSL and NixOS keep it without telling the loader.
 func candidates() []string {
 	multiarch := map[string]string{"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}[runtime.GOARCH]
 	paths := []string{Library}
@@ -48,7 +47,8 @@ func candidates() []string {
 	return paths
 }
 
-// load takes the first library that loads.
+// load takes the first library that loads and is not a toolkit's stub, which is
+// found by the same name where somebody runs with a linker's settings.
 func load(paths []string) (*driver.API, error) {
 	e := &NoDriverError{}
 	for _, p := range paths {
@@ -59,8 +59,11 @@ func load(paths []string) (*driver.API, error) {
 			}
 		}
 		api, err := open(p)
-		if err == nil {
+		if err == nil && filepath.Base(filepath.Dir(api.Library)) != "stubs" {
 			return api, nil
+		}
+		if err == nil {
+			err = fmt.Errorf("%s is the stub of a toolkit, to link with, and no driver", api.Library)
 		}
 		reason := err.Error()
 		// The loader says the same of a library that p needs, but by its name.
