@@ -171,8 +171,25 @@ func Registered(name string) bool {
 	return ok
 }
 
-// MissingError lists kernels that the program does not have.
-type MissingError struct{ Kernels []string }
+// otherRow reports whether the program has a kernel for another row of the kernel
+// table, but of the same name otherwise.
+func otherRow(name string) bool {
+	sources.Lock()
+	defer sources.Unlock()
+	for n := range sources.kernels {
+		if plan.GPUBase(n) == plan.GPUBase(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// MissingError lists kernels that the program does not have. Stale says that it
+// has some of them as another version of sffngen made them.
+type MissingError struct {
+	Kernels []string
+	Stale   bool
+}
 
 func (e *MissingError) Error() string {
 	const shown = 3
@@ -180,7 +197,11 @@ func (e *MissingError) Error() string {
 	if len(e.Kernels) > shown {
 		names += ", ..."
 	}
-	return fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
+	s := fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
+	if e.Stale {
+		s += ", which has those of another version of sffngen"
+	}
+	return s
 }
 
 // Load makes kernels ready. Each is machine code that the driver takes, or PTX
@@ -196,18 +217,14 @@ func (d *Device) Load(ks []plan.GPUKernel) error {
 		if d.kernels[k.Name] != nil || slices.ContainsFunc(wanted, func(o plan.GPUKernel) bool { return o.Name == k.Name }) {
 			continue
 		}
-		t, ok := registered(k.Name)
-		if !ok {
+		if !Registered(k.Name) {
 			missing = append(missing, k.Name)
 			continue
-		}
-		if got := strings.Count(t.body[:strings.Index(t.body, "{")], ".param"); got != len(k.Params) {
-			return fmt.Errorf("cuda: %s has %d parameters, the plan says %d: another version of sffngen made it; generate it again", k.Name, got, len(k.Params))
 		}
 		wanted = append(wanted, k)
 	}
 	if missing != nil {
-		return &MissingError{missing}
+		return &MissingError{missing, slices.ContainsFunc(missing, otherRow)}
 	}
 	for _, k := range wanted {
 		if a, err := d.assembled(k); err != nil {
