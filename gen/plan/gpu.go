@@ -453,14 +453,17 @@ func (k GPUProduct) Stores() int {
 	return 1
 }
 
-// Name carries the plan:
+// Name of the kernel, that of its row:
 //
-//	gemm_<precision>_<pass>_<blocks>x<in>x<out>[_i<places>][_o<places>]_<M>x<N>[_p<parts>][_bias][_<epilogue>][_sums]
+//	gemm_<precision>_<pass>_<blocks>x<in>x<out>[_i<places>][_o<places>]_<M>x<N>x<depth>_s<stages>[_p<parts>][_bias][_<epilogue>][_sums]_r<row>
 //
 // Places other than one block after the other are <run>s<step>b<block>w<width>,
-// or the name of a shuffle. What comes after the parts is left to the kernel that
-// adds them up.
-func (k GPUProduct) Name() string {
+// or the name of a shuffle. Depth is that of a stage of the pipeline. The bias, the
+// epilogue and sums of a product in parts are left to the kernel that adds them up.
+func (k GPUProduct) Name() string { return k.Kernel().Name }
+
+// base is the name but for the row.
+func (k GPUProduct) base() string {
 	x, y := k.A, k.C
 	switch k.Pass {
 	case BackwardData:
@@ -481,7 +484,11 @@ func (k GPUProduct) Name() string {
 			fmt.Fprintf(&b, "_%s%ds%db%dw%d", o.name, p.Run, p.Step, p.Block, o.Pitch)
 		}
 	}
-	fmt.Fprintf(&b, "_%dx%d", k.Tile.M, k.Tile.N)
+	depth := GPUDepth
+	if k.Precision == Float32s {
+		depth = Float32Depth
+	}
+	fmt.Fprintf(&b, "_%dx%dx%d_s%d", k.Tile.M, k.Tile.N, depth, k.Stages)
 	if k.Split() {
 		fmt.Fprintf(&b, "_p%d", k.Parts)
 		return b.String()

@@ -56,8 +56,12 @@ func (a GPUAttention) Group() int { return a.Heads / a.KVHeads }
 func (a GPUAttention) Width() int { return (a.Heads + 2*a.KVHeads) * a.HeadDim }
 func (a GPUAttention) Out() int   { return a.Heads * a.HeadDim }
 
-// attendRows are the rows of a tile on tensor cores: 16 for each of its warps.
-const attendRows = 64
+// attendRows are the rows of a tile on tensor cores, 16 for each of its warps, and
+// attendStages the stages that tiles of the other side pass through.
+const (
+	attendRows   = 64
+	attendStages = 2
+)
 
 // wideHead is the largest head size for which a backward pass has registers and
 // shared memory enough for high tiles.
@@ -122,10 +126,10 @@ const attendThreads = 256
 
 // Threads of a block, and its warps.
 func (a GPUAttention) Threads() int {
-	if a.Rows || a.Pass == AttendDelta {
-		return attendThreads
+	if a.tiled() {
+		return 2 * attendRows
 	}
-	return 2 * attendRows
+	return attendThreads
 }
 func (a GPUAttention) Warps() int { return a.Threads() / 32 }
 
@@ -137,8 +141,15 @@ func (a GPUAttention) Sums() int {
 	return 1
 }
 
-// Name is attend_<pass>[_cache][_rows]_<query heads>x<key heads>x<head size>.
-func (a GPUAttention) Name() string {
+// tiled reports whether the kernel is one of tiles on tensor cores.
+func (a GPUAttention) tiled() bool { return !a.Rows && a.Pass != AttendDelta }
+
+// base is the name but for the row:
+//
+//	attend_<pass>[_cache][_rows]_<query heads>x<key heads>x<head size>[_<rows>x<rows of the other side>_s<stages>]
+//
+// with what tiles have on tensor cores.
+func (a GPUAttention) base() string {
 	name := "attend_" + string(a.Pass)
 	if a.Cache {
 		name += "_cache"
@@ -146,12 +157,18 @@ func (a GPUAttention) Name() string {
 	if a.Rows {
 		name += "_rows"
 	}
-	return fmt.Sprintf("%s_%dx%dx%d", name, a.Heads, a.KVHeads, a.HeadDim)
+	name = fmt.Sprintf("%s_%dx%dx%d", name, a.Heads, a.KVHeads, a.HeadDim)
+	if a.tiled() {
+		name += fmt.Sprintf("_%dx%d_s%d", attendRows, a.Other(), attendStages)
+	}
+	return name
 }
 
-// Kernel is the row of the kernel table.
-func (a GPUAttention) Kernel() GPUKernel {
-	k := GPUKernel{Name: a.Name(), File: "attention", Plan: a, Threads: a.Threads(), BlocksPerSM: 2}
+// Kernel is the row of the kernel table; its name ends with _r<row>.
+func (a GPUAttention) Kernel() GPUKernel { return a.row().named(a.base()) }
+
+func (a GPUAttention) row() GPUKernel {
+	k := GPUKernel{File: "attention", Plan: a, Threads: a.Threads(), BlocksPerSM: 2}
 	array := func(name string, t GPUType, access GPUAccess, n GPUExtent) GPUParam {
 		return GPUParam{Name: name, Type: t, Access: access, Len: n}
 	}
@@ -208,13 +225,13 @@ func (a GPUAttention) Kernel() GPUKernel {
 	}
 	k.Template = "attend"
 	k.Grid = [3]GPUExtent{{N: 1, Of: SeqLen, Each: attendRows}, fixed(heads), {N: 1, Of: Sequences}}
-	k.SharedBytes = a.Fixed()*a.TileBytes() + 2*(a.StageBytes()+a.SumsBytes())
+	k.SharedBytes = a.Fixed()*a.TileBytes() + attendStages*(a.StageBytes()+a.SumsBytes())
 	depth, other := a.HeadDim/mmaK, a.Other()/mmaK
 	scores := map[bool]int{true: 1, false: 2}[a.Pass == AttendForward]
 	k.Counts.MMA = scores*depth*2*other + a.Sums()*other*2*depth
 	k.Counts.LDMatrix = scores*depth*(1+other) + a.Sums()*other*depth
 	each := a.Chunks() / 2 // copies a thread for a tile of attendRows
-	k.Counts.Copies = a.Fixed()*each + 2*2*each*a.Other()/attendRows
+	k.Counts.Copies = a.Fixed()*each + attendStages*2*each*a.Other()/attendRows
 	k.Counts.Stores = a.Sums() * each
 	if a.Pass == AttendForward && !a.Cache {
 		k.Counts.OtherStores = 2

@@ -94,8 +94,11 @@ func (n GPUNorm) Stats() int {
 // SumBytes is the shared memory of one pair of sums.
 func (n GPUNorm) SumBytes() int { return sumBytes(2, n.Threads()) }
 
-// Name is norm[_backward]_<kind>_<width>[_add[_b<blocks of y>]].
-func (n GPUNorm) Name() string {
+// Name of the kernel, that of its row.
+func (n GPUNorm) Name() string { return n.Kernel().Name }
+
+// base is the name but for the row.
+func (n GPUNorm) base() string {
 	var b strings.Builder
 	b.WriteString("norm")
 	if n.Backward {
@@ -115,9 +118,15 @@ func (n GPUNorm) Name() string {
 	return b.String()
 }
 
-// Kernel is the norm's row of the kernel table.
-func (n GPUNorm) Kernel() GPUKernel {
-	k := GPUKernel{Name: n.Name(), Template: "norm", File: passFile, Plan: n, Threads: n.Threads(), BlocksPerSM: 1024 / n.Threads() / 2}
+// BlocksPerSM is how many blocks share a multiprocessor.
+func (n GPUNorm) BlocksPerSM() int { return 1024 / n.Threads() / 2 }
+
+// Kernel is the norm's row of the kernel table:
+// norm[_backward]_<kind>_<width>[_add[_b<blocks of y>]]_r<row>.
+func (n GPUNorm) Kernel() GPUKernel { return n.row().named(n.base()) }
+
+func (n GPUNorm) row() GPUKernel {
+	k := GPUKernel{Template: "norm", File: passFile, Plan: n, Threads: n.Threads(), BlocksPerSM: n.BlocksPerSM()}
 	row := tokenRows(n.Hidden)
 	stats := tokenRows(n.Stats())
 	weight := GPUParam{Name: "w", Type: ArrayFloat32, Access: Read, Len: fixed(n.Hidden)}
@@ -199,8 +208,8 @@ func newEmbed(hidden, vocab, positions int, backward bool) GPUEmbed {
 // Guarded kernels have threads without a piece.
 func (e GPUEmbed) Guarded() bool { return e.Each*e.Threads != e.Quads }
 
-// Kernel is the row of the kernel table: embed_<width>[_positions] or
-// embed_backward_<width>.
+// Kernel is the row of the kernel table: embed_<width>[_positions]_r<row> or
+// embed_backward_<width>_r<row>.
 func (e GPUEmbed) Kernel() GPUKernel {
 	k := GPUKernel{Template: "embed", File: passFile, Plan: e, Threads: e.Threads, BlocksPerSM: 1024 / e.Threads, Counts: GPUCounts{Stores: e.Each}}
 	ids := func(name string) GPUParam {
@@ -208,7 +217,6 @@ func (e GPUEmbed) Kernel() GPUKernel {
 	}
 	x := GPUParam{Name: "x", Type: ArrayFloat32, Access: Written, Len: tokenRows(e.Hidden)}
 	if e.Backward {
-		k.Name = fmt.Sprintf("embed_backward_%d", e.Hidden)
 		k.Grid = [3]GPUExtent{{N: 1, Of: TableRows}, fixed(1), fixed(1)}
 		x.Access = Read
 		x.Name = "dx"
@@ -216,17 +224,17 @@ func (e GPUEmbed) Kernel() GPUKernel {
 			{Name: "starts", Type: ArrayInt32, Access: Read, Len: GPUExtent{N: 1, Of: TableRows, Plus: 1}},
 			{Name: "grad", Type: ArrayFloat32, Access: Updated, Len: GPUExtent{N: e.Hidden, Of: TableRows}},
 			{Name: "accumulate", Type: Uint32}}
-		return k
+		return k.named(fmt.Sprintf("embed_backward_%d", e.Hidden))
 	}
 	k.Grid = [3]GPUExtent{tokenRows(1), fixed(1), fixed(1)}
-	k.Name = fmt.Sprintf("embed_%d", e.Hidden)
+	name := fmt.Sprintf("embed_%d", e.Hidden)
 	k.Params = []GPUParam{ids("ids"), {Name: "table", Type: ArrayFloat32, Access: Read, Len: fixed(e.Vocab * e.Hidden)}}
 	if e.Positions > 0 {
-		k.Name += "_positions"
+		name += "_positions"
 		k.Params = append(k.Params, ids("positions"), GPUParam{Name: "places", Type: ArrayFloat32, Access: Read, Len: fixed(e.Positions * e.Hidden)})
 	}
 	k.Params = append(k.Params, x)
-	return k
+	return k.named(name)
 }
 
 // GPURotate turns the queries and keys of rows of qkv to their positions, in
@@ -273,7 +281,7 @@ func (r GPURotate) Pieces() int  { return (r.Last() - r.First()) * r.HeadPieces(
 func (r GPURotate) Threads() int { return rowThreads(r.Pieces()) }
 
 // Kernel is the row of the kernel table: [rotate][_cache]_<query heads>x<key
-// heads>x<head size>.
+// heads>x<head size>_r<row>.
 func (r GPURotate) Kernel() GPUKernel {
 	var b []string
 	if r.Rotate {
@@ -282,8 +290,7 @@ func (r GPURotate) Kernel() GPUKernel {
 	if r.Cache {
 		b = append(b, "cache")
 	}
-	k := GPUKernel{Name: fmt.Sprintf("%s_%dx%dx%d", strings.Join(b, "_"), r.Heads, r.KVHeads, r.HeadDim),
-		Template: "rotate", File: passFile, Plan: r, Threads: r.Threads(), BlocksPerSM: 1024 / r.Threads(),
+	k := GPUKernel{Template: "rotate", File: passFile, Plan: r, Threads: r.Threads(), BlocksPerSM: 1024 / r.Threads(),
 		Grid: [3]GPUExtent{tokenRows(1), fixed(1), fixed(1)}}
 	if n := 2; r.Wide() {
 		k.Counts.Stores = n
@@ -308,7 +315,7 @@ func (r GPURotate) Kernel() GPUKernel {
 		k.Params = append(k.Params, GPUParam{Name: "seqs", Type: ArrayInt32, Access: Read, Len: tokenRows(1)}, keys, values,
 			GPUParam{Name: "capacity", Type: Uint32})
 	}
-	return k
+	return k.named(fmt.Sprintf("%s_%dx%dx%d", strings.Join(b, "_"), r.Heads, r.KVHeads, r.HeadDim))
 }
 
 // Slots are the positions of all sequences of a cache: sequences times
@@ -331,9 +338,9 @@ func (l GPULoss) Warps() int   { return l.Threads() / 32 }
 // SumBytes is the shared memory of one sum.
 func (l GPULoss) SumBytes() int { return sumBytes(1, l.Threads()) }
 
-// Kernel is the row of the kernel table: loss_<vocabulary>.
+// Kernel is the row of the kernel table: loss_<vocabulary>_r<row>.
 func (l GPULoss) Kernel() GPUKernel {
-	return GPUKernel{Name: fmt.Sprintf("loss_%d", l.Vocab), Template: "loss", File: passFile, Plan: l,
+	return GPUKernel{Template: "loss", File: passFile, Plan: l,
 		Threads: l.Threads(), BlocksPerSM: 1024 / l.Threads(), SharedBytes: 2 * l.SumBytes(), Counts: GPUCounts{Stores: 1, OtherStores: 1},
 		Grid: [3]GPUExtent{tokenRows(1), fixed(1), fixed(1)},
 		Params: []GPUParam{
@@ -342,7 +349,7 @@ func (l GPULoss) Kernel() GPUKernel {
 			{Name: "losses", Type: ArrayFloat32, Access: Written, Len: tokenRows(1)},
 			{Name: "scale", Type: Float32},
 			{Name: "gradient", Type: Uint32},
-		}}
+		}}.named(fmt.Sprintf("loss_%d", l.Vocab))
 }
 
 // GPUUpdate is one of the kernels that pass over arrays of any length, of which
@@ -370,18 +377,24 @@ const (
 // GPUUpdates lists them.
 var GPUUpdates = []GPUUpdate{AdamW, ClipNorm, PackBF16, SumSquares}
 
-// SquaresEach are the gradients of one partial sum of squares, and the loops
-// of their kernel's threads.
-const (
-	SquaresEach  = 8192
-	squaresLoops = SquaresEach / passThreads / quad
-)
+// SquaresEach are the gradients of one partial sum of squares.
+const SquaresEach = 8192
 
-// Kernel is the row of the kernel table.
+// Threads, Warps and BlocksPerSM are those of the kernel, for its template, Each
+// the gradients of one partial sum, and Loops the turns of its threads.
+func (GPUUpdate) Threads() int     { return passThreads }
+func (GPUUpdate) Warps() int       { return passThreads / 32 }
+func (GPUUpdate) BlocksPerSM() int { return 4 }
+func (GPUUpdate) Each() int        { return SquaresEach }
+func (GPUUpdate) Loops() int       { return SquaresEach / passThreads / quad }
+
+// Name of the kernel, that of its row.
+func (u GPUUpdate) Name() string { return u.Kernel().Name }
+
+// Kernel is the row of the kernel table: <update>_r<row>.
 func (u GPUUpdate) Kernel() GPUKernel {
-	k := GPUKernel{Name: string(u), Template: string(u), File: passFile, Threads: passThreads, BlocksPerSM: 4,
+	k := GPUKernel{Template: string(u), File: passFile, Plan: u, Threads: u.Threads(), BlocksPerSM: u.BlocksPerSM(),
 		Grid: [3]GPUExtent{{N: 1, Of: Entries, Each: chunk * passThreads}, fixed(1), fixed(1)}}
-	k.Plan = struct{ Name, Threads, Warps, Each, Loops, BlocksPerSM any }{string(u), passThreads, passThreads / 32, SquaresEach, squaresLoops, k.BlocksPerSM}
 	all := GPUExtent{N: 1, Of: Entries}
 	entries := GPUParam{Name: "entries", Type: Uint32, Count: Entries}
 	numbers := func(names ...string) (ps []GPUParam) {
@@ -413,5 +426,5 @@ func (u GPUUpdate) Kernel() GPUKernel {
 		k.Params = append([]GPUParam{array("sums", ArrayFloat32, Read, all), array("norm", ArrayFloat32, Written, fixed(2)), entries}, numbers("limit")...)
 		k.Counts.OtherStores = 1
 	}
-	return k
+	return k.named(string(u))
 }

@@ -53,18 +53,17 @@ func (k GPUFinish) Groups() int { return k.C.Pitch / k.Each() }
 // Threads of a block.
 func (k GPUFinish) Threads() int { return finishThreads }
 
-// Name carries the plan: finish_<width>x<parts>[_bias][_<epilogue>][_sums].
-func (k GPUFinish) Name() string {
-	return fmt.Sprintf("finish_%dx%d%s", k.C.Pitch, k.Parts, k.suffix())
-}
+// Name of the kernel, that of its row.
+func (k GPUFinish) Name() string { return k.Kernel().Name }
 
-// Kernel is the row of the kernel table.
+// Kernel is the row of the kernel table:
+// finish_<width>x<parts>[_bias][_<epilogue>][_sums]_r<row>.
 func (k GPUFinish) Kernel() GPUKernel {
 	whole := k.GPUProduct
 	whole.Parts = 1
 	p := whole.Kernel().Params // a, b, bias, pre, c, tokens, split
 	return GPUKernel{
-		Name: k.Name(), Template: "finish", File: "sums", Plan: k,
+		Template: "finish", File: "sums", Plan: k,
 		Threads: finishThreads, BlocksPerSM: k.BlocksPerSM,
 		Counts: GPUCounts{Stores: k.Stores()},
 		Grid:   [3]GPUExtent{{N: 1, Of: Tokens}, fixed(up(k.Groups(), finishThreads) / finishThreads), fixed(1)},
@@ -72,7 +71,7 @@ func (k GPUFinish) Kernel() GPUKernel {
 			{Name: "parts", Type: ArrayFloat32, Access: Read, Len: tokenRows(k.Parts * k.C.Pitch)},
 			p[2], p[3], p[4], p[5],
 		},
-	}
+	}.named(fmt.Sprintf("finish_%dx%d%s", k.C.Pitch, k.Parts, k.suffix()))
 }
 
 // GPUSum adds up parts of float32 sums, in a fixed order, to or in place of what
@@ -92,18 +91,18 @@ func (GPUSum) Threads() int     { return sumThreads }
 func (GPUSum) BlocksPerSM() int { return 8 }
 func (s GPUSum) Across() int    { return sumThreads / s.Down }
 
-// Name carries the plan: sum_<threads an entry>.
-func (s GPUSum) Name() string { return fmt.Sprintf("sum_%d", s.Down) }
+// Name of the kernel, that of its row.
+func (s GPUSum) Name() string { return s.Kernel().Name }
 
-// Kernel is the row of the kernel table. Its number accumulate is 1 where the
-// sums are added to what is there.
+// Kernel is the row of the kernel table: sum_<threads an entry>_r<row>. Its
+// number accumulate is 1 where the sums are added to what is there.
 func (s GPUSum) Kernel() GPUKernel {
 	shared := 0
 	if s.Down > 1 {
 		shared = 4 * sumThreads
 	}
 	return GPUKernel{
-		Name: s.Name(), Template: "sum", File: "sums", Plan: s,
+		Template: "sum", File: "sums", Plan: s,
 		Threads: sumThreads, SharedBytes: shared, BlocksPerSM: s.BlocksPerSM(),
 		Counts: GPUCounts{OtherStores: 1},
 		Grid:   [3]GPUExtent{{N: 1, Of: Entries, Each: s.Across()}, fixed(1), fixed(1)},
@@ -114,7 +113,7 @@ func (s GPUSum) Kernel() GPUKernel {
 			{Name: "count", Type: Uint32, Count: Parts},
 			{Name: "accumulate", Type: Uint32},
 		},
-	}
+	}.named(fmt.Sprintf("sum_%d", s.Down))
 }
 
 // WeightParts is the number of parts that a sum over so many tokens is cut
@@ -168,8 +167,8 @@ func (k GPUColumns) BlocksPerSM() int { return 8 }
 // Float32 reports whether the rows are float32.
 func (k GPUColumns) Float32() bool { return k.Precision == Float32s }
 
-// Name carries the plan: columns_<precision>_<width>.
-func (k GPUColumns) Name() string { return fmt.Sprintf("columns_%s_%d", k.Precision, k.Width) }
+// Name of the kernel, that of its row.
+func (k GPUColumns) Name() string { return k.Kernel().Name }
 
 // Parts is the number of parts for a number of tokens, and Rows how many rows
 // each has: the kernel's argument rows.
@@ -183,7 +182,7 @@ func (k GPUColumns) MostParts(tokens int) int {
 	return min(columnsParts, up(tokens, columnsRows)/columnsRows)
 }
 
-// Kernel is the row of the kernel table.
+// Kernel is the row of the kernel table: columns_<precision>_<width>_r<row>.
 func (k GPUColumns) Kernel() GPUKernel {
 	x, counts := ArrayBF16, GPUCounts{Stores: 1}
 	if k.Float32() {
@@ -191,7 +190,7 @@ func (k GPUColumns) Kernel() GPUKernel {
 	}
 	side := k.Across() * k.Each()
 	return GPUKernel{
-		Name: k.Name(), Template: "columns", File: "sums", Plan: k,
+		Template: "columns", File: "sums", Plan: k,
 		Threads: sumThreads, BlocksPerSM: 8, SharedBytes: 4 * k.Each() * sumThreads,
 		Counts: counts,
 		Grid:   [3]GPUExtent{fixed(up(k.Width, side) / side), {N: 1, Of: Parts}, fixed(1)},
@@ -201,34 +200,30 @@ func (k GPUColumns) Kernel() GPUKernel {
 			{Name: "tokens", Type: Uint32, Count: Tokens},
 			{Name: "rows", Type: Uint32},
 		},
-	}
+	}.named(fmt.Sprintf("columns_%s_%d", k.Precision, k.Width))
 }
 
 // GPUCast rounds float32 to bf16, or widens bf16: between a float32 layer and
 // the bf16 kernels around it. The number of entries is a multiple of 8.
 type GPUCast struct{ Widen bool }
 
-// Name is the kernel's.
-func (k GPUCast) Name() string {
-	if k.Widen {
-		return "cast_bf16_float32"
-	}
-	return "cast_float32_bf16"
-}
+// Name of the kernel, that of its row.
+func (k GPUCast) Name() string { return k.Kernel().Name }
 
 // Threads and BlocksPerSM are those of the kernel, for its template.
 func (GPUCast) Threads() int     { return sumThreads }
 func (GPUCast) BlocksPerSM() int { return 8 }
 
-// Kernel is the row of the kernel table.
+// Kernel is the row of the kernel table: cast_float32_bf16_r<row>, or
+// cast_bf16_float32_r<row>.
 func (k GPUCast) Kernel() GPUKernel {
-	x, y, stores := ArrayFloat32, ArrayBF16, 1
+	name, x, y, stores := "cast_float32_bf16", ArrayFloat32, ArrayBF16, 1
 	if k.Widen {
-		x, y, stores = y, x, 2
+		name, x, y, stores = "cast_bf16_float32", y, x, 2
 	}
 	n := GPUExtent{N: 1, Of: Entries}
 	return GPUKernel{
-		Name: k.Name(), Template: "cast", File: "sums", Plan: k,
+		Template: "cast", File: "sums", Plan: k,
 		Threads: sumThreads, BlocksPerSM: 8,
 		Counts: GPUCounts{Stores: stores},
 		Grid:   [3]GPUExtent{{N: 1, Of: Entries, Each: 8 * sumThreads}, fixed(1), fixed(1)},
@@ -237,5 +232,5 @@ func (k GPUCast) Kernel() GPUKernel {
 			{Name: "y", Type: y, Access: Written, Len: n},
 			{Name: "n", Type: Uint32, Count: Entries},
 		},
-	}
+	}.named(name)
 }

@@ -2,16 +2,21 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // GPUKernel describes a kernel of any family: one row of the table that the
 // emitter, the gates, the tests and the launchers read. Every number but the
 // counts that launches are given is a constant of the kernel.
 type GPUKernel struct {
-	// Name is the entry point. Template is the family's text, templates/<Template>.cu.tmpl,
-	// executed with Plan; File is the generated file that holds the kernel.
+	// Name is the entry point: what the family says of its plan, and the hash of
+	// the rest of this row. Template is the family's text,
+	// templates/<Template>.cu.tmpl, executed with Plan; File is the generated file
+	// that holds the kernel.
 	Name, Template, File string
 	Plan                 any
 	// Threads of a block, its bytes of dynamic shared memory, and how many blocks
@@ -20,6 +25,29 @@ type GPUKernel struct {
 	Counts                            GPUCounts
 	Grid                              [3]GPUExtent
 	Params                            []GPUParam
+}
+
+// named completes a row: its name is the family's base, _r, and a hash of the row
+// in decimal digits, as all constants of a name. Kernels are found by name, and so
+// one that was made for another row, of other threads, shared memory, grid or
+// parameters, is missing, and never launched by this row.
+func (k GPUKernel) named(base string) GPUKernel {
+	row := k
+	row.Name, row.Plan = "", nil
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%+v", row)
+	k.Name = base + rowMark + fmt.Sprint(h.Sum32())
+	return k
+}
+
+const rowMark = "_r"
+
+// GPUBase is a kernel's name but for the hash of its row.
+func GPUBase(name string) string {
+	if i := strings.LastIndex(name, rowMark); i >= 0 {
+		return name[:i]
+	}
+	return name
 }
 
 // MaxRegisters of a thread: what is left when BlocksPerSM blocks share the
@@ -119,8 +147,10 @@ type GPUParam struct {
 	Access   GPUAccess
 	Len      GPUExtent
 	Optional bool
-	// Count is the count that a number is; empty where the caller sets it.
+	// Count is the count that a number is; empty where the caller sets it. Unit is
+	// what one of it stands for where that is a constant of the kernel.
 	Count GPUCount
+	Unit  int
 }
 
 // Bytes of an array for the counts of a launch.
@@ -226,7 +256,7 @@ func (k GPUProduct) Kernel() GPUKernel {
 		stores = 1
 	}
 	g := GPUKernel{
-		Name: k.Name(), Template: "gemm", File: string(k.Pass), Plan: k,
+		Template: "gemm", File: string(k.Pass), Plan: k,
 		Threads: k.Tile.Threads(), SharedBytes: k.SharedBytes(), BlocksPerSM: k.BlocksPerSM,
 		Counts: GPUCounts{MMA: k.MMA(), LDMatrix: k.LDMatrix(), Copies: k.StaticCopies(), Stores: stores},
 		Grid:   [3]GPUExtent{fixed(k.Blocks * (up(k.Cols(), k.Tile.N) / k.Tile.N)), y, z},
@@ -237,13 +267,13 @@ func (k GPUProduct) Kernel() GPUKernel {
 			pre, c,
 			{Name: "tokens", Type: Uint32, Count: Tokens},
 			// How many stages of the sum one part has.
-			{Name: "split", Type: Uint32},
+			{Name: "split", Type: Uint32, Unit: GPUDepth},
 		},
 	}
 	if k.Precision == Float32s {
 		k.float32(&g)
 	}
-	return g
+	return g.named(k.base())
 }
 
 // GPUFiles lists the generated files that hold the kernels.

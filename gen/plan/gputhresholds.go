@@ -1,6 +1,9 @@
 package plan
 
-import "cmp"
+import (
+	"cmp"
+	"fmt"
+)
 
 // GPUThreshold is a size at which a GPU kernel, or the plan of its family,
 // changes its path.
@@ -32,18 +35,12 @@ func GPUEngineThresholds() []Threshold {
 
 // Thresholds lists those of a kernel and of its family's plan.
 func (k GPUKernel) Thresholds() []GPUThreshold {
-	if p, ok := k.Plan.(interface{ thresholds() []GPUThreshold }); ok {
-		return p.thresholds()
-	}
-	return GPUUpdate(k.Name).thresholds()
+	return k.Plan.(interface{ thresholds() []GPUThreshold }).thresholds()
 }
 
 // Family names the kernels whose widths one list of thresholds is for.
 func (k GPUKernel) Family() string {
-	if p, ok := k.Plan.(interface{ family() string }); ok {
-		return p.family()
-	}
-	return k.Template
+	return k.Plan.(interface{ family() string }).family()
 }
 
 // counted is a threshold of a count of launches.
@@ -123,7 +120,7 @@ func (k GPUFinish) thresholds() []GPUThreshold {
 	return []GPUThreshold{fixedAt("finishThreads", AxisColumns, finishThreads*k.Each(), cmp.Or(k.Each(), chunk), k.C.Pitch, "two blocks a row")}
 }
 
-func (s GPUSum) family() string { return s.Name() }
+func (s GPUSum) family() string { return fmt.Sprintf("sum_%d", s.Down) }
 func (s GPUSum) thresholds() []GPUThreshold {
 	return []GPUThreshold{
 		counted("Across", Entries, s.Across(), 1, "two blocks"),
@@ -150,7 +147,7 @@ func (k GPUColumns) thresholds() []GPUThreshold {
 func (k GPUCast) thresholds() []GPUThreshold {
 	return []GPUThreshold{counted("sumThreads", Entries, chunk*sumThreads, chunk, "two blocks")}
 }
-func (k GPUCast) family() string { return k.Name() }
+func (k GPUCast) family() string { return fmt.Sprintf("cast, widening: %v", k.Widen) }
 
 // pieced are the thresholds of blocks that share so many pieces of a row.
 func pieced(pieces, step int) []GPUThreshold {
@@ -237,9 +234,10 @@ func (a GPUAttention) thresholds() []GPUThreshold {
 	}
 	return append(ts, counted("attendRows", SeqLen, attendRows, 1, "two tiles of rows"),
 		counted("Other", other, a.Other(), 1, "two tiles of the other side"),
-		counted("2 Other", other, 2*a.Other(), 1, "the room of a stage used again"))
+		counted("2 Other", other, attendStages*a.Other(), 1, "the room of a stage used again"))
 }
 
+func (u GPUUpdate) family() string { return string(u) }
 func (u GPUUpdate) thresholds() []GPUThreshold {
 	switch u {
 	case SumSquares:

@@ -2,7 +2,7 @@
 
 #include "z_device.cuh"
 
-SF_KERNEL(attend_delta_12x12x64, 256, 4)
+SF_KERNEL(attend_delta_12x12x64_r2034878084, 256, 4)
 (const uint16_t *__restrict__ dout, const uint16_t *__restrict__ o, float *__restrict__ delta) {
   enum : uint32_t { kLanes = 8, kEach = 8, kHeads = 12 };
   const uint32_t row = sf_block_x(), group = sf_thread() / kLanes;
@@ -21,7 +21,7 @@ SF_KERNEL(attend_delta_12x12x64, 256, 4)
   }
 }
 
-namespace attend_forward_12x12x64_ {
+namespace attend_forward_12x12x64_64x64_s2_r2157061795_ {
 // A block has a tile of kRows rows of one head, 16 for each warp, and passes over tiles
 // of kOther rows of the other side, in two stages.
 enum : uint32_t {
@@ -102,9 +102,9 @@ SF_DEV void store(uint16_t *to, uint32_t pitch, uint32_t first, uint32_t end, co
 }
 }  // namespace
 
-SF_KERNEL(attend_forward_12x12x64, 128, 2)
+SF_KERNEL(attend_forward_12x12x64_64x64_s2_r2157061795, 128, 2)
 (const uint16_t *__restrict__ qkv, uint16_t *__restrict__ o, float *__restrict__ lse, uint32_t seq, float scale) {
-  using namespace attend_forward_12x12x64_;
+  using namespace attend_forward_12x12x64_64x64_s2_r2157061795_;
   const uint32_t lane = sf_thread() & 31, head = sf_block_y(), own = sf_thread() >> 5 << 4;
   const uint32_t before = 0, base = sf_block_z() * seq, rows = seq, tiles = (rows + kRows - 1) / kRows;
   const uint16_t *k = qkv + (size_t)base * kWidth + (12 + head / kGroup) * kSize, *v = k + 12 * kSize;
@@ -178,7 +178,7 @@ SF_KERNEL(attend_forward_12x12x64, 128, 2)
   store(o + (size_t)base * kOut + head * kSize, kOut, q0, rows, sum, 0);
 }
 
-namespace attend_forward_cache_12x12x64_ {
+namespace attend_forward_cache_12x12x64_64x64_s2_r2939280936_ {
 // A block has a tile of kRows rows of one head, 16 for each warp, and passes over tiles
 // of kOther rows of the other side, in two stages.
 enum : uint32_t {
@@ -259,10 +259,10 @@ SF_DEV void store(uint16_t *to, uint32_t pitch, uint32_t first, uint32_t end, co
 }
 }  // namespace
 
-SF_KERNEL(attend_forward_cache_12x12x64, 128, 2)
+SF_KERNEL(attend_forward_cache_12x12x64_64x64_s2_r2939280936, 128, 2)
 (const uint16_t *__restrict__ qkv, uint16_t *__restrict__ o, const uint16_t *__restrict__ keys, const uint16_t *__restrict__ values,
  const int32_t *__restrict__ spans, uint32_t capacity, float scale) {
-  using namespace attend_forward_cache_12x12x64_;
+  using namespace attend_forward_cache_12x12x64_64x64_s2_r2939280936_;
   const uint32_t lane = sf_thread() & 31, head = sf_block_y(), own = sf_thread() >> 5 << 4;
   // The new rows of a sequence continue what the cache holds of it; theirs are there
   // already.
@@ -340,7 +340,7 @@ SF_KERNEL(attend_forward_cache_12x12x64, 128, 2)
   store(o + (size_t)base * kOut + head * kSize, kOut, q0, rows, sum, 0);
 }
 
-namespace attend_forward_cache_rows_12x12x64_ {
+namespace attend_forward_cache_rows_12x12x64_r1141685235_ {
 // kLanes lanes share a row of the other side, kEach entries a lane; a warp has kKeys
 // rows at once.
 enum : uint32_t {
@@ -379,10 +379,10 @@ SF_DEV sf_f2 pair(uint32_t vector, uint32_t warp) {
 SF_DEV uint32_t entry() { return sf_thread() % kLanes * kEach + sf_thread() / kLanes * 2; }
 }  // namespace
 
-SF_KERNEL(attend_forward_cache_rows_12x12x64, 256, 2)
+SF_KERNEL(attend_forward_cache_rows_12x12x64_r1141685235, 256, 2)
 (const uint16_t *__restrict__ qkv, uint16_t *__restrict__ o, const uint16_t *__restrict__ keys, const uint16_t *__restrict__ values,
  const int32_t *__restrict__ positions, const int32_t *__restrict__ seqs, uint32_t capacity, float scale) {
-  using namespace attend_forward_cache_rows_12x12x64_;
+  using namespace attend_forward_cache_rows_12x12x64_r1141685235_;
   const uint32_t lane = sf_thread() & 31, warp = sf_thread() >> 5, row = sf_block_x(), head = sf_block_y(), part = lane % kLanes * kEach;
   const uint32_t count = sf_load<uint32_t>(positions + row) + 1, pitch = kSize;
   const size_t from = (size_t)(sf_load<uint32_t>(seqs + row) * kKVHeads + head / kGroup) * capacity * kSize + part;
@@ -434,7 +434,7 @@ SF_KERNEL(attend_forward_cache_rows_12x12x64, 256, 2)
   sf_store(o + (size_t)row * kOut + head * kSize + entry(), sf_pack(out.x / total, out.y / total));
 }
 
-namespace attend_keys_12x12x64_ {
+namespace attend_keys_12x12x64_64x64_s2_r2454395698_ {
 // A block has a tile of kRows rows of one head, 16 for each warp, and passes over tiles
 // of kOther rows of the other side, in two stages.
 enum : uint32_t {
@@ -516,10 +516,10 @@ SF_DEV void store(uint16_t *to, uint32_t pitch, uint32_t first, uint32_t end, co
 }
 }  // namespace
 
-SF_KERNEL(attend_keys_12x12x64, 128, 2)
+SF_KERNEL(attend_keys_12x12x64_64x64_s2_r2454395698, 128, 2)
 (const uint16_t *__restrict__ qkv, const uint16_t *__restrict__ dout, const float *__restrict__ lse, const float *__restrict__ delta,
  uint16_t *__restrict__ dqkv, uint32_t seq, float scale) {
-  using namespace attend_keys_12x12x64_;
+  using namespace attend_keys_12x12x64_64x64_s2_r2454395698_;
   const uint32_t lane = sf_thread() & 31, own = sf_thread() >> 5 << 4, base = sf_block_z() * seq;
   // Tile rows are keys, and the other side the queries of the group's heads that see
   // them, one head after the other.
@@ -581,7 +581,7 @@ SF_KERNEL(attend_keys_12x12x64, 128, 2)
   store(to + 12 * kSize, kWidth, k0, seq, dv, kTile);
 }
 
-namespace attend_queries_12x12x64_ {
+namespace attend_queries_12x12x64_64x64_s2_r3480490836_ {
 // A block has a tile of kRows rows of one head, 16 for each warp, and passes over tiles
 // of kOther rows of the other side, in two stages.
 enum : uint32_t {
@@ -662,10 +662,10 @@ SF_DEV void store(uint16_t *to, uint32_t pitch, uint32_t first, uint32_t end, co
 }
 }  // namespace
 
-SF_KERNEL(attend_queries_12x12x64, 128, 2)
+SF_KERNEL(attend_queries_12x12x64_64x64_s2_r3480490836, 128, 2)
 (const uint16_t *__restrict__ qkv, const uint16_t *__restrict__ dout, const float *__restrict__ lse, const float *__restrict__ delta,
  uint16_t *__restrict__ dqkv, uint32_t seq, float scale) {
-  using namespace attend_queries_12x12x64_;
+  using namespace attend_queries_12x12x64_64x64_s2_r3480490836_;
   const uint32_t lane = sf_thread() & 31, own = sf_thread() >> 5 << 4, base = sf_block_z() * seq;
   const uint32_t head = sf_block_y(), tiles = (seq + kRows - 1) / kRows;
   const uint32_t q0 = (tiles - 1 - sf_block_x()) * kRows, end = q0 + kRows < seq ? q0 + kRows : seq, steps = (end + kOther - 1) / kOther;

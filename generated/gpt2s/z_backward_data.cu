@@ -2,7 +2,7 @@
 
 #include "z_device.cuh"
 
-namespace gemm_bf16_backward_data_1x192x3072_128x64_ {
+namespace gemm_bf16_backward_data_1x192x3072_128x64x32_s3_r3808689725_ {
 // 0 x 192 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 3072,
@@ -39,10 +39,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x192x3072_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x192x3072_128x64x32_s3_r3808689725, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x192x3072_128x64_;
+  using namespace gemm_bf16_backward_data_1x192x3072_128x64x32_s3_r3808689725_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -125,7 +125,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x192x3072_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x192x3072_16x64_p24_ {
+namespace gemm_bf16_backward_data_1x192x3072_16x64x32_s4_p24_r11338329_ {
 // 0 x 192 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 3072,
@@ -163,10 +163,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x192x3072_16x64_p24, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x192x3072_16x64x32_s4_p24_r11338329, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x192x3072_16x64_p24_;
+  using namespace gemm_bf16_backward_data_1x192x3072_16x64x32_s4_p24_r11338329_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -249,7 +249,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x192x3072_16x64_p24, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x192x768_128x64_ {
+namespace gemm_bf16_backward_data_1x192x768_128x64x32_s3_r2075479803_ {
 // 0 x 192 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 768,
@@ -286,10 +286,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x192x768_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x192x768_128x64x32_s3_r2075479803, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x192x768_128x64_;
+  using namespace gemm_bf16_backward_data_1x192x768_128x64x32_s3_r2075479803_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -372,7 +372,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x192x768_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x192x768_16x64_p6_ {
+namespace gemm_bf16_backward_data_1x192x768_16x64x32_s4_p6_r1358040814_ {
 // 0 x 192 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 768,
@@ -410,10 +410,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x192x768_16x64_p6, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x192x768_16x64x32_s4_p6_r1358040814, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x192x768_16x64_p6_;
+  using namespace gemm_bf16_backward_data_1x192x768_16x64x32_s4_p6_r1358040814_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -496,7 +496,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x192x768_16x64_p6, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x256x3072_128x128_ {
+namespace gemm_bf16_backward_data_1x256x3072_128x128x32_s3_r2431285285_ {
 // 0 x 256 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 256, kDepth = 3072,
@@ -533,10 +533,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x256x3072_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x256x3072_128x128x32_s3_r2431285285, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x256x3072_128x128_;
+  using namespace gemm_bf16_backward_data_1x256x3072_128x128x32_s3_r2431285285_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 2;
@@ -619,7 +619,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x256x3072_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x256x3072_16x64_p20_ {
+namespace gemm_bf16_backward_data_1x256x3072_16x64x32_s4_p20_r1606691949_ {
 // 0 x 256 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 256, kDepth = 3072,
@@ -657,10 +657,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x256x3072_16x64_p20, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x256x3072_16x64x32_s4_p20_r1606691949, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x256x3072_16x64_p20_;
+  using namespace gemm_bf16_backward_data_1x256x3072_16x64x32_s4_p20_r1606691949_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 4;
@@ -743,7 +743,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x256x3072_16x64_p20, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x256x768_128x128_ {
+namespace gemm_bf16_backward_data_1x256x768_128x128x32_s3_r661321630_ {
 // 0 x 256 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 256, kDepth = 768,
@@ -780,10 +780,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x256x768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x256x768_128x128x32_s3_r661321630, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x256x768_128x128_;
+  using namespace gemm_bf16_backward_data_1x256x768_128x128x32_s3_r661321630_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 2;
@@ -866,7 +866,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x256x768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x256x768_16x64_p6_ {
+namespace gemm_bf16_backward_data_1x256x768_16x64x32_s4_p6_r1081606579_ {
 // 0 x 256 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 256, kDepth = 768,
@@ -904,10 +904,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x256x768_16x64_p6, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x256x768_16x64x32_s4_p6_r1081606579, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x256x768_16x64_p6_;
+  using namespace gemm_bf16_backward_data_1x256x768_16x64x32_s4_p6_r1081606579_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 4;
@@ -990,7 +990,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x256x768_16x64_p6, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x3072x192_128x128_dgelu_ {
+namespace gemm_bf16_backward_data_1x3072x192_128x128x32_s3_dgelu_r1878462788_ {
 // 0 x 3072 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 192,
@@ -1027,10 +1027,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x3072x192_128x128_dgelu, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x3072x192_128x128x32_s3_dgelu_r1878462788, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x3072x192_128x128_dgelu_;
+  using namespace gemm_bf16_backward_data_1x3072x192_128x128x32_s3_dgelu_r1878462788_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -1118,7 +1118,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x3072x192_128x128_dgelu, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x3072x192_16x64_dgelu_ {
+namespace gemm_bf16_backward_data_1x3072x192_16x64x32_s4_dgelu_r4149449002_ {
 // 0 x 3072 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 192,
@@ -1156,10 +1156,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x3072x192_16x64_dgelu, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x3072x192_16x64x32_s4_dgelu_r4149449002, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x3072x192_16x64_dgelu_;
+  using namespace gemm_bf16_backward_data_1x3072x192_16x64x32_s4_dgelu_r4149449002_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 48;
@@ -1247,7 +1247,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x3072x192_16x64_dgelu, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x3072x384_128x128_dgelu_ {
+namespace gemm_bf16_backward_data_1x3072x384_128x128x32_s3_dgelu_r1573950567_ {
 // 0 x 3072 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 384,
@@ -1284,10 +1284,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x3072x384_128x128_dgelu, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x3072x384_128x128x32_s3_dgelu_r1573950567, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x3072x384_128x128_dgelu_;
+  using namespace gemm_bf16_backward_data_1x3072x384_128x128x32_s3_dgelu_r1573950567_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -1375,7 +1375,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x3072x384_128x128_dgelu, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x3072x384_16x64_dgelu_ {
+namespace gemm_bf16_backward_data_1x3072x384_16x64x32_s4_dgelu_r3475189621_ {
 // 0 x 3072 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 384,
@@ -1413,10 +1413,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x3072x384_16x64_dgelu, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x3072x384_16x64x32_s4_dgelu_r3475189621, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x3072x384_16x64_dgelu_;
+  using namespace gemm_bf16_backward_data_1x3072x384_16x64x32_s4_dgelu_r3475189621_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 48;
@@ -1504,7 +1504,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x3072x384_16x64_dgelu, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x3072x768_128x128_dgelu_ {
+namespace gemm_bf16_backward_data_1x3072x768_128x128x32_s3_dgelu_r2637609059_ {
 // 0 x 3072 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 768,
@@ -1541,10 +1541,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x3072x768_128x128_dgelu, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x3072x768_128x128x32_s3_dgelu_r2637609059, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x3072x768_128x128_dgelu_;
+  using namespace gemm_bf16_backward_data_1x3072x768_128x128x32_s3_dgelu_r2637609059_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -1632,7 +1632,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x3072x768_128x128_dgelu, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x3072x768_16x64_p3_ {
+namespace gemm_bf16_backward_data_1x3072x768_16x64x32_s4_p3_r4034251910_ {
 // 0 x 3072 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 768,
@@ -1670,10 +1670,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x3072x768_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x3072x768_16x64x32_s4_p3_r4034251910, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x3072x768_16x64_p3_;
+  using namespace gemm_bf16_backward_data_1x3072x768_16x64x32_s4_p3_r4034251910_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 48;
@@ -1756,7 +1756,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x3072x768_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x384x3072_128x128_ {
+namespace gemm_bf16_backward_data_1x384x3072_128x128x32_s3_r3619297592_ {
 // 0 x 384 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 3072,
@@ -1793,10 +1793,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x384x3072_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x384x3072_128x128x32_s3_r3619297592, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x384x3072_128x128_;
+  using namespace gemm_bf16_backward_data_1x384x3072_128x128x32_s3_r3619297592_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -1879,7 +1879,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x384x3072_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x384x3072_16x64_p16_ {
+namespace gemm_bf16_backward_data_1x384x3072_16x64x32_s4_p16_r3156967651_ {
 // 0 x 384 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 3072,
@@ -1917,10 +1917,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x384x3072_16x64_p16, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x384x3072_16x64x32_s4_p16_r3156967651, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x384x3072_16x64_p16_;
+  using namespace gemm_bf16_backward_data_1x384x3072_16x64x32_s4_p16_r3156967651_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -2003,7 +2003,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x384x3072_16x64_p16, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x384x768_128x128_ {
+namespace gemm_bf16_backward_data_1x384x768_128x128x32_s3_r2939351890_ {
 // 0 x 384 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 768,
@@ -2040,10 +2040,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x384x768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x384x768_128x128x32_s3_r2939351890, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x384x768_128x128_;
+  using namespace gemm_bf16_backward_data_1x384x768_128x128x32_s3_r2939351890_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -2126,7 +2126,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x384x768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x384x768_16x64_p6_ {
+namespace gemm_bf16_backward_data_1x384x768_16x64x32_s4_p6_r1839848254_ {
 // 0 x 384 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 768,
@@ -2164,10 +2164,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x384x768_16x64_p6, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x384x768_16x64x32_s4_p6_r1839848254, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x384x768_16x64_p6_;
+  using namespace gemm_bf16_backward_data_1x384x768_16x64x32_s4_p6_r1839848254_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -2250,7 +2250,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x384x768_16x64_p6, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x512x3072_128x128_ {
+namespace gemm_bf16_backward_data_1x512x3072_128x128x32_s3_r1318500564_ {
 // 0 x 512 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 512, kDepth = 3072,
@@ -2287,10 +2287,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x512x3072_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x512x3072_128x128x32_s3_r1318500564, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x512x3072_128x128_;
+  using namespace gemm_bf16_backward_data_1x512x3072_128x128x32_s3_r1318500564_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 4;
@@ -2373,7 +2373,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x512x3072_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x512x3072_16x64_p12_ {
+namespace gemm_bf16_backward_data_1x512x3072_16x64x32_s4_p12_r2655336909_ {
 // 0 x 512 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 512, kDepth = 3072,
@@ -2411,10 +2411,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x512x3072_16x64_p12, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x512x3072_16x64x32_s4_p12_r2655336909, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x512x3072_16x64_p12_;
+  using namespace gemm_bf16_backward_data_1x512x3072_16x64x32_s4_p12_r2655336909_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 8;
@@ -2497,7 +2497,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x512x3072_16x64_p12, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x512x768_128x128_ {
+namespace gemm_bf16_backward_data_1x512x768_128x128x32_s3_r1644575286_ {
 // 0 x 512 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 512, kDepth = 768,
@@ -2534,10 +2534,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x512x768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x512x768_128x128x32_s3_r1644575286, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x512x768_128x128_;
+  using namespace gemm_bf16_backward_data_1x512x768_128x128x32_s3_r1644575286_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 4;
@@ -2620,7 +2620,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x512x768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x512x768_16x64_p6_ {
+namespace gemm_bf16_backward_data_1x512x768_16x64x32_s4_p6_r3334741321_ {
 // 0 x 512 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 512, kDepth = 768,
@@ -2658,10 +2658,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x512x768_16x64_p6, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x512x768_16x64x32_s4_p6_r3334741321, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x512x768_16x64_p6_;
+  using namespace gemm_bf16_backward_data_1x512x768_16x64x32_s4_p6_r3334741321_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 8;
@@ -2744,7 +2744,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x512x768_16x64_p6, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x192_128x128_ {
+namespace gemm_bf16_backward_data_1x768x192_128x128x32_s3_r1898614350_ {
 // 0 x 768 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 192,
@@ -2781,10 +2781,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x192_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x768x192_128x128x32_s3_r1898614350, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x192_128x128_;
+  using namespace gemm_bf16_backward_data_1x768x192_128x128x32_s3_r1898614350_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -2867,7 +2867,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x192_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x192_16x64_ {
+namespace gemm_bf16_backward_data_1x768x192_16x64x32_s4_r906578417_ {
 // 0 x 768 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 192,
@@ -2905,10 +2905,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x192_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x768x192_16x64x32_s4_r906578417, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x192_16x64_;
+  using namespace gemm_bf16_backward_data_1x768x192_16x64x32_s4_r906578417_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -2991,7 +2991,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x192_16x64, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x2304_128x128_ {
+namespace gemm_bf16_backward_data_1x768x2304_128x128x32_s3_r184446986_ {
 // 0 x 768 results a block, 2304 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 2304,
@@ -3028,10 +3028,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x2304_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x768x2304_128x128x32_s3_r184446986, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x2304_128x128_;
+  using namespace gemm_bf16_backward_data_1x768x2304_128x128x32_s3_r184446986_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -3114,7 +3114,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x2304_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x2304_16x64_p9_ {
+namespace gemm_bf16_backward_data_1x768x2304_16x64x32_s4_p9_r3526649932_ {
 // 0 x 768 results a block, 2304 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 2304,
@@ -3152,10 +3152,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x2304_16x64_p9, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x768x2304_16x64x32_s4_p9_r3526649932, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x2304_16x64_p9_;
+  using namespace gemm_bf16_backward_data_1x768x2304_16x64x32_s4_p9_r3526649932_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -3238,7 +3238,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x2304_16x64_p9, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x3072_128x128_ {
+namespace gemm_bf16_backward_data_1x768x3072_128x128x32_s3_r2489225441_ {
 // 0 x 768 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 3072,
@@ -3275,10 +3275,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x3072_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x768x3072_128x128x32_s3_r2489225441, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x3072_128x128_;
+  using namespace gemm_bf16_backward_data_1x768x3072_128x128x32_s3_r2489225441_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -3361,7 +3361,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x3072_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x3072_16x64_p9_ {
+namespace gemm_bf16_backward_data_1x768x3072_16x64x32_s4_p9_r570756915_ {
 // 0 x 768 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 3072,
@@ -3399,10 +3399,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x3072_16x64_p9, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x768x3072_16x64x32_s4_p9_r570756915, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x3072_16x64_p9_;
+  using namespace gemm_bf16_backward_data_1x768x3072_16x64x32_s4_p9_r570756915_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -3485,7 +3485,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x3072_16x64_p9, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x32000_128x128_ {
+namespace gemm_bf16_backward_data_1x768x32000_128x128x32_s3_r885854476_ {
 // 0 x 768 results a block, 32000 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 32000,
@@ -3522,10 +3522,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x32000_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x768x32000_128x128x32_s3_r885854476, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x32000_128x128_;
+  using namespace gemm_bf16_backward_data_1x768x32000_128x128x32_s3_r885854476_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -3608,7 +3608,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x32000_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x32000_16x64_p9_ {
+namespace gemm_bf16_backward_data_1x768x32000_16x64x32_s4_p9_r143778926_ {
 // 0 x 768 results a block, 32000 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 32000,
@@ -3646,10 +3646,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x32000_16x64_p9, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x768x32000_16x64x32_s4_p9_r143778926, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x32000_16x64_p9_;
+  using namespace gemm_bf16_backward_data_1x768x32000_16x64x32_s4_p9_r143778926_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -3732,7 +3732,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x32000_16x64_p9, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x384_128x128_ {
+namespace gemm_bf16_backward_data_1x768x384_128x128x32_s3_r1941994091_ {
 // 0 x 768 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 384,
@@ -3769,10 +3769,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x384_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x768x384_128x128x32_s3_r1941994091, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x384_128x128_;
+  using namespace gemm_bf16_backward_data_1x768x384_128x128x32_s3_r1941994091_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -3855,7 +3855,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x384_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x384_16x64_p3_ {
+namespace gemm_bf16_backward_data_1x768x384_16x64x32_s4_p3_r692014614_ {
 // 0 x 768 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 384,
@@ -3893,10 +3893,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x384_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x768x384_16x64x32_s4_p3_r692014614, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x384_16x64_p3_;
+  using namespace gemm_bf16_backward_data_1x768x384_16x64x32_s4_p3_r692014614_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -3979,7 +3979,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x384_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x768_128x128_ {
+namespace gemm_bf16_backward_data_1x768x768_128x128x32_s3_r23946718_ {
 // 0 x 768 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 768,
@@ -4016,10 +4016,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_1x768x768_128x128x32_s3_r23946718, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x768_128x128_;
+  using namespace gemm_bf16_backward_data_1x768x768_128x128x32_s3_r23946718_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -4102,7 +4102,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_1x768x768_16x64_p6_ {
+namespace gemm_bf16_backward_data_1x768x768_16x64x32_s4_p6_r3215577937_ {
 // 0 x 768 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 768,
@@ -4140,10 +4140,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_1x768x768_16x64_p6, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_1x768x768_16x64x32_s4_p6_r3215577937, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_1x768x768_16x64_p6_;
+  using namespace gemm_bf16_backward_data_1x768x768_16x64x32_s4_p6_r3215577937_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -4226,7 +4226,7 @@ SF_KERNEL(gemm_bf16_backward_data_1x768x768_16x64_p6, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_2x1536x128_128x128_dgelu_ {
+namespace gemm_bf16_backward_data_2x1536x128_128x128x32_s3_dgelu_r1730041909_ {
 // 0 x 1536 results a block, 128 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 1536, kDepth = 128,
@@ -4263,10 +4263,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x1536x128_128x128_dgelu, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_2x1536x128_128x128x32_s3_dgelu_r1730041909, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x1536x128_128x128_dgelu_;
+  using namespace gemm_bf16_backward_data_2x1536x128_128x128x32_s3_dgelu_r1730041909_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -4354,7 +4354,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x1536x128_128x128_dgelu, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_2x1536x128_16x64_dgelu_ {
+namespace gemm_bf16_backward_data_2x1536x128_16x64x32_s4_dgelu_r3468790691_ {
 // 0 x 1536 results a block, 128 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 1536, kDepth = 128,
@@ -4392,10 +4392,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x1536x128_16x64_dgelu, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_2x1536x128_16x64x32_s4_dgelu_r3468790691, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x1536x128_16x64_dgelu_;
+  using namespace gemm_bf16_backward_data_2x1536x128_16x64x32_s4_dgelu_r3468790691_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -4483,7 +4483,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x1536x128_16x64_dgelu, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_2x1536x256_128x128_dgelu_ {
+namespace gemm_bf16_backward_data_2x1536x256_128x128x32_s3_dgelu_r3721241398_ {
 // 0 x 1536 results a block, 256 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 1536, kDepth = 256,
@@ -4520,10 +4520,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x1536x256_128x128_dgelu, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_2x1536x256_128x128x32_s3_dgelu_r3721241398, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x1536x256_128x128_dgelu_;
+  using namespace gemm_bf16_backward_data_2x1536x256_128x128x32_s3_dgelu_r3721241398_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -4611,7 +4611,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x1536x256_128x128_dgelu, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_2x1536x256_16x64_dgelu_ {
+namespace gemm_bf16_backward_data_2x1536x256_16x64x32_s4_dgelu_r628737920_ {
 // 0 x 1536 results a block, 256 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 1536, kDepth = 256,
@@ -4649,10 +4649,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x1536x256_16x64_dgelu, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_2x1536x256_16x64x32_s4_dgelu_r628737920, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x1536x256_16x64_dgelu_;
+  using namespace gemm_bf16_backward_data_2x1536x256_16x64x32_s4_dgelu_r628737920_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -4740,7 +4740,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x1536x256_16x64_dgelu, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128_dgelu_ {
+namespace gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128x32_s3_dgelu_r2148211645_ {
 // 0 x 1536 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 1536, kDepth = 384,
@@ -4777,10 +4777,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128_dgelu, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128x32_s3_dgelu_r2148211645, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128_dgelu_;
+  using namespace gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128x32_s3_dgelu_r2148211645_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -4868,7 +4868,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768
 }
 
 
-namespace gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_dgelu_ {
+namespace gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64x32_s4_dgelu_r417683839_ {
 // 0 x 1536 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 1536, kDepth = 384,
@@ -4906,10 +4906,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_dgelu, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64x32_s4_dgelu_r417683839, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_dgelu_;
+  using namespace gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64x32_s4_dgelu_r417683839_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -4997,7 +4997,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x1536x384_i768s1536b768w3072_o192s384b192w768
 }
 
 
-namespace gemm_bf16_backward_data_2x384x128_128x128_ {
+namespace gemm_bf16_backward_data_2x384x128_128x128x32_s3_r90602700_ {
 // 0 x 384 results a block, 128 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 128,
@@ -5034,10 +5034,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x384x128_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_2x384x128_128x128x32_s3_r90602700, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x384x128_128x128_;
+  using namespace gemm_bf16_backward_data_2x384x128_128x128x32_s3_r90602700_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -5120,7 +5120,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x128_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_2x384x128_16x64_ {
+namespace gemm_bf16_backward_data_2x384x128_16x64x32_s4_r2814913197_ {
 // 0 x 384 results a block, 128 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 128,
@@ -5158,10 +5158,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x384x128_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_2x384x128_16x64x32_s4_r2814913197, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x384x128_16x64_;
+  using namespace gemm_bf16_backward_data_2x384x128_16x64x32_s4_r2814913197_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -5244,7 +5244,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x128_16x64, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_2x384x1536_128x128_ {
+namespace gemm_bf16_backward_data_2x384x1536_128x128x32_s3_r314977355_ {
 // 0 x 384 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 1536,
@@ -5281,10 +5281,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x384x1536_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_2x384x1536_128x128x32_s3_r314977355, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x384x1536_128x128_;
+  using namespace gemm_bf16_backward_data_2x384x1536_128x128x32_s3_r314977355_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -5367,7 +5367,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x1536_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_2x384x1536_16x64_p8_ {
+namespace gemm_bf16_backward_data_2x384x1536_16x64x32_s4_p8_r3493185933_ {
 // 0 x 384 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 1536,
@@ -5405,10 +5405,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x384x1536_16x64_p8, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_2x384x1536_16x64x32_s4_p8_r3493185933, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x384x1536_16x64_p8_;
+  using namespace gemm_bf16_backward_data_2x384x1536_16x64x32_s4_p8_r3493185933_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -5491,7 +5491,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x1536_16x64_p8, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_2x384x256_128x128_ {
+namespace gemm_bf16_backward_data_2x384x256_128x128x32_s3_r578905101_ {
 // 0 x 384 results a block, 256 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 256,
@@ -5528,10 +5528,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x384x256_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_2x384x256_128x128x32_s3_r578905101, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x384x256_128x128_;
+  using namespace gemm_bf16_backward_data_2x384x256_128x128x32_s3_r578905101_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -5614,7 +5614,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x256_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_2x384x256_16x64_ {
+namespace gemm_bf16_backward_data_2x384x256_16x64x32_s4_r1625957210_ {
 // 0 x 384 results a block, 256 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 256,
@@ -5652,10 +5652,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x384x256_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_2x384x256_16x64x32_s4_r1625957210, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x384x256_16x64_;
+  using namespace gemm_bf16_backward_data_2x384x256_16x64x32_s4_r1625957210_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -5738,7 +5738,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x256_16x64, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_2x384x384_128x128_ {
+namespace gemm_bf16_backward_data_2x384x384_128x128x32_s3_r2510855925_ {
 // 0 x 384 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 384,
@@ -5775,10 +5775,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x384x384_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_2x384x384_128x128x32_s3_r2510855925, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x384x384_128x128_;
+  using namespace gemm_bf16_backward_data_2x384x384_128x128x32_s3_r2510855925_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -5861,7 +5861,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x384_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_2x384x384_16x64_p3_ {
+namespace gemm_bf16_backward_data_2x384x384_16x64x32_s4_p3_r668723964_ {
 // 0 x 384 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 384,
@@ -5899,10 +5899,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x384x384_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_2x384x384_16x64x32_s4_p3_r668723964, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x384x384_16x64_p3_;
+  using namespace gemm_bf16_backward_data_2x384x384_16x64x32_s4_p3_r668723964_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -5985,7 +5985,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x384_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_2x384x384_o192s384b192w768_128x128_ {
+namespace gemm_bf16_backward_data_2x384x384_o192s384b192w768_128x128x32_s3_r2510855925_ {
 // 0 x 384 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 384,
@@ -6022,10 +6022,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x384x384_o192s384b192w768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_2x384x384_o192s384b192w768_128x128x32_s3_r2510855925, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x384x384_o192s384b192w768_128x128_;
+  using namespace gemm_bf16_backward_data_2x384x384_o192s384b192w768_128x128x32_s3_r2510855925_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6108,7 +6108,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x384_o192s384b192w768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_2x384x384_o192s384b192w768_16x64_p3_ {
+namespace gemm_bf16_backward_data_2x384x384_o192s384b192w768_16x64x32_s4_p3_r668723964_ {
 // 0 x 384 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 384,
@@ -6146,10 +6146,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_2x384x384_o192s384b192w768_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_2x384x384_o192s384b192w768_16x64x32_s4_p3_r668723964, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_2x384x384_o192s384b192w768_16x64_p3_;
+  using namespace gemm_bf16_backward_data_2x384x384_o192s384b192w768_16x64x32_s4_p3_r668723964_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -6232,7 +6232,7 @@ SF_KERNEL(gemm_bf16_backward_data_2x384x384_o192s384b192w768_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_4x192x192_128x64_ {
+namespace gemm_bf16_backward_data_4x192x192_128x64x32_s3_r278779645_ {
 // 0 x 192 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 192,
@@ -6269,10 +6269,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_4x192x192_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_4x192x192_128x64x32_s3_r278779645, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_4x192x192_128x64_;
+  using namespace gemm_bf16_backward_data_4x192x192_128x64x32_s3_r278779645_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6355,7 +6355,7 @@ SF_KERNEL(gemm_bf16_backward_data_4x192x192_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_4x192x192_16x64_ {
+namespace gemm_bf16_backward_data_4x192x192_16x64x32_s4_r3661175066_ {
 // 0 x 192 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 192,
@@ -6393,10 +6393,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_4x192x192_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_4x192x192_16x64x32_s4_r3661175066, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_4x192x192_16x64_;
+  using namespace gemm_bf16_backward_data_4x192x192_16x64x32_s4_r3661175066_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6479,7 +6479,7 @@ SF_KERNEL(gemm_bf16_backward_data_4x192x192_16x64, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_4x192x192_o48s192b48w768_128x64_ {
+namespace gemm_bf16_backward_data_4x192x192_o48s192b48w768_128x64x32_s3_r278779645_ {
 // 0 x 192 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 192,
@@ -6516,10 +6516,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_4x192x192_o48s192b48w768_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_4x192x192_o48s192b48w768_128x64x32_s3_r278779645, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_4x192x192_o48s192b48w768_128x64_;
+  using namespace gemm_bf16_backward_data_4x192x192_o48s192b48w768_128x64x32_s3_r278779645_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6602,7 +6602,7 @@ SF_KERNEL(gemm_bf16_backward_data_4x192x192_o48s192b48w768_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_4x192x192_o48s192b48w768_16x64_ {
+namespace gemm_bf16_backward_data_4x192x192_o48s192b48w768_16x64x32_s4_r3661175066_ {
 // 0 x 192 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 192,
@@ -6640,10 +6640,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_4x192x192_o48s192b48w768_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_4x192x192_o48s192b48w768_16x64x32_s4_r3661175066, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_4x192x192_o48s192b48w768_16x64_;
+  using namespace gemm_bf16_backward_data_4x192x192_o48s192b48w768_16x64x32_s4_r3661175066_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6726,7 +6726,7 @@ SF_KERNEL(gemm_bf16_backward_data_4x192x192_o48s192b48w768_16x64, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_4x192x768_128x64_ {
+namespace gemm_bf16_backward_data_4x192x768_128x64x32_s3_r2744334959_ {
 // 0 x 192 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 768,
@@ -6763,10 +6763,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_4x192x768_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_4x192x768_128x64x32_s3_r2744334959, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_4x192x768_128x64_;
+  using namespace gemm_bf16_backward_data_4x192x768_128x64x32_s3_r2744334959_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6849,7 +6849,7 @@ SF_KERNEL(gemm_bf16_backward_data_4x192x768_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_data_4x192x768_16x64_p6_ {
+namespace gemm_bf16_backward_data_4x192x768_16x64x32_s4_p6_r3730321820_ {
 // 0 x 192 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 768,
@@ -6887,10 +6887,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_4x192x768_16x64_p6, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_4x192x768_16x64x32_s4_p6_r3730321820, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_4x192x768_16x64_p6_;
+  using namespace gemm_bf16_backward_data_4x192x768_16x64x32_s4_p6_r3730321820_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6973,7 +6973,7 @@ SF_KERNEL(gemm_bf16_backward_data_4x192x768_16x64_p6, 128, 4)
 }
 
 
-namespace gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_128x128_dgelu_ {
+namespace gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_128x128x32_s3_dgelu_r2572371623_ {
 // 0 x 768 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 192,
@@ -7010,10 +7010,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_128x128_dgelu, 256, 2)
+SF_KERNEL(gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_128x128x32_s3_dgelu_r2572371623, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_128x128_dgelu_;
+  using namespace gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_128x128x32_s3_dgelu_r2572371623_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -7101,7 +7101,7 @@ SF_KERNEL(gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_128
 }
 
 
-namespace gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_dgelu_ {
+namespace gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_16x64x32_s4_dgelu_r2436355545_ {
 // 0 x 768 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 192,
@@ -7139,10 +7139,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_dgelu, 128, 4)
+SF_KERNEL(gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_16x64x32_s4_dgelu_r2436355545, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_dgelu_;
+  using namespace gemm_bf16_backward_data_4x768x192_i192s768b192w3072_o48s192b48w768_16x64x32_s4_dgelu_r2436355545_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;

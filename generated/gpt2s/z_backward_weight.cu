@@ -2,7 +2,7 @@
 
 #include "z_device.cuh"
 
-namespace gemm_bf16_backward_weight_1x192x3072_128x64_ {
+namespace gemm_bf16_backward_weight_1x192x3072_128x64x32_s3_r3909676081_ {
 // 3072 x 192 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 3072, kCols = 192, kDepth = 0,
@@ -40,10 +40,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x192x3072_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x192x3072_128x64x32_s3_r3909676081, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x192x3072_128x64_;
+  using namespace gemm_bf16_backward_weight_1x192x3072_128x64x32_s3_r3909676081_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -126,7 +126,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x192x3072_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x192x768_128x64_ {
+namespace gemm_bf16_backward_weight_1x192x768_128x64x32_s3_r570171017_ {
 // 768 x 192 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 768, kCols = 192, kDepth = 0,
@@ -164,10 +164,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x192x768_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x192x768_128x64x32_s3_r570171017, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x192x768_128x64_;
+  using namespace gemm_bf16_backward_weight_1x192x768_128x64x32_s3_r570171017_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -250,7 +250,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x192x768_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x256x3072_128x128_ {
+namespace gemm_bf16_backward_weight_1x256x3072_128x128x32_s3_r3625635905_ {
 // 3072 x 256 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 3072, kCols = 256, kDepth = 0,
@@ -288,10 +288,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x256x3072_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x256x3072_128x128x32_s3_r3625635905, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x256x3072_128x128_;
+  using namespace gemm_bf16_backward_weight_1x256x3072_128x128x32_s3_r3625635905_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 2;
@@ -374,7 +374,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x256x3072_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x256x768_128x128_ {
+namespace gemm_bf16_backward_weight_1x256x768_128x128x32_s3_r1511978162_ {
 // 768 x 256 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 768, kCols = 256, kDepth = 0,
@@ -412,10 +412,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x256x768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x256x768_128x128x32_s3_r1511978162, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x256x768_128x128_;
+  using namespace gemm_bf16_backward_weight_1x256x768_128x128x32_s3_r1511978162_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 2;
@@ -498,7 +498,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x256x768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x3072x192_64x128_ {
+namespace gemm_bf16_backward_weight_1x3072x192_64x128x32_s3_r1314985828_ {
 // 192 x 3072 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 192, kCols = 3072, kDepth = 0,
@@ -536,10 +536,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x3072x192_64x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x3072x192_64x128x32_s3_r1314985828, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x3072x192_64x128_;
+  using namespace gemm_bf16_backward_weight_1x3072x192_64x128x32_s3_r1314985828_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -622,7 +622,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x3072x192_64x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x3072x384_128x128_ {
+namespace gemm_bf16_backward_weight_1x3072x384_128x128x32_s3_r2275802735_ {
 // 384 x 3072 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 384, kCols = 3072, kDepth = 0,
@@ -660,10 +660,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x3072x384_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x3072x384_128x128x32_s3_r2275802735, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x3072x384_128x128_;
+  using namespace gemm_bf16_backward_weight_1x3072x384_128x128x32_s3_r2275802735_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -746,7 +746,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x3072x384_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x3072x768_128x128_ {
+namespace gemm_bf16_backward_weight_1x3072x768_128x128x32_s3_r1283581982_ {
 // 768 x 3072 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 768, kCols = 3072, kDepth = 0,
@@ -784,10 +784,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x3072x768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x3072x768_128x128x32_s3_r1283581982, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x3072x768_128x128_;
+  using namespace gemm_bf16_backward_weight_1x3072x768_128x128x32_s3_r1283581982_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -870,7 +870,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x3072x768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x384x3072_128x128_ {
+namespace gemm_bf16_backward_weight_1x384x3072_128x128x32_s3_r3285229510_ {
 // 3072 x 384 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 3072, kCols = 384, kDepth = 0,
@@ -908,10 +908,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x384x3072_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x384x3072_128x128x32_s3_r3285229510, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x384x3072_128x128_;
+  using namespace gemm_bf16_backward_weight_1x384x3072_128x128x32_s3_r3285229510_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -994,7 +994,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x384x3072_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x384x768_128x128_ {
+namespace gemm_bf16_backward_weight_1x384x768_128x128x32_s3_r2419908186_ {
 // 768 x 384 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 768, kCols = 384, kDepth = 0,
@@ -1032,10 +1032,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x384x768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x384x768_128x128x32_s3_r2419908186, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x384x768_128x128_;
+  using namespace gemm_bf16_backward_weight_1x384x768_128x128x32_s3_r2419908186_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -1118,7 +1118,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x384x768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x512x3072_128x128_ {
+namespace gemm_bf16_backward_weight_1x512x3072_128x128x32_s3_r2468840188_ {
 // 3072 x 512 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 3072, kCols = 512, kDepth = 0,
@@ -1156,10 +1156,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x512x3072_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x512x3072_128x128x32_s3_r2468840188, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x512x3072_128x128_;
+  using namespace gemm_bf16_backward_weight_1x512x3072_128x128x32_s3_r2468840188_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 4;
@@ -1242,7 +1242,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x512x3072_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x512x768_128x128_ {
+namespace gemm_bf16_backward_weight_1x512x768_128x128x32_s3_r21237534_ {
 // 768 x 512 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 768, kCols = 512, kDepth = 0,
@@ -1280,10 +1280,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x512x768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x512x768_128x128x32_s3_r21237534, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x512x768_128x128_;
+  using namespace gemm_bf16_backward_weight_1x512x768_128x128x32_s3_r21237534_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 4;
@@ -1366,7 +1366,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x512x768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x768x192_64x128_ {
+namespace gemm_bf16_backward_weight_1x768x192_64x128x32_s3_r3862434975_ {
 // 192 x 768 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 192, kCols = 768, kDepth = 0,
@@ -1404,10 +1404,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x768x192_64x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x768x192_64x128x32_s3_r3862434975, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x768x192_64x128_;
+  using namespace gemm_bf16_backward_weight_1x768x192_64x128x32_s3_r3862434975_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -1490,7 +1490,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x768x192_64x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x768x2304_128x128_ {
+namespace gemm_bf16_backward_weight_1x768x2304_128x128x32_s3_r305780087_ {
 // 2304 x 768 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 2304, kCols = 768, kDepth = 0,
@@ -1528,10 +1528,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x768x2304_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x768x2304_128x128x32_s3_r305780087, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x768x2304_128x128_;
+  using namespace gemm_bf16_backward_weight_1x768x2304_128x128x32_s3_r305780087_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -1614,7 +1614,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x768x2304_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x768x3072_128x128_ {
+namespace gemm_bf16_backward_weight_1x768x3072_128x128x32_s3_r3424924719_ {
 // 3072 x 768 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 3072, kCols = 768, kDepth = 0,
@@ -1652,10 +1652,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x768x3072_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x768x3072_128x128x32_s3_r3424924719, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x768x3072_128x128_;
+  using namespace gemm_bf16_backward_weight_1x768x3072_128x128x32_s3_r3424924719_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -1738,7 +1738,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x768x3072_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x768x32000_128x128_ {
+namespace gemm_bf16_backward_weight_1x768x32000_128x128x32_s3_r1476569345_ {
 // 32000 x 768 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 32000, kCols = 768, kDepth = 0,
@@ -1776,10 +1776,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x768x32000_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x768x32000_128x128x32_s3_r1476569345, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x768x32000_128x128_;
+  using namespace gemm_bf16_backward_weight_1x768x32000_128x128x32_s3_r1476569345_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -1862,7 +1862,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x768x32000_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x768x384_128x128_ {
+namespace gemm_bf16_backward_weight_1x768x384_128x128x32_s3_r3960581558_ {
 // 384 x 768 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 384, kCols = 768, kDepth = 0,
@@ -1900,10 +1900,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x768x384_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x768x384_128x128x32_s3_r3960581558, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x768x384_128x128_;
+  using namespace gemm_bf16_backward_weight_1x768x384_128x128x32_s3_r3960581558_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -1986,7 +1986,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x768x384_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_1x768x768_128x128_ {
+namespace gemm_bf16_backward_weight_1x768x768_128x128x32_s3_r1493578570_ {
 // 768 x 768 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 768, kCols = 768, kDepth = 0,
@@ -2024,10 +2024,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_1x768x768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_1x768x768_128x128x32_s3_r1493578570, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_1x768x768_128x128_;
+  using namespace gemm_bf16_backward_weight_1x768x768_128x128x32_s3_r1493578570_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -2110,7 +2110,7 @@ SF_KERNEL(gemm_bf16_backward_weight_1x768x768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_2x1536x128_128x128_ {
+namespace gemm_bf16_backward_weight_2x1536x128_128x128x32_s3_r1299268450_ {
 // 128 x 1536 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 128, kCols = 1536, kDepth = 0,
@@ -2148,10 +2148,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_2x1536x128_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_2x1536x128_128x128x32_s3_r1299268450, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_2x1536x128_128x128_;
+  using namespace gemm_bf16_backward_weight_2x1536x128_128x128x32_s3_r1299268450_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -2234,7 +2234,7 @@ SF_KERNEL(gemm_bf16_backward_weight_2x1536x128_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_2x1536x256_128x128_ {
+namespace gemm_bf16_backward_weight_2x1536x256_128x128x32_s3_r265347392_ {
 // 256 x 1536 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 256, kCols = 1536, kDepth = 0,
@@ -2272,10 +2272,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_2x1536x256_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_2x1536x256_128x128x32_s3_r265347392, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_2x1536x256_128x128_;
+  using namespace gemm_bf16_backward_weight_2x1536x256_128x128x32_s3_r265347392_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -2358,7 +2358,7 @@ SF_KERNEL(gemm_bf16_backward_weight_2x1536x256_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128_ {
+namespace gemm_bf16_backward_weight_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128x32_s3_r1673688726_ {
 // 384 x 1536 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 384, kCols = 1536, kDepth = 0,
@@ -2396,10 +2396,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128x32_s3_r1673688726, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128_;
+  using namespace gemm_bf16_backward_weight_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128x32_s3_r1673688726_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -2482,7 +2482,7 @@ SF_KERNEL(gemm_bf16_backward_weight_2x1536x384_i768s1536b768w3072_o192s384b192w7
 }
 
 
-namespace gemm_bf16_backward_weight_2x384x128_128x128_ {
+namespace gemm_bf16_backward_weight_2x384x128_128x128x32_s3_r2396980747_ {
 // 128 x 384 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 128, kCols = 384, kDepth = 0,
@@ -2520,10 +2520,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_2x384x128_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_2x384x128_128x128x32_s3_r2396980747, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_2x384x128_128x128_;
+  using namespace gemm_bf16_backward_weight_2x384x128_128x128x32_s3_r2396980747_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -2606,7 +2606,7 @@ SF_KERNEL(gemm_bf16_backward_weight_2x384x128_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_2x384x1536_128x128_ {
+namespace gemm_bf16_backward_weight_2x384x1536_128x128x32_s3_r2844574878_ {
 // 1536 x 384 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 1536, kCols = 384, kDepth = 0,
@@ -2644,10 +2644,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_2x384x1536_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_2x384x1536_128x128x32_s3_r2844574878, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_2x384x1536_128x128_;
+  using namespace gemm_bf16_backward_weight_2x384x1536_128x128x32_s3_r2844574878_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -2730,7 +2730,7 @@ SF_KERNEL(gemm_bf16_backward_weight_2x384x1536_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_2x384x256_128x128_ {
+namespace gemm_bf16_backward_weight_2x384x256_128x128x32_s3_r1440285159_ {
 // 256 x 384 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 256, kCols = 384, kDepth = 0,
@@ -2768,10 +2768,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_2x384x256_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_2x384x256_128x128x32_s3_r1440285159, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_2x384x256_128x128_;
+  using namespace gemm_bf16_backward_weight_2x384x256_128x128x32_s3_r1440285159_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -2854,7 +2854,7 @@ SF_KERNEL(gemm_bf16_backward_weight_2x384x256_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_2x384x384_128x128_ {
+namespace gemm_bf16_backward_weight_2x384x384_128x128x32_s3_r2677102074_ {
 // 384 x 384 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 384, kCols = 384, kDepth = 0,
@@ -2892,10 +2892,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_2x384x384_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_2x384x384_128x128x32_s3_r2677102074, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_2x384x384_128x128_;
+  using namespace gemm_bf16_backward_weight_2x384x384_128x128x32_s3_r2677102074_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -2978,7 +2978,7 @@ SF_KERNEL(gemm_bf16_backward_weight_2x384x384_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_2x384x384_o192s384b192w768_128x128_ {
+namespace gemm_bf16_backward_weight_2x384x384_o192s384b192w768_128x128x32_s3_r2677102074_ {
 // 384 x 384 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 384, kCols = 384, kDepth = 0,
@@ -3016,10 +3016,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_2x384x384_o192s384b192w768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_2x384x384_o192s384b192w768_128x128x32_s3_r2677102074, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_2x384x384_o192s384b192w768_128x128_;
+  using namespace gemm_bf16_backward_weight_2x384x384_o192s384b192w768_128x128x32_s3_r2677102074_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -3102,7 +3102,7 @@ SF_KERNEL(gemm_bf16_backward_weight_2x384x384_o192s384b192w768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_4x192x192_64x64_ {
+namespace gemm_bf16_backward_weight_4x192x192_64x64x32_s3_r2035776085_ {
 // 192 x 192 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 192, kCols = 192, kDepth = 0,
@@ -3140,10 +3140,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_4x192x192_64x64, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_4x192x192_64x64x32_s3_r2035776085, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_4x192x192_64x64_;
+  using namespace gemm_bf16_backward_weight_4x192x192_64x64x32_s3_r2035776085_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -3226,7 +3226,7 @@ SF_KERNEL(gemm_bf16_backward_weight_4x192x192_64x64, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_4x192x192_o48s192b48w768_64x64_ {
+namespace gemm_bf16_backward_weight_4x192x192_o48s192b48w768_64x64x32_s3_r2035776085_ {
 // 192 x 192 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 192, kCols = 192, kDepth = 0,
@@ -3264,10 +3264,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_4x192x192_o48s192b48w768_64x64, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_4x192x192_o48s192b48w768_64x64x32_s3_r2035776085, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_4x192x192_o48s192b48w768_64x64_;
+  using namespace gemm_bf16_backward_weight_4x192x192_o48s192b48w768_64x64x32_s3_r2035776085_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -3350,7 +3350,7 @@ SF_KERNEL(gemm_bf16_backward_weight_4x192x192_o48s192b48w768_64x64, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_4x192x768_128x64_ {
+namespace gemm_bf16_backward_weight_4x192x768_128x64x32_s3_r2720300880_ {
 // 768 x 192 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 768, kCols = 192, kDepth = 0,
@@ -3388,10 +3388,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_4x192x768_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_4x192x768_128x64x32_s3_r2720300880, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_4x192x768_128x64_;
+  using namespace gemm_bf16_backward_weight_4x192x768_128x64x32_s3_r2720300880_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -3474,7 +3474,7 @@ SF_KERNEL(gemm_bf16_backward_weight_4x192x768_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_backward_weight_4x768x192_i192s768b192w3072_o48s192b48w768_64x128_ {
+namespace gemm_bf16_backward_weight_4x768x192_i192s768b192w3072_o48s192b48w768_64x128x32_s3_r2533725988_ {
 // 192 x 768 results a block, 0 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 192, kCols = 768, kDepth = 0,
@@ -3512,10 +3512,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_backward_weight_4x768x192_i192s768b192w3072_o48s192b48w768_64x128, 256, 2)
+SF_KERNEL(gemm_bf16_backward_weight_4x768x192_i192s768b192w3072_o48s192b48w768_64x128x32_s3_r2533725988, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_backward_weight_4x768x192_i192s768b192w3072_o48s192b48w768_64x128_;
+  using namespace gemm_bf16_backward_weight_4x768x192_i192s768b192w3072_o48s192b48w768_64x128x32_s3_r2533725988_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;

@@ -2,7 +2,7 @@
 
 #include "z_device.cuh"
 
-namespace gemm_bf16_forward_1x192x3072_128x128_bias_gelu_ {
+namespace gemm_bf16_forward_1x192x3072_128x128x32_s3_bias_gelu_r2346653777_ {
 // 0 x 3072 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 192,
@@ -39,10 +39,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x192x3072_128x128_bias_gelu, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x192x3072_128x128x32_s3_bias_gelu_r2346653777, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x192x3072_128x128_bias_gelu_;
+  using namespace gemm_bf16_forward_1x192x3072_128x128x32_s3_bias_gelu_r2346653777_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -134,7 +134,7 @@ SF_KERNEL(gemm_bf16_forward_1x192x3072_128x128_bias_gelu, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x192x3072_16x64_bias_gelu_ {
+namespace gemm_bf16_forward_1x192x3072_16x64x32_s4_bias_gelu_r935361619_ {
 // 0 x 3072 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 192,
@@ -172,10 +172,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x192x3072_16x64_bias_gelu, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x192x3072_16x64x32_s4_bias_gelu_r935361619, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x192x3072_16x64_bias_gelu_;
+  using namespace gemm_bf16_forward_1x192x3072_16x64x32_s4_bias_gelu_r935361619_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 48;
@@ -267,7 +267,7 @@ SF_KERNEL(gemm_bf16_forward_1x192x3072_16x64_bias_gelu, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x192x768_128x128_bias_ {
+namespace gemm_bf16_forward_1x192x768_128x128x32_s3_bias_r49764708_ {
 // 0 x 768 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 192,
@@ -304,10 +304,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x192x768_128x128_bias, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x192x768_128x128x32_s3_bias_r49764708, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x192x768_128x128_bias_;
+  using namespace gemm_bf16_forward_1x192x768_128x128x32_s3_bias_r49764708_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -395,7 +395,7 @@ SF_KERNEL(gemm_bf16_forward_1x192x768_128x128_bias, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x192x768_16x64_bias_ {
+namespace gemm_bf16_forward_1x192x768_16x64x32_s4_bias_r4219102405_ {
 // 0 x 768 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 192,
@@ -433,10 +433,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x192x768_16x64_bias, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x192x768_16x64x32_s4_bias_r4219102405, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x192x768_16x64_bias_;
+  using namespace gemm_bf16_forward_1x192x768_16x64x32_s4_bias_r4219102405_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -524,7 +524,7 @@ SF_KERNEL(gemm_bf16_forward_1x192x768_16x64_bias, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x256x3072_128x128_bias_gelu_ {
+namespace gemm_bf16_forward_1x256x3072_128x128x32_s3_bias_gelu_r2609963872_ {
 // 0 x 3072 results a block, 256 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 256,
@@ -561,10 +561,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x256x3072_128x128_bias_gelu, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x256x3072_128x128x32_s3_bias_gelu_r2609963872, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x256x3072_128x128_bias_gelu_;
+  using namespace gemm_bf16_forward_1x256x3072_128x128x32_s3_bias_gelu_r2609963872_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -656,7 +656,7 @@ SF_KERNEL(gemm_bf16_forward_1x256x3072_128x128_bias_gelu, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x256x3072_16x64_bias_gelu_ {
+namespace gemm_bf16_forward_1x256x3072_16x64x32_s4_bias_gelu_r379656802_ {
 // 0 x 3072 results a block, 256 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 256,
@@ -694,10 +694,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x256x3072_16x64_bias_gelu, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x256x3072_16x64x32_s4_bias_gelu_r379656802, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x256x3072_16x64_bias_gelu_;
+  using namespace gemm_bf16_forward_1x256x3072_16x64x32_s4_bias_gelu_r379656802_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 48;
@@ -789,7 +789,7 @@ SF_KERNEL(gemm_bf16_forward_1x256x3072_16x64_bias_gelu, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x256x768_128x128_bias_ {
+namespace gemm_bf16_forward_1x256x768_128x128x32_s3_bias_r2106602638_ {
 // 0 x 768 results a block, 256 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 256,
@@ -826,10 +826,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x256x768_128x128_bias, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x256x768_128x128x32_s3_bias_r2106602638, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x256x768_128x128_bias_;
+  using namespace gemm_bf16_forward_1x256x768_128x128x32_s3_bias_r2106602638_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -917,7 +917,7 @@ SF_KERNEL(gemm_bf16_forward_1x256x768_128x128_bias, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x256x768_16x64_bias_ {
+namespace gemm_bf16_forward_1x256x768_16x64x32_s4_bias_r3798177023_ {
 // 0 x 768 results a block, 256 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 256,
@@ -955,10 +955,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x256x768_16x64_bias, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x256x768_16x64x32_s4_bias_r3798177023, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x256x768_16x64_bias_;
+  using namespace gemm_bf16_forward_1x256x768_16x64x32_s4_bias_r3798177023_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -1046,7 +1046,7 @@ SF_KERNEL(gemm_bf16_forward_1x256x768_16x64_bias, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x3072x192_128x64_ {
+namespace gemm_bf16_forward_1x3072x192_128x64x32_s3_r205164304_ {
 // 0 x 192 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 3072,
@@ -1083,10 +1083,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x3072x192_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x3072x192_128x64x32_s3_r205164304, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x3072x192_128x64_;
+  using namespace gemm_bf16_forward_1x3072x192_128x64x32_s3_r205164304_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -1169,7 +1169,7 @@ SF_KERNEL(gemm_bf16_forward_1x3072x192_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x3072x192_16x64_p24_ {
+namespace gemm_bf16_forward_1x3072x192_16x64x32_s4_p24_r90852426_ {
 // 0 x 192 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 3072,
@@ -1207,10 +1207,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x3072x192_16x64_p24, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x3072x192_16x64x32_s4_p24_r90852426, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x3072x192_16x64_p24_;
+  using namespace gemm_bf16_forward_1x3072x192_16x64x32_s4_p24_r90852426_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -1293,7 +1293,7 @@ SF_KERNEL(gemm_bf16_forward_1x3072x192_16x64_p24, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x3072x384_128x128_ {
+namespace gemm_bf16_forward_1x3072x384_128x128x32_s3_r2933867033_ {
 // 0 x 384 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 3072,
@@ -1330,10 +1330,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x3072x384_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x3072x384_128x128x32_s3_r2933867033, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x3072x384_128x128_;
+  using namespace gemm_bf16_forward_1x3072x384_128x128x32_s3_r2933867033_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -1416,7 +1416,7 @@ SF_KERNEL(gemm_bf16_forward_1x3072x384_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x3072x384_16x64_p16_ {
+namespace gemm_bf16_forward_1x3072x384_16x64x32_s4_p16_r668511734_ {
 // 0 x 384 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 3072,
@@ -1454,10 +1454,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x3072x384_16x64_p16, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x3072x384_16x64x32_s4_p16_r668511734, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x3072x384_16x64_p16_;
+  using namespace gemm_bf16_forward_1x3072x384_16x64x32_s4_p16_r668511734_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -1540,7 +1540,7 @@ SF_KERNEL(gemm_bf16_forward_1x3072x384_16x64_p16, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x3072x768_128x128_bias_ {
+namespace gemm_bf16_forward_1x3072x768_128x128x32_s3_bias_r3340395585_ {
 // 0 x 768 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 3072,
@@ -1577,10 +1577,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x3072x768_128x128_bias, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x3072x768_128x128x32_s3_bias_r3340395585, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x3072x768_128x128_bias_;
+  using namespace gemm_bf16_forward_1x3072x768_128x128x32_s3_bias_r3340395585_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -1668,7 +1668,7 @@ SF_KERNEL(gemm_bf16_forward_1x3072x768_128x128_bias, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x3072x768_16x64_p9_ {
+namespace gemm_bf16_forward_1x3072x768_16x64x32_s4_p9_r2415903426_ {
 // 0 x 768 results a block, 3072 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 3072,
@@ -1706,10 +1706,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x3072x768_16x64_p9, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x3072x768_16x64x32_s4_p9_r2415903426, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x3072x768_16x64_p9_;
+  using namespace gemm_bf16_forward_1x3072x768_16x64x32_s4_p9_r2415903426_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -1792,7 +1792,7 @@ SF_KERNEL(gemm_bf16_forward_1x3072x768_16x64_p9, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x384x3072_128x128_bias_gelu_ {
+namespace gemm_bf16_forward_1x384x3072_128x128x32_s3_bias_gelu_r1470253312_ {
 // 0 x 3072 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 384,
@@ -1829,10 +1829,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x384x3072_128x128_bias_gelu, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x384x3072_128x128x32_s3_bias_gelu_r1470253312, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x384x3072_128x128_bias_gelu_;
+  using namespace gemm_bf16_forward_1x384x3072_128x128x32_s3_bias_gelu_r1470253312_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -1924,7 +1924,7 @@ SF_KERNEL(gemm_bf16_forward_1x384x3072_128x128_bias_gelu, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x384x3072_16x64_bias_gelu_ {
+namespace gemm_bf16_forward_1x384x3072_16x64x32_s4_bias_gelu_r2819582866_ {
 // 0 x 3072 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 384,
@@ -1962,10 +1962,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x384x3072_16x64_bias_gelu, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x384x3072_16x64x32_s4_bias_gelu_r2819582866, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x384x3072_16x64_bias_gelu_;
+  using namespace gemm_bf16_forward_1x384x3072_16x64x32_s4_bias_gelu_r2819582866_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 48;
@@ -2057,7 +2057,7 @@ SF_KERNEL(gemm_bf16_forward_1x384x3072_16x64_bias_gelu, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x384x768_128x128_bias_ {
+namespace gemm_bf16_forward_1x384x768_128x128x32_s3_bias_r1760108167_ {
 // 0 x 768 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 384,
@@ -2094,10 +2094,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x384x768_128x128_bias, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x384x768_128x128x32_s3_bias_r1760108167, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x384x768_128x128_bias_;
+  using namespace gemm_bf16_forward_1x384x768_128x128x32_s3_bias_r1760108167_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -2185,7 +2185,7 @@ SF_KERNEL(gemm_bf16_forward_1x384x768_128x128_bias, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x384x768_16x64_p3_ {
+namespace gemm_bf16_forward_1x384x768_16x64x32_s4_p3_r1130795095_ {
 // 0 x 768 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 384,
@@ -2223,10 +2223,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x384x768_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x384x768_16x64x32_s4_p3_r1130795095, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x384x768_16x64_p3_;
+  using namespace gemm_bf16_forward_1x384x768_16x64x32_s4_p3_r1130795095_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -2309,7 +2309,7 @@ SF_KERNEL(gemm_bf16_forward_1x384x768_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x512x3072_128x128_bias_gelu_ {
+namespace gemm_bf16_forward_1x512x3072_128x128x32_s3_bias_gelu_r3584313356_ {
 // 0 x 3072 results a block, 512 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 512,
@@ -2346,10 +2346,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x512x3072_128x128_bias_gelu, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x512x3072_128x128x32_s3_bias_gelu_r3584313356, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x512x3072_128x128_bias_gelu_;
+  using namespace gemm_bf16_forward_1x512x3072_128x128x32_s3_bias_gelu_r3584313356_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -2441,7 +2441,7 @@ SF_KERNEL(gemm_bf16_forward_1x512x3072_128x128_bias_gelu, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x512x3072_16x64_p3_ {
+namespace gemm_bf16_forward_1x512x3072_16x64x32_s4_p3_r4024376419_ {
 // 0 x 3072 results a block, 512 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 512,
@@ -2479,10 +2479,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x512x3072_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x512x3072_16x64x32_s4_p3_r4024376419, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x512x3072_16x64_p3_;
+  using namespace gemm_bf16_forward_1x512x3072_16x64x32_s4_p3_r4024376419_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 48;
@@ -2565,7 +2565,7 @@ SF_KERNEL(gemm_bf16_forward_1x512x3072_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x512x768_128x128_bias_ {
+namespace gemm_bf16_forward_1x512x768_128x128x32_s3_bias_r841784365_ {
 // 0 x 768 results a block, 512 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 512,
@@ -2602,10 +2602,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x512x768_128x128_bias, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x512x768_128x128x32_s3_bias_r841784365, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x512x768_128x128_bias_;
+  using namespace gemm_bf16_forward_1x512x768_128x128x32_s3_bias_r841784365_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -2693,7 +2693,7 @@ SF_KERNEL(gemm_bf16_forward_1x512x768_128x128_bias, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x512x768_16x64_p4_ {
+namespace gemm_bf16_forward_1x512x768_16x64x32_s4_p4_r1545682537_ {
 // 0 x 768 results a block, 512 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 512,
@@ -2731,10 +2731,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x512x768_16x64_p4, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x512x768_16x64x32_s4_p4_r1545682537, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x512x768_16x64_p4_;
+  using namespace gemm_bf16_forward_1x512x768_16x64x32_s4_p4_r1545682537_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -2817,7 +2817,7 @@ SF_KERNEL(gemm_bf16_forward_1x512x768_16x64_p4, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x768x192_128x64_ {
+namespace gemm_bf16_forward_1x768x192_128x64x32_s3_r949852944_ {
 // 0 x 192 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 768,
@@ -2854,10 +2854,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x192_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x768x192_128x64x32_s3_r949852944, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x192_128x64_;
+  using namespace gemm_bf16_forward_1x768x192_128x64x32_s3_r949852944_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -2940,7 +2940,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x192_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x768x192_16x64_p6_ {
+namespace gemm_bf16_forward_1x768x192_16x64x32_s4_p6_r3388547281_ {
 // 0 x 192 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 768,
@@ -2978,10 +2978,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x192_16x64_p6, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x768x192_16x64x32_s4_p6_r3388547281, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x192_16x64_p6_;
+  using namespace gemm_bf16_forward_1x768x192_16x64x32_s4_p6_r3388547281_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -3064,7 +3064,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x192_16x64_p6, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x768x2304_128x128_bias_ {
+namespace gemm_bf16_forward_1x768x2304_128x128x32_s3_bias_r602945833_ {
 // 0 x 2304 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 2304, kDepth = 768,
@@ -3101,10 +3101,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x2304_128x128_bias, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x768x2304_128x128x32_s3_bias_r602945833, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x2304_128x128_bias_;
+  using namespace gemm_bf16_forward_1x768x2304_128x128x32_s3_bias_r602945833_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 18;
@@ -3192,7 +3192,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x2304_128x128_bias, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x768x2304_16x64_p3_ {
+namespace gemm_bf16_forward_1x768x2304_16x64x32_s4_p3_r1322796565_ {
 // 0 x 2304 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 2304, kDepth = 768,
@@ -3230,10 +3230,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x2304_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x768x2304_16x64x32_s4_p3_r1322796565, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x2304_16x64_p3_;
+  using namespace gemm_bf16_forward_1x768x2304_16x64x32_s4_p3_r1322796565_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 36;
@@ -3316,7 +3316,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x2304_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x768x3072_128x128_bias_gelu_ {
+namespace gemm_bf16_forward_1x768x3072_128x128x32_s3_bias_gelu_r1872097692_ {
 // 0 x 3072 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 768,
@@ -3353,10 +3353,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x3072_128x128_bias_gelu, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x768x3072_128x128x32_s3_bias_gelu_r1872097692, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x3072_128x128_bias_gelu_;
+  using namespace gemm_bf16_forward_1x768x3072_128x128x32_s3_bias_gelu_r1872097692_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -3448,7 +3448,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x3072_128x128_bias_gelu, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x768x3072_16x64_p3_ {
+namespace gemm_bf16_forward_1x768x3072_16x64x32_s4_p3_r3324976327_ {
 // 0 x 3072 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 3072, kDepth = 768,
@@ -3486,10 +3486,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x3072_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x768x3072_16x64x32_s4_p3_r3324976327, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x3072_16x64_p3_;
+  using namespace gemm_bf16_forward_1x768x3072_16x64x32_s4_p3_r3324976327_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 48;
@@ -3572,7 +3572,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x3072_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x768x32000_128x128_ {
+namespace gemm_bf16_forward_1x768x32000_128x128x32_s3_r67939992_ {
 // 0 x 32000 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 32000, kDepth = 768,
@@ -3609,10 +3609,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x32000_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x768x32000_128x128x32_s3_r67939992, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x32000_128x128_;
+  using namespace gemm_bf16_forward_1x768x32000_128x128x32_s3_r67939992_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 250;
@@ -3695,7 +3695,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x32000_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x768x32000_16x64_sums_ {
+namespace gemm_bf16_forward_1x768x32000_16x64x32_s4_sums_r2751861944_ {
 // 0 x 32000 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 32000, kDepth = 768,
@@ -3733,10 +3733,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x32000_16x64_sums, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x768x32000_16x64x32_s4_sums_r2751861944, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x32000_16x64_sums_;
+  using namespace gemm_bf16_forward_1x768x32000_16x64x32_s4_sums_r2751861944_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 500;
@@ -3819,7 +3819,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x32000_16x64_sums, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x768x384_128x128_ {
+namespace gemm_bf16_forward_1x768x384_128x128x32_s3_r904441695_ {
 // 0 x 384 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 768,
@@ -3856,10 +3856,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x384_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x768x384_128x128x32_s3_r904441695, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x384_128x128_;
+  using namespace gemm_bf16_forward_1x768x384_128x128x32_s3_r904441695_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -3942,7 +3942,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x384_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x768x384_16x64_p6_ {
+namespace gemm_bf16_forward_1x768x384_16x64x32_s4_p6_r448773345_ {
 // 0 x 384 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 768,
@@ -3980,10 +3980,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x384_16x64_p6, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x768x384_16x64x32_s4_p6_r448773345, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x384_16x64_p6_;
+  using namespace gemm_bf16_forward_1x768x384_16x64x32_s4_p6_r448773345_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -4066,7 +4066,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x384_16x64_p6, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_1x768x768_128x128_bias_ {
+namespace gemm_bf16_forward_1x768x768_128x128x32_s3_bias_r3434460304_ {
 // 0 x 768 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 768,
@@ -4103,10 +4103,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x768_128x128_bias, 256, 2)
+SF_KERNEL(gemm_bf16_forward_1x768x768_128x128x32_s3_bias_r3434460304, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x768_128x128_bias_;
+  using namespace gemm_bf16_forward_1x768x768_128x128x32_s3_bias_r3434460304_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -4194,7 +4194,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x768_128x128_bias, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_1x768x768_16x64_p6_ {
+namespace gemm_bf16_forward_1x768x768_16x64x32_s4_p6_r477340268_ {
 // 0 x 768 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 768,
@@ -4232,10 +4232,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_1x768x768_16x64_p6, 128, 4)
+SF_KERNEL(gemm_bf16_forward_1x768x768_16x64x32_s4_p6_r477340268, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_1x768x768_16x64_p6_;
+  using namespace gemm_bf16_forward_1x768x768_16x64x32_s4_p6_r477340268_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -4318,7 +4318,7 @@ SF_KERNEL(gemm_bf16_forward_1x768x768_16x64_p6, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_2x1536x128_128x128_ {
+namespace gemm_bf16_forward_2x1536x128_128x128x32_s3_r429649632_ {
 // 0 x 128 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 128, kDepth = 1536,
@@ -4355,10 +4355,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x1536x128_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_forward_2x1536x128_128x128x32_s3_r429649632, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x1536x128_128x128_;
+  using namespace gemm_bf16_forward_2x1536x128_128x128x32_s3_r429649632_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 1;
@@ -4441,7 +4441,7 @@ SF_KERNEL(gemm_bf16_forward_2x1536x128_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_2x1536x128_16x64_p12_ {
+namespace gemm_bf16_forward_2x1536x128_16x64x32_s4_p12_r3250645621_ {
 // 0 x 128 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 128, kDepth = 1536,
@@ -4479,10 +4479,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x1536x128_16x64_p12, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x1536x128_16x64x32_s4_p12_r3250645621, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x1536x128_16x64_p12_;
+  using namespace gemm_bf16_forward_2x1536x128_16x64x32_s4_p12_r3250645621_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 2;
@@ -4565,7 +4565,7 @@ SF_KERNEL(gemm_bf16_forward_2x1536x128_16x64_p12, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_2x1536x256_128x128_ {
+namespace gemm_bf16_forward_2x1536x256_128x128x32_s3_r4284090638_ {
 // 0 x 256 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 256, kDepth = 1536,
@@ -4602,10 +4602,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x1536x256_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_forward_2x1536x256_128x128x32_s3_r4284090638, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x1536x256_128x128_;
+  using namespace gemm_bf16_forward_2x1536x256_128x128x32_s3_r4284090638_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 2;
@@ -4688,7 +4688,7 @@ SF_KERNEL(gemm_bf16_forward_2x1536x256_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_2x1536x256_16x64_p10_ {
+namespace gemm_bf16_forward_2x1536x256_16x64x32_s4_p10_r1183694664_ {
 // 0 x 256 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 256, kDepth = 1536,
@@ -4726,10 +4726,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x1536x256_16x64_p10, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x1536x256_16x64x32_s4_p10_r1183694664, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x1536x256_16x64_p10_;
+  using namespace gemm_bf16_forward_2x1536x256_16x64x32_s4_p10_r1183694664_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 4;
@@ -4812,7 +4812,7 @@ SF_KERNEL(gemm_bf16_forward_2x1536x256_16x64_p10, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128_ {
+namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128x32_s3_r3824950490_ {
 // 0 x 384 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 1536,
@@ -4849,10 +4849,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128x32_s3_r3824950490, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128_;
+  using namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x128x32_s3_r3824950490_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -4935,7 +4935,7 @@ SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_128x1
 }
 
 
-namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_p8_ {
+namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64x32_s4_p8_r2200167524_ {
 // 0 x 384 results a block, 1536 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 1536,
@@ -4973,10 +4973,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_p8, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64x32_s4_p8_r2200167524, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64_p8_;
+  using namespace gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64x32_s4_p8_r2200167524_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -5059,7 +5059,7 @@ SF_KERNEL(gemm_bf16_forward_2x1536x384_i768s1536b768w3072_o192s384b192w768_16x64
 }
 
 
-namespace gemm_bf16_forward_2x384x128_128x128_ {
+namespace gemm_bf16_forward_2x384x128_128x128x32_s3_r1735546045_ {
 // 0 x 128 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 128, kDepth = 384,
@@ -5096,10 +5096,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x128_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_forward_2x384x128_128x128x32_s3_r1735546045, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x128_128x128_;
+  using namespace gemm_bf16_forward_2x384x128_128x128x32_s3_r1735546045_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 1;
@@ -5182,7 +5182,7 @@ SF_KERNEL(gemm_bf16_forward_2x384x128_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_2x384x128_16x64_p3_ {
+namespace gemm_bf16_forward_2x384x128_16x64x32_s4_p3_r2047832271_ {
 // 0 x 128 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 128, kDepth = 384,
@@ -5220,10 +5220,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x128_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x384x128_16x64x32_s4_p3_r2047832271, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x128_16x64_p3_;
+  using namespace gemm_bf16_forward_2x384x128_16x64x32_s4_p3_r2047832271_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 2;
@@ -5306,7 +5306,7 @@ SF_KERNEL(gemm_bf16_forward_2x384x128_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_2x384x1536_128x128_bias_gelu_ {
+namespace gemm_bf16_forward_2x384x1536_128x128x32_s3_bias_gelu_r3201433098_ {
 // 0 x 1536 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 1536, kDepth = 384,
@@ -5343,10 +5343,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x1536_128x128_bias_gelu, 256, 2)
+SF_KERNEL(gemm_bf16_forward_2x384x1536_128x128x32_s3_bias_gelu_r3201433098, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x1536_128x128_bias_gelu_;
+  using namespace gemm_bf16_forward_2x384x1536_128x128x32_s3_bias_gelu_r3201433098_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -5438,7 +5438,7 @@ SF_KERNEL(gemm_bf16_forward_2x384x1536_128x128_bias_gelu, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_2x384x1536_16x64_bias_gelu_ {
+namespace gemm_bf16_forward_2x384x1536_16x64x32_s4_bias_gelu_r2635722408_ {
 // 0 x 1536 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 1536, kDepth = 384,
@@ -5476,10 +5476,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x1536_16x64_bias_gelu, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x384x1536_16x64x32_s4_bias_gelu_r2635722408, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x1536_16x64_bias_gelu_;
+  using namespace gemm_bf16_forward_2x384x1536_16x64x32_s4_bias_gelu_r2635722408_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 24;
@@ -5571,7 +5571,7 @@ SF_KERNEL(gemm_bf16_forward_2x384x1536_16x64_bias_gelu, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_2x384x256_128x128_ {
+namespace gemm_bf16_forward_2x384x256_128x128x32_s3_r574225259_ {
 // 0 x 256 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 256, kDepth = 384,
@@ -5608,10 +5608,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x256_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_forward_2x384x256_128x128x32_s3_r574225259, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x256_128x128_;
+  using namespace gemm_bf16_forward_2x384x256_128x128x32_s3_r574225259_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 2;
@@ -5694,7 +5694,7 @@ SF_KERNEL(gemm_bf16_forward_2x384x256_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_2x384x256_16x64_p3_ {
+namespace gemm_bf16_forward_2x384x256_16x64x32_s4_p3_r1673539288_ {
 // 0 x 256 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 256, kDepth = 384,
@@ -5732,10 +5732,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x256_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x384x256_16x64x32_s4_p3_r1673539288, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x256_16x64_p3_;
+  using namespace gemm_bf16_forward_2x384x256_16x64x32_s4_p3_r1673539288_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 4;
@@ -5818,7 +5818,7 @@ SF_KERNEL(gemm_bf16_forward_2x384x256_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_2x384x384_128x128_bias_ {
+namespace gemm_bf16_forward_2x384x384_128x128x32_s3_bias_r65636505_ {
 // 0 x 384 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 384,
@@ -5855,10 +5855,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x384_128x128_bias, 256, 2)
+SF_KERNEL(gemm_bf16_forward_2x384x384_128x128x32_s3_bias_r65636505, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x384_128x128_bias_;
+  using namespace gemm_bf16_forward_2x384x384_128x128x32_s3_bias_r65636505_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -5946,7 +5946,7 @@ SF_KERNEL(gemm_bf16_forward_2x384x384_128x128_bias, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_2x384x384_16x64_p3_ {
+namespace gemm_bf16_forward_2x384x384_16x64x32_s4_p3_r2400754805_ {
 // 0 x 384 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 384,
@@ -5984,10 +5984,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x384_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x384x384_16x64x32_s4_p3_r2400754805, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x384_16x64_p3_;
+  using namespace gemm_bf16_forward_2x384x384_16x64x32_s4_p3_r2400754805_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -6070,7 +6070,7 @@ SF_KERNEL(gemm_bf16_forward_2x384x384_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_2x384x384_o192s384b192w768_128x128_ {
+namespace gemm_bf16_forward_2x384x384_o192s384b192w768_128x128x32_s3_r2799534504_ {
 // 0 x 384 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 384,
@@ -6107,10 +6107,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_128x128, 256, 2)
+SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_128x128x32_s3_r2799534504, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x384_o192s384b192w768_128x128_;
+  using namespace gemm_bf16_forward_2x384x384_o192s384b192w768_128x128x32_s3_r2799534504_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6193,7 +6193,7 @@ SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_128x128, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_2x384x384_o192s384b192w768_16x64_p3_ {
+namespace gemm_bf16_forward_2x384x384_o192s384b192w768_16x64x32_s4_p3_r2400754805_ {
 // 0 x 384 results a block, 384 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 384, kDepth = 384,
@@ -6231,10 +6231,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_16x64_p3, 128, 4)
+SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_16x64x32_s4_p3_r2400754805, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_2x384x384_o192s384b192w768_16x64_p3_;
+  using namespace gemm_bf16_forward_2x384x384_o192s384b192w768_16x64x32_s4_p3_r2400754805_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -6317,7 +6317,7 @@ SF_KERNEL(gemm_bf16_forward_2x384x384_o192s384b192w768_16x64_p3, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_4x192x192_128x64_bias_ {
+namespace gemm_bf16_forward_4x192x192_128x64x32_s3_bias_r3587820817_ {
 // 0 x 192 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 192,
@@ -6354,10 +6354,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_4x192x192_128x64_bias, 256, 2)
+SF_KERNEL(gemm_bf16_forward_4x192x192_128x64x32_s3_bias_r3587820817, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_4x192x192_128x64_bias_;
+  using namespace gemm_bf16_forward_4x192x192_128x64x32_s3_bias_r3587820817_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6445,7 +6445,7 @@ SF_KERNEL(gemm_bf16_forward_4x192x192_128x64_bias, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_4x192x192_16x64_bias_ {
+namespace gemm_bf16_forward_4x192x192_16x64x32_s4_bias_r3932119496_ {
 // 0 x 192 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 192,
@@ -6483,10 +6483,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_4x192x192_16x64_bias, 128, 4)
+SF_KERNEL(gemm_bf16_forward_4x192x192_16x64x32_s4_bias_r3932119496, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_4x192x192_16x64_bias_;
+  using namespace gemm_bf16_forward_4x192x192_16x64x32_s4_bias_r3932119496_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6574,7 +6574,7 @@ SF_KERNEL(gemm_bf16_forward_4x192x192_16x64_bias, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_4x192x192_o48s192b48w768_128x64_ {
+namespace gemm_bf16_forward_4x192x192_o48s192b48w768_128x64x32_s3_r441820256_ {
 // 0 x 192 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 192,
@@ -6611,10 +6611,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_4x192x192_o48s192b48w768_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_forward_4x192x192_o48s192b48w768_128x64x32_s3_r441820256, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_4x192x192_o48s192b48w768_128x64_;
+  using namespace gemm_bf16_forward_4x192x192_o48s192b48w768_128x64x32_s3_r441820256_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6697,7 +6697,7 @@ SF_KERNEL(gemm_bf16_forward_4x192x192_o48s192b48w768_128x64, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_4x192x192_o48s192b48w768_16x64_ {
+namespace gemm_bf16_forward_4x192x192_o48s192b48w768_16x64x32_s4_r3378862231_ {
 // 0 x 192 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 192,
@@ -6735,10 +6735,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_4x192x192_o48s192b48w768_16x64, 128, 4)
+SF_KERNEL(gemm_bf16_forward_4x192x192_o48s192b48w768_16x64x32_s4_r3378862231, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_4x192x192_o48s192b48w768_16x64_;
+  using namespace gemm_bf16_forward_4x192x192_o48s192b48w768_16x64x32_s4_r3378862231_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -6821,7 +6821,7 @@ SF_KERNEL(gemm_bf16_forward_4x192x192_o48s192b48w768_16x64, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_4x192x768_128x128_bias_gelu_ {
+namespace gemm_bf16_forward_4x192x768_128x128x32_s3_bias_gelu_r395096768_ {
 // 0 x 768 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 192,
@@ -6858,10 +6858,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_4x192x768_128x128_bias_gelu, 256, 2)
+SF_KERNEL(gemm_bf16_forward_4x192x768_128x128x32_s3_bias_gelu_r395096768, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_4x192x768_128x128_bias_gelu_;
+  using namespace gemm_bf16_forward_4x192x768_128x128x32_s3_bias_gelu_r395096768_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 6;
@@ -6953,7 +6953,7 @@ SF_KERNEL(gemm_bf16_forward_4x192x768_128x128_bias_gelu, 256, 2)
 }
 
 
-namespace gemm_bf16_forward_4x192x768_16x64_bias_gelu_ {
+namespace gemm_bf16_forward_4x192x768_16x64x32_s4_bias_gelu_r3209223494_ {
 // 0 x 768 results a block, 192 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 768, kDepth = 192,
@@ -6991,10 +6991,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_4x192x768_16x64_bias_gelu, 128, 4)
+SF_KERNEL(gemm_bf16_forward_4x192x768_16x64x32_s4_bias_gelu_r3209223494, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_4x192x768_16x64_bias_gelu_;
+  using namespace gemm_bf16_forward_4x192x768_16x64x32_s4_bias_gelu_r3209223494_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 12;
@@ -7086,7 +7086,7 @@ SF_KERNEL(gemm_bf16_forward_4x192x768_16x64_bias_gelu, 128, 4)
 }
 
 
-namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_128x64_ {
+namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_128x64x32_s3_r78051020_ {
 // 0 x 192 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 768,
@@ -7123,10 +7123,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_128x64, 256, 2)
+SF_KERNEL(gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_128x64x32_s3_r78051020, 256, 2)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_128x64_;
+  using namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_128x64x32_s3_r78051020_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;
@@ -7209,7 +7209,7 @@ SF_KERNEL(gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_128x64, 2
 }
 
 
-namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_p6_ {
+namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64x32_s4_p6_r847853719_ {
 // 0 x 192 results a block, 768 products each; a stage holds 32 of them.
 enum : uint32_t {
   kRows = 0, kCols = 192, kDepth = 768,
@@ -7247,10 +7247,10 @@ SF_DEV void load_b(uint32_t to, const uint16_t *from, uint32_t thread, uint32_t 
 }
 }  // namespace
 
-SF_KERNEL(gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_p6, 128, 4)
+SF_KERNEL(gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64x32_s4_p6_r847853719, 128, 4)
 (const uint16_t *__restrict__ a, const uint16_t *__restrict__ b, const float *__restrict__ bias, uint16_t *__restrict__ pre,
  void *__restrict__ c, uint32_t tokens, uint32_t split) {
-  using namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64_p6_;
+  using namespace gemm_bf16_forward_4x768x192_i192s768b192w3072_o48s192b48w768_16x64x32_s4_p6_r847853719_;
   const uint32_t thread = sf_thread(), lane = thread & 31, warp = thread >> 5;
   const uint32_t warp_m = warp / kWarpsN * kWarpM, warp_n = warp % kWarpsN * kWarpN;
   const uint32_t tile = sf_block_x(), block = tile / 3;

@@ -2,7 +2,7 @@
 
 #include "z_device.cuh"
 
-SF_KERNEL(adamw, 256, 4)
+SF_KERNEL(adamw_r3162432122, 256, 4)
 (float *__restrict__ w, float *__restrict__ m, float *__restrict__ v, const float *__restrict__ grad, uint16_t *__restrict__ pack,
  const float *__restrict__ norm, uint32_t entries, float keep, float beta1, float rest1, float beta2, float rest2, float rate, float scale2, float eps) {
   const uint32_t at = (sf_block_x() * 256 + sf_thread()) * 8;
@@ -30,7 +30,7 @@ SF_KERNEL(adamw, 256, 4)
   sf_store_bf16<8>(pack + at, p);
 }
 
-SF_KERNEL(clip_norm, 256, 4)
+SF_KERNEL(clip_norm_r1988631905, 256, 4)
 (const float *__restrict__ sums, float *__restrict__ norm, uint32_t entries, float limit) {
   float sum = 0.0f;
 #pragma unroll 1
@@ -39,7 +39,7 @@ SF_KERNEL(clip_norm, 256, 4)
   if (sf_thread() == 0) sf_store(norm, sf_f2{sum, sum < INFINITY ? sf_min(1.0f, limit / (sum + 1e-6f)) : sum});
 }
 
-SF_KERNEL(embed_768, 192, 5)
+SF_KERNEL(embed_768_r1787923292, 192, 5)
 (const int32_t *__restrict__ ids, const float *__restrict__ table,
  float *__restrict__ x) {
   const uint32_t thread = sf_thread(), row = sf_block_x();
@@ -53,7 +53,7 @@ SF_KERNEL(embed_768, 192, 5)
   }
 }
 
-SF_KERNEL(embed_backward_768, 192, 5)
+SF_KERNEL(embed_backward_768_r4234414842, 192, 5)
 (const float *__restrict__ dx, const int32_t *__restrict__ order, const int32_t *__restrict__ starts, float *__restrict__ grad, uint32_t accumulate) {
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const uint32_t first = sf_load<uint32_t>(starts + row), last = sf_load<uint32_t>(starts + row + 1);
@@ -75,7 +75,7 @@ SF_KERNEL(embed_backward_768, 192, 5)
   }
 }
 
-namespace loss_32000_ {
+namespace loss_32000_r385853300_ {
 enum : uint32_t { kVocab = 32000, kPitch = 32000, kThreads = 256, kWarps = 8 };
 constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
@@ -87,9 +87,9 @@ SF_DEV void load8(float *v, const uint16_t *row, uint32_t col) {
 }
 }  // namespace
 
-SF_KERNEL(loss_32000, 256, 4)
+SF_KERNEL(loss_32000_r385853300, 256, 4)
 (uint16_t *__restrict__ logits, const int32_t *__restrict__ targets, float *__restrict__ losses, float scale, uint32_t gradient) {
-  using namespace loss_32000_;
+  using namespace loss_32000_r385853300_;
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const uint32_t target = sf_load<uint32_t>(targets + row);
   uint16_t *from = logits + (size_t)row * kPitch;
@@ -134,7 +134,274 @@ SF_KERNEL(loss_32000, 256, 4)
   }
 }
 
-namespace norm_backward_layernorm_768_ {
+namespace norm_backward_layernorm_768_add_b2_r167454649_ {
+// A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
+// of kBlocks blocks of y.
+enum : uint32_t {
+  kHidden = 768, kBlocks = 2, kRun = 4, kPiece = 8, kPieces = 96,
+  kThreads = 96, kWarps = 3, kShares = 1, kSums = 32,
+};
+
+// place is where the neighbours of a piece lie in block b of a row of y.
+SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
+}  // namespace
+
+SF_KERNEL(norm_backward_layernorm_768_add_b2_r167454649, 96, 5)
+(const uint16_t *__restrict__ dout, const float *__restrict__ s, const float *__restrict__ stats, const float *__restrict__ w,
+ const float *__restrict__ dx, float *__restrict__ ds, uint16_t *__restrict__ dy, float *__restrict__ sums, uint32_t tokens) {
+  using namespace norm_backward_layernorm_768_add_b2_r167454649_;
+  const uint32_t thread = sf_thread(), first = sf_block_x() * 16;
+  const uint32_t rows = tokens - first < 16 ? tokens - first : 16;
+  float dw[kShares][kPiece], db[kShares][kPiece];
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++)
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) dw[i][q] = db[i][q] = 0.0f;
+#pragma unroll 1
+  for (uint32_t r = 0; r < rows; r++) {
+    const uint32_t row = first + r;
+    const size_t at = (size_t)row * kHidden;
+    const sf_f2 stat = sf_load<sf_f2>(stats + 2 * row);
+    const float mean = stat.x, rstd = stat.y;
+    float sum_g = 0.0f;
+    // g = dout*w and n = (s - mean)*rstd stay in registers between the sums and
+    // their use.
+    float g[kShares][kPiece], n[kShares][kPiece], sum_gn = 0.0f;
+#pragma unroll
+    for (uint32_t i = 0; i < kShares; i++) {
+      const uint32_t piece = thread + i * kThreads;
+      sf_load_bf16<kPiece>(g[i], dout + at + piece * kPiece);
+#pragma unroll
+      for (uint32_t q = 0; q < kPiece; q += 4) {
+        float f[4];
+        sf_load4(n[i] + q, s + at + piece * kPiece + q);
+        sf_load4(f, w + piece * kPiece + q);
+#pragma unroll
+        for (uint32_t j = q; j < q + 4; j++) {
+          n[i][j] = (n[i][j] - mean) * rstd;
+          dw[i][j] += g[i][j] * n[i][j];
+          db[i][j] += g[i][j];
+          g[i][j] *= f[j - q];
+          sum_g += g[i][j];
+          sum_gn += g[i][j] * n[i][j];
+        }
+      }
+    }
+    // Rows take turns with the room for their sums: one barrier a row is enough.
+    const uint32_t room = (r & 1) * kSums;
+    const sf_f2 both = sf_block_sums<kWarps>(sum_g, sum_gn, room);
+    const float mean_g = both.x * (1.0f / kHidden), mean_gn = both.y * (1.0f / kHidden);
+#pragma unroll
+    for (uint32_t i = 0; i < kShares; i++) {
+      const uint32_t piece = thread + i * kThreads;
+#pragma unroll
+      for (uint32_t q = 0; q < kPiece; q += 4) {
+        float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (dx) sf_load4(d, dx + at + piece * kPiece + q);
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++) g[i][q + j] = d[j] + rstd * (g[i][q + j] - mean_g - n[i][q + j] * mean_gn);
+        sf_store4(ds + at + piece * kPiece + q, g[i] + q);
+      }
+#pragma unroll
+      for (uint32_t k = 0; k < kBlocks; k++) {
+        float d[kRun];
+#pragma unroll
+        for (uint32_t q = 0; q < kRun; q++) d[q] = g[i][q * kBlocks + k];
+        sf_store_bf16<kRun>(dy + at + place(piece, k), d);
+      }
+    }
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++) {
+    const uint32_t piece = thread + i * kThreads;
+    float *to = sums + (size_t)sf_block_x() * 1536 + piece * kPiece;
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q += 4) {
+      sf_store4(to + q, dw[i] + q);
+      sf_store4(to + kHidden + q, db[i] + q);
+    }
+  }
+}
+
+namespace norm_backward_layernorm_768_add_b4_r83275491_ {
+// A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
+// of kBlocks blocks of y.
+enum : uint32_t {
+  kHidden = 768, kBlocks = 4, kRun = 2, kPiece = 8, kPieces = 96,
+  kThreads = 96, kWarps = 3, kShares = 1, kSums = 32,
+};
+
+// place is where the neighbours of a piece lie in block b of a row of y.
+SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
+}  // namespace
+
+SF_KERNEL(norm_backward_layernorm_768_add_b4_r83275491, 96, 5)
+(const uint16_t *__restrict__ dout, const float *__restrict__ s, const float *__restrict__ stats, const float *__restrict__ w,
+ const float *__restrict__ dx, float *__restrict__ ds, uint16_t *__restrict__ dy, float *__restrict__ sums, uint32_t tokens) {
+  using namespace norm_backward_layernorm_768_add_b4_r83275491_;
+  const uint32_t thread = sf_thread(), first = sf_block_x() * 16;
+  const uint32_t rows = tokens - first < 16 ? tokens - first : 16;
+  float dw[kShares][kPiece], db[kShares][kPiece];
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++)
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) dw[i][q] = db[i][q] = 0.0f;
+#pragma unroll 1
+  for (uint32_t r = 0; r < rows; r++) {
+    const uint32_t row = first + r;
+    const size_t at = (size_t)row * kHidden;
+    const sf_f2 stat = sf_load<sf_f2>(stats + 2 * row);
+    const float mean = stat.x, rstd = stat.y;
+    float sum_g = 0.0f;
+    // g = dout*w and n = (s - mean)*rstd stay in registers between the sums and
+    // their use.
+    float g[kShares][kPiece], n[kShares][kPiece], sum_gn = 0.0f;
+#pragma unroll
+    for (uint32_t i = 0; i < kShares; i++) {
+      const uint32_t piece = thread + i * kThreads;
+      sf_load_bf16<kPiece>(g[i], dout + at + piece * kPiece);
+#pragma unroll
+      for (uint32_t q = 0; q < kPiece; q += 4) {
+        float f[4];
+        sf_load4(n[i] + q, s + at + piece * kPiece + q);
+        sf_load4(f, w + piece * kPiece + q);
+#pragma unroll
+        for (uint32_t j = q; j < q + 4; j++) {
+          n[i][j] = (n[i][j] - mean) * rstd;
+          dw[i][j] += g[i][j] * n[i][j];
+          db[i][j] += g[i][j];
+          g[i][j] *= f[j - q];
+          sum_g += g[i][j];
+          sum_gn += g[i][j] * n[i][j];
+        }
+      }
+    }
+    // Rows take turns with the room for their sums: one barrier a row is enough.
+    const uint32_t room = (r & 1) * kSums;
+    const sf_f2 both = sf_block_sums<kWarps>(sum_g, sum_gn, room);
+    const float mean_g = both.x * (1.0f / kHidden), mean_gn = both.y * (1.0f / kHidden);
+#pragma unroll
+    for (uint32_t i = 0; i < kShares; i++) {
+      const uint32_t piece = thread + i * kThreads;
+#pragma unroll
+      for (uint32_t q = 0; q < kPiece; q += 4) {
+        float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (dx) sf_load4(d, dx + at + piece * kPiece + q);
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++) g[i][q + j] = d[j] + rstd * (g[i][q + j] - mean_g - n[i][q + j] * mean_gn);
+        sf_store4(ds + at + piece * kPiece + q, g[i] + q);
+      }
+#pragma unroll
+      for (uint32_t k = 0; k < kBlocks; k++) {
+        float d[kRun];
+#pragma unroll
+        for (uint32_t q = 0; q < kRun; q++) d[q] = g[i][q * kBlocks + k];
+        sf_store_bf16<kRun>(dy + at + place(piece, k), d);
+      }
+    }
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++) {
+    const uint32_t piece = thread + i * kThreads;
+    float *to = sums + (size_t)sf_block_x() * 1536 + piece * kPiece;
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q += 4) {
+      sf_store4(to + q, dw[i] + q);
+      sf_store4(to + kHidden + q, db[i] + q);
+    }
+  }
+}
+
+namespace norm_backward_layernorm_768_add_r3256963902_ {
+// A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
+// of kBlocks blocks of y.
+enum : uint32_t {
+  kHidden = 768, kBlocks = 1, kRun = 8, kPiece = 8, kPieces = 96,
+  kThreads = 96, kWarps = 3, kShares = 1, kSums = 32,
+};
+
+// place is where the neighbours of a piece lie in block b of a row of y.
+SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
+}  // namespace
+
+SF_KERNEL(norm_backward_layernorm_768_add_r3256963902, 96, 5)
+(const uint16_t *__restrict__ dout, const float *__restrict__ s, const float *__restrict__ stats, const float *__restrict__ w,
+ const float *__restrict__ dx, float *__restrict__ ds, uint16_t *__restrict__ dy, float *__restrict__ sums, uint32_t tokens) {
+  using namespace norm_backward_layernorm_768_add_r3256963902_;
+  const uint32_t thread = sf_thread(), first = sf_block_x() * 16;
+  const uint32_t rows = tokens - first < 16 ? tokens - first : 16;
+  float dw[kShares][kPiece], db[kShares][kPiece];
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++)
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) dw[i][q] = db[i][q] = 0.0f;
+#pragma unroll 1
+  for (uint32_t r = 0; r < rows; r++) {
+    const uint32_t row = first + r;
+    const size_t at = (size_t)row * kHidden;
+    const sf_f2 stat = sf_load<sf_f2>(stats + 2 * row);
+    const float mean = stat.x, rstd = stat.y;
+    float sum_g = 0.0f;
+    // g = dout*w and n = (s - mean)*rstd stay in registers between the sums and
+    // their use.
+    float g[kShares][kPiece], n[kShares][kPiece], sum_gn = 0.0f;
+#pragma unroll
+    for (uint32_t i = 0; i < kShares; i++) {
+      const uint32_t piece = thread + i * kThreads;
+      sf_load_bf16<kPiece>(g[i], dout + at + piece * kPiece);
+#pragma unroll
+      for (uint32_t q = 0; q < kPiece; q += 4) {
+        float f[4];
+        sf_load4(n[i] + q, s + at + piece * kPiece + q);
+        sf_load4(f, w + piece * kPiece + q);
+#pragma unroll
+        for (uint32_t j = q; j < q + 4; j++) {
+          n[i][j] = (n[i][j] - mean) * rstd;
+          dw[i][j] += g[i][j] * n[i][j];
+          db[i][j] += g[i][j];
+          g[i][j] *= f[j - q];
+          sum_g += g[i][j];
+          sum_gn += g[i][j] * n[i][j];
+        }
+      }
+    }
+    // Rows take turns with the room for their sums: one barrier a row is enough.
+    const uint32_t room = (r & 1) * kSums;
+    const sf_f2 both = sf_block_sums<kWarps>(sum_g, sum_gn, room);
+    const float mean_g = both.x * (1.0f / kHidden), mean_gn = both.y * (1.0f / kHidden);
+#pragma unroll
+    for (uint32_t i = 0; i < kShares; i++) {
+      const uint32_t piece = thread + i * kThreads;
+#pragma unroll
+      for (uint32_t q = 0; q < kPiece; q += 4) {
+        float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (dx) sf_load4(d, dx + at + piece * kPiece + q);
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++) g[i][q + j] = d[j] + rstd * (g[i][q + j] - mean_g - n[i][q + j] * mean_gn);
+        sf_store4(ds + at + piece * kPiece + q, g[i] + q);
+      }
+#pragma unroll
+      for (uint32_t k = 0; k < kBlocks; k++) {
+        float d[kRun];
+#pragma unroll
+        for (uint32_t q = 0; q < kRun; q++) d[q] = g[i][q * kBlocks + k];
+        sf_store_bf16<kRun>(dy + at + place(piece, k), d);
+      }
+    }
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++) {
+    const uint32_t piece = thread + i * kThreads;
+    float *to = sums + (size_t)sf_block_x() * 1536 + piece * kPiece;
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q += 4) {
+      sf_store4(to + q, dw[i] + q);
+      sf_store4(to + kHidden + q, db[i] + q);
+    }
+  }
+}
+
+namespace norm_backward_layernorm_768_r2604487447_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -145,10 +412,10 @@ enum : uint32_t {
 
 }  // namespace
 
-SF_KERNEL(norm_backward_layernorm_768, 96, 5)
+SF_KERNEL(norm_backward_layernorm_768_r2604487447, 96, 5)
 (const uint16_t *__restrict__ dout, const float *__restrict__ s, const float *__restrict__ stats, const float *__restrict__ w,
  const float *__restrict__ dx, float *__restrict__ ds, float *__restrict__ sums, uint32_t tokens) {
-  using namespace norm_backward_layernorm_768_;
+  using namespace norm_backward_layernorm_768_r2604487447_;
   const uint32_t thread = sf_thread(), first = sf_block_x() * 16;
   const uint32_t rows = tokens - first < 16 ? tokens - first : 16;
   float dw[kShares][kPiece], db[kShares][kPiece];
@@ -215,96 +482,7 @@ SF_KERNEL(norm_backward_layernorm_768, 96, 5)
   }
 }
 
-namespace norm_backward_layernorm_768_add_ {
-// A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
-// of kBlocks blocks of y.
-enum : uint32_t {
-  kHidden = 768, kBlocks = 1, kRun = 8, kPiece = 8, kPieces = 96,
-  kThreads = 96, kWarps = 3, kShares = 1, kSums = 32,
-};
-
-// place is where the neighbours of a piece lie in block b of a row of y.
-SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
-}  // namespace
-
-SF_KERNEL(norm_backward_layernorm_768_add, 96, 5)
-(const uint16_t *__restrict__ dout, const float *__restrict__ s, const float *__restrict__ stats, const float *__restrict__ w,
- const float *__restrict__ dx, float *__restrict__ ds, uint16_t *__restrict__ dy, float *__restrict__ sums, uint32_t tokens) {
-  using namespace norm_backward_layernorm_768_add_;
-  const uint32_t thread = sf_thread(), first = sf_block_x() * 16;
-  const uint32_t rows = tokens - first < 16 ? tokens - first : 16;
-  float dw[kShares][kPiece], db[kShares][kPiece];
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++)
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) dw[i][q] = db[i][q] = 0.0f;
-#pragma unroll 1
-  for (uint32_t r = 0; r < rows; r++) {
-    const uint32_t row = first + r;
-    const size_t at = (size_t)row * kHidden;
-    const sf_f2 stat = sf_load<sf_f2>(stats + 2 * row);
-    const float mean = stat.x, rstd = stat.y;
-    float sum_g = 0.0f;
-    // g = dout*w and n = (s - mean)*rstd stay in registers between the sums and
-    // their use.
-    float g[kShares][kPiece], n[kShares][kPiece], sum_gn = 0.0f;
-#pragma unroll
-    for (uint32_t i = 0; i < kShares; i++) {
-      const uint32_t piece = thread + i * kThreads;
-      sf_load_bf16<kPiece>(g[i], dout + at + piece * kPiece);
-#pragma unroll
-      for (uint32_t q = 0; q < kPiece; q += 4) {
-        float f[4];
-        sf_load4(n[i] + q, s + at + piece * kPiece + q);
-        sf_load4(f, w + piece * kPiece + q);
-#pragma unroll
-        for (uint32_t j = q; j < q + 4; j++) {
-          n[i][j] = (n[i][j] - mean) * rstd;
-          dw[i][j] += g[i][j] * n[i][j];
-          db[i][j] += g[i][j];
-          g[i][j] *= f[j - q];
-          sum_g += g[i][j];
-          sum_gn += g[i][j] * n[i][j];
-        }
-      }
-    }
-    // Rows take turns with the room for their sums: one barrier a row is enough.
-    const uint32_t room = (r & 1) * kSums;
-    const sf_f2 both = sf_block_sums<kWarps>(sum_g, sum_gn, room);
-    const float mean_g = both.x * (1.0f / kHidden), mean_gn = both.y * (1.0f / kHidden);
-#pragma unroll
-    for (uint32_t i = 0; i < kShares; i++) {
-      const uint32_t piece = thread + i * kThreads;
-#pragma unroll
-      for (uint32_t q = 0; q < kPiece; q += 4) {
-        float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (dx) sf_load4(d, dx + at + piece * kPiece + q);
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++) g[i][q + j] = d[j] + rstd * (g[i][q + j] - mean_g - n[i][q + j] * mean_gn);
-        sf_store4(ds + at + piece * kPiece + q, g[i] + q);
-      }
-#pragma unroll
-      for (uint32_t k = 0; k < kBlocks; k++) {
-        float d[kRun];
-#pragma unroll
-        for (uint32_t q = 0; q < kRun; q++) d[q] = g[i][q * kBlocks + k];
-        sf_store_bf16<kRun>(dy + at + place(piece, k), d);
-      }
-    }
-  }
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++) {
-    const uint32_t piece = thread + i * kThreads;
-    float *to = sums + (size_t)sf_block_x() * 1536 + piece * kPiece;
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q += 4) {
-      sf_store4(to + q, dw[i] + q);
-      sf_store4(to + kHidden + q, db[i] + q);
-    }
-  }
-}
-
-namespace norm_backward_layernorm_768_add_b2_ {
+namespace norm_layernorm_768_add_b2_r3539740272_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -316,84 +494,59 @@ enum : uint32_t {
 SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
 }  // namespace
 
-SF_KERNEL(norm_backward_layernorm_768_add_b2, 96, 5)
-(const uint16_t *__restrict__ dout, const float *__restrict__ s, const float *__restrict__ stats, const float *__restrict__ w,
- const float *__restrict__ dx, float *__restrict__ ds, uint16_t *__restrict__ dy, float *__restrict__ sums, uint32_t tokens) {
-  using namespace norm_backward_layernorm_768_add_b2_;
-  const uint32_t thread = sf_thread(), first = sf_block_x() * 16;
-  const uint32_t rows = tokens - first < 16 ? tokens - first : 16;
-  float dw[kShares][kPiece], db[kShares][kPiece];
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++)
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) dw[i][q] = db[i][q] = 0.0f;
-#pragma unroll 1
-  for (uint32_t r = 0; r < rows; r++) {
-    const uint32_t row = first + r;
-    const size_t at = (size_t)row * kHidden;
-    const sf_f2 stat = sf_load<sf_f2>(stats + 2 * row);
-    const float mean = stat.x, rstd = stat.y;
-    float sum_g = 0.0f;
-    // g = dout*w and n = (s - mean)*rstd stay in registers between the sums and
-    // their use.
-    float g[kShares][kPiece], n[kShares][kPiece], sum_gn = 0.0f;
-#pragma unroll
-    for (uint32_t i = 0; i < kShares; i++) {
-      const uint32_t piece = thread + i * kThreads;
-      sf_load_bf16<kPiece>(g[i], dout + at + piece * kPiece);
-#pragma unroll
-      for (uint32_t q = 0; q < kPiece; q += 4) {
-        float f[4];
-        sf_load4(n[i] + q, s + at + piece * kPiece + q);
-        sf_load4(f, w + piece * kPiece + q);
-#pragma unroll
-        for (uint32_t j = q; j < q + 4; j++) {
-          n[i][j] = (n[i][j] - mean) * rstd;
-          dw[i][j] += g[i][j] * n[i][j];
-          db[i][j] += g[i][j];
-          g[i][j] *= f[j - q];
-          sum_g += g[i][j];
-          sum_gn += g[i][j] * n[i][j];
-        }
-      }
-    }
-    // Rows take turns with the room for their sums: one barrier a row is enough.
-    const uint32_t room = (r & 1) * kSums;
-    const sf_f2 both = sf_block_sums<kWarps>(sum_g, sum_gn, room);
-    const float mean_g = both.x * (1.0f / kHidden), mean_gn = both.y * (1.0f / kHidden);
-#pragma unroll
-    for (uint32_t i = 0; i < kShares; i++) {
-      const uint32_t piece = thread + i * kThreads;
-#pragma unroll
-      for (uint32_t q = 0; q < kPiece; q += 4) {
-        float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (dx) sf_load4(d, dx + at + piece * kPiece + q);
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++) g[i][q + j] = d[j] + rstd * (g[i][q + j] - mean_g - n[i][q + j] * mean_gn);
-        sf_store4(ds + at + piece * kPiece + q, g[i] + q);
-      }
-#pragma unroll
-      for (uint32_t k = 0; k < kBlocks; k++) {
-        float d[kRun];
-#pragma unroll
-        for (uint32_t q = 0; q < kRun; q++) d[q] = g[i][q * kBlocks + k];
-        sf_store_bf16<kRun>(dy + at + place(piece, k), d);
-      }
-    }
-  }
+SF_KERNEL(norm_layernorm_768_add_b2_r3539740272, 96, 5)
+(const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
+  using namespace norm_layernorm_768_add_b2_r3539740272_;
+  const uint32_t thread = sf_thread(), row = sf_block_x();
+  const size_t at = (size_t)row * kHidden;
+  float v[kShares][kPiece], sum = 0.0f;
 #pragma unroll
   for (uint32_t i = 0; i < kShares; i++) {
     const uint32_t piece = thread + i * kThreads;
-    float *to = sums + (size_t)sf_block_x() * 1536 + piece * kPiece;
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) v[i][q] = 0.0f;
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q += 4) sf_load4(v[i] + q, x + at + piece * kPiece + q);
+#pragma unroll
+    for (uint32_t k = 0; k < kBlocks; k++) {
+      float add[kRun];
+      sf_load_bf16<kRun>(add, y + at + place(piece, k));
+#pragma unroll
+      for (uint32_t q = 0; q < kRun; q++) v[i][q * kBlocks + k] += add[q];
+    }
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q += 4) sf_store4(s + at + piece * kPiece + q, v[i] + q);
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) sum += v[i][q];
+  }
+  const float mean = sf_block_sum<kWarps>(sum, 0) * (1.0f / kHidden);
+  sum = 0.0f;
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++) {
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
+  }
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++) {
+    const uint32_t piece = thread + i * kThreads;
 #pragma unroll
     for (uint32_t q = 0; q < kPiece; q += 4) {
-      sf_store4(to + q, dw[i] + q);
-      sf_store4(to + kHidden + q, db[i] + q);
+      float f[4];
+      sf_load4(f, w + piece * kPiece + q);
+#pragma unroll
+      for (uint32_t j = 0; j < 4; j++) v[i][q + j] = (v[i][q + j] - mean) * rstd * f[j];
+      sf_load4(f, b + piece * kPiece + q);
+#pragma unroll
+      for (uint32_t j = 0; j < 4; j++) v[i][q + j] += f[j];
     }
+    sf_store_bf16<kPiece>(out + at + piece * kPiece, v[i]);
   }
 }
 
-namespace norm_backward_layernorm_768_add_b4_ {
+namespace norm_layernorm_768_add_b4_r3539740272_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -405,84 +558,123 @@ enum : uint32_t {
 SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
 }  // namespace
 
-SF_KERNEL(norm_backward_layernorm_768_add_b4, 96, 5)
-(const uint16_t *__restrict__ dout, const float *__restrict__ s, const float *__restrict__ stats, const float *__restrict__ w,
- const float *__restrict__ dx, float *__restrict__ ds, uint16_t *__restrict__ dy, float *__restrict__ sums, uint32_t tokens) {
-  using namespace norm_backward_layernorm_768_add_b4_;
-  const uint32_t thread = sf_thread(), first = sf_block_x() * 16;
-  const uint32_t rows = tokens - first < 16 ? tokens - first : 16;
-  float dw[kShares][kPiece], db[kShares][kPiece];
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++)
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) dw[i][q] = db[i][q] = 0.0f;
-#pragma unroll 1
-  for (uint32_t r = 0; r < rows; r++) {
-    const uint32_t row = first + r;
-    const size_t at = (size_t)row * kHidden;
-    const sf_f2 stat = sf_load<sf_f2>(stats + 2 * row);
-    const float mean = stat.x, rstd = stat.y;
-    float sum_g = 0.0f;
-    // g = dout*w and n = (s - mean)*rstd stay in registers between the sums and
-    // their use.
-    float g[kShares][kPiece], n[kShares][kPiece], sum_gn = 0.0f;
-#pragma unroll
-    for (uint32_t i = 0; i < kShares; i++) {
-      const uint32_t piece = thread + i * kThreads;
-      sf_load_bf16<kPiece>(g[i], dout + at + piece * kPiece);
-#pragma unroll
-      for (uint32_t q = 0; q < kPiece; q += 4) {
-        float f[4];
-        sf_load4(n[i] + q, s + at + piece * kPiece + q);
-        sf_load4(f, w + piece * kPiece + q);
-#pragma unroll
-        for (uint32_t j = q; j < q + 4; j++) {
-          n[i][j] = (n[i][j] - mean) * rstd;
-          dw[i][j] += g[i][j] * n[i][j];
-          db[i][j] += g[i][j];
-          g[i][j] *= f[j - q];
-          sum_g += g[i][j];
-          sum_gn += g[i][j] * n[i][j];
-        }
-      }
-    }
-    // Rows take turns with the room for their sums: one barrier a row is enough.
-    const uint32_t room = (r & 1) * kSums;
-    const sf_f2 both = sf_block_sums<kWarps>(sum_g, sum_gn, room);
-    const float mean_g = both.x * (1.0f / kHidden), mean_gn = both.y * (1.0f / kHidden);
-#pragma unroll
-    for (uint32_t i = 0; i < kShares; i++) {
-      const uint32_t piece = thread + i * kThreads;
-#pragma unroll
-      for (uint32_t q = 0; q < kPiece; q += 4) {
-        float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (dx) sf_load4(d, dx + at + piece * kPiece + q);
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++) g[i][q + j] = d[j] + rstd * (g[i][q + j] - mean_g - n[i][q + j] * mean_gn);
-        sf_store4(ds + at + piece * kPiece + q, g[i] + q);
-      }
-#pragma unroll
-      for (uint32_t k = 0; k < kBlocks; k++) {
-        float d[kRun];
-#pragma unroll
-        for (uint32_t q = 0; q < kRun; q++) d[q] = g[i][q * kBlocks + k];
-        sf_store_bf16<kRun>(dy + at + place(piece, k), d);
-      }
-    }
-  }
+SF_KERNEL(norm_layernorm_768_add_b4_r3539740272, 96, 5)
+(const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
+  using namespace norm_layernorm_768_add_b4_r3539740272_;
+  const uint32_t thread = sf_thread(), row = sf_block_x();
+  const size_t at = (size_t)row * kHidden;
+  float v[kShares][kPiece], sum = 0.0f;
 #pragma unroll
   for (uint32_t i = 0; i < kShares; i++) {
     const uint32_t piece = thread + i * kThreads;
-    float *to = sums + (size_t)sf_block_x() * 1536 + piece * kPiece;
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) v[i][q] = 0.0f;
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q += 4) sf_load4(v[i] + q, x + at + piece * kPiece + q);
+#pragma unroll
+    for (uint32_t k = 0; k < kBlocks; k++) {
+      float add[kRun];
+      sf_load_bf16<kRun>(add, y + at + place(piece, k));
+#pragma unroll
+      for (uint32_t q = 0; q < kRun; q++) v[i][q * kBlocks + k] += add[q];
+    }
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q += 4) sf_store4(s + at + piece * kPiece + q, v[i] + q);
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) sum += v[i][q];
+  }
+  const float mean = sf_block_sum<kWarps>(sum, 0) * (1.0f / kHidden);
+  sum = 0.0f;
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++) {
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
+  }
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++) {
+    const uint32_t piece = thread + i * kThreads;
 #pragma unroll
     for (uint32_t q = 0; q < kPiece; q += 4) {
-      sf_store4(to + q, dw[i] + q);
-      sf_store4(to + kHidden + q, db[i] + q);
+      float f[4];
+      sf_load4(f, w + piece * kPiece + q);
+#pragma unroll
+      for (uint32_t j = 0; j < 4; j++) v[i][q + j] = (v[i][q + j] - mean) * rstd * f[j];
+      sf_load4(f, b + piece * kPiece + q);
+#pragma unroll
+      for (uint32_t j = 0; j < 4; j++) v[i][q + j] += f[j];
     }
+    sf_store_bf16<kPiece>(out + at + piece * kPiece, v[i]);
   }
 }
 
-namespace norm_layernorm_768_ {
+namespace norm_layernorm_768_add_r3539740272_ {
+// A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
+// of kBlocks blocks of y.
+enum : uint32_t {
+  kHidden = 768, kBlocks = 1, kRun = 8, kPiece = 8, kPieces = 96,
+  kThreads = 96, kWarps = 3, kShares = 1, kSums = 32,
+};
+
+// place is where the neighbours of a piece lie in block b of a row of y.
+SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
+}  // namespace
+
+SF_KERNEL(norm_layernorm_768_add_r3539740272, 96, 5)
+(const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
+  using namespace norm_layernorm_768_add_r3539740272_;
+  const uint32_t thread = sf_thread(), row = sf_block_x();
+  const size_t at = (size_t)row * kHidden;
+  float v[kShares][kPiece], sum = 0.0f;
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++) {
+    const uint32_t piece = thread + i * kThreads;
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) v[i][q] = 0.0f;
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q += 4) sf_load4(v[i] + q, x + at + piece * kPiece + q);
+#pragma unroll
+    for (uint32_t k = 0; k < kBlocks; k++) {
+      float add[kRun];
+      sf_load_bf16<kRun>(add, y + at + place(piece, k));
+#pragma unroll
+      for (uint32_t q = 0; q < kRun; q++) v[i][q * kBlocks + k] += add[q];
+    }
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q += 4) sf_store4(s + at + piece * kPiece + q, v[i] + q);
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) sum += v[i][q];
+  }
+  const float mean = sf_block_sum<kWarps>(sum, 0) * (1.0f / kHidden);
+  sum = 0.0f;
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++) {
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
+  }
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
+#pragma unroll
+  for (uint32_t i = 0; i < kShares; i++) {
+    const uint32_t piece = thread + i * kThreads;
+#pragma unroll
+    for (uint32_t q = 0; q < kPiece; q += 4) {
+      float f[4];
+      sf_load4(f, w + piece * kPiece + q);
+#pragma unroll
+      for (uint32_t j = 0; j < 4; j++) v[i][q + j] = (v[i][q + j] - mean) * rstd * f[j];
+      sf_load4(f, b + piece * kPiece + q);
+#pragma unroll
+      for (uint32_t j = 0; j < 4; j++) v[i][q + j] += f[j];
+    }
+    sf_store_bf16<kPiece>(out + at + piece * kPiece, v[i]);
+  }
+}
+
+namespace norm_layernorm_768_r3592643805_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -493,10 +685,10 @@ enum : uint32_t {
 
 }  // namespace
 
-SF_KERNEL(norm_layernorm_768, 96, 5)
+SF_KERNEL(norm_layernorm_768_r3592643805, 96, 5)
 (const float *__restrict__ x, const float *__restrict__ w,
  const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_768_;
+  using namespace norm_layernorm_768_r3592643805_;
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const size_t at = (size_t)row * kHidden;
   float v[kShares][kPiece], sum = 0.0f;
@@ -536,199 +728,7 @@ SF_KERNEL(norm_layernorm_768, 96, 5)
   }
 }
 
-namespace norm_layernorm_768_add_ {
-// A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
-// of kBlocks blocks of y.
-enum : uint32_t {
-  kHidden = 768, kBlocks = 1, kRun = 8, kPiece = 8, kPieces = 96,
-  kThreads = 96, kWarps = 3, kShares = 1, kSums = 32,
-};
-
-// place is where the neighbours of a piece lie in block b of a row of y.
-SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
-}  // namespace
-
-SF_KERNEL(norm_layernorm_768_add, 96, 5)
-(const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_768_add_;
-  const uint32_t thread = sf_thread(), row = sf_block_x();
-  const size_t at = (size_t)row * kHidden;
-  float v[kShares][kPiece], sum = 0.0f;
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++) {
-    const uint32_t piece = thread + i * kThreads;
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) v[i][q] = 0.0f;
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q += 4) sf_load4(v[i] + q, x + at + piece * kPiece + q);
-#pragma unroll
-    for (uint32_t k = 0; k < kBlocks; k++) {
-      float add[kRun];
-      sf_load_bf16<kRun>(add, y + at + place(piece, k));
-#pragma unroll
-      for (uint32_t q = 0; q < kRun; q++) v[i][q * kBlocks + k] += add[q];
-    }
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q += 4) sf_store4(s + at + piece * kPiece + q, v[i] + q);
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) sum += v[i][q];
-  }
-  const float mean = sf_block_sum<kWarps>(sum, 0) * (1.0f / kHidden);
-  sum = 0.0f;
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++) {
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
-  }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
-  if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++) {
-    const uint32_t piece = thread + i * kThreads;
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q += 4) {
-      float f[4];
-      sf_load4(f, w + piece * kPiece + q);
-#pragma unroll
-      for (uint32_t j = 0; j < 4; j++) v[i][q + j] = (v[i][q + j] - mean) * rstd * f[j];
-      sf_load4(f, b + piece * kPiece + q);
-#pragma unroll
-      for (uint32_t j = 0; j < 4; j++) v[i][q + j] += f[j];
-    }
-    sf_store_bf16<kPiece>(out + at + piece * kPiece, v[i]);
-  }
-}
-
-namespace norm_layernorm_768_add_b2_ {
-// A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
-// of kBlocks blocks of y.
-enum : uint32_t {
-  kHidden = 768, kBlocks = 2, kRun = 4, kPiece = 8, kPieces = 96,
-  kThreads = 96, kWarps = 3, kShares = 1, kSums = 32,
-};
-
-// place is where the neighbours of a piece lie in block b of a row of y.
-SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
-}  // namespace
-
-SF_KERNEL(norm_layernorm_768_add_b2, 96, 5)
-(const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_768_add_b2_;
-  const uint32_t thread = sf_thread(), row = sf_block_x();
-  const size_t at = (size_t)row * kHidden;
-  float v[kShares][kPiece], sum = 0.0f;
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++) {
-    const uint32_t piece = thread + i * kThreads;
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) v[i][q] = 0.0f;
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q += 4) sf_load4(v[i] + q, x + at + piece * kPiece + q);
-#pragma unroll
-    for (uint32_t k = 0; k < kBlocks; k++) {
-      float add[kRun];
-      sf_load_bf16<kRun>(add, y + at + place(piece, k));
-#pragma unroll
-      for (uint32_t q = 0; q < kRun; q++) v[i][q * kBlocks + k] += add[q];
-    }
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q += 4) sf_store4(s + at + piece * kPiece + q, v[i] + q);
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) sum += v[i][q];
-  }
-  const float mean = sf_block_sum<kWarps>(sum, 0) * (1.0f / kHidden);
-  sum = 0.0f;
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++) {
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
-  }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
-  if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++) {
-    const uint32_t piece = thread + i * kThreads;
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q += 4) {
-      float f[4];
-      sf_load4(f, w + piece * kPiece + q);
-#pragma unroll
-      for (uint32_t j = 0; j < 4; j++) v[i][q + j] = (v[i][q + j] - mean) * rstd * f[j];
-      sf_load4(f, b + piece * kPiece + q);
-#pragma unroll
-      for (uint32_t j = 0; j < 4; j++) v[i][q + j] += f[j];
-    }
-    sf_store_bf16<kPiece>(out + at + piece * kPiece, v[i]);
-  }
-}
-
-namespace norm_layernorm_768_add_b4_ {
-// A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
-// of kBlocks blocks of y.
-enum : uint32_t {
-  kHidden = 768, kBlocks = 4, kRun = 2, kPiece = 8, kPieces = 96,
-  kThreads = 96, kWarps = 3, kShares = 1, kSums = 32,
-};
-
-// place is where the neighbours of a piece lie in block b of a row of y.
-SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
-}  // namespace
-
-SF_KERNEL(norm_layernorm_768_add_b4, 96, 5)
-(const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_768_add_b4_;
-  const uint32_t thread = sf_thread(), row = sf_block_x();
-  const size_t at = (size_t)row * kHidden;
-  float v[kShares][kPiece], sum = 0.0f;
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++) {
-    const uint32_t piece = thread + i * kThreads;
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) v[i][q] = 0.0f;
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q += 4) sf_load4(v[i] + q, x + at + piece * kPiece + q);
-#pragma unroll
-    for (uint32_t k = 0; k < kBlocks; k++) {
-      float add[kRun];
-      sf_load_bf16<kRun>(add, y + at + place(piece, k));
-#pragma unroll
-      for (uint32_t q = 0; q < kRun; q++) v[i][q * kBlocks + k] += add[q];
-    }
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q += 4) sf_store4(s + at + piece * kPiece + q, v[i] + q);
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) sum += v[i][q];
-  }
-  const float mean = sf_block_sum<kWarps>(sum, 0) * (1.0f / kHidden);
-  sum = 0.0f;
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++) {
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
-  }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
-  if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
-#pragma unroll
-  for (uint32_t i = 0; i < kShares; i++) {
-    const uint32_t piece = thread + i * kThreads;
-#pragma unroll
-    for (uint32_t q = 0; q < kPiece; q += 4) {
-      float f[4];
-      sf_load4(f, w + piece * kPiece + q);
-#pragma unroll
-      for (uint32_t j = 0; j < 4; j++) v[i][q + j] = (v[i][q + j] - mean) * rstd * f[j];
-      sf_load4(f, b + piece * kPiece + q);
-#pragma unroll
-      for (uint32_t j = 0; j < 4; j++) v[i][q + j] += f[j];
-    }
-    sf_store_bf16<kPiece>(out + at + piece * kPiece, v[i]);
-  }
-}
-
-SF_KERNEL(pack_bf16, 256, 4)
+SF_KERNEL(pack_bf16_r2662083329, 256, 4)
 (const float *__restrict__ w, uint16_t *__restrict__ pack, uint32_t entries) {
   const uint32_t at = (sf_block_x() * 256 + sf_thread()) * 8;
   if (at >= entries) return;
@@ -738,7 +738,7 @@ SF_KERNEL(pack_bf16, 256, 4)
   sf_store_bf16<8>(pack + at, v);
 }
 
-SF_KERNEL(rotate_12x12x64, 96, 10)
+SF_KERNEL(rotate_12x12x64_r3925034212, 96, 10)
 (uint16_t *__restrict__ qkv, const int32_t *__restrict__ positions, const float *__restrict__ cos, const float *__restrict__ sin, float sign) {
   enum : uint32_t { kSize = 64, kRun = 8, kEach = 4 };
   const uint32_t row = sf_block_x(), position = sf_load<uint32_t>(positions + row);
@@ -762,7 +762,7 @@ SF_KERNEL(rotate_12x12x64, 96, 10)
   }
 }
 
-SF_KERNEL(rotate_cache_12x12x64, 160, 6)
+SF_KERNEL(rotate_cache_12x12x64_r1808608547, 160, 6)
 (uint16_t *__restrict__ qkv, const int32_t *__restrict__ positions, const float *__restrict__ cos, const float *__restrict__ sin, float sign, const int32_t *__restrict__ seqs, uint16_t *__restrict__ keys, uint16_t *__restrict__ values, uint32_t capacity) {
   enum : uint32_t { kHeads = 12, kKVHeads = 12, kSize = 64, kRun = 8, kEach = 4 };
   const uint32_t row = sf_block_x(), position = sf_load<uint32_t>(positions + row);
@@ -788,7 +788,7 @@ SF_KERNEL(rotate_cache_12x12x64, 160, 6)
   }
 }
 
-SF_KERNEL(sum_squares, 256, 4)
+SF_KERNEL(sum_squares_r702367985, 256, 4)
 (const float *__restrict__ grad, float *__restrict__ sums, uint32_t entries) {
   float sum = 0.0f;
 #pragma unroll

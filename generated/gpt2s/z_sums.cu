@@ -2,7 +2,7 @@
 
 #include "z_device.cuh"
 
-SF_KERNEL(columns_bf16_2304, 256, 8)
+SF_KERNEL(columns_bf16_2304_r2445870316, 256, 8)
 (const uint16_t *__restrict__ x, float *__restrict__ sums, uint32_t tokens, uint32_t rows) {
   const uint32_t thread = sf_thread(), lane = thread / 8, group = thread % 8;
   const uint32_t col = (sf_block_x() * 8 + group) * 8;
@@ -35,7 +35,7 @@ SF_KERNEL(columns_bf16_2304, 256, 8)
   sf_store(sums + (size_t)sf_block_y() * 2304 + col + half * 4, s);
 }
 
-SF_KERNEL(columns_bf16_3072, 256, 8)
+SF_KERNEL(columns_bf16_3072_r409194907, 256, 8)
 (const uint16_t *__restrict__ x, float *__restrict__ sums, uint32_t tokens, uint32_t rows) {
   const uint32_t thread = sf_thread(), lane = thread / 8, group = thread % 8;
   const uint32_t col = (sf_block_x() * 8 + group) * 8;
@@ -68,7 +68,7 @@ SF_KERNEL(columns_bf16_3072, 256, 8)
   sf_store(sums + (size_t)sf_block_y() * 3072 + col + half * 4, s);
 }
 
-SF_KERNEL(columns_bf16_768, 256, 8)
+SF_KERNEL(columns_bf16_768_r3725064000, 256, 8)
 (const uint16_t *__restrict__ x, float *__restrict__ sums, uint32_t tokens, uint32_t rows) {
   const uint32_t thread = sf_thread(), lane = thread / 8, group = thread % 8;
   const uint32_t col = (sf_block_x() * 8 + group) * 8;
@@ -101,7 +101,7 @@ SF_KERNEL(columns_bf16_768, 256, 8)
   sf_store(sums + (size_t)sf_block_y() * 768 + col + half * 4, s);
 }
 
-SF_KERNEL(finish_192x24, 64, 4)
+SF_KERNEL(finish_192x24_r1508732814, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 192) return;
@@ -119,7 +119,7 @@ SF_KERNEL(finish_192x24, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 192 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_192x6, 64, 4)
+SF_KERNEL(finish_192x6_r1995820405, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 192) return;
@@ -137,7 +137,7 @@ SF_KERNEL(finish_192x6, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 192 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_2304x3_bias, 64, 4)
+SF_KERNEL(finish_2304x3_bias_r2428342139, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 2304) return;
@@ -160,7 +160,7 @@ SF_KERNEL(finish_2304x3_bias, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 2304 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_256x12, 64, 4)
+SF_KERNEL(finish_256x12_r1681340260, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 256) return;
@@ -178,7 +178,7 @@ SF_KERNEL(finish_256x12, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 256 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_256x20, 64, 4)
+SF_KERNEL(finish_256x20_r1733560778, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 256) return;
@@ -196,7 +196,7 @@ SF_KERNEL(finish_256x20, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 256 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_256x3, 64, 4)
+SF_KERNEL(finish_256x3_r570859049, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 256) return;
@@ -214,7 +214,7 @@ SF_KERNEL(finish_256x3, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 256 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_256x6, 64, 4)
+SF_KERNEL(finish_256x6_r1288728177, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 256) return;
@@ -232,7 +232,7 @@ SF_KERNEL(finish_256x6, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 256 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_3072x3_bias_gelu, 64, 4)
+SF_KERNEL(finish_3072x3_bias_gelu_r3006000670, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 3072) return;
@@ -259,7 +259,7 @@ SF_KERNEL(finish_3072x3_bias_gelu, 64, 4)
     sf_store((uint16_t *)c + place, sf_pack8(v));
 }
 
-SF_KERNEL(finish_3072x3_dgelu, 64, 4)
+SF_KERNEL(finish_3072x3_dgelu_r2294413480, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 3072) return;
@@ -282,7 +282,7 @@ SF_KERNEL(finish_3072x3_dgelu, 64, 4)
     sf_store((uint16_t *)c + place, sf_pack8(v));
 }
 
-SF_KERNEL(finish_384x16, 64, 4)
+SF_KERNEL(finish_384x16_r3190130463, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 384) return;
@@ -300,7 +300,7 @@ SF_KERNEL(finish_384x16, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 384 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_384x6, 64, 4)
+SF_KERNEL(finish_384x6_r2044374933, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 384) return;
@@ -318,7 +318,7 @@ SF_KERNEL(finish_384x6, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 384 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_512x10, 64, 4)
+SF_KERNEL(finish_512x10_r1719404424, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 512) return;
@@ -336,7 +336,7 @@ SF_KERNEL(finish_512x10, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 512 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_512x12, 64, 4)
+SF_KERNEL(finish_512x12_r1058996453, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 512) return;
@@ -354,7 +354,7 @@ SF_KERNEL(finish_512x12, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 512 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_512x3, 64, 4)
+SF_KERNEL(finish_512x3_r3858004423, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 512) return;
@@ -372,7 +372,7 @@ SF_KERNEL(finish_512x3, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 512 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_512x6, 64, 4)
+SF_KERNEL(finish_512x6_r1633402898, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 512) return;
@@ -390,25 +390,7 @@ SF_KERNEL(finish_512x6, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 512 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_768x3, 64, 4)
-(const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
-  const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
-  if (at >= 768) return;
-  float v[8];
-#pragma unroll
-  for (int q = 0; q < 8; q++) v[q] = 0.0f;
-#pragma unroll
-  for (uint32_t part = 0; part < 3; part++)
-#pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
-      const sf_f4 s = sf_load<sf_f4>(parts + ((size_t)part * tokens + r) * 768 + at + 4 * q);
-      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
-    }
-
-    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
-}
-
-SF_KERNEL(finish_768x3_bias, 64, 4)
+SF_KERNEL(finish_768x3_bias_r2036775, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 768) return;
@@ -431,7 +413,25 @@ SF_KERNEL(finish_768x3_bias, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_768x4_bias, 64, 4)
+SF_KERNEL(finish_768x3_r1923201218, 64, 4)
+(const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
+  const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
+  if (at >= 768) return;
+  float v[8];
+#pragma unroll
+  for (int q = 0; q < 8; q++) v[q] = 0.0f;
+#pragma unroll
+  for (uint32_t part = 0; part < 3; part++)
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load<sf_f4>(parts + ((size_t)part * tokens + r) * 768 + at + 4 * q);
+      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
+    }
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+}
+
+SF_KERNEL(finish_768x4_bias_r953483924, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 768) return;
@@ -454,25 +454,7 @@ SF_KERNEL(finish_768x4_bias, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_768x6, 64, 4)
-(const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
-  const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
-  if (at >= 768) return;
-  float v[8];
-#pragma unroll
-  for (int q = 0; q < 8; q++) v[q] = 0.0f;
-#pragma unroll
-  for (uint32_t part = 0; part < 6; part++)
-#pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
-      const sf_f4 s = sf_load<sf_f4>(parts + ((size_t)part * tokens + r) * 768 + at + 4 * q);
-      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
-    }
-
-    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
-}
-
-SF_KERNEL(finish_768x6_bias, 64, 4)
+SF_KERNEL(finish_768x6_bias_r2352144712, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 768) return;
@@ -495,7 +477,25 @@ SF_KERNEL(finish_768x6_bias, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_768x8, 64, 4)
+SF_KERNEL(finish_768x6_r1615144839, 64, 4)
+(const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
+  const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
+  if (at >= 768) return;
+  float v[8];
+#pragma unroll
+  for (int q = 0; q < 8; q++) v[q] = 0.0f;
+#pragma unroll
+  for (uint32_t part = 0; part < 6; part++)
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load<sf_f4>(parts + ((size_t)part * tokens + r) * 768 + at + 4 * q);
+      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
+    }
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+}
+
+SF_KERNEL(finish_768x8_r2618978972, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 768) return;
@@ -513,25 +513,7 @@ SF_KERNEL(finish_768x8, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
 }
 
-SF_KERNEL(finish_768x9, 64, 4)
-(const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
-  const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
-  if (at >= 768) return;
-  float v[8];
-#pragma unroll
-  for (int q = 0; q < 8; q++) v[q] = 0.0f;
-#pragma unroll
-  for (uint32_t part = 0; part < 9; part++)
-#pragma unroll
-    for (int q = 0; q < 8 / 4; q++) {
-      const sf_f4 s = sf_load<sf_f4>(parts + ((size_t)part * tokens + r) * 768 + at + 4 * q);
-      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
-    }
-
-    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
-}
-
-SF_KERNEL(finish_768x9_bias, 64, 4)
+SF_KERNEL(finish_768x9_bias_r2737789492, 64, 4)
 (const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
   const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
   if (at >= 768) return;
@@ -554,7 +536,25 @@ SF_KERNEL(finish_768x9_bias, 64, 4)
     sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
 }
 
-SF_KERNEL(sum_1, 256, 8)
+SF_KERNEL(finish_768x9_r4028108139, 64, 4)
+(const float *__restrict__ parts, const float *__restrict__ bias, uint16_t *__restrict__ pre, void *__restrict__ c, uint32_t tokens) {
+  const uint32_t r = sf_block_x(), at = (sf_block_y() * 64 + sf_thread()) * 8;
+  if (at >= 768) return;
+  float v[8];
+#pragma unroll
+  for (int q = 0; q < 8; q++) v[q] = 0.0f;
+#pragma unroll
+  for (uint32_t part = 0; part < 9; part++)
+#pragma unroll
+    for (int q = 0; q < 8 / 4; q++) {
+      const sf_f4 s = sf_load<sf_f4>(parts + ((size_t)part * tokens + r) * 768 + at + 4 * q);
+      v[4 * q] += s.x, v[4 * q + 1] += s.y, v[4 * q + 2] += s.z, v[4 * q + 3] += s.w;
+    }
+
+    sf_store((uint16_t *)c + (size_t)r * 768 + at, sf_pack8(v));
+}
+
+SF_KERNEL(sum_1_r4053117865, 256, 8)
 (const float *__restrict__ parts, float *sum, uint32_t n, uint32_t count, uint32_t accumulate) {
   const uint32_t column = sf_thread(), down = 0;
   const uint32_t i = sf_block_x() * 256 + column;
@@ -568,7 +568,7 @@ SF_KERNEL(sum_1, 256, 8)
   sf_store(sum + i, v);
 }
 
-SF_KERNEL(sum_8, 256, 8)
+SF_KERNEL(sum_8_r2707609768, 256, 8)
 (const float *__restrict__ parts, float *sum, uint32_t n, uint32_t count, uint32_t accumulate) {
   // 8 threads share a column: the i-th adds rows i, i+8.., and then the first adds their sums.
   const uint32_t column = sf_thread() % 32, down = sf_thread() / 32;

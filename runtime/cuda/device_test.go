@@ -255,13 +255,15 @@ func TestLoad(t *testing.T) {
 	if err := d.Load([]plan.GPUKernel{ks[0], wide}); !errors.As(err, &missing) || err.Error() != "1 GPU kernels are not in this program (gemm_bf16_of_nothing)" {
 		t.Errorf("%v", err)
 	}
-	short := ks[0]
-	short.Name = "short"
-	text, _ := registered(ks[0].Name)
-	RegisterPTX(strings.Replace(text.body, ks[0].Name+"(", "short(", 1))
-	short.Params = short.Params[1:]
-	if err := d.Load([]plan.GPUKernel{short}); err == nil || !strings.Contains(err.Error(), "another version of sffngen") {
-		t.Errorf("%v", err)
+	p := ks[slices.IndexFunc(ks, func(k plan.GPUKernel) bool { return k.Template == "gemm" && !k.Plan.(plan.GPUProduct).Split() })].Plan.(plan.GPUProduct)
+	// The same product with another pipeline, or for other registers, is another kernel.
+	stages, blocks := p, p
+	stages.Stages, blocks.BlocksPerSM = 2*p.Stages, 1
+	if err := d.Load([]plan.GPUKernel{stages.Kernel()}); !errors.As(err, &missing) || missing.Stale {
+		t.Errorf("%s: %v", stages.Name(), err)
+	}
+	if err := d.Load([]plan.GPUKernel{blocks.Kernel()}); !errors.As(err, &missing) || !strings.HasSuffix(err.Error(), ", which has those of another version of sffngen") {
+		t.Errorf("%s: %v", blocks.Name(), err)
 	}
 }
 

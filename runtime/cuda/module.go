@@ -182,8 +182,25 @@ func Registered(name string) bool {
 	return ok
 }
 
-// MissingError lists kernels that the program does not have.
-type MissingError struct{ Kernels []string }
+// otherRow reports whether the program has a kernel for another row of the kernel
+// table, but of the same name otherwise.
+func otherRow(name string) bool {
+	sources.Lock()
+	defer sources.Unlock()
+	for n := range sources.kernels {
+		if plan.GPUBase(n) == plan.GPUBase(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// MissingError lists kernels that the program does not have. Stale says that it
+// has some of them as another version of sffngen made them.
+type MissingError struct {
+	Kernels []string
+	Stale   bool
+}
 
 func (e *MissingError) Error() string {
 	const shown = 3
@@ -191,7 +208,11 @@ func (e *MissingError) Error() string {
 	if len(e.Kernels) > shown {
 		names += ", ..."
 	}
-	return fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
+	s := fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
+	if e.Stale {
+		s += ", which has those of another version of sffngen"
+	}
+	return s
 }
 
 // Load makes kernels ready for use. Each is proven once for a device and a driver,
@@ -222,17 +243,12 @@ func (d *Device) Compile(ks []plan.GPUKernel) (map[string]*Kernel, error) {
 	loaded := map[string]*Kernel{}
 	bodies := map[string][]string{} // by head
 	for _, k := range ks {
-		t, ok := registered(k.Name)
-		if !ok {
+		if !Registered(k.Name) {
 			missing = append(missing, k.Name)
-			continue
-		}
-		if got := strings.Count(t.body[:strings.Index(t.body, "{")], ".param"); got != len(k.Params) {
-			return nil, fmt.Errorf("cuda: %s has %d parameters, the plan says %d: another version of sffngen made it; generate it again", k.Name, got, len(k.Params))
 		}
 	}
 	if missing != nil {
-		return nil, &MissingError{missing}
+		return nil, &MissingError{missing, slices.ContainsFunc(missing, otherRow)}
 	}
 	for _, k := range ks {
 		if loaded[k.Name] != nil {
