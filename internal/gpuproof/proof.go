@@ -116,9 +116,9 @@ func (p *Prover) ProveAt(k plan.GPUKernel, axis plan.Axis, n int) error {
 
 func (p *Prover) try(k plan.GPUKernel, prepare func(*trial, int), n int) error {
 	if prepare == nil {
-		return fmt.Errorf("%s: nobody knows how to prove kernels of %s there", k.Name, k.Template)
+		return unknown(k)
 	}
-	t := &trial{GPUKernel: k, rng: p.Rand, counts: plan.GPUCountsOf{}, in: map[string]values{}, out: make([]values, len(k.Params)), numbers: Numbers{}, left: map[string]bool{}}
+	t := newTrial(k, p.Rand)
 	prepare(t, n)
 	if err := p.run(t); err != nil {
 		if e := (*Mismatch)(nil); errors.As(err, &e) {
@@ -127,6 +127,10 @@ func (p *Prover) try(k plan.GPUKernel, prepare func(*trial, int), n int) error {
 		return fmt.Errorf("%s: %v: %w", k.Name, t.counts, err)
 	}
 	return nil
+}
+
+func unknown(k plan.GPUKernel) error {
+	return fmt.Errorf("%s: nobody knows how to prove kernels of %s there", k.Name, k.Template)
 }
 
 // trial is one launch, and what must come of it.
@@ -147,6 +151,10 @@ type trial struct {
 	// not nil, adds points to those that are compared when not all are.
 	ran    func(point int, only func([3]int) bool) bool
 	sample func(add func(point int))
+}
+
+func newTrial(k plan.GPUKernel, rng *rand.Rand) *trial {
+	return &trial{GPUKernel: k, rng: rng, counts: plan.GPUCountsOf{}, in: map[string]values{}, out: make([]values, len(k.Params)), numbers: Numbers{}, left: map[string]bool{}}
 }
 
 // wanted takes what must be stored at a place of an array, and how far it may be
@@ -329,3 +337,48 @@ const (
 	ulp32    = 1.0 / (1 << 24)
 	roundoff = 1.0 / 256
 )
+
+// Inputs are what a launch is given, for measurements: the bytes of arrays that
+// are read or updated, and the sizes of those that are written.
+type Inputs struct {
+	Counts  plan.GPUCountsOf
+	Arrays  map[string][]byte
+	Written map[string]int
+	Numbers Numbers
+}
+
+// Bytes of all arrays together: what a kernel moves that touches each once.
+func (in *Inputs) Bytes() (n int) {
+	for _, b := range in.Arrays {
+		n += len(b)
+	}
+	for _, size := range in.Written {
+		n += size
+	}
+	return n
+}
+
+// Prepare draws what a proof with so many rows of a batch gives a kernel.
+func Prepare(k plan.GPUKernel, rows int, rng *rand.Rand) (*Inputs, error) {
+	f := families[k.Template]
+	if f.rows == nil {
+		return nil, unknown(k)
+	}
+	t := newTrial(k, rng)
+	f.rows(t, rows)
+	in := &Inputs{Counts: t.counts, Arrays: map[string][]byte{}, Written: map[string]int{}, Numbers: t.numbers}
+	for _, p := range k.Params {
+		size := 0
+		if p.Type.Array() {
+			size = p.Bytes(t.counts)
+		}
+		switch v, given := t.in[p.Name]; {
+		case size == 0 || t.left[p.Name]:
+		case given:
+			in.Arrays[p.Name] = v.data
+		case p.Access == plan.Written:
+			in.Written[p.Name] = size
+		}
+	}
+	return in, nil
+}

@@ -69,7 +69,7 @@ func (r *Runner) Launch(k plan.GPUKernel, c plan.GPUCountsOf, a gpuproof.Arrays,
 	for _, p := range k.Params {
 		switch {
 		case p.Type == plan.Float32:
-			args[p.Name] = floatBits(n[p.Name])
+			args[p.Name] = Float32Bits(n[p.Name])
 		case p.Type == plan.Uint32 && p.Count == "":
 			args[p.Name] = Uint32(n[p.Name])
 		}
@@ -79,11 +79,6 @@ func (r *Runner) Launch(k plan.GPUKernel, c plan.GPUCountsOf, a gpuproof.Arrays,
 	}
 	return r.s.Wait()
 }
-
-// floatBits is a Float32 by its bits.
-type floatBits uint32
-
-func (f floatBits) value() uint64 { return uint64(f) }
 
 // Read is that of [gpuproof.Runner].
 func (r *Runner) Read(a gpuproof.Array) ([]byte, error) {

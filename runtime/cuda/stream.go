@@ -59,6 +59,9 @@ type (
 	Float32 float32
 )
 
+// Float32Bits is the Float32 of these bits.
+func Float32Bits(bits uint32) Float32 { return Float32(math.Float32frombits(bits)) }
+
 func (b Buffer) value() uint64  { return uint64(b.at) }
 func (n Uint32) value() uint64  { return uint64(n) }
 func (n Int) value() uint64     { return uint64(n) }
