@@ -311,7 +311,10 @@ func (d *Device) module(image *byte) (m driver.Module, err error) {
 		d.modules = append(d.modules, m)
 		d.loaded = append(d.loaded, image)
 	}
-	return m, errors.Join(err, log.Close())
+	if e := log.Close(); err == nil {
+		err = e
+	}
+	return m, err
 }
 
 // find looks a kernel up in a module, and is nil where that has it not.
