@@ -40,7 +40,8 @@ type Package struct {
 	// Models are those that FFNs and Linears belong to, if any: on GPUs they have
 	// kernels around their products.
 	Models []spec.Model
-	// ISAs to emit; empty means all that have assembly.
+	// ISAs to emit; empty means all that have assembly. CUDA alone makes a package
+	// without anything for CPUs.
 	ISAs []kernel.ISA
 	// NVCC is the CUDA compiler; empty looks for one. Dir is the folder whose
 	// PTX serves where it is fresh.
@@ -204,12 +205,16 @@ func (p Package) Files() ([]File, error) {
 		}
 		files = append(files, cpu...)
 	}
+	cpus := slices.ContainsFunc(isas, func(isa kernel.ISA) bool { return isa != CUDA })
 	if len(p.FFNs) > 0 {
-		src, err := bind.FFNs(p.Name, p.doc(), p.FFNs)
+		src, err := bind.FFNs(p.Name, p.doc(cpus), p.FFNs, cpus)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, File{"z_ffn.go", src})
+	}
+	if !cpus {
+		return files, nil
 	}
 	test, err := bind.Test(p.Name, p.FFNs, len(kernels) > 0)
 	if err != nil {
@@ -218,9 +223,13 @@ func (p Package) Files() ([]File, error) {
 	return append(files, File{"z_kernels_test.go", test}), nil
 }
 
-func (p Package) doc() string {
+func (p Package) doc(cpus bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Package %s holds kernels specialised for these shapes, registered when the\npackage is linked:\n\n", p.Name)
+	what := "kernels"
+	if !cpus {
+		what = "GPU kernels"
+	}
+	fmt.Fprintf(&b, "Package %s holds %s specialised for these shapes, registered when the\npackage is linked:\n\n", p.Name, what)
 	for _, f := range p.FFNs {
 		fmt.Fprintf(&b, "  - %s\n", f.Name())
 	}
