@@ -36,7 +36,7 @@ func explainKernels(b *bytes.Buffer, ks []plan.GPUKernel) {
 	for _, k := range ks {
 		fmt.Fprintf(b, "  %s: %d threads, %d bytes of shared memory, %d blocks a multiprocessor, at most %d registers", k.Name, k.Threads, k.SharedBytes, k.BlocksPerSM, k.MaxRegisters())
 		if p, ok := k.Plan.(plan.GPUProduct); ok && k.Counts.MMA > 0 {
-			fmt.Fprintf(b, "; %d x %d warps, %d stages; a stage: %d mma, %d ldmatrix", p.Tile.WarpsM, p.Tile.WarpsN, p.Stages, k.Counts.MMA, k.Counts.LDMatrix)
+			fmt.Fprintf(b, "; %d x %d warps, %d stages; a stage: %d mma, %d ldmatrix; shared memory feeds %.0f FLOP a clock", p.Tile.WarpsM, p.Tile.WarpsN, p.Stages, k.Counts.MMA, k.Counts.LDMatrix, p.Tile.SharedFLOPs())
 			if p.Split() {
 				fmt.Fprintf(b, "; %d parts of %d stages", p.Parts, p.PartSteps())
 			}
@@ -47,7 +47,7 @@ func explainKernels(b *bytes.Buffer, ks []plan.GPUKernel) {
 
 func explainRoofline(b *bytes.Buffer, names []string, layers []plan.GPULayer) {
 	fmt.Fprintf(b, "  roofline of forward in microseconds: a model, never timed on hardware; fused and merged have no kernels yet\n")
-	fmt.Fprintf(b, "  %-5s %6s %-5s %11s %9s %9s   %-11s %-10s %8s %9s %8s\n", "chip", "tokens", "layer", plan.OneByOne, plan.Fused, plan.Merged, "best", "bound by", "MB", "GFLOP", "launches")
+	fmt.Fprintf(b, "  %-5s %6s %-5s %11s %9s %9s   %-11s %-13s %8s %9s %8s\n", "chip", "tokens", "layer", plan.OneByOne, plan.Fused, plan.Merged, "best", "bound by", "MB", "GFLOP", "launches")
 	for _, g := range plan.GPUs {
 		for _, m := range roofTokens {
 			for i, l := range layers {
@@ -57,7 +57,7 @@ func explainRoofline(b *bytes.Buffer, names []string, layers []plan.GPULayer) {
 					us[e.Variant] = fmt.Sprintf("%.1f", 1e6*e.Seconds)
 				}
 				best := plan.Fastest(es)
-				fmt.Fprintf(b, "  %-5s %6d %-5s %11s %9s %9s   %-11s %-10s %8.3g %9.3g %8d\n", g.Name, m, names[i], us[plan.OneByOne], us[plan.Fused], us[plan.Merged],
+				fmt.Fprintf(b, "  %-5s %6d %-5s %11s %9s %9s   %-11s %-13s %8.3g %9.3g %8d\n", g.Name, m, names[i], us[plan.OneByOne], us[plan.Fused], us[plan.Merged],
 					best.Variant, best.Why(g), best.Bytes/1e6, best.FLOPs/1e9, best.Launches)
 			}
 		}

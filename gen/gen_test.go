@@ -1,9 +1,17 @@
 package gen
 
 import (
+	"bytes"
 	"flag"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+
+	"github.com/structuredffn/sffn/gen/cuda"
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 var update = flag.Bool("update", false, "write generated/anyshape and testdata")
@@ -26,5 +34,43 @@ func TestAnyShapeFresh(t *testing.T) {
 	}
 	if len(changed) > 0 {
 		t.Errorf("stale files %v: run make generate", changed)
+	}
+}
+
+// A package for GPUs alone has nothing for CPUs, and needs no toolkit where its
+// kernels are fresh: the committed ones are what is written.
+func TestGPUPackage(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv(cuda.EnvHome, "")
+	for _, name := range []string{"gpt2m", "gpt2l"} {
+		var models []spec.Model
+		for _, kind := range []string{"dense", "lowrank-63", "lowrank-32", "blockdense-63", "blockdense-32", "blockshuffle-63", "blockshuffle-32"} {
+			c, err := specfile.Load(name + "-" + kind)
+			if err != nil {
+				t.Fatal(err)
+			}
+			models = append(models, c.Model)
+		}
+		p := Of(name, models...)
+		p.ISAs, p.Dir = []kernel.ISA{CUDA}, filepath.Join("..", "generated", name)
+		files, err := p.Files()
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed, err := Diff(p.Dir, files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(changed) > 0 {
+			t.Errorf("%s: stale files %v: run make generate", name, changed)
+		}
+		for _, f := range files {
+			if strings.HasSuffix(f.Name, "_test.go") || strings.Contains(f.Name, "amd64") || bytes.Contains(f.Data, []byte("func New")) {
+				t.Errorf("%s: %s is for CPUs", name, f.Name)
+			}
+		}
+		if !slices.ContainsFunc(files, func(f File) bool { return f.Name == "z_ffn.go" && bytes.Contains(f.Data, []byte("var SpecDense =")) }) {
+			t.Errorf("%s has no specs of its networks", name)
+		}
 	}
 }

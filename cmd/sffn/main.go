@@ -5,7 +5,9 @@ package main
 import (
 	"github.com/structuredffn/sffn/cmd/sffn/tool"
 	_ "github.com/structuredffn/sffn/generated/demo"  // kernels of the demo's shapes
-	_ "github.com/structuredffn/sffn/generated/gpt2s" // and of the paper's S shapes
+	_ "github.com/structuredffn/sffn/generated/gpt2l" // of the paper's L shapes, for GPUs
+	_ "github.com/structuredffn/sffn/generated/gpt2m" // of its M shapes, for GPUs
+	_ "github.com/structuredffn/sffn/generated/gpt2s" // and of its S shapes
 )
 
 func main() { tool.Main() }

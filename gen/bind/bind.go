@@ -143,9 +143,10 @@ func library(pkg, image string) *jen.File {
 	return f
 }
 
-// FFNs writes the specs and constructors of a package's networks. A single
-// one is named Spec and New; several carry the kind and its size.
-func FFNs(pkg, doc string, ffns []spec.FFN) ([]byte, error) {
+// FFNs writes the specs of a package's networks and, where it has kernels for CPUs,
+// their constructors. A single one is named Spec and New; several carry the kind
+// and its size.
+func FFNs(pkg, doc string, ffns []spec.FFN, cpus bool) ([]byte, error) {
 	f := newFile(pkg)
 	for line := range strings.Lines(doc) {
 		f.PackageComment("// " + strings.TrimSuffix(line, "\n"))
@@ -173,6 +174,9 @@ func FFNs(pkg, doc string, ffns []spec.FFN) ([]byte, error) {
 				g.Id("Guide").Op(":").True()
 			}
 		})
+		if !cpus {
+			continue
+		}
 		f.Commentf("New%s binds the weights of the %s to these kernels, or to the\nportable ones where the CPU has no vector unit that they know.", suffix, what)
 		f.Func().Id("New"+suffix).Params(jen.Id("w").Qual(rtPath, "FFNWeights"), jen.Id("opt").Qual(rtPath, "Options")).
 			Params(jen.Op("*").Qual(rtPath, "FFN"), jen.Error()).

@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/templates"
 )
 
@@ -34,15 +36,16 @@ func Sources(kernels []plan.GPUKernel) (Files, error) {
 	return files, nil
 }
 
-// What is made of a source file: the text that any device's driver compiles, and
-// the machine code of Architectures in one image.
+// What is made of a source file: the text that any device's driver compiles,
+// packed by [gz.Pack], and the machine code of Architectures in one image.
 const (
-	PTX    = ".ptx"
+	PTX    = ".ptx.gz"
 	Fatbin = ".fatbin"
 )
 
 func sourceName(file string) string { return "z_" + file + ".cu" }
 func ptxName(file string) string    { return "z_" + file + PTX }
+func textName(file string) string   { return "z_" + file + ".ptx" }
 func fatbinName(file string) string { return "z_" + file + Fatbin }
 
 // names lists the files of kernels among the sources.
@@ -60,6 +63,47 @@ func (f Files) names() []string {
 // Manifest is the name of the file that ties sources, PTX and machine code
 // together.
 const Manifest = "z_cuda.txt"
+
+// PTX is the text of a file's kernels.
+func (f Files) PTX(file string) ([]byte, error) {
+	text, err := gz.Unpack(f[ptxName(file)])
+	if err != nil {
+		err = fmt.Errorf("%s: %w", ptxName(file), err)
+	}
+	return text, err
+}
+
+// made is what a file's PTX or machine code is known by in the manifest, and its
+// content, of PTX the text.
+func (f Files) made(file, kind string) (name string, data []byte, err error) {
+	if kind == PTX {
+		data, err = f.PTX(file)
+		return textName(file), data, err
+	}
+	return fatbinName(file), f[fatbinName(file)], nil
+}
+
+// keep takes the PTX in dir for that which unpacks to the same text: another
+// version of Go packs it in another way.
+func (f Files) keep(dir string) error {
+	for _, file := range f.names() {
+		data, err := os.ReadFile(filepath.Join(dir, ptxName(file)))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		want, err := f.PTX(file)
+		if err != nil {
+			return err
+		}
+		if text, err := gz.Unpack(data); err == nil && bytes.Equal(text, want) {
+			f[ptxName(file)] = data
+		}
+	}
+	return nil
+}
 
 // sourceHash is that of everything that a file's PTX or fatbin is made from but
 // the toolkit.
@@ -89,18 +133,21 @@ func Fresh(dir string, sources Files, kinds ...string) error {
 	found := Files{Manifest: text}
 	for _, file := range sources.names() {
 		for _, kind := range kinds {
-			name := "z_" + file + kind
-			if m.Sources[name] != sourceHash(sources, file, kind) {
-				return fmt.Errorf("cuda: %s is stale: it was made from another %s", filepath.Join(dir, name), sourceName(file))
-			}
-			data, err := os.ReadFile(filepath.Join(dir, name))
+			path := filepath.Join(dir, "z_"+file+kind)
+			data, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
-			if hash(data) != m.Hashes[name] {
-				return fmt.Errorf("cuda: %s is not what %s says: it was changed by hand", filepath.Join(dir, name), Manifest)
+			found[filepath.Base(path)] = data
+			name, data, err := found.made(file, kind)
+			switch {
+			case m.Sources[name] != sourceHash(sources, file, kind):
+				return fmt.Errorf("cuda: %s is stale: it was made from another %s", path, sourceName(file))
+			case err != nil:
+				return fmt.Errorf("cuda: %s is not what %s says: it was changed by hand: %w", path, Manifest, err)
+			case hash(data) != m.Hashes[name]:
+				return fmt.Errorf("cuda: %s is not what %s says: it was changed by hand", path, Manifest)
 			}
-			found[name] = data
 		}
 	}
 	for name, data := range found {
@@ -113,7 +160,8 @@ func hash(data []byte) string { return fmt.Sprintf("%x", sha256.Sum256(data)) }
 
 // Build returns the sources of the kernels with their PTX, machine code and
 // manifest. What lies in dir is taken where it is fresh and no nvcc is named;
-// otherwise nvcc, found as [Find] does, makes it.
+// otherwise nvcc, found as [Find] does, makes it, and PTX whose text is the same
+// stays as it lies there.
 func Build(dir, nvcc string, kernels []plan.GPUKernel) (Files, error) {
 	files, err := Sources(kernels)
 	if err != nil {
@@ -130,7 +178,10 @@ func Build(dir, nvcc string, kernels []plan.GPUKernel) (Files, error) {
 		}
 		return nil, err
 	}
-	return files, t.Compile(files, kernels)
+	if err := t.Compile(files, kernels); err != nil {
+		return nil, err
+	}
+	return files, files.keep(dir)
 }
 
 // Compile adds PTX, machine code and the manifest to the sources, after it has
@@ -148,13 +199,13 @@ func (t *Toolkit) Compile(files Files, kernels []plan.GPUKernel) error {
 		}
 	}
 	for _, file := range files.names() {
-		name := ptxName(file)
+		name := textName(file)
 		ptx, err := t.compile(dir, sourceName(file))
 		if err != nil {
 			return err
 		}
 		m.Sources[name], m.Hashes[name] = sourceHash(files, file, PTX), hash(ptx)
-		files[name] = ptx
+		files[ptxName(file)] = gz.Pack(ptx)
 		if err := os.WriteFile(filepath.Join(dir, name), ptx, 0o666); err != nil {
 			return err
 		}

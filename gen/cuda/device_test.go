@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -49,7 +47,7 @@ func loadPTX(t *testing.T, dir string, kernels []plan.GPUKernel) map[string]*ptx
 	}
 	found := map[string]*ptx.Kernel{}
 	for _, file := range plan.GPUFiles(kernels) {
-		text, err := os.ReadFile(filepath.Join(dir, ptxName(file)))
+		text, err := files.PTX(file)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -214,6 +214,9 @@ func TestReproducible(t *testing.T) {
 		if err := tk.Compile(files, ks); err != nil {
 			t.Fatal(err)
 		}
+		if err := files.keep(dir); err != nil {
+			t.Fatal(err)
+		}
 		// The manifest holds the hashes of the machine code.
 		for _, name := range committed(ks, PTX) {
 			name = filepath.Join(dir, name)

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -104,8 +105,8 @@ func TestRoofline(t *testing.T) {
 		t.Errorf("one token: %+v", best)
 	}
 	es := p.FC1.Estimates(h100, 32768)
-	if best := Fastest(es); best.Variant == Merged || best.Why(h100) != "arithmetic" {
-		t.Errorf("32768 tokens: %+v", best)
+	if best := Fastest(es); best.Variant == Merged || best.Why(h100) != "shared memory" {
+		t.Errorf("32768 tokens: %+v, bound by %s", best, best.Why(h100))
 	}
 	if e := es[0]; e.Launches != 2 || e.FLOPs != 2*32768*256*(768+3072) || e.Bytes != 2*(256*(768+3072)+32768*(768+3072+2*256)) {
 		t.Errorf("one by one: %+v", e)
@@ -116,6 +117,43 @@ func TestRoofline(t *testing.T) {
 	}
 	if es := wide.FC1.Estimates(h100, 1); len(es) != 2 || es[1].Variant != Merged {
 		t.Errorf("an intermediate of 512 does not fit beside a tile: %+v", es)
+	}
+}
+
+// What the data sheets say, and what tiles leave of it: shared memory has operands
+// for a warp of 64 x 32 at the rate of an A100's tensor cores, at half that of an
+// H100's, and for narrower warps at less.
+func TestSharedFLOPs(t *testing.T) {
+	for i, sheet := range []float64{312e12, 989e12} {
+		if g := GPUs[i]; math.Abs(g.perSecond(g.MMA)/sheet-1) > 0.005 {
+			t.Errorf("%s: %.4g operations a second, the data sheet says %.4g", g.Name, g.perSecond(g.MMA), sheet)
+		}
+	}
+	for _, c := range []struct {
+		tile       Tile
+		want       float64
+		a100, h100 string // what binds a product that is large enough
+	}{
+		// (8 warps x (64+32) + 128+128) x 2 bytes in 128 a clock, for 2 x 128 x 128
+		{Tile{128, 128, 2, 4}, 2048, "tensor cores", "shared memory"},
+		{Tile{128, 64, 2, 4}, 16384 / 13.0, "shared memory", "shared memory"},
+		{Tile{64, 64, 2, 4}, 1024, "shared memory", "shared memory"},
+		{Tile{16, 64, 1, 4}, 2048 / 3.25, "shared memory", "shared memory"},
+		{Tile{256, 128, 2, 2}, 65536 / 18.0, "tensor cores", "tensor cores"},
+	} {
+		if got := c.tile.SharedFLOPs(); math.Abs(got-c.want) > 1e-9*c.want {
+			t.Errorf("%+v: %v operations a clock, want %v", c.tile, got, c.want)
+		}
+		for i, want := range []string{c.a100, c.h100} {
+			var e Estimate
+			e.add(GPUs[i], 1e12, 1e12/GPUs[i].shared(c.tile), 1, 1000)
+			if got := e.Why(GPUs[i]); got != want {
+				t.Errorf("%+v on %s is bound by %s, want %s", c.tile, GPUs[i].Name, got, want)
+			}
+			if least := 1e12 / min(GPUs[i].tensor(), GPUs[i].shared(c.tile)); math.Abs(e.Seconds-GPUs[i].Launch-least) > 1e-9*least {
+				t.Errorf("%+v on %s: %v seconds, want %v", c.tile, GPUs[i].Name, e.Seconds, least)
+			}
+		}
 	}
 }
 

@@ -2,21 +2,49 @@ package plan
 
 import "github.com/structuredffn/sffn/gen/spec"
 
-// GPU describes a chip for the roofline. The numbers are assumptions, not
-// measurements: what mma.sync kernels and streams of memory are known to reach.
+// GPU describes a chip for the roofline. Nothing of it is measured.
 type GPU struct {
 	Name string
-	// FLOPS are bf16 operations and Bandwidth bytes a second, Launch the seconds
-	// that a kernel takes at least.
-	FLOPS, Bandwidth, Launch float64
-	// Multiprocessors that a launch must fill.
+	// Multiprocessors that a launch must fill, and their Clock in Hz under load, as
+	// the data sheet's peaks have it.
 	Multiprocessors int
+	Clock           float64
+	// MMA are the dense bf16 operations of a multiprocessor in a clock, the data
+	// sheet's peak by the two numbers above, and Reached the part of them that
+	// mma.sync is assumed to reach.
+	MMA, Reached float64
+	// Bandwidth is what streams of global memory are assumed to reach, in bytes a
+	// second, Launch the seconds that a kernel is assumed to take at least.
+	Bandwidth, Launch float64
 }
 
-// GPUs lists the chips that plans are shown for.
+// GPUs lists the chips that plans are shown for: the A100 with 312 TFLOP/s by its
+// data sheet, and the H100 SXM with 989, of which only wgmma reaches more than
+// 62 to 65 %.
 var GPUs = []GPU{
-	{"A100", 240e12, 1.7e12, 1.5e-6, 108},
-	{"H100", 450e12, 2.9e12, 1.5e-6, 132},
+	{"A100", 108, 1.41e9, 2048, 0.77, 1.7e12, 1.5e-6},
+	{"H100", 132, 1.83e9, 4096, 0.63, 2.9e12, 1.5e-6},
+}
+
+// tensor are the operations a second that the tensor cores are assumed to reach,
+// shared those for which shared memory has the operands of a tile.
+func (g GPU) tensor() float64       { return g.Reached * g.perSecond(g.MMA) }
+func (g GPU) shared(t Tile) float64 { return g.perSecond(t.SharedFLOPs()) }
+
+// perSecond is a number of a clock and multiprocessor for the chip and a second.
+func (g GPU) perSecond(n float64) float64 { return n * g.Clock * float64(g.Multiprocessors) }
+
+// sharedClock are the bytes that a multiprocessor's shared memory moves in a clock,
+// on all chips: 32 banks of 4.
+const sharedClock = 128
+
+// SharedFLOPs are the operations in a clock for which shared memory has the
+// operands: each warp reads its rows and columns of a stage, and the block's copies
+// have written all of them before. Both are as long as the stage is deep, in bf16.
+func (t Tile) SharedFLOPs() float64 {
+	reads := t.WarpsM * t.WarpsN * (t.M/t.WarpsM + t.N/t.WarpsN)
+	writes := t.M + t.N
+	return sharedClock * 2 * float64(t.M*t.N) / float64(2*(reads+writes))
 }
 
 // Variant is a way to run a layer forward.
@@ -30,22 +58,28 @@ const (
 	Merged   Variant = "merged"
 )
 
-// Estimate is the roofline of one variant for a number of tokens: the longer
-// of arithmetic and traffic of each launch, both slowed down by the
-// multiprocessors that stay empty, and the launches.
+// Estimate is the roofline of one variant for a number of tokens: the longest
+// of arithmetic, its operands in shared memory and global traffic of each launch,
+// all slowed down by the multiprocessors that stay empty, and the launches.
 type Estimate struct {
 	Variant      Variant
 	Launches     int
-	FLOPs, Bytes float64
+	FLOPs, Bytes float64 // Bytes are those of global memory.
 	Seconds      float64
+	// What each would take alone.
+	tensor, shared, global float64
 }
 
-func (e *Estimate) add(g GPU, flops, bytes float64, blocks int) {
+// add adds a launch with so many operations, the seconds of their operands in shared
+// memory, and bytes of global memory.
+func (e *Estimate) add(g GPU, flops, shared, bytes float64, blocks int) {
 	fill := min(1, float64(blocks)/float64(g.Multiprocessors))
 	e.Launches++
 	e.FLOPs += flops
 	e.Bytes += bytes
-	e.Seconds += g.Launch + max(flops/g.FLOPS, bytes/g.Bandwidth)/fill
+	tensor, global := flops/g.tensor(), bytes/g.Bandwidth
+	e.tensor, e.shared, e.global = e.tensor+tensor, e.shared+shared, e.global+global
+	e.Seconds += g.Launch + max(tensor, shared, global)/fill
 }
 
 // product adds the launches of a product: its own, whose parts of sums go
@@ -58,13 +92,14 @@ func (e *Estimate) product(g GPU, k GPUProduct, tokens int) {
 	m := float64(tokens)
 	w := float64(k.Blocks) * float64(k.Cols()) * float64(k.Depth())
 	in, out := 2*m*float64(k.Blocks*k.Depth()), 2*m*float64(k.Blocks*k.Cols())
+	shared := 2 * m * w / g.shared(k.Tile)
 	if !k.Split() {
-		e.add(g, 2*m*w, 2*w+in+out, blocks(k.Kernel()))
+		e.add(g, 2*m*w, shared, 2*w+in+out, blocks(k.Kernel()))
 		return
 	}
 	parts := 2 * float64(k.Parts) * out
-	e.add(g, 2*m*w, 2*w+in+parts, blocks(k.Kernel()))
-	e.add(g, 0, parts+out, blocks(GPUFinish{k}.Kernel()))
+	e.add(g, 2*m*w, shared, 2*w+in+parts, blocks(k.Kernel()))
+	e.add(g, 0, 0, parts+out, blocks(GPUFinish{k}.Kernel()))
 }
 
 // seconds is the modelled time of a product.
@@ -75,7 +110,8 @@ func (k GPUProduct) seconds(g GPU, tokens int) float64 {
 }
 
 // fusedRows and fusedRank bound what a fused kernel holds in shared memory:
-// 64 rows of an intermediate of 256.
+// 64 rows of an intermediate of 256. Its warps are taken to have the tiles that each
+// factor has by itself.
 const (
 	fusedRows = 64
 	fusedRank = 256
@@ -100,7 +136,11 @@ func (l GPULayer) Estimates(g GPU, tokens int) []Estimate {
 	m, w, rows := float64(tokens), float64(s.Weights()), up(tokens, fusedRows)/fusedRows
 	if mid := l.Factors[0].Blocks * l.Factors[0].Factor.Out; mid <= fusedRank {
 		f := Estimate{Variant: Fused}
-		f.add(g, 2*m*w, 2*(w+m*float64(s.In+s.Out)), rows)
+		shared := 0.0
+		for _, k := range l.Factors {
+			shared += 2 * m * float64(k.Factor.Weights()) / g.shared(k.Forward.Tile)
+		}
+		f.add(g, 2*m*w, shared, 2*(w+m*float64(s.In+s.Out)), rows)
 		es = append(es, f)
 	}
 	dense, err := newGPULayer(NewLayer(spec.Linear{Kind: spec.Dense, In: s.In, Out: s.Out}), "", "")
@@ -128,8 +168,10 @@ func (e Estimate) Why(g GPU) string {
 	switch {
 	case e.Seconds < 2*g.Launch*float64(e.Launches):
 		return "launches"
-	case e.FLOPs/g.FLOPS > e.Bytes/g.Bandwidth:
-		return "arithmetic"
+	case e.global >= max(e.tensor, e.shared):
+		return "memory"
+	case e.shared > e.tensor:
+		return "shared memory"
 	}
-	return "memory"
+	return "tensor cores"
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
-//go:embed z_attention.ptx z_backward_data.ptx z_backward_weight.ptx z_forward.ptx z_passes.ptx z_sums.ptx
+//go:embed z_attention.ptx.gz z_backward_data.ptx.gz z_backward_weight.ptx.gz z_forward.ptx.gz z_passes.ptx.gz z_sums.ptx.gz
 var ptx embed.FS
 
 func init() {

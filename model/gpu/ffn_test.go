@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -21,15 +20,7 @@ import (
 // gen/cuda's tests hold to their plans.
 func register(t *testing.T) {
 	t.Helper()
-	files, err := filepath.Glob("../../gen/cuda/testdata/golden/*.ptx")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no PTX: %v", err)
-	}
-	for _, f := range files {
-		src, err := os.ReadFile(f)
-		must(t, err)
-		cuda.RegisterPTX(string(src))
-	}
+	cuda.Register(os.DirFS("../../gen/cuda/testdata/golden"))
 }
 
 // golden is a case of the reference's manifest.

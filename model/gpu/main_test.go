@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	gencuda "github.com/structuredffn/sffn/gen/cuda"
@@ -46,7 +47,7 @@ func prepare() error {
 			return err
 		}
 		for name, data := range files {
-			if name == gencuda.Manifest || filepath.Ext(name) == ".ptx" {
+			if name == gencuda.Manifest || strings.HasSuffix(name, gencuda.PTX) {
 				if err := os.WriteFile(filepath.Join(kernelsDir, name), data, 0o644); err != nil {
 					return err
 				}
@@ -55,11 +56,7 @@ func prepare() error {
 	} else if err := gencuda.Fresh(kernelsDir, files, gencuda.PTX); err != nil {
 		return fmt.Errorf("%w\nrun go test ./model/gpu -update with the CUDA toolkit", err)
 	}
-	for name, data := range files {
-		if filepath.Ext(name) == ".ptx" {
-			cuda.RegisterPTX(string(data))
-		}
-	}
+	cuda.Register(os.DirFS(kernelsDir))
 	return nil
 }
 

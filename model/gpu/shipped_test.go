@@ -9,6 +9,7 @@ import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/specfile"
 	_ "github.com/structuredffn/sffn/generated/gpt2s"
+	"github.com/structuredffn/sffn/internal/gz"
 )
 
 var full = flag.Bool("full", false, "load all shipped kernels, which takes a minute or two")
@@ -24,7 +25,9 @@ func TestShippedMachineCode(t *testing.T) {
 		if want, err := os.ReadFile("../../generated/gpt2s/z_passes.fatbin"); err != nil || !bytes.Equal(fatbin, want) {
 			t.Errorf("the image is not z_passes.fatbin (%v)", err)
 		}
-		src, err := os.ReadFile("../../generated/gpt2s/z_passes.ptx")
+		data, err := os.ReadFile("../../generated/gpt2s/z_passes.ptx.gz")
+		must(t, err)
+		src, err := gz.Unpack(data)
 		must(t, err)
 		return string(src)
 	}

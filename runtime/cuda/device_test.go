@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -22,6 +21,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/fakecuda"
 	"github.com/structuredffn/sffn/internal/gpuproof"
+	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
@@ -213,14 +213,8 @@ var small = []spec.FFN{
 
 func kernels(t *testing.T, fs ...spec.FFN) []plan.GPUKernel {
 	t.Helper()
-	files, err := filepath.Glob("../../gen/cuda/testdata/*/*.ptx")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no PTX: %v", err)
-	}
-	for _, f := range files {
-		src, err := os.ReadFile(f)
-		must(t, err)
-		RegisterPTX(string(src))
+	for _, dir := range []string{"small", "golden", "edges", "passes"} {
+		Register(os.DirFS("../../gen/cuda/testdata/" + dir))
 	}
 	var ps []plan.GPUFFN
 	for _, f := range fs {
@@ -267,14 +261,40 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// A folder whose PTX cannot be read is an error of every kernel, which names the
+// file.
+func TestDamagedPTX(t *testing.T) {
+	defer func() { sources.unread = nil }()
+	for name, c := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"cut":          {gz.Pack([]byte(".version 7.0\n"))[:20], "cuda: z_cut.ptx.gz: unexpected EOF"},
+		"not packed":   {[]byte(".version 7.0\n"), "cuda: z_not packed.ptx.gz: gzip: invalid header"},
+		"without end":  {gz.Pack(make([]byte, gz.Limit+1)), "cuda: z_without end.ptx.gz: gzip: more than 67108864 bytes of text"},
+		"as it should": {gz.Pack([]byte(".version 7.0\n")), "1 GPU kernels are not in this program (none)"},
+	} {
+		sources.unread = nil
+		Register(fstest.MapFS{"z_" + name + ".ptx.gz": {Data: c.data}, "z_cuda.txt": {Data: []byte("no PTX")}})
+		d := open(t, fakecuda.New())
+		for range 2 {
+			if err := d.Load([]plan.GPUKernel{{Name: "none"}}); err == nil || err.Error() != c.want {
+				t.Errorf("%s: %v, want %s", name, err, c.want)
+			}
+		}
+	}
+}
+
 // Machine code comes before PTX where the driver takes it: for the chips that it
 // was made for, if the driver is not older. Elsewhere the driver compiles PTX, and
 // the device says why. Both are compared with the CPU's kernels.
 func TestMachineCode(t *testing.T) {
 	const dir = "../../generated/gpt2s"
-	src, err := os.ReadFile(dir + "/z_passes.ptx")
+	Register(os.DirFS(dir))
+	data, err := os.ReadFile(dir + "/z_passes.ptx.gz")
 	must(t, err)
-	RegisterPTX(string(src))
+	src, err := gz.Unpack(data)
+	must(t, err)
 	committed, err := os.ReadFile(dir + "/z_passes.fatbin")
 	must(t, err)
 	ks := plan.GPUUnique([]plan.GPUKernel{plan.PackBF16.Kernel(), plan.SumSquares.Kernel()})

@@ -1,18 +1,17 @@
 package cuda
 
 import (
-	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
@@ -35,7 +34,7 @@ type text struct{ head, body string }
 // machine code.
 var sources struct {
 	sync.Mutex
-	unread  []embed.FS
+	unread  []fs.FS
 	kernels map[string]text
 	images  []func(file string) *byte
 }
@@ -101,45 +100,54 @@ func (d *Device) assembled(p plan.GPUKernel) (*Kernel, error) {
 	return nil, nil
 }
 
-// Register adds the kernels of a folder's PTX, by name, to those that devices
-// load; generated packages call it when they are linked. A kernel that several
-// packages bring is the same one.
-func Register(files embed.FS) {
+// packedPTX is how the names of files of PTX end, in which sffngen packs them.
+const packedPTX = ".ptx.gz"
+
+// Register adds the kernels of a folder's PTX (*.ptx.gz), by name, to those that
+// devices load; generated packages call it when they are linked. A kernel that
+// several packages bring is the same one. Files are read when a device first needs
+// a kernel.
+func Register(files fs.FS) {
 	sources.Lock()
 	defer sources.Unlock()
 	sources.unread = append(sources.unread, files)
 }
 
 // registered is the text of a kernel.
-func registered(name string) (text, bool) {
+func registered(name string) (t text, ok bool, err error) {
 	sources.Lock()
 	defer sources.Unlock()
-	for _, files := range sources.unread {
-		names, err := files.ReadDir(".")
-		if err != nil {
-			panic("cuda: " + err.Error())
+	for len(sources.unread) > 0 {
+		if err := read(sources.unread[0]); err != nil {
+			return t, false, err
 		}
-		for _, f := range names {
-			if path.Ext(f.Name()) != ".ptx" {
-				continue
-			}
-			src, err := files.ReadFile(f.Name())
-			if err != nil {
-				panic("cuda: " + err.Error())
-			}
-			add(string(src))
-		}
+		sources.unread = sources.unread[1:]
 	}
-	sources.unread = nil
-	t, ok := sources.kernels[name]
-	return t, ok
+	t, ok = sources.kernels[name]
+	return t, ok, nil
 }
 
-// RegisterPTX adds the kernels of one module's text.
-func RegisterPTX(src string) {
-	sources.Lock()
-	defer sources.Unlock()
-	add(src)
+// read adds what a folder has.
+func read(files fs.FS) error {
+	entries, err := fs.ReadDir(files, ".")
+	if err != nil {
+		return fmt.Errorf("cuda: %w", err)
+	}
+	for _, f := range entries {
+		if !strings.HasSuffix(f.Name(), packedPTX) {
+			continue
+		}
+		data, err := fs.ReadFile(files, f.Name())
+		if err != nil {
+			return fmt.Errorf("cuda: %w", err)
+		}
+		src, err := gz.Unpack(data)
+		if err != nil {
+			return fmt.Errorf("cuda: %s: %w", f.Name(), err)
+		}
+		add(string(src))
+	}
+	return nil
 }
 
 func add(src string) {
@@ -174,12 +182,6 @@ func split(src string) map[string]text {
 		ts[name] = text{head.String(), b}
 	}
 	return ts
-}
-
-// Registered reports whether the program has a kernel of that name.
-func Registered(name string) bool {
-	_, ok := registered(name)
-	return ok
 }
 
 // otherRow reports whether the program has a kernel for another row of the kernel
@@ -240,12 +242,17 @@ func (d *Device) Load(ks []plan.GPUKernel) error {
 // that it compiles, and returns them by name. Nobody has tried them.
 func (d *Device) Compile(ks []plan.GPUKernel) (map[string]*Kernel, error) {
 	var missing []string
-	loaded := map[string]*Kernel{}
+	texts, loaded := map[string]text{}, map[string]*Kernel{}
 	bodies := map[string][]string{} // by head
 	for _, k := range ks {
-		if !Registered(k.Name) {
+		t, ok, err := registered(k.Name)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
 			missing = append(missing, k.Name)
 		}
+		texts[k.Name] = t
 	}
 	if missing != nil {
 		return nil, &MissingError{missing, slices.ContainsFunc(missing, otherRow)}
@@ -254,13 +261,15 @@ func (d *Device) Compile(ks []plan.GPUKernel) (map[string]*Kernel, error) {
 		if loaded[k.Name] != nil {
 			continue
 		}
-		if a, err := d.assembled(k); err != nil {
+		a, err := d.assembled(k)
+		if err != nil {
 			return nil, err
-		} else if a != nil {
+		}
+		if a != nil {
 			loaded[k.Name] = a
 			continue
 		}
-		t, _ := registered(k.Name)
+		t := texts[k.Name]
 		if !slices.Contains(bodies[t.head], t.body) {
 			bodies[t.head] = append(bodies[t.head], t.body)
 		}
@@ -271,8 +280,7 @@ func (d *Device) Compile(ks []plan.GPUKernel) (map[string]*Kernel, error) {
 		}
 	}
 	for name, k := range loaded {
-		t, _ := registered(name)
-		k.hash += identify(k, t)
+		k.hash += identify(k, texts[name])
 	}
 	return loaded, nil
 }

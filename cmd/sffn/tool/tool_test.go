@@ -35,17 +35,7 @@ const gpuTestdata = "../../../model/gpu/testdata"
 // that driver.
 func mainOnFake() {
 	loadDriver = func() (*driver.API, error) { return fakecuda.New().API(), nil }
-	files, err := filepath.Glob(filepath.Join(os.Getenv("GPU"), "kernels", "*.ptx"))
-	if err != nil || len(files) == 0 {
-		panic("no kernels in " + os.Getenv("GPU"))
-	}
-	for _, f := range files {
-		src, err := os.ReadFile(f)
-		if err != nil {
-			panic(err)
-		}
-		cuda.RegisterPTX(string(src))
-	}
+	cuda.Register(os.DirFS(filepath.Join(os.Getenv("GPU"), "kernels")))
 	fatbin := []byte{0x50, 0xed, 0x55, 0xba, 1, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 	cuda.RegisterImages(func(string) *byte { return &fatbin[0] })
 	Main()
