@@ -65,7 +65,7 @@ func (d *Device) API() *driver.API {
 		DeviceGetAttribute: func(v *int32, a driver.Attribute, dev driver.Device) driver.Result {
 			return of(dev, func() driver.Result {
 				n, ok := map[driver.Attribute]int{driver.Multiprocessors: 4, driver.ComputeMajor: d.Compute[0], driver.ComputeMinor: d.Compute[1], driver.MaxSharedOptin: maxShared,
-					driver.ClockRate: 1_410_000, driver.MemoryClockRate: 1_215_000, driver.MemoryBusWidth: 5120, driver.L2CacheSize: 1 << 20}[a]
+					driver.ClockRate: 1_410_000, driver.MemoryClockRate: 1_215_000, driver.MemoryBusWidth: 5120, driver.L2CacheSize: 64 << 10}[a]
 				if !ok {
 					return driver.InvalidValue
 				}
