@@ -96,6 +96,7 @@ func (d *Device) API() *driver.API {
 			}
 			if d.retained[dev]--; d.retained[dev] == 0 {
 				delete(d.retained, dev)
+				d.reset()
 			}
 			return driver.Success
 		},
@@ -141,7 +142,12 @@ func (d *Device) API() *driver.API {
 			return remove(d, d.host, p)
 		},
 		MemcpyHtoDAsync: func(to driver.Pointer, from unsafe.Pointer, n uint64, s driver.Stream) driver.Result {
-			return d.copying(to, n, s, func(dst []byte) { copy(dst, unsafe.Slice((*byte)(from), n)) })
+			return d.copying(to, n, s, func(dst []byte) {
+				copy(dst, unsafe.Slice((*byte)(from), n))
+				if d.TamperCopy != nil {
+					d.TamperCopy(dst)
+				}
+			})
 		},
 		MemcpyDtoHAsync: func(to unsafe.Pointer, from driver.Pointer, n uint64, s driver.Stream) driver.Result {
 			return d.in(func() driver.Result {

@@ -39,6 +39,10 @@ type Device struct {
 	Assembled func(fatbin []byte) (ptx string)
 	// Tamper, where not nil, may change a module's text before it is read.
 	Tamper func(ptx string) string
+	// TamperLaunch, where not nil, may change the grid of a launch, and TamperCopy
+	// what a copy has left in device memory: faults of a driver or a device.
+	TamperLaunch func(kernel string, grid *[3]int)
+	TamperCopy   func(to []byte)
 
 	mu       sync.Mutex
 	mem      ptx.Memory
@@ -157,6 +161,23 @@ func (d *Device) fail(text string) driver.Result {
 	return d.failure
 }
 
+// reset ends the loss of a context with the last that holds it: all that was in it
+// is gone.
+func (d *Device) reset() {
+	if d.failure == driver.Success {
+		return
+	}
+	d.failure, d.used, d.mem = driver.Success, 0, ptx.Memory{}
+	clear(d.buffers)
+	clear(d.host)
+	clear(d.streams)
+	clear(d.events)
+	clear(d.modules)
+	clear(d.kernels)
+	clear(d.graphs)
+	clear(d.execs)
+}
+
 // enqueue adds work to a stream, or to the graph that it is captured in.
 func (d *Device) enqueue(s driver.Stream, work op) driver.Result {
 	st, ok := d.streams[s]
@@ -218,6 +239,9 @@ func (d *Device) find(p driver.Pointer, n uint64) (b *ptx.Buffer, off int) {
 
 func (d *Device) launch(k *function, grid [3]int, block, shared int, args []uint64) driver.Result {
 	d.Seed++
+	if d.TamperLaunch != nil {
+		d.TamperLaunch(k.Name, &grid)
+	}
 	r, err := k.Run(&d.mem, ptx.Launch{Grid: grid, Block: block, Shared: shared, Seed: d.Seed, Args: args})
 	if err != nil {
 		return d.fail(err.Error())

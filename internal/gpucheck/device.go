@@ -93,7 +93,7 @@ func (c *check) device() error {
 			if err := c.tick(); err != nil {
 				return err
 			}
-			c.check(k.Name+", "+what, p.Prove(k, quickRows))
+			c.check(what, p.Prove(k, quickRows))
 		}
 		if err := r.Close(); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -34,6 +35,9 @@ type Config struct {
 	// take Steps steps and decode, Timed those of the tables of steps and tokens.
 	Kernels, Trained, Timed []*specfile.Config
 	Steps                   int
+	// Match, where not nil, leaves out kernels of other names in the parts that
+	// prove and time them.
+	Match *regexp.Regexp
 	// Golden says whether the golden cases run: the program has their kernels.
 	Golden bool
 	// Rows are the sizes that kernels are proven at, TimedRows those of their times,
@@ -302,6 +306,12 @@ func (c *check) table() ([]plan.GPUKernel, error) {
 			return nil, fmt.Errorf("%s: %w", m.Model.Name, err)
 		}
 		ks = append(ks, k...)
+	}
+	if c.Match != nil {
+		ks = slices.DeleteFunc(ks, func(k plan.GPUKernel) bool { return !c.Match.MatchString(k.Name) })
+	}
+	if len(ks) == 0 {
+		return nil, errors.New("no kernel is to be checked")
 	}
 	return plan.GPUUnique(ks), nil
 }

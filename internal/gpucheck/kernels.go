@@ -61,7 +61,7 @@ func (c *check) kernels() error {
 				return errors.Join(err, r.Close())
 			}
 			err := p.Prove(k, rows)
-			if !c.check(fmt.Sprintf("%s with %d rows", k.Name, rows), err) {
+			if !c.check(fmt.Sprintf("%d rows", rows), err) {
 				proof.Problem = err.Error()
 				if lost(err) { // the driver runs nothing more in this context
 					if err := c.reopen(ks); err != nil {

@@ -142,7 +142,7 @@ func (c *check) time(k plan.GPUKernel, in *gpuproof.Inputs) (t Timing, err error
 		}
 		err = errors.Join(err, s.Close(), c.d.Trim())
 	}()
-	sets := min(mostBuffers, 1+cacheTimes*c.d.L2Cache/max(1, in.Bytes()))
+	sets := min(mostBuffers, 2+cacheTimes*c.d.L2Cache/max(1, in.Bytes()))
 	var args []cuda.Args
 	for range sets {
 		a := cuda.Args{}

@@ -125,7 +125,7 @@ func clip(t *trial, n int, finite bool) {
 // not finite leaves everything as it is.
 func adamW(t *trial, n int, finite bool) {
 	t.counts[plan.Entries] = n
-	const lr, beta1, beta2, eps, decay, clip, steps = 1e-2, 0.9, 0.95, 1e-8, 0.1, 0.3, 4
+	const lr, beta1, beta2, eps, decay, clip, steps = 1e-2, 0.9, 0.95, 1e-3, 0.1, 0.3, 4 // an eps that shows
 	w, m, g := t.draw("w", 1), t.draw("m", 0.1), t.draw("grad", 1)
 	v := t.draw("v", 0.1)
 	for i := range n {

@@ -96,7 +96,7 @@ func TestOpen(t *testing.T) {
 		t.Error(got)
 	}
 	if d.UUID != "GPU-5ffa4e00-0000-0000-0000-000000000000" || d.Driver != 12040 || d.Library != "PTX interpreter" || d.TotalMemory != 2<<30 ||
-		d.L2Cache != 1<<20 || d.ClockRate != 1.41e9 || d.MemoryBandwidth != 1555.2e9 {
+		d.L2Cache != 64<<10 || d.ClockRate != 1.41e9 || d.MemoryBandwidth != 1555.2e9 {
 		t.Errorf("%+v", d)
 	}
 	// The device that was asked for is the one that is used.
@@ -213,8 +213,8 @@ var small = []spec.FFN{
 
 func kernels(t *testing.T, fs ...spec.FFN) []plan.GPUKernel {
 	t.Helper()
-	for _, dir := range []string{"small", "golden", "edges", "passes"} {
-		Register(os.DirFS("../../gen/cuda/testdata/" + dir))
+	for _, dir := range []string{"gen/cuda/testdata/small", "gen/cuda/testdata/edges", "gen/cuda/testdata/passes", "internal/goldenkernels/layers"} {
+		Register(os.DirFS("../../" + dir))
 	}
 	var ps []plan.GPUFFN
 	for _, f := range fs {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -115,6 +117,9 @@ func openGPU(w io.Writer, m spec.Model, which string) (*cuda.Device, error) {
 		d.Close()
 		return nil, err
 	}
+	if dir, err := os.UserCacheDir(); err == nil {
+		d.Verdicts = filepath.Join(dir, "sffn")
+	}
 	start := time.Now()
 	if err := d.Load(kernels); err != nil {
 		d.Close() // err is what matters
@@ -123,6 +128,13 @@ func openGPU(w io.Writer, m spec.Model, which string) (*cuda.Device, error) {
 	if d.FromPTX != nil {
 		fmt.Fprintf(w, "the driver compiles the kernels from PTX, because it refuses their machine code: %v\n", d.FromPTX)
 	}
-	fmt.Fprintf(w, "device: %s; %d kernels agree with the CPU's (%.1f s)\n", d, len(kernels), time.Since(start).Seconds())
+	before := ""
+	if n := len(kernels) - d.Tested; n > 0 {
+		before = fmt.Sprintf(", %d of them before", n)
+	}
+	fmt.Fprintf(w, "device: %s; %d kernels proven%s (%.1f s)\n", d, len(kernels), before, time.Since(start).Seconds())
+	if d.VerdictError != nil {
+		fmt.Fprintf(w, "they will be proven again at the next start: %v\n", d.VerdictError)
+	}
 	return d, nil
 }

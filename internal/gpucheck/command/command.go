@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -73,6 +74,7 @@ func Run(args []string, load func() (*driver.API, error), stdout, stderr io.Writ
 	repeats := fs.Int("repeats", 0, "repetitions of each measurement; 7 where it is 0, or 3 with -quick")
 	python := fs.String("python", "", "Python whose torch.matmul is timed beside the products: python3 where it is empty, or none")
 	golden := fs.Bool("golden", true, "run the golden cases in part golden")
+	match := fs.String("match", "", "prove and time only kernels whose names match this regular expression")
 	quiet := fs.Bool("quiet", false, "print the page alone")
 	fs.Var(&models, "kernels", "models whose kernels are proven and timed, presets or configuration files with commas between them")
 	fs.Var(&trained, "trained", "models that train and decode beside the CPU")
@@ -92,6 +94,11 @@ func Run(args []string, load func() (*driver.API, error), stdout, stderr io.Writ
 	}
 	cfg.Defaults()
 	var err error
+	if *match != "" {
+		if cfg.Match, err = regexp.Compile(*match); err != nil {
+			err = fmt.Errorf("-match: %w", err)
+		}
+	}
 	set := func(to *[]*specfile.Config, names list) {
 		if names != nil {
 			var e error
