@@ -17,7 +17,7 @@ endif
 FUZZTIME ?= 10m
 # How many trainers make soak kills.
 KILLS ?= 1000
-.PHONY: help generate build test soak check demo bench cuda-toolkit
+.PHONY: help generate build test soak check demo bench gpucheck cuda-toolkit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,6 +58,9 @@ demo: ## generate kernels, prepare text, train a structured and a dense model, c
 
 bench: ## measure all that the README shows, into build/bench; hours. Parts: make bench BENCH="ffn train"
 	FLAGS="$(FLAGS)" ./internal/bench/all.sh $(BENCH)
+
+gpucheck: ## build bin/gpucheck, which proves and times the GPU kernels on a machine with nothing but NVIDIA's driver (docs/gpu.md)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/ ./cmd/gpucheck
 
 cuda-toolkit: ## set up nvcc in build/cuda-toolkit, for make generate and -tags cuda (needs Python 3 with pip, and g++)
 	rm -rf build/cuda-wheels build/cuda-toolkit

@@ -6,7 +6,9 @@ package main
 import (
 	"os"
 
-	_ "github.com/structuredffn/sffn/generated/gpt2s" // kernels of the S shapes
+	_ "github.com/structuredffn/sffn/generated/gpt2l" // kernels of the paper's L shapes
+	_ "github.com/structuredffn/sffn/generated/gpt2m" // of its M shapes
+	_ "github.com/structuredffn/sffn/generated/gpt2s" // of its S shapes
 	"github.com/structuredffn/sffn/internal/gpucheck/command"
 	"github.com/structuredffn/sffn/runtime/cuda/libcuda"
 )

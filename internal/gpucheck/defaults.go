@@ -8,6 +8,7 @@ import (
 // Defaults fills in what a user with a GPU wants where nothing is said. The
 // models are those whose kernels the program has.
 func (c *Config) Defaults() {
+	sizes := []string{"gpt2s", "gpt2m", "gpt2l"}
 	kinds := []string{"dense", "lowrank-63", "lowrank-32", "blockdense-63", "blockdense-32", "blockshuffle-63", "blockshuffle-32"}
 	presets := func(size string, kinds ...string) (cs []*specfile.Config) {
 		for _, k := range kinds {
@@ -36,7 +37,9 @@ func (c *Config) Defaults() {
 	if c.Quick {
 		c.Rows = []int{1, 17, 64, 65, 128, 129, 1000, 8192}
 		c.TimedRows = []int{16, 8192}
-		c.Timed = presets("gpt2s", "dense", "lowrank-63")
+		for _, size := range sizes {
+			c.Timed = append(c.Timed, presets(size, "dense", "lowrank-63")...)
+		}
 		if c.Repeats == 0 {
 			c.Repeats = 3
 		}
@@ -47,7 +50,10 @@ func (c *Config) Defaults() {
 	}
 	c.Rows = append(c.Rows, 1000, 8192)
 	c.Contexts = []int{128, 1024}
-	c.Timed = presets("gpt2s", kinds...)
+	for _, size := range sizes {
+		c.Timed = append(c.Timed, presets(size, kinds...)...)
+	}
+	c.Kernels = c.Timed
 	if c.Repeats == 0 {
 		c.Repeats = 7
 	}

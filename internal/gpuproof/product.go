@@ -3,6 +3,7 @@ package gpuproof
 import (
 	"cmp"
 	"math"
+	"math/rand/v2"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/internal/f64ref"
@@ -95,17 +96,33 @@ func product(t *trial, tokens int) {
 		block, i, j := point(n)
 		return only([3]int{block*tilesN + j/k.Tile.N, i / k.Tile.M, 0})
 	}
-	t.sample = func(add func(int)) {
-		for block := range k.Blocks {
-			for i := 0; i < rows; i += k.Tile.M {
-				for j := 0; j < cols; j += k.Tile.N {
-					r, s := i+t.rng.IntN(min(k.Tile.M, rows-i)), j+t.rng.IntN(min(k.Tile.N, cols-j))
-					add((block*rows+r)*cols + s)
+	t.sample = func(add func(int)) { sampleTiles(t.rng, k, rows, cols, add) }
+}
+
+// mostTiles bounds the tiles of which an entry is compared. Those of the last
+// rows and of the last columns are always among them.
+const mostTiles = 2048
+
+// sampleTiles adds an entry of every tile of a product's results, or of so many,
+// and some of the last row, most of whose tile may be missing.
+func sampleTiles(rng *rand.Rand, k plan.GPUProduct, rows, cols int, add func(int)) {
+	tiles := func(n, side int) int { return (n + side - 1) / side }
+	down, across := tiles(rows, k.Tile.M), tiles(cols, k.Tile.N)
+	each := max(1, k.Blocks*down*across/mostTiles)
+	skip := rng.IntN(each)
+	for block := range k.Blocks {
+		for i := range down {
+			for j := range across {
+				if ((block*down+i)*across+j)%each != skip && i < down-1 && j < across-1 {
+					continue
 				}
+				r, c := i*k.Tile.M, j*k.Tile.N
+				r, c = r+rng.IntN(min(k.Tile.M, rows-r)), c+rng.IntN(min(k.Tile.N, cols-c))
+				add((block*rows+r)*cols + c)
 			}
-			for j := range cols { // the last row, most of whose tile may be missing
-				add((block*rows+rows-1)*cols + j)
-			}
+		}
+		for j := 0; j < cols; j += k.Tile.N {
+			add((block*rows+rows-1)*cols + j + rng.IntN(min(k.Tile.N, cols-j)))
 		}
 	}
 }

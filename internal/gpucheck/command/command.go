@@ -148,6 +148,9 @@ func check(cfg gpucheck.Config, load func() (*driver.API, error), out string, qu
 		return failed
 	}
 	api, err := load()
+	if d, ok := err.(interface{ Details() string }); ok { // what was tried
+		err = errors.New(d.Details())
+	}
 	if err != nil {
 		return fail(err)
 	}
