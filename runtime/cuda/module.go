@@ -173,25 +173,9 @@ func split(src string) map[string]text {
 	return ts
 }
 
-// otherRow reports whether the program has a kernel for another row of the kernel
-// table, but of the same name otherwise.
-func otherRow(name string) bool {
-	sources.Lock()
-	defer sources.Unlock()
-	for n := range sources.kernels {
-		if plan.GPUBase(n) == plan.GPUBase(name) {
-			return true
-		}
-	}
-	return false
-}
-
-// MissingError lists kernels that the program does not have. Stale says that it
-// has some of them as another version of sffngen made them.
-type MissingError struct {
-	Kernels []string
-	Stale   bool
-}
+// MissingError lists kernels that the program does not have, or only as another
+// version of sffngen made them.
+type MissingError struct{ Kernels []string }
 
 func (e *MissingError) Error() string {
 	const shown = 3
@@ -199,11 +183,7 @@ func (e *MissingError) Error() string {
 	if len(e.Kernels) > shown {
 		names += ", ..."
 	}
-	s := fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
-	if e.Stale {
-		s += ", which has those of another version of sffngen"
-	}
-	return s
+	return fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
 }
 
 // Load makes kernels ready. Each is machine code that the driver takes, or PTX
@@ -230,7 +210,7 @@ func (d *Device) Load(ks []plan.GPUKernel) error {
 		wanted, texts[k.Name] = append(wanted, k), t
 	}
 	if missing != nil {
-		return &MissingError{missing, slices.ContainsFunc(missing, otherRow)}
+		return &MissingError{missing}
 	}
 	for _, k := range wanted {
 		if a, err := d.assembled(k); err != nil {
