@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"go/token"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -20,7 +21,7 @@ import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/simd"
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/internal/pending"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -298,7 +299,7 @@ func stale(dir string, files []File) ([]string, error) {
 			if !strings.HasPrefix(e.Name(), "z") || slices.ContainsFunc(files, func(f File) bool { return f.Name == name }) {
 				continue
 			}
-			data, err := os.ReadFile(filepath.Join(dir, name))
+			data, err := readFile(filepath.Join(dir, name))
 			if err != nil {
 				return nil, err
 			}
@@ -326,7 +327,7 @@ func Write(dir string, files []File) error {
 			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, f.Name)), 0o777); err != nil {
 				return err
 			}
-			if err := pending.WriteFile(filepath.Join(dir, f.Name), f.Data); err != nil {
+			if err := disk.Replace(filepath.Join(dir, f.Name), func(w io.Writer) error { _, err := w.Write(f.Data); return err }); err != nil {
 				return err
 			}
 		}
@@ -347,7 +348,7 @@ func Diff(dir string, files []File) ([]string, error) {
 		return nil, err
 	}
 	for _, f := range files {
-		have, err := os.ReadFile(filepath.Join(dir, f.Name))
+		have, err := readFile(filepath.Join(dir, f.Name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -357,4 +358,13 @@ func Diff(dir string, files []File) ([]string, error) {
 	}
 	slices.Sort(changed)
 	return changed, nil
+}
+
+func readFile(name string) ([]byte, error) {
+	f, err := disk.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }

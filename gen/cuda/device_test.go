@@ -1,7 +1,6 @@
 package cuda
 
 import (
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -11,20 +10,29 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/gpuproof"
+	"github.com/structuredffn/sffn/internal/gpuproof/interpret"
 	"github.com/structuredffn/sffn/internal/ptx"
 )
 
-// device runs kernels on the PTX interpreter and fails the test on findings.
+// device runs whole networks on the PTX interpreter and fails the test on
+// findings.
 type device struct {
-	t       *testing.T
-	mem     ptx.Memory
-	kernels map[string]*ptx.Kernel
-	rng     *rand.Rand
-	seed    uint64
-	// tamper changes a launch of the tests of single kernels.
-	tamper func(*ptx.Launch)
-	// only chooses the blocks of products and of attention that run; nil is all.
-	only func([3]int) bool
+	interpret.Runner
+	t   *testing.T
+	rng *rand.Rand
+}
+
+// newDevice returns one with kernels; seed picks the schedules.
+func newDevice(t *testing.T, kernels map[string]*ptx.Kernel, rng *rand.Rand, seed uint64) *device {
+	return &device{Runner: interpret.Runner{Kernels: kernels, Seed: seed}, t: t, rng: rng}
+}
+
+// newProver returns a prover of kernels on the interpreter that compares so many
+// entries of each launch, or all.
+func newProver(kernels map[string]*ptx.Kernel, rng *rand.Rand, seed uint64, samples int) (*gpuproof.Prover, *interpret.Runner) {
+	r := &interpret.Runner{Kernels: kernels, Seed: seed}
+	return &gpuproof.Prover{Runner: r, Rand: rng, Samples: samples}, r
 }
 
 // loadPTX reads the PTX of a generated folder, which must be fresh.
@@ -54,13 +62,23 @@ func loadPTX(t *testing.T, dir string, kernels []plan.GPUKernel) map[string]*ptx
 	return found
 }
 
+// input is an array that kernels read.
+func (d *device) input(b []byte) *ptx.Buffer {
+	d.t.Helper()
+	a, err := d.Alloc(plan.Read, b, len(b))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return a.(*ptx.Buffer)
+}
+
 // bf16 is a buffer of bf16 values.
 func (d *device) bf16(v []float64) *ptx.Buffer {
 	b := make([]byte, 2*len(v))
 	for i, x := range v {
-		binary.LittleEndian.PutUint16(b[2*i:], roundBits(x))
+		binary.LittleEndian.PutUint16(b[2*i:], uint16(math.Float32bits(float32(gpuproof.Rounded(x)))>>16))
 	}
-	return d.mem.Input(b)
+	return d.input(b)
 }
 
 func (d *device) float32(v []float64) *ptx.Buffer {
@@ -68,18 +86,8 @@ func (d *device) float32(v []float64) *ptx.Buffer {
 	for i, x := range v {
 		binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(float32(x)))
 	}
-	return d.mem.Input(b)
+	return d.input(b)
 }
-
-func roundBits(x float64) uint16 {
-	u := math.Float32bits(float32(x))
-	return uint16((u + 0x7fff + u>>16&1) >> 16)
-}
-
-// rounded is x as a bf16.
-func rounded(x float64) float64 { return value(roundBits(x)) }
-
-func value(bits uint16) float64 { return float64(math.Float32frombits(uint32(bits) << 16)) }
 
 // values are the bf16 or float32 of a buffer.
 func values(b *ptx.Buffer, float32s bool) []float64 {
@@ -91,7 +99,7 @@ func values(b *ptx.Buffer, float32s bool) []float64 {
 		return v
 	}
 	for i := 0; i < len(b.Bytes()); i += 2 {
-		v = append(v, value(binary.LittleEndian.Uint16(b.Bytes()[i:])))
+		v = append(v, float64(math.Float32frombits(uint32(binary.LittleEndian.Uint16(b.Bytes()[i:]))<<16)))
 	}
 	return v
 }
@@ -100,71 +108,34 @@ func values(b *ptx.Buffer, float32s bool) []float64 {
 func (d *device) draw(n int, scale float64) []float64 {
 	v := make([]float64, n)
 	for i := range v {
-		v[i] = rounded(scale * d.rng.NormFloat64())
+		v[i] = gpuproof.Rounded(scale * d.rng.NormFloat64())
 	}
 	return v
 }
 
-// arrays are the buffers of a launch, by parameter; those left out are 0.
-type arrays map[string]*ptx.Buffer
-
-// numbers are the parameters that are no counts, by name.
-type numbers map[string]uint32
-
-// start says how a kernel is launched.
-func start(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf, seed uint64) (ptx.Launch, error) {
-	l := ptx.Launch{Grid: k.Blocks(c), Block: k.Threads, Shared: k.SharedBytes, Seed: seed}
-	for _, p := range k.Params {
-		var v uint64
-		switch b := a[p.Name]; {
-		case !p.Type.Array() && p.Count != "":
-			v = uint64(c[p.Count])
-		case !p.Type.Array():
-			v = uint64(n[p.Name])
-		case b != nil && len(b.Bytes()) != p.Bytes(c):
-			return l, fmt.Errorf("%s: %s has %d bytes, the plan says %d", k.Name, p.Name, len(b.Bytes()), p.Bytes(c))
-		case b != nil:
-			v = b.Address
-		case !p.Optional:
-			return l, fmt.Errorf("%s: no %s", k.Name, p.Name)
-		}
-		l.Args = append(l.Args, v)
-	}
-	return l, nil
-}
+// Those of a launch.
+type (
+	arrays  = gpuproof.Arrays
+	numbers = gpuproof.Numbers
+)
 
 // run launches a kernel once. Findings, and outputs that it did not write
 // whole, are errors; outputs become inputs of the next launch.
 func (d *device) run(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf) error {
-	p := d.kernels[k.Name]
-	if p == nil {
-		return fmt.Errorf("no PTX of %s", k.Name)
+	for _, p := range k.Params {
+		if b := a[p.Name]; b != nil && len(b.(*ptx.Buffer).Bytes()) != p.Bytes(c) {
+			return fmt.Errorf("%s: %s has %d bytes, the plan says %d", k.Name, p.Name, len(b.(*ptx.Buffer).Bytes()), p.Bytes(c))
+		}
 	}
-	d.seed++
-	l, err := start(k, a, n, c, d.seed)
-	if err != nil {
-		return err
-	}
-	if d.tamper != nil {
-		d.tamper(&l)
-	}
-	switch k.Plan.(type) {
-	case plan.GPUProduct, plan.GPUAttention:
-		l.Only = d.only
-	}
-	r, err := p.Run(&d.mem, l)
-	if err != nil {
-		return err
-	}
-	if len(r.Findings) > 0 {
-		return fmt.Errorf("%v: %v", c, r.Findings[0])
+	if err := d.Launch(k, c, a, n); err != nil {
+		return fmt.Errorf("%v: %w", c, err)
 	}
 	for _, p := range k.Params {
 		if b := a[p.Name]; b != nil && p.Access != plan.Read {
-			if n := b.Unwritten(); n > 0 && p.Access == plan.Written && d.only == nil {
+			if n := b.(*ptx.Buffer).Unwritten(); n > 0 && p.Access == plan.Written {
 				return fmt.Errorf("%s: %v: %d words of %s were not written", k.Name, c, n, p.Name)
 			}
-			b.Freeze()
+			b.(*ptx.Buffer).Freeze()
 		}
 	}
 	return nil
@@ -174,7 +145,8 @@ func (d *device) run(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf) 
 func (d *device) output(k plan.GPUKernel, name string, c plan.GPUCountsOf) *ptx.Buffer {
 	for _, p := range k.Params {
 		if p.Name == name {
-			return d.mem.Output(p.Bytes(c))
+			b, _ := d.Alloc(plan.Written, nil, p.Bytes(c))
+			return b.(*ptx.Buffer)
 		}
 	}
 	d.t.Fatalf("%s has no parameter %s", k.Name, name)
@@ -185,16 +157,19 @@ func (d *device) output(k plan.GPUKernel, name string, c plan.GPUCountsOf) *ptx.
 // number of parts, and returns its results.
 func (d *device) product(p plan.GPUProduct, a arrays, tokens, parts int) (*ptx.Buffer, error) {
 	ks, c := p.Kernels(), plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: parts}
-	a["c"] = d.output(ks[0], "c", c)
+	out := d.output(ks[0], "c", c)
+	a["c"] = out
 	n := numbers{"split": uint32(p.PartStages(tokens, parts))}
 	if len(ks) == 1 {
-		return a["c"], d.run(ks[0], a, n, c)
+		return out, d.run(ks[0], a, n, c)
 	}
 	if err := d.run(ks[0], arrays{"a": a["a"], "b": a["b"], "c": a["c"]}, n, c); err != nil {
 		return nil, err
 	}
-	a["parts"], a["c"] = a["c"], d.output(ks[1], "c", c)
-	return a["c"], d.run(ks[1], a, nil, c)
+	a["parts"] = out
+	out = d.output(ks[1], "c", c)
+	a["c"] = out
+	return out, d.run(ks[1], a, nil, c)
 }
 
 // launch runs a matrix product that must go well.
@@ -205,17 +180,6 @@ func (d *device) launch(p plan.GPUProduct, a arrays, tokens, parts int) *ptx.Buf
 		d.t.Fatal(err)
 	}
 	return c
-}
-
-// width is the number of entries of a row that a kernel stores for tokens.
-func outWidth(k plan.GPUProduct) int {
-	switch k.Epilogue {
-	case plan.GPUSwiGLU:
-		return k.C.Pitch / 2
-	case plan.GPUSwiGLUBackward:
-		return 2 * k.C.Pitch
-	}
-	return k.C.Pitch
 }
 
 // array is a buffer of the values of a layer.
@@ -234,7 +198,9 @@ func (d *device) sum(p plan.GPUSum, parts *ptx.Buffer, n, count int, there []flo
 	if there == nil {
 		accumulate, there = 0, slices.Repeat([]float64{math.NaN()}, n)
 	}
-	sum := d.mem.Update(d.float32(there).Bytes())
+	there32 := d.float32(there).Bytes()
+	b, _ := d.Alloc(plan.Updated, there32, len(there32))
+	sum := b.(*ptx.Buffer)
 	if err := d.run(p.Kernel(), arrays{"parts": parts, "sum": sum}, numbers{"accumulate": accumulate}, plan.GPUCountsOf{plan.Entries: n, plan.Parts: count}); err != nil {
 		d.t.Fatal(err)
 	}
@@ -358,23 +324,6 @@ func (d *device) backward(l *layer, dy *ptx.Buffer, tokens, parts int, few, accu
 	return dy
 }
 
-// operandSize is the number of stored entries of an operand.
-func operandSize(k plan.GPUProduct, o plan.Operand, tokens int) int {
-	if o.BlockRows > 0 {
-		return k.Blocks * o.Rows * o.Pitch
-	}
-	return cmp.Or(o.Rows, tokens) * o.Pitch
-}
-
-// at is the index of an entry: i counts the rows or columns that are not
-// summed, k those that are.
-func at(o plan.Operand, block, i, k int) int {
-	if o.Summed {
-		i, k = k, i
-	}
-	return o.At(block, i, k)
-}
-
 var small = []spec.FFN{
 	{Kind: spec.Dense, Hidden: 136, FFN: 264, Act: spec.GELU, Bias: true},
 	{Kind: spec.Dense, Hidden: 64, FFN: 136, Act: spec.SwiGLU},
@@ -405,22 +354,4 @@ func planned(t *testing.T, specs []spec.FFN) []plan.GPUFFN {
 		fs = append(fs, p)
 	}
 	return fs
-}
-
-// products are the matrix products of a table, with each of the kernels that
-// finish them.
-func products(ks []plan.GPUKernel) (ps []plan.GPUProduct) {
-	finished := map[string]bool{}
-	for _, k := range ks {
-		if p, ok := k.Plan.(plan.GPUProduct); ok {
-			ps = append(ps, p)
-			finished[plan.GPUFinish{GPUProduct: p}.Name()] = p.Split()
-		}
-	}
-	for _, k := range ks {
-		if f, ok := k.Plan.(plan.GPUFinish); ok && !finished[k.Name] {
-			ps = append(ps, f.GPUProduct)
-		}
-	}
-	return ps
 }

@@ -265,9 +265,11 @@ func TestFatbins(t *testing.T) {
 func TestSpill(t *testing.T) {
 	tk := toolkit(t)
 	var ks []plan.GPUKernel
-	for _, p := range products(plan.GPUTable(planned(t, small[:1])...)) {
-		p.BlocksPerSM = 8
-		ks = append(ks, p.Kernel())
+	for _, k := range plan.GPUTable(planned(t, small[:1])...) {
+		if p, ok := k.Plan.(plan.GPUProduct); ok {
+			p.BlocksPerSM = 8
+			ks = append(ks, p.Kernel())
+		}
 	}
 	ks = plan.GPUUnique(ks)
 	files, err := Sources(ks)

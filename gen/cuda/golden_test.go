@@ -8,8 +8,8 @@ import (
 )
 
 // goldenDir holds the kernels of the reference's golden layers and networks,
-// without guides: model/gpu's tests run them on the reference's numbers.
-var goldenDir = filepath.Join("testdata", "golden")
+// without guides: gpucheck runs them on the reference's numbers.
+var goldenDir = filepath.Join("..", "..", "internal", "goldenkernels", "layers")
 
 var (
 	goldenLayers = []spec.Linear{
@@ -48,7 +48,7 @@ var (
 	}
 )
 
-// goldenTable lists the kernels of testdata/golden.
+// goldenTable lists them.
 func goldenTable() ([]plan.GPUKernel, error) {
 	var of []interface{ Kernels() []plan.GPUKernel }
 	for _, l := range goldenLayers {

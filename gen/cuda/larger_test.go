@@ -76,23 +76,25 @@ func TestLargerKernels(t *testing.T) {
 	for _, pkg := range larger {
 		dir, ks := largerKernels(t, pkg)
 		kernels := loadPTX(t, dir, ks)
-		for i, k := range products(ks) {
-			if known[k.Name()] || !*full && slices.ContainsFunc(k.Kernel().Params, func(p plan.GPUParam) bool { return p.Bytes(plan.GPUCountsOf{plan.Tokens: 17, plan.Parts: 1}) > largest }) {
+		for i, k := range ks {
+			p, ok := k.Plan.(plan.GPUProduct)
+			if !ok || known[k.Name] || !*full && slices.ContainsFunc(k.Params, func(p plan.GPUParam) bool { return p.Bytes(plan.GPUCountsOf{plan.Tokens: 17, plan.Parts: 1}) > largest }) {
 				continue
 			}
-			known[k.Name()] = true
-			t.Run(k.Name(), func(t *testing.T) {
+			known[k.Name] = true
+			t.Run(k.Name, func(t *testing.T) {
 				t.Parallel()
 				for _, m := range counts {
-					if k.Tile.M == 16 {
+					if p.Tile.M == 16 {
 						m = min(m, plan.FewTokens)
 					}
-					d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(uint64(m), uint64(i))), seed: uint64(i)}
-					if grid := k.Kernel().Blocks(plan.GPUCountsOf{plan.Tokens: m, plan.Parts: 1}); !*full {
+					d, r := newProver(kernels, rand.New(rand.NewPCG(uint64(m), uint64(i))), uint64(i), 100)
+					if grid := k.Blocks(plan.GPUCountsOf{plan.Tokens: m, plan.Parts: 1}); !*full {
 						each := max(1, grid[0]*grid[1]/3)
-						d.only = func(at [3]int) bool { return (at[0]*grid[1]+at[1]+i)%each == 0 }
+						d.Only = func(at [3]int) bool { return (at[0]*grid[1]+at[1]+i)%each == 0 }
+						r.Only = d.Only
 					}
-					if err := d.kernel(k, m, 100); err != nil {
+					if err := d.Prove(k, m); err != nil {
 						t.Error(err)
 					}
 				}

@@ -2,7 +2,6 @@ package cuda
 
 import (
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -90,21 +89,19 @@ func kernelTexts(t *testing.T, dir string, ks []plan.GPUKernel) (header string, 
 
 // noticed runs a mutant and reports whether a finding or a wrong number gave
 // it away.
-func noticed(t *testing.T, k plan.GPUProduct, kernels map[string]*ptx.Kernel, header, text string) bool {
+func noticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
 	t.Helper()
 	m, err := ptx.Parse(header + text)
 	if err != nil {
-		t.Fatalf("%s: a mutant that is no PTX: %v", k.Name(), err)
+		t.Fatalf("%s: a mutant that is no PTX: %v", k.Name, err)
 	}
-	mutated := maps.Clone(kernels)
-	maps.Copy(mutated, m.Kernels)
 	for seed := range uint64(3) {
 		tokens := 129
-		if k.Tile.M == 16 {
+		if k.Plan.(plan.GPUProduct).Tile.M == 16 {
 			tokens = 33
 		}
-		d := &device{t: t, kernels: mutated, rng: rand.New(rand.NewPCG(seed, 0)), seed: seed}
-		if d.kernel(k, tokens, 500) != nil {
+		d, _ := newProver(m.Kernels, rand.New(rand.NewPCG(seed, 0)), seed, 500)
+		if d.Prove(k, tokens) != nil {
 			return true
 		}
 	}
@@ -116,31 +113,34 @@ func noticed(t *testing.T, k plan.GPUProduct, kernels map[string]*ptx.Kernel, he
 // Exchanged registers must be noticed by every kernel.
 func TestMutants(t *testing.T) {
 	ks := table(t, smallDir)
-	kernels := loadPTX(t, smallDir, ks)
 	header, texts := kernelTexts(t, smallDir, ks)
 	alive := map[string][]string{} // by site, the kernels that miss it
 	total := map[string]int{}
 	tiles := map[string]bool{}
 	n, missed := 0, 0
-	for _, k := range products(ks) {
-		tile := fmt.Sprint(k.Pass, k.Tile)
+	for _, k := range ks {
+		p, ok := k.Plan.(plan.GPUProduct)
+		if !ok {
+			continue
+		}
+		tile := fmt.Sprint(p.Pass, p.Tile)
 		registers := !tiles[tile]
 		tiles[tile] = true
-		text := texts[k.Name()]
-		if noticed(t, k, kernels, header, text) {
-			t.Fatalf("%s is wrong without a mutation", k.Name())
+		text := texts[k.Name]
+		if noticed(t, k, header, text) {
+			t.Fatalf("%s is wrong without a mutation", k.Name)
 		}
 		for _, m := range mutants(text, registers) {
-			site := fmt.Sprintf("%s, %d stages: %s", k.Pass, k.Stages, m.site)
+			site := fmt.Sprintf("%s, %d stages: %s", p.Pass, p.Stages, m.site)
 			n++
 			total[site]++
-			if noticed(t, k, kernels, header, m.text) {
+			if noticed(t, k, header, m.text) {
 				continue
 			}
 			missed++
-			alive[site] = append(alive[site], k.Name())
+			alive[site] = append(alive[site], k.Name)
 			if strings.Contains(m.site, "exchanged") {
-				t.Errorf("%s: %s: not noticed", k.Name(), m.site)
+				t.Errorf("%s: %s: not noticed", k.Name, m.site)
 			}
 		}
 	}
@@ -158,19 +158,24 @@ func TestMutants(t *testing.T) {
 func TestDroppedTiles(t *testing.T) {
 	ks := table(t, smallDir)
 	kernels := loadPTX(t, smallDir, ks)
-	for _, k := range products(ks) {
+	for _, k := range ks {
+		p, ok := k.Plan.(plan.GPUProduct)
+		if !ok {
+			continue
+		}
 		for what, tamper := range map[string]func(*ptx.Launch){
 			"columns": func(l *ptx.Launch) { l.Grid[0]-- },
 			"rows":    func(l *ptx.Launch) { l.Grid[1]-- },
 			"stage":   func(l *ptx.Launch) { l.Args[len(l.Args)-1]-- },
 		} {
-			g := k.Kernel().Blocks(plan.GPUCountsOf{plan.Tokens: 129, plan.Parts: 1})
-			if what == "columns" && g[0] == 1 || what == "rows" && g[1] == 1 || what == "stage" && k.Depth() > 0 {
+			g := k.Blocks(plan.GPUCountsOf{plan.Tokens: 129, plan.Parts: 1})
+			if what == "columns" && g[0] == 1 || what == "rows" && g[1] == 1 || what == "stage" && p.Depth() > 0 {
 				continue
 			}
-			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(1, 1)), tamper: tamper}
-			if d.kernel(k, 129, 500) == nil {
-				t.Errorf("%s: the last %s left out: not noticed", k.Name(), what)
+			d, r := newProver(kernels, rand.New(rand.NewPCG(1, 1)), 0, 500)
+			r.Tamper = tamper
+			if d.Prove(k, 129) == nil {
+				t.Errorf("%s: the last %s left out: not noticed", k.Name, what)
 			}
 		}
 	}
@@ -183,14 +188,12 @@ func TestColumnsMutants(t *testing.T) {
 	header, texts := kernelTexts(t, smallDir, ks)
 	n := 0
 	for _, k := range ks {
-		p, ok := k.Plan.(plan.GPUColumns)
-		if !ok {
+		if _, ok := k.Plan.(plan.GPUColumns); !ok {
 			continue
 		}
 		run := func(kernels map[string]*ptx.Kernel) error {
-			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(1, 0))}
-			c := plan.GPUCountsOf{plan.Tokens: 129, plan.Parts: p.Parts(129)}
-			return d.run(k, arrays{"x": d.array(d.draw(129*p.Width, 1), p.Precision), "sums": d.output(k, "sums", c)}, numbers{"rows": uint32(p.Rows(129))}, c)
+			d, _ := newProver(kernels, rand.New(rand.NewPCG(1, 0)), 0, 1)
+			return d.Prove(k, 129)
 		}
 		if err := run(kernels); err != nil {
 			t.Fatal(err)

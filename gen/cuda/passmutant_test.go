@@ -52,8 +52,8 @@ func passNoticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
 		t.Fatalf("%s: a mutant that is no PTX: %v", k.Name, err)
 	}
 	for _, n := range []int{5, 17, 33, 64, 129} { // small ones tell most mistakes, and are quick
-		d := &device{t: t, kernels: m.Kernels, rng: rand.New(rand.NewPCG(uint64(n), 0)), seed: uint64(n)}
-		if d.prove(k, n) != nil {
+		d, _ := newProver(m.Kernels, rand.New(rand.NewPCG(uint64(n), 0)), uint64(n), 0)
+		if d.Prove(k, n) != nil {
 			return true
 		}
 	}
@@ -94,13 +94,14 @@ func TestPassDroppedBlocks(t *testing.T) {
 	for _, k := range ks {
 		for i := range 3 {
 			dropped := false
-			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(1, 1)), tamper: func(l *ptx.Launch) {
+			d, r := newProver(kernels, rand.New(rand.NewPCG(1, 1)), 0, 0)
+			r.Tamper = func(l *ptx.Launch) {
 				if l.Grid[i] > 1 {
 					l.Grid[i]--
 					dropped = true
 				}
-			}}
-			if err := d.prove(k, 129); err == nil && dropped {
+			}
+			if err := d.Prove(k, 129); err == nil && dropped {
 				t.Errorf("%s: the last block of direction %d left out: not noticed", k.Name, i)
 			}
 		}

@@ -141,7 +141,7 @@ func TestNetworks(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", f.Spec.Name(), m), func(t *testing.T) {
 				t.Parallel()
 				for seed := range uint64(3) {
-					d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(seed, uint64(m))), seed: 1000 * seed}
+					d := newDevice(t, kernels, rand.New(rand.NewPCG(seed, uint64(m))), 1000*seed)
 					network(d, f, m, seed)
 				}
 			})

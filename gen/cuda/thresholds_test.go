@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/internal/gpuproof"
+	"github.com/structuredffn/sffn/internal/gpuproof/interpret"
 	"github.com/structuredffn/sffn/internal/ptx"
 )
 
@@ -79,90 +81,15 @@ func around(s plan.GPUThreshold) (ns []int) {
 	return ns
 }
 
-// walk runs a kernel on so many of something, and compares all results.
-type walk func(d *device, k plan.GPUKernel, n int) error
-
-// walks are those of the families of kernels, by template and what launches vary
-// in.
-var walks = map[string]map[plan.Axis]walk{
-	"gemm":        {"tokens": walkProduct},
-	"sgemm":       {"tokens": walkProduct},
-	"norm":        {"tokens": proveNorm},
-	"columns":     {"tokens": walkColumns},
-	"sum":         {"entries": func(d *device, k plan.GPUKernel, n int) error { return d.addUp(k, n, 3) }, "parts": func(d *device, k plan.GPUKernel, n int) error { return d.addUp(k, 5, n) }},
-	"cast":        {"entries": walkCast},
-	"attend":      {"seq": proveAttention, "keys": walkKeys},
-	"attend_rows": {"seq": walkRows, "keys": walkKeys},
-	"adamw":       {"entries": func(d *device, k plan.GPUKernel, n int) error { return d.adamW(k, n, true) }},
-	"pack_bf16":   {"entries": (*device).pack},
-	"sum_squares": {"entries": (*device).squares},
-	"clip_norm":   {"entries": func(d *device, k plan.GPUKernel, n int) error { return d.clip(k, n, true) }},
-}
-
-func walkProduct(d *device, k plan.GPUKernel, tokens int) error {
-	p, parts := k.Plan.(plan.GPUProduct), 1
-	if p.Pass == plan.BackwardWeight {
-		parts = p.WeightParts(tokens)
+// walk runs a kernel with n of what an axis counts, and compares all results; of
+// long sequences only the blocks of rows that see the most of the other side run.
+func walk(d *gpuproof.Prover, r *interpret.Runner, k plan.GPUKernel, axis plan.Axis, n int) error {
+	if a, ok := k.Plan.(plan.GPUAttention); ok && a.Rows && axis == "seq" && n > 66 {
+		keys := a.Pass == plan.AttendKeys
+		d.Only = func(at [3]int) bool { return keys && at[0] < 2 || !keys && at[0] >= n-2 }
+		r.Only = d.Only
 	}
-	return d.checkParts(p, d.operands(p, tokens), tokens, parts, 0)
-}
-
-func walkColumns(d *device, k plan.GPUKernel, tokens int) error {
-	p := k.Plan.(plan.GPUColumns)
-	c := plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: p.Parts(tokens)}
-	x := d.draw(tokens*p.Width, 1)
-	a := arrays{"x": d.array(x, p.Precision), "sums": d.output(k, "sums", c)}
-	if err := d.run(k, a, numbers{"rows": uint32(p.Rows(tokens))}, c); err != nil {
-		return err
-	}
-	for i, got := range values(a["sums"], true) {
-		want, abs := 0.0, 0.0
-		for r := i / p.Width * p.Rows(tokens); r < min(tokens, (i/p.Width+1)*p.Rows(tokens)); r++ {
-			v := x[r*p.Width+i%p.Width]
-			want += v
-			abs += max(v, -v)
-		}
-		if err := within("column", got, want, float64(p.Rows(tokens)+2)*ulp32*abs, false); err != nil {
-			return fmt.Errorf("part %d, column %d: %w", i/p.Width, i%p.Width, err)
-		}
-	}
-	return nil
-}
-
-func walkCast(d *device, k plan.GPUKernel, n int) error {
-	p, x, c := k.Plan.(plan.GPUCast), d.draw32(n, 1), plan.GPUCountsOf{plan.Entries: n}
-	from := plan.Float32s
-	if p.Widen {
-		from = plan.BF16
-		for i := range x {
-			x[i] = rounded(x[i])
-		}
-	}
-	a := arrays{"x": d.array(x, from), "y": d.output(k, "y", c)}
-	if err := d.run(k, a, nil, c); err != nil {
-		return err
-	}
-	for i, got := range values(a["y"], p.Widen) {
-		if err := within("entry", got, rounded(x[i]), 0, false); err != nil {
-			return fmt.Errorf("entry %d: %w", i, err)
-		}
-	}
-	return nil
-}
-
-// walkKeys continues sequences by a row or two that see n keys in all.
-func walkKeys(d *device, k plan.GPUKernel, n int) error {
-	rows := min(n, 2)
-	return d.cached(k, n-rows, rows)
-}
-
-// walkRows runs of long sequences the rows that see the most of the other side.
-func walkRows(d *device, k plan.GPUKernel, n int) error {
-	if n > 66 {
-		keys := k.Plan.(plan.GPUAttention).Pass == plan.AttendKeys
-		d.only = func(at [3]int) bool { return keys && at[0] < 2 || !keys && at[0] >= n-2 }
-	}
-	return proveAttention(d, k, n)
+	return d.ProveAt(k, axis, n)
 }
 
 // digits of a name are the sizes of a kernel, which its variant leaves out.
@@ -212,19 +139,14 @@ func TestThresholds(t *testing.T) {
 				if s.Size > 0 {
 					continue // TestThresholdShapes looks for these
 				}
-				walk := walks[k.Template][s.Axis]
-				if walk == nil {
-					t.Errorf("nothing walks %s of %s", s.Axis, k.Template)
-					continue
-				}
 				for _, n := range around(s) {
 					point := fmt.Sprintf("%s %d", s.Axis, n)
 					if done[point] {
 						continue
 					}
 					done[point] = true
-					d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(2, uint64(n))), seed: uint64(n)}
-					if err := walk(d, k, n); err != nil {
+					d, r := newProver(kernels, rand.New(rand.NewPCG(2, uint64(n))), uint64(n), 0)
+					if err := walk(d, r, k, s.Axis, n); err != nil {
 						t.Errorf("%s of %d, %s being %d: %v", s.Axis, n, s.Name, s.At, err)
 					}
 				}
@@ -240,18 +162,12 @@ func TestEdges(t *testing.T) {
 	for i, k := range ks {
 		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel()
-			d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(3, uint64(i))), seed: uint64(i)}
-			var err error
-			switch k.Plan.(type) {
-			case plan.GPUProduct:
-				err = walkProduct(d, k, 5+40*(i%2))
-			case plan.GPUFinish: // its product runs it
-			case plan.GPUColumns:
-				err = walkColumns(d, k, 5)
-			default:
-				err = d.prove(k, 5)
+			rows := 5
+			if _, ok := k.Plan.(plan.GPUProduct); ok {
+				rows += 40 * (i % 2)
 			}
-			if err != nil {
+			d, _ := newProver(kernels, rand.New(rand.NewPCG(3, uint64(i))), uint64(i), 0)
+			if err := d.Prove(k, rows); err != nil {
 				t.Error(err)
 			}
 		})
@@ -275,12 +191,12 @@ func TestThresholdMutants(t *testing.T) {
 				continue
 			}
 			for _, tokens := range around(s) {
-				d := &device{t: t, kernels: kernels, rng: rand.New(rand.NewPCG(4, uint64(tokens)))}
+				d, r := newProver(kernels, rand.New(rand.NewPCG(4, uint64(tokens))), 0, 0)
 				if tamper != nil {
-					d.tamper = tamper(tokens)
+					r.Tamper = tamper(tokens)
 				}
 				n++
-				if err := walks[k.Template][s.Axis](d, k, tokens); (err != nil) != (tokens%tile == 1) {
+				if err := walk(d, r, k, s.Axis, tokens); (err != nil) != (tokens%tile == 1) {
 					t.Errorf("%s: %s: %s of %d: %v", k.Name, what, s.Axis, tokens, err)
 				}
 			}

@@ -34,8 +34,9 @@ var notSizes = map[string]string{
 	"fusedRows":   "of variants without kernels", "fusedRank": "of variants without kernels",
 	"maxArgs":   "the most parameters that a kernel has",
 	"minDriver": "a version", "minCompute": "a version", "shown": "of a message", "least": "a unit of memory",
-	"testTokens": "of the loader's self-test", "testScale": "of the loader's self-test", "testLimit": "of the loader's self-test",
-	"testPositions": "of the loader's self-test", "testSequences": "of the loader's self-test", "testTableRows": "of the loader's self-test", "testEntries": "of the loader's self-test",
+	"testTokens": "of the loader's self-test", "testPositions": "of the loader's self-test", "testSamples": "of the loader's self-test",
+	"testVersion": "a version", "maxVerdicts": "the largest file", "canary": "of proofs", "canaryValue": "of proofs",
+	"jitValues": "a place in memory", "jitInfo": "a place in memory", "jitBytes": "the longest message of a compiler",
 }
 
 // Every constant of the packages below that is a number is a threshold that

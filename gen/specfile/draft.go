@@ -1,6 +1,8 @@
 package specfile
 
 import (
+	"reflect"
+
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 )
@@ -22,6 +24,9 @@ func NewDraft() Draft {
 // nil. Errors are the YAML library's, with line and column.
 func (d *Draft) Overlay(model, train ast.Node) error {
 	d.model.AttnDim, d.model.KVHeads = clone(d.model.AttnDim), clone(d.model.KVHeads) // drafts are copied
+	if err := d.check(model, train); err != nil {
+		return err
+	}
 	if model != nil {
 		if err := yaml.NodeToValue(model, &d.model, yaml.Strict()); err != nil {
 			return err
@@ -29,6 +34,22 @@ func (d *Draft) Overlay(model, train ast.Node) error {
 	}
 	if train != nil {
 		return yaml.NodeToValue(train, &d.train, yaml.Strict())
+	}
+	return nil
+}
+
+// check looks at the values of sections.
+func (d *Draft) check(model, train ast.Node) error {
+	for _, s := range []struct {
+		node   ast.Node
+		schema any
+	}{{model, d.model}, {train, d.train}} {
+		if s.node == nil {
+			continue
+		}
+		if err := checkValue(s.node, reflect.TypeOf(s.schema)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -4,14 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math"
-	"os"
-	"reflect"
-	"strconv"
-	"strings"
 
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/structuredffn/sffn/internal/disk"
 )
 
 // Limits of a YAML file. What the YAML library parses takes time by the square
@@ -25,12 +22,12 @@ const (
 
 // ReadText reads a file of YAML, and of no more than such a file may have.
 func ReadText(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	// The size is that of what is read: a device or a pipe tells none.
+	// The size is that of what is read: a shell's pipe tells none.
 	src, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err != nil {
 		return nil, err
@@ -46,10 +43,9 @@ func checkSize(name string, src []byte) error {
 }
 
 // Check returns the text to parse, without a byte-order mark, or says what keeps
-// it from being parsed: what would take the YAML library long, what it reads
-// past without a word, and fractions of what is counted. whole names keys of
-// whole numbers beside those of the schema.
-func Check(name string, src []byte, whole ...string) ([]byte, error) {
+// it from being parsed: what would take the YAML library long, and what it reads
+// past without a word.
+func Check(name string, src []byte) ([]byte, error) {
 	if err := checkSize(name, src); err != nil {
 		return nil, err
 	}
@@ -57,10 +53,7 @@ func Check(name string, src []byte, whole ...string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: the text is UTF-16, want UTF-8", name)
 	}
 	src = bytes.TrimPrefix(src, []byte("\ufeff"))
-	c := checker{name: name, whole: wholeKeys()}
-	for _, key := range whole {
-		c.whole[key] = true
-	}
+	c := checker{name: name}
 	tokens := lexer.Tokenize(string(src))
 	if len(tokens) > maxTokens {
 		return nil, c.errorf(tokens[maxTokens], "too many keys and values for a configuration: want at most %d words and signs", maxTokens)
@@ -75,14 +68,12 @@ func Check(name string, src []byte, whole ...string) ([]byte, error) {
 
 // checker walks through the tokens of a text.
 type checker struct {
-	name  string
-	whole map[string]bool
+	name string
 	// flow counts the brackets that are open, entries the signs of lists and keys
 	// that follow one another.
 	flow, entries int
 	// began says that the document has content, ended that it is over.
 	began, ended bool
-	key          string
 }
 
 func (c *checker) next(t *token.Token) error {
@@ -91,6 +82,8 @@ func (c *checker) next(t *token.Token) error {
 		return nil
 	case token.AnchorType, token.AliasType:
 		return c.errorf(t, "anchors and aliases (&, *) are not taken; write the values where they are wanted")
+	case token.TagType:
+		return c.errorf(t, "tags (%.20s) are not taken; the keys say what their values are", t.Value)
 	case token.DocumentHeaderType:
 		if c.began {
 			return c.errorf(t, "a second document begins; want one")
@@ -118,43 +111,9 @@ func (c *checker) next(t *token.Token) error {
 	if c.flow > maxDepth || c.entries > maxDepth {
 		return c.errorf(t, "nested too deep, want at most %d levels", maxDepth)
 	}
-	if t.Next != nil && t.Next.Type == token.MappingValueType {
-		c.key = t.Value
-	} else if x, err := strconv.ParseFloat(t.Value, 64); c.whole[c.key] && err == nil && x != math.Trunc(x) {
-		return c.errorf(t, "%s: %s is no whole number", c.key, t.Value)
-	}
 	return nil
 }
 
 func (c *checker) errorf(t *token.Token, format string, args ...any) error {
 	return fmt.Errorf("%s:%d:%d: %w", c.name, t.Position.Line, t.Position.Column, fmt.Errorf(format, args...))
-}
-
-// wholeKeys are the schema's keys of whole numbers, of which the YAML library
-// would cut off fractions.
-func wholeKeys() map[string]bool {
-	keys := map[string]bool{}
-	var walk func(t reflect.Type)
-	walk = func(t reflect.Type) {
-		if t.Kind() == reflect.Pointer {
-			t = t.Elem()
-		}
-		if t.Kind() != reflect.Struct {
-			return
-		}
-		for i := range t.NumField() {
-			f := t.Field(i)
-			kind := f.Type.Kind()
-			if kind == reflect.Pointer {
-				kind = f.Type.Elem().Kind()
-			}
-			if kind == reflect.Int || kind == reflect.Uint64 {
-				key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-				keys[key] = true
-			}
-			walk(f.Type)
-		}
-	}
-	walk(reflect.TypeFor[file]())
-	return keys
 }

@@ -241,9 +241,22 @@ func Load(name string) (*Config, error) {
 }
 
 // Parse reads the text of a file; name is for messages and the model's name.
-// Unknown fields, duplicate keys and values out of range are errors with line
-// and column.
+// Unknown fields, duplicate keys, values of the wrong kind (see [CheckValues])
+// and values out of range are errors with line and column.
 func Parse(name string, src []byte) (*Config, error) {
+	text, err := Check(name, src)
+	if err != nil {
+		return nil, err
+	}
+	if err := CheckValues(name, text, file{}); err != nil {
+		return nil, err
+	}
+	return ParseSaved(name, text)
+}
+
+// ParseSaved reads what Parse has read before, an earlier version's too: what that
+// took is taken as it was.
+func ParseSaved(name string, src []byte) (*Config, error) {
 	src, err := Check(name, src)
 	if err != nil {
 		return nil, err
@@ -253,7 +266,7 @@ func Parse(name string, src []byte) (*Config, error) {
 	if err := dec.Decode(&f); err != nil {
 		return nil, syntaxError(name, err)
 	}
-	if f.Model == nil || f.Train == nil {
+	if f.Model == nil || f.Train == nil { // what is saved may have none
 		return nil, fmt.Errorf("%s: the section model: or train: is empty", name)
 	}
 	c, err := f.config(strings.TrimSuffix(filepath.Base(name), filepath.Ext(name)), src)

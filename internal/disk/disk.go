@@ -1,14 +1,13 @@
-// Package disk writes the files of a folder that one process at a time holds.
-// Whenever that process dies, each file is the old one or the new one, and what
-// it left unfinished has a name by which the next one removes it.
+// Package disk writes files that appear whole or not at all, and folders that
+// one process at a time holds. Whenever a process dies, each file is the old one
+// or the new one, and what it left unfinished is removed by the next that writes
+// the same file. Files have the permissions that the user's umask leaves.
 package disk
 
 import (
-	"bufio"
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 )
 
 // Before, where not nil, is called before each operation: tests of crashes end
@@ -50,14 +49,6 @@ func Sync(name string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// file is a file whose writes are operations.
-type file struct{ *os.File }
-
-func (f file) Write(b []byte) (int, error) {
-	At("write", f.Name())
-	return f.File.Write(b)
-}
-
 // Create writes a file and makes it last.
 func Create(name string, write func(w io.Writer) error) error {
 	At("create", name)
@@ -65,7 +56,7 @@ func Create(name string, write func(w io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	err = write(file{f})
+	err = write(watched{f})
 	if err == nil {
 		At("sync", name)
 		err = f.Sync()
@@ -73,40 +64,10 @@ func Create(name string, write func(w io.Writer) error) error {
 	return errors.Join(err, f.Close())
 }
 
-// UnfinishedPrefix precedes the name of what is not whole.
-const UnfinishedPrefix = ".unfinished-"
+// watched is a file whose writes are operations.
+type watched struct{ *os.File }
 
-// Unfinished is where Replace writes what becomes a file.
-func Unfinished(name string) string {
-	return filepath.Join(filepath.Dir(name), UnfinishedPrefix+filepath.Base(name))
-}
-
-// Replace writes a file that appears whole, in place of the one before, or not
-// at all. Writes are buffered.
-func Replace(name string, write func(w io.Writer) error) error {
-	tmp := Unfinished(name)
-	err := Create(tmp, func(w io.Writer) error {
-		b := bufio.NewWriterSize(w, 1<<16)
-		if err := write(b); err != nil {
-			return err
-		}
-		return b.Flush()
-	})
-	if err == nil {
-		err = Rename(tmp, name)
-	}
-	if err != nil {
-		return errors.Join(err, Clean(name))
-	}
-	return nil
-}
-
-// Clean removes what a process that died in Replace left of the files.
-func Clean(names ...string) error {
-	for _, name := range names {
-		if err := Remove(Unfinished(name)); err != nil && !os.IsNotExist(err) {
-			return err
-		}
-	}
-	return nil
+func (f watched) Write(b []byte) (int, error) {
+	At("write", f.Name())
+	return f.File.Write(b)
 }

@@ -3,6 +3,7 @@ package fakecuda
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"time"
 	"unsafe"
 
@@ -18,7 +19,15 @@ const (
 
 // API is the driver's table of functions.
 func (d *Device) API() *driver.API {
+	// of runs a call about one of the devices.
+	of := func(dev driver.Device, f func() driver.Result) driver.Result {
+		if dev < 0 || int(dev) >= len(d.UUIDs) {
+			return driver.InvalidDevice
+		}
+		return f()
+	}
 	return &driver.API{
+		Library: "PTX interpreter",
 		Init: func(uint32) driver.Result {
 			if d.Absent {
 				return driver.NoDevice
@@ -43,38 +52,68 @@ func (d *Device) API() *driver.API {
 			}
 			return driver.Success
 		},
-		DeviceGetCount: func(n *int32) driver.Result { *n = 1; return driver.Success },
+		DeviceGetCount: func(n *int32) driver.Result { *n = int32(len(d.UUIDs)); return driver.Success },
 		DeviceGet: func(dev *driver.Device, i int32) driver.Result {
-			if i != 0 {
-				return driver.InvalidDevice
+			return of(driver.Device(i), func() driver.Result { *dev = driver.Device(i); return driver.Success })
+		},
+		DeviceGetName: func(name *byte, size int32, dev driver.Device) driver.Result {
+			return of(dev, func() driver.Result {
+				copy(unsafe.Slice(name, size), "PTX interpreter\x00")
+				return driver.Success
+			})
+		},
+		DeviceGetAttribute: func(v *int32, a driver.Attribute, dev driver.Device) driver.Result {
+			return of(dev, func() driver.Result {
+				n, ok := map[driver.Attribute]int{driver.Multiprocessors: 4, driver.ComputeMajor: d.Compute[0], driver.ComputeMinor: d.Compute[1], driver.MaxSharedOptin: maxShared,
+					driver.ClockRate: 1_410_000, driver.MemoryClockRate: 1_215_000, driver.MemoryBusWidth: 5120, driver.L2CacheSize: 64 << 10}[a]
+				if !ok {
+					return driver.InvalidValue
+				}
+				*v = int32(n)
+				return driver.Success
+			})
+		},
+		DeviceGetUUID: func(u *driver.UUID, dev driver.Device) driver.Result {
+			return of(dev, func() driver.Result { *u = d.UUIDs[dev]; return driver.Success })
+		},
+		DeviceTotalMem: func(n *uint64, dev driver.Device) driver.Result {
+			return of(dev, func() driver.Result { *n = d.Memory; return driver.Success })
+		},
+		PrimaryCtxRetain: func(c *driver.Context, dev driver.Device) driver.Result {
+			return of(dev, func() driver.Result {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.retained[dev]++
+				*c = contextOf(dev)
+				return driver.Success
+			})
+		},
+		PrimaryCtxRelease: func(dev driver.Device) driver.Result {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.retained[dev] == 0 {
+				return driver.InvalidContext
 			}
-			*dev = 0
-			return driver.Success
-		},
-		DeviceGetName: func(name *byte, size int32, _ driver.Device) driver.Result {
-			copy(unsafe.Slice(name, size), "PTX interpreter\x00")
-			return driver.Success
-		},
-		DeviceGetAttribute: func(v *int32, a driver.Attribute, _ driver.Device) driver.Result {
-			n, ok := map[driver.Attribute]int{driver.Multiprocessors: 4, driver.ComputeMajor: d.Compute[0], driver.ComputeMinor: d.Compute[1], driver.MaxSharedOptin: maxShared}[a]
-			if !ok {
-				return driver.InvalidValue
+			if d.retained[dev]--; d.retained[dev] == 0 {
+				delete(d.retained, dev)
+				d.reset()
 			}
-			*v = int32(n)
 			return driver.Success
 		},
-		PrimaryCtxRetain:  func(c *driver.Context, _ driver.Device) driver.Result { *c = context; return driver.Success },
-		PrimaryCtxRelease: func(driver.Device) driver.Result { return driver.Success },
 		CtxSetCurrent: func(c driver.Context) driver.Result {
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if c != 0 && c != context {
+			known := c == 0
+			for dev := range d.retained {
+				known = known || c == contextOf(dev)
+			}
+			if !known {
 				return driver.InvalidContext
 			}
 			d.current[thread()] = c != 0
 			return driver.Success
 		},
-		ModuleLoadData:    d.moduleLoad,
+		ModuleLoadDataEx:  d.moduleLoad,
 		ModuleUnload:      func(m driver.Module) driver.Result { return remove(d, d.modules, m) },
 		ModuleGetFunction: d.moduleGetFunction,
 		FuncSetAttribute: func(f driver.Function, a, v int32) driver.Result {
@@ -103,7 +142,12 @@ func (d *Device) API() *driver.API {
 			return remove(d, d.host, p)
 		},
 		MemcpyHtoDAsync: func(to driver.Pointer, from unsafe.Pointer, n uint64, s driver.Stream) driver.Result {
-			return d.copying(to, n, s, func(dst []byte) { copy(dst, unsafe.Slice((*byte)(from), n)) })
+			return d.copying(to, n, s, func(dst []byte) {
+				copy(dst, unsafe.Slice((*byte)(from), n))
+				if d.TamperCopy != nil {
+					d.TamperCopy(dst)
+				}
+			})
 		},
 		MemcpyDtoHAsync: func(to unsafe.Pointer, from driver.Pointer, n uint64, s driver.Stream) driver.Result {
 			return d.in(func() driver.Result {
@@ -191,13 +235,18 @@ func (d *Device) API() *driver.API {
 	}
 }
 
-const context driver.Context = 0x4000_0000_0010
+// contextOf is the primary context of a device.
+func contextOf(dev driver.Device) driver.Context { return 0x4000_0000_0010 + driver.Context(dev)<<12 }
 
 // ptxVersion is the newest version that the driver knows.
 const ptxVersion = "8.4"
 
-func (d *Device) moduleLoad(m *driver.Module, image *byte) driver.Result {
+func (d *Device) moduleLoad(m *driver.Module, image *byte, n uint32, options, values unsafe.Pointer) driver.Result {
 	return d.in(func() driver.Result {
+		log, ok := d.errorLog(n, options, values)
+		if !ok {
+			return driver.InvalidValue
+		}
 		text, r := d.text(image)
 		if r != driver.Success {
 			return r
@@ -207,15 +256,62 @@ func (d *Device) moduleLoad(m *driver.Module, image *byte) driver.Result {
 		}
 		mod, err := ptx.Parse(text)
 		if err != nil {
+			log(err.Error())
 			return driver.InvalidPTX
 		}
 		if mod.Version > ptxVersion {
+			log(fmt.Sprintf("PTX %s is newer than this driver, which knows %s", mod.Version, ptxVersion))
 			return driver.UnsupportedPTX
 		}
 		*m = driver.Module(d.handle())
 		d.modules[*m] = mod
 		return driver.Success
 	})
+}
+
+// errorLog is where a module's errors are written to. Options, values and logs
+// must be in host memory: C may not follow addresses in Go's.
+func (d *Device) errorLog(n uint32, options, values unsafe.Pointer) (write func(string), ok bool) {
+	write = func(string) {}
+	if n == 0 {
+		return write, true
+	}
+	os, vs := d.hostMemory(uintptr(options), 4*uint64(n)), d.hostMemory(uintptr(values), 8*uint64(n))
+	if os == nil || vs == nil {
+		return nil, false
+	}
+	at, size := map[driver.JITOption]uintptr{}, map[driver.JITOption]uint64{}
+	for i := range n {
+		o, v := driver.JITOption(binary.LittleEndian.Uint32(os[4*i:])), binary.LittleEndian.Uint64(vs[8*i:])
+		switch o {
+		case driver.InfoLogBuffer, driver.ErrorLogBuffer:
+			at[o] = uintptr(v)
+		case driver.InfoLogBytes, driver.ErrorLogBytes:
+			size[o-1] = v
+		default:
+			return nil, false
+		}
+	}
+	for o, p := range at {
+		buffer := d.hostMemory(p, size[o])
+		if len(buffer) == 0 {
+			return nil, false
+		}
+		if o == driver.ErrorLogBuffer {
+			write = func(text string) { buffer[copy(buffer[:len(buffer)-1], text)] = 0 }
+		}
+	}
+	return write, true
+}
+
+// hostMemory is n bytes of host memory, nil where they are not inside one buffer.
+func (d *Device) hostMemory(at uintptr, n uint64) []byte {
+	for p, b := range d.host {
+		if off := uint64(at) - uint64(uintptr(p)); at >= uintptr(p) && off <= uint64(len(b)) && uint64(len(b))-off >= n {
+			return b[off : off+n]
+		}
+	}
+	return nil
 }
 
 // text is the PTX that an image is, or that its machine code was assembled from.

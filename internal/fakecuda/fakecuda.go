@@ -9,6 +9,8 @@ package fakecuda
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -17,13 +19,16 @@ import (
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
-// Device is the only device of a fake driver.
+// Device is a fake driver with its devices, which are all alike and share their
+// memory.
 type Device struct {
 	// Version of the driver, 1000 times the major plus 10 times the minor one;
 	// Compute capability; bytes of Memory.
 	Version int
 	Compute [2]int
 	Memory  uint64
+	// UUIDs of the devices, one for each.
+	UUIDs []driver.UUID
 	// Absent is a driver without a device.
 	Absent bool
 	// Seed picks the schedules.
@@ -34,6 +39,10 @@ type Device struct {
 	Assembled func(fatbin []byte) (ptx string)
 	// Tamper, where not nil, may change a module's text before it is read.
 	Tamper func(ptx string) string
+	// TamperLaunch, where not nil, may change the grid of a launch, and TamperCopy
+	// what a copy has left in device memory: faults of a driver or a device.
+	TamperLaunch func(kernel string, grid *[3]int)
+	TamperCopy   func(to []byte)
 
 	mu       sync.Mutex
 	mem      ptx.Memory
@@ -52,6 +61,7 @@ type Device struct {
 	failure  driver.Result // of a launch: nothing works after it
 	report   *byte
 	launches map[string]int
+	retained map[driver.Device]int
 }
 
 type function struct {
@@ -77,11 +87,11 @@ type event struct {
 
 // New returns a driver like that of an A100, with 2 GB of memory.
 func New() *Device {
-	return &Device{Version: 12040, Compute: [2]int{8, 0}, Memory: 2 << 30,
+	return &Device{Version: 12040, Compute: [2]int{8, 0}, Memory: 2 << 30, UUIDs: []driver.UUID{{0x5f, 0xfa, 0x4e}},
 		current: map[int]bool{}, modules: map[driver.Module]*ptx.Module{}, kernels: map[driver.Function]*function{},
 		streams: map[driver.Stream]*stream{}, events: map[driver.Event]*event{}, graphs: map[driver.Graph][]op{},
 		execs: map[driver.GraphExec][]op{}, buffers: map[driver.Pointer]*ptx.Buffer{}, host: map[unsafe.Pointer][]byte{},
-		launches: map[string]int{},
+		launches: map[string]int{}, retained: map[driver.Device]int{},
 		names: map[driver.Result]*byte{
 			driver.Success: driver.CString("CUDA_SUCCESS"), driver.InvalidValue: driver.CString("CUDA_ERROR_INVALID_VALUE"),
 			driver.OutOfMemory: driver.CString("CUDA_ERROR_OUT_OF_MEMORY"), driver.NoDevice: driver.CString("CUDA_ERROR_NO_DEVICE"),
@@ -89,7 +99,8 @@ func New() *Device {
 			driver.InvalidImage: driver.CString("CUDA_ERROR_INVALID_IMAGE"), driver.NoBinaryForGPU: driver.CString("CUDA_ERROR_NO_BINARY_FOR_GPU"),
 			driver.InvalidPTX: driver.CString("CUDA_ERROR_INVALID_PTX"), driver.UnsupportedPTX: driver.CString("CUDA_ERROR_UNSUPPORTED_PTX_VERSION"),
 			driver.NotFound: driver.CString("CUDA_ERROR_NOT_FOUND"), driver.LaunchFailed: driver.CString("CUDA_ERROR_LAUNCH_FAILED"),
-			driver.Capturing: driver.CString("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"),
+			driver.InvalidDevice: driver.CString("CUDA_ERROR_INVALID_DEVICE"),
+			driver.Capturing:     driver.CString("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"),
 		},
 	}
 }
@@ -118,6 +129,13 @@ func (d *Device) Launches() map[string]int {
 	return n
 }
 
+// InUse lists the devices whose context somebody holds.
+func (d *Device) InUse() []driver.Device {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.retained))
+}
+
 // handle gives out the next handle.
 func (d *Device) handle() uintptr {
 	d.next++
@@ -141,6 +159,23 @@ func (d *Device) in(f func() driver.Result) driver.Result {
 func (d *Device) fail(text string) driver.Result {
 	d.failure, d.report = driver.LaunchFailed, driver.CString(text)
 	return d.failure
+}
+
+// reset ends the loss of a context with the last that holds it: all that was in it
+// is gone.
+func (d *Device) reset() {
+	if d.failure == driver.Success {
+		return
+	}
+	d.failure, d.used, d.mem = driver.Success, 0, ptx.Memory{}
+	clear(d.buffers)
+	clear(d.host)
+	clear(d.streams)
+	clear(d.events)
+	clear(d.modules)
+	clear(d.kernels)
+	clear(d.graphs)
+	clear(d.execs)
 }
 
 // enqueue adds work to a stream, or to the graph that it is captured in.
@@ -204,6 +239,9 @@ func (d *Device) find(p driver.Pointer, n uint64) (b *ptx.Buffer, off int) {
 
 func (d *Device) launch(k *function, grid [3]int, block, shared int, args []uint64) driver.Result {
 	d.Seed++
+	if d.TamperLaunch != nil {
+		d.TamperLaunch(k.Name, &grid)
+	}
 	r, err := k.Run(&d.mem, ptx.Launch{Grid: grid, Block: block, Shared: shared, Seed: d.Seed, Args: args})
 	if err != nil {
 		return d.fail(err.Error())

@@ -3,6 +3,7 @@ package fakecuda
 import (
 	"encoding/binary"
 	"runtime"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -65,18 +66,36 @@ func TestRules(t *testing.T) {
 	want("free", api.MemFree(p), driver.Success)
 	want("twice", api.MemFree(p), driver.InvalidValue)
 	var m driver.Module
-	want("no PTX", api.ModuleLoadData(&m, driver.CString("hello")), driver.InvalidPTX)
-	want("new PTX", api.ModuleLoadData(&m, driver.CString(".version 9.0\n.target sm_90\n.address_size 64\n")), driver.UnsupportedPTX)
-	want("PTX", api.ModuleLoadData(&m, driver.CString(".version 7.0\n.target sm_80\n.address_size 64\n")), driver.Success)
-	want("machine code", api.ModuleLoadData(&m, &fatbin(80, 90)[0]), driver.InvalidImage)
+	load := func(image *byte) driver.Result { return api.ModuleLoadDataEx(&m, image, 0, nil, nil) }
+	want("no PTX", load(driver.CString("hello")), driver.InvalidPTX)
+	want("new PTX", load(driver.CString(".version 9.0\n.target sm_90\n.address_size 64\n")), driver.UnsupportedPTX)
+	want("PTX", load(driver.CString(".version 7.0\n.target sm_80\n.address_size 64\n")), driver.Success)
+	want("machine code", load(&fatbin(80, 90)[0]), driver.InvalidImage)
 	d.Assembled = func([]byte) string { return "" }
-	want("unknown machine code", api.ModuleLoadData(&m, &fatbin(80, 90)[0]), driver.InvalidImage)
-	want("of another chip", api.ModuleLoadData(&m, &fatbin(90)[0]), driver.NoBinaryForGPU)
-	want("of a newer one", api.ModuleLoadData(&m, &fatbin(86)[0]), driver.NoBinaryForGPU)
+	want("unknown machine code", load(&fatbin(80, 90)[0]), driver.InvalidImage)
+	want("of another chip", load(&fatbin(90)[0]), driver.NoBinaryForGPU)
+	want("of a newer one", load(&fatbin(86)[0]), driver.NoBinaryForGPU)
 	broken := fatbin(80, 90)
 	broken[16+8] = 99
-	want("an entry past the end", api.ModuleLoadData(&m, &broken[0]), driver.InvalidImage)
+	want("an entry past the end", load(&broken[0]), driver.InvalidImage)
 	want("no kernel", api.ModuleGetFunction(new(driver.Function), m, driver.CString("k")), driver.NotFound)
+	var logs unsafe.Pointer
+	want("host memory", api.MemAllocHost(&logs, 128), driver.Success)
+	options, values := (*[2]driver.JITOption)(logs), (*[2]uintptr)(unsafe.Add(logs, 16))
+	*options, *values = [2]driver.JITOption{driver.ErrorLogBuffer, driver.ErrorLogBytes}, [2]uintptr{uintptr(logs) + 64, 64}
+	logged := func(o, v unsafe.Pointer) driver.Result {
+		return api.ModuleLoadDataEx(&m, driver.CString("hello"), 2, o, v)
+	}
+	want("a log", logged(logs, unsafe.Add(logs, 16)), driver.InvalidPTX)
+	if log := driver.String((*byte)(unsafe.Add(logs, 64)), 64); !strings.Contains(log, "hello") {
+		t.Errorf("the log is %q", log)
+	}
+	goValues := *values
+	want("values in memory of Go", logged(logs, unsafe.Pointer(&goValues)), driver.InvalidValue)
+	values[1] = 65
+	want("a log past the end", logged(logs, unsafe.Add(logs, 16)), driver.InvalidValue)
+	want("free", api.MemFreeHost(logs), driver.Success)
+	want("a device too many", api.DeviceGet(new(driver.Device), 1), driver.InvalidDevice)
 	if d.Left() == "" {
 		t.Error("a stream and a module are left")
 	}

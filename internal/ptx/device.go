@@ -13,12 +13,39 @@ type deviceMemory struct {
 	// written says that an earlier launch, or the host, wrote the word.
 	written []bool
 	// writers and readers hold 1 + the number of the thread that did so in this
-	// launch, and several for more than one reader.
+	// launch, and several for more than one reader; readers also takenConstant, where one
+	// of the loads was non-coherent.
 	writers, readers []uint32
 	touched          atomic.Bool
 }
 
-const several = 1<<32 - 1
+// A launch has at most 2^30 threads, so that there is a bit to spare.
+const (
+	takenConstant = 1 << 31
+	several       = takenConstant - 1
+)
+
+// mark notes a thread, and whether its load was non-coherent, in one word of a
+// shadow of readers, and returns what was there before.
+func mark(word *uint32, me uint32, nonCoherent bool) (before uint32) {
+	for {
+		before = atomic.LoadUint32(word)
+		after := before
+		switch before &^ takenConstant {
+		case 0:
+			after |= me
+		case me:
+		default:
+			after |= several
+		}
+		if nonCoherent {
+			after |= takenConstant
+		}
+		if after == before || atomic.CompareAndSwapUint32(word, before, after) {
+			return before
+		}
+	}
+}
 
 // Device makes room for n bytes as a driver gives it: of no known content, for
 // any launch to read and write. Accesses by two threads of one launch, one of
@@ -78,16 +105,21 @@ func (w *warp) device(in *instr, lane int, d *deviceMemory, me uint32, off, n in
 				w.find(in, lane, WrittenTwice, "byte %d of the buffer has been written before in this launch", 4*i)
 				return false
 			}
-			if r := atomic.LoadUint32(&d.readers[i]); r != 0 && r != me {
+			switch r := atomic.LoadUint32(&d.readers[i]); {
+			case r&takenConstant != 0:
+				w.find(in, lane, NonCoherent, "writes byte %d of a buffer, which a load of the launch (ld.global.nc) takes for constant", 4*i)
+				return false
+			case r != 0 && r != me:
 				w.find(in, lane, Race, "writes byte %d of a buffer, which another thread of the launch reads", 4*i)
 				return false
 			}
 			continue
 		}
-		if r := atomic.LoadUint32(&d.readers[i]); r != me && r != several && !(r == 0 && atomic.CompareAndSwapUint32(&d.readers[i], 0, me)) {
-			atomic.StoreUint32(&d.readers[i], several)
-		}
+		mark(&d.readers[i], me, in.op.nonCoherent)
 		switch by := atomic.LoadUint32(&d.writers[i]); {
+		case by != 0 && in.op.nonCoherent:
+			w.find(in, lane, NonCoherent, "takes byte %d of a buffer for constant (ld.global.nc), which the launch writes", 4*i)
+			return false
 		case by == me:
 		case by != 0:
 			w.find(in, lane, Race, "reads byte %d of a buffer, which another thread of the launch writes", 4*i)

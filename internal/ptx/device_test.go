@@ -49,11 +49,21 @@ func TestDeviceMemory(t *testing.T) {
 		{"a neighbour's word read, then written", "xor.b32 %r4, %r1, 4; cvt.u64.u32 %rd4, %r4; add.s64 %rd5, %rd0, %rd4; ld.global.u32 %r5, [%rd5]; st.global.u32 [%rd3], %r5; ret;", Race},
 		{"another warp's word written, then read", "st.global.u32 [%rd3], %r0; xor.b32 %r4, %r1, 128; cvt.u64.u32 %rd4, %r4; add.s64 %rd5, %rd1, %rd4; ld.global.u32 %r5, [%rd5]; ret;", Race},
 		{"written twice", "st.global.u32 [%rd3], %r0; st.global.u32 [%rd3], %r0; ret;", WrittenTwice},
+		{"a word loaded as constant, then written", "ld.global.nc.u32 %r5, [%rd3]; st.global.u32 [%rd3], %r5; ret;", NonCoherent},
+		{"a word written, then loaded as constant", "st.global.u32 [%rd3], %r0; ld.global.nc.u32 %r5, [%rd3]; ret;", NonCoherent},
+		{"a neighbour's word loaded as constant", "xor.b32 %r4, %r1, 4; cvt.u64.u32 %rd4, %r4; add.s64 %rd5, %rd0, %rd4; ld.global.nc.u32 %r5, [%rd5]; st.global.u32 [%rd3], %r5; ret;", NonCoherent},
+		{"another warp's word loaded as constant after a barrier", "st.global.u32 [%rd3], %r0; bar.sync 0; xor.b32 %r4, %r1, 128; cvt.u64.u32 %rd4, %r4; add.s64 %rd5, %rd1, %rd4; ld.global.nc.u32 %r5, [%rd5]; ret;", NonCoherent},
 		{"past the end", "st.global.u32 [%rd3+4], %r0; ret;", OutOfBounds},
 	} {
 		if fs := onDevice(t, deviceKernel(t, c.body), &mem, a.Address, a.Address); len(fs) == 0 || fs[0].Kind != c.kind {
 			t.Errorf("%s: %v", c.name, fs)
 		}
+	}
+	// What is only loaded may be loaded as constant, as often as it may otherwise, and
+	// what an earlier launch wrote.
+	constant := deviceKernel(t, "ld.global.nc.u32 %r5, [%rd0]; ld.global.u32 %r5, [%rd0]; ld.global.nc.u32 %r5, [%rd2]; st.global.u32 [%rd3], %r5; ret;")
+	if fs := onDevice(t, constant, &mem, a.Address, b.Address); len(fs) > 0 {
+		t.Error(fs)
 	}
 	mem.Remove(a)
 	if fs := onDevice(t, store, &mem, b.Address, a.Address); len(fs) != 1 || !strings.Contains(fs[0].Msg, "in no buffer") {

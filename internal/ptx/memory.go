@@ -18,7 +18,8 @@ type Buffer struct {
 	// device is the shadow of memory that is neither input nor output.
 	device *deviceMemory
 	// owners holds, for each four bytes that kernels may update, 1 + the number
-	// of the only thread that touched them; nil for other buffers.
+	// of the only thread that touched them, and takenConstant where it did so with a
+	// non-coherent load; nil for other buffers.
 	owners []uint32
 }
 
@@ -142,12 +143,22 @@ func (w *warp) global(in *instr, lane int, at uint64, n int, write bool) []byte 
 		return b.data[off : off+n]
 	}
 	for i := off / 4; i < (off+n)/4; i++ {
-		if b.owners != nil && !atomic.CompareAndSwapUint32(&b.owners[i], 0, me) && atomic.LoadUint32(&b.owners[i]) != me {
-			w.find(in, lane, Race, "byte %d of a buffer that is updated in place has been touched by another thread", 4*i)
-			return nil
+		if b.owners != nil {
+			switch before := mark(&b.owners[i], me, in.op.nonCoherent); {
+			case before&^takenConstant != 0 && before&^takenConstant != me:
+				w.find(in, lane, Race, "byte %d of a buffer that is updated in place has been touched by another thread", 4*i)
+				return nil
+			case write && before&takenConstant != 0:
+				w.find(in, lane, NonCoherent, "writes byte %d of a buffer, which a load of the launch (ld.global.nc) takes for constant", 4*i)
+				return nil
+			}
 		}
 		if write && !atomic.CompareAndSwapUint32(&b.writers[i], 0, me) {
 			w.find(in, lane, WrittenTwice, "byte %d of the output has been written before", 4*i)
+			return nil
+		}
+		if !write && in.op.nonCoherent && atomic.LoadUint32(&b.writers[i]) != 0 {
+			w.find(in, lane, NonCoherent, "takes byte %d of a buffer for constant (ld.global.nc), which the launch writes", 4*i)
 			return nil
 		}
 		if !write && b.owners == nil && atomic.LoadUint32(&b.writers[i]) != me {

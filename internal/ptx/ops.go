@@ -107,6 +107,9 @@ type opcode struct {
 	cmp  comparison
 	// narrow results keep their low 16 bits.
 	narrow bool
+	// nonCoherent loads go through a cache that stores do not reach: what they
+	// read must not be written in the same launch.
+	nonCoherent bool
 }
 
 // opcodes is the whole subset. An instruction that is not here is an error:
@@ -228,7 +231,7 @@ func init() {
 		for vec, n := range map[string]string{"": "", ".v2": "2", ".v4": "4"} {
 			size := map[string]int{"": 4, "2": 8, "4": 16}[n]
 			opcodes["ld.global"+vec+"."+typ] = &opcode{code: opLoadGlobal, operands: []string{"d" + n, "S@"}, size: size}
-			opcodes["ld.global.nc"+vec+"."+typ] = opcodes["ld.global"+vec+"."+typ]
+			opcodes["ld.global.nc"+vec+"."+typ] = &opcode{code: opLoadGlobal, operands: []string{"d" + n, "S@"}, size: size, nonCoherent: true}
 			opcodes["st.global"+vec+"."+typ] = &opcode{code: opStoreGlobal, operands: []string{"S@", "s" + n}, size: size}
 			opcodes["ld.shared"+vec+"."+typ] = &opcode{code: opLoadShared, operands: []string{"d" + n, "s@"}, size: size}
 			opcodes["st.shared"+vec+"."+typ] = &opcode{code: opStoreShared, operands: []string{"s@", "s" + n}, size: size}

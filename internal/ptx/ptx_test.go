@@ -190,6 +190,9 @@ var wrong = []struct {
 		ret;
 		L: bar.sync 0; // OR HERE
 		ret;`},
+	{"output loaded as constant", NonCoherent, `st.global.u32 [%rd3], %r0;
+		ld.global.nc.u32 %r4, [%rd3]; // HERE
+		ret;`},
 	{"output written twice", WrittenTwice, `st.global.u32 [%rd3], %r0;
 		st.global.u32 [%rd3], %r0; // HERE
 		ret;`},
@@ -229,6 +232,9 @@ func TestUpdate(t *testing.T) {
 		{"ld.global.u32 %r4, [%rd3]; add.s32 %r4, %r4, 1; st.global.u32 [%rd3], %r4; ld.global.u32 %r4, [%rd3]; ret;", ""},
 		{"ld.global.u32 %r4, [%rd3]; ret;", ""},
 		{"ld.global.u32 %r4, [%rd1]; ret;", Race},
+		{"ld.global.nc.u32 %r4, [%rd3]; ld.global.u32 %r4, [%rd3]; ret;", ""},
+		{"ld.global.nc.u32 %r4, [%rd3]; st.global.u32 [%rd3], %r4; ret;", NonCoherent},
+		{"st.global.u32 [%rd3], %r0; ld.global.nc.u32 %r4, [%rd3]; ret;", NonCoherent},
 		{"st.global.u32 [%rd3], %r0; st.global.u32 [%rd3], %r0; ret;", WrittenTwice},
 		{"st.global.u32 [%rd3], %r0; setp.ne.s32 %p0, %r0, 9; @%p0 bra L; ld.global.u32 %r4, [%rd3+4]; L: ret;", Race},
 	} {

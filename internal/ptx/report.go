@@ -20,7 +20,10 @@ const (
 	Barrier       Kind = "mismatched barrier"
 	Deadlock      Kind = "deadlock"
 	WrittenTwice  Kind = "written twice"
-	Runaway       Kind = "runaway"
+	// NonCoherent is a load that may be served by a cache which stores do not
+	// reach (ld.global.nc), of memory that the same launch writes.
+	NonCoherent Kind = "non-coherent load"
+	Runaway     Kind = "runaway"
 )
 
 // Finding is one thing that a kernel must not do, the first time that it did

@@ -198,7 +198,7 @@ func values(prefix string, p *model.Params, list []spec.Param) []safetensors.Val
 const maxText = 1 << 20
 
 func readText(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +232,7 @@ func Describe(dir string) (*specfile.Config, State, error) {
 	if err != nil {
 		return nil, s, err
 	}
-	c, err := specfile.Parse(filepath.Join(dir, configFile), src)
+	c, err := specfile.ParseSaved(filepath.Join(dir, configFile), src)
 	if err != nil {
 		return nil, s, err
 	}

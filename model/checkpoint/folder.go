@@ -175,8 +175,11 @@ func remove(run, name string) error {
 	}
 	// Of files that a process was replacing which was killed, there is this.
 	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool {
-		name, hidden := strings.CutPrefix(strings.TrimRight(e.Name(), "0123456789"), ".")
-		return hidden && slices.Contains(written, name) && disk.Remove(filepath.Join(tmp, e.Name())) == nil
+		name, ok := strings.CutPrefix(e.Name(), unfinished)
+		if !ok { // the first edition's
+			name, ok = strings.CutPrefix(strings.TrimRight(e.Name(), "0123456789"), ".")
+		}
+		return ok && slices.Contains(written, name) && disk.Remove(filepath.Join(tmp, e.Name())) == nil
 	})
 	if len(entries) == 0 {
 		return disk.Remove(tmp)

@@ -31,7 +31,9 @@ func TestForeign(t *testing.T) {
 		"step-notes/notes.txt", "step-00000001-best/state.json", "step-00000077/mine.txt", "step-00000002/notes.txt", "step-9/state.json",
 		".unfinished-ideas/a.txt", ".replaced-ideas/a.txt", "step-00000008",
 	}
-	write(t, filepath.Join(first, ".crossover.json4321"), "{") // what a process left that was killed
+	for _, name := range []string{unfinished + "crossover.json", ".crossover.json4321"} { // what processes left that were killed
+		write(t, filepath.Join(first, name), "{")
+	}
 	for step := 2; step <= 5; step++ {
 		save(t, run, step, 2)
 		for _, name := range foreign {

@@ -15,8 +15,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/internal/memory"
-	"github.com/structuredffn/sffn/internal/pending"
 )
 
 // Document is one text of a corpus.
@@ -156,7 +156,7 @@ func textFiles(root string) ([]textFile, error) {
 	case info.Mode().IsRegular():
 		return []textFile{{root, filepath.Base(root), info.Size()}}, nil
 	case !info.IsDir():
-		return nil, fmt.Errorf("%s is %s, want a file or a folder", root, pending.Kind(info.Mode()))
+		return nil, fmt.Errorf("%s is %s, want a file or a folder", root, disk.Kind(info.Mode()))
 	}
 	top, err := filepath.EvalSymlinks(root)
 	if err != nil {

@@ -111,7 +111,7 @@ var shardNames = regexp.MustCompile(`^(` + Train + `|` + Validation + `)-[0-9]{5
 
 // begins tells whether a file begins with a text; an empty one might have.
 func begins(name, text string) bool {
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return false
 	}

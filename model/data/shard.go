@@ -81,7 +81,7 @@ func writeShard(name string, ids []int32, index, count int, t token.Tokenizer) e
 
 // openShard checks the header, the size and the tokens.
 func openShard(name string) (*shard, error) {
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}

@@ -108,8 +108,11 @@ func Load(name string) (*Plan, error) {
 
 // Parse reads the text of a plan; name is for messages.
 func Parse(name string, src []byte) (*Plan, error) {
-	src, err := specfile.Check(name, src, "seeds")
+	src, err := specfile.Check(name, src)
 	if err != nil {
+		return nil, err
+	}
+	if err := specfile.CheckValues(name, src, planFile{}); err != nil {
 		return nil, err
 	}
 	var f planFile

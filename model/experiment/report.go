@@ -14,7 +14,7 @@ import (
 	"gonum.org/v1/gonum/stat"
 	"gonum.org/v1/gonum/stat/distuv"
 
-	"github.com/structuredffn/sffn/internal/pending"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/train"
 )
@@ -75,28 +75,16 @@ func (p *Plan) Report(out string) error {
 	if err := os.MkdirAll(out, 0o777); err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(out, ResultsFile), func(w io.Writer) error { return p.writeCSV(w, results) }); err != nil {
+	if err := disk.Replace(filepath.Join(out, ResultsFile), func(w io.Writer) error { return p.writeCSV(w, results) }); err != nil {
 		return err
 	}
 	for i := range p.Studies {
 		s := newSummary(&p.Studies[i], results)
-		if err := writeFile(filepath.Join(out, s.Name+".png"), s.plot); err != nil {
+		if err := disk.Replace(filepath.Join(out, s.Name+".png"), s.plot); err != nil {
 			return fmt.Errorf("plot of study %q: %w", s.Name, err)
 		}
 	}
-	return writeFile(filepath.Join(out, ReportFile), func(w io.Writer) error { return p.writeMarkdown(w, results) })
-}
-
-func writeFile(name string, write func(io.Writer) error) error {
-	f, err := pending.New(name)
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup()
-	if err := write(f); err != nil {
-		return err
-	}
-	return f.CloseAtomicallyReplace()
+	return disk.Replace(filepath.Join(out, ReportFile), func(w io.Writer) error { return p.writeMarkdown(w, results) })
 }
 
 func (p *Plan) writeCSV(w io.Writer, results map[*Run]Result) error {

@@ -28,12 +28,12 @@ func (t *trace) attendBackward(r *runner, l *layer, c *layerTrace, batch, seq in
 func (t *Decoder) extend(r *runner, l *layer, c cache, n int, s spans) {
 	b, slots := &t.room, len(t.pos)*t.capacity
 	counts := plan.GPUCountsOf{plan.Tokens: n, plan.Positions: t.spec.MaxPositions, plan.Slots: slots, plan.Sequences: s.count, plan.SeqLen: s.longest}
-	a := cuda.Args{"qkv": b.qkv, "positions": s.positions, "seqs": s.seqs, "keys": c.keys, "values": c.values, "capacity": cuda.Uint32(t.capacity)}
+	a := cuda.Args{"qkv": b.qkv, "positions": s.positions, "seqs": s.seqs, "keys": c.keys, "values": c.values, "capacity": cuda.Int(t.capacity)}
 	if t.cos.Size() > 0 {
 		a["cos"], a["sin"], a["sign"] = t.cos, t.sin, cuda.Float32(1)
 	}
 	r.launch(t.Cache, counts, a)
-	a = cuda.Args{"qkv": b.qkv, "o": b.attn, "keys": c.keys, "values": c.values, "capacity": cuda.Uint32(t.capacity), "scale": l.scale}
+	a = cuda.Args{"qkv": b.qkv, "o": b.attn, "keys": c.keys, "values": c.values, "capacity": cuda.Int(t.capacity), "scale": l.scale}
 	k := t.Attend.Decode
 	if s.longest > 1 {
 		k = t.Attend.Prefill

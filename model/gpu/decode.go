@@ -13,6 +13,10 @@ import (
 // Decoder continues a batch of sequences on a device, with a cache of keys and
 // values there. It is a [model.Feeder].
 type Decoder struct {
+	// NoGraphs enqueues the kernels of each step one by one, which takes longer and
+	// leaves the same bits; set it before the first step, or leave it as it is. It
+	// is set where the device waits for each kernel ([cuda.Device.Sync]).
+	NoGraphs bool
 	*network
 	r        runner
 	pos      []int // tokens that each sequence holds
@@ -64,7 +68,7 @@ func NewDecoder(d *cuda.Device, p *model.Params, batch, capacity int) (*Decoder,
 	if err != nil {
 		return nil, err
 	}
-	t := &Decoder{r: runner{d: d, s: s}, pos: make([]int, batch), capacity: capacity, mem: memory{d: d}, steps: map[int]*cuda.Graph{}}
+	t := &Decoder{NoGraphs: d.Sync, r: runner{d: d, s: s}, pos: make([]int, batch), capacity: capacity, mem: memory{d: d}, steps: map[int]*cuda.Graph{}}
 	if err := t.fill(ps, p, batch); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("%s on %s: %w", m.Name, d.Name, err)
@@ -176,23 +180,28 @@ func (t *Decoder) Feed(seqs []int, tokens [][]int32) ([]float32, error) {
 	return t.result[:len(seqs)*t.spec.Vocab], nil
 }
 
-// step decodes one token a sequence: one launch, of a graph that is recorded the
-// first time.
+// step decodes one token a sequence: with graphs that is one launch, of a graph
+// that is recorded the first time.
 func (t *Decoder) step(seqs []int, tokens [][]int32) error {
 	n := len(seqs)
 	for i, s := range seqs {
 		t.row(n, i, tokens[i][0], t.pos[s], s)
 	}
 	s := t.spans(n, nil)
+	work := func() error {
+		t.pass(n, s)
+		t.choose(t.room.n, n)
+		return t.r.err
+	}
+	if t.NoGraphs {
+		t.r.do(work)
+		t.r.do(t.r.s.Wait)
+		return t.r.err
+	}
 	g := t.steps[n]
 	if g == nil {
 		var err error
-		g, err = t.r.s.Capture(func() error {
-			t.pass(n, s)
-			t.choose(t.room.n, n)
-			return t.r.err
-		})
-		if err != nil {
+		if g, err = t.r.s.Capture(work); err != nil {
 			return err
 		}
 		t.steps[n] = g

@@ -1,6 +1,8 @@
 package gpu
 
 import (
+	"math"
+	"slices"
 	"testing"
 
 	"github.com/structuredffn/sffn/model"
@@ -57,4 +59,50 @@ func testDecode(t *testing.T, name string) {
 		t.Errorf("%d graphs, want one for two sequences and one for three", n)
 	}
 	_ = before
+}
+
+// With graphs and without, a decoder leaves the same bits; a device that waits for
+// each kernel records none.
+func TestGraphs(t *testing.T) {
+	c := config(t, models[0])
+	m := c.Model
+	opt := rt.Options{Pool: rt.NewPool(1)}
+	defer opt.Pool.Close()
+	p := weightsOf(t, c, opt.Pool)
+	ks, err := Kernels(m)
+	must(t, err)
+	d, _ := open(t)
+	must(t, d.Load(ks))
+	var want [][]float32
+	for _, way := range []struct {
+		name           string
+		sync, noGraphs bool
+		graphs         int
+	}{{"graphs", false, false, 2}, {"no graphs", false, true, 0}, {"waiting", true, false, 0}} {
+		d.Sync = way.sync
+		dec, err := NewDecoder(d, p, 2, 16)
+		must(t, err)
+		dec.NoGraphs = dec.NoGraphs || way.noGraphs
+		for i, f := range []struct {
+			seqs   []int
+			tokens [][]int32
+		}{
+			{[]int{0, 1}, [][]int32{ids(5, m.Vocab, 1), ids(2, m.Vocab, 2)}},
+			{[]int{0, 1}, [][]int32{ids(1, m.Vocab, 3), ids(1, m.Vocab, 4)}},
+			{[]int{1}, [][]int32{ids(1, m.Vocab, 5)}},
+			{[]int{1, 0}, [][]int32{ids(1, m.Vocab, 6), ids(1, m.Vocab, 7)}},
+		} {
+			got, err := dec.Feed(f.seqs, f.tokens)
+			must(t, err)
+			if way.name == "graphs" {
+				want = append(want, slices.Clone(got))
+			} else if !slices.EqualFunc(got, want[i], func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }) {
+				t.Errorf("%s: the logits of pass %d have other bits than with graphs", way.name, i)
+			}
+		}
+		if len(dec.steps) != way.graphs {
+			t.Errorf("%s: %d graphs were recorded, want %d", way.name, len(dec.steps), way.graphs)
+		}
+		dec.Close()
+	}
 }

@@ -4,12 +4,12 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/train"
@@ -21,7 +21,7 @@ import (
 // config is one of the models.
 func config(t *testing.T, name string) *specfile.Config {
 	t.Helper()
-	c, err := specfile.Load(filepath.Join("testdata", name+".yaml"))
+	c, err := goldenkernels.Config(name)
 	must(t, err)
 	return c
 }

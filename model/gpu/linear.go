@@ -18,11 +18,11 @@ func newProduct(p plan.GPUProduct) product { return product{p, p.Kernels()} }
 func (p product) run(r *runner, tokens int, parts cuda.Buffer, a cuda.Args) {
 	c := plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: 1}
 	if len(p.kernels) == 1 {
-		a["split"] = cuda.Uint32(p.PartStages(tokens, 1))
+		a["split"] = cuda.Int(p.PartStages(tokens, 1))
 		r.launch(p.kernels[0], c, a)
 		return
 	}
-	r.launch(p.kernels[0], c, cuda.Args{"a": a["a"], "b": a["b"], "c": parts, "split": cuda.Uint32(0)})
+	r.launch(p.kernels[0], c, cuda.Args{"a": a["a"], "b": a["b"], "c": parts, "split": cuda.Int(0)})
 	delete(a, "a")
 	delete(a, "b")
 	a["parts"] = parts
@@ -151,13 +151,13 @@ func (l *linear) gradients(r *runner, dy, x cuda.Buffer, z, dz []cuda.Buffer, to
 		}
 		n := f.weight.WeightParts(tokens)
 		r.launch(f.weight.kernels[0], plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: n},
-			cuda.Args{"a": d, "b": in, "c": parts, "split": cuda.Uint32(f.weight.PartStages(tokens, n))})
+			cuda.Args{"a": d, "b": in, "c": parts, "split": cuda.Int(f.weight.PartStages(tokens, n))})
 		addUp(r, sumParts, f.g, parts, n, accumulate)
 	}
 	if l.plan.Spec.Bias {
 		n := l.columns.Parts(tokens)
 		r.launch(l.sumColumns, plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: n},
-			cuda.Args{"x": dy, "sums": parts, "rows": cuda.Uint32(l.columns.Rows(tokens))})
+			cuda.Args{"x": dy, "sums": parts, "rows": cuda.Int(l.columns.Rows(tokens))})
 		addUp(r, sumRows, l.biasGrad, parts, n, accumulate)
 	}
 }

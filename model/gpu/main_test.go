@@ -10,17 +10,18 @@ import (
 
 	gencuda "github.com/structuredffn/sffn/gen/cuda"
 	"github.com/structuredffn/sffn/gen/plan"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/fakecuda"
+	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
-var update = flag.Bool("update", false, "compile testdata/kernels again; needs the CUDA toolkit")
+var update = flag.Bool("update", false, "compile the kernels of golden models again; needs the CUDA toolkit")
 
-var kernelsDir = filepath.Join("testdata", "kernels")
-
-// models have their kernels in testdata; three are those of golden cases.
-var models = []string{"golden-dense", "golden-lowrank", "golden-absolute", "tiny"}
+// kernelsDir holds the kernels of models, which [goldenkernels] embeds.
+var (
+	kernelsDir = filepath.Join("..", "..", "internal", "goldenkernels", "models")
+	models     = goldenkernels.Models
+)
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// prepare registers the kernels of testdata, which must be fresh, and compiles
+// prepare registers the kernels of the models, which must be fresh, and compiles
 // them before with -update.
 func prepare() error {
 	ks, err := testKernels()
@@ -65,7 +66,7 @@ func prepare() error {
 func testKernels() ([]plan.GPUKernel, error) {
 	var ks []plan.GPUKernel
 	for _, name := range models {
-		c, err := specfile.Load(filepath.Join("testdata", name+".yaml"))
+		c, err := goldenkernels.Config(name)
 		if err != nil {
 			return nil, err
 		}
@@ -82,7 +83,7 @@ func testKernels() ([]plan.GPUKernel, error) {
 func open(t *testing.T) (*cuda.Device, *fakecuda.Device) {
 	t.Helper()
 	fake := fakecuda.New()
-	d, err := cuda.Open(fake.API(), 0)
+	d, err := cuda.Open(fake.API(), "")
 	must(t, err)
 	t.Cleanup(func() {
 		must(t, d.Close())
@@ -141,7 +142,7 @@ func changeAll(t *testing.T, k plan.GPUKernel) {
 			changed = s != ptx
 			return s
 		}
-		d, err := cuda.Open(fake.API(), 0)
+		d, err := cuda.Open(fake.API(), "")
 		must(t, err)
 		if err = d.Load([]plan.GPUKernel{k}); changed && err != nil {
 			noticed++

@@ -14,9 +14,10 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
 	"slices"
 	"unsafe"
+
+	"github.com/structuredffn/sffn/internal/disk"
 )
 
 // Tensor describes one tensor of a file.
@@ -65,7 +66,7 @@ var sizes = map[string]int64{"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "
 // Open reads and checks the header: every tensor must lie within the file,
 // have the size of its shape, and follow the one before it without a gap.
 func Open(name string) (*File, error) {
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}

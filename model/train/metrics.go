@@ -74,7 +74,7 @@ const (
 // damage.
 func ReadMetrics(run string, step int) (lines []Metrics, damage string, err error) {
 	name := filepath.Join(run, MetricsFile)
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, "", err
 	}

@@ -5,10 +5,11 @@
 package cuda
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
+	"strconv"
 
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
@@ -30,15 +31,42 @@ const (
 	minCompute = 8     // sm_80
 )
 
+// EnvSync is the environment variable that sets [Device.Sync], to 1.
+const EnvSync = "SFFN_CUDA_SYNC"
+
 // Device is an open GPU. Its methods may be called from any goroutine, one at a
 // time.
 type Device struct {
-	// Name and compute capability, and what the hardware has.
-	Name                                     string
-	Major, Minor, Multiprocessors, MaxShared int
+	// Name, and the UUID as nvidia-smi prints it.
+	Name, UUID string
+	// Library is the file of the driver, which is named by its exact version on
+	// most systems; Driver the CUDA version that it is for: 1000 times the major
+	// plus 10 times the minor one.
+	Library string
+	Driver  int
+	// Compute capability, and what the hardware has: MaxShared and L2Cache in bytes.
+	Major, Minor, Multiprocessors, MaxShared, L2Cache int
+	// TotalMemory in bytes.
+	TotalMemory int64
+	// ClockRate of the multiprocessors in Hz, and MemoryBandwidth in bytes a second,
+	// both the highest; 0 where the driver does not say.
+	ClockRate, MemoryBandwidth float64
 	// FromPTX is why the driver compiles PTX although the program has machine
 	// code, nil where it does not.
 	FromPTX error
+	// Sync makes each launch wait for its kernel, so that the error of one that
+	// fails names it. No graph is recorded meanwhile. It may be set when nothing is
+	// at work.
+	Sync bool
+	// PTXOnly has the driver compile PTX even where it takes machine code.
+	PTXOnly bool
+	// Verdicts is the folder where the kernels that have passed the self-test are
+	// kept, so that the next program does not try them again; nowhere where it is
+	// empty. Tested is how many the last Load tried, and VerdictError why they were
+	// not kept.
+	Verdicts     string
+	Tested       int
+	VerdictError error
 
 	api     *driver.API
 	device  driver.Device
@@ -46,38 +74,49 @@ type Device struct {
 	pool    pool
 	kernels map[string]*Kernel
 	modules []driver.Module
-	images  map[image]driver.Module // 0 where there is none
+	// loaded is what the modules were loaded from: a driver that loads lazily may go
+	// back to it.
+	loaded []*byte
+	images map[image]driver.Module // 0 where there is none
 }
 
-// Open opens the device of that number, from 0. Errors are, or wrap, ErrNoDevice,
+// Open opens a device: the first one for "", the one of that number (from 0), or
+// the one whose UUID begins so ("GPU-.."). Errors are, or wrap, ErrNoDevice,
 // ErrOldDriver, ErrDevice or a *driver.Error.
-func Open(api *driver.API, number int) (*Device, error) {
+func Open(api *driver.API, which string) (*Device, error) {
+	if err := CheckSelector(which); err != nil {
+		return nil, err
+	}
 	if r := api.Init(0); r == driver.NoDevice {
 		return nil, ErrNoDevice
 	} else if err := api.Err("cuInit", r); err != nil {
 		return nil, err
 	}
-	d := &Device{api: api, kernels: map[string]*Kernel{}, images: map[image]driver.Module{}}
+	d := &Device{Library: api.Library, api: api, kernels: map[string]*Kernel{}, images: map[image]driver.Module{}}
 	d.pool.d = d
-	var version, count int32
+	if v := os.Getenv(EnvSync); v != "" {
+		var err error
+		if d.Sync, err = strconv.ParseBool(v); err != nil {
+			return nil, fmt.Errorf("%s=%s: want 0 or 1", EnvSync, v)
+		}
+	}
+	var version int32
 	if err := api.Err("cuDriverGetVersion", api.DriverGetVersion(&version)); err != nil {
 		return nil, err
 	}
+	d.Driver = int(version)
 	if version < minDriver {
 		return nil, fmt.Errorf("%w: it is for CUDA %d.%d, the kernels need %d.%d or newer", ErrOldDriver, version/1000, version%1000/10, minDriver/1000, minDriver%1000/10)
 	}
-	if err := api.Err("cuDeviceGetCount", api.DeviceGetCount(&count)); err != nil {
+	all, err := list(api)
+	if err != nil {
 		return nil, err
 	}
-	if count == 0 {
-		return nil, ErrNoDevice
-	}
-	if number < 0 || number >= int(count) {
-		return nil, fmt.Errorf("device %d: the driver has %d, counted from 0", number, count)
-	}
-	if err := api.Err("cuDeviceGet", api.DeviceGet(&d.device, int32(number))); err != nil {
+	c, err := choose(all, which)
+	if err != nil {
 		return nil, err
 	}
+	d.device, d.Name, d.UUID = c.device, c.name, c.uuid
 	if err := d.describe(); err != nil {
 		return nil, err
 	}
@@ -92,22 +131,31 @@ func Open(api *driver.API, number int) (*Device, error) {
 
 // describe asks for the device's properties.
 func (d *Device) describe() error {
-	var name [256]byte
-	if err := d.api.Err("cuDeviceGetName", d.api.DeviceGetName(&name[0], int32(len(name)), d.device)); err != nil {
-		return err
-	}
-	d.Name = string(name[:max(0, bytes.IndexByte(name[:], 0))])
 	for _, a := range []struct {
 		to *int
 		driver.Attribute
-	}{{&d.Major, driver.ComputeMajor}, {&d.Minor, driver.ComputeMinor}, {&d.Multiprocessors, driver.Multiprocessors}, {&d.MaxShared, driver.MaxSharedOptin}} {
+	}{{&d.Major, driver.ComputeMajor}, {&d.Minor, driver.ComputeMinor}, {&d.Multiprocessors, driver.Multiprocessors}, {&d.MaxShared, driver.MaxSharedOptin}, {&d.L2Cache, driver.L2CacheSize}} {
 		var v int32
 		if err := d.api.Err("cuDeviceGetAttribute", d.api.DeviceGetAttribute(&v, a.Attribute, d.device)); err != nil {
 			return err
 		}
 		*a.to = int(v)
 	}
-	return nil
+	// Drivers may not say how fast parts of a device, or virtual ones, are.
+	rate := func(a driver.Attribute) float64 {
+		var v int32
+		if d.api.DeviceGetAttribute(&v, a, d.device) != driver.Success {
+			return 0
+		}
+		return float64(v)
+	}
+	const kHz, perClock, bits = 1e3, 2, 8
+	d.ClockRate = kHz * rate(driver.ClockRate)
+	d.MemoryBandwidth = kHz * rate(driver.MemoryClockRate) * perClock * rate(driver.MemoryBusWidth) / bits
+	var total uint64
+	err := d.api.Err("cuDeviceTotalMem", d.api.DeviceTotalMem(&total, d.device))
+	d.TotalMemory = int64(total)
+	return err
 }
 
 func (d *Device) String() string {
@@ -119,10 +167,19 @@ func (d *Device) String() string {
 func (d *Device) do(call string, f func() driver.Result) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := d.api.Err("cuCtxSetCurrent", d.api.CtxSetCurrent(d.context)); err != nil {
+	if err := d.err("cuCtxSetCurrent", d.api.CtxSetCurrent(d.context)); err != nil {
 		return err
 	}
-	return d.api.Err(call, f())
+	return d.err(call, f())
+}
+
+// err is the error of a call, which says so where it may be another one's.
+func (d *Device) err(call string, r driver.Result) error {
+	err := d.api.Err(call, r)
+	if err != nil && r.Asynchronous() && !d.Sync {
+		err = fmt.Errorf("%w; this is of an earlier launch: with %s=1 each is waited for, and the error names the kernel", err, EnvSync)
+	}
+	return err
 }
 
 // Close frees the kernels and all memory. Streams and graphs must have been
@@ -132,7 +189,7 @@ func (d *Device) Close() error {
 	for _, m := range d.modules {
 		errs = append(errs, d.do("cuModuleUnload", func() driver.Result { return d.api.ModuleUnload(m) }))
 	}
-	d.modules, d.kernels, d.images = nil, nil, nil
+	d.modules, d.loaded, d.kernels, d.images = nil, nil, nil, nil
 	errs = append(errs, d.api.Err("cuDevicePrimaryCtxRelease", d.api.PrimaryCtxRelease(d.device)))
 	return errors.Join(errs...)
 }

@@ -4,17 +4,23 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
+	"unsafe"
+	"weak"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/fakecuda"
+	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
@@ -22,7 +28,7 @@ import (
 // open opens the fake device and demands at the end that nothing is left of it.
 func open(t *testing.T, fake *fakecuda.Device) *Device {
 	t.Helper()
-	d, err := Open(fake.API(), 0)
+	d, err := Open(fake.API(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,24 +68,46 @@ func alloc(t *testing.T, d *Device, n int) Buffer {
 func TestOpen(t *testing.T) {
 	absent, old, small := fakecuda.New(), fakecuda.New(), fakecuda.New()
 	absent.Absent, old.Version, small.Compute = true, 11030, [2]int{7, 5}
+	const devices = "0 is PTX interpreter (GPU-5ffa4e00-0000-0000-0000-000000000000), 1 is PTX interpreter (GPU-5ffb0000-0000-0000-0000-000000000000)"
+	two := fakecuda.New()
+	two.UUIDs = append(two.UUIDs, driver.UUID{0x5f, 0xfb})
 	for _, c := range []struct {
-		fake   *fakecuda.Device
-		number int
-		is     error
-		want   string
+		fake  *fakecuda.Device
+		which string
+		is    error
+		want  string
 	}{
-		{absent, 0, ErrNoDevice, "the CUDA driver finds no device"},
-		{old, 0, ErrOldDriver, "the CUDA driver is too old: it is for CUDA 11.3, the kernels need 11.4 or newer"},
-		{small, 0, ErrDevice, "the device is not supported: PTX interpreter has compute capability 7.5, the kernels need 8.0 or newer"},
-		{fakecuda.New(), 1, nil, "device 1: the driver has 1, counted from 0"},
+		{absent, "", ErrNoDevice, "the CUDA driver finds no device"},
+		{old, "", ErrOldDriver, "the CUDA driver is too old: it is for CUDA 11.3, the kernels need 11.4 or newer"},
+		{small, "", ErrDevice, "the device is not supported: PTX interpreter has compute capability 7.5, the kernels need 8.0 or newer"},
+		{fakecuda.New(), "1", nil, "device 1 is not there: 0 is PTX interpreter (GPU-5ffa4e00-0000-0000-0000-000000000000)"},
+		{two, "2", nil, "device 2 is not there: " + devices},
+		{two, "GPU-5ffc", nil, "device GPU-5ffc is not there: " + devices},
+		{two, "GPU-5ff", nil, "device GPU-5ff may be any of 2: " + devices},
+		{two, "-1", nil, `device "-1": want a number from 0, or a UUID that begins with GPU-`},
+		{two, "GPU-", nil, `device "GPU-": want a number from 0, or a UUID that begins with GPU-`},
 	} {
-		if _, err := Open(c.fake.API(), c.number); err == nil || err.Error() != c.want || c.is != nil && !errors.Is(err, c.is) {
+		if _, err := Open(c.fake.API(), c.which); err == nil || err.Error() != c.want || c.is != nil && !errors.Is(err, c.is) {
 			t.Errorf("%v, want %s", err, c.want)
 		}
 	}
 	d := open(t, fakecuda.New())
 	if got := d.String(); got != "PTX interpreter (compute capability 8.0, 4 multiprocessors)" {
 		t.Error(got)
+	}
+	if d.UUID != "GPU-5ffa4e00-0000-0000-0000-000000000000" || d.Driver != 12040 || d.Library != "PTX interpreter" || d.TotalMemory != 2<<30 ||
+		d.L2Cache != 64<<10 || d.ClockRate != 1.41e9 || d.MemoryBandwidth != 1555.2e9 {
+		t.Errorf("%+v", d)
+	}
+	// The device that was asked for is the one that is used.
+	for which, number := range map[string]driver.Device{"": 0, "0": 0, "1": 1, "GPU-5FFB0000-0000-0000-0000-000000000000": 1, "GPU-5ffa": 0} {
+		d, err := Open(two.API(), which)
+		must(t, err)
+		if use := two.InUse(); d.UUID != two.UUIDs[number].String() || len(use) != 1 || use[0] != number {
+			t.Errorf("%q opens %s and uses %v, want device %d", which, d.UUID, use, number)
+		}
+		alloc(t, d, 100)
+		must(t, d.Close())
 	}
 }
 
@@ -185,8 +213,8 @@ var small = []spec.FFN{
 
 func kernels(t *testing.T, fs ...spec.FFN) []plan.GPUKernel {
 	t.Helper()
-	for _, dir := range []string{"small", "golden", "edges", "passes"} {
-		Register(os.DirFS("../../gen/cuda/testdata/" + dir))
+	for _, dir := range []string{"gen/cuda/testdata/small", "gen/cuda/testdata/edges", "gen/cuda/testdata/passes", "internal/goldenkernels/layers"} {
+		Register(os.DirFS("../../" + dir))
 	}
 	var ps []plan.GPUFFN
 	for _, f := range fs {
@@ -279,9 +307,9 @@ func TestMachineCode(t *testing.T) {
 		{"A100", [2]int{8, 0}, false, nil, ""},
 		{"RTX 4090", [2]int{8, 9}, false, nil, ""},
 		{"H100", [2]int{9, 0}, false, nil, ""},
-		{"B200", [2]int{10, 0}, false, nil, "cuModuleLoadData: CUDA_ERROR_NO_BINARY_FOR_GPU (209): "},
-		{"old driver", [2]int{9, 0}, true, nil, "cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE (200): "},
-		{"damaged", [2]int{8, 0}, false, func(fatbin []byte) { fatbin[len(fatbin)/2] ^= 1 }, "cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE (200): "},
+		{"B200", [2]int{10, 0}, false, nil, "cuModuleLoadDataEx: CUDA_ERROR_NO_BINARY_FOR_GPU (209): "},
+		{"old driver", [2]int{9, 0}, true, nil, "cuModuleLoadDataEx: CUDA_ERROR_INVALID_IMAGE (200): "},
+		{"damaged", [2]int{8, 0}, false, func(fatbin []byte) { fatbin[len(fatbin)/2] ^= 1 }, "cuModuleLoadDataEx: CUDA_ERROR_INVALID_IMAGE (200): "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fatbin := slices.Clone(committed)
@@ -336,7 +364,7 @@ func TestMachineCode(t *testing.T) {
 // Every template has a self-test.
 func TestFamilies(t *testing.T) {
 	for _, k := range kernels(t, small...) {
-		if _, ok := families[k.Template]; !ok {
+		if !gpuproof.Knows(k.Template) {
 			t.Errorf("%s: no self-test", k.Template)
 		}
 	}
@@ -354,7 +382,7 @@ func TestRefusal(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fake := fakecuda.New()
-			d, err := Open(fake.API(), 0)
+			d, err := Open(fake.API(), "")
 			must(t, err)
 			tampered := 0
 			fake.Tamper = func(ptx string) string {
@@ -418,12 +446,13 @@ func TestGraph(t *testing.T) {
 	}
 	// The sum of 136 ones, the first of them replaced.
 	for _, first := range []float32{0, 120, -136} {
-		Of[uint16](h)[0] = toBF16(first)
+		bf16 := func(f float32) uint16 { return uint16(math.Float32bits(f) >> 16) } // of few digits
+		Of[uint16](h)[0] = bf16(first)
 		must(t, g.Launch(s))
-		got, err := download(s, args["c"].(Buffer), plan.ArrayBF16, 3*64)
-		must(t, err)
-		if got[0] != 135+first || got[63] != 135+first || got[64] != 136 {
-			t.Errorf("first row %v, second %v, want %v and 136", got[0], got[64], 135+first)
+		got := make([]uint16, 3*64)
+		must(t, Download(s, got, args["c"].(Buffer)))
+		if want := bf16(135 + first); got[0] != want || got[63] != want || got[64] != bf16(136) {
+			t.Errorf("first row %#x, second %#x, want %#x and %#x", got[0], got[64], want, bf16(136))
 		}
 	}
 	must(t, g.Close())
@@ -440,7 +469,7 @@ func TestGraph(t *testing.T) {
 // when somebody waits, and every call after that.
 func TestLaunchErrors(t *testing.T) {
 	fake := fakecuda.New()
-	d, err := Open(fake.API(), 0)
+	d, err := Open(fake.API(), "")
 	must(t, err)
 	s, err := d.NewStream()
 	must(t, err)
@@ -477,6 +506,178 @@ func TestLaunchErrors(t *testing.T) {
 	if err := s.Launch(k, c, args); !errors.Is(err, driver.LaunchFailed) {
 		t.Errorf("after a failed launch: %v", err)
 	}
+}
+
+// Counts and grids that their parameters cannot hold are errors before a launch,
+// never a number cut off.
+func TestCounts(t *testing.T) {
+	fake := fakecuda.New()
+	d := open(t, fake)
+	s := newStream(t, d)
+	k, c, args := launchable(t, d, s, 3)
+	ran := fake.Launches()[k.Name]
+	const most = 1<<32 - 1
+	for _, e := range []struct {
+		change func(k *Kernel, c plan.GPUCountsOf, a Args)
+		want   string
+	}{
+		{func(_ *Kernel, c plan.GPUCountsOf, _ Args) { c[plan.Tokens] = most + 1 + 3 }, "tokens is 4294967299, want 0 to 4294967295"},
+		{func(_ *Kernel, c plan.GPUCountsOf, _ Args) { c[plan.Tokens] = -3 }, "tokens is -3, want 0 to 4294967295"},
+		{func(_ *Kernel, c plan.GPUCountsOf, _ Args) { c[plan.Tokens] = 0 }, "a grid of 0 blocks in direction y for map[parts:1 tokens:0], want 1 to 65535"},
+		{func(k *Kernel, _ plan.GPUCountsOf, _ Args) {
+			k.Grid[0] = plan.GPUExtent{N: 1 << 30, Of: plan.Tokens, Plus: 1 << 30}
+		}, "a grid of 4294967296 blocks in direction x"},
+		{func(k *Kernel, c plan.GPUCountsOf, _ Args) {
+			k.Grid[1] = plan.GPUExtent{N: 1, Of: plan.Tokens}
+			c[plan.Tokens] = 65536
+		}, "a grid of 65536 blocks in direction y for map[parts:1 tokens:65536], want 1 to 65535"},
+		{func(k *Kernel, c plan.GPUCountsOf, _ Args) {
+			k.Grid[1], k.Grid[2] = plan.GPUExtent{N: 1}, plan.GPUExtent{N: 1 << 62, Of: plan.Tokens, Times: plan.Parts}
+			c[plan.Tokens], c[plan.Parts] = most, most
+		}, "a grid of 18446744073709551615 blocks in direction z"},
+		{func(k *Kernel, c plan.GPUCountsOf, _ Args) {
+			k.Params[0].Len = plan.GPUExtent{N: 1 << 62, Of: plan.Tokens}
+			c[plan.Tokens] = 4
+		}, "want 18446744073709551615 for map"},
+		{func(_ *Kernel, _ plan.GPUCountsOf, a Args) { a["split"] = Int(most + 2) }, "split is 4294967297, want 0 to 4294967295"},
+		{func(_ *Kernel, _ plan.GPUCountsOf, a Args) { a["split"] = Int(-1) }, "split is -1, want 0 to 4294967295"},
+	} {
+		k2, c2, a2 := *k, maps.Clone(c), maps.Clone(args)
+		k2.Params = slices.Clone(k.Params)
+		e.change(&k2, c2, a2)
+		if err := s.Launch(&k2, c2, a2); err == nil || !strings.HasPrefix(err.Error(), "cuda: "+k.Name+": ") || !strings.Contains(err.Error(), e.want) {
+			t.Errorf("%v, want %s", err, e.want)
+		}
+	}
+	must(t, s.Wait())
+	if fake.Launches()[k.Name] != ran {
+		t.Error("a launch that was refused ran")
+	}
+	args["split"] = Int(1)
+	must(t, s.Launch(k, c, args))
+}
+
+// An error that comes up late says that it does; waiting for each launch, it
+// names the kernel.
+func TestSync(t *testing.T) {
+	broken := func() (*Device, *Stream, func() error) {
+		d, err := Open(fakecuda.New().API(), "")
+		must(t, err)
+		s, err := d.NewStream()
+		must(t, err)
+		k, c, args := launchable(t, d, s, 3)
+		args["a"] = alloc(t, d, args["a"].(Buffer).size) // never written
+		return d, s, func() error { return s.Launch(k, c, args) }
+	}
+	_, s, launch := broken()
+	must(t, launch())
+	const hint = "this is of an earlier launch: with SFFN_CUDA_SYNC=1 each is waited for, and the error names the kernel"
+	if err := s.Wait(); !errors.Is(err, driver.LaunchFailed) || !strings.HasSuffix(err.Error(), hint) {
+		t.Errorf("%v, want %s", err, hint)
+	}
+	t.Setenv(EnvSync, "1")
+	d, s, launch := broken()
+	if err := launch(); !errors.Is(err, driver.LaunchFailed) || !strings.HasPrefix(err.Error(), "cuda: gemm_bf16_") || strings.Contains(err.Error(), EnvSync) {
+		t.Errorf("%v, want the kernel's name", err)
+	}
+	if _, err := s.Capture(func() error { return nil }); err == nil || err.Error() != "cuda: no graph is recorded with SFFN_CUDA_SYNC, which waits for each kernel" {
+		t.Errorf("a graph: %v", err)
+	}
+	if !d.Sync {
+		t.Error("a device does not say that it waits")
+	}
+	t.Setenv(EnvSync, "yes?")
+	if _, err := Open(fakecuda.New().API(), ""); err == nil || err.Error() != "SFFN_CUDA_SYNC=yes?: want 0 or 1" {
+		t.Errorf("%v", err)
+	}
+	t.Setenv(EnvSync, "0")
+	if d := open(t, fakecuda.New()); d.Sync {
+		t.Error("0 means 1")
+	}
+}
+
+// Memory of Go's stays until a copy that the call only enqueued is done. The
+// driver here keeps addresses as C does: nothing else holds the memory.
+func TestCopiesHoldMemory(t *testing.T) {
+	fake := fakecuda.New()
+	api := fake.API()
+	var held weak.Pointer[uint32]
+	copies, lost := 0, 0
+	hold := func(p unsafe.Pointer) driver.Result {
+		copies++
+		held = weak.Make((*uint32)(p))
+		return driver.Success
+	}
+	api.MemcpyHtoDAsync = func(_ driver.Pointer, from unsafe.Pointer, _ uint64, _ driver.Stream) driver.Result {
+		return hold(from)
+	}
+	api.MemcpyDtoHAsync = func(to unsafe.Pointer, _ driver.Pointer, _ uint64, _ driver.Stream) driver.Result { return hold(to) }
+	wait := api.StreamSynchronize
+	api.StreamSynchronize = func(s driver.Stream) driver.Result {
+		if copies > 0 {
+			runtime.GC()
+			if held.Value() == nil {
+				lost++
+			}
+		}
+		return wait(s)
+	}
+	d, err := Open(api, "")
+	must(t, err)
+	defer d.Close()
+	s, err := d.NewStream()
+	must(t, err)
+	b := alloc(t, d, 4<<10)
+	must(t, Upload(s, b, make([]uint32, 1<<10)))
+	must(t, Download(s, make([]uint32, 1<<10), b))
+	if copies != 2 || lost > 0 {
+		t.Errorf("%d copies, of which %d lost their memory", copies, lost)
+	}
+	copies = 0
+	must(t, s.Close())
+}
+
+// So does what a module was loaded from, until it is unloaded.
+func TestModulesHoldImages(t *testing.T) {
+	fake := fakecuda.New()
+	api := fake.API()
+	var images []weak.Pointer[byte]
+	loadData := api.ModuleLoadDataEx
+	api.ModuleLoadDataEx = func(m *driver.Module, image *byte, n uint32, options, values unsafe.Pointer) driver.Result {
+		images = append(images, weak.Make(image))
+		return loadData(m, image, n, options, values)
+	}
+	d, err := Open(api, "")
+	must(t, err)
+	must(t, d.Load(kernels(t, small[2])[:1]))
+	gone := func() (n int) {
+		runtime.GC()
+		for _, image := range images {
+			if image.Value() == nil {
+				n++
+			}
+		}
+		return n
+	}
+	if n := gone(); len(images) == 0 || n > 0 {
+		t.Errorf("%d of %d images are gone while their modules are loaded", n, len(images))
+	}
+	must(t, d.Close())
+	if n := gone(); n != len(images) {
+		t.Errorf("%d of %d images are gone after the modules", n, len(images))
+	}
+}
+
+// What the driver's compiler says of text that it refuses is part of the error.
+func TestCompilerLog(t *testing.T) {
+	fake := fakecuda.New()
+	fake.Tamper = func(ptx string) string { return strings.ReplaceAll(ptx, "add.f32", "frobnicate.f32") }
+	d := open(t, fake)
+	err := d.Load(kernels(t, small[2]))
+	if !errors.Is(err, driver.InvalidPTX) || !strings.Contains(err.Error(), `CUDA_ERROR_INVALID_PTX (218)`) || !strings.Contains(err.Error(), "frobnicate.f32") {
+		t.Errorf("%v, want the compiler's words", err)
+	}
+	t.Log(err)
 }
 
 // Programs that link kernels do not link what loads the driver, and with it

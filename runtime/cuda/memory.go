@@ -160,6 +160,13 @@ func (d *Device) Memory() Memory {
 	return d.pool.stats
 }
 
+// Trim returns what was freed to the driver.
+func (d *Device) Trim() error {
+	d.pool.mu.Lock()
+	defer d.pool.mu.Unlock()
+	return d.pool.trim()
+}
+
 // trim returns everything that was freed to the driver.
 func (p *pool) trim() error {
 	for size, list := range p.free {

@@ -18,7 +18,12 @@ import (
 // Kernel is a kernel on a device.
 type Kernel struct {
 	plan.GPUKernel
+	// MachineCode reports whether it is that of the program; the driver has compiled
+	// it from PTX otherwise.
+	MachineCode bool
+
 	function driver.Function
+	hash     string // of what it was made from, and of how it is launched
 }
 
 // text is the PTX of one kernel, and what its file has outside of kernels.
@@ -66,6 +71,9 @@ type image struct {
 // and only the driver, which may be older than the code, knows whether it can
 // take it: so it is asked, once a file.
 func (d *Device) assembled(p plan.GPUKernel) (*Kernel, error) {
+	if d.PTXOnly {
+		return nil, nil
+	}
 	sources.Lock()
 	defer sources.Unlock()
 	for i, find := range sources.images {
@@ -83,6 +91,9 @@ func (d *Device) assembled(p plan.GPUKernel) (*Kernel, error) {
 			continue
 		}
 		if k, err := d.find(p, m); k != nil || err != nil {
+			if k != nil {
+				k.MachineCode, k.hash = true, imageHash(find(p.File))
+			}
 			return k, err
 		}
 	}
@@ -186,54 +197,72 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
 }
 
-// Load makes kernels ready. Each is machine code that the driver takes, or PTX
-// that it compiles, once for a device, and is run against the CPU's kernels on a
-// small problem: where one differs, no kernel of the device is used, and the error
-// is a *MismatchError.
+// Load makes kernels ready for use. Each is proven once for a device and a driver,
+// on a problem of some tiles: where one stores something else than float64 says,
+// none of them is used, and the error is a *MismatchError.
 func (d *Device) Load(ks []plan.GPUKernel) error {
-	var missing []string
 	var wanted []plan.GPUKernel
-	texts, loaded := map[string]text{}, map[string]*Kernel{}
-	bodies := map[string][]string{} // by head
 	for _, k := range ks {
-		if d.kernels[k.Name] != nil || slices.ContainsFunc(wanted, func(o plan.GPUKernel) bool { return o.Name == k.Name }) {
-			continue
+		if d.kernels[k.Name] == nil && !slices.ContainsFunc(wanted, func(o plan.GPUKernel) bool { return o.Name == k.Name }) {
+			wanted = append(wanted, k)
 		}
-		t, ok, err := registered(k.Name)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			missing = append(missing, k.Name)
-			continue
-		}
-		wanted, texts[k.Name] = append(wanted, k), t
 	}
-	if missing != nil {
-		return &MissingError{missing}
-	}
-	for _, k := range wanted {
-		if a, err := d.assembled(k); err != nil {
-			return err
-		} else if a != nil {
-			loaded[k.Name] = a
-			continue
-		}
-		t := texts[k.Name]
-		bodies[t.head] = append(bodies[t.head], t.body)
-	}
-	for _, head := range slices.Sorted(maps.Keys(bodies)) {
-		if err := d.load(head+strings.Join(bodies[head], "\n"), wanted, loaded); err != nil {
-			return err
-		}
+	loaded, err := d.Compile(wanted)
+	if err != nil {
+		return err
 	}
 	if err := d.selfTest(wanted, loaded); err != nil {
 		return err
 	}
-	for name, k := range loaded {
-		d.kernels[name] = k
-	}
+	maps.Copy(d.kernels, loaded)
 	return nil
+}
+
+// Compile gives kernels to the driver, as machine code that it takes or as PTX
+// that it compiles, and returns them by name. Nobody has tried them.
+func (d *Device) Compile(ks []plan.GPUKernel) (map[string]*Kernel, error) {
+	var missing []string
+	texts, loaded := map[string]text{}, map[string]*Kernel{}
+	bodies := map[string][]string{} // by head
+	for _, k := range ks {
+		t, ok, err := registered(k.Name)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			missing = append(missing, k.Name)
+		}
+		texts[k.Name] = t
+	}
+	if missing != nil {
+		return nil, &MissingError{missing}
+	}
+	for _, k := range ks {
+		if loaded[k.Name] != nil {
+			continue
+		}
+		a, err := d.assembled(k)
+		if err != nil {
+			return nil, err
+		}
+		if a != nil {
+			loaded[k.Name] = a
+			continue
+		}
+		t := texts[k.Name]
+		if !slices.Contains(bodies[t.head], t.body) {
+			bodies[t.head] = append(bodies[t.head], t.body)
+		}
+	}
+	for _, head := range slices.Sorted(maps.Keys(bodies)) {
+		if err := d.load(head+strings.Join(bodies[head], "\n"), ks, loaded); err != nil {
+			return nil, err
+		}
+	}
+	for name, k := range loaded {
+		k.hash += identify(k, texts[name])
+	}
+	return loaded, nil
 }
 
 // load has the driver compile a module and finds the wanted kernels in it.
@@ -260,10 +289,18 @@ func (d *Device) load(src string, wanted []plan.GPUKernel, loaded map[string]*Ke
 	return nil
 }
 
-// module gives an image to the driver.
+// module gives an image to the driver. The error has what its compiler says.
 func (d *Device) module(image *byte) (m driver.Module, err error) {
-	if err = d.do("cuModuleLoadData", func() driver.Result { return d.api.ModuleLoadData(&m, image) }); err == nil {
+	log, err := d.newJITLog()
+	if err != nil {
+		return 0, err
+	}
+	if err = log.load(&m, image); err == nil {
 		d.modules = append(d.modules, m)
+		d.loaded = append(d.loaded, image)
+	}
+	if e := log.Close(); err == nil {
+		err = e
 	}
 	return m, err
 }

@@ -48,26 +48,40 @@ func (s *Stream) Wait() error {
 	return s.d.do("cuStreamSynchronize", func() driver.Result { return s.d.api.StreamSynchronize(s.at) })
 }
 
-// Arg is an argument of a kernel: a Buffer, a Uint32 or a Float32.
+// Arg is an argument of a kernel: a Buffer, a Uint32, an Int or a Float32.
 type Arg interface{ value() uint64 }
 
-// Numbers among a kernel's arguments.
+// Numbers among a kernel's arguments. An Int goes where a uint32 does, and is an
+// error of the launch where it does not fit.
 type (
 	Uint32  uint32
+	Int     int
 	Float32 float32
 )
 
+// Float32Bits is the Float32 of these bits.
+func Float32Bits(bits uint32) Float32 { return Float32(math.Float32frombits(bits)) }
+
 func (b Buffer) value() uint64  { return uint64(b.at) }
 func (n Uint32) value() uint64  { return uint64(n) }
+func (n Int) value() uint64     { return uint64(n) }
 func (f Float32) value() uint64 { return uint64(math.Float32bits(float32(f))) }
 
 // Args are the arguments of a launch, by the names of the plan's parameters.
 // Counts need not be given, nor optional arrays.
 type Args map[string]Arg
 
-// Launch runs a kernel once. Arrays that are smaller than the plan says, and
-// names that it has not, are errors.
+// Launch runs a kernel once. Arrays that are smaller than the plan says, names
+// that it has not, counts and grids that are out of range are errors, and with
+// [Device.Sync] so is what the kernel does wrong.
 func (s *Stream) Launch(k *Kernel, c plan.GPUCountsOf, a Args) error {
+	if err := checkCounts(k, c); err != nil {
+		return err
+	}
+	g, err := grid(k, c)
+	if err != nil {
+		return err
+	}
 	at := unsafe.Slice((*unsafe.Pointer)(s.args.at), maxArgs)
 	values := unsafe.Slice((*uint64)(unsafe.Add(s.args.at, 8*maxArgs)), maxArgs)
 	given := 0
@@ -80,11 +94,14 @@ func (s *Stream) Launch(k *Kernel, c plan.GPUCountsOf, a Args) error {
 		case ok && !fits(p, v):
 			return fmt.Errorf("cuda: %s: %s is no %s", k.Name, p.Name, p.Type)
 		case ok && p.Type.Array():
-			if b := v.(Buffer); b.size < p.Bytes(c) {
-				return fmt.Errorf("cuda: %s: %s has %d bytes, want %d for %v", k.Name, p.Name, b.size, p.Bytes(c), c)
+			if b, want := v.(Buffer), times(uint64(p.Type.Bytes()), extent(p.Len, c)); uint64(b.size) < want {
+				return fmt.Errorf("cuda: %s: %s has %d bytes, want %d for %v", k.Name, p.Name, b.size, want, c)
 			}
 			values[i] = v.value()
 		case ok:
+			if n, is := v.(Int); is && (n < 0 || uint64(n) > math.MaxUint32) {
+				return fmt.Errorf("cuda: %s: %s is %d, want 0 to %d", k.Name, p.Name, n, uint32(math.MaxUint32))
+			}
 			values[i] = v.value()
 		case p.Type.Array() && p.Optional:
 			values[i] = 0
@@ -98,10 +115,23 @@ func (s *Stream) Launch(k *Kernel, c plan.GPUCountsOf, a Args) error {
 	if given != len(a) {
 		return fmt.Errorf("cuda: %s: %d arguments, of which it has %d", k.Name, len(a), given)
 	}
-	grid := k.Blocks(c)
-	return s.d.do("cuLaunchKernel of "+k.Name, func() driver.Result {
-		return s.d.api.LaunchKernel(k.function, uint32(grid[0]), uint32(grid[1]), uint32(grid[2]), uint32(k.Threads), 1, 1, uint32(k.SharedBytes), s.at, s.args.at, nil)
-	})
+	if err := s.d.do("cuLaunchKernel of "+k.Name, func() driver.Result {
+		return s.d.api.LaunchKernel(k.function, g[0], g[1], g[2], uint32(k.Threads), 1, 1, uint32(k.SharedBytes), s.at, s.args.at, nil)
+	}); err != nil {
+		return err
+	}
+	if err := s.settle(); err != nil {
+		return fmt.Errorf("cuda: %s for %v: %w", k.Name, c, err)
+	}
+	return nil
+}
+
+// settle waits for what was just enqueued where the device is to be waited for.
+func (s *Stream) settle() error {
+	if !s.d.Sync {
+		return nil
+	}
+	return s.Wait()
 }
 
 // fits reports whether an argument is of the parameter's type.
@@ -109,7 +139,7 @@ func fits(p plan.GPUParam, a Arg) bool {
 	switch a.(type) {
 	case Buffer:
 		return p.Type.Array()
-	case Uint32:
+	case Uint32, Int:
 		return p.Type == plan.Uint32
 	case Float32:
 		return p.Type == plan.Float32
@@ -154,6 +184,7 @@ func Upload[T uint8 | uint16 | int32 | uint32 | float32](s *Stream, to Buffer, v
 	if n == 0 {
 		return nil
 	}
+	defer pin(&v[0])()
 	if err := s.d.do("cuMemcpyHtoDAsync", func() driver.Result {
 		return s.d.api.MemcpyHtoDAsync(to.at, unsafe.Pointer(&v[0]), uint64(n), s.at)
 	}); err != nil {
@@ -171,12 +202,21 @@ func Download[T uint8 | uint16 | int32 | uint32 | float32](s *Stream, v []T, fro
 	if n == 0 {
 		return nil
 	}
+	defer pin(&v[0])()
 	if err := s.d.do("cuMemcpyDtoHAsync", func() driver.Result {
 		return s.d.api.MemcpyDtoHAsync(unsafe.Pointer(&v[0]), from.at, uint64(n), s.at)
 	}); err != nil {
 		return err
 	}
 	return s.Wait()
+}
+
+// pin keeps memory of Go's where it is until what it returns is called: a copy
+// goes on after the call that enqueued it.
+func pin(p any) (unpin func()) {
+	var pinner runtime.Pinner
+	pinner.Pin(p)
+	return pinner.Unpin
 }
 
 // Event is a point in a stream's work.
@@ -221,8 +261,12 @@ type Graph struct {
 }
 
 // Capture records what f enqueues on the stream, which it may not wait for, and
-// runs none of it.
+// runs none of it. With [Device.Sync] it is an error: what is recorded cannot be
+// waited for.
 func (s *Stream) Capture(f func() error) (*Graph, error) {
+	if s.d.Sync {
+		return nil, fmt.Errorf("cuda: no graph is recorded with %s, which waits for each kernel", EnvSync)
+	}
 	// A capture begins and ends on one thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -245,7 +289,10 @@ func (s *Stream) Capture(f func() error) (*Graph, error) {
 
 // Launch runs the graph's work on a stream.
 func (g *Graph) Launch(s *Stream) error {
-	return g.d.do("cuGraphLaunch", func() driver.Result { return g.d.api.GraphLaunch(g.exec, s.at) })
+	if err := g.d.do("cuGraphLaunch", func() driver.Result { return g.d.api.GraphLaunch(g.exec, s.at) }); err != nil {
+		return err
+	}
+	return s.settle()
 }
 
 // Close frees the graph.

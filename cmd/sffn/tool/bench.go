@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
@@ -14,7 +13,7 @@ import (
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/bench"
 	"github.com/structuredffn/sffn/internal/bench/peer"
-	"github.com/structuredffn/sffn/internal/pending"
+	"github.com/structuredffn/sffn/internal/disk"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -114,12 +113,12 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 		Machines []bench.Machine `json:"machines"`
 		Results  []Result        `json:"results"`
 	}{}
-	var file *renameio.PendingFile
+	var file *disk.File
 	if b.out != "" {
-		if file, err = pending.New(b.out); err != nil {
+		if file, err = disk.New(b.out); err != nil {
 			return fmt.Errorf("--out: %w", err)
 		}
-		defer file.Cleanup()
+		defer file.Close()
 	}
 	bar := newBar(cmd.ErrOrStderr(), what, len(items)*len(threads))
 	defer bar.close()
@@ -142,7 +141,7 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 	bar.close()
 	w := cmd.OutOrStdout()
 	if file != nil {
-		if err := errors.Join(printJSON(file, out), file.CloseAtomicallyReplace()); err != nil {
+		if err := errors.Join(printJSON(file, out), file.Commit()); err != nil {
 			return fmt.Errorf("--out: %w", err)
 		}
 	}

@@ -1,7 +1,6 @@
 package tool
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +10,7 @@ import (
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/bench"
-	"github.com/structuredffn/sffn/internal/pending"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
@@ -31,6 +30,14 @@ func (b *benchmark) onDevice(cmd *cobra.Command, dev device, ms []spec.Model, ba
 		Device  string               `json:"device"`
 		Results []bench.DeviceResult `json:"results"`
 	}{}
+	var file *disk.File
+	if b.out != "" {
+		var err error
+		if file, err = disk.New(b.out); err != nil {
+			return false, fmt.Errorf("--out: %w", err)
+		}
+		defer file.Close()
+	}
 	for i, m := range ms {
 		d, err := dev.open(cmd.ErrOrStderr(), m, "--config "+b.configs[i])
 		if d == nil || err != nil {
@@ -51,9 +58,8 @@ func (b *benchmark) onDevice(cmd *cobra.Command, dev device, ms []spec.Model, ba
 			return false, err
 		}
 	}
-	if b.out != "" {
-		var text bytes.Buffer
-		if err := errors.Join(printJSON(&text, out), pending.WriteFile(b.out, text.Bytes())); err != nil {
+	if file != nil {
+		if err := errors.Join(printJSON(file, out), file.Commit()); err != nil {
 			return false, fmt.Errorf("--out: %w", err)
 		}
 	}

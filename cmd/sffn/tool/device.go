@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,16 +32,33 @@ const (
 )
 
 func (d *device) flag(cmd *cobra.Command) {
-	cmd.Flags().StringVar((*string)(d), "device", string(onCPU), "cpu, cuda (an NVIDIA GPU), or auto: the GPU, and the CPU where there is none")
+	cmd.Flags().StringVar((*string)(d), "device", string(onCPU), "cpu, cuda (the first NVIDIA GPU; cuda:1, or cuda:GPU-.. with the beginning of a UUID, is another), or auto: the GPU, and the CPU where there is none")
 	cli.Complete(cmd, "device", string(onCPU), string(onCUDA), string(onAuto))
 }
 
 func (d device) check() error {
-	switch d {
-	case onCPU, onCUDA, onAuto:
+	if d == onCPU || d == onAuto || d == onCUDA {
 		return nil
 	}
-	return cli.Usagef("--device: unknown device %q; valid are cpu, cuda, auto", string(d))
+	which, ok := strings.CutPrefix(string(d), string(onCUDA)+":")
+	if !ok {
+		return cli.Usagef("--device: unknown device %q; valid are cpu, cuda, cuda:NUMBER, cuda:UUID, auto", string(d))
+	}
+	if err := cuda.CheckSelector(which); err != nil || which == "" {
+		return cli.Usagef("--device %s: want cuda:NUMBER, from 0, or cuda:GPU-.., the beginning of a UUID", d)
+	}
+	return nil
+}
+
+// which is the GPU that the flag names, as cuda.Open takes it.
+func (d device) which() string {
+	_, which, _ := strings.Cut(string(d), ":")
+	return which
+}
+
+// mustGPU reports whether the CPU would not do.
+func (d device) mustGPU() bool {
+	return d != onCPU && d != onAuto
 }
 
 // open returns the GPU, ready for a model, or nil where that runs on the CPU,
@@ -47,7 +67,7 @@ func (d device) open(w io.Writer, m spec.Model, config string) (*cuda.Device, er
 	if d == onCPU {
 		return nil, nil
 	}
-	dev, err := openGPU(w, m)
+	dev, err := openGPU(w, m, d.which())
 	return dev, d.fallBack(w, err, config)
 }
 
@@ -61,8 +81,11 @@ func (d device) fallBack(w io.Writer, err error, config string) error {
 		fmt.Fprintf(w, "running on the CPU: %v\n", err)
 		return nil
 	}
+	if none := (*libcuda.NoDriverError)(nil); errors.As(err, &none) {
+		return fmt.Errorf("--device %s: %s", d, none.Details())
+	}
 	if err != nil {
-		err = fmt.Errorf("--device cuda: %w", err)
+		err = fmt.Errorf("--device %s: %w", d, err)
 	}
 	return err
 }
@@ -79,13 +102,13 @@ func (d device) train(w io.Writer, run *train.Run, config string) (*cuda.Device,
 	return dev, err
 }
 
-// openGPU opens the first device and loads a model's kernels.
-func openGPU(w io.Writer, m spec.Model) (*cuda.Device, error) {
+// openGPU opens a device and loads a model's kernels.
+func openGPU(w io.Writer, m spec.Model, which string) (*cuda.Device, error) {
 	api, err := loadDriver()
 	if err != nil {
 		return nil, err
 	}
-	d, err := cuda.Open(api, 0)
+	d, err := cuda.Open(api, which)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +116,9 @@ func openGPU(w io.Writer, m spec.Model) (*cuda.Device, error) {
 	if err != nil {
 		d.Close()
 		return nil, err
+	}
+	if dir, err := os.UserCacheDir(); err == nil {
+		d.Verdicts = filepath.Join(dir, "sffn")
 	}
 	start := time.Now()
 	if err := d.Load(kernels); err != nil {
@@ -102,6 +128,13 @@ func openGPU(w io.Writer, m spec.Model) (*cuda.Device, error) {
 	if d.FromPTX != nil {
 		fmt.Fprintf(w, "the driver compiles the kernels from PTX, because it refuses their machine code: %v\n", d.FromPTX)
 	}
-	fmt.Fprintf(w, "device: %s; %d kernels agree with the CPU's (%.1f s)\n", d, len(kernels), time.Since(start).Seconds())
+	before := ""
+	if n := len(kernels) - d.Tested; n > 0 {
+		before = fmt.Sprintf(", %d of them before", n)
+	}
+	fmt.Fprintf(w, "device: %s; %d kernels proven%s (%.1f s)\n", d, len(kernels), before, time.Since(start).Seconds())
+	if d.VerdictError != nil {
+		fmt.Fprintf(w, "they will be proven again at the next start: %v\n", d.VerdictError)
+	}
 	return d, nil
 }

@@ -50,7 +50,7 @@ and texts are there, too, as prompt_ids and ids.`,
 			if err := dev.check(); err != nil {
 				return err
 			}
-			if mode != "off" && dev == onCUDA {
+			if mode != "off" && dev.mustGPU() {
 				return cli.Usagef("--merge: merged networks run on the CPU, want --device cpu")
 			}
 			if err := m.open(); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/internal/pending"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/safetensors"
 )
 
@@ -40,11 +40,11 @@ by one. Both give the same bytes.`,
 			if same(file, out) {
 				return cli.Usagef("--out %s is the file of --ids", out)
 			}
-			f, err := pending.New(out)
+			f, err := disk.New(out)
 			if err != nil {
 				return fmt.Errorf("--out: %w", err)
 			}
-			defer f.Cleanup()
+			defer f.Close()
 			if err := m.open(); err != nil {
 				return err
 			}
@@ -64,7 +64,7 @@ by one. Both give the same bytes.`,
 			if err := safetensors.Write(f, []safetensors.Value{logits}, nil); err != nil {
 				return fmt.Errorf("--out: %s: %w", out, err)
 			}
-			if err := f.CloseAtomicallyReplace(); err != nil {
+			if err := f.Commit(); err != nil {
 				return fmt.Errorf("--out: %w", err)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: logits %v of %s\n", out, logits.Shape, l.dir)
@@ -96,7 +96,7 @@ const maxIDsFile = 16 << 20
 // readIDs reads token ids for a model of so large a vocabulary and so many
 // positions from a JSON file: an array, or an object that has it as "ids".
 func readIDs(name string, vocab, positions int) ([]int32, error) {
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/internal/pending"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -84,7 +83,7 @@ func merge(m *model.Model, dir, mode string, opt rt.Options) error {
 	if err != nil {
 		return err
 	}
-	return pending.WriteFile(name, append(text, '\n'))
+	return disk.Replace(name, func(w io.Writer) error { _, err := w.Write(append(text, '\n')); return err })
 }
 
 // maxCrossovers bounds the file.
@@ -92,7 +91,7 @@ const maxCrossovers = 1 << 20
 
 func readCrossovers(name string) (crossovers, error) {
 	var all crossovers
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return all, nil
 	} else if err != nil {

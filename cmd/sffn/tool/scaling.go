@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/scaling/runs"
 )
@@ -311,7 +311,7 @@ const maxFitFile = 64 << 20
 
 // readFits reads what fit --json wrote.
 func readFits(name string) ([]*fitted, error) {
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/internal/pending"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/scaling/chart"
 )
@@ -55,15 +55,15 @@ hollow. --out ends in .png or .svg.`,
 					title += ", " + fs[0].ErrColumn
 				}
 			}
-			f, err := pending.New(out)
+			f, err := disk.New(out)
 			if err != nil {
 				return err
 			}
-			defer f.Cleanup()
+			defer f.Close()
 			if err := chart.Draw(f, format, title, series); err != nil {
 				return err
 			}
-			return f.CloseAtomicallyReplace()
+			return f.Commit()
 		},
 	}
 	s.flags(cmd)

@@ -23,6 +23,10 @@ func newCommand() *cobra.Command {
 		Short: "Train and run transformers with structured feed-forward layers",
 		Long: `Train and run transformers with structured feed-forward layers.
 
+A configuration (--config) is the name of a preset, or a YAML file: a regular
+one, /dev/stdin or what a shell passes as /dev/fd/N. Other pipes and devices are
+refused.
+
 The environment variable SFFN_ISA forces an instruction set: avx512, avx2 or
 portable.`,
 		Version: cli.Version(revision()),

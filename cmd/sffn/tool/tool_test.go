@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/structuredffn/sffn/internal/fakecuda"
+	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/train"
 	"github.com/structuredffn/sffn/runtime/cuda"
@@ -27,15 +28,15 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"sffn": Main, "sffn-gpu": mainOnFake})
 }
 
-// gpuTestdata has models with their GPU kernels.
-const gpuTestdata = "../../../model/gpu/testdata"
+// gpuModels has configurations of models whose GPU kernels goldenkernels embeds.
+const gpuModels = "../../../internal/goldenkernels"
 
 // mainOnFake is the tool on a driver that runs kernels in the PTX interpreter,
-// with the kernels of gpuTestdata, and an image of machine code that is too new for
+// with the kernels of gpuModels, and an image of machine code that is too new for
 // that driver.
 func mainOnFake() {
 	loadDriver = func() (*driver.API, error) { return fakecuda.New().API(), nil }
-	cuda.Register(os.DirFS(filepath.Join(os.Getenv("GPU"), "kernels")))
+	goldenkernels.Register()
 	fatbin := []byte{0x50, 0xed, 0x55, 0xba, 1, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 	cuda.RegisterImages(func(string) *byte { return &fatbin[0] })
 	Main()
@@ -58,7 +59,7 @@ func TestScripts(t *testing.T) {
 			}
 			// What the tests compute in scripts, they compute as the tool does.
 			env.Setenv(kernel.EnvISA, os.Getenv(kernel.EnvISA))
-			for name, path := range map[string]string{"TESTBED": testbed, "GPU": gpuTestdata, "FIRST": "testdata/first", "PAPER": "../../../experiments/paper"} {
+			for name, path := range map[string]string{"TESTBED": testbed, "GPU": gpuModels, "FIRST": "testdata/first", "PAPER": "../../../experiments/paper"} {
 				abs, err := filepath.Abs(path)
 				if err != nil {
 					return err

@@ -46,7 +46,7 @@ happened. One process at a time may train in a folder.`,
 			if err := dev.check(); err != nil {
 				return err
 			}
-			if profile && dev == onCUDA {
+			if profile && dev.mustGPU() {
 				return cli.Usagef("--profile times the parts of the CPU's steps, want --device cpu")
 			}
 			var err error

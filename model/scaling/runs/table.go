@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/scaling"
 )
 
@@ -49,7 +50,7 @@ func Read(name string) (t *Table, notes []string, err error) {
 	if info.IsDir() {
 		return readFolder(name)
 	}
-	f, err := os.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -28,11 +28,35 @@ type Attribute int32
 
 // The attributes that are asked for.
 const (
+	ClockRate       Attribute = 13 // kHz
 	Multiprocessors Attribute = 16
+	MemoryClockRate Attribute = 36 // kHz
+	MemoryBusWidth  Attribute = 37 // bits
+	L2CacheSize     Attribute = 38 // bytes
 	ComputeMajor    Attribute = 75
 	ComputeMinor    Attribute = 76
 	MaxSharedOptin  Attribute = 97 // bytes of shared memory of a block, at most
 )
+
+// JITOption is an option of [API.ModuleLoadDataEx].
+type JITOption int32
+
+// The options that are used: where the driver's compiler leaves its words, and
+// how many bytes there are for them.
+const (
+	InfoLogBuffer  JITOption = 3
+	InfoLogBytes   JITOption = 4
+	ErrorLogBuffer JITOption = 5
+	ErrorLogBytes  JITOption = 6
+)
+
+// UUID is the number of a device that stays the same wherever it is plugged in.
+type UUID [16]byte
+
+// String is the UUID as nvidia-smi prints it.
+func (u UUID) String() string {
+	return fmt.Sprintf("GPU-%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
 
 // MaxDynamicShared is the attribute of a function that bounds the shared
 // memory it may be launched with.
@@ -49,8 +73,12 @@ const (
 
 // API holds the driver's functions, each with the parameters of the C function
 // that its tag names. Go memory that they are given must not hold pointers to
-// Go memory, because C may not follow those.
+// Go memory, because C may not follow those. It stays where it is until the call
+// returns; callers pin what the driver uses after that (asynchronous copies).
 type API struct {
+	// Library is the file that the functions are from.
+	Library string
+
 	Init               func(flags uint32) Result                                        `cuda:"cuInit"`
 	DriverGetVersion   func(version *int32) Result                                      `cuda:"cuDriverGetVersion"`
 	GetErrorName       func(r Result, name **byte) Result                               `cuda:"cuGetErrorName"`
@@ -59,10 +87,11 @@ type API struct {
 	DeviceGet          func(d *Device, ordinal int32) Result                            `cuda:"cuDeviceGet"`
 	DeviceGetName      func(name *byte, size int32, d Device) Result                    `cuda:"cuDeviceGetName"`
 	DeviceGetAttribute func(value *int32, a Attribute, d Device) Result                 `cuda:"cuDeviceGetAttribute"`
+	DeviceGetUUID      func(u *UUID, d Device) Result                                   `cuda:"cuDeviceGetUuid_v2"`
+	DeviceTotalMem     func(n *uint64, d Device) Result                                 `cuda:"cuDeviceTotalMem_v2"`
 	PrimaryCtxRetain   func(c *Context, d Device) Result                                `cuda:"cuDevicePrimaryCtxRetain"`
 	PrimaryCtxRelease  func(d Device) Result                                            `cuda:"cuDevicePrimaryCtxRelease_v2"`
 	CtxSetCurrent      func(c Context) Result                                           `cuda:"cuCtxSetCurrent"`
-	ModuleLoadData     func(m *Module, image *byte) Result                              `cuda:"cuModuleLoadData"`
 	ModuleUnload       func(m Module) Result                                            `cuda:"cuModuleUnload"`
 	ModuleGetFunction  func(f *Function, m Module, name *byte) Result                   `cuda:"cuModuleGetFunction"`
 	FuncSetAttribute   func(f Function, attribute, value int32) Result                  `cuda:"cuFuncSetAttribute"`
@@ -89,6 +118,9 @@ type API struct {
 	GraphLaunch        func(x GraphExec, s Stream) Result                               `cuda:"cuGraphLaunch"`
 	GraphExecDestroy   func(x GraphExec) Result                                         `cuda:"cuGraphExecDestroy"`
 	GraphDestroy       func(g Graph) Result                                             `cuda:"cuGraphDestroy"`
+	// ModuleLoadDataEx takes n options and as many values of pointer size, in memory
+	// that C may keep pointers in.
+	ModuleLoadDataEx func(m *Module, image *byte, n uint32, options, values unsafe.Pointer) Result `cuda:"cuModuleLoadDataEx"`
 	// LaunchKernel takes the addresses of the arguments, in memory that C may
 	// keep pointers in: that of MemAllocHost.
 	LaunchKernel func(f Function, gridX, gridY, gridZ, blockX, blockY, blockZ, shared uint32, s Stream, args, extra unsafe.Pointer) Result `cuda:"cuLaunchKernel"`
@@ -111,6 +143,7 @@ const (
 	UnsupportedPTX Result = 222
 	InvalidHandle  Result = 400
 	NotFound       Result = 500
+	IllegalAddress Result = 700
 	LaunchFailed   Result = 719
 	Capturing      Result = 900 // not allowed while a stream is captured
 )
@@ -120,15 +153,19 @@ type Error struct {
 	// Call is the driver's function.
 	Call   string
 	Result Result
-	// Name and Text are the driver's words.
-	Name, Text string
+	// Name and Text are the driver's words, Log those of its compiler.
+	Name, Text, Log string
 }
 
 func (e *Error) Error() string {
-	if e.Name == "" {
-		return fmt.Sprintf("%s: error %d", e.Call, e.Result)
+	s := fmt.Sprintf("%s: error %d", e.Call, e.Result)
+	if e.Name != "" {
+		s = fmt.Sprintf("%s: %s (%d): %s", e.Call, e.Name, e.Result, e.Text)
 	}
-	return fmt.Sprintf("%s: %s (%d): %s", e.Call, e.Name, e.Result, e.Text)
+	if e.Log != "" {
+		s += ": " + e.Log
+	}
+	return s
 }
 
 // Is makes errors.Is find a result in an error.
@@ -145,10 +182,10 @@ func (a *API) Err(call string, r Result) error {
 	e := &Error{Call: call, Result: r}
 	var p *byte
 	if a.GetErrorName(r, &p) == Success {
-		e.Name = goString(p)
+		e.Name = String(p, maxText)
 	}
 	if a.GetErrorString(r, &p) == Success {
-		e.Text = goString(p)
+		e.Text = String(p, maxText)
 	}
 	return e
 }
@@ -156,16 +193,26 @@ func (a *API) Err(call string, r Result) error {
 // maxText bounds the driver's words.
 const maxText = 1 << 10
 
-// goString copies a C string.
-func goString(p *byte) string {
+// Asynchronous reports whether a result may be that of work which was enqueued
+// before the call that returned it. The context is lost with it.
+func (r Result) Asynchronous() bool {
+	switch r {
+	case 214, 220, 226, 702, 710, 999: // of the memory or of a link; contained; too slow; assert; unknown
+		return true
+	}
+	return r == IllegalAddress || r >= 714 && r <= LaunchFailed
+}
+
+// String copies a C string of at most n bytes.
+func String(p *byte, n int) string {
 	if p == nil {
 		return ""
 	}
-	n := 0
-	for n < maxText && *(*byte)(unsafe.Add(unsafe.Pointer(p), n)) != 0 {
-		n++
+	end := 0
+	for end < n && *(*byte)(unsafe.Add(unsafe.Pointer(p), end)) != 0 {
+		end++
 	}
-	return string(unsafe.Slice(p, n))
+	return string(unsafe.Slice(p, end))
 }
 
 // CString is a string as C takes it.

@@ -22,10 +22,12 @@ package libcuda
   F(cuDeviceGet, (int *d, int ordinal), (d, ordinal)) \
   F(cuDeviceGetName, (uintptr_t *name, int size, int d), ((void *)name, size, d)) \
   F(cuDeviceGetAttribute, (int *value, int a, int d), (value, (CUdevice_attribute)a, d)) \
+  F(cuDeviceGetUuid_v2, (uintptr_t *u, int d), ((void *)u, d)) \
+  F(cuDeviceTotalMem_v2, (uintptr_t *n, int d), ((void *)n, d)) \
   F(cuDevicePrimaryCtxRetain, (uintptr_t *c, int d), ((void *)c, d)) \
   F(cuDevicePrimaryCtxRelease_v2, (int d), (d)) \
   F(cuCtxSetCurrent, (uintptr_t c), ((CUcontext)c)) \
-  F(cuModuleLoadData, (uintptr_t *m, uintptr_t *image), ((void *)m, image)) \
+  F(cuModuleLoadDataEx, (uintptr_t *m, uintptr_t *image, unsigned n, void *options, void *values), ((void *)m, image, n, options, values)) \
   F(cuModuleUnload, (uintptr_t m), ((CUmodule)m)) \
   F(cuModuleGetFunction, (uintptr_t *f, uintptr_t m, uintptr_t *name), ((void *)f, (CUmodule)m, (void *)name)) \
   F(cuFuncSetAttribute, (uintptr_t f, int a, int value), ((CUfunction)f, (CUfunction_attribute)a, value)) \
@@ -66,30 +68,34 @@ static const char *sf_load(void *lib) {
   FUNCTIONS(FIND)
   return 0;
 }
+
+// sf_first is where the library's code is.
+static uintptr_t sf_first(void) { return (uintptr_t)p_cuInit; }
 */
 import "C"
 
 import (
-	"cmp"
-	"os"
+	"errors"
 	"unsafe"
 
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
-// Load fills the driver's functions from its library.
-func Load() (*driver.API, error) {
-	name := cmp.Or(os.Getenv(EnvLibrary), Library)
+// open fills the driver's functions from one library. What they are given stays
+// where it is until a call returns: cgo pins it.
+func open(name string) (*driver.API, error) {
 	cname := C.CString(name)
 	defer C.free(unsafe.Pointer(cname))
 	lib := C.dlopen(cname, C.RTLD_NOW|C.RTLD_LOCAL)
 	if lib == nil {
-		return nil, noDriver(name, C.GoString(C.dlerror()))
+		return nil, errors.New(C.GoString(C.dlerror()))
 	}
 	if symbol := C.sf_load(lib); symbol != nil {
-		return nil, missing(name, C.GoString(symbol))
+		return nil, missing(C.GoString(symbol))
 	}
-	return table(), nil
+	api := table()
+	api.Library = file(uintptr(C.sf_first()))
+	return api, nil
 }
 
 type result = driver.Result
@@ -113,13 +119,15 @@ func table() *driver.API {
 		DeviceGetAttribute: func(v *int32, a driver.Attribute, d driver.Device) result {
 			return result(C.sf_cuDeviceGetAttribute((*C.int)(v), C.int(a), C.int(d)))
 		},
+		DeviceGetUUID:  func(u *driver.UUID, d driver.Device) result { return result(C.sf_cuDeviceGetUuid_v2(at(u), C.int(d))) },
+		DeviceTotalMem: func(n *uint64, d driver.Device) result { return result(C.sf_cuDeviceTotalMem_v2(at(n), C.int(d))) },
 		PrimaryCtxRetain: func(c *driver.Context, d driver.Device) result {
 			return result(C.sf_cuDevicePrimaryCtxRetain(at(c), C.int(d)))
 		},
 		PrimaryCtxRelease: func(d driver.Device) result { return result(C.sf_cuDevicePrimaryCtxRelease_v2(C.int(d))) },
 		CtxSetCurrent:     func(c driver.Context) result { return result(C.sf_cuCtxSetCurrent(C.uintptr_t(c))) },
-		ModuleLoadData: func(m *driver.Module, image *byte) result {
-			return result(C.sf_cuModuleLoadData(at(m), at(image)))
+		ModuleLoadDataEx: func(m *driver.Module, image *byte, n uint32, options, values unsafe.Pointer) result {
+			return result(C.sf_cuModuleLoadDataEx(at(m), at(image), C.uint(n), options, values))
 		},
 		ModuleUnload: func(m driver.Module) result { return result(C.sf_cuModuleUnload(C.uintptr_t(m))) },
 		ModuleGetFunction: func(f *driver.Function, m driver.Module, name *byte) result {

@@ -3,8 +3,6 @@
 package libcuda
 
 import (
-	"cmp"
-	"os"
 	"reflect"
 
 	"github.com/ebitengine/purego"
@@ -12,20 +10,26 @@ import (
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
-// Load fills the driver's functions from its library.
-func Load() (*driver.API, error) {
-	name := cmp.Or(os.Getenv(EnvLibrary), Library)
+// open fills the driver's functions from one library. What they are given stays
+// where it is until a call returns: purego holds its arguments.
+func open(name string) (*driver.API, error) {
 	lib, err := purego.Dlopen(name, purego.RTLD_NOW|purego.RTLD_LOCAL)
 	if err != nil {
-		return nil, noDriver(name, err.Error())
+		return nil, err
 	}
 	api := &driver.API{}
 	v := reflect.ValueOf(api).Elem()
 	for i := range v.NumField() {
 		symbol := v.Type().Field(i).Tag.Get("cuda")
+		if symbol == "" {
+			continue
+		}
 		f, err := purego.Dlsym(lib, symbol)
 		if err != nil {
-			return nil, missing(name, symbol)
+			return nil, missing(symbol)
+		}
+		if api.Library == "" {
+			api.Library = file(f)
 		}
 		purego.RegisterFunc(v.Field(i).Addr().Interface(), f)
 	}

@@ -8,7 +8,8 @@
 #ifdef HEADER
 #include <cuda.h>
 #else
-typedef int CUresult, CUdevice, CUdevice_attribute, CUfunction_attribute, CUstreamCaptureMode;
+typedef int CUresult, CUdevice, CUdevice_attribute, CUfunction_attribute, CUstreamCaptureMode, CUjit_option;
+typedef struct { char bytes[16]; } CUuuid;
 typedef unsigned long long CUdeviceptr, cuuint64_t;
 typedef struct ctx *CUcontext;
 typedef struct mod *CUmodule;
@@ -31,17 +32,26 @@ CUresult cuDeviceGetCount(int *n) { *n = 3; return 0; }
 CUresult cuDeviceGet(CUdevice *d, int i) { WANT(i == 2); *d = 42; return 0; }
 CUresult cuDeviceGetName(char *s, int n, CUdevice d) { WANT(n == 16 && d == 42); memcpy(s, "stub device", 12); return 0; }
 CUresult cuDeviceGetAttribute(int *v, CUdevice_attribute a, CUdevice d) { WANT(a == 75 && d == 42); *v = -9; return 0; }
+CUresult cuDeviceGetUuid_v2(CUuuid *u, CUdevice d) { WANT(d == 42); memcpy(u->bytes, "0123456789abcdef", 16); return 0; }
+CUresult cuDeviceTotalMem_v2(size_t *n, CUdevice d) { WANT(d == 42); *n = H(22); return 0; }
 CUresult cuDevicePrimaryCtxRetain(CUcontext *c, CUdevice d) { WANT(d == 42); *c = (CUcontext)H(1); return 0; }
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice d) { WANT(d == 42); return 0; }
 CUresult cuCtxSetCurrent(CUcontext c) { WANT(c == (CUcontext)H(1)); return 0; }
-CUresult cuModuleLoadData(CUmodule *m, const void *p) { WANT(!strcmp(p, "image")); *m = (CUmodule)H(2); return 0; }
+static char host[4096];
+// The options and their values are in host memory, the log goes where they say.
+CUresult cuModuleLoadDataEx(CUmodule *m, const void *p, unsigned n, CUjit_option *o, void **v) {
+  WANT(!strcmp(p, "image") && n == 2 && (char *)o == host && (char *)v == host + 8);
+  WANT(o[0] == 5 && o[1] == 6 && v[0] == host + 64 && v[1] == (void *)32);
+  strcpy(v[0], "a log");
+  *m = (CUmodule)H(2);
+  return 0;
+}
 CUresult cuModuleUnload(CUmodule m) { WANT(m == (CUmodule)H(2)); return 0; }
 CUresult cuModuleGetFunction(CUfunction *f, CUmodule m, const char *s) { WANT(m == (CUmodule)H(2) && !strcmp(s, "kernel")); *f = (CUfunction)H(3); return 0; }
 CUresult cuFuncSetAttribute(CUfunction f, CUfunction_attribute a, int v) { WANT(f == (CUfunction)H(3) && a == 8 && v == 101376); return 0; }
 CUresult cuMemGetInfo_v2(size_t *f, size_t *t) { *f = H(20), *t = H(21); return 0; }
 CUresult cuMemAlloc_v2(CUdeviceptr *p, size_t n) { WANT(n == H(4)); *p = H(5); return 0; }
 CUresult cuMemFree_v2(CUdeviceptr p) { WANT(p == H(5)); return 0; }
-static char host[4096];
 CUresult cuMemAllocHost_v2(void **p, size_t n) { WANT(n == sizeof host); *p = host; return 0; }
 CUresult cuMemFreeHost(void *p) { WANT(p == host); return 0; }
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t n, CUstream s) { WANT(to == H(5) && !strcmp(from, "data") && n == H(6) && s == (CUstream)H(7)); return 0; }

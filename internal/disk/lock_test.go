@@ -3,7 +3,6 @@ package disk
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,28 +51,5 @@ func TestLock(t *testing.T) {
 	}
 	if _, err := Hold(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no folder: %v", err)
-	}
-}
-
-// A file that cannot be written leaves the one before, and nothing else.
-func TestReplace(t *testing.T) {
-	dir := t.TempDir()
-	name := filepath.Join(dir, "a")
-	put := func(text string, fail error) error {
-		return Replace(name, func(w io.Writer) error {
-			io.WriteString(w, text)
-			return fail
-		})
-	}
-	if err := put("one", nil); err != nil {
-		t.Fatal(err)
-	}
-	broken := errors.New("broken")
-	if err := put(strings.Repeat("two", 1<<16), broken); !errors.Is(err, broken) {
-		t.Errorf("got %v", err)
-	}
-	entries, err := os.ReadDir(dir)
-	if b, rerr := os.ReadFile(name); string(b) != "one" || rerr != nil || err != nil || len(entries) != 1 {
-		t.Errorf("%q, %v in %v, %v", b, rerr, entries, err)
 	}
 }

@@ -1,0 +1,226 @@
+package gpuproof
+
+import (
+	"cmp"
+	"math"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/internal/f64ref"
+)
+
+// operands are the inputs of a product.
+type operands struct{ a, b, bias, pre values }
+
+// place is the index of an operand's entry: i counts the rows or columns that are
+// not summed, k those that are.
+func place(o plan.Operand, block, i, k int) int {
+	if o.Summed {
+		i, k = k, i
+	}
+	return o.At(block, i, k)
+}
+
+// sum adds products lo to hi of entry (i,j) of one block, and their absolute
+// values, to which the error of float32 sums is relative.
+func (o operands) sum(k plan.GPUProduct, block, i, j, lo, hi int) (sum, abs float64) {
+	for n := lo; n < hi; n++ {
+		p := o.a.at(place(k.A, block, i, n)) * o.b.at(place(k.B, block, j, n))
+		sum += p
+		abs += math.Abs(p)
+	}
+	return sum, abs
+}
+
+// lost is what float32 loses of a sum of n numbers: n+2 roundings.
+func lost(n int, sum, abs float64) float64 { return float64(n+2) * ulp32 * (abs + math.Abs(sum)) }
+
+// product tries a matrix product. Each part of a sum in parts is a result of its
+// own.
+func product(t *trial, tokens int) {
+	k := t.Plan.(plan.GPUProduct)
+	parts := max(1, k.Parts)
+	t.counts[plan.Tokens], t.counts[plan.Parts] = tokens, 1
+	if k.Pass == plan.BackwardWeight {
+		parts = k.WeightParts(tokens)
+		t.counts[plan.Parts] = parts
+	}
+	stages := k.PartStages(tokens, t.counts[plan.Parts])
+	t.numbers["split"] = uint32(stages)
+	depth := cmp.Or(k.Depth(), tokens)
+	// part is a part's first product and the one after its last.
+	part := func(n int) (lo, hi int) {
+		each := depth
+		switch {
+		case k.Split():
+			each = k.PartSteps() * plan.GPUDepth
+		case k.Pass == plan.BackwardWeight:
+			each = stages * plan.GPUDepth
+		}
+		return min(depth, n*each), min(depth, (n+1)*each)
+	}
+	var o operands
+	o.a, o.b = t.draw("a", 1), t.draw("b", 1/math.Sqrt(float64(depth)))
+	e := t.epilogue(k, tokens)
+	rows, cols := cmp.Or(k.Rows(), tokens), k.Cols()
+	c := t.array("c")
+	t.points = k.Blocks * rows * cols
+	point := func(n int) (block, i, j int) { return n / cols / rows, n / cols % rows, n % cols }
+	t.wants = func() func(int, wanted) {
+		return func(n int, want wanted) {
+			block, i, j := point(n)
+			switch {
+			case k.Split():
+				for p := range parts {
+					lo, hi := part(p)
+					v, abs := o.sum(k, block, i, j, lo, hi)
+					want(c, (p*tokens+i)*k.C.Pitch+k.C.Cols.At(block, j), v, lost(hi-lo, v, abs))
+				}
+			case k.Pass == plan.BackwardWeight:
+				each := t.out[c].len() / parts
+				for p := range parts {
+					lo, hi := part(p)
+					v, abs := o.sum(k, block, i, j, lo, hi)
+					want(c, p*each+place(k.C, block, i, j), v, t.stored(c, v, lost(hi-lo, v, abs)))
+				}
+			default:
+				e.wants(block, i, j, func(j int) (v, abs float64, n int) {
+					v, abs = o.sum(k, block, i, j, 0, depth)
+					return v, abs, depth
+				}, want)
+			}
+		}
+	}
+	tilesN := (cols + k.Tile.N - 1) / k.Tile.N
+	t.ran = func(n int, only func([3]int) bool) bool {
+		block, i, j := point(n)
+		return only([3]int{block*tilesN + j/k.Tile.N, i / k.Tile.M, 0})
+	}
+	t.sample = func(add func(int)) {
+		for block := range k.Blocks {
+			for i := 0; i < rows; i += k.Tile.M {
+				for j := 0; j < cols; j += k.Tile.N {
+					r, s := i+t.rng.IntN(min(k.Tile.M, rows-i)), j+t.rng.IntN(min(k.Tile.N, cols-j))
+					add((block*rows+r)*cols + s)
+				}
+			}
+			for j := range cols { // the last row, most of whose tile may be missing
+				add((block*rows+rows-1)*cols + j)
+			}
+		}
+	}
+}
+
+// stored is how far a sum that is off by tol may be off in an array, where all
+// numbers are rounded, to bf16 or once more to float32.
+func (t *trial) stored(array int, v, tol float64) float64 {
+	ulp := roundoff
+	if types[t.Params[array].Type] == 'f' {
+		ulp = ulp32
+	}
+	return tol + (math.Abs(v)+tol)*ulp
+}
+
+// epilogue is what follows a product's sums.
+type epilogue struct {
+	*trial
+	plan.GPUProduct
+	bias, before values
+	c, pre       int
+	keeps        bool // stores the values before the activation
+	tanh         float64
+}
+
+// epilogue draws what a product's epilogue reads.
+func (t *trial) epilogue(k plan.GPUProduct, tokens int) epilogue {
+	e := epilogue{trial: t, GPUProduct: k, c: t.array("c"), pre: t.array("pre"), tanh: 1.0 / 2048}
+	if k.Precision == plan.Float32s {
+		e.tanh = 1.0 / (1 << 19)
+	}
+	// A product that leaves parts has its epilogue in the kernel that finishes them.
+	if here := t.Template == "finish" || !k.Split(); here && k.Bias {
+		e.bias = t.draw("bias", 0.5)
+	} else if !here {
+		return e
+	}
+	switch k.Epilogue {
+	case plan.GPUGELUBackward, plan.GPUSwiGLUBackward:
+		e.before = t.draw("pre", 1)
+	case plan.GPUGELU, plan.GPUSwiGLU:
+		t.left["pre"] = tokens == 17
+		e.keeps = !t.left["pre"]
+	}
+	return e
+}
+
+// wants lists what must be stored for entry (i,j) of a block: half an ulp of the
+// stored type, the roundings of a float32 sum, and 2^-11 of tanh.approx, or 2^-19
+// of a float32 exponential, whose argument has an absolute error of half an ulp of
+// 16, where there is one. sum is the sum of column j, that of its terms' absolute
+// values, and their number.
+func (k epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int), want wanted) {
+	col := func(j int) int { return k.C.Cols.At(block, j) }
+	whole := func(j int) (v, e float64) {
+		v, abs, n := sum(j)
+		if k.bias.data != nil {
+			v += k.bias.at(col(j))
+		}
+		return v, lost(n, v, abs)
+	}
+	v, e := whole(j)
+	at := i*k.GPUProduct.C.Pitch + col(j)
+	store := func(place int, v, e float64) { want(k.c, place, v, k.stored(k.c, v, e)) }
+	// Gates and ups take turns, or those of a row come one after the other.
+	act, gate, up := at/2, 2*at, 2*at+1
+	if k.Precision == plan.Float32s {
+		act, gate, up = i*k.C.Pitch/2+col(j), 2*i*k.C.Pitch+col(j), (2*i+1)*k.C.Pitch+col(j)
+	}
+	if k.keeps {
+		want(k.pre, at, v, k.stored(k.pre, v, e))
+	}
+	switch k.Epilogue {
+	case "":
+		store(place(k.C, block, i, j), v, e)
+	case plan.GPUGELU:
+		y, slope := f64ref.GELU(v)
+		store(at, y, e*(math.Abs(slope)+0.1)+math.Abs(v)*k.tanh)
+	case plan.GPUSwiGLU:
+		if j%2 == 1 {
+			return
+		}
+		u, eu := whole(j + 1)
+		s, slope := f64ref.SiLU(v)
+		store(act, s*u, (e*(math.Abs(slope)+0.1)+math.Abs(v)*k.tanh)*(math.Abs(u)+eu)+math.Abs(s)*eu)
+	case plan.GPUGELUBackward:
+		h := k.before.at(at)
+		_, slope := f64ref.GELU(h)
+		store(at, v*slope, e*math.Abs(slope)+math.Abs(v)*k.tanh*(0.5+math.Abs(h)*(1+0.14*h*h)))
+	case plan.GPUSwiGLUBackward:
+		g, u := k.before.at(gate), k.before.at(up)
+		s, slope := f64ref.SiLU(g)
+		store(gate, v*u*slope, (e*math.Abs(slope)+math.Abs(v)*k.tanh*(1+math.Abs(g)))*math.Abs(u))
+		store(up, v*s, e*math.Abs(s)+math.Abs(v*g)*k.tanh)
+	}
+}
+
+// finish tries the kernel that adds the parts of a product's sums.
+func finish(t *trial, tokens int) {
+	k := t.Plan.(plan.GPUFinish).GPUProduct
+	t.counts[plan.Tokens] = tokens
+	parts := t.draw("parts", 1)
+	e := t.epilogue(k, tokens)
+	cols := k.Cols()
+	t.points = k.Blocks * tokens * cols
+	t.wants = func() func(int, wanted) {
+		return func(n int, want wanted) {
+			block, i, j := n/cols/tokens, n/cols%tokens, n%cols
+			e.wants(block, i, j, func(j int) (v, abs float64, n int) {
+				for part := range k.Parts {
+					p := parts.at((part*tokens+i)*k.C.Pitch + k.C.Cols.At(block, j))
+					v += p
+					abs += math.Abs(p)
+				}
+				return v, abs, k.Parts
+			}, want)
+		}
+	}
+}

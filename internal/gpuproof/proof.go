@@ -1,0 +1,384 @@
+// Package gpuproof proves kernels for GPUs: it runs one on random operands and
+// holds what it stores to float64, entry by entry, within a bound that follows
+// from the roundings on the way. What runs it is behind a small interface: the
+// strict interpreter of PTX where there is no GPU, and the driver where there is
+// one. What proves a kernel here proves it there.
+package gpuproof
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/structuredffn/sffn/gen/plan"
+)
+
+// Array is an array of a launch, as its runner knows it.
+type Array any
+
+// Arrays are those of a launch by the names of the plan's parameters; those left
+// out are 0. Numbers are the parameters that are no counts, floats by their bits.
+type (
+	Arrays  map[string]Array
+	Numbers map[string]uint32
+)
+
+// Runner runs kernels. It belongs to one prover.
+type Runner interface {
+	// Alloc makes an array of n bytes for one launch: data where there is any,
+	// which the runner may keep and change, and bits all 1 otherwise, NaN as bf16
+	// and as float32.
+	Alloc(access plan.GPUAccess, data []byte, n int) (Array, error)
+	// Launch runs a kernel once.
+	Launch(k plan.GPUKernel, c plan.GPUCountsOf, a Arrays, n Numbers) error
+	// Read waits for the launch and returns the bytes of an array.
+	Read(a Array) ([]byte, error)
+	// Free gives all arrays back, and says whether anything was written beside
+	// them.
+	Free() error
+}
+
+// Prover tries kernels on a runner.
+type Prover struct {
+	Runner
+	Rand *rand.Rand
+	// Samples is how many stretches the results of a launch are divided into, of
+	// each of which one entry is compared, beside one of every tile of a product; 0
+	// compares all entries. That all are written, and two runs alike, is looked at
+	// everywhere.
+	Samples int
+	// Twice runs each launch a second time, which must leave the same bits.
+	Twice bool
+	// Only, where not nil, says which thread blocks of products and of attention the
+	// runner runs: entries of others are left alone.
+	Only func(block [3]int) bool
+}
+
+// Mismatch says that a kernel stored something else than it should.
+type Mismatch struct {
+	Kernel, Array string
+	Counts        plan.GPUCountsOf
+	Entry         int
+	// Got is not Want within Within.
+	Got, Want, Within float64
+}
+
+func (e *Mismatch) Error() string {
+	return fmt.Sprintf("%s: %v: entry %d of %s is %v, want %v within %.2g", e.Kernel, e.Counts, e.Entry, e.Array, e.Got, e.Want, e.Within)
+}
+
+// family is how kernels of one template are tried: rows with so many rows of a
+// batch, and axes with so many of what launches vary in.
+type family struct {
+	rows func(t *trial, n int)
+	axes map[plan.Axis]func(t *trial, n int)
+}
+
+// families has one for each template.
+var families = map[string]family{
+	"gemm":        {product, map[plan.Axis]func(*trial, int){"tokens": product}},
+	"sgemm":       {product, map[plan.Axis]func(*trial, int){"tokens": product}},
+	"finish":      {finish, nil},
+	"columns":     {columns, map[plan.Axis]func(*trial, int){"tokens": columns}},
+	"sum":         {func(t *trial, n int) { sum(t, 71, n) }, map[plan.Axis]func(*trial, int){"entries": func(t *trial, n int) { sum(t, n, 3) }, "parts": func(t *trial, n int) { sum(t, 5, n) }}},
+	"cast":        {func(t *trial, n int) { cast(t, 40*n) }, map[plan.Axis]func(*trial, int){"entries": cast}},
+	"norm":        {norm, map[plan.Axis]func(*trial, int){"tokens": norm}},
+	"embed":       {embed, nil},
+	"rotate":      {rotate, nil},
+	"loss":        {loss, nil},
+	"attend":      {attention, map[plan.Axis]func(*trial, int){"seq": attention, plan.AxisKeys: keys}},
+	"attend_rows": {attention, map[plan.Axis]func(*trial, int){"seq": attention, plan.AxisKeys: keys}},
+	"delta":       {attention, nil},
+	"adamw":       {func(t *trial, n int) { adamW(t, 8*(20*n+3), n != 17) }, map[plan.Axis]func(*trial, int){"entries": func(t *trial, n int) { adamW(t, n, true) }}},
+	"pack_bf16":   {func(t *trial, n int) { pack(t, 40*n) }, map[plan.Axis]func(*trial, int){"entries": pack}},
+	"sum_squares": {func(t *trial, n int) { squares(t, 200*n) }, map[plan.Axis]func(*trial, int){"entries": squares}},
+	"clip_norm":   {func(t *trial, n int) { clip(t, 5*n, n%17 != 0) }, map[plan.Axis]func(*trial, int){"entries": func(t *trial, n int) { clip(t, n, true) }}},
+}
+
+// Knows reports whether kernels of a template can be proven.
+func Knows(template string) bool { return families[template].rows != nil }
+
+// Prove tries a kernel with so many rows of a batch, or for kernels that know no
+// rows with a size that follows from it. An error is a *Mismatch, or what the
+// runner says.
+func (p *Prover) Prove(k plan.GPUKernel, rows int) error {
+	return p.try(k, families[k.Template].rows, rows)
+}
+
+// ProveAt tries a kernel with so many of what its launches vary in.
+func (p *Prover) ProveAt(k plan.GPUKernel, axis plan.Axis, n int) error {
+	return p.try(k, families[k.Template].axes[axis], n)
+}
+
+func (p *Prover) try(k plan.GPUKernel, prepare func(*trial, int), n int) error {
+	if prepare == nil {
+		return unknown(k)
+	}
+	t := newTrial(k, p.Rand)
+	prepare(t, n)
+	if err := p.run(t); err != nil {
+		if e := (*Mismatch)(nil); errors.As(err, &e) {
+			return err
+		}
+		return fmt.Errorf("%s: %v: %w", k.Name, t.counts, err)
+	}
+	return nil
+}
+
+func unknown(k plan.GPUKernel) error {
+	return fmt.Errorf("%s: nobody knows how to prove kernels of %s there", k.Name, k.Template)
+}
+
+// trial is one launch, and what must come of it.
+type trial struct {
+	plan.GPUKernel
+	rng     *rand.Rand
+	counts  plan.GPUCountsOf
+	in      map[string]values // what arrays hold before
+	numbers Numbers
+	left    map[string]bool // optional arrays that are written, left out
+	out     []values        // what they hold after, by parameter; nothing where the kernel changes nothing
+	// points are what is compared: entries, or what several follow from. wants
+	// returns what lists them for a point, for one goroutine at a time, which asks for
+	// ascending points.
+	points int
+	wants  func() func(point int, want wanted)
+	// ran reports whether a point's block runs, where only some do; sample, where
+	// not nil, adds points to those that are compared when not all are.
+	ran    func(point int, only func([3]int) bool) bool
+	sample func(add func(point int))
+}
+
+func newTrial(k plan.GPUKernel, rng *rand.Rand) *trial {
+	return &trial{GPUKernel: k, rng: rng, counts: plan.GPUCountsOf{}, in: map[string]values{}, out: make([]values, len(k.Params)), numbers: Numbers{}, left: map[string]bool{}}
+}
+
+// wanted takes what must be stored at a place of an array, and how far it may be
+// off.
+type wanted func(array, place int, value, tol float64)
+
+// array is the number of a parameter.
+func (t *trial) array(name string) int {
+	for i, p := range t.Params {
+		if p.Name == name {
+			return i
+		}
+	}
+	panic("gpuproof: " + t.Name + " has no parameter " + name)
+}
+
+// has reports whether the kernel has a parameter, and the launch gives it one.
+func (t *trial) has(name string) bool {
+	return !t.left[name] && slices.ContainsFunc(t.Params, func(p plan.GPUParam) bool { return p.Name == name && p.Len.In(t.counts) > 0 })
+}
+
+// draw makes normal numbers for a parameter.
+func (t *trial) draw(name string, scale float64) values {
+	p := t.Params[t.array(name)]
+	v := normal(t.rng, p.Type, p.Len.In(t.counts), scale)
+	t.in[name] = v
+	return v
+}
+
+// fill makes the numbers of a parameter one by one.
+func (t *trial) fill(name string, f func(i int) float64) values {
+	p := t.Params[t.array(name)]
+	v := newValues(p.Type, p.Len.In(t.counts))
+	for i := range v.len() {
+		v.set(i, f(i))
+	}
+	t.in[name] = v
+	return v
+}
+
+// run launches a trial and compares.
+func (p *Prover) run(t *trial) error {
+	out, err := p.launch(t)
+	if err != nil {
+		return err
+	}
+	if p.Twice {
+		again, err := p.launch(t)
+		if err != nil {
+			return fmt.Errorf("a second run: %w", err)
+		}
+		for i, v := range out {
+			if at := v.differs(again[i]); at >= 0 {
+				return fmt.Errorf("two runs differ: entry %d of %s is %v and %v", at, t.Params[i].Name, v.at(at), again[i].at(at))
+			}
+		}
+	}
+	t.out = out
+	for i, q := range t.Params {
+		if q.Access == plan.Written && p.Only == nil {
+			if n := out[i].unwritten(); n > 0 {
+				return fmt.Errorf("%d entries of %s were not written", n, q.Name)
+			}
+		}
+	}
+	return p.compare(t)
+}
+
+// launch runs a trial once and reads what the kernel may have changed.
+func (p *Prover) launch(t *trial) (out []values, err error) {
+	defer func() { err = errors.Join(err, p.Free()) }()
+	a := Arrays{}
+	for _, q := range t.Params {
+		if !q.Type.Array() {
+			continue
+		}
+		size := q.Bytes(t.counts)
+		v, given := t.in[q.Name]
+		switch {
+		case given && len(v.data) != size:
+			return nil, fmt.Errorf("%s has %d bytes, the plan says %d", q.Name, len(v.data), size)
+		case t.left[q.Name] || !given && q.Access != plan.Written || size == 0:
+			if !q.Optional {
+				return nil, fmt.Errorf("no %s", q.Name)
+			}
+			continue
+		case q.Access == plan.Updated:
+			v.data = bytes.Clone(v.data)
+		}
+		if a[q.Name], err = p.Alloc(q.Access, v.data, size); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.Launch(t.GPUKernel, t.counts, a, t.numbers); err != nil {
+		return nil, err
+	}
+	out = make([]values, len(t.Params))
+	for i, q := range t.Params {
+		if a[q.Name] == nil || q.Access == plan.Read {
+			continue
+		}
+		out[i] = newValues(q.Type, 0)
+		if out[i].data, err = p.Read(a[q.Name]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// compare holds results to what is wanted, points shared out to the cores.
+func (p *Prover) compare(t *trial) error {
+	points := p.choose(t)
+	const each = 64
+	workers := min(runtime.GOMAXPROCS(0), len(points)/each+1)
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		part := points[w*len(points)/workers : (w+1)*len(points)/workers]
+		wg.Go(func() {
+			wants := t.wants()
+			for _, i := range part {
+				wants(i, func(array, place int, value, tol float64) {
+					// Only the first of a worker's mismatches is kept: they come in order.
+					if got := t.out[array].at(place); errs[w] == nil && !near(got, value, tol) {
+						errs[w] = &Mismatch{t.Name, t.Params[array].Name, t.counts, place, got, value, tol}
+					}
+				})
+				if errs[w] != nil {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// near compares two numbers; infinite ones must be the same.
+func near(got, want, tol float64) bool {
+	d := got - want
+	return got == want || d <= tol && -d <= tol
+}
+
+// choose lists the points that are compared, in order.
+func (p *Prover) choose(t *trial) []int {
+	ran := func(i int) bool { return p.Only == nil || t.ran == nil || t.ran(i, p.Only) }
+	var list []int
+	add := func(i int) {
+		if ran(i) {
+			list = append(list, i)
+		}
+	}
+	if p.Samples == 0 || t.points <= p.Samples {
+		for i := range t.points {
+			add(i)
+		}
+		return list
+	}
+	add(0)
+	add(t.points - 1)
+	for s := range p.Samples {
+		lo, hi := s*t.points/p.Samples, (s+1)*t.points/p.Samples
+		add(lo + p.Rand.IntN(hi-lo))
+	}
+	if t.sample != nil {
+		t.sample(add)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// What float32 and bf16 lose: half the distance of neighbouring numbers,
+// relative.
+const (
+	ulp32    = 1.0 / (1 << 24)
+	roundoff = 1.0 / 256
+)
+
+// Inputs are what a launch is given, for measurements: the bytes of arrays that
+// are read or updated, and the sizes of those that are written.
+type Inputs struct {
+	Counts  plan.GPUCountsOf
+	Arrays  map[string][]byte
+	Written map[string]int
+	Numbers Numbers
+}
+
+// Bytes of all arrays together: what a kernel moves that touches each once.
+func (in *Inputs) Bytes() (n int) {
+	for _, b := range in.Arrays {
+		n += len(b)
+	}
+	for _, size := range in.Written {
+		n += size
+	}
+	return n
+}
+
+// Prepare draws what a proof with so many rows of a batch gives a kernel.
+func Prepare(k plan.GPUKernel, rows int, rng *rand.Rand) (*Inputs, error) {
+	f := families[k.Template]
+	if f.rows == nil {
+		return nil, unknown(k)
+	}
+	t := newTrial(k, rng)
+	f.rows(t, rows)
+	in := &Inputs{Counts: t.counts, Arrays: map[string][]byte{}, Written: map[string]int{}, Numbers: t.numbers}
+	for _, p := range k.Params {
+		size := 0
+		if p.Type.Array() {
+			size = p.Bytes(t.counts)
+		}
+		switch v, given := t.in[p.Name]; {
+		case size == 0 || t.left[p.Name]:
+		case given:
+			in.Arrays[p.Name] = v.data
+		case p.Access == plan.Written:
+			in.Written[p.Name] = size
+		}
+	}
+	return in, nil
+}

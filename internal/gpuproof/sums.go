@@ -1,0 +1,167 @@
+package gpuproof
+
+import (
+	"math"
+
+	"github.com/structuredffn/sffn/gen/plan"
+)
+
+func flag(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// each tells of every entry of one array what it must hold.
+func (t *trial) each(name string, want func(i int) (value, tol float64)) {
+	a := t.array(name)
+	t.points = t.Params[a].Len.In(t.counts)
+	t.wants = func() func(int, wanted) {
+		return func(i int, yield wanted) {
+			v, tol := want(i)
+			yield(a, i, v, tol)
+		}
+	}
+}
+
+// sum tries sums of so many parts of n entries.
+func sum(t *trial, n, parts int) {
+	down := t.Plan.(plan.GPUSum).Down
+	t.counts[plan.Entries], t.counts[plan.Parts] = n, parts
+	x, there := t.draw("parts", 1), t.draw("sum", 1)
+	accumulate := parts%2 == 0
+	t.numbers["accumulate"] = flag(accumulate)
+	t.each("sum", func(i int) (float64, float64) {
+		v := 0.0
+		if accumulate {
+			v = there.at(i)
+		}
+		abs := math.Abs(v)
+		for r := range parts {
+			v += x.at(r*n + i)
+			abs += math.Abs(x.at(r*n + i))
+		}
+		return v, float64(parts/down+down+8) * ulp32 * abs
+	})
+}
+
+// columns tries sums over the rows of so many tokens, in parts.
+func columns(t *trial, tokens int) {
+	k := t.Plan.(plan.GPUColumns)
+	rows := k.Rows(tokens)
+	t.counts[plan.Tokens], t.counts[plan.Parts] = tokens, k.Parts(tokens)
+	t.numbers["rows"] = uint32(rows)
+	x := t.draw("x", 1)
+	t.each("sums", func(i int) (v, tol float64) {
+		abs := 0.0
+		for r := i / k.Width * rows; r < min(tokens, (i/k.Width+1)*rows); r++ {
+			x := x.at(r*k.Width + i%k.Width)
+			v += x
+			abs += math.Abs(x)
+		}
+		return v, float64(rows+2) * ulp32 * abs
+	})
+}
+
+// cast tries the change of so many entries' type.
+func cast(t *trial, n int) {
+	t.counts[plan.Entries] = n
+	x := t.draw("x", 1)
+	t.each("y", func(i int) (float64, float64) { return Rounded(x.at(i)), 0 })
+}
+
+// pack tries the rounding of so many parameters.
+func pack(t *trial, n int) {
+	t.counts[plan.Entries] = n
+	w := t.draw("w", 1)
+	t.each("pack", func(i int) (float64, float64) { return Rounded(w.at(i)), 0 })
+}
+
+// squares tries the sums of squares of so many gradients.
+func squares(t *trial, n int) {
+	t.counts[plan.Entries] = n
+	g := t.draw("grad", 1)
+	t.each("sums", func(i int) (v, tol float64) {
+		for j := i * plan.SquaresEach; j < min(n, (i+1)*plan.SquaresEach); j++ {
+			v += g.at(j) * g.at(j)
+		}
+		return v, float64(plan.SquaresEach/t.Threads+16) * ulp32 * v
+	})
+}
+
+// clip tries the norm of so many sums of squares; the norms of gradients that are
+// not finite are what they are.
+func clip(t *trial, n int, finite bool) {
+	t.counts[plan.Entries] = n
+	limit := 3.0
+	if n%2 == 0 {
+		limit = 1e6 // nothing to clip
+	}
+	t.numbers["limit"] = math.Float32bits(float32(limit))
+	total := 0.0
+	sums := t.fill("sums", func(i int) float64 {
+		if !finite && i == n/2 {
+			return math.Inf(1)
+		}
+		return math.Abs(t.rng.NormFloat64())
+	})
+	for i := range n {
+		total += sums.at(i)
+	}
+	norm := math.Sqrt(total)
+	t.each("norm", func(i int) (float64, float64) {
+		switch {
+		case !finite:
+			return math.Inf(1), 0
+		case i == 0:
+			return norm, float64(n/t.Threads+16) * ulp32 * norm
+		}
+		return min(1, limit/(norm+1e-6)), float64(n/t.Threads+32) * ulp32
+	})
+}
+
+// adamW tries a step of the optimizer on n parameters; one with a norm that is
+// not finite leaves everything as it is.
+func adamW(t *trial, n int, finite bool) {
+	t.counts[plan.Entries] = n
+	const lr, beta1, beta2, eps, decay, clip, steps = 1e-2, 0.9, 0.95, 1e-3, 0.1, 0.3, 4 // an eps that shows
+	w, m, g := t.draw("w", 1), t.draw("m", 0.1), t.draw("grad", 1)
+	v := t.draw("v", 0.1)
+	for i := range n {
+		v.set(i, v.at(i)*v.at(i))
+	}
+	t.fill("pack", func(int) float64 { return 0 })
+	t.fill("norm", func(i int) float64 {
+		if !finite {
+			return math.NaN()
+		}
+		return []float64{2, clip}[i]
+	})
+	bias1, bias2 := 1-math.Pow(beta1, steps), 1-math.Pow(beta2, steps)
+	for name, x := range map[string]float64{"keep": 1 - lr*decay, "beta1": beta1, "rest1": 1 - beta1, "beta2": beta2, "rest2": 1 - beta2, "rate": lr / bias1, "scale2": 1 / bias2, "eps": eps} {
+		t.numbers[name] = math.Float32bits(float32(x))
+	}
+	aw, am, av, ap := t.array("w"), t.array("m"), t.array("v"), t.array("pack")
+	t.points = n
+	t.wants = func() func(int, wanted) {
+		return func(i int, want wanted) {
+			if !finite {
+				want(am, i, m.at(i), 0)
+				want(av, i, v.at(i), 0)
+				want(aw, i, w.at(i), 0)
+				want(ap, i, 0, 0)
+				return
+			}
+			d := g.at(i) * clip
+			m1, v1 := m.at(i)*beta1+d*(1-beta1), v.at(i)*beta2+d*d*(1-beta2)
+			absM := math.Abs(m.at(i)*beta1) + math.Abs(d*(1-beta1))
+			root := math.Sqrt(v1/bias2) + eps
+			move := lr * (m1 / bias1) / root
+			want(am, i, m1, 6*ulp32*absM)
+			want(av, i, v1, 8*ulp32*v1)
+			want(aw, i, w.at(i)*(1-lr*decay)-move, 8*ulp32*(math.Abs(w.at(i))+math.Abs(move)+lr*absM/bias1/root))
+			want(ap, i, Rounded(t.out[aw].at(i)), 0)
+		}
+	}
+}

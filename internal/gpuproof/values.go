@@ -1,0 +1,128 @@
+package gpuproof
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math"
+	"math/rand/v2"
+
+	"github.com/structuredffn/sffn/gen/plan"
+)
+
+// values are the numbers of an array, as kernels have them.
+type values struct {
+	typ  byte // 'b' bf16, 'f' float32, 'i' int32
+	data []byte
+}
+
+var types = map[plan.GPUType]byte{plan.ArrayBF16: 'b', plan.ArrayFloat32: 'f', plan.ArrayInt32: 'i'}
+
+func newValues(t plan.GPUType, n int) values { return values{types[t], make([]byte, n*t.Bytes())} }
+
+func (v values) size() int {
+	if v.typ == 'b' {
+		return 2
+	}
+	return 4
+}
+
+func (v values) len() int { return len(v.data) / v.size() }
+
+func (v values) at(i int) float64 {
+	switch v.typ {
+	case 'b':
+		return float64(math.Float32frombits(uint32(binary.LittleEndian.Uint16(v.data[2*i:])) << 16))
+	case 'f':
+		return float64(math.Float32frombits(binary.LittleEndian.Uint32(v.data[4*i:])))
+	}
+	return float64(int32(binary.LittleEndian.Uint32(v.data[4*i:])))
+}
+
+// set stores a number, rounded to the array's type.
+func (v values) set(i int, x float64) {
+	switch v.typ {
+	case 'b':
+		binary.LittleEndian.PutUint16(v.data[2*i:], roundBits(x))
+	case 'f':
+		binary.LittleEndian.PutUint32(v.data[4*i:], math.Float32bits(float32(x)))
+	default:
+		binary.LittleEndian.PutUint32(v.data[4*i:], uint32(int32(x)))
+	}
+}
+
+// roundBits rounds to the nearest bf16, ties to even.
+func roundBits(x float64) uint16 {
+	u := math.Float32bits(float32(x))
+	return uint16((u + 0x7fff + u>>16&1) >> 16)
+}
+
+// Rounded is x as a bf16.
+func Rounded(x float64) float64 {
+	return float64(math.Float32frombits(uint32(roundBits(x)) << 16))
+}
+
+// within is how far a number that float32 arithmetic leaves within tol may be
+// off where it is stored: bf16 rounds it once more.
+func (v values) within(want, tol float64) float64 {
+	if v.typ == 'b' {
+		tol += (math.Abs(want) + tol) * roundoff
+	}
+	return tol
+}
+
+// differs is the first entry that is not the same bits, -1 where there is none.
+func (v values) differs(w values) int {
+	if bytes.Equal(v.data, w.data) {
+		return -1
+	}
+	for i := range v.len() {
+		if at := i * v.size(); !bytes.Equal(v.data[at:at+v.size()], w.data[at:at+v.size()]) {
+			return i
+		}
+	}
+	return v.len()
+}
+
+// unwritten counts the entries that hold what the runner put there.
+func (v values) unwritten() (n int) {
+	if v.typ == 'b' {
+		for i := 0; i < len(v.data); i += 2 {
+			if v.data[i] == 0xff && v.data[i+1] == 0xff {
+				n++
+			}
+		}
+		return n
+	}
+	for i := 0; i < len(v.data); i += 4 {
+		if binary.LittleEndian.Uint32(v.data[i:]) == math.MaxUint32 {
+			n++
+		}
+	}
+	return n
+}
+
+// drawn is how many numbers normal draws; all of an array are among them. An
+// array of a large launch has a hundred million entries.
+const drawn = 1 << 13
+
+// normal makes n numbers of a normal distribution, rounded to the type.
+func normal(rng *rand.Rand, typ plan.GPUType, n int, scale float64) values {
+	table := newValues(typ, min(n, drawn))
+	for i := range table.len() {
+		table.set(i, scale*rng.NormFloat64())
+	}
+	if n <= drawn {
+		return table
+	}
+	v := newValues(typ, n)
+	size, bits := v.size(), uint64(0)
+	for i := range n {
+		if i%4 == 0 {
+			bits = rng.Uint64()
+		}
+		at := int(bits%drawn) * size
+		bits >>= 13
+		copy(v.data[i*size:i*size+size], table.data[at:at+size])
+	}
+	return v
+}

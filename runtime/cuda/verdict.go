@@ -1,0 +1,97 @@
+package cuda
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"github.com/structuredffn/sffn/internal/disk"
+)
+
+// verdicts are the kernels that have passed the self-test on a device with a
+// driver, by name, with the hash of what was tested. They are a file of a folder:
+// a cache, which may be deleted, and which nobody else's kernel passes by.
+type verdicts struct {
+	Device  string            `json:"device"`
+	Driver  int               `json:"driver"`
+	Test    int               `json:"test"`
+	Kernels map[string]string `json:"kernels"`
+
+	name string
+}
+
+// testVersion changes with what the self-test asks of kernels: what passed an
+// older one is tried again.
+const testVersion = 1
+
+// maxVerdicts bounds the file, in bytes: 10,000 kernels of long names.
+const maxVerdicts = 4 << 20
+
+// verdicts reads those of the device, none where there are none that can be read.
+func (d *Device) verdicts() *verdicts {
+	v := &verdicts{Device: d.String() + " " + d.UUID, Driver: d.Driver, Test: testVersion, Kernels: map[string]string{}}
+	if d.Verdicts == "" {
+		return v
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s", v.Device, v.Driver, d.Library))
+	v.name = filepath.Join(d.Verdicts, "selftest-"+hex.EncodeToString(sum[:8])+".json")
+	f, err := disk.Open(v.name)
+	if err != nil {
+		return v
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxVerdicts+1))
+	var old verdicts
+	if err == nil && len(data) <= maxVerdicts && json.Unmarshal(data, &old) == nil &&
+		old.Device == v.Device && old.Driver == v.Driver && old.Test == v.Test && old.Kernels != nil {
+		v.Kernels = old.Kernels
+	}
+	return v
+}
+
+func (v *verdicts) has(k *Kernel) bool { return v.Kernels[k.Name] == k.hash }
+
+func (v *verdicts) add(k *Kernel) { v.Kernels[k.Name] = k.hash }
+
+// save writes the file.
+func (v *verdicts) save() error {
+	if v.name == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(v.name), 0o777); err != nil {
+		return err
+	}
+	return disk.Replace(v.name, func(w io.Writer) error { _, err := w.Write(append(data, '\n')); return err })
+}
+
+// identify hashes what a kernel is: its text, from which its machine code was
+// made, too, and how it is launched.
+func identify(k *Kernel, t text) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q\n", t.head, t.body)
+	fmt.Fprintln(h, k.Threads, k.SharedBytes, k.Grid, k.Params)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// imageHash is that of an image of machine code, whose head holds its size: 16
+// bytes, of which the last eight are the size of the rest.
+func imageHash(image *byte) string {
+	const head, magic, largest = 16, 0xba55ed50, 256 << 20
+	b := unsafe.Slice(image, head)
+	size := binary.LittleEndian.Uint64(b[8:])
+	if binary.LittleEndian.Uint32(b) == magic && size <= largest {
+		b = unsafe.Slice(image, head+int(size))
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
