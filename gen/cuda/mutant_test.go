@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/internal/ptx"
 )
 
@@ -72,7 +73,11 @@ func kernelTexts(t *testing.T, dir string, ks []plan.GPUKernel) (header string, 
 	t.Helper()
 	texts = map[string]string{}
 	for _, file := range plan.GPUFiles(ks) {
-		src, err := os.ReadFile(filepath.Join(dir, ptxName(file)))
+		data, err := os.ReadFile(filepath.Join(dir, ptxName(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		src, err := gz.Unpack(data)
 		if err != nil {
 			t.Fatal(err)
 		}

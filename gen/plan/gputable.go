@@ -6,7 +6,6 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
-	"strings"
 )
 
 // GPUKernel describes a kernel of any family: one row of the table that the
@@ -36,18 +35,8 @@ func (k GPUKernel) named(base string) GPUKernel {
 	row.Name, row.Plan = "", nil
 	h := fnv.New32a()
 	fmt.Fprintf(h, "%+v", row)
-	k.Name = base + rowMark + fmt.Sprint(h.Sum32())
+	k.Name = fmt.Sprintf("%s_r%d", base, h.Sum32())
 	return k
-}
-
-const rowMark = "_r"
-
-// GPUBase is a kernel's name but for the hash of its row.
-func GPUBase(name string) string {
-	if i := strings.LastIndex(name, rowMark); i >= 0 {
-		return name[:i]
-	}
-	return name
 }
 
 // MaxRegisters of a thread: what is left when BlocksPerSM blocks share the

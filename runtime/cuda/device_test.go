@@ -253,11 +253,10 @@ func TestLoad(t *testing.T) {
 	// The same product with another pipeline, or for other registers, is another kernel.
 	stages, blocks := p, p
 	stages.Stages, blocks.BlocksPerSM = 2*p.Stages, 1
-	if err := d.Load([]plan.GPUKernel{stages.Kernel()}); !errors.As(err, &missing) || missing.Stale {
-		t.Errorf("%s: %v", stages.Name(), err)
-	}
-	if err := d.Load([]plan.GPUKernel{blocks.Kernel()}); !errors.As(err, &missing) || !strings.HasSuffix(err.Error(), ", which has those of another version of sffngen") {
-		t.Errorf("%s: %v", blocks.Name(), err)
+	for _, p := range []plan.GPUProduct{stages, blocks} {
+		if err := d.Load([]plan.GPUKernel{p.Kernel()}); !errors.As(err, &missing) {
+			t.Errorf("%s: %v", p.Name(), err)
+		}
 	}
 }
 

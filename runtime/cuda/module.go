@@ -184,25 +184,9 @@ func split(src string) map[string]text {
 	return ts
 }
 
-// otherRow reports whether the program has a kernel for another row of the kernel
-// table, but of the same name otherwise.
-func otherRow(name string) bool {
-	sources.Lock()
-	defer sources.Unlock()
-	for n := range sources.kernels {
-		if plan.GPUBase(n) == plan.GPUBase(name) {
-			return true
-		}
-	}
-	return false
-}
-
-// MissingError lists kernels that the program does not have. Stale says that it
-// has some of them as another version of sffngen made them.
-type MissingError struct {
-	Kernels []string
-	Stale   bool
-}
+// MissingError lists kernels that the program does not have, or only as another
+// version of sffngen made them.
+type MissingError struct{ Kernels []string }
 
 func (e *MissingError) Error() string {
 	const shown = 3
@@ -210,11 +194,7 @@ func (e *MissingError) Error() string {
 	if len(e.Kernels) > shown {
 		names += ", ..."
 	}
-	s := fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
-	if e.Stale {
-		s += ", which has those of another version of sffngen"
-	}
-	return s
+	return fmt.Sprintf("%d GPU kernels are not in this program (%s)", len(e.Kernels), names)
 }
 
 // Load makes kernels ready for use. Each is proven once for a device and a driver,
@@ -255,7 +235,7 @@ func (d *Device) Compile(ks []plan.GPUKernel) (map[string]*Kernel, error) {
 		texts[k.Name] = t
 	}
 	if missing != nil {
-		return nil, &MissingError{missing, slices.ContainsFunc(missing, otherRow)}
+		return nil, &MissingError{missing}
 	}
 	for _, k := range ks {
 		if loaded[k.Name] != nil {
