@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -260,7 +261,7 @@ func TestPaperReport(t *testing.T) {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			t.Fatal(err)
 		}
-		metrics := fmt.Sprintf("{\"step\": %d, \"val_loss\": %v}\n", r.Config.Course().Steps, losses[r.Name])
+		metrics := fmt.Sprintf("{\"step\": %d, \"loss\": %[2]v, \"val_loss\": %[2]v}\n", r.Config.Course().Steps, losses[r.Name])
 		if err := os.WriteFile(filepath.Join(dir, "metrics.jsonl"), []byte(metrics), 0o666); err != nil {
 			t.Fatal(err)
 		}
@@ -337,5 +338,36 @@ func TestHeldFolder(t *testing.T) {
 	lock.Release()
 	if entries, err := os.ReadDir(out); err != nil || len(entries) != 0 {
 		t.Errorf("%d entries were left in it, %v", len(entries), err)
+	}
+}
+
+// A plan that is interrupted while it prepares its data trains nothing, and makes
+// nothing that would be taken for data; the same plan goes on.
+func TestInterruptedPreparing(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "book.txt")
+	if err := os.WriteFile(text, []byte(strings.Repeat("a line of the book\n", 20000)), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	p := parse(t, strings.Replace(good, "TEXT", text, 1))
+	p.Runs = p.Runs[:1]
+	out := filepath.Join(dir, "out")
+	ctx, stop := context.WithCancel(t.Context())
+	var notes []string
+	opt := Options{Jobs: 1, Threads: 1, Note: func(s string) {
+		notes = append(notes, s)
+		stop()
+	}}
+	if err := p.Train(ctx, out, opt); err != nil || !slices.Equal(notes, []string{"preparing " + filepath.Join(out, dataDir)}) {
+		t.Errorf("interrupted: %v, it says %q", err, notes)
+	}
+	for _, name := range []string{dataDir, runsDir} {
+		if _, err := os.Stat(filepath.Join(out, name)); err == nil {
+			t.Errorf("it has made %s", name)
+		}
+	}
+	opt.Note = func(s string) { notes = append(notes, s) }
+	if err := p.Train(t.Context(), out, opt); err != nil || !strings.Contains(notes[len(notes)-1], "12 steps, validation loss") {
+		t.Errorf("going on: %v, it says %q", err, notes)
 	}
 }

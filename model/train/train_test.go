@@ -50,7 +50,7 @@ func prepare(t testing.TB, dir string) {
 	for i := range 80 {
 		docs = append(docs, data.Document{Path: fmt.Sprint(i), Text: []byte(strings.Repeat(fmt.Sprintf("%d times %d is %d\n", i, i, i*i), 30))})
 	}
-	if err := data.Prepare(dir, docs, token.Bytes{}, func(int, int) {}); err != nil {
+	if err := data.Prepare(t.Context(), dir, docs, token.Bytes{}, func(int, int) {}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -345,7 +345,7 @@ func TestResumeErrors(t *testing.T) {
 	for i := range 80 {
 		docs = append(docs, data.Document{Path: fmt.Sprint(i), Text: []byte(strings.Repeat("another text ", 30))})
 	}
-	if err := data.Prepare(other, docs, token.Bytes{}, func(int, int) {}); err != nil {
+	if err := data.Prepare(t.Context(), other, docs, token.Bytes{}, func(int, int) {}); err != nil {
 		t.Fatal(err)
 	}
 	resume := func(dataDir string, edit func(*Run)) error {
