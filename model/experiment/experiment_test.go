@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/internal/frugal"
 	"github.com/structuredffn/sffn/model/checkpoint"
 )
 
@@ -106,6 +107,8 @@ func TestErrors(t *testing.T) {
 		{"no seed", "seeds: [2, 3]", "seeds: [2, ~]", "plan.yaml:24:16: seeds: is empty"},
 		{"truth", "fit: true", "fit: yes", "plan.yaml:19:10: fit: yes is no truth value, want true or false"},
 		{"number for a name", "- name: h24", "- name: 024", "plan.yaml:23:15: name: 024 is a number, want text"},
+		{"a seed twice", "seeds: [1, 2]", "seeds: [1, 2, 1]", "\"kinds\": seeds: 1 comes twice"},
+		{"a seed of a size twice", "seeds: [2, 3]", "seeds: [3, 3]", "\"sizes\": size \"h24\": seeds: 3 comes twice"},
 		{"no corpus", "text: [TEXT]\n", "", "want either corpus: goroot, or a list text:"},
 		{"unknown corpus", "text: [TEXT]", "corpus: web", "want either corpus: goroot, or a list text:"},
 		{"seeds", "    seeds: [1]\n", "", "plan.yaml: studies[1]: \"sizes\": seeds: is empty"},
@@ -369,5 +372,31 @@ func TestInterruptedPreparing(t *testing.T) {
 	opt.Note = func(s string) { notes = append(notes, s) }
 	if err := p.Train(t.Context(), out, opt); err != nil || !strings.Contains(notes[len(notes)-1], "12 steps, validation loss") {
 		t.Errorf("going on: %v, it says %q", err, notes)
+	}
+}
+
+// What would take long is refused at little cost.
+func TestHostilePlans(t *testing.T) {
+	list := func(n int, entry string) string {
+		b := &strings.Builder{}
+		for i := range n {
+			fmt.Fprintf(b, entry, i)
+		}
+		return b.String()
+	}
+	head := "text: [x]\nmodel: {vocab: 257, hidden: 16, ffn: 32, layers: 1, q_heads: 2}\nstudies:\n  - name: a\n"
+	for name, tt := range map[string]struct{ src, want string }{
+		"runs": {head + "    seeds: [" + list(400, "%d, ") + "]\n    sizes: [" + list(100, "{name: s%d}, ") + "]\n    variants: [" + list(100, "{name: v%d}, ") + "]\n",
+			"make more than 10000 runs"},
+		"shared runs": {head + "    seeds: [1]\n    sizes: [" + list(150, "{name: s%d}, ") + "]\n    variants: [" + list(150, "{name: v%d}, ") + "]\n",
+			"make more than 10000 runs"},
+		"nested": {"studies: " + strings.Repeat("[", 4000), "nested too deep"},
+		"keys":   {"model: {" + list(10_000, "a%d: 1, ") + "}", "too long"},
+	} {
+		frugal.Run(t, 256<<20, func() {
+			if _, err := Parse("plan.yaml", []byte(tt.src)); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%s: got %.300v, want it to contain %q", name, err, tt.want)
+			}
+		})
 	}
 }
