@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,8 +44,14 @@ func command(t *testing.T, dir string, args ...string) string {
 }
 
 // README's way into a user's own module: the commands, in a folder that has nothing
-// but the program.
+// but the program, behind a proxy that forbids everything. All other modules are in
+// the cache, because this test was built from them; this one is in a folder.
 func TestReadme(t *testing.T) {
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		t.Errorf("the proxy is asked for %s", r.URL)
+		http.Error(w, "forbidden", http.StatusForbidden)
+	}))
+	defer proxy.Close()
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)
@@ -75,15 +83,14 @@ func TestReadme(t *testing.T) {
 		commands = append(commands, strings.Join(args, " "))
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Dir = dir
-		// All modules are in the cache, because this test was built from them.
-		cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off", "GOPROXY=off", "GOSUMDB=off")
+		cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off", "GOPROXY="+proxy.URL, "GONOPROXY=none", "GOSUMDB=off")
 		text, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s\n%v\n%s", strings.Join(commands, "\n"), err, text)
 		}
 		out = string(text)
 	}
-	if len(commands) != 6 {
+	if len(commands) != 7 {
 		t.Fatalf("README has the commands\n%s", strings.Join(commands, "\n"))
 	}
 	losses := regexp.MustCompile(`loss ([\d.]+)`).FindAllStringSubmatch(out, -1)

@@ -185,6 +185,8 @@ func Clean(names ...string) error {
 // Kind names what is no regular file.
 func Kind(m fs.FileMode) string {
 	switch {
+	case m.IsRegular():
+		return "a file"
 	case m.IsDir():
 		return "a folder"
 	case m&fs.ModeSymlink != 0:

@@ -1,9 +1,11 @@
 package disk
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -36,11 +38,16 @@ func (h *Held) Error() string {
 
 // Hold locks a folder against other processes, and other holders in this one. The
 // system lets go of it when the process ends, however that comes about. Where the
-// system cannot lock, the error is an [errors.ErrUnsupported].
+// system cannot lock, the error is an [errors.ErrUnsupported]. What has the name of
+// the lock's file and is none, such as a link to another one, is an error, and
+// stays as it is.
 func Hold(dir string) (*Lock, error) {
 	name := filepath.Join(dir, LockFile)
 	for {
-		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o666)
+		if info, err := os.Lstat(name); err == nil && !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("%s is %s, where sffn writes who uses the folder; move it away", name, Kind(info.Mode()))
+		}
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|noFollow, 0o666)
 		if err != nil {
 			return nil, err
 		}
@@ -56,6 +63,10 @@ func Hold(dir string) (*Lock, error) {
 		}
 		// The one before may have removed the file since it was opened.
 		if same(f, name) {
+			if !isOurs(f) {
+				f.Close()
+				return nil, fmt.Errorf("%s: another program's file, where sffn writes who uses the folder; move it away", name)
+			}
 			l := &Lock{f}
 			if err := l.sign(); err != nil {
 				l.Release()
@@ -72,8 +83,16 @@ func same(f *os.File, name string) bool {
 	if err != nil {
 		return false
 	}
-	there, err := os.Stat(name)
+	there, err := os.Lstat(name)
 	return err == nil && os.SameFile(mine, there)
+}
+
+// isOurs says that a file is new, or was signed by a holder.
+func isOurs(f *os.File) bool {
+	signed := []byte(`{"pid":`)
+	b := make([]byte, len(signed))
+	n, err := f.ReadAt(b, 0)
+	return n == 0 && errors.Is(err, io.EOF) || bytes.Equal(b[:n], signed)
 }
 
 // sign writes who holds the folder.

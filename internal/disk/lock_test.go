@@ -53,3 +53,39 @@ func TestLock(t *testing.T) {
 		t.Errorf("no folder: %v", err)
 	}
 }
+
+// What has the name of the lock's file and is none is named, and stays as it is.
+func TestLockOfOthers(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "file")
+	name := filepath.Join(dir, LockFile)
+	if err := os.WriteFile(elsewhere, []byte("mine"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for want, make := range map[string]func() error{
+		"is a link, where sffn writes":                    func() error { return os.Symlink(elsewhere, name) },
+		"is a folder, where":                              func() error { return os.Mkdir(name, 0o777) },
+		": another program's file, where sffn writes who": func() error { return os.Link(elsewhere, name) },
+	} {
+		if err := make(); err != nil {
+			t.Fatal(err)
+		}
+		if l, err := Hold(dir); err == nil || !strings.HasPrefix(err.Error(), name) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, %v; want it to say %q", l, err, want)
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatalf("what had its name is gone: %v", err)
+		}
+		reads(t, elsewhere, "mine")
+	}
+	// A link that leads nowhere makes no file there.
+	nowhere := filepath.Join(filepath.Dir(elsewhere), "nowhere")
+	if err := os.Symlink(nowhere, name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Hold(dir); err == nil {
+		t.Error("a link that leads nowhere is followed")
+	}
+	if _, err := os.Lstat(nowhere); err == nil {
+		t.Error("it has made a file")
+	}
+}

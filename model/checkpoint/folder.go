@@ -39,6 +39,13 @@ func has(dir, file string) bool {
 	return err == nil
 }
 
+// isLink says that a checkpoint lies elsewhere: a user may have put it there. It
+// is read as any other, and neither changed nor removed.
+func isLink(dir string) bool {
+	info, err := os.Lstat(dir)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
 // list returns the checkpoints of a run, oldest first: one that a process which
 // was killed left moved out of the way counts.
 func list(run string) ([]string, error) {
@@ -51,7 +58,7 @@ func list(run string) ([]string, error) {
 		name, isReplaced := strings.CutPrefix(e.Name(), replaced)
 		step, ok := stepOf(name)
 		dir := filepath.Join(run, e.Name())
-		if !ok || !e.IsDir() || !has(dir, stateFile) {
+		if !ok || !e.IsDir() && !isLink(dir) || !has(dir, stateFile) {
 			continue
 		}
 		if _, ok := at[step]; !ok || !isReplaced {
@@ -72,7 +79,8 @@ func list(run string) ([]string, error) {
 
 // Recover finishes what a process was about that was killed: a checkpoint that it
 // moved out of the way is moved back, unless its successor is there, and what
-// it was writing or removing goes.
+// it was writing or removing goes. What lies where that is done and is no folder, is
+// an error.
 func Recover(run string) error {
 	entries, err := os.ReadDir(run)
 	if err != nil {
@@ -81,19 +89,20 @@ func Recover(run string) error {
 	// What is unfinished goes first: it has the name under which more is removed.
 	for _, e := range slices.Backward(entries) {
 		name, isReplaced := strings.CutPrefix(e.Name(), replaced)
-		if !isReplaced {
-			name, ok := strings.CutPrefix(e.Name(), unfinished)
-			if _, isStep := stepOf(name); ok && isStep && e.IsDir() {
-				if err := remove(run, name); err != nil {
-					return err
-				}
+		name, isUnfinished := strings.CutPrefix(name, unfinished)
+		if _, ok := stepOf(name); !ok || isReplaced == isUnfinished {
+			continue
+		}
+		if !e.IsDir() {
+			return fmt.Errorf("%s is %s, where sffn keeps a checkpoint for a while; move it away", filepath.Join(run, e.Name()), disk.Kind(e.Type()))
+		}
+		if isUnfinished {
+			if err := remove(run, name); err != nil {
+				return err
 			}
 			continue
 		}
-		if _, ok := stepOf(name); !ok || !e.IsDir() {
-			continue
-		}
-		if !has(filepath.Join(run, name), stateFile) {
+		if dir := filepath.Join(run, name); isLink(dir) || !has(dir, stateFile) {
 			err = disk.Rename(filepath.Join(run, e.Name()), filepath.Join(run, name))
 		} else {
 			err = discard(run, e.Name(), name)
@@ -114,12 +123,17 @@ func replace(run, name string) error {
 	}
 	// The same step again: until the new one is there, the old one is found
 	// under its other name.
-	_, err := os.Stat(dir)
-	again := err == nil
+	info, err := os.Lstat(dir)
+	again := err == nil && info.IsDir()
 	if again {
-		if err := disk.Rename(dir, old); err != nil {
-			return err
-		}
+		err = disk.Rename(dir, old)
+	} else if err == nil {
+		err = putAside(dir, dir) // a link, or a file of somebody's
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return err
 	}
 	if err := disk.Rename(tmp, dir); err != nil {
 		if again {
@@ -136,13 +150,13 @@ func replace(run, name string) error {
 	return nil
 }
 
-// Prune removes all but the newest keep checkpoints; newest stays.
+// Prune removes all but the newest keep checkpoints; newest stays, and links do.
 func Prune(run, newest string, keep int) error {
 	all, err := list(run)
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(dir string) bool { return dir == newest })
+	all = slices.DeleteFunc(all, func(dir string) bool { return dir == newest || isLink(dir) })
 	for _, dir := range all[:max(0, len(all)-max(0, keep-1))] {
 		if err := discard(run, filepath.Base(dir), filepath.Base(dir)); err != nil {
 			return err
@@ -184,13 +198,19 @@ func remove(run, name string) error {
 	if len(entries) == 0 {
 		return disk.Remove(tmp)
 	}
-	dir := filepath.Join(run, name)
+	return putAside(tmp, filepath.Join(run, name))
+}
+
+// putAside gives what is not this program's a name that is free: that of the
+// checkpoint that it was in, or one that begins with it.
+func putAside(from, dir string) error {
+	to := dir
 	for n := 1; ; n++ {
-		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-			return disk.Rename(tmp, dir)
+		if _, err := os.Lstat(to); errors.Is(err, fs.ErrNotExist) {
+			return disk.Rename(from, to)
 		} else if err != nil {
 			return err
 		}
-		dir = filepath.Join(run, fmt.Sprintf("%s-left-%d", name, n))
+		to = fmt.Sprintf("%s-left-%d", dir, n)
 	}
 }

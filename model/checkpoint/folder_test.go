@@ -1,9 +1,11 @@
 package checkpoint
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -108,5 +110,98 @@ func TestReplaced(t *testing.T) {
 	save(t, run, 4, 2)
 	if entries, err := os.ReadDir(run); err != nil || len(entries) != 2 {
 		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+// files lists what is below a folder, with its size.
+func files(t *testing.T, dir string) (all []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		all = append(all, name+": "+string(text))
+		if e.IsDir() {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// A checkpoint that a link leads to is read, and neither changed nor removed: not
+// when it is the oldest, nor when the same step is saved again.
+func TestLinks(t *testing.T) {
+	run, elsewhere := t.TempDir(), t.TempDir()
+	for _, step := range []int{1, 5} {
+		dir := save(t, run, step, 9)
+		moved := filepath.Join(elsewhere, stepName(step))
+		if err := os.CopyFS(moved, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(moved, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := files(t, elsewhere)
+	at, err := Find(run)
+	if err != nil || at != filepath.Join(run, stepName(5)) {
+		t.Fatalf("found %s, %v, want the link of step 5", at, err)
+	}
+	if _, s, err := Describe(at); err != nil || s.Step != 5 {
+		t.Errorf("step %d, %v", s.Step, err)
+	}
+	for step := 3; step <= 7; step++ {
+		if dir := save(t, run, step, 1); isLink(dir) {
+			t.Errorf("step %d is written through a link", step)
+		}
+	}
+	if after := files(t, elsewhere); !slices.Equal(after, before) {
+		t.Errorf("elsewhere there is\n%q, want\n%q", after, before)
+	}
+	entries, err := os.ReadDir(run)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if want := []string{stepName(1), stepName(5) + "-left-1", stepName(7)}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("the run has %q, %v, want %q", names, err, want)
+	}
+}
+
+// A link or file where a checkpoint is written, or moved out of the way, is an error
+// that names it, before anything is changed.
+func TestInTheWay(t *testing.T) {
+	run, elsewhere := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(elsewhere, stateFile), "mine")
+	before := files(t, elsewhere)
+	for _, prefix := range []string{unfinished, replaced} {
+		name := filepath.Join(run, prefix+stepName(3))
+		if err := os.Symlink(elsewhere, name); err != nil {
+			t.Fatal(err)
+		}
+		if err := Recover(run); err == nil || !strings.HasPrefix(err.Error(), name+" is a link, where sffn keeps a checkpoint for a while") {
+			t.Errorf("%s: %v", prefix, err)
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		write(t, name, "mine")
+		if err := Recover(run); err == nil || !strings.HasPrefix(err.Error(), name+" is a file") {
+			t.Errorf("%s: %v", prefix, err)
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := files(t, elsewhere); !slices.Equal(after, before) {
+		t.Errorf("elsewhere there is\n%q, want\n%q", after, before)
 	}
 }

@@ -2,6 +2,7 @@ package data
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"go/build"
@@ -42,12 +43,15 @@ var generatedCode = regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.$
 
 // GoRoot reads the Go source of this machine's toolchain: the packages of the
 // standard library, without tests, commands, vendored, generated or duplicate
-// files.
-func GoRoot() ([]Document, error) {
+// files. It ends early with ctx.
+func GoRoot(ctx context.Context) ([]Document, error) {
 	src := filepath.Join(build.Default.GOROOT, "src")
 	var docs []Document
 	seen := map[[32]byte]bool{}
 	err := filepath.WalkDir(src, func(path string, e fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
 			return err
 		}
@@ -96,11 +100,11 @@ const (
 // Text reads files, and the text files below folders. A corpus of few files is
 // cut into pieces of about 32 KiB, at line ends, which count as documents. More
 // than the memory has room for, and what is no file and may never end, is
-// refused before it is read.
-func Text(paths []string) ([]Document, error) {
+// refused before it is read. It ends early with ctx.
+func Text(ctx context.Context, paths []string) ([]Document, error) {
 	var files []textFile
 	for _, root := range paths {
-		found, err := textFiles(root)
+		found, err := textFiles(ctx, root)
 		if err != nil {
 			return nil, err
 		}
@@ -116,6 +120,9 @@ func Text(paths []string) ([]Document, error) {
 	}
 	var docs []Document
 	for _, f := range files {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		text, err := os.ReadFile(f.name)
 		if err != nil {
 			return nil, err
@@ -148,7 +155,7 @@ type textFile struct {
 }
 
 // textFiles lists a file, or the text files below a folder.
-func textFiles(root string) ([]textFile, error) {
+func textFiles(ctx context.Context, root string) ([]textFile, error) {
 	info, err := os.Stat(root)
 	switch {
 	case err != nil:
@@ -164,6 +171,9 @@ func textFiles(root string) ([]textFile, error) {
 	}
 	var files []textFile
 	err = filepath.WalkDir(top, func(name string, e fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil || !e.Type().IsRegular() {
 			return err
 		}

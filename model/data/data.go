@@ -5,6 +5,7 @@ package data
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -34,8 +35,8 @@ const shardTokens = 64 << 20
 // one is held out, a twentieth of all text. An
 // interrupted call leaves nothing that Open would take for whole: the last
 // file to appear is the first training shard. Shards that are in dir are replaced;
-// nothing else in it is touched.
-func Prepare(dir string, docs []Document, t token.Tokenizer, progress func(done, total int)) error {
+// nothing else in it is touched. It ends early with ctx.
+func Prepare(ctx context.Context, dir string, docs []Document, t token.Tokenizer, progress func(done, total int)) error {
 	stretch, err := heldStretch(docs)
 	if err != nil {
 		return err
@@ -45,6 +46,9 @@ func Prepare(dir string, docs []Document, t token.Tokenizer, progress func(done,
 		splits[name] = append(t.Encode(splits[name], text), t.EndOfDocument())
 	}
 	for i, d := range docs {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		switch at, cut := stretch[i]; {
 		case cut:
 			add(Train, d.Text[:at])
@@ -70,6 +74,9 @@ func Prepare(dir string, docs []Document, t token.Tokenizer, progress func(done,
 	for _, name := range []string{Validation, Train} {
 		shards := slices.Collect(slices.Chunk(splits[name], shardTokens))
 		for i, ids := range slices.Backward(shards) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			if err := writeShard(shardName(dir, name, i), ids, i, len(shards), t); err != nil {
 				return err
 			}

@@ -2,7 +2,9 @@ package data
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -29,7 +31,7 @@ func documents(n int) []Document {
 func prepare(t *testing.T, docs []Document) (dir string, s *Set) {
 	t.Helper()
 	dir = t.TempDir()
-	if err := Prepare(dir, docs, token.Bytes{}, func(int, int) {}); err != nil {
+	if err := Prepare(t.Context(), dir, docs, token.Bytes{}, func(int, int) {}); err != nil {
 		t.Fatal(err)
 	}
 	s, err := Open(dir)
@@ -198,7 +200,7 @@ func TestText(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	docs, err := Text([]string{dir})
+	docs, err := Text(t.Context(), []string{dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,16 +218,16 @@ func TestText(t *testing.T) {
 	if b.String() != long+"short\n" {
 		t.Error("the pieces are not the files")
 	}
-	if _, err := Text([]string{filepath.Join(dir, "none")}); err == nil {
+	if _, err := Text(t.Context(), []string{filepath.Join(dir, "none")}); err == nil {
 		t.Error("a missing file is no error")
 	}
-	if _, err := Text([]string{filepath.Join(dir, "empty")}); err == nil {
+	if _, err := Text(t.Context(), []string{filepath.Join(dir, "empty")}); err == nil {
 		t.Error("an empty corpus is no error")
 	}
 }
 
 func TestGoRoot(t *testing.T) {
-	docs, err := GoRoot()
+	docs, err := GoRoot(t.Context())
 	if err != nil {
 		t.Skip(err)
 	}
@@ -337,7 +339,7 @@ func TestPrepareForeign(t *testing.T) {
 	if err := os.WriteFile(disk.Unfinished(shardName(dir, Train, 2)), []byte("half"), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	again := func() error { return Prepare(dir, documents(90), token.Bytes{}, func(int, int) {}) }
+	again := func() error { return Prepare(t.Context(), dir, documents(90), token.Bytes{}, func(int, int) {}) }
 	if err := again(); err != nil {
 		t.Fatal(err)
 	}
@@ -365,4 +367,42 @@ func TestPrepareForeign(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
+}
+
+// Preparing ends when it is told to, at any document, and in reading: what is there is
+// not taken for whole, and the next call makes it so.
+func TestPrepareEnds(t *testing.T) {
+	dir, docs := t.TempDir(), documents(90)
+	for at := 1; at <= len(docs); at += 30 {
+		ctx, stop := context.WithCancel(t.Context())
+		last := 0
+		err := Prepare(ctx, dir, docs, token.Bytes{}, func(done, _ int) {
+			if last = done; done == at {
+				stop()
+			}
+		})
+		if !errors.Is(err, context.Canceled) || last != at {
+			t.Errorf("ended at document %d, %v, want %d", last, err, at)
+		}
+		if s, err := Open(dir); err == nil {
+			s.Close()
+			t.Error("half a corpus is open")
+		}
+	}
+	if err := Prepare(t.Context(), dir, docs, token.Bytes{}, func(int, int) {}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	ended, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := Text(ended, []string{dir}); !errors.Is(err, context.Canceled) {
+		t.Errorf("reading text: %v", err)
+	}
+	if _, err := GoRoot(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("reading Go: %v", err)
+	}
 }

@@ -66,7 +66,7 @@ func TestHeldOut(t *testing.T) {
 			t.Errorf("%s: the held-out part begins inside a letter: %.20q", name, end)
 		}
 	}
-	if err := Prepare(t.TempDir(), named(false, 2, "little"), nil, nil); err == nil || !strings.Contains(err.Error(), "12 bytes of text in 2 documents are too few") {
+	if err := Prepare(t.Context(), t.TempDir(), named(false, 2, "little"), nil, nil); err == nil || !strings.Contains(err.Error(), "12 bytes of text in 2 documents are too few") {
 		t.Errorf("too little text: %v", err)
 	}
 }
@@ -83,7 +83,7 @@ func TestTextSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{huge, dir} {
-		if _, err := Text([]string{path}); err == nil || !strings.Contains(err.Error(), "bytes of text take about") {
+		if _, err := Text(t.Context(), []string{path}); err == nil || !strings.Contains(err.Error(), "bytes of text take about") {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -105,7 +105,7 @@ func TestTextSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{dir, link} {
-		docs, err := Text([]string{path})
+		docs, err := Text(t.Context(), []string{path})
 		if err != nil || len(docs) != 1 || string(docs[0].Text) != "some text\n" {
 			t.Errorf("%s: %d documents, %v", path, len(docs), err)
 		}

@@ -10,12 +10,14 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/internal/frugal"
 	"github.com/structuredffn/sffn/model/checkpoint"
 )
 
@@ -105,6 +107,8 @@ func TestErrors(t *testing.T) {
 		{"no seed", "seeds: [2, 3]", "seeds: [2, ~]", "plan.yaml:24:16: seeds: is empty"},
 		{"truth", "fit: true", "fit: yes", "plan.yaml:19:10: fit: yes is no truth value, want true or false"},
 		{"number for a name", "- name: h24", "- name: 024", "plan.yaml:23:15: name: 024 is a number, want text"},
+		{"a seed twice", "seeds: [1, 2]", "seeds: [1, 2, 1]", "\"kinds\": seeds: 1 comes twice"},
+		{"a seed of a size twice", "seeds: [2, 3]", "seeds: [3, 3]", "\"sizes\": size \"h24\": seeds: 3 comes twice"},
 		{"no corpus", "text: [TEXT]\n", "", "want either corpus: goroot, or a list text:"},
 		{"unknown corpus", "text: [TEXT]", "corpus: web", "want either corpus: goroot, or a list text:"},
 		{"seeds", "    seeds: [1]\n", "", "plan.yaml: studies[1]: \"sizes\": seeds: is empty"},
@@ -260,7 +264,7 @@ func TestPaperReport(t *testing.T) {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			t.Fatal(err)
 		}
-		metrics := fmt.Sprintf("{\"step\": %d, \"val_loss\": %v}\n", r.Config.Course().Steps, losses[r.Name])
+		metrics := fmt.Sprintf("{\"step\": %d, \"loss\": %[2]v, \"val_loss\": %[2]v}\n", r.Config.Course().Steps, losses[r.Name])
 		if err := os.WriteFile(filepath.Join(dir, "metrics.jsonl"), []byte(metrics), 0o666); err != nil {
 			t.Fatal(err)
 		}
@@ -337,5 +341,62 @@ func TestHeldFolder(t *testing.T) {
 	lock.Release()
 	if entries, err := os.ReadDir(out); err != nil || len(entries) != 0 {
 		t.Errorf("%d entries were left in it, %v", len(entries), err)
+	}
+}
+
+// A plan that is interrupted while it prepares its data trains nothing, and makes
+// nothing that would be taken for data; the same plan goes on.
+func TestInterruptedPreparing(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "book.txt")
+	if err := os.WriteFile(text, []byte(strings.Repeat("a line of the book\n", 20000)), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	p := parse(t, strings.Replace(good, "TEXT", text, 1))
+	p.Runs = p.Runs[:1]
+	out := filepath.Join(dir, "out")
+	ctx, stop := context.WithCancel(t.Context())
+	var notes []string
+	opt := Options{Jobs: 1, Threads: 1, Note: func(s string) {
+		notes = append(notes, s)
+		stop()
+	}}
+	if err := p.Train(ctx, out, opt); err != nil || !slices.Equal(notes, []string{"preparing " + filepath.Join(out, dataDir)}) {
+		t.Errorf("interrupted: %v, it says %q", err, notes)
+	}
+	for _, name := range []string{dataDir, runsDir} {
+		if _, err := os.Stat(filepath.Join(out, name)); err == nil {
+			t.Errorf("it has made %s", name)
+		}
+	}
+	opt.Note = func(s string) { notes = append(notes, s) }
+	if err := p.Train(t.Context(), out, opt); err != nil || !strings.Contains(notes[len(notes)-1], "12 steps, validation loss") {
+		t.Errorf("going on: %v, it says %q", err, notes)
+	}
+}
+
+// What would take long is refused at little cost.
+func TestHostilePlans(t *testing.T) {
+	list := func(n int, entry string) string {
+		b := &strings.Builder{}
+		for i := range n {
+			fmt.Fprintf(b, entry, i)
+		}
+		return b.String()
+	}
+	head := "text: [x]\nmodel: {vocab: 257, hidden: 16, ffn: 32, layers: 1, q_heads: 2}\nstudies:\n  - name: a\n"
+	for name, tt := range map[string]struct{ src, want string }{
+		"runs": {head + "    seeds: [" + list(400, "%d, ") + "]\n    sizes: [" + list(100, "{name: s%d}, ") + "]\n    variants: [" + list(100, "{name: v%d}, ") + "]\n",
+			"make more than 10000 runs"},
+		"shared runs": {head + "    seeds: [1]\n    sizes: [" + list(150, "{name: s%d}, ") + "]\n    variants: [" + list(150, "{name: v%d}, ") + "]\n",
+			"make more than 10000 runs"},
+		"nested": {"studies: " + strings.Repeat("[", 4000), "nested too deep"},
+		"keys":   {"model: {" + list(10_000, "a%d: 1, ") + "}", "too long"},
+	} {
+		frugal.Run(t, 256<<20, func() {
+			if _, err := Parse("plan.yaml", []byte(tt.src)); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%s: got %.300v, want it to contain %q", name, err, tt.want)
+			}
+		})
 	}
 }

@@ -94,7 +94,8 @@ type variantFile struct {
 	FLOPsOf string `yaml:"flops_of"`
 }
 
-// maxRuns bounds what a plan asks for.
+// maxRuns bounds what a plan asks for: the points of its studies, shared runs
+// counted each time.
 const maxRuns = 10000
 
 // Load reads a plan.
@@ -134,10 +135,20 @@ func Parse(name string, src []byte) (*Plan, error) {
 	}
 	b := builder{Plan: p, base: base, bySource: map[string]*Run{}}
 	seen := map[string]bool{}
-	for i, s := range f.Studies {
+	points := 0
+	for i := range f.Studies {
+		s := &f.Studies[i]
 		if err := s.check(seen); err != nil {
 			return nil, fmt.Errorf("%s: studies[%d]: %w", name, i, err)
 		}
+		for _, z := range s.Sizes {
+			points += len(s.Variants) * len(s.seeds(z))
+		}
+		if points > maxRuns {
+			return nil, fmt.Errorf("%s: studies[%d]: %q: the sizes, variants and seeds make more than %d runs, want fewer", name, i, s.Name, maxRuns)
+		}
+	}
+	for _, s := range f.Studies {
 		if err := b.study(s); err != nil {
 			return nil, err
 		}
@@ -155,6 +166,9 @@ func (s *studyFile) check(studies map[string]bool) error {
 	if len(s.Seeds) == 0 {
 		return fmt.Errorf("%q: seeds: is empty, want one or more", s.Name)
 	}
+	if err := noSeedTwice(s.Seeds); err != nil {
+		return fmt.Errorf("%q: %w", s.Name, err)
+	}
 	if len(s.Variants) == 0 {
 		return fmt.Errorf("%q: variants: is empty, want one or more", s.Name)
 	}
@@ -165,6 +179,9 @@ func (s *studyFile) check(studies map[string]bool) error {
 		for _, z := range s.Sizes {
 			if err := newName("size", z.Name, sizes); err != nil {
 				return fmt.Errorf("%q: %w", s.Name, err)
+			}
+			if err := noSeedTwice(z.Seeds); err != nil {
+				return fmt.Errorf("%q: size %q: %w", s.Name, z.Name, err)
 			}
 		}
 	}
@@ -184,6 +201,25 @@ func (s *studyFile) check(studies map[string]bool) error {
 		s.Reference = s.Variants[0].Name
 	} else if !variants[s.Reference] {
 		return fmt.Errorf("%q: reference: %q is none of the variants", s.Name, s.Reference)
+	}
+	return nil
+}
+
+// seeds are those of a size.
+func (s *studyFile) seeds(z sizeFile) []uint64 {
+	if len(z.Seeds) > 0 {
+		return z.Seeds
+	}
+	return s.Seeds
+}
+
+func noSeedTwice(seeds []uint64) error {
+	seen := map[uint64]bool{}
+	for _, s := range seeds {
+		if seen[s] {
+			return fmt.Errorf("seeds: %d comes twice", s)
+		}
+		seen[s] = true
 	}
 	return nil
 }
@@ -227,11 +263,7 @@ func (b *builder) study(f studyFile) error {
 					return b.wrong(f, z, v, err)
 				}
 			}
-			seeds := z.Seeds
-			if len(seeds) == 0 {
-				seeds = f.Seeds
-			}
-			for _, seed := range seeds {
+			for _, seed := range f.seeds(z) {
 				d.SetSeed(seed)
 				r, err := b.run(d, f.Name, z.Name, v.Name, seed)
 				if err != nil {
@@ -263,9 +295,6 @@ func (b *builder) run(d specfile.Draft, study, size, variant string, seed uint64
 	}
 	r, ok := b.bySource[string(c.Source)]
 	if !ok {
-		if len(b.Runs) == maxRuns {
-			return nil, fmt.Errorf("the plan has more than %d runs", maxRuns)
-		}
 		r = &Run{c.Model.Name, c}
 		b.bySource[string(c.Source)] = r
 		b.Runs = append(b.Runs, r)

@@ -57,7 +57,9 @@ func (p *Plan) Train(ctx context.Context, out string, opt Options) error {
 		return err
 	}
 	defer lock.Release()
-	if err := p.prepare(filepath.Join(out, dataDir)); err != nil {
+	if err := p.prepare(ctx, filepath.Join(out, dataDir), opt.Note); ctx.Err() != nil {
+		return nil // interrupted, as below
+	} else if err != nil {
 		return err
 	}
 	left := make(chan *Run)
@@ -114,22 +116,29 @@ func (p *Plan) Train(ctx context.Context, out string, opt Options) error {
 }
 
 // prepare makes the data, where it is not there yet.
-func (p *Plan) prepare(dir string) error {
+func (p *Plan) prepare(ctx context.Context, dir string, note func(string)) error {
 	if set, err := data.Open(dir); err == nil {
 		set.Close()
 		return nil
 	}
+	note("preparing " + dir)
 	var docs []data.Document
 	var err error
 	if p.Corpus != "" {
-		docs, err = data.GoRoot()
+		docs, err = data.GoRoot(ctx)
 	} else {
-		docs, err = data.Text(p.Text)
+		docs, err = data.Text(ctx, p.Text)
 	}
 	if err != nil {
 		return err
 	}
-	return data.Prepare(dir, docs, token.Bytes{}, func(int, int) {})
+	last := time.Now()
+	return data.Prepare(ctx, dir, docs, token.Bytes{}, func(done, of int) {
+		if now := time.Now(); now.Sub(last) >= noteEvery {
+			last = now
+			note(fmt.Sprintf("%d of %d documents", done, of))
+		}
+	})
 }
 
 // finished reports whether the run has come to its end.

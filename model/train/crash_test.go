@@ -28,6 +28,9 @@ import (
 // kills is the number of kills at random moments: make soak has 1,000.
 var kills = flag.Int("kills", 40, "kill a trainer at so many random moments")
 
+// killSeed draws them: a test that fails says which it was.
+var killSeed = flag.Uint64("killseed", 0, "draw the moments from this seed again (default: another one each time)")
+
 // Tests run the trainer in a child process, the test binary itself, by these
 // variables: the folder of the data and the run, and what else it does.
 const (
@@ -236,21 +239,28 @@ func TestKilledAtOperations(t *testing.T) {
 
 // So does one that is killed at any moment.
 func TestKilledAtRandom(t *testing.T) {
+	seed := *killSeed
+	for seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("the same moments again: go test ./model/train -run TestKilledAtRandom -kills %d -killseed %d", *kills, seed)
+	draw := rand.New(rand.NewPCG(seed, 0))
 	v := newVictim(t)
 	by := map[string]int{}
 	tracer := strace(t)
 	for v.deaths < *kills {
 		var out []byte
 		var err error
-		deaths, how := v.deaths, "while it went on"
-		if len(tracer) > 0 && rand.N(2) == 0 {
-			call := systemCalls[rand.N(len(systemCalls))]
-			how = "in " + call.name
-			out, err = child(t, v.dir, "", append(tracer, "-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", call.name, 1+rand.N(call.most)))...).CombinedOutput()
+		deaths, how, at := v.deaths, "while it went on", 1+draw.IntN(400)
+		// Drawn whether there is a tracer or not.
+		inside, call, when := draw.IntN(2) == 0, systemCalls[draw.IntN(len(systemCalls))], draw.Uint64()
+		if inside && len(tracer) > 0 {
+			how, at = "in "+call.name, 1+int(when%uint64(call.most))
+			out, err = child(t, v.dir, "", append(tracer, "-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", call.name, at))...).CombinedOutput()
 		} else {
-			out, err = killAfter(t, child(t, v.dir, sayOperations), 1+rand.N(400))
+			out, err = killAfter(t, child(t, v.dir, sayOperations), at)
 		}
-		if v.end(t, err, how+"\n"+string(out)); v.deaths > deaths {
+		if v.end(t, err, fmt.Sprintf("killed %s, the %dth\n%s", how, at, out)); v.deaths > deaths {
 			by[how]++
 		}
 	}

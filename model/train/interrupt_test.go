@@ -137,7 +137,13 @@ func TestNothingToSave(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Resume = true
+	var notes []string
+	r.OnNote = func(s string) { notes = append(notes, s) }
+	r.OnBatch = func(b Batch) { t.Errorf("a finished run computes %+v", b) }
 	res := train(t, r)
+	if want := []string{r.Dir + " is finished: nothing is left to train"}; !slices.Equal(notes, want) {
+		t.Errorf("it says %q, want %q", notes, want)
+	}
 	after, err := os.Stat(first.Checkpoint)
 	if err != nil || !os.SameFile(before, after) || res.Checkpoint != first.Checkpoint || res.ValLoss != first.ValLoss {
 		t.Errorf("resuming a finished run wrote its checkpoint again: %+v, %v", res, err)
@@ -151,9 +157,38 @@ func TestNothingToSave(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Remove(filepath.Join(r.Dir, CurveFile)); err != nil {
+		t.Fatal(err)
+	}
 	train(t, r)
 	if _, err := os.Stat(filepath.Join(r.Dir, "step-00000028")); err == nil {
 		t.Error("an old checkpoint stays beside the two that are kept")
+	}
+	if _, err := os.Stat(filepath.Join(r.Dir, CurveFile)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nor is there anything to save before the first step, which would be what the
+// seed gives. The run begins again, called either way.
+func TestInterruptFirst(t *testing.T) {
+	dir := t.TempDir()
+	prepare(t, filepath.Join(dir, "data"))
+	whole := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "whole"), 1, ""))
+	for _, resume := range []bool{false, true} {
+		r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, fmt.Sprint("run", resume)), 1, "")
+		res, _ := trainOn(t, r, func(_ *counted, stop func()) { stop() })
+		if !res.Interrupted || res.Step != 0 || res.Checkpoint != "" {
+			t.Errorf("interrupted in the first step: %+v", res)
+		}
+		entries, err := os.ReadDir(r.Dir)
+		if err != nil || len(entries) != 1 || entries[0].Name() != MetricsFile {
+			t.Errorf("the folder has %v, %v, want %s", entries, err, MetricsFile)
+		}
+		r.Resume = resume
+		if res := train(t, r); res.Interrupted || !bytes.Equal(weights(t, res.Checkpoint), weights(t, whole.Checkpoint)) {
+			t.Errorf("resume %v: %+v, want %+v", resume, res, whole)
+		}
 	}
 }
 
@@ -172,6 +207,9 @@ func TestDamagedMetrics(t *testing.T) {
 		"no JSON":                {func(l []string) { l[249] = "\x00\x00" }, []int{250}},
 		"nothing":                {func(l []string) { l[249] = "" }, []int{250}},
 		"another object":         {func(l []string) { l[249] = "{}" }, []int{250}},
+		"no loss":                {func(l []string) { l[249] = `{"step":250,"tokens":2500}` }, []int{250}},
+		"a loss of nothing":      {func(l []string) { l[249] = strings.Replace(l[249], "2.5", "null", 1) }, []int{250}},
+		"no loss at the end":     {func(l []string) { l[2998] = `{"step":2999}` }, []int{2999}},
 		"a line too long":        {func(l []string) { l[249] = strings.Repeat("\x00", 1<<20) }, []int{250}},
 		"two lines in one":       {func(l []string) { l[249] += l[250]; copy(l[250:], l[251:]); l[2999] = `{"step":3000,"lo` }, []int{250, 251}},
 		"a step too high":        {func(l []string) { l[249] = strings.Replace(l[249], "250", "950", 1) }, []int{250}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -91,7 +92,10 @@ func ReadMetrics(run string, step int) (lines []Metrics, damage string, err erro
 	for r, end := bufio.NewReaderSize(f, maxLine), false; !end; {
 		line, err := r.ReadSlice('\n')
 		var m Metrics
-		whole := (err == nil || errors.Is(err, io.EOF)) && json.Unmarshal(line, &m) == nil
+		whole := false
+		if err == nil || errors.Is(err, io.EOF) {
+			m, whole = parseLine(line)
+		}
 		for passed := 0; errors.Is(err, bufio.ErrBufferFull) && passed < maxDamage; { // too long: it goes by unseen
 			line, err = r.ReadSlice('\n')
 			passed += len(line)
@@ -127,6 +131,13 @@ func ReadMetrics(run string, step int) (lines []Metrics, damage string, err erro
 		damage = fmt.Sprintf("%s: %d of %d lines are damaged and left out: %s", name, d.count, n, d.where)
 	}
 	return lines, damage, nil
+}
+
+// parseLine reads a line, and says whether it is one: with a step and a loss.
+func parseLine(text []byte) (m Metrics, whole bool) {
+	m.Loss = math.NaN() // of which JSON has none
+	err := json.Unmarshal(text, &m)
+	return m, err == nil && m.Step > 0 && !math.IsNaN(m.Loss)
 }
 
 // damaged lists lines, the first few of them by number.

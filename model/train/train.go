@@ -73,7 +73,7 @@ type Progress struct {
 // Result is how a run ended.
 type Result struct {
 	Step, Steps     int
-	Checkpoint      string  // that of Step
+	Checkpoint      string  // that of Step, empty where that is 0: there is nothing to save
 	ValLoss         float64 // NaN where it was interrupted before the end
 	TokensPerSecond float64
 	Interrupted     bool
@@ -96,13 +96,74 @@ type trainer struct {
 // Train trains until the last step, or until ctx ends: then it ends the batch at
 // work, saves the last whole step, and returns with Interrupted set. The step or
 // validation that was cut is done again by the run that resumes.
+//
+// A run that resumes where none is saved yet, because it was interrupted or killed
+// before, begins with its first step; one that is finished ends at once.
 func (r *Run) Train(ctx context.Context) (*Result, error) {
+	if res, err := r.Finished(); res != nil || err != nil {
+		return res, err
+	}
 	t, err := r.begin()
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
 	return t.train(ctx)
+}
+
+// Finished returns the result of a run that is to resume and has nothing left to
+// do, and nil for any other. Of what a process left there that was killed after
+// the last step, it cleans up.
+func (r *Run) Finished() (*Result, error) {
+	if !r.Resume || !begun(r.Dir) {
+		return nil, nil
+	}
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	lock, err := disk.Hold(r.Dir)
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return nil, err
+	}
+	defer lock.Release()
+	if err := r.recover(); err != nil {
+		return nil, err
+	}
+	latest, err := checkpoint.Find(r.Dir)
+	if err != nil || latest == r.Dir {
+		return nil, nil // which begin explains
+	}
+	state, err := r.checkResume(latest)
+	if err != nil {
+		return nil, err
+	}
+	steps := r.Config.Course().Steps
+	if state.Step < steps {
+		return nil, nil
+	}
+	lines, _, err := ReadMetrics(r.Dir, steps)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	n := len(lines)
+	if n == 0 || lines[n-1].Step < steps || lines[n-1].ValLoss == nil {
+		return nil, nil // it was cut in its last validation
+	}
+	if r.OnNote != nil {
+		r.OnNote(fmt.Sprintf("%s is finished: nothing is left to train", r.Dir))
+	}
+	res := &Result{Step: steps, Steps: steps, Checkpoint: latest, ValLoss: *lines[n-1].ValLoss, TokensPerSecond: state.TokensPerSecond}
+	return res, errors.Join(checkpoint.Prune(r.Dir, latest, r.Keep), drawCurve(r.Dir, r.Config.Model.Name, steps))
+}
+
+// begun says that a run was begun in a folder, whether anything is saved of it or
+// not.
+func begun(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, MetricsFile))
+	if err != nil {
+		_, err = checkpoint.Find(dir)
+	}
+	return err == nil
 }
 
 // Close frees everything, the run's folder included.
@@ -233,7 +294,7 @@ func (r *Run) begin() (t *trainer, err error) {
 		if state, err = r.checkResume(latest); err != nil {
 			return nil, err
 		}
-	} else if r.Resume {
+	} else if r.Resume && !(errors.Is(err, checkpoint.ErrNone) && begun(r.Dir)) {
 		return nil, fmt.Errorf("nothing to resume: %w", err)
 	} else if !errors.Is(err, checkpoint.ErrNone) {
 		return nil, err
@@ -263,6 +324,9 @@ func (r *Run) begin() (t *trainer, err error) {
 		return nil, err
 	}
 	t.start = start
+	if r.Resume && from == "" {
+		t.note("nothing is saved in %s yet: it begins with the first step", r.Dir)
+	}
 	if from != "" {
 		if state.Guide != nil {
 			copy(t.cpu.adam.GuideSteps, state.Guide.Steps)
@@ -318,12 +382,16 @@ func (r *Run) hold() (*disk.Lock, error) {
 	case err != nil:
 		return nil, err
 	}
-	err = errors.Join(checkpoint.Recover(r.Dir), disk.Clean(filepath.Join(r.Dir, MetricsFile), filepath.Join(r.Dir, CurveFile)))
-	if err != nil {
+	if err := r.recover(); err != nil {
 		lock.Release()
 		return nil, err
 	}
 	return lock, nil
+}
+
+// recover finishes what a process was about in the run's folder that was killed.
+func (r *Run) recover() error {
+	return errors.Join(checkpoint.Recover(r.Dir), disk.Clean(filepath.Join(r.Dir, MetricsFile), filepath.Join(r.Dir, CurveFile)))
 }
 
 // checkResume compares a checkpoint with the run that is to continue it.
@@ -380,7 +448,11 @@ func (t *trainer) validate(ctx context.Context) (float64, error) {
 }
 
 // save returns the checkpoint of this step, which it writes unless it is there.
+// Before the first step there is none: it would hold what the seed gives.
 func (t *trainer) save() (string, error) {
+	if t.step == 0 {
+		return "", nil
+	}
 	keep := t.run.Keep
 	if t.watch.spiking > 0 {
 		keep = max(2, keep+1) // the good one stays

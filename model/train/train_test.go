@@ -50,7 +50,7 @@ func prepare(t testing.TB, dir string) {
 	for i := range 80 {
 		docs = append(docs, data.Document{Path: fmt.Sprint(i), Text: []byte(strings.Repeat(fmt.Sprintf("%d times %d is %d\n", i, i, i*i), 30))})
 	}
-	if err := data.Prepare(dir, docs, token.Bytes{}, func(int, int) {}); err != nil {
+	if err := data.Prepare(t.Context(), dir, docs, token.Bytes{}, func(int, int) {}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -345,7 +345,7 @@ func TestResumeErrors(t *testing.T) {
 	for i := range 80 {
 		docs = append(docs, data.Document{Path: fmt.Sprint(i), Text: []byte(strings.Repeat("another text ", 30))})
 	}
-	if err := data.Prepare(other, docs, token.Bytes{}, func(int, int) {}); err != nil {
+	if err := data.Prepare(t.Context(), other, docs, token.Bytes{}, func(int, int) {}); err != nil {
 		t.Fatal(err)
 	}
 	resume := func(dataDir string, edit func(*Run)) error {
@@ -460,9 +460,9 @@ func FuzzMetrics(f *testing.F) {
 	f.Add([]byte("\n\n"))
 	f.Add([]byte(`{"step":1,"loss":1e999}` + "\n" + `{"step":2,"loss":"NaN"}` + "\n" + `{"step":-3,"grad_norms":{"a":[[[[[]]]]]}}` + "\n"))
 	f.Add([]byte(`{"step":1,"loss":1}` + "\r\n\x00\x00\x00\n" + `{"step":2,"step":1,"val_loss":null}`))
-	f.Add([]byte(strings.Repeat("[", 200) + "\n" + `{"step":1}` + "\n"))
-	f.Add([]byte("{\"step\":1}\n{\"step\":9}\n{\"step\":2}\nnull\n{\"step\":2}\n{\"step\":3}"))
-	f.Add(append(bytes.Repeat([]byte{0}, 2*maxLine), "\n{\"step\":1}\n"...))
+	f.Add([]byte(strings.Repeat("[", 200) + "\n" + `{"step":1,"loss":2}` + "\n" + `{"step":2}` + "\n"))
+	f.Add([]byte(strings.ReplaceAll("{step:1}\n{step:9}\n{step:2}\nnull\n{step:2}\n{step:3}", "step", `"loss":2,"step"`)))
+	f.Add(append(bytes.Repeat([]byte{0}, 2*maxLine), "\n{\"step\":1,\"loss\":2}\n"...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, MetricsFile), b, 0o666); err != nil {

@@ -105,14 +105,23 @@ func readCrossovers(name string) (crossovers, error) {
 	if len(text) > maxCrossovers {
 		return all, fmt.Errorf("%s: too long, want at most %d bytes; remove it to measure again", name, maxCrossovers)
 	}
-	err = json.Unmarshal(text, &all)
-	for _, m := range all.Machines {
-		for _, t := range m.Tables {
-			err = errors.Join(err, t.Validate())
-		}
+	if err = json.Unmarshal(text, &all); err == nil {
+		err = all.validate()
 	}
 	if err != nil {
 		return all, fmt.Errorf("%s: %w; remove it to measure again", name, err)
 	}
 	return all, nil
+}
+
+// validate returns what is wrong with the first table that is.
+func (c crossovers) validate() error {
+	for _, m := range c.Machines {
+		for _, t := range m.Tables {
+			if err := t.Validate(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

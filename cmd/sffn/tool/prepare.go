@@ -1,7 +1,10 @@
 package tool
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +25,8 @@ tests, commands, vendored, generated and duplicate files. --text reads files,
 and the text files below folders. A twentieth of the documents, chosen by the
 hash of their paths, is held out for validation; files of less than 200 are cut
 into documents of 32 KB first. Where that leaves nothing for one of the splits,
-the last twentieth of the longest document is held out.`,
+the last twentieth of the longest document is held out. An interrupt (SIGINT,
+SIGTERM, SIGHUP) ends it, with exit code 130, 143 or 129.`,
 		Example: `  sffn prepare --corpus goroot --out data
   sffn prepare --text book.txt --text notes/ --out data`,
 		Args: cli.NoArgs,
@@ -34,23 +38,17 @@ the last twentieth of the longest document is held out.`,
 			if err != nil {
 				return err
 			}
-			var docs []data.Document
-			switch {
-			case (corpus == "") == (len(text) == 0):
-				return cli.Usagef("give either --corpus goroot or --text FILE-or-DIR")
-			case corpus == "goroot":
-				docs, err = data.GoRoot()
-			case corpus != "":
-				return cli.Usagef("--corpus: unknown corpus %q; valid is goroot, or use --text", corpus)
-			default:
-				docs, err = data.Text(text)
+			ctx, stop := cli.Interrupts()
+			defer stop()
+			docs, err := readCorpus(ctx, cmd.ErrOrStderr(), corpus, text)
+			if err == nil {
+				encoding := newCounter(cmd.ErrOrStderr(), "documents", len(docs))
+				err = data.Prepare(ctx, out, docs, tok, func(done, _ int) { encoding.set(done) })
+				encoding.close()
 			}
-			if err != nil {
-				return err
+			if cut := cli.CutBy(ctx, "interrupted before %s was whole; the same command begins again", out); cut != nil && errors.Is(err, context.Canceled) {
+				return cut
 			}
-			bar := newBar(cmd.ErrOrStderr(), "documents", len(docs))
-			err = data.Prepare(out, docs, tok, func(done, _ int) { bar.set(done) })
-			bar.close()
 			if err != nil {
 				return err
 			}
@@ -72,4 +70,19 @@ the last twentieth of the longest document is held out.`,
 	cli.Complete(cmd, "tokenizer", "byte")
 	fl.StringVar(&out, "out", "", "folder to write")
 	return cmd
+}
+
+// readCorpus reads the corpus of that name, or else files and folders of text.
+func readCorpus(ctx context.Context, log io.Writer, corpus string, text []string) ([]data.Document, error) {
+	reading := newCounter(log, "reading text", 0)
+	defer reading.close()
+	switch {
+	case (corpus == "") == (len(text) == 0):
+		return nil, cli.Usagef("give either --corpus goroot or --text FILE-or-DIR")
+	case corpus == "goroot":
+		return data.GoRoot(ctx)
+	case corpus != "":
+		return nil, cli.Usagef("--corpus: unknown corpus %q; valid is goroot, or use --text", corpus)
+	}
+	return data.Text(ctx, text)
 }

@@ -58,6 +58,73 @@ func (b *bar) close() {
 	}
 }
 
+// counter shows how many of something are done: a bar on a terminal, and lines
+// elsewhere, where it takes more than a moment. Where nobody knows how many there
+// will be, total is 0 and there are lines everywhere.
+type counter struct {
+	w     io.Writer
+	name  string
+	total int
+	bar   *bar
+	end   chan struct{}
+
+	mu   sync.Mutex // of what follows, and of writing
+	n    int
+	next time.Time // when a line is due
+}
+
+// firstLine is the time before the first line of a counter.
+const firstLine = 2 * time.Second
+
+func newCounter(w io.Writer, name string, total int) *counter {
+	c := &counter{w: w, name: name, total: total, bar: &bar{}, end: make(chan struct{}), next: time.Now().Add(firstLine)}
+	if total > 0 {
+		c.bar = newBar(w, name, total)
+	}
+	if c.bar.b == nil {
+		every := time.NewTicker(firstLine / 2)
+		go func() {
+			defer every.Stop()
+			for {
+				select {
+				case <-c.end:
+					return
+				case now := <-every.C:
+					c.tick(now)
+				}
+			}
+		}()
+	}
+	return c
+}
+
+func (c *counter) set(n int) {
+	c.bar.set(n)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n = n
+}
+
+// tick says how far it is, where that is due.
+func (c *counter) tick(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Before(c.next) {
+		return
+	}
+	c.next = now.Add(logEvery)
+	if c.total == 0 {
+		fmt.Fprintln(c.w, c.name)
+	} else {
+		fmt.Fprintf(c.w, "%s %d/%d\n", c.name, c.n, c.total)
+	}
+}
+
+func (c *counter) close() {
+	close(c.end)
+	c.bar.close()
+}
+
 // trainingLog shows a run: a bar on a terminal, and lines elsewhere.
 type trainingLog struct {
 	w    io.Writer

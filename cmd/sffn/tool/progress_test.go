@@ -8,6 +8,35 @@ import (
 	"github.com/structuredffn/sffn/model/train"
 )
 
+// What is counted has a line after a moment, and one every so often.
+func TestCounter(t *testing.T) {
+	var b bytes.Buffer
+	says := func(want string) {
+		t.Helper()
+		if b.String() != want {
+			t.Errorf("the log says %q, want %q", b.String(), want)
+		}
+		b.Reset()
+	}
+	c := newCounter(&b, "documents", 30)
+	close(c.end) // the clock is the test's
+	start := time.Now().Add(time.Hour)
+	c.next = start.Add(firstLine)
+	c.set(3)
+	c.tick(start)
+	says("")
+	c.tick(start.Add(firstLine))
+	says("documents 3/30\n")
+	c.set(5)
+	c.tick(start.Add(logEvery))
+	says("")
+	c.tick(start.Add(firstLine + logEvery))
+	says("documents 5/30\n")
+	c = &counter{w: &b, name: "reading text"}
+	c.tick(start)
+	says("reading text\n")
+}
+
 // A run has a line within seconds, however long a step or a micro-batch takes.
 func TestProgress(t *testing.T) {
 	var b bytes.Buffer

@@ -306,8 +306,8 @@ func (s *lawSource) lawFlag() (scaling.Law, error) {
 	return law, nil
 }
 
-// maxFitFile bounds the files of readFits.
-const maxFitFile = 64 << 20
+// maxFitFile bounds the files of readFits: one of ten thousand runs is shorter.
+const maxFitFile = 4 << 20
 
 // readFits reads what fit --json wrote.
 func readFits(name string) ([]*fitted, error) {

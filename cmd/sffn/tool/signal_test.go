@@ -75,10 +75,16 @@ func TestSignals(t *testing.T) {
 		code   int
 	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}, {syscall.SIGHUP, 129}} {
 		code, log := interrupted(t, sffn(args...), "of 10000000 micro-batches", c.signal)
-		if code != c.code || !strings.Contains(log, "sffn: interrupted after step 0 of 4, which run/step-00000000 holds; continue with --resume") {
+		if code != c.code || !strings.Contains(log, "sffn: interrupted in the first of 4 steps, before there was anything to save; the same command begins again") {
 			t.Errorf("%v: exit code %d, want %d:\n%s", c.signal, code, c.code, log)
 		}
-		args = []string{"train", "--data", "data", "--out", "run", "--resume", "--threads", "1"}
+		if resumes := args[len(args)-1] == "--resume"; resumes != strings.Contains(log, "nothing is saved in run yet: it begins with the first step") {
+			t.Errorf("%v: resuming %v, it says\n%s", c.signal, resumes, log)
+		}
+		args = []string{"train", "--config", "step.yaml", "--data", "data", "--out", "run", "--threads", "1", "--resume"}
+	}
+	if entries, err := os.ReadDir(filepath.Join(dir, "run")); err != nil || len(entries) != 1 || entries[0].Name() != "metrics.jsonl" {
+		t.Errorf("nothing was stepped, the folder has %v, %v", entries, err)
 	}
 	code, log := interrupted(t, sffn("train", "--config", "batch.yaml", "--data", "data", "--out", "twice", "--threads", "1"), "ready after", syscall.SIGTERM, syscall.SIGINT)
 	if saved, err := filepath.Glob(filepath.Join(dir, "twice", "step-*")); code != 130 && code != 143 || err != nil || len(saved) > 0 {

@@ -1,6 +1,7 @@
 package tool
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -34,8 +35,9 @@ func newTrain() *cobra.Command {
 The run's folder holds checkpoints, metrics.jsonl (one object a step) and, at
 the end, loss.png. An interrupt (SIGINT, SIGTERM, SIGHUP) ends the micro-batch
 at work and saves the last whole step, with exit code 130, 143 or 129; a second
-one ends at once. --resume continues with the same bits as if nothing had
-happened. One process at a time may train in a folder.`,
+one ends at once. In the first step there is nothing to save. --resume continues
+with the same bits as if nothing had happened; a run that is finished says so. One
+process at a time may train in a folder.`,
 		Example: `  sffn train --config demo --data data --out run
   sffn train --data data --out run --resume`,
 		Args: cli.NoArgs,
@@ -63,12 +65,18 @@ happened. One process at a time may train in a folder.`,
 				return err
 			}
 			defer run.Data.Close()
+			out, log := cmd.OutOrStdout(), cmd.ErrOrStderr()
+			if res, err := run.Finished(); err != nil {
+				return err
+			} else if res != nil {
+				_, err := fmt.Fprintf(out, "%s is finished: %s\n", run.Dir, trained(res, run.Dir))
+				return err
+			}
 			if err := m.open(); err != nil {
 				return err
 			}
 			defer m.close()
 			run.Options = m.Options
-			out, log := cmd.OutOrStdout(), cmd.ErrOrStderr()
 			gpu, err := dev.train(log, &run, linked(config, run.Dir))
 			if err != nil {
 				return err
@@ -100,11 +108,13 @@ happened. One process at a time may train in a folder.`,
 					return err
 				}
 			}
+			if res.Interrupted && res.Checkpoint == "" {
+				return cli.CutBy(ctx, "interrupted in the first of %d steps, before there was anything to save; the same command begins again", res.Steps)
+			}
 			if res.Interrupted {
 				return cli.CutBy(ctx, "interrupted after step %d of %d, which %s holds; continue with --resume", res.Step, res.Steps, res.Checkpoint)
 			}
-			_, err = fmt.Fprintf(out, "trained %d steps, validation loss %.4f nats per token; %s, %s\n",
-				res.Steps, res.ValLoss, res.Checkpoint, filepath.Join(run.Dir, train.CurveFile))
+			_, err = fmt.Fprintln(out, trained(res, run.Dir))
 			return err
 		},
 	}
@@ -123,6 +133,12 @@ happened. One process at a time may train in a folder.`,
 	return cmd
 }
 
+// trained says how a run has ended.
+func trained(res *train.Result, dir string) string {
+	return fmt.Sprintf("trained %d steps, validation loss %.4f nats per token; %s, %s",
+		res.Steps, res.ValLoss, res.Checkpoint, filepath.Join(dir, train.CurveFile))
+}
+
 // trainConfig finds the configuration of a run: the one given, or that of the
 // run which resumes.
 func trainConfig(name, dir string, resume bool, steps int, override bool) (*specfile.Config, error) {
@@ -135,11 +151,13 @@ func trainConfig(name, dir string, resume bool, steps int, override bool) (*spec
 	var saved *specfile.Config
 	if resume {
 		latest, err := checkpoint.Find(dir)
-		if err != nil {
-			return nil, fmt.Errorf("nothing to resume: %w", err)
-		}
-		if saved, _, err = checkpoint.Describe(latest); err != nil {
-			return nil, err
+		switch {
+		case err == nil:
+			if saved, _, err = checkpoint.Describe(latest); err != nil {
+				return nil, err
+			}
+		case name == "" || !errors.Is(err, checkpoint.ErrNone): // Train knows whether it was begun
+			return nil, fmt.Errorf("nothing to resume: %w; --config begins a run", err)
 		}
 	}
 	c := saved
