@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -50,9 +49,13 @@ toolchain.`,
 				return cli.Usagef("give --config FILE|PRESET, --model RUN or both")
 			}
 			b.stdout, b.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+			ctx, stop := cli.Interrupts()
 			defer stop()
-			return b.run(ctx)
+			err := b.run(ctx)
+			if cut := cli.CutBy(ctx, "interrupted: %s was not written", b.out); cut != nil && err != nil {
+				return cut
+			}
+			return err
 		},
 	}
 	fl := cmd.Flags()

@@ -97,3 +97,26 @@ func TestSignals(t *testing.T) {
 		t.Errorf("a signal that is ignored: exit code %d, want 143:\n%s", code, log)
 	}
 }
+
+// A signal ends sffn build with its exit code, and leaves nothing of the module
+// that was made for it.
+func TestBuildSignal(t *testing.T) {
+	tmp := t.TempDir()
+	out := filepath.Join(t.TempDir(), "mine")
+	// A go command that says when it is at work, and goes on until it is killed.
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "go"), []byte("#!/bin/sh\necho at work >&2\nexec sleep 100\n"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP} {
+		cmd := exec.Command("sffn", "build", "--config", "demo", "-o", out)
+		cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+		code, log := interrupted(t, cmd, "at work", s)
+		if code != 128+int(s) || !strings.Contains(log, "sffn: interrupted: "+out+" was not written") {
+			t.Errorf("%v: exit code %d\n%s", s, code, log)
+		}
+		if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+			t.Errorf("%v left %v, %v", s, left, err)
+		}
+	}
+}
