@@ -3,8 +3,6 @@ package runtime
 import (
 	"fmt"
 	"slices"
-
-	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Factor is one factor of a network, to be run alone: what tests and
@@ -86,7 +84,7 @@ func (f Factor) Forward(y, x []float32, m int, ws *Workspace) {
 	ws.begin(m)
 	var pre matrix
 	qs := f.layer.forward[f.i]
-	if qs[0].Epilogue == kernel.SwiGLU {
+	if qs[0].Epilogue.Gated() {
 		pre = ws.local(slotPre, p.PreWidth)
 	}
 	ws.addProducts(qs, stage{src: whole(x), dst: whole(y), pre: pre})

@@ -3,6 +3,7 @@ package runtime
 import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
@@ -110,7 +111,7 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 	} else {
 		rows = ws.localRows()
 		z1, z2 = ws.local(slotZ1, f.fc1.zWidth()), ws.local(slotZ2, f.fc2.zWidth())
-		if f.spec.Act == spec.SwiGLU {
+		if f.spec.Act.Gated() {
 			// Sums over several blocks of k pass through pre.
 			pre = ws.local(slotPre, f.fc1.preWidth())
 		}
@@ -195,15 +196,6 @@ func (f *FFN) backwardBuffers(m int, ws *Workspace) ffnGradients {
 // activationBackward replaces rows of the activation's gradient in act by the
 // activation itself, computed again from pre, and fills dpre.
 func (f *FFN) activationBackward(act, dpre, pre []float32, r0, r1 int) {
-	n := f.spec.FFN
-	if f.spec.Act == spec.GELU {
-		a, d, h := act[r0*n:r1*n], dpre[r0*n:r1*n], pre[r0*n:r1*n]
-		copy(d, a)
-		f.vec.GELUBackward(a, d, h, d)
-		return
-	}
-	for r := r0; r < r1; r++ {
-		a, d, h := act[r*n:(r+1)*n], dpre[2*r*n:2*(r+1)*n], pre[2*r*n:2*(r+1)*n]
-		f.vec.SwiGLUBackward(a, d[:n], d[n:], h[:n], h[n:], a)
-	}
+	n, columns := f.spec.FFN, f.spec.Act.Columns()
+	f.vec.ActivationBackward(kernel.Epilogue(f.spec.Act), act[r0*n:r1*n], dpre[columns*r0*n:columns*r1*n], pre[columns*r0*n:columns*r1*n], n)
 }

@@ -75,11 +75,11 @@ func (l *layer) chained(factor int, flags kernel.Flags) weight {
 }
 
 // addGuideForward adds the stage of the guide's share of y, before the chain's:
-// sums only, for the chain's last factor to add to. For SwiGLU these are kept
-// in pre.
+// sums only, for the chain's last factor to add to. Of gated activations these are
+// kept in pre.
 func (l *layer) addGuideForward(ws *Workspace, y, x, pre, residual matrix) {
 	flags := kernel.Flags(0)
-	if l.guide.forward[0].Epilogue == kernel.SwiGLU {
+	if l.guide.forward[0].Epilogue.Gated() {
 		flags = kernel.PreOnly
 	} else {
 		pre = matrix{}

@@ -26,7 +26,7 @@ func init() {
 //	aux    = s                               where it is given, before an activation
 //	C[i,j] = act(s)
 //
-// For SwiGLU, B's panels hold 16 gates and 16 ups; C[i,j] = silu(g) * u has
+// Of gated activations B's panels hold 16 gates and 16 ups; C[i,j] = silu(g) * u has
 // half as many columns, and there is no residual. A tile of 48 columns is a
 // product's last: NTiles is 1.
 func mulPortable(a *kernel.Args) {
@@ -51,8 +51,8 @@ func mulPortable(a *kernel.Args) {
 					s[j] *= a.Alpha
 				}
 			}
-			if a.Epilogue == kernel.SwiGLU {
-				swiglu(a, i, t, s)
+			if a.Epilogue.Gated() {
+				gated(a, i, t, s)
 				continue
 			}
 			col := 4 * t * width
@@ -73,8 +73,8 @@ func mulPortable(a *kernel.Args) {
 	}
 }
 
-// swiglu ends a panel of 16 gates and 16 ups.
-func swiglu(a *kernel.Args, row, panel int, s []float32) {
+// gated ends a panel of 16 gates and 16 ups.
+func gated(a *kernel.Args, row, panel int, s []float32) {
 	g, u := s[:plan.HalfPanel], s[plan.HalfPanel:]
 	col := 4 * panel * plan.HalfPanel
 	auxG := floats(a.Aux, row*a.LDAux+col, plan.HalfPanel)

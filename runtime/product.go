@@ -23,7 +23,7 @@ type product struct {
 	// store lists where each result goes in a destination row; cols and ks
 	// which entries of the canonical block the pack's columns and depths hold.
 	store, cols, ks []int
-	// results counts the results of one full panel: 16 for SwiGLU, else 32.
+	// results counts the results of one full panel: 16 of gated activations, else 32.
 	results int
 	// spread stores the scratch tile's rows, where all results lie in one
 	// stretch with a fixed distance; nil where they do not.
@@ -127,7 +127,7 @@ func (q *product) packWeights(panel int, w []float32, f *plan.Factor) {
 // before the activation to its entry of the bias.
 func (q *product) packBias(bias []float32, canon []int) {
 	for i, at := range q.store {
-		if q.Epilogue != kernel.SwiGLU {
+		if !q.Epilogue.Gated() {
 			q.bias[i] = bias[canon[at]]
 			continue
 		}
@@ -277,7 +277,7 @@ func (q *product) direct(s *scratch, o operands, m, panel, n, w int) {
 			if last && o.residual != nil {
 				a.Residual = unsafe.Pointer(&o.residual[r*q.DstWidth+col])
 			}
-			if o.pre != nil && (last || q.Epilogue == kernel.SwiGLU) {
+			if o.pre != nil && (last || q.Epilogue.Gated()) {
 				a.Aux = unsafe.Pointer(&o.pre[r*q.PreWidth+col])
 			}
 			s.call(b.tiles[w][a.MR])
@@ -377,7 +377,7 @@ func (q *product) scatter(s *scratch, o operands, r, mr, c0, width int) {
 		pre := o.pre[(r+i)*q.PreWidth:][:q.PreWidth]
 		for j, at := range store {
 			pre[at] = s.pre[i*plan.LongPanel+j]
-			if q.Epilogue == kernel.SwiGLU {
+			if q.Epilogue.Gated() {
 				pre[q.DstWidth+at] = s.pre[i*plan.LongPanel+plan.HalfPanel+j]
 			}
 		}
@@ -385,11 +385,11 @@ func (q *product) scatter(s *scratch, o operands, r, mr, c0, width int) {
 }
 
 // gather fills the scratch tile with what scatter's places hold, for the
-// kernels to add to: sums before the activation, which SwiGLU has in pre.
+// kernels to add to: sums before the activation, which gated ones have in pre.
 func (q *product) gather(s *scratch, o operands, r, mr, c0, width int) {
 	store := q.store[c0:min(c0+width, len(q.store))]
 	for i := range mr {
-		if q.Epilogue == kernel.SwiGLU {
+		if q.Epilogue.Gated() {
 			tile, pre := s.pre[i*plan.LongPanel:], o.pre[(r+i)*q.PreWidth:][:q.PreWidth]
 			for j, at := range store {
 				tile[j], tile[plan.HalfPanel+j] = pre[at], pre[q.DstWidth+at]

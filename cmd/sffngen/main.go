@@ -62,12 +62,12 @@ func newCommand() *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.kind, "kind", "", "structure: dense, lowrank, blockdense or blockshuffle")
+	fl.StringVar(&f.kind, "kind", "", "structure: "+spec.Names(spec.Kinds(), "or"))
 	fl.IntVar(&f.ffn.Hidden, "hidden", 0, "width of the residual stream")
 	fl.IntVar(&f.ffn.FFN, "ffn", 0, "inner width of the feed-forward network")
-	fl.IntVar(&f.ffn.Rank, "rank", 0, "rank of lowrank and blockdense")
-	fl.IntVar(&f.ffn.Blocks, "blocks", 0, "blocks of blockdense and blockshuffle")
-	fl.StringVar(&f.act, "act", "gelu", "activation: gelu or swiglu")
+	fl.IntVar(&f.ffn.Rank, "rank", 0, "rank of "+spec.Names(spec.Ranked(), "and"))
+	fl.IntVar(&f.ffn.Blocks, "blocks", 0, "blocks of "+spec.Names(spec.Blocked(), "and"))
+	fl.StringVar(&f.act, "act", "gelu", "activation: "+spec.Names(spec.Acts(), "or"))
 	fl.BoolVar(&f.ffn.Bias, "bias", false, "linears have a bias")
 	fl.StringSliceVar(&f.configs, "config", nil, "whole models instead: YAML files or presets, comma-separated")
 	fl.StringVar(&f.pkg, "pkg", "", "Go package name (default: the folder's name)")
@@ -77,8 +77,8 @@ func newCommand() *cobra.Command {
 	fl.StringVar(&f.precision, "precision", "auto", "of the networks with --isa cuda: bf16 (tensor cores; widths of multiples of 8), float32 (any widths), or auto: bf16 where it can, float32 elsewhere")
 	fl.BoolVar(&f.explain, "explain", false, "print the plan instead of generating")
 	fl.BoolVar(&f.diff, "diff", false, "write nothing; exit 1 if the folder is not what would be written")
-	cli.Complete(cmd, "kind", string(spec.Dense), string(spec.LowRank), string(spec.BlockDense), string(spec.BlockShuffle))
-	cli.Complete(cmd, "act", string(spec.GELU), string(spec.SwiGLU))
+	cli.Complete(cmd, "kind", words(spec.Kinds())...)
+	cli.Complete(cmd, "act", words(spec.Acts())...)
 	cli.Complete(cmd, "isa", string(kernel.AVX512), string(kernel.AVX2), string(gen.CUDA))
 	cli.Complete(cmd, "precision", "auto", string(plan.BF16), string(plan.Float32s))
 	cli.CompleteConfig(cmd, "config")
@@ -136,7 +136,7 @@ func (f *flags) packageOf() (gen.Package, error) {
 		}
 		p = gen.Of(f.pkg, models...)
 	case f.kind == "":
-		return p, cli.Usagef("--kind (or --config) is missing: dense, lowrank, blockdense or blockshuffle")
+		return p, cli.Usagef("--kind (or --config) is missing: %s", spec.Names(spec.Kinds(), "or"))
 	default:
 		f.ffn.Kind, f.ffn.Act = spec.Kind(f.kind), spec.Act(f.act)
 		p = gen.Package{Name: f.pkg, FFNs: []spec.FFN{f.ffn}}
@@ -176,4 +176,12 @@ func (f *flags) emit(cmd *cobra.Command, files []gen.File) error {
 		return errors.New("the folder is stale: run the same command without --diff")
 	}
 	return nil
+}
+
+// words are the values that a flag takes.
+func words[T ~string](names []T) (words []string) {
+	for _, n := range names {
+		words = append(words, string(n))
+	}
+	return words
 }

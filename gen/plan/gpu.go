@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
@@ -205,13 +204,10 @@ type GPUFFN struct {
 // cannot serve.
 func NewGPU(f spec.FFN) (GPUFFN, error) {
 	hidden := blockMajor(f.FC1(), f.FFN)
-	pre := slices.Clone(hidden)
-	if f.Act == spec.SwiGLU {
-		pre = nil
-		for half := range 2 {
-			for _, s := range hidden {
-				pre = append(pre, 2*s+half)
-			}
+	var pre []int // the columns of an activation lie side by side
+	for column := range f.Act.Columns() {
+		for _, s := range hidden {
+			pre = append(pre, f.Act.Columns()*s+column)
 		}
 	}
 	p := GPUFFN{Spec: f, Precision: BF16, Output: blockMajor(f.FC2(), f.Hidden)}

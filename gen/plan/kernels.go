@@ -97,9 +97,9 @@ func (t Target) Any() []Kernel {
 	var ks []Kernel
 	for _, nr := range t.Widths() {
 		for mr := 1; mr <= t.MaxMR[nr]; mr++ {
-			for _, epi := range []kernel.Epilogue{kernel.Linear, kernel.GELU, kernel.SwiGLU} {
-				// SwiGLU's panels are all full ones.
-				if epi == kernel.SwiGLU && nr%Panel != 0 {
+			for _, epi := range kernel.Epilogues() {
+				// Gated panels are all full ones.
+				if epi.Gated() && nr%Panel != 0 {
 					continue
 				}
 				ks = append(ks, Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: epi})

@@ -20,7 +20,7 @@ type Seg struct{ Store, Canon Run }
 // in the order of storage.
 type Block struct {
 	In, Out []Seg
-	// Up lists, for SwiGLU, the output that is multiplied with each of Out's
+	// Up lists, for gated activations, the output that is multiplied with each of Out's
 	// gates; its Store counts in the row of values before the activation.
 	Up []Seg
 }
@@ -32,7 +32,7 @@ type Factor struct {
 	Blocks []Block
 	// InWidth and OutWidth are the entries of a stored source and destination
 	// row. PreWidth is the width of a row of values before the activation:
-	// OutWidth, or twice that for SwiGLU.
+	// OutWidth times the columns of the activation.
 	InWidth, OutWidth, PreWidth int
 	// Epilogue is the activation on the factor's outputs.
 	Act spec.Act
@@ -78,9 +78,9 @@ func NewFFN(f spec.FFN) FFN {
 		}
 	}
 	pre := slices.Clone(hidden)
-	if f.Act == spec.SwiGLU {
+	for column := range f.Act.Columns() - 1 {
 		for _, s := range hidden {
-			pre = append(pre, f.FFN+s)
+			pre = append(pre, (column+1)*f.FFN+s)
 		}
 	}
 	return FFN{
@@ -116,7 +116,7 @@ func newLayer(l spec.Linear, in, out []int, act spec.Act) Layer {
 		src = identity(sf.Blocks * sf.Out)
 	}
 	if l.Guide {
-		if act != spec.SwiGLU { // only its kernels know where the halves go
+		if !act.Gated() { // only kernels of gated ones know where the halves go
 			act = ""
 		}
 		q := l.GuideParam()
@@ -131,7 +131,7 @@ func newLayer(l spec.Linear, in, out []int, act spec.Act) Layer {
 func newFactor(sf spec.Factor, src, dst []int, act spec.Act) Factor {
 	f := Factor{Factor: sf, InWidth: sf.Blocks * sf.In, OutWidth: sf.Blocks * sf.Out, Act: act}
 	f.PreWidth = f.OutWidth
-	if act == spec.SwiGLU {
+	if act.Gated() {
 		f.OutWidth /= 2
 	}
 	for b := range sf.Blocks {

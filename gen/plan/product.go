@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -13,7 +12,7 @@ type Product struct {
 	Block      int
 	Transposed bool
 	// K lists the summed entries, N the results, in the order of the pack;
-	// Up lists SwiGLU's second result beside each of N.
+	// Up lists, for gated activations, the up beside the gate of each of N.
 	K, N, Up []Seg
 	// Direct results lie side by side in the destination row and are stored
 	// by the kernel; others pass through a scratch tile in the L1 cache.
@@ -33,9 +32,8 @@ const minRun = HalfPanel
 func (f Factor) Forward() []Product {
 	var ps []Product
 	for i, b := range f.Blocks {
-		epi := map[spec.Act]kernel.Epilogue{spec.GELU: kernel.GELU, spec.SwiGLU: kernel.SwiGLU}[f.Act]
 		ps = append(ps, split(Product{Block: i, K: b.In, N: b.Out, Up: b.Up,
-			SrcWidth: f.InWidth, DstWidth: f.OutWidth, PreWidth: f.PreWidth, Epilogue: epi})...)
+			SrcWidth: f.InWidth, DstWidth: f.OutWidth, PreWidth: f.PreWidth, Epilogue: kernel.Epilogue(f.Act)})...)
 	}
 	return ps
 }
@@ -91,22 +89,22 @@ func Len(segs []Seg) int {
 	return n
 }
 
-// Results is the number of results, SwiGLU's pairs counted once.
+// Results is the number of results, a gate and its up counted once.
 func (p Product) Results() int { return Len(p.N) }
 
 // Columns is the number of columns of the pack, padding included: a multiple
 // of 16.
 func (p Product) Columns() int {
 	n := (Len(p.N) + HalfPanel - 1) &^ (HalfPanel - 1)
-	if p.Epilogue == kernel.SwiGLU {
+	if p.Epilogue.Gated() {
 		n *= 2
 	}
 	return n
 }
 
-// PanelResults is the number of results of one panel: SwiGLU's hold pairs.
+// PanelResults is the number of results of one panel: gated ones hold pairs.
 func (p Product) PanelResults() int {
-	if p.Epilogue == kernel.SwiGLU {
+	if p.Epilogue.Gated() {
 		return HalfPanel
 	}
 	return Panel
@@ -164,10 +162,10 @@ func (p Product) Segments(k0, kc int) []kernel.Segment {
 }
 
 // BlockEpilogue is the epilogue of the kernels for the i-th block of k. Only
-// the last block's sum is complete; SwiGLU kernels must run all of them,
-// because only they know where its halves are kept.
+// the last block's sum is complete; gated kernels must run all of them, because
+// only they know where the halves are kept.
 func (p Product) BlockEpilogue(i int) kernel.Epilogue {
-	if p.Epilogue == kernel.SwiGLU || i == len(p.KBlocks)-1 {
+	if p.Epilogue.Gated() || i == len(p.KBlocks)-1 {
 		return p.Epilogue
 	}
 	return kernel.Linear
@@ -177,13 +175,13 @@ func (p Product) BlockEpilogue(i int) kernel.Epilogue {
 func (p Product) KIndex() []int { return canon(p.K) }
 
 // ColumnIndex lists the block-local index of every packed column, -1 where it
-// is padding. SwiGLU panels alternate 16 gates and 16 ups.
+// is padding. Gated panels alternate 16 gates and 16 ups.
 func (p Product) ColumnIndex() []int {
 	idx := make([]int, p.Columns())
 	for i := range idx {
 		idx[i] = -1
 	}
-	if p.Epilogue != kernel.SwiGLU {
+	if !p.Epilogue.Gated() {
 		copy(idx, canon(p.N))
 		return idx
 	}

@@ -132,14 +132,3 @@ func (e *asm) geluExp(x, t reg.VecVirtual) {
 	e.VMULPS(x, t, t)
 	e.exp2(t)
 }
-
-// swiglu replaces u by silu(g) * u. The quotient comes first: g*u may overflow
-// where the result does not.
-func (e *asm) swiglu(g, u reg.VecVirtual) {
-	t := e.vec()
-	e.VMULPS(e.constant(-log2e), g, t)
-	e.exp2(t)
-	e.VADDPS(e.constant(1), t, t)
-	e.VDIVPS(t, g, t)
-	e.VMULPS(t, u, u)
-}

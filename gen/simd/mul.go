@@ -80,7 +80,7 @@ func (e *asm) mul(k plan.Kernel) {
 	}
 	for j := range vectors {
 		at := j * e.bytes % m.rowBytes
-		if k.Epilogue == kernel.SwiGLU && m.sweeps == 2 {
+		if k.Epilogue.Gated() && m.sweeps == 2 {
 			at = j * 4 * plan.HalfPanel // the gates' and the ups' half of the panel
 		}
 		m.vecAt = append(m.vecAt, at)
@@ -131,8 +131,8 @@ func (m *tile) beginTile(vectors int) {
 		// Tile t is sweep t&1 of panel t>>1.
 		m.MOVQ(m.t, half)
 		m.ANDQ(operand.U32(1), half)
-		shift := 5 // plain sweeps are 64 bytes apart, SwiGLU's 32
-		if m.Epilogue != kernel.SwiGLU {
+		shift := 5 // plain sweeps are 64 bytes apart, gated ones 32
+		if !m.Epilogue.Gated() {
 			shift = 6
 		}
 		m.SHLQ(operand.U8(shift), half)
@@ -164,7 +164,7 @@ func (m *tile) prefetch() {
 	if m.Epilogue != kernel.Linear {
 		m.optional(argAux, func() {
 			lines(argAux, argLDAux, 0)
-			if m.Epilogue == kernel.SwiGLU {
+			if m.Epilogue.Gated() {
 				lines(argAux, argLDAux, argUpAux)
 			}
 		})
@@ -373,7 +373,7 @@ func (m *tile) stridedProducts() {
 // stored is the number of bytes that one row of a tile (or sweep) stores.
 func (m *tile) stored() int {
 	n := len(m.vecAt) * m.bytes
-	if m.Epilogue == kernel.SwiGLU {
+	if m.Epilogue.Gated() {
 		n /= 2
 	}
 	return n
@@ -427,7 +427,7 @@ func (m *tile) flagged(f kernel.Flags, body func()) {
 }
 
 func (m *tile) epilogue() {
-	swiglu := m.Epilogue == kernel.SwiGLU
+	gated := m.Epilogue.Gated()
 	m.flagged(kernel.Scale, func() {
 		alpha := m.vec()
 		m.VBROADCASTSS(m.field(argAlpha), alpha)
@@ -443,7 +443,7 @@ func (m *tile) epilogue() {
 				m.VADDPS(mem(p, j*m.bytes), v, v)
 			}
 		}
-		if swiglu {
+		if gated {
 			m.rows(argAux, argLDAux, 0, func(i int, p reg.GPVirtual) { add(i, p, m.gates(i)) })
 			m.rows(argAux, argLDAux, argUpAux, func(i int, p reg.GPVirtual) { add(i, p, m.ups(i)) })
 			return
@@ -451,7 +451,7 @@ func (m *tile) epilogue() {
 		m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) { add(i, p, m.acc[i]) })
 	})
 	m.optional(argBias, m.addBias)
-	if !swiglu {
+	if !gated {
 		m.optional(argResidual, func() {
 			m.rows(argResidual, argLDC, 0, func(i int, p reg.GPVirtual) {
 				for j, v := range m.acc[i] {
@@ -470,7 +470,7 @@ func (m *tile) epilogue() {
 			}
 		})
 	}
-	if !swiglu {
+	if !gated {
 		store()
 		return
 	}
@@ -481,7 +481,7 @@ func (m *tile) epilogue() {
 	m.Label(skip)
 }
 
-// gates and ups are the halves of a SwiGLU row: panels hold 16 of each.
+// gates and ups are the halves of a gated row: panels hold 16 of each.
 func (m *tile) gates(i int) []reg.VecVirtual { return m.half(i, 0) }
 func (m *tile) ups(i int) []reg.VecVirtual   { return m.half(i, 1) }
 
@@ -506,7 +506,7 @@ func (m *tile) addBias() {
 		m.MOVQ(m.t, half)
 		m.ANDQ(operand.U32(1), half)
 		shift := 6
-		if m.Epilogue == kernel.SwiGLU {
+		if m.Epilogue.Gated() {
 			shift = 5
 		}
 		m.SHLQ(operand.U8(shift), half)
@@ -533,27 +533,10 @@ func (m *tile) storeAux() {
 			m.VMOVUPS(v, mem(p, j*m.bytes))
 		}
 	}
-	if m.Epilogue != kernel.SwiGLU {
+	if !m.Epilogue.Gated() {
 		m.rows(argAux, argLDAux, 0, func(i int, p reg.GPVirtual) { store(m.acc[i], p) })
 		return
 	}
 	m.rows(argAux, argLDAux, 0, func(i int, p reg.GPVirtual) { store(m.gates(i), p) })
 	m.rows(argAux, argLDAux, argUpAux, func(i int, p reg.GPVirtual) { store(m.ups(i), p) })
-}
-
-// activate applies the activation to row i and returns what is stored.
-func (m *tile) activate(i int) []reg.VecVirtual {
-	switch m.Epilogue {
-	case kernel.GELU:
-		for _, v := range m.acc[i] {
-			m.gelu(v)
-		}
-	case kernel.SwiGLU:
-		gates, ups := m.gates(i), m.ups(i)
-		for j, u := range ups {
-			m.swiglu(gates[j], u)
-		}
-		return ups
-	}
-	return m.acc[i]
 }

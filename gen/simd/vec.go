@@ -285,7 +285,7 @@ var emitVec = map[kernel.VecOp]func(*asm){
 	kernel.OpSwiGLU: func(e *asm) {
 		e.loop(2, []int{0, 1, 2}, func(b *vecBody) {
 			g, u := b.ld(1), b.ld(2)
-			b.asm.swiglu(g, u)
+			b.asm.gate(g, u)
 			b.st(0, u)
 		})
 	},

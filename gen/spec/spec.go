@@ -9,27 +9,6 @@
 // Foundations" (arXiv 2406.16450).
 package spec
 
-// Kind names the structure of a linear layer.
-type Kind string
-
-// The kinds. See [Linear.Chain] for what each one is.
-const (
-	Dense        Kind = "dense"
-	LowRank      Kind = "lowrank"
-	BlockDense   Kind = "blockdense"
-	BlockShuffle Kind = "blockshuffle"
-)
-
-// Act names the activation of a feed-forward network.
-type Act string
-
-// The activations. GELU is the tanh form; SwiGLU is silu(gate) * up, where the
-// first half of fc1's outputs is the gate.
-const (
-	GELU   Act = "gelu"
-	SwiGLU Act = "swiglu"
-)
-
 // Shuffle is a fixed relabelling of the entries of a vector that follows a
 // factor.
 type Shuffle string
@@ -89,41 +68,6 @@ type Linear struct {
 	Guide bool
 }
 
-// Chain returns the factors of a valid layer, the one that reads x first.
-// The bias comes after the last factor and its shuffle.
-//
-//	dense         [1: in -> out]
-//	lowrank       [1: in -> r] [1: r -> out]
-//	blockdense    [b: in/b -> r/b] [1: r -> out]
-//	blockshuffle  [b: in/b -> q] deal [b: q -> out/b] riffle,  q = in/b if in < out, else out/b
-func (l Linear) Chain() []Factor {
-	flat := func(name string, in, out int) Factor {
-		return Factor{Param: name, Shape: []int{out, in}, Blocks: 1, In: in, Out: out}
-	}
-	blocked := func(name string, b, in, out int, then Shuffle) Factor {
-		return Factor{Param: name, Shape: []int{b, out, in}, Blocks: b, In: in, Out: out, Then: then}
-	}
-	switch b, r := l.Blocks, l.Rank; l.Kind {
-	case Dense:
-		return []Factor{flat("weight", l.In, l.Out)}
-	case LowRank:
-		return []Factor{flat("lr1", l.In, r), flat("lr2", r, l.Out)}
-	case BlockDense:
-		return []Factor{blocked("blkdiag", b, l.In/b, r/b, NoShuffle), flat("lr", r, l.Out)}
-	case BlockShuffle:
-		q := l.Out / b
-		if l.In < l.Out {
-			q = l.In / b
-		}
-		deal, riffle := Deal, Riffle
-		if b == 1 {
-			deal, riffle = NoShuffle, NoShuffle
-		}
-		return []Factor{blocked("blkdiag1", b, l.In/b, q, deal), blocked("blkdiag2", b, q, l.Out/b, riffle)}
-	}
-	panic("spec: chain of a layer of invalid kind " + string(l.Kind))
-}
-
 // Param is one named parameter with its shape.
 type Param struct {
 	Name  string
@@ -175,13 +119,9 @@ type FFN struct {
 	Guide bool
 }
 
-// FC1 is the first linear: Hidden -> FFN, or 2*FFN for SwiGLU.
+// FC1 is the first linear: Hidden -> FFN, times the columns of the activation.
 func (f FFN) FC1() Linear {
-	out := f.FFN
-	if f.Act == SwiGLU {
-		out *= 2
-	}
-	return Linear{Kind: f.Kind, In: f.Hidden, Out: out, Rank: f.Rank, Blocks: f.Blocks, Bias: f.Bias, Guide: f.Guide}
+	return Linear{Kind: f.Kind, In: f.Hidden, Out: f.FFN * f.Act.Columns(), Rank: f.Rank, Blocks: f.Blocks, Bias: f.Bias, Guide: f.Guide}
 }
 
 // FC2 is the second linear: FFN -> Hidden.

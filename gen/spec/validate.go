@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 )
 
@@ -44,64 +43,6 @@ func (c *checker) within(field string, v, limit int) bool {
 
 func (c *checker) err() error { return errors.Join(c.errs...) }
 
-// check collects the errors of a structure on layers of the given shapes,
-// which must be valid widths.
-func (c *checker) structure(kind Kind, rank, blocks int, dims map[string]int, shapes ...[2]int) {
-	unused := func(field string, v int) {
-		if v != 0 {
-			c.fail(field, "a %s layer has none, got %d; leave it out", kind, v)
-		}
-	}
-	divides := func(names ...string) {
-		if blocks < 1 {
-			c.fail("blocks", "%d is out of range; a %s layer needs at least 1", blocks, kind)
-			return
-		}
-		for _, n := range names {
-			if d := dims[n]; d > 0 && d%blocks != 0 {
-				c.fail("blocks", "%d does not divide %s %d; valid are %s", blocks, n, d, divisors(d))
-			}
-		}
-	}
-	switch kind {
-	case Dense:
-		unused("rank", rank)
-		unused("blocks", blocks)
-	case LowRank:
-		unused("blocks", blocks)
-		for _, s := range shapes {
-			if lim := min(s[0], s[1]); rank < 1 || rank > lim {
-				c.fail("rank", "%d is out of range for a %d -> %d lowrank layer, want 1 to %d", rank, s[0], s[1], lim)
-				break
-			}
-		}
-	case BlockDense:
-		if rank < 1 || rank > MaxWidth {
-			c.fail("rank", "%d is out of range for a blockdense layer, want 1 to %d", rank, MaxWidth)
-			return
-		}
-		dims["rank"] = rank
-		names := []string{"rank"}
-		for n := range dims {
-			if n == "in" || n == "hidden" || n == "ffn" {
-				names = append(names, n)
-			}
-		}
-		slices.Sort(names)
-		divides(names...)
-	case BlockShuffle:
-		unused("rank", rank)
-		var names []string
-		for n := range dims {
-			names = append(names, n)
-		}
-		slices.Sort(names)
-		divides(names...)
-	default:
-		c.fail("kind", "unknown kind %q; valid are dense, lowrank, blockdense, blockshuffle", kind)
-	}
-}
-
 func divisors(n int) string {
 	var ds []string
 	for d := 1; d <= n && d <= 64; d++ {
@@ -138,9 +79,9 @@ func (c *checker) ffn(f FFN) {
 	if f.Guide && f.Kind == Dense {
 		c.fail("guide", "a dense network has none")
 	}
-	act := f.Act == GELU || f.Act == SwiGLU
+	act := f.Act.Columns() > 0
 	if !act {
-		c.fail("act", "unknown activation %q; valid are gelu, swiglu", f.Act)
+		c.fail("act", "unknown activation %q; valid are %s", f.Act, Names(Acts(), ""))
 	}
 	if ok := c.width("hidden", f.Hidden); !c.width("ffn", f.FFN) || !ok || !act {
 		return

@@ -25,10 +25,7 @@ type ffnSaved struct {
 
 // preWidth is the width before the activation.
 func preWidth(f spec.FFN) int {
-	if f.Act == spec.SwiGLU {
-		return 2 * f.FFN
-	}
-	return f.FFN
+	return f.FFN * f.Act.Columns()
 }
 
 // save makes room for so many rows; without backward, the values before the

@@ -1,7 +1,7 @@
 // Package initial gives a model its first weights: the Gaussian draws of the
-// reference, and the second stage of the structured layers, svd for lowrank
-// and ortho for blockdense and blockshuffle. Everything is a function of the
-// seed and of the parameter's name, for any number of threads.
+// reference, and the second stage of the structured layers, which their kind
+// names. Everything is a function of the seed and of the parameter's name, for
+// any number of threads.
 package initial
 
 import (
@@ -43,7 +43,8 @@ func draw(seed uint64, name string, n int, std float64) []float64 {
 // Linear draws the factors of one layer, in chain order, and runs the second
 // stage of its kind.
 func Linear(l spec.Linear, name string, dev Deviation, seed uint64) [][]float64 {
-	if l.Kind == spec.LowRank {
+	second := l.Kind.Initialiser()
+	if second == spec.SVD {
 		dense := draw(seed, name, l.Out*l.In, dev(l.In))
 		lr1, lr2, _ := LowRank(dense, l.Out, l.In, l.Rank)
 		return [][]float64{lr1, lr2}
@@ -51,7 +52,7 @@ func Linear(l spec.Linear, name string, dev Deviation, seed uint64) [][]float64 
 	var ws [][]float64
 	for _, f := range l.Chain() {
 		w := draw(seed, name+"."+f.Param, f.Weights(), dev(f.In))
-		if l.Kind != spec.Dense {
+		if second == spec.Ortho {
 			w = OrthoBlocks(w, f)
 		}
 		ws = append(ws, w)
@@ -75,8 +76,8 @@ func Merged(l spec.Linear, factors [][]float64) []float64 {
 }
 
 // PublishedGuide is the first value of a guide in the paper's code: the
-// product of the factors as matrices. For blockshuffle it leaves out the
-// shuffles, so that the guide starts block diagonal.
+// product of the factors as matrices. It leaves out the shuffles, so that a guide
+// of a chain that has them starts block diagonal.
 func PublishedGuide(l spec.Linear, factors [][]float64) []float64 {
 	return multiply(l, factors, func(_ spec.Factor, row int) int { return row })
 }

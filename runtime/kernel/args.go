@@ -24,7 +24,7 @@ type Args struct {
 	Bias unsafe.Pointer
 	// Residual has the strides of C and is added after the bias.
 	Residual unsafe.Pointer
-	// Aux receives the values before the activation; for SwiGLU the gates, and
+	// Aux receives the values before the activation; of gated ones the gates, and
 	// UpAux bytes further the ups. Kernels without an activation leave it alone.
 	Aux unsafe.Pointer
 	// Segs points to NSegs segments.
@@ -59,7 +59,7 @@ const (
 	// Scale multiplies the sum by Alpha, before anything is added to it: sums
 	// of two products with a weight each meet in C.
 	Scale
-	// PreOnly makes a SwiGLU kernel store Aux and leave out the activation: for
+	// PreOnly makes a gated kernel store Aux and leave out the activation: for
 	// all blocks of k but the last. Its Accumulate reads Aux, because C has no
 	// room for both halves. Other kernels take no notice of it.
 	PreOnly
@@ -68,18 +68,6 @@ const (
 // Segment is a stretch of Len values of k, the first Off bytes from the row's
 // start.
 type Segment struct{ Off, Len int }
-
-// Epilogue is the activation that a kernel applies to its tile before the
-// store.
-type Epilogue string
-
-// The epilogues. SwiGLU kernels read panels of 16 gates and 16 ups and store
-// half as many columns as they multiply.
-const (
-	Linear Epilogue = ""
-	GELU   Epilogue = "gelu"
-	SwiGLU Epilogue = "swiglu"
-)
 
 // Func is a matrix-product kernel.
 type Func func(*Args)

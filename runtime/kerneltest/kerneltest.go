@@ -113,7 +113,7 @@ func newProblem(r *rand.Rand, k kernel.Info, lens []int, step, tiles int) *probl
 		p.tiles = 1 // a product's last columns
 	}
 	stored := k.NR
-	if k.Epilogue == kernel.SwiGLU {
+	if k.Epilogue.Gated() {
 		stored /= 2
 	}
 	if s := k.Shape; s != nil {
@@ -239,7 +239,7 @@ const (
 
 func (m *room) newCall(p *problem, side guard.Side, r *rand.Rand, options int) *call {
 	k := &p.k
-	swiglu := k.Epilogue == kernel.SwiGLU
+	gated := k.Epilogue.Gated()
 	c := &call{problem: p}
 	c.MR, c.NR, c.Epilogue, c.NTiles = k.MR, k.NR, k.Epilogue, p.tiles
 	c.LDA, c.KStep, c.LDC, c.PanelStep = 4*p.lda, 4*p.step, 4*p.ldc, 4*p.panelStep
@@ -257,12 +257,12 @@ func (m *room) newCall(p *problem, side guard.Side, r *rand.Rand, options int) *
 		}
 		return poison(k.MR * p.cols)
 	}
-	c.cBefore = before(options&accumulate != 0 && !swiglu || options&withResidual != 0)
+	c.cBefore = before(options&accumulate != 0 && !gated || options&withResidual != 0)
 	c.c = rows(m.c, c.cBefore, p.ldc, 0)
 	c.C = unsafe.Pointer(&c.c[0])
 	c.LDAux, c.UpAux = 4*(2*p.cols+5), 4*(p.cols+2)
 	c.auxBefore = before(options&accumulate != 0)
-	if swiglu {
+	if gated {
 		up := before(options&accumulate != 0)
 		c.aux = rows(m.aux, up, c.LDAux/4, c.UpAux/4)
 		for i := range k.MR {
@@ -285,16 +285,16 @@ func (m *room) newCall(p *problem, side guard.Side, r *rand.Rand, options int) *
 		normal(r, c.bias, 1)
 		c.Bias = unsafe.Pointer(&c.bias[0])
 	}
-	if options&withResidual != 0 && !swiglu {
+	if options&withResidual != 0 && !gated {
 		c.res, c.Residual = c.cBefore, c.C
 		if side == guard.End {
 			c.res = before(true)
 			c.Residual = unsafe.Pointer(&rows(m.residual, c.res, p.ldc, 0)[0])
 		}
 	}
-	if options&withAux != 0 || swiglu && options&accumulate != 0 {
+	if options&withAux != 0 || gated && options&accumulate != 0 {
 		c.Aux = unsafe.Pointer(&c.aux[0])
-		if k.Epilogue == kernel.Linear || swiglu && options&withResidual != 0 {
+		if k.Epilogue == kernel.Linear || gated && options&withResidual != 0 {
 			c.Flags |= kernel.PreOnly
 		}
 	}
@@ -312,7 +312,7 @@ type result struct {
 // sums is part of it: assembly has no room for an error there.
 func (c *call) want(i, j int) (w result) {
 	cols := []int{j}
-	if c.Epilogue == kernel.SwiGLU {
+	if c.Epilogue.Gated() {
 		col := j/plan.HalfPanel*plan.Panel + j%plan.HalfPanel
 		cols = []int{col, col + plan.HalfPanel}
 	}
@@ -323,7 +323,7 @@ func (c *call) want(i, j int) (w result) {
 		}
 		add := func(x float32) { v, bits = v.Add(bound.Of(x)), bits+x }
 		if c.Flags&kernel.Accumulate != 0 {
-			if c.Epilogue == kernel.SwiGLU {
+			if c.Epilogue.Gated() {
 				add(c.auxBefore[(h*c.MR+i)*c.cols+j])
 			} else {
 				add(c.cBefore[i*c.cols+j])
@@ -358,7 +358,7 @@ func (c *call) check() error {
 		for j := range c.cols {
 			w := c.want(i, j)
 			at := i*c.ldc + j
-			if c.Flags&kernel.PreOnly != 0 && c.Epilogue == kernel.SwiGLU {
+			if c.Flags&kernel.PreOnly != 0 && c.Epilogue.Gated() {
 				if !same(c.c[at], c.cBefore[i*c.cols+j]) {
 					return fmt.Errorf("entry %d,%d of C changed, where the activation is left out", i, j)
 				}
@@ -381,7 +381,7 @@ func (c *call) check() error {
 		return fmt.Errorf("entry %d of C changed, which lies between its rows", at)
 	}
 	up, end := c.UpAux/4, c.UpAux/4+c.cols
-	if c.Epilogue != kernel.SwiGLU {
+	if !c.Epilogue.Gated() {
 		up, end = c.cols, c.cols
 	}
 	if at := touched(c.aux, c.LDAux/4, c.cols, up, end); at >= 0 {

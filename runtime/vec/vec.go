@@ -111,6 +111,29 @@ func (t *Table) SwiGLUBackward(a, dg, du, g, u, da []float32) {
 	t.each(kernel.OpSwiGLUBackward, kernel.VecArgs{}, a, dg, du, g, u, da)
 }
 
+// backward are the derivatives of activations, of rows of n results, by the name
+// of the epilogue that computes them: each replaces the gradient of results in a by
+// the results, and fills dpre, the gradients of the columns that they are made of.
+var backward = map[kernel.Epilogue]func(t *Table, a, dpre, pre []float32, n int){
+	kernel.GELU: func(t *Table, a, dpre, pre []float32, _ int) {
+		copy(dpre, a)
+		t.GELUBackward(a, dpre, pre, dpre)
+	},
+	kernel.SwiGLU: func(t *Table, a, dpre, pre []float32, n int) {
+		for at := 0; at < len(a); at += n {
+			d, h := dpre[2*at:2*(at+n)], pre[2*at:2*(at+n)]
+			t.SwiGLUBackward(a[at:at+n], d[:n], d[n:], h[:n], h[n:], a[at:at+n])
+		}
+	},
+}
+
+// ActivationBackward replaces the gradient of an activation's results in a, rows of
+// n, by the results, computed again from pre, the values before it, and fills dpre,
+// their gradients.
+func (t *Table) ActivationBackward(e kernel.Epilogue, a, dpre, pre []float32, n int) {
+	backward[e](t, a, dpre, pre, n)
+}
+
 // LayerNorm normalises rows of h entries: y = (x-mean)*rstd*w + b, with the
 // biased variance. mean and rstd have one entry a row.
 func (t *Table) LayerNorm(y, mean, rstd, x, w, b []float32, rows, h int) {

@@ -1,0 +1,207 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Kind names the structure of a linear layer.
+type Kind string
+
+// The kinds. See [Linear.Chain] for what each one is.
+const (
+	Dense        Kind = "dense"
+	LowRank      Kind = "lowrank"
+	BlockDense   Kind = "blockdense"
+	BlockShuffle Kind = "blockshuffle"
+)
+
+// kind is a row of the table of kinds: a structure is its chain, and everything
+// else follows from that.
+type kind struct {
+	name Kind
+	// chain are the factors of a valid layer.
+	chain func(l Linear) []Factor
+	// rank says what a rank must be for the layers of given shapes, nil for kinds
+	// that have none; divided names the widths that the number of blocks divides,
+	// nil for kinds without blocks.
+	rank    func(c *checker, rank int, shapes [][2]int) bool
+	divided func(dims map[string]int, rank int) []string
+	// initialiser is the second stage of the first weights.
+	initialiser Initialiser
+}
+
+// Initialiser is what becomes of a layer's Gaussian draws (paper, appendix).
+type Initialiser string
+
+// The initialisers: the draws as they are, the singular vectors of a dense draw,
+// and orthogonal blocks.
+const (
+	Drawn Initialiser = ""
+	SVD   Initialiser = "svd"
+	Ortho Initialiser = "ortho"
+)
+
+var kinds = []kind{
+	{name: Dense, chain: func(l Linear) []Factor { return []Factor{flat("weight", l.In, l.Out)} }},
+	{name: LowRank, initialiser: SVD,
+		chain: func(l Linear) []Factor { return []Factor{flat("lr1", l.In, l.Rank), flat("lr2", l.Rank, l.Out)} },
+		rank: func(c *checker, rank int, shapes [][2]int) bool {
+			for _, s := range shapes {
+				if lim := min(s[0], s[1]); rank < 1 || rank > lim {
+					c.fail("rank", "%d is out of range for a %d -> %d lowrank layer, want 1 to %d", rank, s[0], s[1], lim)
+					return false
+				}
+			}
+			return true
+		}},
+	{name: BlockDense, initialiser: Ortho,
+		chain: func(l Linear) []Factor {
+			return []Factor{blocked("blkdiag", l.Blocks, l.In/l.Blocks, l.Rank/l.Blocks, NoShuffle), flat("lr", l.Rank, l.Out)}
+		},
+		rank: func(c *checker, rank int, _ [][2]int) bool {
+			if rank < 1 || rank > MaxWidth {
+				c.fail("rank", "%d is out of range for a blockdense layer, want 1 to %d", rank, MaxWidth)
+				return false
+			}
+			return true
+		},
+		// The inputs of both layers of a network, and the rank.
+		divided: func(dims map[string]int, rank int) []string {
+			dims["rank"] = rank
+			names := []string{"rank"}
+			for n := range dims {
+				if n == "in" || n == "hidden" || n == "ffn" {
+					names = append(names, n)
+				}
+			}
+			return names
+		}},
+	{name: BlockShuffle, initialiser: Ortho,
+		chain: func(l Linear) []Factor {
+			b, q := l.Blocks, l.Out/l.Blocks
+			if l.In < l.Out {
+				q = l.In / b
+			}
+			deal, riffle := Deal, Riffle
+			if b == 1 {
+				deal, riffle = NoShuffle, NoShuffle
+			}
+			return []Factor{blocked("blkdiag1", b, l.In/b, q, deal), blocked("blkdiag2", b, q, l.Out/b, riffle)}
+		},
+		divided: func(dims map[string]int, _ int) (names []string) {
+			for n := range dims {
+				names = append(names, n)
+			}
+			return names
+		}},
+}
+
+// flat is a factor of one block, whose weight has no axis for it.
+func flat(name string, in, out int) Factor {
+	return Factor{Param: name, Shape: []int{out, in}, Blocks: 1, In: in, Out: out}
+}
+
+func blocked(name string, b, in, out int, then Shuffle) Factor {
+	return Factor{Param: name, Shape: []int{b, out, in}, Blocks: b, In: in, Out: out, Then: then}
+}
+
+func (k Kind) row() (row kind, ok bool) {
+	i := slices.IndexFunc(kinds, func(r kind) bool { return r.name == k })
+	if i < 0 {
+		return row, false
+	}
+	return kinds[i], true
+}
+
+// Kinds lists the kinds.
+func Kinds() (names []Kind) {
+	for _, k := range kinds {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+// Ranked and Blocked list the kinds that take a rank and those that take a number
+// of blocks.
+func Ranked() []Kind  { return having(func(k kind) bool { return k.rank != nil }) }
+func Blocked() []Kind { return having(func(k kind) bool { return k.divided != nil }) }
+
+func having(has func(kind) bool) (names []Kind) {
+	for _, k := range kinds {
+		if has(k) {
+			names = append(names, k.name)
+		}
+	}
+	return names
+}
+
+// Initialiser is the second stage of a kind's first weights.
+func (k Kind) Initialiser() Initialiser {
+	row, _ := k.row()
+	return row.initialiser
+}
+
+// Names puts names side by side, with a last word before the last: "dense, lowrank
+// or blockdense".
+func Names[T ~string](names []T, last string) string {
+	var s []string
+	for _, n := range names {
+		s = append(s, string(n))
+	}
+	if n := len(s); n > 1 && last != "" {
+		return strings.Join(s[:n-1], ", ") + " " + last + " " + s[n-1]
+	}
+	return strings.Join(s, ", ")
+}
+
+// structure collects the errors of a structure on layers of the given shapes,
+// which must be valid widths.
+func (c *checker) structure(kind Kind, rank, blocks int, dims map[string]int, shapes ...[2]int) {
+	row, ok := kind.row()
+	if !ok {
+		c.fail("kind", "unknown kind %q; valid are %s", kind, Names(Kinds(), ""))
+		return
+	}
+	unused := func(field string, v int) {
+		if v != 0 {
+			c.fail(field, "a %s layer has none, got %d; leave it out", kind, v)
+		}
+	}
+	if row.rank == nil {
+		unused("rank", rank)
+	} else if !row.rank(c, rank, shapes) {
+		return
+	}
+	if row.divided == nil {
+		unused("blocks", blocks)
+		return
+	}
+	if blocks < 1 {
+		c.fail("blocks", "%d is out of range; a %s layer needs at least 1", blocks, kind)
+		return
+	}
+	names := row.divided(dims, rank)
+	slices.Sort(names)
+	for _, n := range names {
+		if d := dims[n]; d > 0 && d%blocks != 0 {
+			c.fail("blocks", "%d does not divide %s %d; valid are %s", blocks, n, d, divisors(d))
+		}
+	}
+}
+
+// Chain returns the factors of a valid layer, the one that reads x first.
+// The bias comes after the last factor and its shuffle.
+//
+//	dense         [1: in -> out]
+//	lowrank       [1: in -> r] [1: r -> out]
+//	blockdense    [b: in/b -> r/b] [1: r -> out]
+//	blockshuffle  [b: in/b -> q] deal [b: q -> out/b] riffle,  q = in/b if in < out, else out/b
+func (l Linear) Chain() []Factor {
+	row, ok := l.Kind.row()
+	if !ok {
+		panic(fmt.Sprintf("spec: chain of a layer of invalid kind %q", l.Kind))
+	}
+	return row.chain(l)
+}
