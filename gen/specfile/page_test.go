@@ -111,17 +111,19 @@ func (s *scribe) section(path string, v reflect.Value) {
 		}
 		k.does = s.quote(text)
 		k.does = strings.ToUpper(k.does[:1]) + k.does[1:]
-		parts := append(strings.Split(strings.TrimSpace(c.Comment.Text()), ";"), "", "")
-		for i, to := range []*string{&k.unit, &k.limits, &k.initial} {
-			*to = s.quote(strings.TrimSpace(parts[i]))
-		}
+		parts := strings.Split(s.quote(strings.TrimSpace(c.Comment.Text())), "; ")
 		switch {
-		case len(parts) > 5:
-			s.t.Errorf("%s: %q has more than unit, range and default", k.path, c.Comment.Text())
 		case k.kind == reflect.Bool:
 			k.limits = "true, false"
-		case k.limits == "" && k.kind != reflect.Struct:
-			s.t.Errorf("%s: no range", k.path)
+		case parts[0] == "" || len(parts) > 3:
+			s.t.Errorf("%s: behind its field stands %q, want its range, or its unit, range and default", k.path, c.Comment.Text())
+		case k.kind == reflect.Struct:
+			k.initial = parts[0]
+		case len(parts) == 1:
+			k.limits = parts[0]
+		default:
+			k.unit, k.limits = parts[0], parts[1]
+			k.initial = strings.Join(parts[2:], "")
 		}
 		if k.initial == "" {
 			k.initial = value(v.Field(i))

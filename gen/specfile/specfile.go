@@ -31,9 +31,15 @@ type Config struct {
 
 // Train are the settings of a training run.
 //
-// The comments on the fields of this and the other sections make docs/config.md:
-// what a key does above the field; behind it its unit, its range and, where it
-// depends on other keys, its default. ^ is the power.
+// The comments on the fields of this and the other sections make docs/config.md.
+// Above a field stands what the key does, and behind it
+//
+//	range
+//	unit; range
+//	unit; range; default, where it depends on other keys
+//	default, of a section
+//
+// where ^ is the power.
 type Train struct {
 	// Steps is the number of updates of the weights.
 	Steps int `yaml:"steps"` // steps; 1 to 2^40
@@ -46,7 +52,7 @@ type Train struct {
 	Seq int `yaml:"seq"` // tokens; 1 to MaxPositions; 256 or MaxPositions, the smaller
 	// LR is the peak of the learning rate, which rises to it along a line and
 	// falls along half a cosine.
-	LR float64 `yaml:"lr"` // ; above 0, at most 1000
+	LR float64 `yaml:"lr"` // above 0, at most 1000
 	// MinLR is what is left of the peak at the end.
 	MinLR float64 `yaml:"min_lr"` // share of LR; 0 to 1
 	// Warmup is how long the learning rate rises.
@@ -59,12 +65,12 @@ type Train struct {
 	// Beta2 is the decay of AdamW's second moment.
 	Beta2 float64 `yaml:"beta2"` // per step; 0 to 0.9999999
 	// Eps is added to the root of AdamW's second moment.
-	Eps float64 `yaml:"eps"` // ; 2^-149 to 1
+	Eps float64 `yaml:"eps"` // 2^-149 to 1
 	// Clip is the largest global norm of the gradients; larger ones are scaled
 	// down to it.
 	Clip float64 `yaml:"clip"` // L2 norm; 1e-12 to 1e12
 	// Seed decides the initial weights, the order of the data and the guides' draws.
-	Seed uint64 `yaml:"seed"` // ; 0 to 2^64-1
+	Seed uint64 `yaml:"seed"` // 0 to 2^64-1
 	// EvalEvery is how often the validation loss is measured; it always is at the
 	// end, and 0 means only there.
 	EvalEvery int `yaml:"eval_every"` // steps; 0 to 2^40
@@ -84,7 +90,7 @@ type Train struct {
 	// computes the rest again: less memory, more time, the same bits.
 	Recompute bool `yaml:"recompute,omitempty"`
 	// Guide turns on self-guided training: the keys that follow.
-	Guide Guide `yaml:"guide,omitempty"` // ; ; no guides
+	Guide Guide `yaml:"guide,omitempty"` // no guides
 }
 
 // Guide are the settings of self-guided training (paper, section 5). The zero
@@ -93,16 +99,16 @@ type Guide struct {
 	// MaxStepRatio is the guided part of training.
 	MaxStepRatio float64 `yaml:"max_step_ratio"` // share of Steps; above 0, at most 1
 	// Schedule is the course of the guide's ratio from 1 to 0.
-	Schedule string `yaml:"schedule"` // ; cosine, linear
+	Schedule string `yaml:"schedule"` // cosine, linear
 	// Mode says whether as many steps as were guided follow after Steps, on the
 	// data of the first ones (fixedflop), or none (fixedstep).
-	Mode string `yaml:"mode"` // ; fixedstep, fixedflop
+	Mode string `yaml:"mode"` // fixedstep, fixedflop
 	// ReduceFLOP leaves guides out at random, the more the smaller their ratio.
 	ReduceFLOP bool `yaml:"reduce_flop"`
 	// Start is the guide's first value: the matrix that the factors amount to
 	// (merged), or the product that the paper's code takes, which for blockshuffle
 	// leaves out the shuffles (published).
-	Start string `yaml:"start"` // ; merged, published
+	Start string `yaml:"start"` // merged, published
 }
 
 // UnmarshalYAML fills in what a guide section leaves out.
@@ -165,27 +171,27 @@ type modelFile struct {
 	// MaxPositions is the longest sequence that the model accepts.
 	MaxPositions int `yaml:"max_positions"` // tokens; 1 to 2^20
 	// MLP is the structure of the feed-forward networks: the keys that follow.
-	MLP mlpFile `yaml:"mlp"` // ; ; dense
+	MLP mlpFile `yaml:"mlp"` // dense
 	// Act is the activation between the two linears. With swiglu the first has a
 	// gate as wide as its output.
-	Act spec.Act `yaml:"act"` // ; gelu, swiglu
+	Act spec.Act `yaml:"act"` // gelu, swiglu
 	// Bias gives biases to the linears of attention and of the feed-forward
 	// networks.
 	Bias bool `yaml:"bias"`
 	// Norm is the normalisation before attention, before the feed-forward network
 	// and before the head.
-	Norm spec.Norm `yaml:"norm"` // ; layernorm, rmsnorm
+	Norm spec.Norm `yaml:"norm"` // layernorm, rmsnorm
 	// Position is how the model knows positions: by rotated queries and keys, or
 	// by a learned table.
-	Position spec.Position `yaml:"position"` // ; rope, absolute
+	Position spec.Position `yaml:"position"` // rope, absolute
 	// RotaryBase is the base of the angles of rope.
-	RotaryBase float64 `yaml:"rotary_base"` // ; above 0
+	RotaryBase float64 `yaml:"rotary_base"` // above 0
 	// ScaleAttn divides attention's scores by the layer's number, counted from 1.
 	ScaleAttn bool `yaml:"scale_attn_by_layer"`
 	// Tie makes the head's weight that of the token embedding.
 	Tie bool `yaml:"tie_embeddings"`
 	// InitStd is the standard deviation of the initial weights.
-	InitStd float64 `yaml:"init_std"` // ; above 0
+	InitStd float64 `yaml:"init_std"` // above 0
 	// InitFanIn draws the weights of linears with one over the root of their
 	// inputs instead.
 	InitFanIn bool `yaml:"init_fan_in"`
@@ -194,7 +200,7 @@ type modelFile struct {
 // mlpFile is the section mlp of a model.
 type mlpFile struct {
 	// Kind is the chain of factors that stands for each matrix.
-	Kind spec.Kind `yaml:"kind"` // ; dense, lowrank, blockdense, blockshuffle
+	Kind spec.Kind `yaml:"kind"` // dense, lowrank, blockdense, blockshuffle
 	// Rank is the inner width of lowrank and blockdense.
 	Rank int `yaml:"rank"` // entries; lowrank: 1 to Hidden or FFN, the smaller, blockdense: multiples of Blocks to 2^20; none
 	// Blocks is the number of blocks of blockdense and blockshuffle.
