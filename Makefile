@@ -56,7 +56,7 @@ demo: ## generate kernels, prepare text, train a structured and a dense model, c
 	@echo
 	bin/sffn eval --model $(DEMO)/structured --model $(DEMO)/dense --data $(DEMO)/data --count-models 1,5
 
-bench: ## measure all that the README shows, into build/bench; hours. Parts: make bench BENCH="ffn train"
+bench: ## measure all that docs/performance.md shows, into build/bench; hours. Parts: make bench BENCH="ffn train"
 	FLAGS="$(FLAGS)" ./internal/bench/all.sh $(BENCH)
 
 gpucheck: ## build bin/gpucheck, which proves and times the GPU kernels on a machine with nothing but NVIDIA's driver (docs/gpu.md)

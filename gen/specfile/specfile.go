@@ -30,60 +30,85 @@ type Config struct {
 }
 
 // Train are the settings of a training run.
+//
+// The comments on the fields of this and the other sections make docs/config.md.
+// Above a field stands what the key does, and behind it
+//
+//	range
+//	unit; range
+//	unit; range; default, where it depends on other keys
+//	default, of a section
+//
+// where ^ is the power.
 type Train struct {
-	Steps int `yaml:"steps"`
-	// Batch sequences of Seq tokens, by default 256 or what the model takes, make
-	// a micro-batch, Accumulate of them a step.
-	Batch      int `yaml:"batch"`
-	Accumulate int `yaml:"accumulate"`
-	Seq        int `yaml:"seq"`
-	// LR is the peak of the learning rate, MinLR the share of it that is left
-	// at the end, Warmup the share of the steps that leads to the peak.
-	LR     float64 `yaml:"lr"`
-	MinLR  float64 `yaml:"min_lr"`
-	Warmup float64 `yaml:"warmup"`
+	// Steps is the number of updates of the weights.
+	Steps int `yaml:"steps"` // steps; 1 to 2^40
+	// Batch is the number of sequences in a micro-batch, which is what memory has
+	// to hold. All sequences of a step are at most 2^40 tokens.
+	Batch int `yaml:"batch"` // sequences; 1 to 2^40
+	// Accumulate is the number of micro-batches whose gradients make a step.
+	Accumulate int `yaml:"accumulate"` // micro-batches; 1 to 2^40
+	// Seq is the length of a sequence.
+	Seq int `yaml:"seq"` // tokens; 1 to MaxPositions; 256 or MaxPositions, the smaller
+	// LR is the peak of the learning rate, which rises to it along a line and
+	// falls along half a cosine.
+	LR float64 `yaml:"lr"` // above 0, at most 1000
+	// MinLR is what is left of the peak at the end.
+	MinLR float64 `yaml:"min_lr"` // share of LR; 0 to 1
+	// Warmup is how long the learning rate rises.
+	Warmup float64 `yaml:"warmup"` // share of Steps; 0 to 1
 
-	WeightDecay float64 `yaml:"weight_decay"`
-	Beta1       float64 `yaml:"beta1"`
-	Beta2       float64 `yaml:"beta2"`
-	Eps         float64 `yaml:"eps"`
-	Clip        float64 `yaml:"clip"`
-	Seed        uint64  `yaml:"seed"`
-	// EvalEvery steps, and at the end, the loss on EvalTokens tokens of the
-	// validation split is measured; 0 means at the end only.
-	EvalEvery  int `yaml:"eval_every"`
-	EvalTokens int `yaml:"eval_tokens"`
-	// NormEvery steps the norms of gradients and weights are logged by kind of
-	// layer, 0 never.
-	NormEvery int `yaml:"norm_every"`
-	// SpikeThreshold is how many standard deviations above the losses before it
-	// the loss spikes, 0 never. A run whose spike lasts SpikePatience steps
-	// halts; with 0 it goes on.
-	SpikeThreshold float64 `yaml:"spike_threshold"`
-	SpikePatience  int     `yaml:"spike_patience"`
+	// WeightDecay is AdamW's decoupled decay, of every parameter.
+	WeightDecay float64 `yaml:"weight_decay"` // per step and LR; 0 to 1000
+	// Beta1 is the decay of AdamW's first moment.
+	Beta1 float64 `yaml:"beta1"` // per step; 0 to 0.999999
+	// Beta2 is the decay of AdamW's second moment.
+	Beta2 float64 `yaml:"beta2"` // per step; 0 to 0.9999999
+	// Eps is added to the root of AdamW's second moment.
+	Eps float64 `yaml:"eps"` // 2^-149 to 1
+	// Clip is the largest global norm of the gradients; larger ones are scaled
+	// down to it.
+	Clip float64 `yaml:"clip"` // L2 norm; 1e-12 to 1e12
+	// Seed decides the initial weights, the order of the data and the guides' draws.
+	Seed uint64 `yaml:"seed"` // 0 to 2^64-1
+	// EvalEvery is how often the validation loss is measured; it always is at the
+	// end, and 0 means only there.
+	EvalEvery int `yaml:"eval_every"` // steps; 0 to 2^40
+	// EvalTokens is how much of the validation split that takes, at least one
+	// sequence.
+	EvalTokens int `yaml:"eval_tokens"` // tokens; 0 to 2^40
+	// NormEvery is how often the norms of gradients and weights are logged by kind
+	// of layer; 0 is never.
+	NormEvery int `yaml:"norm_every"` // steps; 0 to 2^40
+	// SpikeThreshold is how far above the losses before it a loss counts as a
+	// spike; 0 is never.
+	SpikeThreshold float64 `yaml:"spike_threshold"` // standard deviations; 0 to 1e9
+	// SpikePatience is how long a spike may last before the run halts; with 0 it
+	// never does.
+	SpikePatience int `yaml:"spike_patience"` // steps; 0 to 2^40
 	// Recompute keeps only the layers' inputs for the backward pass, which
 	// computes the rest again: less memory, more time, the same bits.
 	Recompute bool `yaml:"recompute,omitempty"`
-	// Guide turns on self-guided training.
-	Guide Guide `yaml:"guide,omitempty"`
+	// Guide turns on self-guided training: the keys that follow.
+	Guide Guide `yaml:"guide,omitempty"` // no guides
 }
 
 // Guide are the settings of self-guided training (paper, section 5). The zero
 // value is training without guides.
 type Guide struct {
-	// MaxStepRatio is the guided share of Steps.
-	MaxStepRatio float64 `yaml:"max_step_ratio"`
-	// Schedule is the course of the guide's ratio: cosine or linear.
-	Schedule string `yaml:"schedule"`
-	// Mode is fixedstep, or fixedflop: as many steps as were guided follow
-	// after Steps, on the data of the first ones.
-	Mode string `yaml:"mode"`
-	// ReduceFLOP leaves guides out at random, the more the smaller the ratio.
+	// MaxStepRatio is the guided part of training.
+	MaxStepRatio float64 `yaml:"max_step_ratio"` // share of Steps; above 0, at most 1
+	// Schedule is the course of the guide's ratio from 1 to 0.
+	Schedule string `yaml:"schedule"` // cosine, linear
+	// Mode says whether as many steps as were guided follow after Steps, on the
+	// data of the first ones (fixedflop), or none (fixedstep).
+	Mode string `yaml:"mode"` // fixedstep, fixedflop
+	// ReduceFLOP leaves guides out at random, the more the smaller their ratio.
 	ReduceFLOP bool `yaml:"reduce_flop"`
-	// Start is merged, the matrix that the factors amount to, or published:
-	// the product that the paper's code takes, which for blockshuffle leaves
-	// out the shuffles.
-	Start string `yaml:"start"`
+	// Start is the guide's first value: the matrix that the factors amount to
+	// (merged), or the product that the paper's code takes, which for blockshuffle
+	// leaves out the shuffles (published).
+	Start string `yaml:"start"` // merged, published
 }
 
 // UnmarshalYAML fills in what a guide section leaves out.
@@ -125,32 +150,63 @@ type file struct {
 	Train *Train     `yaml:"train"`
 }
 
+// modelFile is the section model. Together, its keys may come to some 2^40
+// parameters.
 type modelFile struct {
-	Vocab        int           `yaml:"vocab"`
-	Hidden       int           `yaml:"hidden"`
-	FFN          int           `yaml:"ffn"`
-	Layers       int           `yaml:"layers"`
-	AttnDim      *int          `yaml:"attn_dim,omitempty"`
-	QHeads       int           `yaml:"q_heads"`
-	KVHeads      *int          `yaml:"kv_heads,omitempty"`
-	MaxPositions int           `yaml:"max_positions"`
-	MLP          mlpFile       `yaml:"mlp"`
-	Act          spec.Act      `yaml:"act"`
-	Bias         bool          `yaml:"bias"`
-	Norm         spec.Norm     `yaml:"norm"`
-	Position     spec.Position `yaml:"position"`
-	RotaryBase   float64       `yaml:"rotary_base"`
-	ScaleAttn    bool          `yaml:"scale_attn_by_layer"`
-	Tie          bool          `yaml:"tie_embeddings"`
-	InitStd      float64       `yaml:"init_std"`
-	InitFanIn    bool          `yaml:"init_fan_in"`
+	// Vocab is the number of token ids; 257 for bytes.
+	Vocab int `yaml:"vocab"` // ids; 1 to 2^20
+	// Hidden is the width of the residual stream.
+	Hidden int `yaml:"hidden"` // entries; 1 to 2^20
+	// FFN is the inner width of each feed-forward network.
+	FFN int `yaml:"ffn"` // entries; 1 to 2^20
+	// Layers is the number of layers.
+	Layers int `yaml:"layers"` // layers; 1 to 4096
+	// AttnDim is the width of all query heads together.
+	AttnDim *int `yaml:"attn_dim,omitempty"` // entries; 1 to 2^20, a multiple of QHeads; Hidden
+	// QHeads is the number of query heads. With rope, the width of one is even.
+	QHeads int `yaml:"q_heads"` // heads; 1 to 2^20, a divisor of AttnDim
+	// KVHeads is the number of key and value heads; fewer than query heads is
+	// grouped-query attention.
+	KVHeads *int `yaml:"kv_heads,omitempty"` // heads; 1 to 2^20, a divisor of QHeads; QHeads
+	// MaxPositions is the longest sequence that the model accepts.
+	MaxPositions int `yaml:"max_positions"` // tokens; 1 to 2^20
+	// MLP is the structure of the feed-forward networks: the keys that follow.
+	MLP mlpFile `yaml:"mlp"` // dense
+	// Act is the activation between the two linears. With swiglu the first has a
+	// gate as wide as its output.
+	Act spec.Act `yaml:"act"` // gelu, swiglu
+	// Bias gives biases to the linears of attention and of the feed-forward
+	// networks.
+	Bias bool `yaml:"bias"`
+	// Norm is the normalisation before attention, before the feed-forward network
+	// and before the head.
+	Norm spec.Norm `yaml:"norm"` // layernorm, rmsnorm
+	// Position is how the model knows positions: by rotated queries and keys, or
+	// by a learned table.
+	Position spec.Position `yaml:"position"` // rope, absolute
+	// RotaryBase is the base of the angles of rope.
+	RotaryBase float64 `yaml:"rotary_base"` // above 0
+	// ScaleAttn divides attention's scores by the layer's number, counted from 1.
+	ScaleAttn bool `yaml:"scale_attn_by_layer"`
+	// Tie makes the head's weight that of the token embedding.
+	Tie bool `yaml:"tie_embeddings"`
+	// InitStd is the standard deviation of the initial weights.
+	InitStd float64 `yaml:"init_std"` // above 0
+	// InitFanIn draws the weights of linears with one over the root of their
+	// inputs instead.
+	InitFanIn bool `yaml:"init_fan_in"`
 }
 
+// mlpFile is the section mlp of a model.
 type mlpFile struct {
-	Kind       spec.Kind `yaml:"kind"`
-	Rank       int       `yaml:"rank"`
-	Blocks     int       `yaml:"blocks"`
-	FirstDense bool      `yaml:"first_layer_dense"`
+	// Kind is the chain of factors that stands for each matrix.
+	Kind spec.Kind `yaml:"kind"` // dense, lowrank, blockdense, blockshuffle
+	// Rank is the inner width of lowrank and blockdense.
+	Rank int `yaml:"rank"` // entries; lowrank: 1 to Hidden or FFN, the smaller, blockdense: multiples of Blocks to 2^20; none
+	// Blocks is the number of blocks of blockdense and blockshuffle.
+	Blocks int `yaml:"blocks"` // blocks; divisors of Hidden and FFN, for blockdense also of Rank; none
+	// FirstDense keeps the first layer's network dense.
+	FirstDense bool `yaml:"first_layer_dense"`
 }
 
 // unset is the length of sequences where none is given: its default depends on

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures parts of what the README shows: prints tables, and leaves the same
+# Measures parts of what docs/performance.md shows: prints tables, and leaves the same
 # as JSON in build/bench. docs/bench.md says what each part is.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -2,8 +2,12 @@ package tool
 
 import (
 	"bytes"
+	"errors"
 	"os"
+	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,6 +70,108 @@ func TestScalingPage(t *testing.T) {
 		if _, err := os.Stat(name); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// pages are the repository's texts by path from its root, README.md first.
+func pages(t *testing.T) (paths []string, texts map[string]string) {
+	t.Helper()
+	docs, err := filepath.Glob("../../../docs/*.md")
+	if err != nil || len(docs) < 5 {
+		t.Fatalf("%d pages in docs: %v", len(docs), err)
+	}
+	texts = map[string]string{}
+	for _, file := range append([]string{"../../../README.md", "../../../experiments/paper/README.md"}, docs...) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path, err := filepath.Rel("../../..", file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, filepath.ToSlash(path))
+		texts[paths[len(paths)-1]] = string(text)
+	}
+	return paths, texts
+}
+
+var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+
+// Links between pages lead to files, and to headings where they name one. README
+// leads to every page, and fits a newcomer's patience.
+func TestPagesLinks(t *testing.T) {
+	paths, texts := pages(t)
+	fromReadme := map[string]bool{"README.md": true}
+	for _, page := range paths {
+		for _, m := range link.FindAllStringSubmatch(texts[page], -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			file, heading, _ := strings.Cut(m[1], "#")
+			to := path.Join(path.Dir(page), file)
+			if file == "" {
+				to = page
+			}
+			text, err := os.ReadFile(filepath.Join("../../..", filepath.FromSlash(to)))
+			if err != nil || !filepath.IsLocal(filepath.FromSlash(to)) {
+				t.Errorf("%s: the link %s leads to no file of the repository", page, m[1])
+			} else if heading != "" && !slices.Contains(headings(string(text)), heading) {
+				t.Errorf("%s: the link %s leads to no heading", page, m[1])
+			}
+			if page == "README.md" {
+				fromReadme[to] = true
+			}
+		}
+	}
+	for _, page := range paths {
+		if !fromReadme[page] {
+			t.Errorf("README.md has no link to %s", page)
+		}
+	}
+	if n := strings.Count(texts["README.md"], "\n"); n > 120 {
+		t.Errorf("README.md has %d lines, want at most 120", n)
+	}
+}
+
+// headings are the names by which links reach a page's headings.
+func headings(text string) []string {
+	var names []string
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		name := regexp.MustCompile(`[^\w -]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
+}
+
+// The commands on the pages exist, and so do their flags.
+func TestPagesCommands(t *testing.T) {
+	shown := regexp.MustCompile(`(?m)^    (?:\$ )?(?:SFFN_ISA=\w+ )?(?:bin/)?sffn (.*)$`)
+	paths, texts := pages(t)
+	commands := 0
+	for _, page := range paths {
+		text := strings.ReplaceAll(texts[page], "\\\n", "")
+		for _, m := range shown.FindAllStringSubmatch(text, -1) {
+			line, _, _ := strings.Cut(m[1], " #")
+			args, _ := shell(line)
+			cmd, rest, err := newCommand().Find(args)
+			if err == nil {
+				err = cmd.ParseFlags(rest)
+			}
+			if err == nil {
+				err = cmd.ValidateArgs(cmd.Flags().Args())
+			}
+			if err == nil && cmd.HasSubCommands() {
+				err = errors.New("which of its commands?")
+			}
+			if err != nil {
+				t.Errorf("%s: sffn %s: %v", page, line, err)
+			}
+			commands++
+		}
+	}
+	if commands < 40 {
+		t.Errorf("only %d commands on the pages", commands)
 	}
 }
 
