@@ -44,8 +44,8 @@ func TestGPUPackage(t *testing.T) {
 	t.Setenv(cuda.EnvHome, "")
 	for _, name := range []string{"gpt2m", "gpt2l"} {
 		var models []spec.Model
-		for _, kind := range []string{"dense", "lowrank-63", "lowrank-32", "blockdense-63", "blockdense-32", "blockshuffle-63", "blockshuffle-32"} {
-			c, err := specfile.Load(name + "-" + kind)
+		for _, shape := range specfile.Shapes(name) {
+			c, err := specfile.Load(shape)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -14,8 +14,8 @@ import (
 var shippedDir = filepath.Join("..", "..", "generated", "gpt2s")
 
 func shippedConfigs(t *testing.T) (cs []*specfile.Config) {
-	for _, name := range []string{"dense", "lowrank-63", "lowrank-32", "blockdense-63", "blockdense-32", "blockshuffle-63", "blockshuffle-32"} {
-		c, err := specfile.Load("gpt2s-" + name)
+	for _, name := range specfile.Shapes("gpt2s") {
+		c, err := specfile.Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}

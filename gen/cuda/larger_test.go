@@ -18,8 +18,8 @@ var larger = []string{"gpt2m", "gpt2l"}
 func largerKernels(t *testing.T, pkg string) (dir string, ks []plan.GPUKernel) {
 	t.Helper()
 	var models []spec.Model
-	for _, kind := range []string{"dense", "lowrank-63", "lowrank-32", "blockdense-63", "blockdense-32", "blockshuffle-63", "blockshuffle-32"} {
-		c, err := specfile.Load(pkg + "-" + kind)
+	for _, name := range specfile.Shapes(pkg) {
+		c, err := specfile.Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -188,8 +188,8 @@ type GPULayer struct {
 	Bias      []int
 }
 
-// GPUFFN is a planned network. Output lists the stored place of each output:
-// blockshuffle leaves them block by block, because whoever adds the residual
+// GPUFFN is a planned network. Output lists the stored place of each output: a
+// last shuffle is left out, and they lie block by block, because whoever adds the residual
 // reads each row once and can do so in any order.
 type GPUFFN struct {
 	Spec      spec.FFN

@@ -44,7 +44,7 @@ func sumBytes(floats, threads int) int { return up(4*floats*threads/32, 16) }
 //	ds = dx + rstd*(g - mean(g) - n*mean(g*n)), dw = sum dout*n, db = sum dout
 //
 // where y, the output of the sublayer before, is there with Add, and RMS norms
-// have neither mean nor b. A chain's last blockshuffle stores y block by block:
+// have neither mean nor b. Chains that end with a shuffle store y block by block:
 // Blocks of them, one otherwise. Backward leaves ds, and with Add in bf16 and y's
 // order for that sublayer's backward pass; sums over rows in parts of NormRows.
 type GPUNorm struct {

@@ -58,9 +58,9 @@ func (f Factor) Shuffled(i int) int {
 type Linear struct {
 	Kind    Kind
 	In, Out int
-	// Rank is the inner width of lowrank and blockdense, 0 otherwise.
+	// Rank is the inner width of kinds that have one ([Ranked]), 0 otherwise.
 	Rank int
-	// Blocks is the block count of blockdense and blockshuffle, 0 otherwise.
+	// Blocks is the block count of kinds that have one ([Blocked]), 0 otherwise.
 	Blocks int
 	Bias   bool
 	// Guide says that a dense guide [Out, In] runs beside the chain, in

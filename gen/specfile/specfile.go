@@ -241,6 +241,28 @@ func Presets() []string {
 	return names
 }
 
+// shares are those of the dense network's weights that the paper's structured
+// ones have, in per cent, as presets are called.
+var shares = []string{"63", "32"}
+
+// Shapes lists the presets of the paper's table of one size, gpt2s, gpt2m, gpt2l
+// or gpt2xl: dense, and each structure at each share.
+func Shapes(size string) (names []string) {
+	known := Presets()
+	add := func(name string) {
+		if slices.Contains(known, name) {
+			names = append(names, name)
+		}
+	}
+	for _, k := range spec.Kinds() {
+		add(size + "-" + string(k))
+		for _, s := range shares {
+			add(size + "-" + string(k) + "-" + s)
+		}
+	}
+	return names
+}
+
 // alike asks for the presets whose names are nearest and at most a quarter off,
 // up to three.
 func alike(name string) string {

@@ -6,6 +6,7 @@ import (
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/vec"
+	"slices"
 )
 
 // Ablation is what the decisions of the generator earn on the forward pass of
@@ -20,7 +21,7 @@ type Ablation struct {
 	// Fused: factor by factor over all rows, in place of row blocks through the
 	// whole network.
 	Fused Spread `json:"fused"`
-	// Absorbed, for blockshuffle: products without shuffles and passes that
+	// Absorbed, of chains with shuffles: products without shuffles and passes that
 	// permute, in place of shuffles in packs and addresses; both factor by
 	// factor.
 	Absorbed *Spread `json:"absorbed,omitempty"`
@@ -47,7 +48,7 @@ func (b *Bench) Ablate(f spec.FFN, rows int) (Ablation, error) {
 		{time: calls(func(int) { anyShape.Forward(anyShape.y, anyShape.x, nil, rows, nil, anyShape.ws) })},
 		{time: calls(n.byFactor(rows))},
 	}
-	if f.Kind == spec.BlockShuffle {
+	if shuffled(f) {
 		l, err := b.literal(n, rows)
 		if err != nil {
 			return Ablation{}, err
@@ -89,7 +90,12 @@ func (n *network) byFactor(rows int) func(int) {
 	}
 }
 
-// literal is a blockshuffle network that permutes by passes over the data.
+// shuffled reports whether a network's chains have shuffles.
+func shuffled(f spec.FFN) bool {
+	return slices.ContainsFunc(f.FC1().Chain(), func(c spec.Factor) bool { return c.Then != spec.NoShuffle })
+}
+
+// literal is a network that permutes by passes over the data.
 type literal struct {
 	Bench
 	rows   int

@@ -9,10 +9,9 @@ import (
 // models are those whose kernels the program has.
 func (c *Config) Defaults() {
 	sizes := []string{"gpt2s", "gpt2m", "gpt2l"}
-	kinds := []string{"dense", "lowrank-63", "lowrank-32", "blockdense-63", "blockdense-32", "blockshuffle-63", "blockshuffle-32"}
-	presets := func(size string, kinds ...string) (cs []*specfile.Config) {
-		for _, k := range kinds {
-			cfg, err := specfile.Load(size + "-" + k)
+	presets := func(names ...string) (cs []*specfile.Config) {
+		for _, name := range names {
+			cfg, err := specfile.Load(name)
 			if err != nil {
 				panic("gpucheck: " + err.Error())
 			}
@@ -20,8 +19,8 @@ func (c *Config) Defaults() {
 		}
 		return cs
 	}
-	c.Kernels = presets("gpt2s", kinds...)
-	c.Trained = presets("gpt2s", "lowrank-63")
+	c.Kernels = presets(specfile.Shapes("gpt2s")...)
+	c.Trained = presets("gpt2s-lowrank-63")
 	for _, name := range goldenkernels.Models {
 		cfg, err := goldenkernels.Config(name)
 		if err != nil {
@@ -38,7 +37,7 @@ func (c *Config) Defaults() {
 		c.Rows = []int{1, 17, 64, 65, 128, 129, 1000, 8192}
 		c.TimedRows = []int{16, 8192}
 		for _, size := range sizes {
-			c.Timed = append(c.Timed, presets(size, "dense", "lowrank-63")...)
+			c.Timed = append(c.Timed, presets(size+"-dense", size+"-lowrank-63")...)
 		}
 		if c.Repeats == 0 {
 			c.Repeats = 3
@@ -51,7 +50,7 @@ func (c *Config) Defaults() {
 	c.Rows = append(c.Rows, 1000, 8192)
 	c.Contexts = []int{128, 1024}
 	for _, size := range sizes {
-		c.Timed = append(c.Timed, presets(size, kinds...)...)
+		c.Timed = append(c.Timed, presets(specfile.Shapes(size)...)...)
 	}
 	c.Kernels = c.Timed
 	if c.Repeats == 0 {

@@ -45,8 +45,8 @@ func TestShipped(t *testing.T) {
 	}
 	d, fake := open(t)
 	fake.Memory = 16 << 30
-	for _, kind := range []string{"dense", "lowrank-63", "lowrank-32", "blockdense-63", "blockdense-32", "blockshuffle-63", "blockshuffle-32"} {
-		c, err := specfile.Load("gpt2s-" + kind)
+	for _, name := range specfile.Shapes("gpt2s") {
+		c, err := specfile.Load(name)
 		must(t, err)
 		ks, err := Kernels(c.Model)
 		must(t, err)

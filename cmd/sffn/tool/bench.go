@@ -52,7 +52,7 @@ type benchmark struct {
 }
 
 // paperShapes are the presets that are measured by default.
-var paperShapes = []string{"gpt2s-dense", "gpt2s-lowrank-63", "gpt2s-lowrank-32", "gpt2s-blockdense-63", "gpt2s-blockdense-32", "gpt2s-blockshuffle-63", "gpt2s-blockshuffle-32"}
+var paperShapes = specfile.Shapes("gpt2s")
 
 func (b *benchmark) flags(cmd *cobra.Command, configs []string, repeats int) {
 	fl := cmd.Flags()
