@@ -239,22 +239,24 @@ func TestConfigs(t *testing.T) {
 	}
 }
 
-// TestVerdict: what is slower in most rounds is found, what is in some is not.
+// TestVerdict: what is slower in all rounds is found, and what noise may be is not.
 func TestVerdict(t *testing.T) {
 	for _, test := range []struct {
-		head []float64
-		want string
+		base, head []float64
+		want       string
 	}{
-		{[]float64{1, 1, 1, 1, 1}, ""},
-		{[]float64{1.01, 1.01, 1.01, 1.01, 1.01}, ""},
-		{[]float64{1.1, 1.2, 1, 1.1, 0.9}, ""},
-		{[]float64{3, 1, 1, 1, 1}, ""},
-		{[]float64{1.1, 1.03, 1.04, 0.9, 1.05}, "SLOWER"},
-		{[]float64{0.9, 0.9, 0.9, 1.1, 0.9}, "faster"},
+		{[]float64{1, 1, 1, 1, 1}, []float64{1, 1, 1, 1, 1}, ""},
+		{[]float64{1, 1, 1, 1, 1}, []float64{1.01, 1.01, 1.01, 1.01, 1.01}, ""},
+		{[]float64{1, 1, 1, 1, 1}, []float64{1.03, 1.04, 1.03, 1.03, 1.03}, "SLOWER"},
+		{[]float64{1.02, 1, 1.01, 1.035, 1}, []float64{1.06, 1.05, 1.06, 1.08, 1.07}, "SLOWER"},
+		{[]float64{1.02, 1, 1.01, 1.2, 1}, []float64{1.06, 1.05, 1.06, 1.08, 1.07}, ""},
+		{[]float64{1, 1, 1, 1, 1}, []float64{1.2, 1.3, 1.4, 1, 1.3}, ""},
+		{[]float64{2, 1, 3, 1, 1}, []float64{3, 2, 5, 2, 1}, ""},
+		{[]float64{1, 1, 1, 1, 1}, []float64{0.9, 0.9, 0.8, 0.9, 0.9}, "faster"},
 	} {
 		var rows []*benchmark
-		for _, seconds := range test.head {
-			for which, s := range []float64{1, seconds} {
+		for which, times := range [][]float64{test.base, test.head} {
+			for _, s := range times {
 				var err error
 				rows, err = add(rows, "ffn", which, fmt.Appendf(nil, `{"results": [{"layer": "l", "op": "forward", "rows": 8, "seconds": %g, "gflops": 3}]}`, s))
 				if err != nil {
@@ -266,7 +268,7 @@ func TestVerdict(t *testing.T) {
 			t.Fatalf("rows %+v, want ffn l forward rows 8", rows[0])
 		}
 		if _, _, _, word := rows[0].verdict(); word != test.want {
-			t.Errorf("times %v after 1: %q, want %q", test.head, word, test.want)
+			t.Errorf("times %v after %v: %q, want %q", test.head, test.base, word, test.want)
 		}
 	}
 	if _, err := add(nil, "ffn", 0, []byte(`{"results": [{"layer": "l"}]}`)); err == nil {

@@ -20,7 +20,7 @@ var parts = [][]string{
 	{"decode", "--config", "demo,gpt2s-dense", "--batch", "1,4", "--context", "128"},
 }
 
-// margin is how much slower, at least, most rounds must be.
+// margin is the least difference that counts.
 const margin = 0.02
 
 // benchmark is a row of sffn bench: what was measured, and each round's time of
@@ -60,24 +60,25 @@ func add(rows []*benchmark, part string, which int, text []byte) ([]*benchmark, 
 }
 
 // verdict compares the two: ratio is that of the medians, low and high are the
-// quartiles of the ratios of each round. Slower than noise is what three quarters
-// of the rounds find slower by the margin.
+// quartiles of the ratios of every time after to every time before. Beyond noise is
+// what all but a twentieth of these agree on, and by the margin: with five rounds
+// all but one of 25, which chance alone does to one row of 126.
 func (b *benchmark) verdict() (ratio, low, high float64, word string) {
-	ratios := make([]float64, min(len(b.times[0]), len(b.times[1])))
-	for i := range ratios {
-		ratios[i] = b.times[1][i] / b.times[0][i]
+	var ratios []float64
+	for _, before := range b.times[0] {
+		for _, after := range b.times[1] {
+			ratios = append(ratios, after/before)
+		}
 	}
 	slices.Sort(ratios)
 	n := len(ratios)
-	ratio = median(b.times[1]) / median(b.times[0])
-	low, high = ratios[n/4], ratios[n-1-n/4]
 	switch {
-	case low > 1+margin && ratio > 1+margin:
+	case ratios[n/20] > 1+margin:
 		word = "SLOWER"
-	case high < 1-margin && ratio < 1-margin:
+	case ratios[n-1-n/20] < 1-margin:
 		word = "faster"
 	}
-	return ratio, low, high, word
+	return median(b.times[1]) / median(b.times[0]), ratios[n/4], ratios[n-1-n/4], word
 }
 
 func median(v []float64) float64 {
