@@ -51,15 +51,25 @@ func stepsOn(isa kernel.ISA, config string) int {
 // errDiffers ends the program with code 1 and no further words.
 var errDiffers = errors.New("the commits differ")
 
+// options are the command line.
+type options struct {
+	base, head string // commits; no head is the working tree
+	speed      bool
+	part       string
+	rounds     int
+}
+
 func main() {
-	base := flag.String("base", "", "commit to compare with")
-	head := flag.String("head", "", "commit to compare (default: the working tree)")
-	fast := flag.Bool("speed", false, "compare speed instead of bits")
-	rounds := flag.Int("rounds", 5, "with -speed: how often each tool is measured")
+	var o options
+	flag.StringVar(&o.base, "base", "", "commit to compare with")
+	flag.StringVar(&o.head, "head", "", "commit to compare (default: the working tree)")
+	flag.BoolVar(&o.speed, "speed", false, "compare speed instead of bits")
+	flag.StringVar(&o.part, "part", "", "with -speed: kernels, ffn, train or decode (default: all)")
+	flag.IntVar(&o.rounds, "rounds", 5, "with -speed: how often each tool is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	err := compareCommits(ctx, *base, *head, *fast, *rounds)
+	err := o.run(ctx)
 	switch {
 	case err == errDiffers:
 		os.Exit(1)
@@ -69,9 +79,13 @@ func main() {
 	}
 }
 
-func compareCommits(ctx context.Context, base, head string, fast bool, rounds int) error {
-	if base == "" || flag.NArg() > 0 || rounds < 1 {
+func (o options) run(ctx context.Context) error {
+	if o.base == "" || flag.NArg() > 0 || o.rounds < 1 {
 		return errors.New("want -base COMMIT, at least one round and no further arguments: make same BASE=HEAD~1")
+	}
+	measured, err := partsOf(o.part)
+	if err != nil {
+		return err
 	}
 	root, err := command(ctx, "", nil, "git", "rev-parse", "--show-toplevel")
 	if err != nil {
@@ -80,15 +94,16 @@ func compareCommits(ctx context.Context, base, head string, fast bool, rounds in
 	if err := os.Chdir(strings.TrimSpace(string(root))); err != nil {
 		return err
 	}
-	hash, err := revision(ctx, base)
+	hash, err := revision(ctx, o.base)
 	if err != nil {
 		return err
 	}
-	other := "the working tree"
-	if head != "" {
-		if other, err = revision(ctx, head); err != nil {
+	commit, other := "", "the working tree"
+	if o.head != "" {
+		if commit, err = revision(ctx, o.head); err != nil {
 			return err
 		}
+		other = commit
 	}
 	room := filepath.Join("build", "same")
 	if err := os.RemoveAll(room); err != nil {
@@ -102,21 +117,17 @@ func compareCommits(ctx context.Context, base, head string, fast bool, rounds in
 	if err := build(ctx, hash, filepath.Join(room, "base"), nil); err != nil {
 		return err
 	}
-	commit := ""
-	if head != "" {
-		commit = other
-	}
 	specialised := files
-	if fast {
+	if o.speed {
 		specialised = nil
 	}
 	fmt.Fprintf(os.Stderr, "building %s\n", other)
 	if err := build(ctx, commit, filepath.Join(room, "head"), specialised); err != nil {
 		return err
 	}
-	if fast {
-		fmt.Printf("Speed of %s and of %s, medians of %d rounds in turn\n\n", hash, other, rounds)
-		return speed(ctx, room, rounds)
+	if o.speed {
+		fmt.Printf("Speed of %s and of %s, medians of %d rounds in turn\n\n", hash, other, o.rounds)
+		return speed(ctx, room, measured, o.rounds)
 	}
 	fmt.Printf("Bits of %s and of %s, which also runs with kernels that it generates for each shape\n\n", hash, other)
 	return bits(ctx, room, files)

@@ -20,6 +20,19 @@ var parts = [][]string{
 	{"decode", "--config", "demo,gpt2s-dense", "--batch", "1,4", "--context", "128"},
 }
 
+// partsOf are the parts of that name, all of them where it is empty.
+func partsOf(name string) (found [][]string, err error) {
+	for _, p := range parts {
+		if name == "" || p[0] == name {
+			found = append(found, p)
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("unknown part %s; valid are kernels, ffn, train, decode", name)
+	}
+	return found, nil
+}
+
 // margin is the least difference that counts.
 const margin = 0.02
 
@@ -86,8 +99,8 @@ func median(v []float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-// speed prints a row for each benchmark.
-func speed(ctx context.Context, room string, rounds int) error {
+// speed measures the parts and prints a row for each benchmark.
+func speed(ctx context.Context, room string, parts [][]string, rounds int) error {
 	trees := [2]string{"base", "head"}
 	out := filepath.Join(room, "bench.json")
 	const row = "%-92s %9s %7s  %s\n"
