@@ -172,10 +172,14 @@ func bits(ctx context.Context, room string, files []string) error {
 			return err
 		}
 	}
+	available, err := base.isas(ctx, files[0])
+	if err != nil {
+		return err
+	}
 	const row = "%-20s %-9s %-12s %5v %8v %11v %7v  %s\n"
 	fmt.Printf(row, "configuration", "ISA", "kernels", "steps", "tensors", "bytes", "tokens", "")
 	total, different := Comparison{}, 0
-	for _, isa := range kernel.Available() {
+	for _, isa := range available {
 		for _, config := range files {
 			name := strings.TrimSuffix(filepath.Base(config), ".yaml")
 			j := job{config: config, steps: stepsOn(isa, name), last: name == wide, isa: isa}

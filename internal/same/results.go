@@ -112,6 +112,25 @@ func writeText(name string) error {
 	return os.WriteFile(name, []byte(b.String()), 0o666)
 }
 
+// isas lists the instruction sets that a tool knows and the machine has. The
+// earlier commit's are compared: one that the later commit has lost is an error there.
+func (t program) isas(ctx context.Context, config string) ([]kernel.ISA, error) {
+	text, err := command(ctx, "", nil, t.sffn, "info", "--config", config, "--json")
+	if err != nil {
+		return nil, err
+	}
+	var info struct {
+		Available []kernel.ISA `json:"isa_available"`
+	}
+	if err := json.Unmarshal(text, &info); err != nil {
+		return nil, fmt.Errorf("%s info: %w", t.sffn, err)
+	}
+	if len(info.Available) == 0 {
+		return nil, fmt.Errorf("%s info names no instruction sets", t.sffn)
+	}
+	return info.Available, nil
+}
+
 // prepare makes a tool's data of a text.
 func (t program) prepare(ctx context.Context, text string) error {
 	_, err := command(ctx, "", nil, t.sffn, "prepare", "--text", text, "--out", t.data)

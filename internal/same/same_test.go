@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,9 +54,16 @@ func TestDifferences(t *testing.T) {
 			config = f
 		}
 	}
+	isas, err := sffn.isas(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(isas, kernel.Available()) {
+		t.Errorf("instruction sets %v, want %v", isas, kernel.Available())
+	}
 	base, head := filepath.Join(dir, "base"), filepath.Join(dir, "head")
 	for _, result := range []string{base, head} {
-		if err := sffn.results(t.Context(), job{config: config, steps: 2, isa: kernel.Available()[0]}, result); err != nil {
+		if err := sffn.results(t.Context(), job{config: config, steps: 2, isa: isas[0]}, result); err != nil {
 			t.Fatal(err)
 		}
 	}
