@@ -17,7 +17,10 @@ endif
 FUZZTIME ?= 10m
 # How many trainers make soak kills.
 KILLS ?= 1000
-.PHONY: help generate build test soak check demo bench gpucheck cuda-toolkit
+# The commits that make same and make same-speed compare; HEAD is the working tree where it is not given.
+BASE ?=
+HEAD ?=
+.PHONY: help generate build test soak check demo bench same same-speed gpucheck cuda-toolkit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,6 +61,12 @@ demo: ## generate kernels, prepare text, train a structured and a dense model, c
 
 bench: ## measure all that docs/performance.md shows, into build/bench; hours. Parts: make bench BENCH="ffn train"
 	FLAGS="$(FLAGS)" ./internal/bench/all.sh $(BENCH)
+
+same: ## compare what two commits compute, bit for bit, on each instruction set: make same BASE=HEAD~1 (HEAD=COMMIT instead of the working tree)
+	$(GO) run ./internal/same -base "$(BASE)" -head "$(HEAD)"
+
+same-speed: ## compare the speed of two commits, measured in turn: make same-speed BASE=HEAD~1
+	$(GO) run ./internal/same -speed -base "$(BASE)" -head "$(HEAD)" $(FLAGS)
 
 gpucheck: ## build bin/gpucheck, which proves and times the GPU kernels on a machine with nothing but NVIDIA's driver (docs/gpu.md)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/ ./cmd/gpucheck
