@@ -29,10 +29,10 @@ func newDevice(t *testing.T, kernels map[string]*ptx.Kernel, rng *rand.Rand, see
 }
 
 // newProver returns a prover of kernels on the interpreter that compares so many
-// entries of each launch, or all.
-func newProver(kernels map[string]*ptx.Kernel, rng *rand.Rand, seed uint64, samples int) (*gpuproof.Prover, *interpret.Runner) {
+// entries of each launch, or all. draw picks the operands, seed the schedules.
+func newProver(kernels map[string]*ptx.Kernel, draw, seed uint64, samples int) (*gpuproof.Prover, *interpret.Runner) {
 	r := &interpret.Runner{Kernels: kernels, Seed: seed}
-	return &gpuproof.Prover{Runner: r, Rand: rng, Samples: samples}, r
+	return &gpuproof.Prover{Runner: r, Seed: draw, InTurn: true, Samples: samples}, r
 }
 
 // loadPTX reads the PTX of a generated folder, which must be fresh.

@@ -1,7 +1,6 @@
 package cuda
 
 import (
-	"math/rand/v2"
 	"path/filepath"
 	"testing"
 
@@ -70,7 +69,7 @@ func TestShippedKernels(t *testing.T) {
 					if isProduct && p.Tile.M == 16 {
 						m = min(m, plan.FewTokens)
 					}
-					d, r := newProver(kernels, rand.New(rand.NewPCG(uint64(seed), uint64(i))), uint64(seed), 500)
+					d, r := newProver(kernels, uint64(seed), uint64(seed), 500)
 					if *full && isProduct && (seed > 0 || m != 17) {
 						n := share(k.Blocks(plan.GPUCountsOf{plan.Tokens: m, plan.Parts: 1}))
 						d.Only = func(at [3]int) bool { return (at[0]+3*at[1]+m+seed)%n == 0 }
@@ -103,7 +102,7 @@ func TestSmallKernels(t *testing.T) {
 		kernels := loadPTX(t, dir, ks)
 		for i, k := range ks {
 			for _, m := range tokenCounts[3*(i%2):][:2] {
-				d, _ := newProver(kernels, rand.New(rand.NewPCG(1, uint64(i))), uint64(i), 0)
+				d, _ := newProver(kernels, 1, uint64(i), 0)
 				if err := d.Prove(k, m); err != nil {
 					t.Error(err)
 				}

@@ -1,7 +1,6 @@
 package cuda
 
 import (
-	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -88,7 +87,7 @@ func TestLargerKernels(t *testing.T) {
 					if p.Tile.M == 16 {
 						m = min(m, plan.FewTokens)
 					}
-					d, r := newProver(kernels, rand.New(rand.NewPCG(uint64(m), uint64(i))), uint64(i), 100)
+					d, r := newProver(kernels, uint64(m), uint64(i), 100)
 					if grid := k.Blocks(plan.GPUCountsOf{plan.Tokens: m, plan.Parts: 1}); !*full {
 						each := max(1, grid[0]*grid[1]/3)
 						d.Only = func(at [3]int) bool { return (at[0]*grid[1]+at[1]+i)%each == 0 }

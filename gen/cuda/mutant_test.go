@@ -2,7 +2,6 @@ package cuda
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -105,7 +104,7 @@ func noticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
 		if k.Plan.(plan.GPUProduct).Tile.M == 16 {
 			tokens = 33
 		}
-		d, _ := newProver(m.Kernels, rand.New(rand.NewPCG(seed, 0)), seed, 500)
+		d, _ := newProver(m.Kernels, seed, seed, 500)
 		if d.Prove(k, tokens) != nil {
 			return true
 		}
@@ -177,7 +176,7 @@ func TestDroppedTiles(t *testing.T) {
 			if what == "columns" && g[0] == 1 || what == "rows" && g[1] == 1 || what == "stage" && p.Depth() > 0 {
 				continue
 			}
-			d, r := newProver(kernels, rand.New(rand.NewPCG(1, 1)), 0, 500)
+			d, r := newProver(kernels, 1, 0, 500)
 			r.Tamper = tamper
 			if d.Prove(k, 129) == nil {
 				t.Errorf("%s: the last %s left out: not noticed", k.Name, what)
@@ -197,7 +196,7 @@ func TestColumnsMutants(t *testing.T) {
 			continue
 		}
 		run := func(kernels map[string]*ptx.Kernel) error {
-			d, _ := newProver(kernels, rand.New(rand.NewPCG(1, 0)), 0, 1)
+			d, _ := newProver(kernels, 1, 0, 1)
 			return d.Prove(k, 129)
 		}
 		if err := run(kernels); err != nil {

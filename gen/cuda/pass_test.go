@@ -1,7 +1,6 @@
 package cuda
 
 import (
-	"math/rand/v2"
 	"path/filepath"
 	"testing"
 
@@ -50,7 +49,7 @@ func TestPasses(t *testing.T) {
 			t.Parallel()
 			for _, n := range tokenCounts {
 				for seed := range uint64(3) {
-					d, _ := newProver(kernels, rand.New(rand.NewPCG(seed, uint64(n))), 1000*seed, 0)
+					d, _ := newProver(kernels, seed, 1000*seed, 0)
 					if err := d.Prove(k, n); err != nil {
 						t.Fatal(err)
 					}

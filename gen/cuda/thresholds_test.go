@@ -3,7 +3,6 @@ package cuda
 import (
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"regexp"
 	"slices"
 	"testing"
@@ -145,7 +144,7 @@ func TestThresholds(t *testing.T) {
 						continue
 					}
 					done[point] = true
-					d, r := newProver(kernels, rand.New(rand.NewPCG(2, uint64(n))), uint64(n), 0)
+					d, r := newProver(kernels, 2, uint64(n), 0)
 					if err := walk(d, r, k, s.Axis, n); err != nil {
 						t.Errorf("%s of %d, %s being %d: %v", s.Axis, n, s.Name, s.At, err)
 					}
@@ -166,7 +165,7 @@ func TestEdges(t *testing.T) {
 			if _, ok := k.Plan.(plan.GPUProduct); ok {
 				rows += 40 * (i % 2)
 			}
-			d, _ := newProver(kernels, rand.New(rand.NewPCG(3, uint64(i))), uint64(i), 0)
+			d, _ := newProver(kernels, 3, uint64(i), 0)
 			if err := d.Prove(k, rows); err != nil {
 				t.Error(err)
 			}
@@ -191,7 +190,7 @@ func TestThresholdMutants(t *testing.T) {
 				continue
 			}
 			for _, tokens := range around(s) {
-				d, r := newProver(kernels, rand.New(rand.NewPCG(4, uint64(tokens))), 0, 0)
+				d, r := newProver(kernels, 4, 0, 0)
 				if tamper != nil {
 					r.Tamper = tamper(tokens)
 				}

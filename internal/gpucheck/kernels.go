@@ -56,7 +56,7 @@ func (c *check) kernels() error {
 		if c.loaded[k.Name].MachineCode {
 			proof.Code = "machine code"
 		}
-		for _, rows := range c.rowsOf(cost(k)) {
+		for _, rows := range c.rowsOf(k, cost(k)) {
 			if err := c.tick(); err != nil {
 				return errors.Join(err, r.Close())
 			}
@@ -84,12 +84,23 @@ func (c *check) kernels() error {
 // Sizes of which kernels of large arrays run at some: those around tiles.
 const largeArrays = 32 << 20
 
-// rowsOf are the rows that a kernel is proven at whose arrays have so many bytes.
-func (c *check) rowsOf(bytes int) (rows []int) {
+// fewMost bounds the rows of kernels for few tokens, which models run with up to
+// plan.FewTokens of them.
+const fewMost = 1000
+
+// rowsOf are the rows that a kernel is proven at whose arrays have so many bytes:
+// all where none of those that are asked for is among them.
+func (c *check) rowsOf(k plan.GPUKernel, bytes int) (rows []int) {
+	p, product := k.Plan.(plan.GPUProduct)
+	few := product && p.Tile.M == 16
 	for _, n := range c.Rows {
-		if bytes < largeArrays || len(c.Rows) <= len(edges) || slices.Contains(edges, n) || n > edges[len(edges)-1] {
-			rows = append(rows, n)
+		if few && n > fewMost || bytes > largeArrays && n < edges[len(edges)-1] && !slices.Contains(edges, n) {
+			continue
 		}
+		rows = append(rows, n)
+	}
+	if len(rows) == 0 {
+		return c.Rows
 	}
 	return rows
 }

@@ -70,7 +70,7 @@ func (c *check) speed() error {
 			if few != (rows <= plan.FewTokens) && product && p.Precision == plan.BF16 {
 				continue // each runs where models run it
 			}
-			in, err := gpuproof.Prepare(k, rows, c.rng)
+			in, err := gpuproof.Prepare(k, rows)
 			if err != nil {
 				return err
 			}

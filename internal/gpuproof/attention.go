@@ -119,7 +119,7 @@ func batch(t *trial, p plan.GPUAttention, seq int) {
 	}
 	t.numbers["scale"] = math.Float32bits(float32(a.scale))
 	if p.Pass == plan.AttendForward {
-		t.left["lse"] = seq == 17
+		t.left["lse"] = !t.choose()
 		forward(t, a, tokens)
 		return
 	}
@@ -149,6 +149,9 @@ func forward(t *trial, a *heads, rows int) {
 	t.sample = func(add func(int)) { // the rows that see the most
 		for head := range a.Heads {
 			add((rows-1)*a.Heads + head)
+		}
+		for row := 0; row < rows; row += a.TileRows() {
+			add((row+t.rng.IntN(min(a.TileRows(), rows-row)))*a.Heads + t.rng.IntN(a.Heads))
 		}
 	}
 }
@@ -188,6 +191,7 @@ func backward(t *trial, a *heads, rows int) {
 		}
 	}
 	slots := a.Heads + 2*a.KVHeads
+	t.stays["dqkv"] = func(i int) bool { return (i%width/hd < a.Heads) != (a.Pass == plan.AttendQueries) }
 	t.points = rows * slots
 	t.wants = func() func(int, wanted) {
 		return func(n int, want wanted) {
@@ -236,6 +240,9 @@ func backward(t *trial, a *heads, rows int) {
 		for slot := range slots {
 			add((rows-1)*slots + slot)
 			add((rows-a.seq)*slots + slot)
+		}
+		for row := 0; row < rows; row += a.TileRows() {
+			add((row+t.rng.IntN(min(a.TileRows(), rows-row)))*slots + t.rng.IntN(slots))
 		}
 	}
 }

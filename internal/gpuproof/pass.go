@@ -60,7 +60,7 @@ func normForward(t *trial, p plan.GPUNorm, w, s values, mean, rstd []float64, e 
 	if !p.RMS {
 		b = t.draw("b", 1)
 	}
-	t.left["stats"] = len(mean) == 17
+	t.left["stats"] = !t.choose()
 	out, sums, stats := t.array("out"), 0, t.array("stats")
 	if p.Add {
 		sums = t.array("s")
@@ -98,7 +98,7 @@ func normForward(t *trial, p plan.GPUNorm, w, s values, mean, rstd []float64, e 
 func normBackward(t *trial, p plan.GPUNorm, w, s values, mean, rstd []float64, e float64, stored func(int) int) {
 	tokens, h := len(mean), p.Hidden
 	dout, dx := t.draw("dout", 1), values{}
-	if tokens != 17 {
+	if t.choose() {
 		dx = t.draw("dx", 1)
 	}
 	t.fill("stats", func(i int) float64 {
@@ -207,8 +207,9 @@ func embed(t *trial, tokens int) {
 	starts = append(starts, len(order))
 	t.fill("order", func(i int) float64 { return float64(order[i]) })
 	t.fill("starts", func(i int) float64 { return float64(starts[i]) })
-	dx, there, accumulate := t.draw("dx", 1), t.draw("grad", 1), tokens%2 == 0
+	dx, there, accumulate := t.draw("dx", 1), t.draw("grad", 1), t.choose()
 	t.numbers["accumulate"] = flag(accumulate)
+	t.stays["grad"] = func(i int) bool { return accumulate && len(of[i/h]) == 0 }
 	t.each("grad", func(i int) (float64, float64) {
 		v := float32(0)
 		if accumulate {
@@ -237,9 +238,12 @@ func rotate(t *trial, tokens int) {
 	}
 	qkv := t.draw("qkv", 1)
 	t.fill("positions", func(i int) float64 { _, pos := at(i); return float64(pos) })
-	sign := float64(1 - 2*(tokens%2))
+	sign := 1.0
 	var cos, sin values
 	if p.Rotate {
+		if !t.choose() {
+			sign = -1
+		}
 		cos, sin = t.draw("cos", 1), t.draw("sin", 1)
 		t.numbers["sign"] = math.Float32bits(float32(sign))
 	}
@@ -262,11 +266,13 @@ func rotate(t *trial, tokens int) {
 	}
 	var parts []part
 	if p.Rotate {
+		stays := func(i int) bool { head := i % w / hd; return head >= last || head >= p.Heads && p.Cache }
+		t.stays["qkv"] = stays
 		parts = append(parts, part{t.array("qkv"), qkv.len(), func(i int) (float64, float64) {
-			if head := i % w / hd; head < p.Heads || head < last && !p.Cache {
-				return turned(i/w, head, i%hd)
+			if stays(i) {
+				return qkv.at(i), 0
 			}
-			return qkv.at(i), 0
+			return turned(i/w, i%w/hd, i%hd)
 		}})
 	}
 	if p.Cache {
@@ -274,6 +280,7 @@ func rotate(t *trial, tokens int) {
 		t.fill("seqs", func(i int) float64 { seq, _ := at(i); return float64(seq) })
 		for n, name := range []string{"keys", "values"} {
 			there := t.draw(name, 1)
+			t.stays[name] = func(i int) bool { slot := i / hd; return token[slot/capacity/p.KVHeads*capacity+slot%capacity] == 0 }
 			parts = append(parts, part{t.array(name), there.len(), func(i int) (float64, float64) {
 				slot, head := i/hd, 0 // [sequence, head, position]
 				seq, pos := slot/capacity/p.KVHeads, slot%capacity
@@ -311,7 +318,10 @@ func loss(t *trial, tokens int) {
 	p := t.Plan.(plan.GPULoss)
 	const scale = 0.125
 	t.counts[plan.Tokens] = tokens
-	gradient := tokens != 17
+	gradient := t.choose()
+	if !gradient {
+		t.stays["logits"] = func(int) bool { return true }
+	}
 	t.numbers["scale"], t.numbers["gradient"] = math.Float32bits(scale), flag(gradient)
 	logits := t.draw("logits", 3)
 	for r := range tokens {

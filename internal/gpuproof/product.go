@@ -61,7 +61,7 @@ func product(t *trial, tokens int) {
 	}
 	var o operands
 	o.a, o.b = t.draw("a", 1), t.draw("b", 1/math.Sqrt(float64(depth)))
-	e := t.epilogue(k, tokens)
+	e := t.epilogue(k)
 	rows, cols := cmp.Or(k.Rows(), tokens), k.Cols()
 	c := t.array("c")
 	t.points = k.Blocks * rows * cols
@@ -148,7 +148,7 @@ type epilogue struct {
 }
 
 // epilogue draws what a product's epilogue reads.
-func (t *trial) epilogue(k plan.GPUProduct, tokens int) epilogue {
+func (t *trial) epilogue(k plan.GPUProduct) epilogue {
 	e := epilogue{trial: t, GPUProduct: k, c: t.array("c"), pre: t.array("pre"), tanh: 1.0 / 2048}
 	if k.Precision == plan.Float32s {
 		e.tanh = 1.0 / (1 << 19)
@@ -163,7 +163,7 @@ func (t *trial) epilogue(k plan.GPUProduct, tokens int) epilogue {
 	case plan.GPUGELUBackward, plan.GPUSwiGLUBackward:
 		e.before = t.draw("pre", 1)
 	case plan.GPUGELU, plan.GPUSwiGLU:
-		t.left["pre"] = tokens == 17
+		t.left["pre"] = !t.choose()
 		e.keeps = !t.left["pre"]
 	}
 	return e
@@ -224,7 +224,7 @@ func finish(t *trial, tokens int) {
 	k := t.Plan.(plan.GPUFinish).GPUProduct
 	t.counts[plan.Tokens] = tokens
 	parts := t.draw("parts", 1)
-	e := t.epilogue(k, tokens)
+	e := t.epilogue(k)
 	cols := k.Cols()
 	t.points = k.Blocks * tokens * cols
 	t.wants = func() func(int, wanted) {

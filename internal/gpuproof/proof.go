@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -45,7 +46,12 @@ type Runner interface {
 // Prover tries kernels on a runner.
 type Prover struct {
 	Runner
-	Rand *rand.Rand
+	// Seed draws operands: with the kernel and the size, so that a proof is the same
+	// whatever was proven before it.
+	Seed uint64
+	// InTurn takes one variant of a launch a size, by turns, where otherwise all run:
+	// with and without what is optional, added to what is there and in its place.
+	InTurn bool
 	// Samples is how many stretches the results of a launch are divided into, of
 	// each of which one entry is compared, beside one of every tile of a product; 0
 	// compares all entries. That all are written, and two runs alike, is looked at
@@ -84,7 +90,7 @@ var families = map[string]family{
 	"sgemm":       {product, map[plan.Axis]func(*trial, int){"tokens": product}},
 	"finish":      {finish, nil},
 	"columns":     {columns, map[plan.Axis]func(*trial, int){"tokens": columns}},
-	"sum":         {func(t *trial, n int) { sum(t, 71, n) }, map[plan.Axis]func(*trial, int){"entries": func(t *trial, n int) { sum(t, n, 3) }, "parts": func(t *trial, n int) { sum(t, 5, n) }}},
+	"sum":         {sumOfRows, map[plan.Axis]func(*trial, int){"entries": func(t *trial, n int) { sum(t, n, 3) }, "parts": func(t *trial, n int) { sum(t, 5, n) }}},
 	"cast":        {func(t *trial, n int) { cast(t, 40*n) }, map[plan.Axis]func(*trial, int){"entries": cast}},
 	"norm":        {norm, map[plan.Axis]func(*trial, int){"tokens": norm}},
 	"embed":       {embed, nil},
@@ -93,10 +99,23 @@ var families = map[string]family{
 	"attend":      {attention, map[plan.Axis]func(*trial, int){"seq": attention, plan.AxisKeys: keys}},
 	"attend_rows": {attention, map[plan.Axis]func(*trial, int){"seq": attention, plan.AxisKeys: keys}},
 	"delta":       {attention, nil},
-	"adamw":       {func(t *trial, n int) { adamW(t, 8*(20*n+3), n != 17) }, map[plan.Axis]func(*trial, int){"entries": func(t *trial, n int) { adamW(t, n, true) }}},
-	"pack_bf16":   {func(t *trial, n int) { pack(t, 40*n) }, map[plan.Axis]func(*trial, int){"entries": pack}},
-	"sum_squares": {func(t *trial, n int) { squares(t, 200*n) }, map[plan.Axis]func(*trial, int){"entries": squares}},
-	"clip_norm":   {func(t *trial, n int) { clip(t, 5*n, n%17 != 0) }, map[plan.Axis]func(*trial, int){"entries": func(t *trial, n int) { clip(t, n, true) }}},
+	"adamw":       {func(t *trial, n int) { adamW(t, 8*flat(n, 20, 3)) }, map[plan.Axis]func(*trial, int){"entries": adamW}},
+	"pack_bf16":   {func(t *trial, n int) { pack(t, 8*flat(n, 5, 0)) }, map[plan.Axis]func(*trial, int){"entries": pack}},
+	"sum_squares": {func(t *trial, n int) { squares(t, 8*flat(n, 25, 0)) }, map[plan.Axis]func(*trial, int){"entries": squares}},
+	"clip_norm":   {func(t *trial, n int) { clip(t, 5*n) }, map[plan.Axis]func(*trial, int){"entries": clip}},
+}
+
+// many is the number of rows from which on kernels that pass over arrays of any
+// length get those of a model: 512 times as many pieces as rows, four million of
+// eight entries for 8,192.
+const many = 1000
+
+// flat is a number of pieces for so many rows.
+func flat(rows, each, plus int) int {
+	if rows >= many {
+		return 512 * rows
+	}
+	return each*rows + plus
 }
 
 // Knows reports whether kernels of a template can be proven.
@@ -118,15 +137,22 @@ func (p *Prover) try(k plan.GPUKernel, prepare func(*trial, int), n int) error {
 	if prepare == nil {
 		return unknown(k)
 	}
-	t := newTrial(k, p.Rand)
-	prepare(t, n)
-	if err := p.run(t); err != nil {
-		if e := (*Mismatch)(nil); errors.As(err, &e) {
-			return err
+	for variant := 0; ; variant++ {
+		t := newTrial(k, p.Seed, n, variant)
+		if p.InTurn {
+			t.variant = (n + n/16) % mostVariants
 		}
-		return fmt.Errorf("%s: %v: %w", k.Name, t.counts, err)
+		prepare(t, n)
+		if err := p.run(t); err != nil {
+			if e := (*Mismatch)(nil); errors.As(err, &e) {
+				return err
+			}
+			return fmt.Errorf("%s: %v: %w", k.Name, t.counts, err)
+		}
+		if p.InTurn || variant+1 == 1<<t.choices {
+			return nil
+		}
 	}
-	return nil
 }
 
 func unknown(k plan.GPUKernel) error {
@@ -136,12 +162,14 @@ func unknown(k plan.GPUKernel) error {
 // trial is one launch, and what must come of it.
 type trial struct {
 	plan.GPUKernel
-	rng     *rand.Rand
-	counts  plan.GPUCountsOf
-	in      map[string]values // what arrays hold before
-	numbers Numbers
-	left    map[string]bool // optional arrays that are written, left out
-	out     []values        // what they hold after, by parameter; nothing where the kernel changes nothing
+	rng *rand.Rand
+	// variant has a bit for each choice that was made so far.
+	variant, choices int
+	counts           plan.GPUCountsOf
+	in               map[string]values // what arrays hold before
+	numbers          Numbers
+	left             map[string]bool // optional arrays that are written, left out
+	out              []values        // what they hold after, by parameter; nothing where the kernel changes nothing
 	// points are what is compared: entries, or what several follow from. wants
 	// returns what lists them for a point, for one goroutine at a time, which asks for
 	// ascending points.
@@ -151,10 +179,25 @@ type trial struct {
 	// not nil, adds points to those that are compared when not all are.
 	ran    func(point int, only func([3]int) bool) bool
 	sample func(add func(point int))
+	// stays tells, by array that is updated, which entries the kernel leaves alone;
+	// nil where it changes all.
+	stays map[string]func(i int) bool
 }
 
-func newTrial(k plan.GPUKernel, rng *rand.Rand) *trial {
-	return &trial{GPUKernel: k, rng: rng, counts: plan.GPUCountsOf{}, in: map[string]values{}, out: make([]values, len(k.Params)), numbers: Numbers{}, left: map[string]bool{}}
+// mostVariants bounds the choices of a launch: two.
+const mostVariants = 4
+
+// choose is one of the choices of a launch: whether there is something optional.
+func (t *trial) choose() bool {
+	yes := t.variant>>t.choices&1 == 0
+	t.choices++
+	return yes
+}
+
+func newTrial(k plan.GPUKernel, seed uint64, n, variant int) *trial {
+	h := fnv.New64a()
+	fmt.Fprintln(h, k.Name, n, variant)
+	return &trial{GPUKernel: k, rng: rand.New(rand.NewPCG(seed, h.Sum64())), variant: variant, counts: plan.GPUCountsOf{}, stays: map[string]func(int) bool{}, in: map[string]values{}, out: make([]values, len(k.Params)), numbers: Numbers{}, left: map[string]bool{}}
 }
 
 // wanted takes what must be stored at a place of an array, and how far it may be
@@ -214,14 +257,24 @@ func (p *Prover) run(t *trial) error {
 	}
 	t.out = out
 	for i, q := range t.Params {
-		if q.Access == plan.Written && p.Only == nil {
+		switch {
+		case p.Only != nil || len(out[i].data) == 0:
+		case q.Access == plan.Written:
 			if n := out[i].unwritten(); n > 0 {
 				return fmt.Errorf("%d entries of %s were not written", n, q.Name)
+			}
+		case q.Access == plan.Updated:
+			if err := changes(q.Name, t.in[q.Name], out[i], t.stays[q.Name]); err != nil {
+				return err
 			}
 		}
 	}
 	return p.compare(t)
 }
+
+// mostRead bounds the arrays, in bytes, of which it is looked at whether a kernel
+// that only reads them has left them alone.
+const mostRead = 16 << 20
 
 // launch runs a trial once and reads what the kernel may have changed.
 func (p *Prover) launch(t *trial) (out []values, err error) {
@@ -253,7 +306,13 @@ func (p *Prover) launch(t *trial) (out []values, err error) {
 	}
 	out = make([]values, len(t.Params))
 	for i, q := range t.Params {
-		if a[q.Name] == nil || q.Access == plan.Read {
+		if a[q.Name] == nil || q.Access == plan.Read && len(t.in[q.Name].data) > mostRead {
+			continue
+		}
+		if q.Access == plan.Read {
+			if got, err := p.Read(a[q.Name]); err != nil || !bytes.Equal(got, t.in[q.Name].data) {
+				return nil, errors.Join(err, fmt.Errorf("%s has changed, which is only read", q.Name))
+			}
 			continue
 		}
 		out[i] = newValues(q.Type, 0)
@@ -322,7 +381,7 @@ func (p *Prover) choose(t *trial) []int {
 	add(t.points - 1)
 	for s := range p.Samples {
 		lo, hi := s*t.points/p.Samples, (s+1)*t.points/p.Samples
-		add(lo + p.Rand.IntN(hi-lo))
+		add(lo + t.rng.IntN(hi-lo))
 	}
 	if t.sample != nil {
 		t.sample(add)
@@ -359,12 +418,12 @@ func (in *Inputs) Bytes() (n int) {
 }
 
 // Prepare draws what a proof with so many rows of a batch gives a kernel.
-func Prepare(k plan.GPUKernel, rows int, rng *rand.Rand) (*Inputs, error) {
+func Prepare(k plan.GPUKernel, rows int) (*Inputs, error) {
 	f := families[k.Template]
 	if f.rows == nil {
 		return nil, unknown(k)
 	}
-	t := newTrial(k, rng)
+	t := newTrial(k, 0, rows, 0)
 	f.rows(t, rows)
 	in := &Inputs{Counts: t.counts, Arrays: map[string][]byte{}, Written: map[string]int{}, Numbers: t.numbers}
 	for _, p := range k.Params {

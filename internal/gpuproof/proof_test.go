@@ -1,6 +1,7 @@
 package gpuproof
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"math"
@@ -16,13 +17,14 @@ type packer struct {
 	in, out []byte
 	runs    int
 	change  func(run int, out []byte)
+	input   bool // writes into what it only reads
 	free    error
 }
 
 func (p *packer) Alloc(access plan.GPUAccess, data []byte, n int) (Array, error) {
 	if access == plan.Read {
-		p.in = data
-		return data, nil
+		p.in = bytes.Clone(data)
+		return p.in, nil
 	}
 	p.out = make([]byte, n)
 	for i := range p.out {
@@ -35,6 +37,9 @@ func (p *packer) Launch(k plan.GPUKernel, c plan.GPUCountsOf, a Arrays, n Number
 	for i := range c[plan.Entries] {
 		x := math.Float32frombits(binary.LittleEndian.Uint32(p.in[4*i:]))
 		binary.LittleEndian.PutUint16(p.out[2*i:], roundBits(float64(x)))
+	}
+	if p.input {
+		p.in[3] ^= 1
 	}
 	if p.change != nil {
 		p.change(p.runs, p.out)
@@ -65,7 +70,7 @@ func TestProver(t *testing.T) {
 		{"NaN", "entry 199 of pack is NaN", 7, func(_ int, out []byte) { out[398], out[399] = 0xc0, 0x7f }, nil},
 		{"canaries", "beside an array", 7, nil, errors.New("the kernel wrote beside an array")},
 	} {
-		p := &Prover{Runner: &packer{change: c.change, free: c.free}, Rand: rand.New(rand.NewPCG(1, 1)), Samples: c.samples, Twice: true}
+		p := &Prover{Runner: &packer{change: c.change, free: c.free}, Seed: 1, Samples: c.samples, Twice: true}
 		err := p.ProveAt(k, plan.Axis(plan.Entries), 200)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
@@ -73,6 +78,10 @@ func TestProver(t *testing.T) {
 		if e := (*Mismatch)(nil); strings.Contains(c.want, "entry 199") && (!errors.As(err, &e) || e.Entry != 199 || e.Array != "pack" || e.Kernel != k.Name) {
 			t.Errorf("%s: %+v", c.name, err)
 		}
+	}
+	p := &Prover{Runner: &packer{input: true}}
+	if err := p.ProveAt(k, plan.Axis(plan.Entries), 200); err == nil || !strings.Contains(err.Error(), "w has changed, which is only read") {
+		t.Errorf("a kernel that writes into its input: %v", err)
 	}
 	if err := (&Prover{}).Prove(plan.GPUKernel{Name: "k", Template: "none"}, 1); err == nil || !strings.Contains(err.Error(), "nobody knows how to prove") {
 		t.Errorf("%v", err)
@@ -127,6 +136,35 @@ func TestNormal(t *testing.T) {
 		}
 		if v.len() != n || math.Abs(mean) > 0.03 || math.Abs(math.Sqrt(dev)-scale) > 0.03 || len(different) < 800 {
 			t.Errorf("%s: mean %v, deviation %v, %d numbers", typ, mean, math.Sqrt(dev), len(different))
+		}
+	}
+}
+
+// What is updated differs from what was there in every stretch that is the
+// kernel's, and nowhere else.
+func TestChanges(t *testing.T) {
+	const n = 1000
+	before := normal(rand.New(rand.NewPCG(1, 1)), plan.ArrayFloat32, n, 1)
+	mine := func(i int) bool { return i < 200 || i >= 600 }
+	for _, c := range []struct {
+		what, want string
+		change     func(i int) bool
+	}{
+		{"all that is its", "", mine},
+		{"all but a few by chance", "", func(i int) bool { return mine(i) && i%40 > 4 }},
+		{"nothing of a block", "entries 700 to 705 of x were not changed", func(i int) bool { return mine(i) && (i < 700 || i >= 760) }},
+		{"nothing of the last block", "of x were not changed", func(i int) bool { return mine(i) && i < n-64 }},
+		{"one of another's", "entry 333 of x was changed", func(i int) bool { return mine(i) || i == 333 }},
+	} {
+		after := values{before.typ, bytes.Clone(before.data)}
+		for i := range n {
+			if c.change(i) {
+				after.set(i, before.at(i)+1)
+			}
+		}
+		err := changes("x", before, after, func(i int) bool { return !mine(i) })
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", c.what, err, c.want)
 		}
 	}
 }

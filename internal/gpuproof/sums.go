@@ -25,12 +25,26 @@ func (t *trial) each(name string, want func(i int) (value, tol float64)) {
 	}
 }
 
+// sumOfRows tries the sums that so many rows leave: of a part a row, or where there
+// are many of a weight's gradient, in few parts, or of a norm's, in a part a
+// sixteenth of the rows.
+func sumOfRows(t *trial, rows int) {
+	switch {
+	case rows < many:
+		sum(t, 71, rows)
+	case t.Plan.(plan.GPUSum).Down == 1:
+		sum(t, 8*flat(rows, 0, 0)+5, 3)
+	default:
+		sum(t, 1537, rows/plan.NormRows)
+	}
+}
+
 // sum tries sums of so many parts of n entries.
 func sum(t *trial, n, parts int) {
 	down := t.Plan.(plan.GPUSum).Down
 	t.counts[plan.Entries], t.counts[plan.Parts] = n, parts
 	x, there := t.draw("parts", 1), t.draw("sum", 1)
-	accumulate := parts%2 == 0
+	accumulate := t.choose()
 	t.numbers["accumulate"] = flag(accumulate)
 	t.each("sum", func(i int) (float64, float64) {
 		v := 0.0
@@ -92,10 +106,10 @@ func squares(t *trial, n int) {
 
 // clip tries the norm of so many sums of squares; the norms of gradients that are
 // not finite are what they are.
-func clip(t *trial, n int, finite bool) {
+func clip(t *trial, n int) {
 	t.counts[plan.Entries] = n
-	limit := 3.0
-	if n%2 == 0 {
+	finite, limit := t.choose(), 3.0
+	if !t.choose() {
 		limit = 1e6 // nothing to clip
 	}
 	t.numbers["limit"] = math.Float32bits(float32(limit))
@@ -123,8 +137,9 @@ func clip(t *trial, n int, finite bool) {
 
 // adamW tries a step of the optimizer on n parameters; one with a norm that is
 // not finite leaves everything as it is.
-func adamW(t *trial, n int, finite bool) {
+func adamW(t *trial, n int) {
 	t.counts[plan.Entries] = n
+	finite := t.choose()
 	const lr, beta1, beta2, eps, decay, clip, steps = 1e-2, 0.9, 0.95, 1e-3, 0.1, 0.3, 4 // an eps that shows
 	w, m, g := t.draw("w", 1), t.draw("m", 0.1), t.draw("grad", 1)
 	v := t.draw("v", 0.1)
@@ -141,6 +156,11 @@ func adamW(t *trial, n int, finite bool) {
 	bias1, bias2 := 1-math.Pow(beta1, steps), 1-math.Pow(beta2, steps)
 	for name, x := range map[string]float64{"keep": 1 - lr*decay, "beta1": beta1, "rest1": 1 - beta1, "beta2": beta2, "rest2": 1 - beta2, "rate": lr / bias1, "scale2": 1 / bias2, "eps": eps} {
 		t.numbers[name] = math.Float32bits(float32(x))
+	}
+	if !finite {
+		for _, name := range []string{"w", "m", "v", "pack"} {
+			t.stays[name] = func(int) bool { return true }
+		}
 	}
 	aw, am, av, ap := t.array("w"), t.array("m"), t.array("v"), t.array("pack")
 	t.points = n

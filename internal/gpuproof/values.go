@@ -3,8 +3,12 @@ package gpuproof
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
+	"sync"
 
 	"github.com/structuredffn/sffn/gen/plan"
 )
@@ -99,6 +103,44 @@ func (v values) unwritten() (n int) {
 		}
 	}
 	return n
+}
+
+// stretch is how many neighbours a kernel that changes them may leave with the same
+// bits, less one: of two random bf16 one in some hundred is the same, six in a row
+// are not in any array. Heads have six entries and more.
+const stretch = 6
+
+// changes demands that an updated array differs from what was there where it is to
+// be changed, in every stretch, and is the same where it stays.
+func changes(name string, before, after values, stays func(i int) bool) error {
+	size := before.size()
+	workers := runtime.GOMAXPROCS(0)
+	n := before.len()
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			same := 0
+			for i := w * n / workers; i < (w+1)*n/workers; i++ {
+				equal := bytes.Equal(before.data[i*size:(i+1)*size], after.data[i*size:(i+1)*size])
+				switch stay := stays != nil && stays(i); {
+				case stay && !equal:
+					errs[w] = fmt.Errorf("entry %d of %s was changed from %v to %v, and is none of the kernel's", i, name, before.at(i), after.at(i))
+					return
+				case stay:
+				case !equal:
+					same = 0
+				default:
+					if same++; same == stretch {
+						errs[w] = fmt.Errorf("entries %d to %d of %s were not changed", i-stretch+1, i, name)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // drawn is how many numbers normal draws; all of an array are among them. An

@@ -260,7 +260,9 @@ func (d *Device) Compile(ks []plan.GPUKernel) (map[string]*Kernel, error) {
 		}
 	}
 	for name, k := range loaded {
-		k.hash += identify(k, texts[name])
+		if k.hash != "" || !k.MachineCode {
+			k.hash += identify(k, texts[name])
+		}
 	}
 	return loaded, nil
 }

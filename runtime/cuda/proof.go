@@ -25,7 +25,7 @@ type provenArray struct{ whole, inner Buffer }
 
 // canary is the size of each, in bytes, and what they are made of.
 const (
-	canary      = 4 << 10
+	canary      = 64 << 10
 	canaryValue = 0xff
 )
 
@@ -74,10 +74,10 @@ func (r *Runner) Launch(k plan.GPUKernel, c plan.GPUCountsOf, a gpuproof.Arrays,
 			args[p.Name] = Uint32(n[p.Name])
 		}
 	}
-	if err := r.s.Launch(loaded, c, args); err != nil {
-		return err
-	}
-	return r.s.Wait()
+	// It is waited for, so that what goes wrong is this kernel's.
+	defer func(sync bool) { r.d.Sync = sync }(r.d.Sync)
+	r.d.Sync = true
+	return r.s.Launch(loaded, c, args)
 }
 
 // Read is that of [gpuproof.Runner].

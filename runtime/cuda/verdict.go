@@ -28,7 +28,7 @@ type verdicts struct {
 
 // testVersion changes with what the self-test asks of kernels: what passed an
 // older one is tried again.
-const testVersion = 1
+const testVersion = 2
 
 // maxVerdicts bounds the file, in bytes: 10,000 kernels of long names.
 const maxVerdicts = 4 << 20
@@ -39,7 +39,7 @@ func (d *Device) verdicts() *verdicts {
 	if d.Verdicts == "" {
 		return v
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s", v.Device, v.Driver, d.Library))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s %s", v.Device, v.Driver, d.Library, stamp(d.Library)))
 	v.name = filepath.Join(d.Verdicts, "selftest-"+hex.EncodeToString(sum[:8])+".json")
 	f, err := disk.Open(v.name)
 	if err != nil {
@@ -55,9 +55,23 @@ func (d *Device) verdicts() *verdicts {
 	return v
 }
 
-func (v *verdicts) has(k *Kernel) bool { return v.Kernels[k.Name] == k.hash }
+// stamp tells drivers of one CUDA version and name apart: the size of the library's
+// file and when it was written, where there is one.
+func stamp(library string) string {
+	info, err := os.Stat(library)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprint(info.Size(), " ", info.ModTime().UnixNano())
+}
 
-func (v *verdicts) add(k *Kernel) { v.Kernels[k.Name] = k.hash }
+func (v *verdicts) has(k *Kernel) bool { return k.hash != "" && v.Kernels[k.Name] == k.hash }
+
+func (v *verdicts) add(k *Kernel) {
+	if k.hash != "" {
+		v.Kernels[k.Name] = k.hash
+	}
+}
 
 // save writes the file.
 func (v *verdicts) save() error {
@@ -84,14 +98,15 @@ func identify(k *Kernel, t text) string {
 }
 
 // imageHash is that of an image of machine code, whose head holds its size: 16
-// bytes, of which the last eight are the size of the rest.
+// bytes, of which the last eight are the size of the rest. It is empty for any
+// other image, of which nobody knows the size.
 func imageHash(image *byte) string {
 	const head, magic, largest = 16, 0xba55ed50, 256 << 20
 	b := unsafe.Slice(image, head)
 	size := binary.LittleEndian.Uint64(b[8:])
-	if binary.LittleEndian.Uint32(b) == magic && size <= largest {
-		b = unsafe.Slice(image, head+int(size))
+	if binary.LittleEndian.Uint32(b) != magic || size > largest {
+		return ""
 	}
-	sum := sha256.Sum256(b)
+	sum := sha256.Sum256(unsafe.Slice(image, head+int(size)))
 	return hex.EncodeToString(sum[:])
 }
