@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
@@ -114,6 +113,3 @@ func (c *check) device() error {
 
 // quickRows is the size at which kernels of both kinds of code are tried.
 const quickRows = 129
-
-// isProduct reports whether a kernel multiplies matrices.
-func isProduct(k plan.GPUKernel) bool { _, ok := k.Plan.(plan.GPUProduct); return ok }

@@ -17,6 +17,8 @@ import (
 )
 
 const (
+	// DefaultLimit is the one of a Config without.
+	DefaultLimit = time.Minute
 	// Grace is how long a child may take to end when it is asked to, before it is
 	// killed.
 	Grace = 3 * time.Second
@@ -48,6 +50,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 			return nil, fmt.Errorf("unknown part %q; there are %s", name, strings.Join(Parts(), ", "))
 		}
 	}
+	cfg.Limit = cmp.Or(cfg.Limit, DefaultLimit)
 	r := &run{Config: cfg, report: newReport()}
 	r.report.Quick = cfg.Quick
 	switch e := r.child(ctx, Job{}, &Part{}, nil); {
@@ -258,7 +261,7 @@ func (r *run) child(ctx context.Context, job Job, p *Part, over <-chan time.Time
 			e.failed = cmp.Or(msg.Error, e.failed)
 			e.launched = cmp.Or(msg.Launched, e.launched)
 			if m.merge(msg) {
-				e.at, e.proving = msg.At, msg.Proving
+				e.at, e.proving, e.launched = msg.At, msg.Proving, msg.Launched
 			}
 			if msg.Done {
 				done, e.lost = true, msg.Lost

@@ -1,6 +1,7 @@
 package gpucheck
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -109,6 +110,7 @@ func aliveEvery(limit time.Duration) time.Duration { return min(limit/4, time.Se
 // Work is the child: it does a job of [Run] on the driver that load finds, and
 // writes to out what comes of it. The error is that of writing.
 func Work(ctx context.Context, load func() (*driver.API, error), cfg Config, job Job, out io.Writer) error {
+	cfg.Limit = cmp.Or(cfg.Limit, DefaultLimit)
 	o, w := &messages{w: out}, &watch{}
 	defer o.alive(w, aliveEvery(cfg.Limit))()
 	cfg.Log = o

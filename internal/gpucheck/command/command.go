@@ -74,11 +74,16 @@ func Run(args []string, load func() (*driver.API, error), stdout, stderr io.Writ
 	if len(args) > 1 && args[0] == childArg {
 		return child(args[1], args[2:], load, stderr)
 	}
+	return parent(args, os.Environ(), stdout, stderr)
+}
+
+// parent is the command where it is no child; its children have the environment.
+func parent(args, environment []string, stdout, stderr io.Writer) int {
 	cfg, o, code := parse(args, stderr)
 	if cfg == nil {
 		return code
 	}
-	return check(*cfg, o, args, stdout, stderr)
+	return check(*cfg, o, args, environment, stdout, stderr)
 }
 
 // options are what the command itself needs.
@@ -118,7 +123,7 @@ func parse(args []string, stderr io.Writer) (c *gpucheck.Config, o options, code
 	fs.BoolVar(&cfg.Golden, "golden", true, "run the golden cases in part golden")
 	match := fs.String("match", "", "prove and time only kernels whose names match this regular expression")
 	fs.BoolVar(&o.quiet, "quiet", false, "print the page alone")
-	fs.DurationVar(&cfg.Limit, "limit", time.Minute, "how long one launch may take before it counts as hanging, and its process is ended")
+	fs.DurationVar(&cfg.Limit, "limit", gpucheck.DefaultLimit, "how long one launch may take before it counts as hanging, and its process is ended")
 	fs.DurationVar(&cfg.PartLimit, "part-limit", 0, "how long each part may take before it is cut short; where it is 0, a time of each part's own with -quick, else any")
 	fs.Var(&models, "kernels", "models whose kernels are proven and timed, presets or configuration files with commas between them")
 	fs.Var(&trained, "trained", "models that train and decode beside the CPU")
@@ -244,7 +249,7 @@ func child(text string, args []string, load func() (*driver.API, error), stderr 
 var signals = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
 
 // check runs it, and writes the report as it goes.
-func check(cfg gpucheck.Config, o options, args []string, stdout, stderr io.Writer) int {
+func check(cfg gpucheck.Config, o options, args, environment []string, stdout, stderr io.Writer) int {
 	stderr = &locked{w: stderr}
 	fail := func(err error) int {
 		fmt.Fprintf(stderr, "gpucheck: %v\n", err)
@@ -257,7 +262,7 @@ func check(cfg gpucheck.Config, o options, args []string, stdout, stderr io.Writ
 	cfg.Start = func(job gpucheck.Job) *exec.Cmd {
 		text, err := json.Marshal(job)
 		cmd := exec.Command(program, append([]string{childArg, string(text)}, args...)...)
-		cmd.Err = errors.Join(cmd.Err, err)
+		cmd.Env, cmd.Err = environment, errors.Join(cmd.Err, err)
 		return cmd
 	}
 	if !o.quiet {

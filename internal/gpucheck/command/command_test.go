@@ -40,14 +40,16 @@ func loadFake() (*driver.API, error) {
 	return fake.API(), nil
 }
 
+// environment is that of children whose driver has a fault.
+func environment(fault string) []string { return append(os.Environ(), faultEnv+"="+fault) }
+
 // run runs the command, whose children find a fake driver with a fault, and
 // returns its exit code, what it prints and the report that it leaves.
 func run(t *testing.T, fault string, args ...string) (code int, stdout, stderr string, r *gpucheck.Report) {
 	t.Helper()
-	t.Setenv(faultEnv, fault)
 	dir := t.TempDir()
 	var out, errs bytes.Buffer
-	code = Run(append([]string{"-out", dir}, args...), nil, &out, &errs)
+	code = parent(append([]string{"-out", dir}, args...), environment(fault), &out, &errs)
 	data, err := os.ReadFile(filepath.Join(dir, "gpucheck.json"))
 	if errors.Is(err, os.ErrNotExist) {
 		return code, out.String(), errs.String(), nil

@@ -59,6 +59,10 @@ var faults = map[string]func(f *fakecuda.Device){
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	}),
+	"every kernel ends the process": inLaunch("", func(*[3]int) {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}),
 	// A signal to the parent, and launches that take long enough for it to arrive.
 	"interrupted": func(f *fakecuda.Device) {
 		launches := 0

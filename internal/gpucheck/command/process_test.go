@@ -28,6 +28,7 @@ func TestEnded(t *testing.T) {
 		"a kernel that ends the process":  "17 rows: its process ended: ",
 	} {
 		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
 			code, page, log, r := run(t, fault, append(few, "kernels", "golden", "-golden=false")...)
 			if code != failed || !r.Complete || len(r.Parts) != 2 || r.Parts[0].Verdict != gpucheck.Failed || r.Parts[1].Verdict != gpucheck.Nothing {
 				t.Fatalf("exit code %d\n%s\n%s", code, page, log)
@@ -56,9 +57,20 @@ func TestEnded(t *testing.T) {
 
 // Where it is the last one, nothing is left to go on with.
 func TestEndedLast(t *testing.T) {
+	t.Parallel()
 	code, page, log, r := run(t, "a kernel that loses the context", append(few, "-match", "^columns_bf16_64_", "kernels")...)
 	if p := r.Parts[0]; code != failed || !r.Complete || len(r.Kernels) != 1 || p.Checks != 1 || len(p.Problems) != 1 || len(p.Notes) > 0 {
 		t.Errorf("exit code %d, %+v\n%s\n%s", code, p, page, log)
+	}
+}
+
+// A device that runs nothing does not take a process for each of its kernels.
+func TestEndedAll(t *testing.T) {
+	t.Parallel()
+	code, page, log, r := run(t, "every kernel ends the process", "-kernels", "golden-dense", "-rows", "1", "kernels")
+	p := r.Parts[0]
+	if code != failed || p.Verdict != gpucheck.Failed || len(r.Kernels) != 20 || len(p.Problems) != 21 || !strings.Contains(page, "20 kernels have ended their process; those behind them were not run") {
+		t.Errorf("exit code %d, %d kernels, %+v\n%s\n%s", code, len(r.Kernels), p, page, log)
 	}
 }
 
@@ -68,14 +80,17 @@ func TestEndedPart(t *testing.T) {
 		"a kernel that loses the context": "the device's context is lost; the rest of the part was not run",
 		"a kernel that hangs":             "no sign of life for 3s: its process was ended; the rest of the part was not run",
 	} {
-		code, page, log, r := run(t, fault, append(few, "device", "golden", "-golden=false")...)
-		if code != failed || r.Parts[0].Verdict != gpucheck.Failed || r.Parts[1].Verdict != gpucheck.Nothing {
-			t.Fatalf("%s: exit code %d\n%s\n%s", fault, code, page, log)
-		}
-		problems := r.Parts[0].Problems
-		if last := problems[len(problems)-1]; !strings.Contains(last, "after the launch of columns_bf16") || !strings.Contains(last, want) {
-			t.Errorf("%s: %q", fault, problems)
-		}
+		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
+			code, page, log, r := run(t, fault, append(few, "device", "golden", "-golden=false")...)
+			if code != failed || r.Parts[0].Verdict != gpucheck.Failed || r.Parts[1].Verdict != gpucheck.Nothing {
+				t.Fatalf("exit code %d\n%s\n%s", code, page, log)
+			}
+			problems := r.Parts[0].Problems
+			if last := problems[len(problems)-1]; !strings.Contains(last, "after the launch of columns_bf16") || !strings.Contains(last, want) {
+				t.Errorf("%q", problems)
+			}
+		})
 	}
 }
 
@@ -112,6 +127,7 @@ func TestInterrupted(t *testing.T) {
 
 // A part whose time is over is cut short, and the next one runs.
 func TestPartLimit(t *testing.T) {
+	t.Parallel()
 	code, page, log, r := run(t, "a kernel that hangs", append(few, "-limit", "1m", "-part-limit", "4s", "kernels", "golden", "-golden=false")...)
 	if code != failed || r.Complete || r.Parts[0].Verdict != gpucheck.Cut || r.Parts[1].Verdict != gpucheck.Nothing || !strings.Contains(page, "- cut short: over its 4s; killed columns_bf16") {
 		t.Errorf("exit code %d\n%s\n%s", code, page, log)
@@ -142,9 +158,8 @@ func TestUnsaved(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv(faultEnv, "")
 	var out, errs bytes.Buffer
-	code := Run(append(few, "-out", filepath.Join(file, "folder"), "-match", "^sum_8", "kernels"), nil, &out, &errs)
+	code := parent(append(few, "-out", filepath.Join(file, "folder"), "-match", "^sum_8", "kernels"), environment(""), &out, &errs)
 	at := strings.Index(out.String(), "\n{")
 	if code != failed || strings.Count(errs.String(), "the report is not saved: ") != 1 || at < 0 {
 		t.Fatalf("exit code %d\n%s\n%s", code, out.String(), errs.String())
@@ -162,8 +177,9 @@ func TestUnsaved(t *testing.T) {
 // A child whose parent is gone ends, even in the middle of a launch that does not
 // come back.
 func TestOrphan(t *testing.T) {
-	t.Setenv(faultEnv, "a kernel that hangs")
+	t.Parallel()
 	child := exec.Command(os.Args[0], append([]string{childArg, `{"part":"kernels"}`}, append(few, "-match", "^columns_bf16")...)...)
+	child.Env = environment("a kernel that hangs")
 	in, err := child.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
