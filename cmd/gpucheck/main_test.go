@@ -36,12 +36,12 @@ func TestBare(t *testing.T) {
 		want string
 	}{
 		{[]string{"device"}, 1, "gpucheck: no CUDA driver"},
-		{[]string{"-quick", "speed"}, 1, "gpucheck: SFFN_CUDA_DRIVER="},
+		{[]string{"speed", "-quick"}, 1, "gpucheck: SFFN_CUDA_DRIVER="},
 		{[]string{"memory"}, 2, `gpucheck: unknown part "memory"; there are device, kernels, golden, train, decode, speed, models`},
-		{[]string{"-rows", "0"}, 2, `gpucheck: -rows: "0", want whole numbers of 1 and more`},
+		{[]string{"-rows", "0"}, 2, `gpucheck: -rows: "0", want whole numbers of 1 to `},
 		{[]string{"-kernels", "gpt9"}, 2, "gpt9"},
 		{[]string{"-match", "("}, 2, "gpucheck: -match: "},
-		{[]string{"-steps", "1"}, 2, "gpucheck: -steps: want 2 or more"},
+		{[]string{"-steps", "1"}, 2, "gpucheck: -steps 1: want 2 to "},
 	} {
 		cmd := exec.Command(bin, c.args...)
 		cmd.Dir, cmd.Env = t.TempDir(), []string{"SFFN_CUDA_DRIVER=" + filepath.Join(dir, "no-driver.so")}

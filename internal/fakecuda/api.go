@@ -96,7 +96,6 @@ func (d *Device) API() *driver.API {
 			}
 			if d.retained[dev]--; d.retained[dev] == 0 {
 				delete(d.retained, dev)
-				d.reset()
 			}
 			return driver.Success
 		},

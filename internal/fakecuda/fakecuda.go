@@ -155,27 +155,11 @@ func (d *Device) in(f func() driver.Result) driver.Result {
 	return f()
 }
 
-// fail remembers what went wrong; the context is lost.
+// fail remembers what went wrong; the context is lost, and with it all of the
+// process: only another one can use the device.
 func (d *Device) fail(text string) driver.Result {
 	d.failure, d.report = driver.LaunchFailed, driver.CString(text)
 	return d.failure
-}
-
-// reset ends the loss of a context with the last that holds it: all that was in it
-// is gone.
-func (d *Device) reset() {
-	if d.failure == driver.Success {
-		return
-	}
-	d.failure, d.used, d.mem = driver.Success, 0, ptx.Memory{}
-	clear(d.buffers)
-	clear(d.host)
-	clear(d.streams)
-	clear(d.events)
-	clear(d.modules)
-	clear(d.kernels)
-	clear(d.graphs)
-	clear(d.execs)
 }
 
 // enqueue adds work to a stream, or to the graph that it is captured in.

@@ -1,11 +1,11 @@
 package gpucheck
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
@@ -36,8 +36,11 @@ func (c *check) describe() {
 	c.report.Device = DeviceInfo{Name: d.Name, UUID: d.UUID, Compute: fmt.Sprintf("%d.%d", d.Major, d.Minor), Multiprocessors: d.Multiprocessors,
 		Memory: d.TotalMemory, L2: d.L2Cache, Clock: d.ClockRate, Bandwidth: d.MemoryBandwidth,
 		Driver: fmt.Sprintf("%d.%d", d.Driver/1000, d.Driver%1000/10), Library: d.Library, CPUs: runtime.NumCPU()}
-	c.logf("device: %s, %.1f GB, %s", d, float64(d.TotalMemory)/1e9, d.UUID)
-	c.logf("driver: CUDA %s, loaded from %s", c.report.Device.Driver, d.Library)
+}
+
+func (c *check) logDevice() {
+	c.logf("device: %s, %.1f GB, %s", c.d, float64(c.d.TotalMemory)/1e9, c.d.UUID)
+	c.logf("driver: CUDA %s, loaded from %s", c.report.Device.Driver, c.d.Library)
 }
 
 // device loads all kernels as machine code where the driver takes it, and again
@@ -48,6 +51,9 @@ func (c *check) device() error {
 		return err
 	}
 	info := &c.report.Device
+	if err := c.at("loading %d kernels", len(ks)); err != nil {
+		return err
+	}
 	start := time.Now()
 	if err := c.compile(ks); err != nil {
 		return err
@@ -65,7 +71,7 @@ func (c *check) device() error {
 		c.note("the driver refuses machine code: %v", c.d.FromPTX)
 	}
 	c.note("%s, loaded in %.1f s", info.Code, info.Loading)
-	if err := c.tick(); err != nil {
+	if err := c.at("compiling %d kernels from PTX", len(ks)); err != nil {
 		return err
 	}
 	start = time.Now()
@@ -78,8 +84,11 @@ func (c *check) device() error {
 	}
 	info.Compiling = time.Since(start).Seconds()
 	c.note("%d kernels compiled from PTX in %.1f s", len(compiled), info.Compiling)
-	for what, kernels := range map[string]map[string]*cuda.Kernel{"as loaded": c.loaded, "from PTX": compiled} {
-		p, r, err := c.prover(kernels, proofSamples)
+	for _, kind := range []struct {
+		what    string
+		kernels map[string]*cuda.Kernel
+	}{{"as loaded", c.loaded}, {"from PTX", compiled}} {
+		p, r, err := c.prover(kind.kernels, proofSamples)
 		if err != nil {
 			return err
 		}
@@ -90,10 +99,10 @@ func (c *check) device() error {
 				continue
 			}
 			tried[family] = true
-			if err := c.tick(); err != nil {
-				return err
+			if err := c.at("%s, %s, %d rows", kind.what, k.Name, quickRows); err != nil {
+				return errors.Join(err, r.Close())
 			}
-			c.check(what, p.Prove(k, quickRows))
+			c.check(kind.what, p.Prove(k, quickRows))
 		}
 		if err := r.Close(); err != nil {
 			return err
@@ -104,6 +113,3 @@ func (c *check) device() error {
 
 // quickRows is the size at which kernels of both kinds of code are tried.
 const quickRows = 129
-
-// isProduct reports whether a kernel multiplies matrices.
-func isProduct(k plan.GPUKernel) bool { _, ok := k.Plan.(plan.GPUProduct); return ok }

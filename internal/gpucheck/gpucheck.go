@@ -4,14 +4,12 @@
 package gpucheck
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"regexp"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/structuredffn/sffn/gen/plan"
@@ -19,7 +17,6 @@ import (
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
-	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
 // Config says what is checked.
@@ -46,11 +43,21 @@ type Config struct {
 	Repeats int
 	// Python is what has torch, python3 where it is empty; none for "none".
 	Python string
+	// Limit is how long a child may be silent: it gives signs of life, but none while
+	// one launch goes on and on. PartLimit is how long a part may take; where it is 0
+	// that of Quick's parts, or as long as it needs.
+	Limit, PartLimit time.Duration
+	// Start makes the command of a child process that calls [Work] with this
+	// configuration, the job, and its standard output. It ends where its standard
+	// input does.
+	Start func(Job) *exec.Cmd
+	// Kill, where not nil, ends the child at work at once when it is closed.
+	Kill <-chan struct{}
 	// Log gets lines of progress.
 	Log io.Writer
-	// Saved is called with the report after each part, and now and then in long
-	// ones: it may be cut short at any time.
-	Saved func(*Report) error
+	// Saved is called with the report before the first part, after each, and now and
+	// then in long ones: it may be cut short at any time.
+	Saved func(*Report)
 }
 
 // Verdicts of parts.
@@ -59,6 +66,7 @@ const (
 	Failed  = "failed"
 	Cut     = "cut short"
 	Running = "running"
+	Nothing = "nothing checked"
 )
 
 // Part is what came of one part.
@@ -67,6 +75,8 @@ type Part struct {
 	What    string  `json:"what"`
 	Verdict string  `json:"verdict"`
 	Seconds float64 `json:"seconds"`
+	// Cut says that the part did not come to its end, whatever it found until then.
+	Cut bool `json:"cut,omitempty"`
 	// Checks counts what was compared, Problems says what failed, each in a line.
 	Checks   int      `json:"checks"`
 	Problems []string `json:"problems,omitempty"`
@@ -81,8 +91,10 @@ type Report struct {
 	Seconds float64   `json:"seconds"`
 	Quick   bool      `json:"quick"`
 	// Complete says that no part was cut short, Passed that all passed.
-	Complete bool       `json:"complete"`
-	Passed   bool       `json:"passed"`
+	Complete bool `json:"complete"`
+	Passed   bool `json:"passed"`
+	// Problems are those of the report itself.
+	Problems []string   `json:"problems,omitempty"`
 	Device   DeviceInfo `json:"device"`
 	Parts    []*Part    `json:"parts"`
 	// Kernels has the proofs by kernel, Products, Passes and Models the times.
@@ -95,34 +107,30 @@ type Report struct {
 // formatVersion of reports.
 const formatVersion = 1
 
-// check is one run.
-type check struct {
-	Config
-	context.Context
-	api    *driver.API
-	d      *cuda.Device
-	report *Report
-	part   *Part
-	loaded map[string]*cuda.Kernel // by name, untested
-	saved  time.Time
-}
-
 // part is one row of the table of parts.
 type part struct {
 	name, what string
+	quick      time.Duration // how long it may take in a quick run
 	run        func(c *check) error
 }
 
+// Parts that the parent knows by name.
+const (
+	devicePart  = "device"
+	kernelsPart = "kernels"
+)
+
 // parts are what there is, in the order in which it runs: what is quick and says
-// the most comes first.
+// the most comes first. Together with the time that what is cut short may take to
+// end, quick ones stay below six minutes.
 var parts = []part{
-	{"device", "the device, the driver and both kinds of code", (*check).device},
-	{"kernels", "every kernel against float64", (*check).kernels},
-	{"golden", "golden layers and models", (*check).golden},
-	{"train", "training steps against the CPU's, resumed once", (*check).train},
-	{"decode", "greedy decoding, with graphs and without", (*check).decode},
-	{"speed", "TFLOP/s of products and GB/s of passes", (*check).speed},
-	{"models", "steps and tokens a second of whole models", (*check).models},
+	{devicePart, "the device, the driver and both kinds of code", 40 * time.Second, (*check).device},
+	{kernelsPart, "every kernel against float64", 95 * time.Second, (*check).kernels},
+	{"golden", "golden layers and models", 25 * time.Second, (*check).golden},
+	{"train", "training steps against the CPU's, resumed once", 35 * time.Second, (*check).train},
+	{"decode", "greedy decoding, with graphs and without", 25 * time.Second, (*check).decode},
+	{"speed", "TFLOP/s of products and GB/s of passes", 55 * time.Second, (*check).speed},
+	{"models", "steps and tokens a second of whole models", 55 * time.Second, (*check).models},
 }
 
 // Parts lists the names of the parts.
@@ -143,43 +151,34 @@ func What(name string) string {
 	return ""
 }
 
-// Run checks a device. The error says what kept it from running at all: no
-// driver, no device, a part that there is not; what fails is in the report. A
-// context that ends cuts it short, with what there is.
-func Run(ctx context.Context, api *driver.API, cfg Config) (*Report, error) {
-	for _, name := range cfg.Parts {
-		if What(name) == "" {
-			return nil, fmt.Errorf("unknown part %q; there are %s", name, strings.Join(Parts(), ", "))
-		}
+// limit is how long a part may take, 0 where it may take what it needs.
+func (c *Config) limit(name string) time.Duration {
+	if c.PartLimit > 0 || !c.Quick {
+		return c.PartLimit
 	}
-	d, err := cuda.Open(api, cfg.Device)
-	if err != nil {
-		return nil, err
-	}
-	c := &check{Config: cfg, Context: ctx, api: api, d: d, loaded: map[string]*cuda.Kernel{},
-		report: &Report{Format: formatVersion, Program: version(), Began: time.Now().UTC().Truncate(time.Second), Quick: cfg.Quick, Kernels: []KernelProof{}, Products: []ProductTime{}, Passes: []PassTime{}, Models: []ModelTime{}}}
-	defer func() { c.d.Close() }() // what went wrong is in the report by then
-	c.describe()
 	for _, p := range parts {
-		if cfg.Parts == nil || slices.Contains(cfg.Parts, p.name) {
-			c.report.Parts = append(c.report.Parts, &Part{Name: p.name, What: p.what, Verdict: Cut})
+		if p.name == name {
+			return p.quick
 		}
 	}
-	for _, p := range c.report.Parts {
-		if ctx.Err() != nil {
-			break
-		}
-		c.run(p)
-		if err := c.save(); err != nil {
-			return c.report, err
-		}
+	return 0
+}
+
+// maxProblems bounds those of a part: a device that is wrong is wrong
+// everywhere.
+const maxProblems = 50
+
+func (p *Part) problem(s string) {
+	switch n := len(p.Problems); {
+	case n < maxProblems:
+		p.Problems = append(p.Problems, s)
+	case n == maxProblems:
+		p.Problems = append(p.Problems, "more of them, which are not listed")
 	}
-	c.report.Complete, c.report.Passed = true, true
-	for _, p := range c.report.Parts {
-		c.report.Complete = c.report.Complete && p.Verdict != Cut
-		c.report.Passed = c.report.Passed && p.Verdict == Passed
-	}
-	return c.report, c.save()
+}
+
+func newReport() *Report {
+	return &Report{Format: formatVersion, Program: version(), Began: time.Now().UTC().Truncate(time.Second), Parts: []*Part{}, Kernels: []KernelProof{}, Products: []ProductTime{}, Passes: []PassTime{}, Models: []ModelTime{}}
 }
 
 // version of the program that was built.
@@ -200,101 +199,6 @@ func version() string {
 	return v
 }
 
-// run runs a part, and keeps it from ending the others.
-func (c *check) run(p *Part) {
-	start := time.Now()
-	c.part = p
-	p.Verdict = Running
-	c.logf("== %s: %s", p.Name, p.What)
-	err := func() (err error) {
-		defer func() {
-			if v := recover(); v != nil {
-				err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
-			}
-		}()
-		for _, q := range parts {
-			if q.name == p.Name {
-				return q.run(c)
-			}
-		}
-		return nil
-	}()
-	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
-		c.problem("%v", err)
-	}
-	p.Seconds = time.Since(start).Seconds()
-	switch {
-	case len(p.Problems) > 0:
-		p.Verdict = Failed
-	case c.Err() != nil && err != nil:
-		p.Verdict = Cut
-	default:
-		p.Verdict = Passed
-	}
-	c.logf("%s: %s, %d checks, %.1f s", p.Name, p.Verdict, p.Checks, p.Seconds)
-}
-
-func (c *check) logf(format string, args ...any) {
-	if c.Log != nil {
-		fmt.Fprintf(c.Log, format+"\n", args...)
-	}
-}
-
-// maxProblems bounds those of a part: a device that is wrong is wrong
-// everywhere.
-const maxProblems = 50
-
-// problem notes that something failed.
-func (c *check) problem(format string, args ...any) {
-	s := fmt.Sprintf(format, args...)
-	c.logf("  FAILED: %s", s)
-	switch n := len(c.part.Problems); {
-	case n < maxProblems:
-		c.part.Problems = append(c.part.Problems, s)
-	case n == maxProblems:
-		c.part.Problems = append(c.part.Problems, "more of them, which are not listed")
-	}
-}
-
-// note keeps a fact that is no failure.
-func (c *check) note(format string, args ...any) {
-	s := fmt.Sprintf(format, args...)
-	c.logf("  %s", s)
-	c.part.Notes = append(c.part.Notes, s)
-}
-
-// check counts a comparison, and notes what it says.
-func (c *check) check(what string, err error) bool {
-	c.part.Checks++
-	if err != nil {
-		c.problem("%s: %v", what, err)
-	}
-	return err == nil
-}
-
-// saveEvery is how often a long part saves.
-const saveEvery = 10 * time.Second
-
-// tick is called between the pieces of a part: it saves now and then, and says
-// when to end.
-func (c *check) tick() error {
-	if time.Since(c.saved) > saveEvery {
-		if err := c.save(); err != nil {
-			return err
-		}
-	}
-	return c.Err()
-}
-
-func (c *check) save() error {
-	c.saved = time.Now()
-	c.report.Seconds = time.Since(c.report.Began).Seconds()
-	if c.Saved == nil {
-		return nil
-	}
-	return c.Saved(c.report)
-}
-
 // table lists the kernels of the models, by name.
 func (c *check) table() ([]plan.GPUKernel, error) {
 	var ks []plan.GPUKernel
@@ -309,7 +213,7 @@ func (c *check) table() ([]plan.GPUKernel, error) {
 		ks = slices.DeleteFunc(ks, func(k plan.GPUKernel) bool { return !c.Match.MatchString(k.Name) })
 	}
 	if len(ks) == 0 {
-		return nil, errors.New("no kernel is to be checked")
+		return nil, fmt.Errorf("%w: no kernel is left", errNothing)
 	}
 	return plan.GPUUnique(ks), nil
 }

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/structuredffn/sffn/gen/plan"
-	"github.com/structuredffn/sffn/runtime/cuda"
-	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
 // KernelProof is what came of one kernel.
@@ -33,9 +31,6 @@ func (c *check) kernels() error {
 	if err != nil {
 		return err
 	}
-	if err := c.compile(ks); err != nil {
-		return err
-	}
 	cost := func(k plan.GPUKernel) int {
 		n := 0
 		for _, p := range k.Params {
@@ -46,6 +41,10 @@ func (c *check) kernels() error {
 		return n
 	}
 	slices.SortStableFunc(ks, func(a, b plan.GPUKernel) int { return cost(a) - cost(b) })
+	ks = ks[min(c.from, len(ks)):] // the others are proven, or have ended a process
+	if err := c.compile(ks); err != nil {
+		return err
+	}
 	p, r, err := c.prover(c.loaded, proofSamples)
 	if err != nil {
 		return err
@@ -56,29 +55,23 @@ func (c *check) kernels() error {
 		if c.loaded[k.Name].MachineCode {
 			proof.Code = "machine code"
 		}
+		c.proving = &proof
 		for _, rows := range c.rowsOf(k, cost(k)) {
-			if err := c.tick(); err != nil {
+			if err := c.at("%s, %d rows", k.Name, rows); err != nil {
 				return errors.Join(err, r.Close())
 			}
 			err := p.Prove(k, rows)
 			if !c.check(fmt.Sprintf("%d rows", rows), err) {
 				proof.Problem = err.Error()
-				if lost(err) { // the driver runs nothing more in this context
-					if err := c.reopen(ks); err != nil {
-						return fmt.Errorf("after that: %w", err)
-					}
-					if p, r, err = c.prover(c.loaded, proofSamples); err != nil {
-						return err
-					}
-				}
 				break
 			}
 			proof.Rows = append(proof.Rows, rows)
 		}
+		c.proving = nil
 		proof.Seconds = time.Since(start).Seconds()
 		c.report.Kernels = append(c.report.Kernels, proof)
 	}
-	return r.Close()
+	return errors.Join(c.tick(), r.Close()) // the last kernel may have lost the context
 }
 
 // Sizes of which kernels of large arrays run at some: those around tiles.
@@ -107,22 +100,3 @@ func (c *check) rowsOf(k plan.GPUKernel, bytes int) (rows []int) {
 
 // edges straddle tiles of 16, 64 and 128 rows.
 var edges = []int{1, 15, 16, 17, 63, 64, 65, 127, 128, 129}
-
-// lost reports whether an error is one after which a context runs nothing.
-func lost(err error) bool {
-	e := (*driver.Error)(nil)
-	return errors.As(err, &e) && e.Result.Asynchronous()
-}
-
-// reopen opens the device again after a kernel that has lost the context, and
-// loads its kernels.
-func (c *check) reopen(ks []plan.GPUKernel) error {
-	c.d.Close() // everything in it is lost
-	d, err := cuda.Open(c.api, c.Device)
-	if err != nil {
-		return err
-	}
-	d.Verdicts = c.d.Verdicts
-	c.d, c.loaded = d, map[string]*cuda.Kernel{}
-	return c.compile(ks)
-}

@@ -25,6 +25,9 @@ var (
 func (c *check) models() error {
 	for _, cfg := range c.Timed {
 		m := cfg.Model
+		if err := c.at("%s", m.Name); err != nil {
+			return err
+		}
 		ks, err := gpu.Kernels(m)
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.Name, err)

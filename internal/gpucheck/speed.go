@@ -62,7 +62,7 @@ func (c *check) speed() error {
 	}
 	for _, k := range ks {
 		for _, rows := range c.TimedRows {
-			if err := c.tick(); err != nil {
+			if err := c.at("%s, %d rows", k.Name, rows); err != nil {
 				return err
 			}
 			p, product := k.Plan.(plan.GPUProduct)

@@ -12,14 +12,7 @@ func (r *Report) Summary(w io.Writer) error {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	d := r.Device
-	verdict := "all parts passed"
-	switch {
-	case !r.Complete:
-		verdict = "cut short"
-	case !r.Passed:
-		verdict = "failed"
-	}
-	p("# gpucheck: %s on %s\n", verdict, d.Name)
+	p("# gpucheck: %s on %s\n", r.verdict(), d.Name)
 	quick := ""
 	if r.Quick {
 		quick = ", quick"
@@ -29,7 +22,13 @@ func (r *Report) Summary(w io.Writer) error {
 	p("| part | verdict | checks | s | what |")
 	p("|---|---|---|---|---|")
 	for _, q := range r.Parts {
-		p("| %s | %s | %d | %.1f | %s |", q.Name, q.Verdict, q.Checks, q.Seconds, q.What)
+		p("| %s | %s | %d | %.1f | %s |", q.Name, q.verdict(), q.Checks, q.Seconds, q.What)
+	}
+	for i, s := range r.Problems {
+		if i == 0 {
+			p("")
+		}
+		p("- **failed**: %s", line(s))
 	}
 	for _, q := range r.Parts {
 		if len(q.Problems)+len(q.Notes) == 0 {
@@ -54,6 +53,34 @@ func (r *Report) Summary(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// verdict is that of the whole run.
+func (r *Report) verdict() string {
+	if r.Passed && r.Complete {
+		return "all parts passed"
+	}
+	of := func(verdict string) bool {
+		return slices.ContainsFunc(r.Parts, func(p *Part) bool { return p.Verdict == verdict })
+	}
+	var words []string
+	if of(Failed) || len(r.Problems) > 0 {
+		words = append(words, Failed)
+	}
+	if !r.Complete {
+		words = append(words, Cut)
+	} else if of(Nothing) {
+		words = append(words, Nothing+" in a part")
+	}
+	return strings.Join(words, ", ")
+}
+
+// verdict is a part's, with what else is to be known of it.
+func (p *Part) verdict() string {
+	if p.Cut && p.Verdict != Cut {
+		return p.Verdict + ", " + Cut
+	}
+	return p.Verdict
 }
 
 // shownProducts bounds the table of each number of rows: the page is one; the

@@ -107,7 +107,7 @@ func (c *check) trainModel(cfg *specfile.Config) error {
 		}
 		defer e.Close()
 		for step := from; step < to; step++ {
-			if err := c.tick(); err != nil {
+			if err := c.at("%s, step %d", m.Name, step); err != nil {
 				return nil, err
 			}
 			x, y := batch(step)
@@ -176,7 +176,7 @@ func (c *check) trainCPU(cfg *specfile.Config, start *model.Params, pool *rt.Poo
 	defer adam.Close()
 	var losses []float64
 	for step := range c.Steps {
-		if err := c.tick(); err != nil {
+		if err := c.at("%s, step %d on the CPU", cfg.Model.Name, step); err != nil {
 			return nil, err
 		}
 		x, y := batch(step)
@@ -229,7 +229,7 @@ func (c *check) decodeModel(cfg *specfile.Config) error {
 	run := func(d model.Feeder, given [][]int32) (logits []float32, chosen [][]int32, err error) {
 		next := prompts
 		for step := range n + 1 {
-			if err := c.tick(); err != nil {
+			if err := c.at("%s, token %d", m.Name, step); err != nil {
 				return nil, nil, err
 			}
 			l, err := d.Feed(seqs, next)

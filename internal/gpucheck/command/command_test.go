@@ -4,25 +4,52 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/structuredffn/sffn/internal/fakecuda"
 	"github.com/structuredffn/sffn/internal/gpucheck"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
-// run runs the command on a fake driver and returns its exit code, what it prints
-// and the report that it leaves.
-func run(t *testing.T, fake *fakecuda.Device, args ...string) (code int, stdout, stderr string, r *gpucheck.Report) {
+// faultEnv names the fault of the driver that child processes find.
+const faultEnv = "GPUCHECK_TEST_FAULT"
+
+// TestMain is the command where the tests start it as a child process.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == childArg {
+		os.Exit(Run(os.Args[1:], loadFake, os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+func loadFake() (*driver.API, error) {
+	name := os.Getenv(faultEnv)
+	if name == "no driver" {
+		return nil, errors.New("no driver")
+	}
+	fault, ok := faults[name]
+	if !ok {
+		return nil, fmt.Errorf("%s=%s: there is no such fault", faultEnv, name)
+	}
+	fake := fakecuda.New()
+	fault(fake)
+	return fake.API(), nil
+}
+
+// environment is that of children whose driver has a fault.
+func environment(fault string) []string { return append(os.Environ(), faultEnv+"="+fault) }
+
+// run runs the command, whose children find a fake driver with a fault, and
+// returns its exit code, what it prints and the report that it leaves.
+func run(t *testing.T, fault string, args ...string) (code int, stdout, stderr string, r *gpucheck.Report) {
 	t.Helper()
 	dir := t.TempDir()
 	var out, errs bytes.Buffer
-	code = Run(append([]string{"-out", dir}, args...), func() (*driver.API, error) { return fake.API(), nil }, &out, &errs)
+	code = parent(append([]string{"-out", dir}, args...), environment(fault), &out, &errs)
 	data, err := os.ReadFile(filepath.Join(dir, "gpucheck.json"))
 	if errors.Is(err, os.ErrNotExist) {
 		return code, out.String(), errs.String(), nil
@@ -47,7 +74,7 @@ var small = []string{"-kernels", "tiny", "-trained", "tiny", "-timed", "tiny", "
 // All parts pass on a device that computes what kernels say, and leave their
 // figures.
 func TestAll(t *testing.T) {
-	code, page, log, r := run(t, fakecuda.New(), small...)
+	code, page, log, r := run(t, "", small...)
 	if code != good || r == nil || !r.Passed || !r.Complete {
 		t.Fatalf("exit code %d\n%s\n%s", code, page, log)
 	}
@@ -79,27 +106,6 @@ func TestAll(t *testing.T) {
 	t.Log(log)
 }
 
-// What is interrupted leaves what it had, and says so.
-func TestInterrupted(t *testing.T) {
-	fake, launches := fakecuda.New(), 0
-	fake.TamperLaunch = func(string, *[3]int) {
-		if launches++; launches == 20 {
-			syscall.Kill(os.Getpid(), syscall.SIGTERM)
-			time.Sleep(50 * time.Millisecond) // it is delivered meanwhile; later is as well
-		}
-	}
-	code, page, log, r := run(t, fake, append(small, "kernels", "decode")...)
-	if code != 128+int(syscall.SIGTERM) || r == nil || r.Complete || r.Passed || !strings.Contains(log, "gpucheck: terminated: ends with the launch at work") {
-		t.Fatalf("exit code %d\n%s\n%s", code, page, log)
-	}
-	if len(r.Kernels) == 0 || len(r.Parts) != 2 || r.Parts[0].Verdict != gpucheck.Cut || r.Parts[1].Verdict != gpucheck.Cut {
-		t.Errorf("%d kernels, parts %+v\n%s", len(r.Kernels), r.Parts, page)
-	}
-	if !strings.HasPrefix(page, "# gpucheck: cut short on PTX interpreter\n") {
-		t.Error(page)
-	}
-}
-
 // Times of torch.matmul stand beside those of the products of the same shape, of
 // any Python that answers; one that does not is a note.
 func TestTorch(t *testing.T) {
@@ -112,7 +118,7 @@ func TestTorch(t *testing.T) {
 		return name
 	}
 	args := []string{"-kernels", "golden-dense", "-match", "gemm_bf16", "-timed-rows", "16,65", "-repeats", "1", "speed"}
-	code, page, log, r := run(t, fakecuda.New(), append([]string{"-python", python(`echo '{"torch": "9.9", "device": "fake"}'
+	code, page, log, r := run(t, "", append([]string{"-python", python(`echo '{"torch": "9.9", "device": "fake"}'
 while read line; do echo "$line" >>"$0.asked"; echo 125000.5; done
 `)}, args...)...)
 	if code != good || len(r.Products) < 10 {
@@ -130,38 +136,46 @@ while read line; do echo "$line" >>"$0.asked"; echo 125000.5; done
 		"echo 'ModuleNotFoundError: no torch' >&2; exit 1":                     "torch.matmul was not timed: ",
 		`echo '{"torch": "9.9", "device": "fake"}'; read line; echo "no time"`: "torch.matmul was not timed: ",
 	} {
-		code, page, _, r := run(t, fakecuda.New(), append([]string{"-python", python(script)}, args...)...)
+		code, page, _, r := run(t, "", append([]string{"-python", python(script)}, args...)...)
 		if code != good || !strings.Contains(page, want) || r.Products[0].Torch != 0 {
 			t.Errorf("%s: exit code %d\n%s", script, code, page)
 		}
 	}
-	if code, page, _, _ := run(t, fakecuda.New(), append([]string{"-python", "no/such/python"}, args...)...); code != good || !strings.Contains(page, "no/such/python") {
+	if code, page, _, _ := run(t, "", append([]string{"-python", "no/such/python"}, args...)...); code != good || !strings.Contains(page, "no/such/python") {
 		t.Errorf("exit code %d\n%s", code, page)
 	}
 }
 
 // What keeps it from running is one line, and leaves nothing.
 func TestErrors(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "out")
-	absent := fakecuda.New()
-	absent.Absent = true
 	for _, c := range []struct {
-		load func() (*driver.API, error)
-		args []string
-		code int
-		want string
+		fault string
+		args  []string
+		code  int
+		want  string
 	}{
-		{func() (*driver.API, error) { return nil, errors.New("no driver") }, nil, failed, "gpucheck: no driver\n"},
-		{func() (*driver.API, error) { return absent.API(), nil }, nil, failed, "gpucheck: the CUDA driver finds no device\n"},
-		{func() (*driver.API, error) { return fakecuda.New().API(), nil }, []string{"-device", "7"}, failed, "device 7"},
-		{func() (*driver.API, error) { return fakecuda.New().API(), nil }, []string{"-match", "nothing", "kernels"}, failed, "no kernel is to be checked"},
-		{nil, []string{"-steps", "-3"}, usage, "-steps: want 2 or more"},
-		{nil, []string{"-no-such-flag"}, usage, "flag provided but not defined: -no-such-flag"},
-		{nil, []string{"-h"}, good, "usage: gpucheck [flags] [part ...]"},
+		{"no driver", nil, failed, "gpucheck: no driver\n"},
+		{"no device", nil, failed, "gpucheck: the CUDA driver finds no device\n"},
+		{"", []string{"-device", "7"}, failed, "device 7"},
+		{"", []string{"-device", "foo"}, usage, `gpucheck: -device: device "foo": want a number from 0`},
+		{"", []string{"kernels", "-steps", "-3"}, usage, "-steps -3: want 2 to 1000000"},
+		{"", []string{"-steps", "1"}, usage, "gpucheck: -steps 1: want 2 to 1000000, or 0 for as many as usual\n"},
+		{"", []string{"-repeats", "-1"}, usage, "gpucheck: -repeats -1: want 1 to 10000, or 0 for as many as usual\n"},
+		{"", []string{"-rows", "17,1000000000"}, usage, `-rows: "1000000000", want whole numbers of 1 to 131072`},
+		{"", []string{"-contexts", "999999"}, usage, `-contexts: "999999", want whole numbers of 1 to 131072`},
+		{"", []string{"-trained", ""}, usage, "for flag -trained: want values with commas between them, and nothing empty"},
+		{"", []string{"-limit", "1ms"}, usage, "-limit 1ms: want 1s or more"},
+		{"", []string{"-part-limit", "-1s"}, usage, "-part-limit -1s: want 0 or more"},
+		{"", []string{"kernels", "memory", "-quick"}, usage, `gpucheck: unknown part "memory"; there are device`},
+		{"", []string{"-no-such-flag"}, usage, "flag provided but not defined: -no-such-flag"},
+		{"", []string{"-h"}, good, "usage: gpucheck [flags] [part ...]"},
 	} {
-		var out, errs bytes.Buffer
-		if code := Run(append([]string{"-out", dir}, c.args...), c.load, &out, &errs); code != c.code || !strings.Contains(errs.String(), c.want) {
-			t.Errorf("%v: exit code %d, want %d and %q\n%s", c.args, code, c.code, c.want, errs.String())
+		code, page, log, r := run(t, c.fault, c.args...)
+		if code != c.code || !strings.Contains(log, c.want) || page != "" || r != nil {
+			t.Errorf("%v: exit code %d, want %d and %q\n%s%s", c.args, code, c.code, c.want, log, page)
+		}
+		if c.code == failed && strings.Count(log, "\n") != 1 {
+			t.Errorf("%v: more than a line\n%s", c.args, log)
 		}
 	}
 }

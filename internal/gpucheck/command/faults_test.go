@@ -2,10 +2,13 @@ package command
 
 import (
 	"errors"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/internal/fakecuda"
@@ -17,6 +20,82 @@ import (
 
 // attention is the kernel of attention on tensor cores that mistakes are put in.
 const attention = "attend_forward_4x2x32"
+
+// large is that of the attention's output.
+const large = "gemm_bf16_forward_1x128x128_128x128x32"
+
+// faults are what may be wrong with a driver and its device, by the names that a
+// child process is given.
+var faults = map[string]func(f *fakecuda.Device){
+	"":          func(*fakecuda.Device) {},
+	"no device": func(f *fakecuda.Device) { f.Absent = true },
+	"the second tile of keys dropped": func(f *fakecuda.Device) {
+		f.Tamper = inKernel(attention, onlyFirstTile)
+	},
+	"sums that are not scaled where the maximum grows": func(f *fakecuda.Device) {
+		f.Tamper = inKernel(attention, noRescale)
+	},
+	"the last tile of 8,192 rows not launched": func(f *fakecuda.Device) {
+		f.TamperLaunch = func(kernel string, grid *[3]int) {
+			if strings.HasPrefix(kernel, large) && grid[1] == 64 {
+				grid[1]--
+			}
+		}
+	},
+	"the last tile of 8,192 rows wrong": func(f *fakecuda.Device) {
+		// Of large copies the end does not arrive, and what was there stays.
+		f.TamperCopy = func(to []byte) {
+			if len(to) > 1<<20 {
+				clear(to[len(to)-1<<16:])
+			}
+		}
+	},
+	"a tile too many": func(f *fakecuda.Device) {
+		f.Tamper = func(ptx string) string { return strings.ReplaceAll(ptx, "setp.ge.u32", "setp.gt.u32") }
+	},
+	"a kernel that loses the context": inLaunch("columns_bf16", func(grid *[3]int) { grid[0] = 0 }),
+	"a kernel that hangs":             inLaunch("columns_bf16", func(*[3]int) { select {} }),
+	"a kernel that ends the process": inLaunch("columns_bf16", func(*[3]int) {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}),
+	"every kernel ends the process": inLaunch("", func(*[3]int) {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}),
+	// A signal to the parent, and launches that take long enough for it to arrive.
+	"interrupted": func(f *fakecuda.Device) {
+		launches := 0
+		f.TamperLaunch = func(string, *[3]int) {
+			if launches++; launches == 20 {
+				syscall.Kill(os.Getppid(), syscall.SIGTERM)
+			}
+			if launches >= 20 {
+				time.Sleep(20 * time.Millisecond)
+			}
+		}
+	},
+	"interrupted while a kernel hangs": inLaunch("columns_bf16", func(*[3]int) {
+		syscall.Kill(os.Getppid(), syscall.SIGINT)
+		select {}
+	}),
+	"interrupted after a mistake": inLaunch("columns_bf16", func(grid *[3]int) {
+		grid[0] = 0
+		syscall.Kill(os.Getppid(), syscall.SIGTERM)
+		time.Sleep(200 * time.Millisecond)
+	}),
+}
+
+// inLaunch is a fault in the launches of some kernels.
+func inLaunch(prefix string, change func(grid *[3]int)) func(f *fakecuda.Device) {
+	return func(f *fakecuda.Device) {
+		f.TamperLaunch = func(kernel string, grid *[3]int) {
+			if strings.HasPrefix(kernel, prefix) {
+				change(grid)
+			}
+		}
+	}
+}
 
 // inKernel changes the text of one kernel of a module.
 func inKernel(name string, change func(body string) string) func(ptx string) string {
@@ -65,47 +144,26 @@ func noRescale(body string) string {
 // there by gpucheck, with the kernel's name, and those that the size of the
 // self-test reaches by that, too. Smaller sizes are right.
 func TestFaults(t *testing.T) {
-	const large = "gemm_bf16_forward_1x128x128_128x128x32" // the attention's output
 	for _, c := range []struct {
-		name, kernel string
-		broken       func(fake *fakecuda.Device)
-		good, bad    string // rows
-		selfTest     bool
-		problem      string
+		fault, kernel string
+		good, bad     string // rows
+		selfTest      bool
+		problem       string
 	}{
-		{"the second tile of keys dropped", attention, func(f *fakecuda.Device) { f.Tamper = inKernel(attention, onlyFirstTile) }, "17,64", "65", true, " of o is "},
-		{"sums that are not scaled where the maximum grows", attention, func(f *fakecuda.Device) { f.Tamper = inKernel(attention, noRescale) }, "17,64", "129", true, " of o is "},
-		{"the last tile of 8,192 rows not launched", large, func(f *fakecuda.Device) {
-			f.TamperLaunch = func(kernel string, grid *[3]int) {
-				if strings.HasPrefix(kernel, large) && grid[1] == 64 {
-					grid[1]--
-				}
-			}
-		}, "129,1000", "8192", false, "entries of c were not written"},
-		{"the last tile of 8,192 rows wrong", large, func(f *fakecuda.Device) {
-			// Of large copies the end does not arrive, and what was there stays.
-			f.TamperCopy = func(to []byte) {
-				if len(to) > 1<<20 {
-					clear(to[len(to)-1<<16:])
-				}
-			}
-		}, "129,1000", "8192", false, " of c is "},
-		{"a tile too many", "gemm_bf16_forward", func(f *fakecuda.Device) {
-			f.Tamper = func(ptx string) string { return strings.ReplaceAll(ptx, "setp.ge.u32", "setp.gt.u32") }
-		}, "", "17", true, ""},
+		{"the second tile of keys dropped", attention, "17,64", "65", true, " of o is "},
+		{"sums that are not scaled where the maximum grows", attention, "17,64", "129", true, " of o is "},
+		{"the last tile of 8,192 rows not launched", large, "129,1000", "8192", false, "entries of c were not written"},
+		{"the last tile of 8,192 rows wrong", large, "129,1000", "8192", false, " of c is "},
+		{"a tile too many", "gemm_bf16_forward", "", "17", true, ""},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.fault, func(t *testing.T) {
 			args := []string{"-kernels", "tiny", "-match", "^" + c.kernel, "-python", "none"}
 			if c.good != "" {
-				fake := fakecuda.New()
-				c.broken(fake)
-				if code, page, log, _ := run(t, fake, append(args, "-rows", c.good, "kernels")...); code != good {
+				if code, page, log, _ := run(t, c.fault, append(args, "-rows", c.good, "kernels")...); code != good {
 					t.Errorf("%s rows: exit code %d\n%s%s", c.good, code, page, log)
 				}
 			}
-			fake := fakecuda.New()
-			c.broken(fake)
-			code, page, _, r := run(t, fake, append(args, "-rows", c.bad, "kernels")...)
+			code, page, _, r := run(t, c.fault, append(args, "-rows", c.bad, "kernels")...)
 			if code != failed || r.Passed || len(r.Parts) != 1 {
 				t.Fatalf("%s rows: exit code %d\n%s", c.bad, code, page)
 			}
@@ -118,8 +176,8 @@ func TestFaults(t *testing.T) {
 			if !c.selfTest {
 				return
 			}
-			fake = fakecuda.New()
-			c.broken(fake)
+			fake := fakecuda.New()
+			faults[c.fault](fake)
 			d, err := cuda.Open(fake.API(), "")
 			if err != nil {
 				t.Fatal(err)
@@ -144,33 +202,4 @@ func kernelsOf(t *testing.T, model, prefix string) []plan.GPUKernel {
 		t.Fatal(err)
 	}
 	return slices.DeleteFunc(ks, func(k plan.GPUKernel) bool { return !strings.HasPrefix(k.Name, prefix) })
-}
-
-// A kernel that loses the context does not end the proofs of the others.
-func TestLost(t *testing.T) {
-	fake := fakecuda.New()
-	lost := "columns_bf16"
-	fake.TamperLaunch = func(kernel string, grid *[3]int) {
-		if strings.HasPrefix(kernel, lost) {
-			grid[0] = 0
-		}
-	}
-	code, page, _, r := run(t, fake, "-kernels", "golden-dense", "-rows", "17", "-match", "^(columns|sum|cast|norm)", "kernels")
-	if code != failed {
-		t.Fatalf("exit code %d\n%s", code, page)
-	}
-	wrong, right := 0, 0
-	for _, k := range r.Kernels {
-		switch {
-		case k.Problem == "":
-			right++
-		case strings.HasPrefix(k.Kernel, lost):
-			wrong++
-		default:
-			t.Errorf("%s: %s", k.Kernel, k.Problem)
-		}
-	}
-	if wrong == 0 || right < 3 {
-		t.Errorf("%d kernels failed, %d went on\n%s", wrong, right, page)
-	}
 }
