@@ -153,7 +153,7 @@ func TestFaults(t *testing.T) {
 		{"the second tile of keys dropped", attention, "17,64", "65", true, " of o is "},
 		{"sums that are not scaled where the maximum grows", attention, "17,64", "129", true, " of o is "},
 		{"the last tile of 8,192 rows not launched", large, "129,1000", "8192", false, "entries of c were not written"},
-		{"the last tile of 8,192 rows wrong", large, "129,1000", "8192", false, " of c is "},
+		{"the last tile of 8,192 rows wrong", large, "129,1000", "8192", false, "a has changed, which is only read"},
 		{"a tile too many", "gemm_bf16_forward", "", "17", true, ""},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
