@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -283,5 +284,21 @@ func TestModels(t *testing.T) {
 	passes(t, c, log, c.models())
 	if n := len(c.report.Models); n == 0 || n >= len(trainBatches)+1+len(decodeBatches) || len(c.part.Notes) == 0 || !strings.Contains(c.part.Notes[0], "out of device memory") {
 		t.Errorf("%d timings, notes %q", n, c.part.Notes)
+	}
+}
+
+// Events without a time between them, or with one that is no number, are a problem,
+// and leave no rate.
+func TestNoTime(t *testing.T) {
+	for _, ms := range []float32{0, float32(math.NaN()), float32(math.Inf(1))} {
+		api := fakecuda.New().API()
+		api.EventElapsedTime = func(to *float32, _, _ driver.Event) driver.Result {
+			*to = ms
+			return driver.Success
+		}
+		c, log := newCheck(t, api, Config{Kernels: tinyModel(t), TimedRows: []int{16}, Match: regexp.MustCompile("^norm_rms"), Repeats: 1, Python: noPython})
+		if err := c.speed(); err != nil || len(c.part.Problems) == 0 || !strings.Contains(c.part.Problems[0], errNoTime.Error()) || len(c.report.Passes) != 0 {
+			t.Errorf("%v ms: %v, timings %+v\n%s", ms, err, c.report.Passes, log)
+		}
 	}
 }

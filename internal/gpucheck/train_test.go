@@ -151,7 +151,7 @@ func TestDisturbed(t *testing.T) {
 				}
 			}
 			for i, want := range r.want {
-				loss, norm = most(loss, r.got[i].loss/want.loss-1), most(norm, r.got[i].norm/want.norm-1)
+				loss, norm = most(loss, r.got[i].loss-want.loss), most(norm, r.got[i].norm/want.norm-1)
 				for kind, n := range want.kinds {
 					norm = most(norm, r.got[i].kinds[kind]/n-1)
 				}
@@ -160,12 +160,12 @@ func TestDisturbed(t *testing.T) {
 				}
 			}
 			fell := learnt(r.disturbed)/learnt(r.plain) - 1
-			t.Logf("off by: first losses %.2g, later ones %.2g, what was learnt (%.3f) %.2g; single passes: losses %.2g, norms %.2g of %.2g",
-				first, later, learnt(r.plain), fell, loss, norm, rounding(roundings(cfg.Model)))
+			t.Logf("off by: first losses %.2g, later ones %.2g, what was learnt (%.3f) %.2g; single passes: losses %.2g of %.2g, norms %.2g of %.2g",
+				first, later, learnt(r.plain), fell, loss, lossOff(cfg.Model), norm, rounding(roundings(cfg.Model)))
 			for _, c := range []struct {
 				what       string
 				off, bound float64
-			}{{"first losses", first, lossEach}, {"what was learnt", fell, lossLearn}, {"losses of passes", loss, lossPoint}, {"norms of passes", norm, rounding(roundings(cfg.Model))}} {
+			}{{"first losses", first, lossEach}, {"what was learnt", fell, lossLearn}, {"losses of passes", loss, lossOff(cfg.Model)}, {"norms of passes", norm, rounding(roundings(cfg.Model))}} {
 				if most(c.off) > c.bound/2 {
 					t.Errorf("%s are %.2g off, which leaves no room below the bound of %.2g", c.what, c.off, c.bound)
 				}
