@@ -1,7 +1,10 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
@@ -23,7 +26,8 @@ type DeviceResult struct {
 	Seconds Spread  `json:"seconds"`
 	Tokens  float64 `json:"tokens_per_second"`
 	GFLOPS  float64 `json:"gflops"`
-	// Memory is the most that the device's pool held, in bytes.
+	// Memory is what the device holds meanwhile, in bytes: with room for the largest
+	// of the shapes that are timed together.
 	Memory int64 `json:"device_memory"`
 }
 
@@ -42,78 +46,153 @@ func timed(repeats int, step func() error) (Spread, error) {
 	return spreadOf(all), nil
 }
 
-func deviceResult(d *cuda.Device, s spec.Model, op string, batch, seq, tokens int, flops float64, t Spread) DeviceResult {
-	return DeviceResult{Model: s.Name, Op: op, Batch: batch, Seq: seq, Seconds: t, Tokens: float64(tokens) / t.Median, GFLOPS: flops / t.Median / 1e9, Memory: d.Memory().Peak}
+// Shape is a batch of sequences: those that are trained on, or decoded after
+// prompts of Seq tokens.
+type Shape struct{ Batch, Seq int }
+
+// Shapes are all pairs, the ones that take the least memory first.
+func Shapes(batches, seqs []int) (all []Shape) {
+	for _, seq := range seqs {
+		for _, batch := range batches {
+			all = append(all, Shape{batch, seq})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Shape) int { return cmp.Compare(a.Batch*a.Seq, b.Batch*b.Seq) })
+	return all
 }
 
-// DeviceTrain times steps of one micro-batch each on a device, the optimizer
-// included.
-func DeviceTrain(d *cuda.Device, s spec.Model, batch, seq, repeats int) (DeviceResult, error) {
-	if seq > s.MaxPositions {
-		return DeviceResult{}, fmt.Errorf("%s takes %d positions, got %d", s.Name, s.MaxPositions, seq)
+// largest are the most sequences, tokens of one and of all.
+func largest(shapes []Shape) (batch, seq, tokens int) {
+	for _, s := range shapes {
+		batch, seq, tokens = max(batch, s.Batch), max(seq, s.Seq), max(tokens, s.Batch*s.Seq)
 	}
-	p, m, v := anyParams(s), model.NewParams(s), model.NewParams(s)
-	defer p.Close()
-	defer m.Close()
-	defer v.Close()
-	e, err := gpu.NewEngine(d, train.Start{Spec: s, Params: p, M: m, V: v, Train: specfile.Train{Batch: batch, Seq: seq, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Clip: 1}})
+	return batch, seq, tokens
+}
+
+// DeviceModel is a model that is timed on a device. Its parameters are drawn once.
+type DeviceModel struct {
+	d      *cuda.Device
+	spec   spec.Model
+	params *model.Params
+}
+
+// NewDeviceModel draws the parameters of a model whose kernels the device has
+// loaded.
+func NewDeviceModel(d *cuda.Device, s spec.Model) *DeviceModel {
+	return &DeviceModel{d, s, anyParams(s)}
+}
+
+// Close frees the parameters.
+func (m *DeviceModel) Close() { m.params.Close() }
+
+// result rates what was timed. A clock that shows no time is an error.
+func (m *DeviceModel) result(op string, s Shape, tokens int, flops float64, t Spread) (DeviceResult, error) {
+	r := DeviceResult{Model: m.spec.Name, Op: op, Batch: s.Batch, Seq: s.Seq, Seconds: t, Tokens: float64(tokens) / t.Median, GFLOPS: flops / t.Median / 1e9, Memory: m.d.Memory().Used}
+	if !(t.Median > 0) || math.IsInf(r.GFLOPS, 0) {
+		return r, fmt.Errorf("%s, %s of %d x %d takes %v s", r.Model, op, s.Batch, s.Seq, t.Median)
+	}
+	return r, nil
+}
+
+// Train times steps of one micro-batch of each shape, the optimizer included. One
+// engine has room for all.
+func (m *DeviceModel) Train(shapes []Shape, repeats int) (rs []DeviceResult, err error) {
+	_, seq, rows := largest(shapes)
+	if seq > m.spec.MaxPositions {
+		return nil, fmt.Errorf("%s takes %d positions, got %d", m.spec.Name, m.spec.MaxPositions, seq)
+	}
+	e, err := gpu.NewEngine(m.d, train.Start{Spec: m.spec, Params: m.params, Train: specfile.Train{Batch: 1, Seq: rows, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Clip: 1}})
 	if err != nil {
-		return DeviceResult{}, err
+		return nil, err
 	}
 	defer e.Close()
-	ids := tokens(batch*seq, s.Vocab)
-	t, err := timed(repeats, func() error {
-		if _, err := e.Backward(ids, ids, batch, 1, false); err != nil {
+	for _, s := range shapes {
+		n := s.Batch * s.Seq
+		ids := tokens(n, m.spec.Vocab)
+		t, err := timed(repeats, func() error {
+			if _, err := e.Backward(ids, ids, s.Batch, 1, false); err != nil {
+				return err
+			}
+			_, err := e.Step(1e-6)
 			return err
+		})
+		if err != nil {
+			return rs, err
 		}
-		_, err := e.Step(1e-6)
-		return err
-	})
-	return deviceResult(d, s, "train", batch, seq, batch*seq, 3*s.ForwardFLOPs(batch, seq), t), err
+		r, err := m.result("train", s, n, 3*m.spec.ForwardFLOPs(s.Batch, s.Seq), t)
+		if err != nil {
+			return rs, err
+		}
+		rs = append(rs, r)
+	}
+	return rs, nil
 }
 
-// DeviceDecode times filling in a prompt of context tokens, and decoding one
-// token a sequence after such prompts.
-func DeviceDecode(d *cuda.Device, s spec.Model, batch, context, repeats int) ([]DeviceResult, error) {
-	if context+1 > s.MaxPositions {
-		return nil, fmt.Errorf("%s takes %d positions, %d and one more do not fit", s.Name, s.MaxPositions, context)
+// Decode times filling in a prompt of each length, and decoding one token a
+// sequence after such prompts. One decoder has room for all.
+func (m *DeviceModel) Decode(shapes []Shape, repeats int) (rs []DeviceResult, err error) {
+	batch, context, _ := largest(shapes)
+	if context+1 > m.spec.MaxPositions {
+		return nil, fmt.Errorf("%s takes %d positions, %d and one more do not fit", m.spec.Name, m.spec.MaxPositions, context)
 	}
-	p := anyParams(s)
-	defer p.Close()
-	dec, err := gpu.NewDecoder(d, p, batch, context+1)
+	dec, err := gpu.NewDecoder(m.d, m.params, batch, context+1)
 	if err != nil {
 		return nil, err
 	}
 	defer dec.Close()
-	ids := tokens(context+1, s.Vocab)
-	fill := func(i int) error {
-		dec.Truncate(i, 0)
-		_, err := dec.Feed([]int{i}, [][]int32{ids[:context]})
+	ids := tokens(context+1, m.spec.Vocab)
+	layers, head := perToken(m.spec)
+	add := func(op string, s Shape, tokens int, flops float64, t Spread) error {
+		r, err := m.result(op, s, tokens, flops, t)
+		if err == nil {
+			rs = append(rs, r)
+		}
 		return err
 	}
-	prefill, err := timed(repeats, func() error { return fill(0) })
-	if err != nil {
-		return nil, err
-	}
-	var seqs []int
-	var last [][]int32
-	for i := range batch {
-		if err := fill(i); err != nil {
-			return nil, err
+	shapes = slices.Clone(shapes)
+	slices.SortStableFunc(shapes, func(a, b Shape) int { return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Batch, b.Batch)) })
+	filled := 0 // sequences that hold prompts of the present length
+	for i, s := range shapes {
+		fill := func(seq int) error {
+			dec.Truncate(seq, 0)
+			_, err := dec.Feed([]int{seq}, [][]int32{ids[:s.Seq]})
+			return err
 		}
-		seqs, last = append(seqs, i), append(last, ids[context:])
-	}
-	next, err := timed(repeats, func() error {
-		for i := range seqs {
-			dec.Truncate(i, context)
+		if i == 0 || s.Seq != shapes[i-1].Seq {
+			t, err := timed(repeats, func() error { return fill(0) })
+			if err != nil {
+				return rs, err
+			}
+			n := float64(s.Seq)
+			if err := add("prefill", Shape{1, s.Seq}, s.Seq, n*layers+head+attentionFLOPs(m.spec, s.Seq, s.Seq)/2, t); err != nil {
+				return rs, err
+			}
+			filled = 1
 		}
-		_, err := dec.Feed(seqs, last)
-		return err
-	})
-	layers, head := perToken(s)
-	n := float64(batch)
-	return []DeviceResult{
-		deviceResult(d, s, "prefill", 1, context, context, float64(context)*layers+head+attentionFLOPs(s, context, context)/2, prefill),
-		deviceResult(d, s, "decode", batch, context, batch, n*(layers+head+attentionFLOPs(s, 1, context)), next),
-	}, err
+		for ; filled < s.Batch; filled++ {
+			if err := fill(filled); err != nil {
+				return rs, err
+			}
+		}
+		var seqs []int
+		var last [][]int32
+		for seq := range s.Batch {
+			seqs, last = append(seqs, seq), append(last, ids[s.Seq:s.Seq+1])
+		}
+		t, err := timed(repeats, func() error {
+			for _, seq := range seqs {
+				dec.Truncate(seq, s.Seq)
+			}
+			_, err := dec.Feed(seqs, last)
+			return err
+		})
+		if err != nil {
+			return rs, err
+		}
+		n := float64(s.Batch)
+		if err := add("decode", s, s.Batch, n*(layers+head+attentionFLOPs(m.spec, 1, s.Seq)), t); err != nil {
+			return rs, err
+		}
+	}
+	return rs, nil
 }

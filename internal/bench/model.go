@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/bench/peer"
@@ -30,19 +31,31 @@ type ModelResult struct {
 	ModelShare *Spread `json:"model_share_of_peak,omitempty"`
 }
 
-// anyParams are weights that a model may have.
+// anyTable is how many numbers the weights of anyParams are made of: a prime, so
+// that no two rows of a matrix are the same.
+const anyTable = 65521
+
+// anyParams are weights that a model may have: normal numbers, of a table that is
+// read again and again, for a large model has a billion of them.
 func anyParams(s spec.Model) *model.Params {
 	p := model.NewParams(s)
-	for _, q := range p.List() {
-		v := p.Get(q.Name)
-		if strings.Contains(q.Name, "ln") && strings.HasSuffix(q.Name, ".weight") {
-			for i := range v {
-				v[i] = 1
+	table := normal(anyTable, 0.02)
+	var all sync.WaitGroup
+	for i, q := range p.List() {
+		all.Go(func() {
+			v := p.Get(q.Name)
+			if strings.Contains(q.Name, "ln") && strings.HasSuffix(q.Name, ".weight") {
+				for i := range v {
+					v[i] = 1
+				}
+				return
 			}
-			continue
-		}
-		copy(v, normal(len(v), 0.02))
+			for from := i * 7919 % anyTable; len(v) > 0; from = 0 {
+				v = v[copy(v, table[from:]):]
+			}
+		})
 	}
+	all.Wait()
 	return p
 }
 

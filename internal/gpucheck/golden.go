@@ -19,6 +19,7 @@ import (
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
 // goldenCase is a case of the reference's manifest.
@@ -63,6 +64,19 @@ func (g *goldenCase) kind() spec.Kind {
 	return spec.Kind(g.Layer)
 }
 
+// goldenCases reads the reference's manifest.
+func goldenCases() ([]*goldenCase, error) {
+	src, err := fs.ReadFile(vectors.Cases(), "manifest.json")
+	if err != nil {
+		return nil, err
+	}
+	var m struct {
+		Cases []*goldenCase `json:"cases"`
+	}
+	err = json.Unmarshal(src, &m)
+	return m.Cases, err
+}
+
 // golden runs the reference's layers, networks and models through the code that
 // trains and decodes on a device.
 func (c *check) golden() error {
@@ -70,18 +84,12 @@ func (c *check) golden() error {
 		return fmt.Errorf("%w: the golden cases are left out", errNothing)
 	}
 	goldenkernels.Register()
-	src, err := fs.ReadFile(vectors.Cases(), "manifest.json")
+	cases, err := goldenCases()
 	if err != nil {
 		return err
 	}
-	var m struct {
-		Cases []*goldenCase `json:"cases"`
-	}
-	if err := json.Unmarshal(src, &m); err != nil {
-		return err
-	}
 	guided := 0
-	for _, g := range m.Cases {
+	for _, g := range cases {
 		if err := c.at("%s", g.Name); err != nil {
 			return err
 		}
@@ -240,11 +248,11 @@ func (c *check) goldenModel(g *goldenCase, name string) error {
 	for _, q := range p.List() {
 		copy(p.Get(q.Name), g.get("param."+q.Name))
 	}
-	e, done, err := c.engine(cfg, p, 2, 32, 0)
+	e, err := c.engine(cfg, train.Start{Spec: cfg.Model, Params: p, Train: cfg.Train}, 2, 32)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer e.Close()
 	loss, err := e.Backward(g.ids("input_ids"), g.ids("labels"), 2, 1, false)
 	if err != nil {
 		return err
@@ -263,7 +271,7 @@ func (c *check) goldenModel(g *goldenCase, name string) error {
 	}
 	prompt, want := g.ids("prompt"), g.ids("decode.ids")
 	all := slices.Concat(prompt, want)
-	for _, graphs := range []bool{true, false} {
+	for _, graphs := range c.graphs() {
 		errs = append(errs, c.goldenDecode(g, cfg, p, prompt, want, all, graphs))
 	}
 	return errors.Join(errs...)
@@ -299,25 +307,20 @@ func (c *check) goldenDecode(g *goldenCase, cfg *specfile.Config, p *model.Param
 	return within(fmt.Sprintf("logits (graphs: %v)", graphs), logits, g.get("decode.logits"), rounding(roundings(cfg.Model)/2))
 }
 
-// engine puts a model on the device, with moments of 0; done frees them.
-func (c *check) engine(cfg *specfile.Config, p *model.Params, batch, seq, steps int) (e *gpu.Engine, done func(), err error) {
-	m, v := model.NewParams(cfg.Model), model.NewParams(cfg.Model)
-	e, err = c.engineOf(cfg, train.Start{Spec: cfg.Model, Params: p, M: m, V: v, Steps: steps, Train: cfg.Train}, batch, seq)
-	done = func() {
-		if e != nil {
-			e.Close()
-		}
-		m.Close()
-		v.Close()
+// graphs are the ways to decode: with graphs and without, unless the device waits
+// for each launch, which no graph lets it do.
+func (c *check) graphs() []bool {
+	if !c.d.Sync {
+		return []bool{true, false}
 	}
-	if err != nil {
-		done()
+	if note := "decoding with graphs is left out, as each launch is waited for (" + cuda.EnvSync + ")"; !slices.Contains(c.part.Notes, note) {
+		c.note("%s", note)
 	}
-	return e, done, err
+	return []bool{false}
 }
 
-// engineOf is engine with a state of its own.
-func (c *check) engineOf(cfg *specfile.Config, s train.Start, batch, seq int) (*gpu.Engine, error) {
+// engine puts a training run on the device, of batches of one size.
+func (c *check) engine(cfg *specfile.Config, s train.Start, batch, seq int) (*gpu.Engine, error) {
 	ks, err := gpu.Kernels(cfg.Model)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,9 @@ package gpucheck
 import (
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/bench"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
@@ -24,51 +26,57 @@ var (
 // memory is left out, with a note.
 func (c *check) models() error {
 	for _, cfg := range c.Timed {
-		m := cfg.Model
-		if err := c.at("%s", m.Name); err != nil {
-			return err
+		if err := c.model(cfg.Model); err != nil {
+			return fmt.Errorf("%s: %w", cfg.Model.Name, err)
 		}
-		ks, err := gpu.Kernels(m)
-		if err != nil {
-			return fmt.Errorf("%s: %w", m.Name, err)
-		}
-		if err := c.d.Load(ks); err != nil {
-			return fmt.Errorf("%s: %w", m.Name, err)
-		}
-		add := func(what string, rs []ModelTime, err error) error {
-			if errors.Is(err, driver.OutOfMemory) {
-				c.note("%s, %s: %v", m.Name, what, err)
-				err = nil
+	}
+	return nil
+}
+
+func (c *check) model(m spec.Model) error {
+	ks, err := gpu.Kernels(m)
+	if err != nil {
+		return err
+	}
+	if err := c.d.Load(ks); err != nil {
+		return err
+	}
+	timed := bench.NewDeviceModel(c.d, m)
+	defer timed.Close()
+	for _, op := range []struct {
+		name    string
+		spare   int // positions beside those of a context
+		batches []int
+		time    func(shapes []bench.Shape, repeats int) ([]ModelTime, error)
+	}{{"a step", 0, trainBatches, timed.Train}, {"decoding", 1, decodeBatches, timed.Decode}} {
+		var seqs []int
+		for _, seq := range c.Contexts {
+			if seq = min(seq, m.MaxPositions-op.spare); !slices.Contains(seqs, seq) {
+				seqs = append(seqs, seq)
 			}
-			if err != nil {
-				return fmt.Errorf("%s, %s: %w", m.Name, what, err)
+		}
+		for shapes := bench.Shapes(op.batches, seqs); len(shapes) > 0; {
+			if err := c.at("%s, %s", m.Name, op.name); err != nil {
+				return err
 			}
+			rs, err := op.time(shapes, c.Repeats)
 			c.part.Checks += len(rs)
 			c.report.Models = append(c.report.Models, rs...)
 			for _, r := range rs {
 				c.logf("  %s, %s, %d x %d: %.0f tokens/s", r.Model, r.Op, r.Batch, r.Seq, r.Tokens)
 			}
-			return errors.Join(c.d.Trim(), c.tick())
-		}
-		for _, seq := range c.Contexts {
-			for _, batch := range trainBatches {
-				seq := min(seq, m.MaxPositions)
-				r, err := bench.DeviceTrain(c.d, m, batch, seq, c.Repeats)
-				rs := []ModelTime{r}
-				if err != nil {
-					rs = nil
-				}
-				if err := add(fmt.Sprintf("a step of %d x %d", batch, seq), rs, err); err != nil {
-					return err
-				}
+			if err = errors.Join(err, c.d.Trim()); err == nil {
+				break
 			}
-			for _, batch := range decodeBatches {
-				seq := min(seq, m.MaxPositions-1)
-				rs, err := bench.DeviceDecode(c.d, m, batch, seq, c.Repeats)
-				if err := add(fmt.Sprintf("decoding %d x %d", batch, seq), rs, err); err != nil {
-					return err
-				}
+			if !errors.Is(err, driver.OutOfMemory) {
+				return fmt.Errorf("%s: %w", op.name, err)
 			}
+			last := shapes[len(shapes)-1]
+			c.note("%s, %s of %d x %d: %v", m.Name, op.name, last.Batch, last.Seq, err)
+			if len(rs) > 0 { // it is no memory for what is timed together
+				break
+			}
+			shapes = shapes[:len(shapes)-1]
 		}
 	}
 	return nil

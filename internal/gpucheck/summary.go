@@ -110,7 +110,11 @@ func (r *Report) products(p func(string, ...any)) {
 	for _, k := range kinds {
 		ts := of[k]
 		var flops, gbs, ratios []float64
+		mark := ""
 		for _, t := range ts {
+			if t.Time.Cached {
+				mark = inCache
+			}
 			flops, gbs = append(flops, t.TFLOPS), append(gbs, t.GBs)
 			if t.Ratio > 0 {
 				ratios = append(ratios, t.Ratio)
@@ -124,7 +128,7 @@ func (r *Report) products(p func(string, ...any)) {
 			torch = fmt.Sprintf("%.2fx, %.2fx", ratios[n/2], ratios[0])
 		}
 		n := len(ts)
-		p("| %s %s | %d | %d | %.1f, %.1f, %.1f | %.0f | %s |", k.precision, k.pass, k.rows, n, flops[0], flops[n/2], flops[n-1], gbs[n/2], torch)
+		p("| %s %s | %d | %d | %.1f, %.1f, %.1f%s | %.0f | %s |", k.precision, k.pass, k.rows, n, flops[0], flops[n/2], flops[n-1], mark, gbs[n/2], torch)
 	}
 	slowest := slices.Clone(r.Products)
 	slices.SortStableFunc(slowest, func(a, b ProductTime) int {
@@ -142,7 +146,7 @@ func (r *Report) products(p func(string, ...any)) {
 	}
 	p("\nFarthest behind torch.matmul:\n")
 	for _, t := range slowest[:min(shownProducts, len(slowest))] {
-		p("- %s, %d rows (%d x %d x %d, %d blocks): %.1f us, torch %.1f us", t.Kernel, t.Rows, t.M, t.N, t.K, t.Blocks, t.Time.Median, t.Torch)
+		p("- %s, %d rows (%d x %d x %d, %d blocks): %s us, torch %.1f us", t.Kernel, t.Rows, t.M, t.N, t.K, t.Blocks, t.Time.us(), t.Torch)
 	}
 }
 
@@ -163,9 +167,21 @@ func (r *Report) passes(p func(string, ...any)) {
 			if t.TFLOPS > 0 {
 				flops = fmt.Sprintf("%.1f", t.TFLOPS)
 			}
-			p("| %s | %.1f | %.0f | %s |", t.Kernel, t.Time.Median, t.GBs, flops)
+			p("| %s | %s | %.0f | %s |", t.Kernel, t.Time.us(), t.GBs, flops)
 		}
 	}
+}
+
+// inCache marks times of buffers that fit the L2 cache all together.
+const inCache = " (L2)"
+
+// us is the time of a launch.
+func (t Timing) us() string {
+	s := fmt.Sprintf("%.1f", t.Median)
+	if t.Cached {
+		s += inCache
+	}
+	return s
 }
 
 func orDash(s string) string {

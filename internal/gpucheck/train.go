@@ -1,7 +1,9 @@
 package gpucheck
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -19,30 +21,179 @@ import (
 // Steps that are compared with the CPU's have few tokens: it is slow.
 const (
 	trainBatch = 2
-	trainSeq   = 32
-	trainLR    = 2e-3
+	trainSeq   = 64
+	trainLR    = 3e-4
+	warmup     = 10 // steps
 )
 
-// How far losses may be from the CPU's, relative: each, which bf16 moves at random,
-// and on average, where that cancels.
-const (
-	lossEach = 0.03
-	lossMean = 0.01
-)
+// rate is the learning rate of a step.
+func rate(step int) float64 { return trainLR * min(1, float64(step+1)/warmup) }
 
-// tokens is text that can be learnt: each token follows from the one before it,
-// but for one in ten.
+// letters bounds the tokens that texts are made of, so that a few steps learn
+// much.
+const letters = 64
+
+// tokens is a text: each letter follows from the one before it, but for one in
+// ten. Letters are spread over the vocabulary.
 func tokens(n, vocab int, seed uint64) []int32 {
 	r := rand.New(rand.NewPCG(seed, 1))
 	v := make([]int32, n)
+	of, letter := min(letters, vocab), 0
 	for i := range v {
-		if i == 0 || r.IntN(10) == 0 {
-			v[i] = int32(r.IntN(vocab))
-			continue
+		if letter = (letter*5 + 3) % of; i == 0 || r.IntN(10) == 0 {
+			letter = r.IntN(of)
 		}
-		v[i] = (v[i-1]*5 + 3) % int32(vocab)
+		v[i] = int32(letter * (vocab / of))
 	}
 	return v
+}
+
+// batchOf draws the sequences of a step.
+func batchOf(m spec.Model, step int) (x, y []int32) {
+	seq := min(trainSeq, m.MaxPositions)
+	for i := range trainBatch {
+		t := tokens(seq+1, m.Vocab, uint64(step*trainBatch+i))
+		x, y = append(x, t[:seq]...), append(y, t[1:]...)
+	}
+	return x, y
+}
+
+// host is a run on the CPU.
+type host struct {
+	state
+	cpu   *model.Model
+	trace *model.Trace
+	grads *model.Params
+	adam  *train.AdamW
+}
+
+func newHost(cfg *specfile.Config, start *model.Params, pool *rt.Pool) (*host, error) {
+	m, t := cfg.Model, cfg.Train
+	p := model.NewParams(m)
+	copy(p.Data, start.Data)
+	cpu, err := model.New(m, p, rt.Options{Pool: pool, Train: true})
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	h := &host{cpu: cpu, trace: cpu.NewTrace(trainBatch * min(trainSeq, m.MaxPositions)), grads: model.NewParams(m),
+		adam: train.NewAdamW(cpu, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)}
+	h.state = state{p, h.adam.M, h.adam.V}
+	return h, nil
+}
+
+func (h *host) close() {
+	h.trace.Close()
+	h.grads.Close()
+	h.adam.Close()
+	h.cpu.Close()
+	h.p.Close()
+}
+
+// backward leaves a batch's gradients.
+func (h *host) backward(x, y []int32) (float64, error) {
+	return h.trace.Backward(h.grads, x, y, trainBatch, 1, false)
+}
+
+// step moves the parameters, and returns the gradients' norm.
+func (h *host) step(lr float64) float64 {
+	norm := h.adam.Step(h.grads, lr)
+	h.cpu.Repack()
+	return norm
+}
+
+// norms are those of the gradients by kind of layer.
+func (h *host) norms() map[string]float64 {
+	list := h.grads.List()
+	sums := make([]float64, len(list))
+	h.cpu.Pool().Run(len(list), func(_, i int) {
+		for _, v := range h.grads.Get(list[i].Name) {
+			sums[i] += float64(v) * float64(v)
+		}
+	})
+	all := map[string]float64{}
+	for i, q := range list {
+		all[train.LayerKind(q.Name)] += sums[i]
+	}
+	for kind, sum := range all {
+		all[kind] = math.Sqrt(sum)
+	}
+	return all
+}
+
+// point is what one pass leaves at a state of a run.
+type point struct {
+	loss  float64
+	norm  float64            // of all gradients
+	kinds map[string]float64 // of those of a kind of layer
+}
+
+// lossOff is how far the loss of one pass may be from the CPU's: a rounding to bf16
+// of that of a model that knows nothing, the logarithm of the vocabulary. It does not
+// fall with the loss, as the logits whose errors it comes from do not. Norms of
+// gradients move by no more than the gradients, whose roundings are counted.
+func lossOff(m spec.Model) float64 { return math.Log(float64(m.Vocab)) / 256 }
+
+// comparePoints compares a pass with the CPU's, from the same parameters.
+func comparePoints(got, want point, m spec.Model) error {
+	var errs []error
+	near := func(what string, got, want, tol float64) {
+		if !(math.Abs(got-want) <= tol) {
+			errs = append(errs, fmt.Errorf("%s is %.6g, the CPU's %.6g: more than %.2g off", what, got, want, tol))
+		}
+	}
+	tol := rounding(roundings(m))
+	near("the loss", got.loss, want.loss, lossOff(m))
+	near("the gradients' norm", got.norm, want.norm, tol*want.norm)
+	for _, kind := range slices.Sorted(maps.Keys(want.kinds)) {
+		near("the norm of the gradients of kind "+kind, got.kinds[kind], want.kinds[kind], tol*want.kinds[kind])
+	}
+	return errors.Join(errs...)
+}
+
+// How far the losses of a whole run may be from the CPU's, relative: each of the
+// first lossFirst steps, and after them what was learnt, the fall from the first
+// loss to the mean of the last fifth. Steps in between part in any two runs that do
+// not round alike.
+//
+// These bounds and those of single passes leave room for what runs on the CPU are
+// off whose weights and gradients are rounded to bf16 and then moved by up to 1/128
+// of themselves, the experiment of this package's test. For gpt2s-lowrank-63 the
+// first ten losses are off by 0.00023 at most, later ones by up to 0.038, where the
+// loss jumps, and what is learnt, 9.63, by 0.00012; the loss of a single pass by
+// 0.012 of 0.042, norms by 0.0054 of 0.06. For golden-dense and tiny the same are at
+// most 0.00015, 0.0016 and 0.0012; 0.0012 of 0.022, 0.0047 of 0.025.
+const (
+	lossFirst = 10
+	lossEach  = 1.0 / 512
+	lossLearn = 0.02
+)
+
+// compareRuns compares the losses of a run with the CPU's.
+func compareRuns(got, want []float64) error {
+	if len(got) != len(want) {
+		return fmt.Errorf("%d losses, want %d", len(got), len(want))
+	}
+	var errs []error
+	for step := range min(lossFirst, len(got)) {
+		if !(math.Abs(got[step]-want[step]) <= lossEach*want[step]) {
+			errs = append(errs, fmt.Errorf("loss of step %d is %.5f, the CPU's %.5f: more than %g off", step, got[step], want[step], lossEach))
+		}
+	}
+	if g, w := learnt(got), learnt(want); len(got) > lossFirst && !(math.Abs(g-w) <= lossLearn*w) {
+		errs = append(errs, fmt.Errorf("the loss falls by %.4f in %d steps, the CPU's by %.4f: more than %g off", g, len(got), w, lossLearn))
+	}
+	return errors.Join(errs...)
+}
+
+// learnt is the fall of the loss.
+func learnt(losses []float64) float64 {
+	n := max(1, len(losses)/5)
+	last := 0.0
+	for _, l := range losses[len(losses)-n:] {
+		last += l / float64(n)
+	}
+	return losses[0] - last
 }
 
 // params draws a model's parameters, so that every part of it matters.
@@ -71,8 +222,9 @@ func newState(p *model.Params) state {
 
 func (s state) close() { s.p.Close(); s.m.Close(); s.v.Close() }
 
-// train takes steps on the device and on the CPU, and on the device once more in
-// two parts, which must end with the same bits.
+// train takes steps on the CPU, of which the device repeats some from the CPU's
+// parameters, and all by itself; and once more in two parts, which must end with
+// the same bits.
 func (c *check) train() error {
 	for _, cfg := range c.Trained {
 		if err := c.trainModel(cfg); err != nil {
@@ -88,20 +240,12 @@ func (c *check) trainModel(cfg *specfile.Config) error {
 	defer pool.Close()
 	start := params(m, pool)
 	defer start.Close()
-	batch := func(step int) (x, y []int32) {
-		for i := range trainBatch {
-			t := tokens(seq+1, m.Vocab, uint64(step*trainBatch+i))
-			x, y = append(x, t[:seq]...), append(y, t[1:]...)
-		}
-		return x, y
-	}
-
-	want, err := c.trainCPU(cfg, start, pool, batch)
+	want, err := c.onCPU(cfg, start, pool)
 	if err != nil {
 		return err
 	}
 	run := func(s state, from, to int) (losses []float64, err error) {
-		e, err := c.engineOf(cfg, train.Start{Spec: m, Params: s.p, M: s.m, V: s.v, Steps: from, Train: cfg.Train}, trainBatch, seq)
+		e, err := c.engine(cfg, train.Start{Spec: m, Params: s.p, M: s.m, V: s.v, Steps: from, Train: cfg.Train}, trainBatch, seq)
 		if err != nil {
 			return nil, err
 		}
@@ -110,12 +254,12 @@ func (c *check) trainModel(cfg *specfile.Config) error {
 			if err := c.at("%s, step %d", m.Name, step); err != nil {
 				return nil, err
 			}
-			x, y := batch(step)
+			x, y := batchOf(m, step)
 			loss, err := e.Backward(x, y, trainBatch, 1, false)
 			if err != nil {
 				return nil, err
 			}
-			if _, err := e.Step(trainLR); err != nil {
+			if _, err := e.Step(rate(step)); err != nil {
 				return nil, err
 			}
 			losses = append(losses, loss)
@@ -129,18 +273,7 @@ func (c *check) trainModel(cfg *specfile.Config) error {
 	if err != nil {
 		return err
 	}
-	sum := 0.0
-	for step, loss := range got {
-		d := (loss - want[step]) / want[step]
-		sum += d / float64(len(got))
-		if !(math.Abs(d) <= lossEach) {
-			c.check(m.Name, fmt.Errorf("loss of step %d is %.4f, the CPU's %.4f: more than %g off", step, loss, want[step], lossEach))
-		}
-	}
-	c.part.Checks += len(got)
-	if !(math.Abs(sum) <= lossMean) {
-		c.problem("%s: losses are %.2g of the CPU's off on average, want at most %g", m.Name, sum, lossMean)
-	}
+	c.check(m.Name, compareRuns(got, want))
 	c.note("%s: %d steps, loss %.4f to %.4f; the CPU's %.4f to %.4f", m.Name, len(got), got[0], got[len(got)-1], want[0], want[len(want)-1])
 	half := c.Steps / 2
 	for _, r := range [][2]int{{0, half}, {half, c.Steps}} {
@@ -148,47 +281,72 @@ func (c *check) trainModel(cfg *specfile.Config) error {
 			return err
 		}
 	}
-	for what, s := range map[string][2]*model.Params{"parameters": {whole.p, parts.p}, "first moments": {whole.m, parts.m}, "second moments": {whole.v, parts.v}} {
+	for _, s := range []struct {
+		what         string
+		whole, parts *model.Params
+	}{{"parameters", whole.p, parts.p}, {"first moments", whole.m, parts.m}, {"second moments", whole.v, parts.v}} {
 		err := error(nil)
-		if !slices.Equal(s[0].Data, s[1].Data) {
-			err = fmt.Errorf("a run that goes on at step %d ends with other %s", half, what)
+		if !slices.Equal(s.whole.Data, s.parts.Data) {
+			err = fmt.Errorf("a run that goes on at step %d ends with other %s", half, s.what)
 		}
 		c.check(m.Name, err)
 	}
 	return nil
 }
 
-// trainCPU takes the same steps on the CPU.
-func (c *check) trainCPU(cfg *specfile.Config, start *model.Params, pool *rt.Pool, batch func(step int) (x, y []int32)) ([]float64, error) {
-	s := newState(start)
-	defer s.close()
-	cpu, err := model.New(cfg.Model, s.p, rt.Options{Pool: pool, Train: true})
+// compareAt are the steps of which a pass is compared by itself.
+func compareAt(steps int) []int { return []int{0, steps / 2, steps - 1} }
+
+// onCPU takes the steps on the CPU and returns their losses. On the way it has the
+// device run a few of the passes, from the same parameters, and compares them.
+func (c *check) onCPU(cfg *specfile.Config, start *model.Params, pool *rt.Pool) (losses []float64, err error) {
+	h, err := newHost(cfg, start, pool)
 	if err != nil {
 		return nil, err
 	}
-	defer cpu.Close()
-	x, _ := batch(0)
-	tr, grads := cpu.NewTrace(len(x)), model.NewParams(cfg.Model)
-	defer tr.Close()
-	defer grads.Close()
-	t := cfg.Train
-	adam := train.NewAdamW(cpu, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)
-	defer adam.Close()
-	var losses []float64
+	defer h.close()
 	for step := range c.Steps {
 		if err := c.at("%s, step %d on the CPU", cfg.Model.Name, step); err != nil {
 			return nil, err
 		}
-		x, y := batch(step)
-		loss, err := tr.Backward(grads, x, y, trainBatch, 1, false)
-		if err != nil {
+		x, y := batchOf(cfg.Model, step)
+		got, compared := point{}, slices.Contains(compareAt(c.Steps), step)
+		if compared {
+			if got, err = c.pass(cfg, h.p, x, y, rate(step)); err != nil {
+				return nil, err
+			}
+		}
+		want := point{}
+		if want.loss, err = h.backward(x, y); err != nil {
 			return nil, err
 		}
-		losses = append(losses, loss)
-		adam.Step(grads, trainLR)
-		cpu.Repack()
+		if compared {
+			want.kinds = h.norms()
+		}
+		want.norm = h.step(rate(step))
+		losses = append(losses, want.loss)
+		if compared {
+			c.check(fmt.Sprintf("%s, a pass from the CPU's parameters after %d steps", cfg.Model.Name, step), comparePoints(got, want, cfg.Model))
+		}
 	}
 	return losses, nil
+}
+
+// pass runs one pass on the device.
+func (c *check) pass(cfg *specfile.Config, p *model.Params, x, y []int32, lr float64) (got point, err error) {
+	e, err := c.engine(cfg, train.Start{Spec: cfg.Model, Params: p, Train: cfg.Train}, trainBatch, len(x)/trainBatch)
+	if err != nil {
+		return got, err
+	}
+	defer e.Close()
+	if got.loss, err = e.Backward(x, y, trainBatch, 1, false); err != nil {
+		return got, err
+	}
+	if got.kinds, _, err = e.Norms(); err != nil {
+		return got, err
+	}
+	got.norm, err = e.Step(lr)
+	return got, err
 }
 
 // decodeTokens are chosen after prompts of at most decodePrompt tokens.
@@ -252,7 +410,7 @@ func (c *check) decodeModel(cfg *specfile.Config) error {
 	}
 	var first []float32
 	var chosen [][]int32
-	for _, graphs := range []bool{true, false} {
+	for _, graphs := range c.graphs() {
 		dec, err := gpu.NewDecoder(c.d, p, len(seqs), longest+n)
 		if err != nil {
 			return err
@@ -263,11 +421,10 @@ func (c *check) decodeModel(cfg *specfile.Config) error {
 		if err != nil {
 			return fmt.Errorf("graphs: %v: %w", graphs, err)
 		}
-		if graphs {
+		if first == nil {
 			first, chosen = logits, ids
 			continue
 		}
-		err = nil
 		if !slices.Equal(first, logits) {
 			err = fmt.Errorf("logits without graphs are not those with them")
 		}

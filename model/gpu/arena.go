@@ -8,8 +8,8 @@ import (
 )
 
 // slot is where a parameter lies in the device's arenas, and in which order:
-// stored visits its entries there with those of the canonical parameter. What it
-// does not visit is padding.
+// stored visits its entries there with those of the canonical parameter, and is
+// nil where they begin with it as it is. All else is padding.
 type slot struct {
 	offset, size int
 	stored       func(visit func(stored, canonical int))
@@ -45,12 +45,7 @@ func (l *layout) canonical(prefix string, ps []spec.Param) {
 		l.slots = map[string]slot{}
 	}
 	for _, q := range ps {
-		n := q.Size()
-		l.slots[prefix+q.Name] = slot{size: n, stored: func(visit func(stored, canonical int)) {
-			for i := range n {
-				visit(i, i)
-			}
-		}}
+		l.slots[prefix+q.Name] = slot{size: q.Size()}
 		l.names = append(l.names, prefix+q.Name)
 	}
 }
@@ -108,26 +103,6 @@ func factorOrder(f plan.GPUFactor) func(visit func(stored, canonical int)) {
 	}
 }
 
-// pack puts parameters in the device's order; padding is 0.
-func (l *layout) pack(get func(name string) []float32) []float32 {
-	dst := make([]float32, l.size)
-	for _, name := range l.names {
-		s, src := l.slots[name], get(name)
-		to := dst[s.offset : s.offset+s.size]
-		s.stored(func(stored, canonical int) { to[stored] = src[canonical] })
-	}
-	return dst
-}
-
-// unpack is its inverse.
-func (l *layout) unpack(get func(name string) []float32, src []float32) {
-	for _, name := range l.names {
-		s, to := l.slots[name], get(name)
-		from := src[s.offset : s.offset+s.size]
-		s.stored(func(stored, canonical int) { to[canonical] = from[stored] })
-	}
-}
-
 // arena is one value for each parameter on the device.
 type arena struct {
 	*layout
@@ -141,6 +116,38 @@ func (a arena) get(name string) cuda.Buffer {
 		return cuda.Buffer{}
 	}
 	return a.Slice(a.bytes*s.offset, a.bytes*s.size)
+}
+
+// upload fills a float32 arena, padding with 0. Parameters go one by one, from
+// where they are or, in another order, from a copy: a model has gigabytes of them.
+func (a arena) upload(r *runner, get func(name string) []float32) {
+	r.do(func() error { return r.s.Clear(a.Buffer) })
+	for _, name := range a.names {
+		s, v := a.slots[name], get(name)
+		if s.stored != nil {
+			packed := make([]float32, s.size)
+			s.stored(func(stored, canonical int) { packed[stored] = v[canonical] })
+			v = packed
+		}
+		r.do(func() error { return cuda.Upload(r.s, a.get(name), v) })
+	}
+}
+
+// download is its inverse.
+func (a arena) download(r *runner, get func(name string) []float32) {
+	for _, name := range a.names {
+		s, to := a.slots[name], get(name)
+		if s.stored == nil {
+			r.do(func() error { return cuda.Download(r.s, to, a.get(name)) })
+			continue
+		}
+		packed := make([]float32, s.size)
+		r.do(func() error { return cuda.Download(r.s, packed, a.get(name)) })
+		if r.err != nil {
+			return
+		}
+		s.stored(func(stored, canonical int) { to[canonical] = packed[stored] })
+	}
 }
 
 // weights are a model's parameters on a device: float32, and rounded for the
@@ -162,10 +169,7 @@ func newWeights(r *runner, l layout, get func(name string) []float32) (*weights,
 		w.close()
 		return nil, err
 	}
-	if err := cuda.Upload(r.s, w.master.Buffer, w.pack(get)); err != nil {
-		w.close()
-		return nil, err
-	}
+	w.master.upload(r, get)
 	r.launch(plan.PackBF16.Kernel(), plan.GPUCountsOf{plan.Entries: w.size}, cuda.Args{"w": w.master.Buffer, "pack": w.bf16.Buffer})
 	if r.err != nil {
 		w.close()

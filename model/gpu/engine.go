@@ -58,8 +58,16 @@ func (e *Engine) fill(p plans) (err error) {
 		return e.mem.err
 	}
 	e.r.do(func() error { return e.r.s.Clear(e.grads.Buffer) }) // the padding stays 0
-	e.r.do(func() error { return cuda.Upload(e.r.s, e.m.Buffer, e.w.pack(e.start.M.Get)) })
-	e.r.do(func() error { return cuda.Upload(e.r.s, e.v.Buffer, e.w.pack(e.start.V.Get)) })
+	for _, a := range []struct {
+		arena
+		from *model.Params
+	}{{e.m, e.start.M}, {e.v, e.start.V}} {
+		if a.from == nil {
+			e.r.do(func() error { return e.r.s.Clear(a.Buffer) })
+			continue
+		}
+		a.upload(&e.r, a.from.Get)
+	}
 	if e.net, err = newNetwork(&e.r, p, e.w, &e.grads); err != nil {
 		return err
 	}
@@ -187,18 +195,15 @@ func (e *Engine) norms(a arena) (map[string]float64, error) {
 
 // Fetch is that of [train.Engine].
 func (e *Engine) Fetch() error {
-	v := make([]float32, e.w.size)
 	for _, f := range []struct {
 		from arena
 		to   *model.Params
 	}{{e.w.master, e.start.Params}, {e.m, e.start.M}, {e.v, e.start.V}} {
-		e.r.do(func() error { return cuda.Download(e.r.s, v, f.from.Buffer) })
-		if e.r.err != nil {
-			return e.r.err
+		if f.to != nil {
+			f.from.download(&e.r, f.to.Get)
 		}
-		e.w.unpack(f.to.Get, v)
 	}
-	return nil
+	return e.r.err
 }
 
 // Close frees what the engine holds of the device.

@@ -14,7 +14,6 @@ import (
 	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
-	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
@@ -79,10 +78,9 @@ func newEngine(t *testing.T, c *specfile.Config, p, m, v *model.Params, steps in
 
 func (e *Engine) gradients(t *testing.T) *model.Params {
 	t.Helper()
-	v, g := make([]float32, e.w.size), model.NewParams(e.start.Spec)
+	g := model.NewParams(e.start.Spec)
 	t.Cleanup(g.Close)
-	must(t, cuda.Download(e.r.s, v, e.grads.Buffer))
-	e.w.unpack(g.Get, v)
+	must(t, e.Gradients(g.Get))
 	return g
 }
 
@@ -308,5 +306,41 @@ func TestMemory(t *testing.T) {
 		if used := d.Memory().Used; used != 0 {
 			t.Errorf("%d bytes of the device are still in use", used)
 		}
+	}
+}
+
+// Moments that are not given are 0, whatever was in the device's memory, and are
+// not fetched.
+func TestNoMoments(t *testing.T) {
+	c := config(t, "tiny") // whose layers have an order of their own
+	pool := rt.NewPool(1)
+	defer pool.Close()
+	start := weightsOf(t, c, pool)
+	c.Train.Batch, c.Train.Seq = 1, 9
+	x, y := ids(9, c.Model.Vocab, 1), ids(9, c.Model.Vocab, 2)
+	d, _ := open(t)
+	ks, err := Kernels(c.Model)
+	must(t, err)
+	must(t, d.Load(ks))
+	step := func(m, v *model.Params) []float32 {
+		p := copyOf(t, start)
+		e, err := NewEngine(d, train.Start{Spec: c.Model, Params: p, M: m, V: v, Train: c.Train})
+		must(t, err)
+		defer e.Close()
+		_, err = e.Backward(x, y, 1, 1, false)
+		must(t, err)
+		_, err = e.Step(0.01)
+		must(t, err)
+		must(t, e.Fetch())
+		return p.Data
+	}
+	zero := model.NewParams(c.Model)
+	defer zero.Close()
+	want := step(copyOf(t, zero), copyOf(t, zero)) // leaves moments in memory that is used again
+	if !slices.Equal(step(nil, nil), want) {
+		t.Error("a step without moments is not that from moments of 0")
+	}
+	if slices.Equal(start.Data, want) {
+		t.Error("a step leaves the parameters as they were")
 	}
 }

@@ -142,16 +142,14 @@ func (l *Layer) Run(d *cuda.Device, get func(param string) []float32, x, dy []fl
 	res := &LayerResult{Y: make([]float32, len(dy)), DX: make([]float32, len(x)), Grads: map[string][]float32{}}
 	r.do(func() error { return download(r.s, res.Y, io.y, p) })
 	r.do(func() error { return download(r.s, res.DX, io.dx, p) })
-	v := make([]float32, w.size)
-	r.do(func() error { return cuda.Download(r.s, v, grads.Buffer) })
-	if r.err != nil {
-		return nil, r.err
-	}
-	w.unpack(func(name string) []float32 {
+	grads.download(r, func(name string) []float32 {
 		g := make([]float32, w.slots[name].size)
 		res.Grads[name[len("l."):]] = g
 		return g
-	}, v)
+	})
+	if r.err != nil {
+		return nil, r.err
+	}
 	return res, nil
 }
 
@@ -183,10 +181,6 @@ func download(s *cuda.Stream, v []float32, from cuda.Buffer, p plan.Precision) e
 
 // Gradients downloads those of the last backward passes.
 func (e *Engine) Gradients(to func(name string) []float32) error {
-	v := make([]float32, e.w.size)
-	e.r.do(func() error { return cuda.Download(e.r.s, v, e.grads.Buffer) })
-	if e.r.err == nil {
-		e.w.unpack(to, v)
-	}
+	e.grads.download(&e.r, to)
 	return e.r.err
 }

@@ -36,7 +36,8 @@ type Evaluator interface {
 }
 
 // Start is what an engine begins with. Parameters and moments are the host's;
-// Steps counts the updates that the moments have seen.
+// where M or V is nil, those moments are 0 and nobody fetches them. Steps counts
+// the updates that the moments have seen.
 type Start struct {
 	Spec         spec.Model
 	Params, M, V *model.Params

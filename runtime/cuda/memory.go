@@ -114,11 +114,9 @@ func (p *pool) fresh(size int64) (at driver.Pointer, err error) {
 	}
 	if errors.Is(err, driver.OutOfMemory) {
 		e := &MemoryError{Want: size, Used: p.stats.Used}
-		var free, total uint64
-		if err := d.do("cuMemGetInfo", func() driver.Result { return d.api.MemGetInfo(&free, &total) }); err != nil {
+		if e.Free, e.Total, err = d.FreeMemory(); err != nil {
 			return 0, err
 		}
-		e.Free, e.Total = int64(free), int64(total)
 		return 0, e
 	}
 	if err != nil {
@@ -158,6 +156,14 @@ func (d *Device) Memory() Memory {
 	d.pool.mu.Lock()
 	defer d.pool.mu.Unlock()
 	return d.pool.stats
+}
+
+// FreeMemory is what the driver has left of the device's memory for anybody, and
+// all of it, in bytes.
+func (d *Device) FreeMemory() (free, total int64, err error) {
+	var f, t uint64
+	err = d.do("cuMemGetInfo", func() driver.Result { return d.api.MemGetInfo(&f, &t) })
+	return int64(f), int64(t), err
 }
 
 // Trim returns what was freed to the driver.

@@ -15,7 +15,6 @@ import (
 	"github.com/structuredffn/sffn/internal/bench/peer"
 	"github.com/structuredffn/sffn/internal/disk"
 	rt "github.com/structuredffn/sffn/runtime"
-	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -445,10 +444,7 @@ activations that it computes again, too.`,
 			r, err := m.Train(s, batch, seq, recompute)
 			return []bench.ModelResult{r}, err
 		},
-		func(d *cuda.Device, s spec.Model, batch, seq, repeats int) ([]bench.DeviceResult, error) {
-			r, err := bench.DeviceTrain(d, s, batch, seq, repeats)
-			return []bench.DeviceResult{r}, err
-		})
+		(*bench.DeviceModel).Train)
 	cmd.Flags().BoolVar(&recompute, "recompute", false, "as with train.recompute: activations are computed again for the backward pass")
 	return cmd
 }
@@ -481,7 +477,7 @@ of the model, so that those of small ones come from memory, too.`,
 			}
 			r, err := m.Decode(s, batch, context)
 			return append(rs, r), err
-		}, bench.DeviceDecode)
+		}, (*bench.DeviceModel).Decode)
 	cmd.Flags().BoolVar(&b.bench.Cold, "cold", false, "weights, keys and values come from memory, not from a cache")
 	return cmd
 }

@@ -11,11 +11,10 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/bench"
 	"github.com/structuredffn/sffn/internal/disk"
-	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
-// deviceMeasure times a model on a device.
-type deviceMeasure func(d *cuda.Device, s spec.Model, batch, seq, repeats int) ([]bench.DeviceResult, error)
+// deviceMeasure times a model on a device, in several shapes.
+type deviceMeasure func(m *bench.DeviceModel, shapes []bench.Shape, repeats int) ([]bench.DeviceResult, error)
 
 // onDevice measures models where --device says, and reports whether that is
 // done: false leaves it to the CPU.
@@ -44,16 +43,14 @@ func (b *benchmark) onDevice(cmd *cobra.Command, dev device, ms []spec.Model, ba
 			return false, err
 		}
 		out.Device = d.String()
-		for _, batch := range batches {
-			for _, seq := range lengths(m) {
-				rs, err := measure(d, m, batch, seq, b.bench.Repeats)
-				if err != nil {
-					d.Close()
-					return false, err
-				}
-				out.Results = append(out.Results, rs...)
-			}
+		timed := bench.NewDeviceModel(d, m)
+		rs, err := measure(timed, bench.Shapes(batches, lengths(m)), b.bench.Repeats)
+		timed.Close()
+		if err != nil {
+			d.Close()
+			return false, err
 		}
+		out.Results = append(out.Results, rs...)
 		if err := d.Close(); err != nil {
 			return false, err
 		}

@@ -69,7 +69,7 @@ func run(t *testing.T, fault string, args ...string) (code int, stdout, stderr s
 }
 
 // small bounds what the interpreter has to do.
-var small = []string{"-kernels", "tiny", "-trained", "tiny", "-timed", "tiny", "-rows", "1,17,129", "-timed-rows", "16,65", "-contexts", "24", "-steps", "4", "-repeats", "1", "-python", "none"}
+var small = []string{"-kernels", "tiny", "-trained", "tiny", "-timed", "tiny", "-rows", "1,17,129", "-timed-rows", "16,65", "-contexts", "24", "-steps", "2", "-repeats", "1", "-python", "none"}
 
 // All parts pass on a device that computes what kernels say, and leave their
 // figures.
