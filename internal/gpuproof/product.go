@@ -9,8 +9,8 @@ import (
 	"github.com/structuredffn/sffn/internal/f64ref"
 )
 
-// operands are the inputs of a product.
-type operands struct{ a, b, bias, pre values }
+// operands are the two matrices of a product.
+type operands struct{ a, b values }
 
 // place is the index of an operand's entry: i counts the rows or columns that are
 // not summed, k those that are.
