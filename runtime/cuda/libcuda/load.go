@@ -18,6 +18,9 @@ import (
 // Load fills the driver's functions from its library. Errors are, or wrap, a
 // *NoDriverError, unless the environment names a library.
 func Load() (*driver.API, error) {
+	// The loader keeps the reason of a failure for the thread that asked.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if name := os.Getenv(EnvLibrary); name != "" {
 		api, err := open(name)
 		if err != nil {
