@@ -157,14 +157,25 @@ func normal(rng *rand.Rand, typ plan.GPUType, n int, scale float64) values {
 		return table
 	}
 	v := newValues(typ, n)
-	size, bits := v.size(), uint64(0)
-	for i := range n {
+	bits := uint64(0)
+	next := func(i int) int { // of four in a word of random bits
 		if i%4 == 0 {
 			bits = rng.Uint64()
 		}
-		at := int(bits%drawn) * size
+		at := int(bits % drawn)
 		bits >>= 13
-		copy(v.data[i*size:i*size+size], table.data[at:at+size])
+		return at
+	}
+	if v.typ == 'b' {
+		for i := range n {
+			at := next(i)
+			binary.LittleEndian.PutUint16(v.data[2*i:], binary.LittleEndian.Uint16(table.data[2*at:]))
+		}
+		return v
+	}
+	for i := range n {
+		at := next(i)
+		binary.LittleEndian.PutUint32(v.data[4*i:], binary.LittleEndian.Uint32(table.data[4*at:]))
 	}
 	return v
 }
