@@ -7,7 +7,9 @@ import (
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // maxPadding is the share of useless columns from which Warnings speaks up.
@@ -102,14 +104,13 @@ func explainProducts(b *bytes.Buffer, pass string, ps []plan.Product) {
 			b.WriteString(", through scratch")
 		}
 		b.WriteByte('\n')
-		for _, isa := range CPUs {
+		for _, t := range cpu.Targets() {
 			var names []string
-			t := plan.For(isa)
-			for _, k := range t.Kernels(q) {
+			for _, k := range cpu.Kernels(t, q) {
 				names = append(names, k.Name())
 			}
-			if len(names) > 0 {
-				fmt.Fprintf(b, "      %s: L2 holds %d panels; %s\n", isa, t.PanelGroup(q.KBlocks[0], plan.RowBlock), strings.Join(names, " "))
+			if t.ISA != kernel.Portable && len(names) > 0 {
+				fmt.Fprintf(b, "      %s: L2 holds %d panels; %s\n", t.Name, t.PanelGroup(q.KBlocks[0], kernel.RowBlock), strings.Join(names, " "))
 			}
 		}
 	}

@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write generated/anyshape and testdata")
 
 // TestAnyShapeFresh holds the committed any-shape kernels to their emitters.
 func TestAnyShapeFresh(t *testing.T) {
-	files, err := AnyShape()
+	files, err := AnyShape().Files()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,7 +81,7 @@ func (f Factor) Forward(y, x []float32, m int, ws *Workspace) {
 	if m == 0 {
 		return
 	}
-	ws.begin(m)
+	ws.begin(f.layer.opt.Target, m)
 	var pre matrix
 	qs := f.layer.forward[f.i]
 	if qs[0].Epilogue.Gated() {
@@ -102,7 +102,7 @@ func (f Factor) BackwardData(dx, dy []float32, m int, ws *Workspace) {
 	if m == 0 {
 		return
 	}
-	ws.begin(m)
+	ws.begin(f.layer.opt.Target, m)
 	ws.addProducts(f.layer.backward[f.i], stage{src: whole(dy), dst: whole(dx)})
 	ws.exec()
 }
@@ -121,6 +121,6 @@ func (f Factor) BackwardWeight(g, dy, x []float32, m int, ws *Workspace) {
 		clear(g)
 		return
 	}
-	ws.units = f.layer.gradients[f.i].addUnits(ws.units[:0], g, dy, x, unitWeights(p.Weights(), ws.pool.Threads()), weight{})
+	ws.units = f.layer.gradients[f.i].addUnits(ws.units[:0], g, dy, x, unitWeights(f.layer.opt.Target, p.Weights(), ws.pool.Threads()), weight{})
 	ws.execWeights(m, false)
 }

@@ -3,7 +3,7 @@ package runtime
 import (
 	"unsafe"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
@@ -11,8 +11,8 @@ import (
 // The portable kernel serves every tile; it is registered under each name, so
 // that dispatch and tests treat it like the assembly.
 func init() {
-	for _, k := range plan.For(kernel.Portable).Any() {
-		kernel.Register(kernel.Info{Name: k.Name(), ISA: k.ISA, MR: k.MR, NR: k.NR, Epilogue: k.Epilogue, Strip: k.Strip, Func: mulPortable})
+	for _, k := range cpu.Any(kernel.For(kernel.Portable)) {
+		kernel.Register(kernel.Info{Name: k.Name(), Row: k, Func: mulPortable})
 	}
 }
 
@@ -30,11 +30,11 @@ func init() {
 // half as many columns, and there is no residual. A tile of 48 columns is a
 // product's last: NTiles is 1.
 func mulPortable(a *kernel.Args) {
-	width := plan.PanelWidth(a.NR)
+	width := kernel.PanelWidth(a.NR)
 	for t := range a.NTiles * (a.NR / width) {
 		b := unsafe.Add(a.B, t*a.PanelStep)
 		for i := range a.MR {
-			var sum [plan.LongPanel]float32
+			var sum [kernel.LongPanel]float32
 			s := sum[:width]
 			k := 0
 			for _, seg := range unsafe.Slice((*kernel.Segment)(a.Segs), a.NSegs) {
@@ -75,10 +75,10 @@ func mulPortable(a *kernel.Args) {
 
 // gated ends a panel of 16 gates and 16 ups.
 func gated(a *kernel.Args, row, panel int, s []float32) {
-	g, u := s[:plan.HalfPanel], s[plan.HalfPanel:]
-	col := 4 * panel * plan.HalfPanel
-	auxG := floats(a.Aux, row*a.LDAux+col, plan.HalfPanel)
-	auxU := floats(a.Aux, row*a.LDAux+col+a.UpAux, plan.HalfPanel)
+	g, u := s[:kernel.HalfPanel], s[kernel.HalfPanel:]
+	col := 4 * panel * kernel.HalfPanel
+	auxG := floats(a.Aux, row*a.LDAux+col, kernel.HalfPanel)
+	auxU := floats(a.Aux, row*a.LDAux+col+a.UpAux, kernel.HalfPanel)
 	if a.Flags&kernel.Accumulate != 0 {
 		add(g, auxG)
 		add(u, auxU)
@@ -87,7 +87,7 @@ func gated(a *kernel.Args, row, panel int, s []float32) {
 	copy(auxG, g)
 	copy(auxU, u)
 	if a.Flags&kernel.PreOnly == 0 {
-		c := floats(a.C, row*a.LDC+col, plan.HalfPanel)
+		c := floats(a.C, row*a.LDC+col, kernel.HalfPanel)
 		for j := range c {
 			v, _ := vec.SiLU(g[j])
 			c[j] = v * u[j]

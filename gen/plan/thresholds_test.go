@@ -1,30 +1,18 @@
 package plan
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/internal/sizes"
 )
 
 // notSizes are the constants that decide nothing by the size of an operand.
 var notSizes = map[string]string{
-	"RowTiles":        "the unit of MinRowChunk and MaxRowChunk",
-	"ChunksPerThread": "a factor of the thresholds of row chunks",
-	"shallowBytes":    "listed as the depth at which a panel has so many bytes",
-	"walkDepth":       "of the thresholds' own list",
-	"hugePage":        "alignment", "smallPage": "alignment", "cacheLine": "alignment", "align": "alignment",
-	"lineFloats": "a unit of prefetching", "readUnit": "of a measurement", "maxSpins": "time", "yieldCalls": "time",
-	"Eps": "not a size", "gain": "not a size", "Ignored": "a mark",
-	"crossoverRounds": "of a measurement", "crossoverMost": "of a measurement", "crossoverTime": "of a measurement",
-	"scratchTile": "room for the largest tile",
+	"HeadRowsStep": "of the CPU's passes", "EmbedColumns": "of the CPU's passes", "MinRun": "of the CPU's products", "align": "alignment",
 	// Of the GPU's kernels.
 	"chunk":   "which widths have bf16 kernels: TestGPUWidths",
 	"fewTile": "listed as Tile.M", "mmaM": "of an instruction", "mmaN": "of an instruction", "quad": "of an instruction",
@@ -43,13 +31,6 @@ var notSizes = map[string]string{
 // tests walk, or says above why it is none.
 func TestConstantsAreListed(t *testing.T) {
 	listed := map[string]bool{}
-	for _, isa := range kernel.ISAs {
-		for _, threads := range []int{1, 2} {
-			for _, s := range For(isa).Thresholds(threads) {
-				listed[s.Name] = true
-			}
-		}
-	}
 	for _, s := range GPUEngineThresholds() {
 		listed[s.Name] = true
 	}
@@ -58,42 +39,7 @@ func TestConstantsAreListed(t *testing.T) {
 			listed[s.Name] = true
 		}
 	}
-	seen := 0
-	for _, dir := range []string{".", "../../runtime", "../../runtime/vec", "../../model", "../../runtime/cuda", "../../model/gpu", "../cuda"} {
-		files, err := os.ReadDir(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			name := f.Name()
-			if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
-				continue
-			}
-			src, err := parser.ParseFile(token.NewFileSet(), dir+"/"+name, nil, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, d := range src.Decls {
-				g, ok := d.(*ast.GenDecl)
-				if !ok || g.Tok != token.CONST {
-					continue
-				}
-				for _, s := range g.Specs {
-					v := s.(*ast.ValueSpec)
-					for i, id := range v.Names {
-						if i >= len(v.Values) || !number(v.Values[i]) {
-							continue
-						}
-						seen++
-						if !listed[id.Name] && notSizes[id.Name] == "" {
-							t.Errorf("%s/%s: %s is no threshold: list it in Thresholds, or say in notSizes why not", dir, name, id.Name)
-						}
-					}
-				}
-			}
-		}
-	}
-	if seen < 50 {
+	if seen := sizes.Check(t, listed, notSizes, ".", "../../runtime/cuda", "../../model/gpu", "../cuda"); seen < 25 {
 		t.Errorf("only %d constants were found", seen)
 	}
 }
@@ -169,16 +115,4 @@ func TestGPUWidths(t *testing.T) {
 			t.Errorf("SwiGLU of %d: %s, %v, %v", n, f.Precision, f.Why, err)
 		}
 	}
-}
-
-// number reports whether an expression has a literal number in it.
-func number(e ast.Expr) bool {
-	found := false
-	ast.Inspect(e, func(n ast.Node) bool {
-		if l, ok := n.(*ast.BasicLit); ok && (l.Kind == token.INT || l.Kind == token.FLOAT) {
-			found = true
-		}
-		return true
-	})
-	return found
 }

@@ -32,6 +32,7 @@ type asm struct {
 	labels int
 	args   reg.GPVirtual
 
+	vecRow       kernel.VecRow // of elementwise kernels
 	hasTailTable bool
 }
 

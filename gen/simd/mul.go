@@ -8,14 +8,13 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Mul assembles matrix-product kernels: one file an instruction set, and the
 // file of their declarations.
-func Mul(pkg string, kernels []plan.Kernel) (map[string][]byte, error) {
-	byISA := map[kernel.ISA][]plan.Kernel{}
+func Mul(pkg string, kernels []kernel.Row) (map[string][]byte, error) {
+	byISA := map[kernel.ISA][]kernel.Row{}
 	for _, k := range kernels {
 		byISA[k.ISA] = append(byISA[k.ISA], k)
 	}
@@ -26,7 +25,7 @@ func Mul(pkg string, kernels []plan.Kernel) (map[string][]byte, error) {
 		if len(ks) == 0 {
 			continue
 		}
-		slices.SortFunc(ks, func(a, b plan.Kernel) int { return cmp.Compare(a.Name(), b.Name()) })
+		slices.SortFunc(ks, func(a, b kernel.Row) int { return cmp.Compare(a.Name(), b.Name()) })
 		e := newAsm(isa)
 		for _, k := range ks {
 			e.mul(k)
@@ -50,12 +49,10 @@ func Mul(pkg string, kernels []plan.Kernel) (map[string][]byte, error) {
 //	    epilogue: scale, accumulate, bias, residual, aux, activation, store
 type tile struct {
 	*asm
-	plan.Kernel
+	kernel.Row
 	acc [][]reg.VecVirtual
-	// t counts the tiles done, b walks the panel; sweeps is the number of
-	// vector groups in which a tile is computed, one after the other.
-	t, b   reg.GPVirtual
-	sweeps int
+	// t counts the tiles done, b walks the panel.
+	t, b reg.GPVirtual
 	// vecAt is the offset of each vector in a row of the panel; rowBytes the
 	// size of that row.
 	vecAt    []int
@@ -68,20 +65,14 @@ type tile struct {
 	ahead reg.GPVirtual
 }
 
-func (e *asm) mul(k plan.Kernel) {
+func (e *asm) mul(k kernel.Row) {
 	e.function(k.Name())
-	m := &tile{asm: e, Kernel: k, sweeps: 1, rowBytes: 4 * plan.PanelWidth(k.NR), paired: k.NR == 2*plan.Panel}
-	vectors := k.NR / e.lanes
-	if e.isa == kernel.AVX2 && k.NR == plan.Panel {
-		m.sweeps, vectors = 2, vectors/2
-	}
-	if e.isa == kernel.AVX2 && k.NR == plan.LongPanel {
-		m.sweeps, vectors = 3, vectors/3
-	}
+	m := &tile{asm: e, Row: k, rowBytes: 4 * kernel.PanelWidth(k.NR), paired: k.NR == 2*kernel.Panel}
+	vectors := k.NR / e.lanes / k.Sweeps
 	for j := range vectors {
 		at := j * e.bytes % m.rowBytes
-		if k.Epilogue.Gated() && m.sweeps == 2 {
-			at = j * 4 * plan.HalfPanel // the gates' and the ups' half of the panel
+		if k.Epilogue.Gated() && m.Sweeps == 2 {
+			at = j * 4 * kernel.HalfPanel // the gates' and the ups' half of the panel
 		}
 		m.vecAt = append(m.vecAt, at)
 	}
@@ -90,14 +81,16 @@ func (e *asm) mul(k plan.Kernel) {
 	next := e.label("tile")
 	e.Label(next)
 	m.beginTile(vectors)
-	m.prefetch()
+	if k.PrefetchC {
+		m.prefetch()
+	}
 	m.beginAhead()
 	m.products()
 	m.endAhead()
 	m.epilogue()
 	e.INCQ(m.t)
 	n := e.load(argNTiles)
-	switch m.sweeps {
+	switch m.Sweeps {
 	case 2:
 		e.ADDQ(n, n)
 	case 3:
@@ -120,14 +113,14 @@ func (m *tile) beginTile(vectors int) {
 	}
 	m.b = m.GP64()
 	m.MOVQ(m.t, m.b)
-	if m.sweeps == 3 {
+	if m.Sweeps == 3 {
 		// A 48-wide panel is a product's last: there is no other tile.
 		m.SHLQ(operand.U8(6), m.b)
 		m.ADDQ(m.field(argB), m.b)
 		return
 	}
 	half := m.GP64()
-	if m.sweeps == 2 {
+	if m.Sweeps == 2 {
 		// Tile t is sweep t&1 of panel t>>1.
 		m.MOVQ(m.t, half)
 		m.ANDQ(operand.U32(1), half)
@@ -145,7 +138,7 @@ func (m *tile) beginTile(vectors int) {
 		m.ADDQ(m.b, m.b)
 	}
 	m.ADDQ(m.field(argB), m.b)
-	if m.sweeps == 2 {
+	if m.Sweeps == 2 {
 		m.ADDQ(half, m.b)
 	}
 }
@@ -185,10 +178,11 @@ func (m *tile) beginAhead() {
 	m.Label(some)
 }
 
-// askAhead asks for what comes next after the products of us k: every four.
+// askAhead asks for what comes next after the products of us k: so many lines
+// every four, nothing in rounds of one.
 func (m *tile) askAhead(us int) {
-	lines := m.aheadLines()
-	if us < unroll || lines == 0 {
+	lines := m.aheadLines() * us / aheadK
+	if us < m.Unroll || lines == 0 {
 		return
 	}
 	for i := range lines {
@@ -205,12 +199,9 @@ func (m *tile) endAhead() {
 }
 
 // aheadLines is the number of lines that one sweep asks for every four k.
-func (m *tile) aheadLines() int {
-	if m.Strip {
-		return 0
-	}
-	return plan.For(m.ISA).AheadLines(m.MR, m.NR) / m.sweeps
-}
+func (m *tile) aheadLines() int { return m.Ahead / m.Sweeps }
+
+const aheadK = 4
 
 // panelVec is where vector j of the u-th row of the panel lies.
 func (m *tile) panelVec(u, j int) operand.Mem {
@@ -236,8 +227,6 @@ func (m *tile) multiply(u int, a func(i int) operand.Mem) {
 	}
 }
 
-const unroll = 4
-
 func (m *tile) products() {
 	switch {
 	case m.Shape != nil:
@@ -258,18 +247,18 @@ func (m *tile) products() {
 	}
 }
 
-// countedLoop runs body(4) n/4 times and body(1) n%4 times. n is destroyed.
+// countedLoop runs body(Unroll) n/Unroll times and body(1) for what is left. n is destroyed.
 func (m *tile) countedLoop(n reg.GPVirtual, body func(us int)) {
 	rest, end := m.label("rest"), m.label("end")
 	main, one := m.label("main"), m.label("one")
-	m.SUBQ(operand.I32(unroll), n)
+	m.SUBQ(operand.I32(int32(m.Unroll)), n)
 	m.JL(m.jump(rest))
 	m.Label(main)
-	body(unroll)
-	m.SUBQ(operand.I32(unroll), n)
+	body(m.Unroll)
+	m.SUBQ(operand.I32(int32(m.Unroll)), n)
 	m.JGE(m.jump(main))
 	m.Label(rest)
-	m.ADDQ(operand.I32(unroll), n)
+	m.ADDQ(operand.I32(int32(m.Unroll)), n)
 	m.JZ(m.jump(end))
 	m.Label(one)
 	body(1)
@@ -284,7 +273,7 @@ func (m *tile) constantProducts() {
 	ap := m.load(argA)
 	n := len(s.Segs)
 	body := func() {
-		us := unroll
+		us := m.Unroll
 		block := func(us int) {
 			for u := range us {
 				m.multiply(u, func(i int) operand.Mem { return mem(ap, i*s.LDA+u*s.KStep) })
@@ -496,7 +485,7 @@ func (m *tile) half(i, h int) (vs []reg.VecVirtual) {
 // as they do in a row of the panel.
 func (m *tile) addBias() {
 	p := m.load(argBias)
-	if m.sweeps == 2 {
+	if m.Sweeps == 2 {
 		// Two sweeps share a panel of 128 bytes.
 		panel, half := m.GP64(), m.GP64()
 		m.MOVQ(m.t, panel)
@@ -516,7 +505,7 @@ func (m *tile) addBias() {
 	}
 	for j := range m.vecAt {
 		at := j * m.bytes
-		if m.sweeps == 2 {
+		if m.Sweeps == 2 {
 			at = m.vecAt[j]
 		}
 		b := m.vec()

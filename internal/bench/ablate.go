@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -196,12 +195,12 @@ func (l *literal) close() {
 
 // deal sends entry i of a row to pile i mod n, at place i div n.
 func deal(t *vec.Table, isa kernel.ISA, dst, src []float32, n int) {
-	q, strip := len(src)/n, plan.For(isa).StripMR()
+	q, strip := len(src)/n, kernel.For(isa).StripRows
 	whole := q / strip * strip
 	for pile := range n {
 		d := dst[pile*q : (pile+1)*q]
 		if whole > 0 {
-			t.PackStrips(d, src[pile:], 1, whole/strip, n, len(src))
+			t.PackStrips(d, src[pile:], 1, whole/strip, strip, n, len(src))
 		}
 		for a := whole; a < q; a++ {
 			d[a] = src[a*n+pile]

@@ -1,6 +1,9 @@
 package kernel
 
-import "unsafe"
+import (
+	"fmt"
+	"unsafe"
+)
 
 // VecArgs is what every elementwise kernel takes. What the operands are is
 // said at each operation's portable form, in runtime/vec.
@@ -57,11 +60,40 @@ func (op VecOp) String() string { return vecNames[op] }
 // VecFunc is an elementwise kernel.
 type VecFunc func(*VecArgs)
 
-var vecRegistry = map[ISA]map[VecOp]VecFunc{}
+// VecRow is what the emitters of an instruction set's elementwise kernels are
+// given.
+type VecRow struct {
+	ISA ISA `json:"isa"`
+	// StripRows is the width of the strips that are packed, PackAhead the number of
+	// rows by which packing prefetches.
+	StripRows int `json:"strip_rows"`
+	PackAhead int `json:"pack_ahead"`
+}
+
+// Validate says what of a row no kernels can be made of.
+func (r VecRow) Validate() error {
+	if len(r.ISA.Needs()) == 0 {
+		return fmt.Errorf("isa: %q has no assembly", r.ISA)
+	}
+	if r.StripRows < 1 || r.StripRows > MaxMR || r.PackAhead < 1 || r.PackAhead > 1<<10 {
+		return fmt.Errorf("strips of %d columns, %d rows ahead: want 1 to %d, and 1 to %d", r.StripRows, r.PackAhead, MaxMR, 1<<10)
+	}
+	return nil
+}
+
+type vecTable struct {
+	row VecRow
+	fs  map[VecOp]VecFunc
+}
+
+var vecRegistry = map[ISA]vecTable{}
 
 // RegisterVec adds the elementwise kernels of an instruction set. It is for
 // init functions only.
-func RegisterVec(isa ISA, fs map[VecOp]VecFunc) { vecRegistry[isa] = fs }
+func RegisterVec(row VecRow, fs map[VecOp]VecFunc) { vecRegistry[row.ISA] = vecTable{row, fs} }
 
 // Vec returns the kernel of an operation, nil where the set has none.
-func Vec(isa ISA, op VecOp) VecFunc { return vecRegistry[isa][op] }
+func Vec(isa ISA, op VecOp) VecFunc { return vecRegistry[isa].fs[op] }
+
+// VecRowOf is what the elementwise kernels of an instruction set were made of.
+func VecRowOf(isa ISA) VecRow { return vecRegistry[isa].row }

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"unsafe"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/internal/bound"
 	"github.com/structuredffn/sffn/internal/guard"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -109,7 +108,7 @@ func newProblem(r *rand.Rand, k kernel.Info, lens []int, step, tiles int) *probl
 	if !k.Strip {
 		p.lda = off + 3
 	}
-	if k.NR == plan.LongPanel {
+	if k.NR == kernel.LongPanel {
 		p.tiles = 1 // a product's last columns
 	}
 	stored := k.NR
@@ -132,7 +131,7 @@ func newProblem(r *rand.Rand, k kernel.Info, lens []int, step, tiles int) *probl
 		end = max(end, s.Off/4+(s.Len-1)*step+1)
 	}
 	p.a = poison((k.MR-1)*p.lda + end)
-	width := plan.PanelWidth(k.NR)
+	width := kernel.PanelWidth(k.NR)
 	panels := p.columns / width
 	p.panelStep = width * (p.depth + 1) // panels apart, as in a cache of keys
 	p.b = poison((panels-1)*p.panelStep + width*p.depth)
@@ -313,8 +312,8 @@ type result struct {
 func (c *call) want(i, j int) (w result) {
 	cols := []int{j}
 	if c.Epilogue.Gated() {
-		col := j/plan.HalfPanel*plan.Panel + j%plan.HalfPanel
-		cols = []int{col, col + plan.HalfPanel}
+		col := j/kernel.HalfPanel*kernel.Panel + j%kernel.HalfPanel
+		cols = []int{col, col + kernel.HalfPanel}
 	}
 	for h, col := range cols {
 		v, bits := c.sums[i*c.columns+col], c.bits[i*c.columns+col]

@@ -10,7 +10,7 @@ import (
 // The scheduler can stop a loop of kernels between any two of them, and none
 // takes more than a stretch of its operands.
 func TestPreemption(t *testing.T) {
-	var table Table
+	table := Table{columnRows: 256}
 	calls := 0
 	for op := range kernel.NumVecOps {
 		table.fns[op] = func(a *kernel.VecArgs) {

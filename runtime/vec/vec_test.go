@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/internal/guard"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -75,7 +76,7 @@ func f(x float32) float64 { return float64(x) }
 // about every threshold. Kernels meet all their tails in TestRows.
 var lengths = func() []int {
 	ns := []int{0, 1, 2, 15, 16, 31, 32, 48, 64, 127, 768}
-	for _, s := range plan.For(kernel.Portable).Thresholds(1) {
+	for _, s := range cpu.Thresholds(kernel.For(kernel.Portable), 1) {
 		if s.Axis == plan.AxisEntries {
 			ns = append(ns, s.At-1, s.At, s.At+1)
 		}
@@ -362,17 +363,18 @@ func testSpread(tab *Table, o operands, n, step int) {
 }
 
 func testPack(tab *Table, o operands) {
+	strip := max(6, tab.strip) // of kernels that take any
 	for _, rows := range []int{1, 2, 9, 21} {
 		for _, groups := range []int{1, 2, 5} {
-			for _, c := range []struct{ width, step int }{{plan.Panel, 1}, {tab.strip, 1}, {tab.strip, 2}, {tab.strip, 3}, {tab.strip, 8}} {
+			for _, c := range []struct{ width, step int }{{kernel.Panel, 1}, {5, 2}, {strip, 1}, {strip, 2}, {strip, 3}, {strip, 8}} {
 				span := (groups*c.width-1)*c.step + 1
 				ld := span + 5
 				src := o.normal((rows-1)*ld+span, 1)
 				dst := o.poisoned(rows * groups * c.width)
-				if c.width == plan.Panel {
+				if c.width == kernel.Panel {
 					tab.PackPanels(dst, src, rows, groups, ld)
 				} else {
-					tab.PackStrips(dst, src, rows, groups, c.step, ld)
+					tab.PackStrips(dst, src, rows, groups, c.width, c.step, ld)
 				}
 				for i, got := range dst {
 					g, r, j := i/c.width/rows, i/c.width%rows, i%c.width
