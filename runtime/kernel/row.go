@@ -10,10 +10,12 @@ import (
 // Row is everything that makes a matrix-product kernel what it is: its emitter and
 // its name need no more.
 type Row struct {
-	ISA      ISA      `json:"isa"`
-	MR       int      `json:"mr"`
-	NR       int      `json:"nr"`
-	Epilogue Epilogue `json:"epilogue"`
+	ISA ISA `json:"isa"`
+	// Format is that of the right operand's pack.
+	Format   FormatName `json:"format"`
+	MR       int        `json:"mr"`
+	NR       int        `json:"nr"`
+	Epilogue Epilogue   `json:"epilogue"`
 	// Strip kernels read the left operand packed as [k][MR].
 	Strip bool `json:"strip"`
 	// Shape holds the constants of a specialised kernel, nil for any shape.
@@ -47,7 +49,7 @@ func (s *Shape) K() int {
 
 // Name carries the row:
 //
-//	mul_f32_<shape>_<MR>x<NR>[_<epilogue>][_w<sweeps>][_u<unroll>][_p<lines ahead>][_n]_<isa>
+//	mul_<format>_<shape>_<MR>x<NR>[_<epilogue>][_w<sweeps>][_u<unroll>][_p<lines ahead>][_n]_<isa>
 //
 // where <shape> is any (every stride in a register), strip (the same, the left
 // operand packed) or, in entries, k<depth>[s<segments>x<distance>][t<step>]
@@ -55,7 +57,8 @@ func (s *Shape) K() int {
 // kernels of its width is left out; n does not prefetch C.
 func (k Row) Name() string {
 	var b strings.Builder
-	b.WriteString("mul_f32_")
+	f, _ := k.Format.Format()
+	fmt.Fprintf(&b, "mul_%s_", f.Name)
 	switch s := k.Shape; {
 	case k.Strip:
 		b.WriteString("strip")
@@ -93,6 +96,12 @@ func (k Row) Name() string {
 	return b.String()
 }
 
+// Needs are the features that a machine must have to run the kernel.
+func (k Row) Needs() []Feature {
+	f, _ := k.Format.Format()
+	return append(k.ISA.Needs(), f.Needs[k.ISA]...)
+}
+
 // usualSweeps keeps a tile of six rows in 16 registers.
 func (k Row) usualSweeps() int {
 	if k.ISA == AVX2 && (k.NR == Panel || k.NR == LongPanel) {
@@ -123,6 +132,13 @@ func (k Row) Validate() error {
 	}
 	if k.ISA == Portable || !slices.Contains(ISAs, k.ISA) {
 		fail("isa: %q has no assembly; valid are %v", k.ISA, ISAs[:len(ISAs)-1])
+	}
+	if _, ok := k.Format.Format(); !ok {
+		var names []FormatName
+		for _, f := range formats {
+			names = append(names, f.Name)
+		}
+		fail("format: %q is unknown; valid are %v", k.Format, names)
 	}
 	within("mr", k.MR, 1, MaxMR)
 	if !slices.Contains(Widths[:], k.NR) {

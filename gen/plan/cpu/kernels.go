@@ -11,7 +11,7 @@ import (
 
 // row is the kernel of a tile as a target's schedule asks for it.
 func row(t *kernel.Target, mr int, w kernel.Width, e kernel.Epilogue, strip bool) kernel.Row {
-	k := kernel.Row{ISA: t.ISA, MR: mr, NR: kernel.Widths[w], Epilogue: e, Strip: strip, Sweeps: t.Tiles[w].Sweeps, Unroll: t.Unroll, PrefetchC: t.PrefetchC}
+	k := kernel.Row{ISA: t.ISA, Format: kernel.F32, MR: mr, NR: kernel.Widths[w], Epilogue: e, Strip: strip, Sweeps: t.Tiles[w].Sweeps, Unroll: t.Unroll, PrefetchC: t.PrefetchC}
 	if !strip {
 		k.Ahead = t.AheadLines(k.MR, k.NR)
 	}
