@@ -13,6 +13,7 @@ import (
 	_ "github.com/structuredffn/sffn/generated/gpt2s" // specialised kernels of the S shapes
 	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -25,7 +26,7 @@ func shapes(t *testing.T) (all []spec.Model) {
 		if strings.HasPrefix(name, "demo") {
 			continue
 		}
-		f, err := specfile.Load(name)
+		f, err := config.Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -189,11 +189,11 @@ func (f *flags) packageOf() (gen.Package, error) {
 	case len(f.configs) > 0:
 		var models []spec.Model
 		for _, name := range f.configs {
-			c, err := specfile.Load(name)
+			m, err := specfile.Load(name)
 			if err != nil {
 				return p, err
 			}
-			models = append(models, c.Model)
+			models = append(models, m)
 		}
 		p = gen.Of(f.pkg, models...)
 	case f.kind == "":

@@ -12,26 +12,26 @@ import (
 // shippedDir holds the kernels of the paper's S shapes.
 var shippedDir = filepath.Join("..", "..", "generated", "gpt2s")
 
-func shippedConfigs(t *testing.T) (cs []*specfile.Config) {
+func shippedModels(t *testing.T) (ms []spec.Model) {
 	for _, name := range specfile.Shapes("gpt2s") {
-		c, err := specfile.Load(name)
+		m, err := specfile.Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		cs = append(cs, c)
+		ms = append(ms, m)
 	}
-	return cs
+	return ms
 }
 
 func shipped(t *testing.T) []plan.GPUKernel {
-	var models []spec.Model
 	var ks []plan.GPUKernel
-	for _, c := range shippedConfigs(t) {
-		m, err := plan.NewGPUModel(c.Model, "")
+	models := shippedModels(t)
+	for _, m := range models {
+		p, err := plan.NewGPUModel(m, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		ks, models = append(ks, m.Kernels()...), append(models, c.Model)
+		ks = append(ks, p.Kernels()...)
 	}
 	passes, err := passTable(models)
 	if err != nil {

@@ -18,15 +18,15 @@ func largerKernels(t *testing.T, pkg string) (dir string, ks []plan.GPUKernel) {
 	t.Helper()
 	var models []spec.Model
 	for _, name := range specfile.Shapes(pkg) {
-		c, err := specfile.Load(name)
+		m, err := specfile.Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := plan.NewGPUModel(c.Model, "")
+		p, err := plan.NewGPUModel(m, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		ks, models = append(ks, m.Kernels()...), append(models, c.Model)
+		ks, models = append(ks, p.Kernels()...), append(models, m)
 	}
 	passes, err := passTable(models)
 	if err != nil {

@@ -2,12 +2,10 @@ package spec_test
 
 import (
 	"encoding/json"
-	"math"
 	"os"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/model/schedule"
 )
 
 // Every count of the paper's configurations, with and without guides.
@@ -24,34 +22,17 @@ func TestParamsFLOPs(t *testing.T) {
 			KVHeads                          int `json:"kv_heads"`
 			Method                           string
 			Rank                             int
-			Blocks                           int   `json:"nblocks"`
-			FirstDense                       bool  `json:"first_layer_dense"`
-			Total                            int64 `json:"total_params"`
-			Formula                          int64 `json:"formula_params"`
-			WithoutEmbedding                 int64 `json:"formula_params_without_embedding"`
-			MLPWeights                       int64 `json:"mlp_weight_params"`
-			MLP                              int64 `json:"mlp_params_with_bias"`
-			FLOPs                            int64 `json:"flops_b1_s1024"`
-			MLPFLOPs                         int64 `json:"mlp_flops_b1_s1024"`
-			Guide                            int64 `json:"guide_params"`
-			SelfGuided                       *struct {
-				Mode   string
-				Reduce bool    `json:"reduce_flop"`
-				Ratio  float64 `json:"max_step_ratio"`
-			} `json:"self_guided"`
-			Plan struct {
-				Tokens   int64
-				LR       float64
-				Batch    int `json:"global_batch"`
-				Seq      int
-				Steps    int     `json:"steps_total"`
-				Guided   int     `json:"guided_steps"`
-				Repeated int     `json:"repeat_steps"`
-				TMax     int     `json:"T_max"`
-				Warmup   int     `json:"warmup_steps"`
-				EtaMin   float64 `json:"eta_min"`
-				FLOPs    float64 `json:"train_flops_total"`
-			}
+			Blocks                           int       `json:"nblocks"`
+			FirstDense                       bool      `json:"first_layer_dense"`
+			Total                            int64     `json:"total_params"`
+			Formula                          int64     `json:"formula_params"`
+			WithoutEmbedding                 int64     `json:"formula_params_without_embedding"`
+			MLPWeights                       int64     `json:"mlp_weight_params"`
+			MLP                              int64     `json:"mlp_params_with_bias"`
+			FLOPs                            int64     `json:"flops_b1_s1024"`
+			MLPFLOPs                         int64     `json:"mlp_flops_b1_s1024"`
+			Guide                            int64     `json:"guide_params"`
+			SelfGuided                       *struct{} `json:"self_guided"`
 		}
 	}
 	if err := json.Unmarshal(src, &file); err != nil {
@@ -72,10 +53,8 @@ func TestParamsFLOPs(t *testing.T) {
 			if err := m.Validate(); err != nil {
 				t.Fatal(err)
 			}
-			b := spec.Budget{Tokens: c.Plan.Tokens, Batch: c.Plan.Batch, Seq: c.Plan.Seq}
 			guide := int64(0)
-			if g := c.SelfGuided; g != nil {
-				b.Guide = &spec.Guide{MaxStepRatio: g.Ratio, FixedFLOP: g.Mode == "fixedflop", Reduce: g.Reduce}
+			if c.SelfGuided != nil {
 				guide, m.Guided = m.GuideParams(), true
 			}
 			n := m.Count()
@@ -95,14 +74,6 @@ func TestParamsFLOPs(t *testing.T) {
 				if q.got != q.want {
 					t.Errorf("%s: %d, want %d", q.name, q.got, q.want)
 				}
-			}
-			p := m.Course(b)
-			lr := schedule.NewLR(c.Plan.LR, 0.1, 0.1, p.Steps)
-			if got, want := [5]int{p.Steps, p.Guided, p.Repeated, lr.Total, lr.Warmup}, [5]int{c.Plan.Steps, c.Plan.Guided, c.Plan.Repeated, c.Plan.TMax, c.Plan.Warmup}; got != want {
-				t.Errorf("steps, guided, repeated, T_max, warm-up: %v, want %v", got, want)
-			}
-			if lr.Min != c.Plan.EtaMin || math.Abs(p.FLOPs/c.Plan.FLOPs-1) > 1e-12 {
-				t.Errorf("eta_min %v and FLOPs %v, want %v and %v", lr.Min, p.FLOPs, c.Plan.EtaMin, c.Plan.FLOPs)
 			}
 		})
 	}

@@ -1,9 +1,6 @@
 package specfile
 
 import (
-	"encoding/json"
-	"math"
-	"os"
 	"strings"
 	"testing"
 
@@ -12,13 +9,13 @@ import (
 
 func TestPresets(t *testing.T) {
 	for _, name := range Presets() {
-		c, err := Load(name)
+		m, err := Load(name)
 		if err != nil {
 			t.Error(err)
 			continue
 		}
-		if c.Model.Name != name {
-			t.Errorf("%s calls itself %s", name, c.Model.Name)
+		if m.Name != name {
+			t.Errorf("%s calls itself %s", name, m.Name)
 		}
 	}
 }
@@ -59,74 +56,14 @@ func TestCounts(t *testing.T) {
 		"gpt2l-gqa":              {729080832, 547356672, 1646851522560},
 		"gpt2l-wide":             {464428032, 339345408, 1027570925568},
 	} {
-		c, err := Load(name)
+		m, err := Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := c.Model.Count()
-		if got := [3]int64{n.Total, n.MLPWeights, int64(c.Model.ForwardFLOPs(1, 1024))}; got != want {
+		n := m.Count()
+		if got := [3]int64{n.Total, n.MLPWeights, int64(m.ForwardFLOPs(1, 1024))}; got != want {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
-	}
-}
-
-// Every configuration of the reference's file has a preset of its name, of its
-// size and of its plan.
-func TestPresetPlans(t *testing.T) {
-	src, err := os.ReadFile("../spec/testdata/params_flops.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var file struct {
-		Configs []struct {
-			Name  string
-			Total int64 `json:"total_params"`
-			FLOPs int64 `json:"flops_b1_s1024"`
-			Plan  struct {
-				LR     float64
-				Batch  int `json:"global_batch"`
-				Seq    int
-				Steps  int     `json:"steps_total"`
-				Guided int     `json:"guided_steps"`
-				FLOPs  float64 `json:"train_flops_total"`
-			}
-		}
-	}
-	if err := json.Unmarshal(src, &file); err != nil {
-		t.Fatal(err)
-	}
-	if len(file.Configs) < 50 {
-		t.Fatalf("%d configurations", len(file.Configs))
-	}
-	for _, want := range file.Configs {
-		c, err := Load(want.Name)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		p, tr := c.Course(), c.Train
-		if c.Model.Count().Total != want.Total || int64(c.Model.ForwardFLOPs(1, 1024)) != want.FLOPs || tr.LR != want.Plan.LR ||
-			tr.Batch*tr.Accumulate != want.Plan.Batch || tr.Seq != want.Plan.Seq || p.Steps != want.Plan.Steps || p.Guided != want.Plan.Guided ||
-			math.Abs(p.FLOPs/want.Plan.FLOPs-1) > 1e-12 {
-			t.Errorf("%s: %d parameters, %+v, %+v, want %+v", want.Name, c.Model.Count().Total, p, tr, want)
-		}
-	}
-}
-
-// What a guide section leaves out, and what a run of it comes to.
-func TestGuide(t *testing.T) {
-	c, err := Parse("g", []byte(good+"train: {steps: 10, guide: {max_step_ratio: 0.29, mode: fixedflop}}"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := (Guide{MaxStepRatio: 0.29, Schedule: "cosine", Mode: "fixedflop", Start: "merged"}); c.Train.Guide != want || !c.Model.Guided {
-		t.Errorf("%+v, want %+v", c.Train.Guide, want)
-	}
-	if n := c.Course(); n.Steps != 12 || n.Guided != 2 || n.Repeated != 2 {
-		t.Errorf("%+v", n)
-	}
-	if c, err = Parse("g", []byte(good)); err != nil || c.Train.Guide.On() || c.Model.Guided {
-		t.Errorf("guided without a guide section: %+v, %v", c, err)
 	}
 }
 
@@ -152,12 +89,6 @@ func TestErrors(t *testing.T) {
 		{"blocks divide", "kind: lowrank, rank: 16", "kind: blockshuffle, blocks: 3", "blocks: 3 does not divide ffn 256; valid are 1, 2, 4"},
 		{"kind", "lowrank", "lowrnk", "unknown kind \"lowrnk\"; valid are dense"},
 		{"heads", "q_heads: 4", "q_heads: 5", "q_heads: 5 does not divide attn_dim 64"},
-		{"seq", "rank: 16}", "rank: 16}\ntrain: {seq: 5000}", "seq: 5000 is more than the model's max_positions 1024"},
-		{"guide without structure", "mlp: {kind: lowrank, rank: 16}", "mlp: {kind: dense}\ntrain:\n  guide: {mode: fixedflop}", "bad.yaml:9:10: guide: no layer of the model is structured"},
-		{"guide's ratio", "rank: 16}", "rank: 16}\ntrain:\n  guide: {max_step_ratio: 1.5}", "bad.yaml:9:27: guide.max_step_ratio: 1.5 is out of range"},
-		{"guide's schedule", "rank: 16}", "rank: 16}\ntrain:\n  guide:\n    schedule: step", "bad.yaml:10:15: guide.schedule: unknown schedule \"step\"; valid are cosine, linear"},
-		{"guide's field", "rank: 16}", "rank: 16}\ntrain:\n  guide:\n    ratio: 1", "bad.yaml:10:5: unknown field \"ratio\""},
-		{"recompute", "rank: 16}", "rank: 16}\ntrain: {recompute: 2}", "recompute: 2"},
 		{"wrong type", "hidden: 64", "hidden: many", "hidden: many"},
 		{"empty section", good, "model:\n", "is empty"},
 		{"empty", good, "", "the file is empty"},
@@ -170,6 +101,29 @@ func TestErrors(t *testing.T) {
 		_, err := Parse("bad.yaml", []byte(src))
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want it to contain %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+// The section train is not read, but for what no section may have and for its
+// guides.
+func TestTrainUnread(t *testing.T) {
+	for _, tt := range []struct{ train, want string }{
+		{"train: {steps: no number, unknown: [1, 2], lr: }", ""},
+		{"train: {steps: 1, steps: 2}", "f.yaml:8:19: mapping key \"steps\" already defined at [8:9]"},
+		{"train: {steps: 1\n", "f.yaml:8:"},
+		{"train: {a: &b 1}", "anchors and aliases (&, *) are not taken"},
+		{"train:\n", "f.yaml:8:1: train: is empty"},
+		{"trian: {}", "f.yaml:8:1: unknown field \"trian\""},
+	} {
+		_, err := Parse("f.yaml", []byte(good+tt.train))
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: got %v, want %q", tt.train, err, tt.want)
+		}
+	}
+	for train, want := range map[string]bool{"": false, "train: {steps: 5}": false, "train: {guide: {}}": true, "train:\n  steps: 5\n  guide:\n    mode: fixedstep\n": true} {
+		if m, err := Parse("f.yaml", []byte(good+train)); err != nil || m.Guided != want {
+			t.Errorf("%q: guided %v, %v, want %v", train, m.Guided, err, want)
 		}
 	}
 }
@@ -191,8 +145,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("model: " + strings.Repeat("[", maxDepth)))
 	f.Add([]byte("\ufeff---\n" + good + "train: {steps: 5.9, seed: !!int \"1.5\"}\n...\n"))
 	f.Fuzz(func(t *testing.T, src []byte) {
-		c, err := Parse("fuzz.yaml", src)
-		if err == nil && c.Model.Validate() != nil {
+		m, err := Parse("fuzz.yaml", src)
+		if err == nil && m.Validate() != nil {
 			t.Error("an invalid model was accepted")
 		}
 	})

@@ -40,6 +40,15 @@ func CheckValues(name string, src []byte, v any) error {
 	return nil
 }
 
+// CheckSection is CheckValues for a section of a larger document, or for none; its
+// errors are the YAML library's, with line and column.
+func CheckSection(n ast.Node, v any) error {
+	if n == nil {
+		return nil
+	}
+	return checkValue(n, reflect.TypeOf(v))
+}
+
 // valueError is worded as the YAML library words its own.
 func valueError(t *token.Token, format string, args ...any) error {
 	return fmt.Errorf("[%d:%d] %s", t.Position.Line, t.Position.Column, fmt.Sprintf(format, args...))

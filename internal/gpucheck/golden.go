@@ -11,9 +11,9 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	vectors "github.com/structuredffn/sffn/model/golden"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/model/safetensors"
@@ -277,7 +277,7 @@ func (c *check) goldenModel(g *goldenCase, name string) error {
 	return errors.Join(errs...)
 }
 
-func (c *check) goldenDecode(g *goldenCase, cfg *specfile.Config, p *model.Params, prompt, want, all []int32, graphs bool) error {
+func (c *check) goldenDecode(g *goldenCase, cfg *config.Config, p *model.Params, prompt, want, all []int32, graphs bool) error {
 	pool := rt.NewPool(1)
 	defer pool.Close()
 	dec, err := gpu.NewDecoder(c.d, p, 2, len(all))
@@ -320,7 +320,7 @@ func (c *check) graphs() []bool {
 }
 
 // engine puts a training run on the device, of batches of one size.
-func (c *check) engine(cfg *specfile.Config, s train.Start, batch, seq int) (*gpu.Engine, error) {
+func (c *check) engine(cfg *config.Config, s train.Start, batch, seq int) (*gpu.Engine, error) {
 	ks, err := gpu.Kernels(cfg.Model)
 	if err != nil {
 		return nil, err

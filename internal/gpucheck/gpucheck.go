@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/structuredffn/sffn/gen/plan"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/gpuproof"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
@@ -29,7 +29,7 @@ type Config struct {
 	Quick bool
 	// Kernels are the models whose kernels are proven and timed; Trained those that
 	// take Steps steps and decode, Timed those of the tables of steps and tokens.
-	Kernels, Trained, Timed []*specfile.Config
+	Kernels, Trained, Timed []*config.Config
 	Steps                   int
 	// Match, where not nil, leaves out kernels of other names in the parts that
 	// prove and time them.

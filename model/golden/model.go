@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/schedule"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -274,12 +274,12 @@ func (s *sequences) Read(ids, targets []int32, first uint64, rows int) error {
 }
 
 // config is the run that a case describes.
-func (d *data) config(s spec.Model) (*specfile.Config, error) {
+func (d *data) config(s spec.Model) (*config.Config, error) {
 	o, lr, k := d.Optimizer, d.LR, d.Training.Kwargs
 	if lr.LR == 0 {
 		lr.LR = o.LR
 	}
-	c := &specfile.Config{Model: s, Train: specfile.Train{
+	c := &config.Config{Model: s, Train: config.Train{
 		Steps: d.Steps - d.Repeated, Batch: d.Micro, Accumulate: d.Accum, Seq: d.Seq,
 		// Half a step more: the share is cut to whole steps.
 		LR: lr.LR, MinLR: lr.EtaMin / lr.LR, Warmup: (float64(lr.Warmup) + 0.5) / float64(lr.TMax),
@@ -289,7 +289,7 @@ func (d *data) config(s spec.Model) (*specfile.Config, error) {
 		if !(k.Ratio > 0 && k.Ratio <= 1) {
 			return nil, fmt.Errorf("manifest.json: max_step_ratio %v is out of range", k.Ratio)
 		}
-		c.Train.Guide = specfile.Guide{MaxStepRatio: k.Ratio, Schedule: string(k.Scheduler), Mode: k.Mode, ReduceFLOP: k.Reduce}
+		c.Train.Guide = config.Guide{MaxStepRatio: k.Ratio, Schedule: string(k.Scheduler), Mode: k.Mode, ReduceFLOP: k.Reduce}
 	}
 	if got := c.Course(); c.Train.Steps < 1 || got.Guided != d.Guided || got.Steps != d.Steps {
 		return nil, fmt.Errorf("manifest.json: %d steps, %d guided and %d repeated do not follow from max_step_ratio %v and mode %q", d.Steps, d.Guided, d.Repeated, k.Ratio, k.Mode)
@@ -302,7 +302,7 @@ func (d *data) config(s spec.Model) (*specfile.Config, error) {
 
 // guidance compares the guides' ratios, and takes the place of random numbers
 // from the file, where the case has any.
-func (d *data) guidance(c *specfile.Config) (uniform func(u []float64, step, micro int), err error) {
+func (d *data) guidance(c *config.Config) (uniform func(u []float64, step, micro int), err error) {
 	if !d.Training.guided() {
 		return nil, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/structuredffn/sffn/gen/specfile"
 	_ "github.com/structuredffn/sffn/generated/gpt2s"
 	"github.com/structuredffn/sffn/internal/gz"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 var full = flag.Bool("full", false, "load all shipped kernels, which takes a minute or two")
@@ -46,7 +47,7 @@ func TestShipped(t *testing.T) {
 	d, fake := open(t)
 	fake.Memory = 16 << 30
 	for _, name := range specfile.Shapes("gpt2s") {
-		c, err := specfile.Load(name)
+		c, err := config.Load(name)
 		must(t, err)
 		ks, err := Kernels(c.Model)
 		must(t, err)

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -42,7 +42,7 @@ type Start struct {
 	Spec         spec.Model
 	Params, M, V *model.Params
 	Steps        int
-	Train        specfile.Train
+	Train        config.Train
 }
 
 // cpu is the engine of the CPU's kernels.
@@ -54,7 +54,7 @@ type cpu struct {
 }
 
 // newCPU returns an engine with zero moments.
-func newCPU(m spec.Model, p *model.Params, t specfile.Train, opt rt.Options) (*cpu, error) {
+func newCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options) (*cpu, error) {
 	opt.Train = true
 	mod, err := model.New(m, p, opt)
 	if err != nil {

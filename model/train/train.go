@@ -12,10 +12,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/initial"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -24,7 +24,7 @@ import (
 
 // Run describes a training run.
 type Run struct {
-	Config *specfile.Config
+	Config *config.Config
 	Data   *data.Set
 	// Dir is the run's folder: checkpoints, metrics, loss curve.
 	Dir string

@@ -14,6 +14,7 @@ import (
 	"github.com/structuredffn/sffn/internal/bench"
 	"github.com/structuredffn/sffn/internal/bench/peer"
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -172,7 +173,7 @@ func printMachine(w io.Writer, m bench.Machine) {
 func (b *benchmark) layers() ([]spec.FFN, error) {
 	var fs []spec.FFN
 	for _, name := range b.configs {
-		c, err := specfile.Load(name)
+		c, err := config.Load(name)
 		if err != nil {
 			return nil, err
 		}
@@ -419,7 +420,7 @@ func fitting(length int, m spec.Model, spare int) int {
 func (b *benchmark) models() ([]spec.Model, error) {
 	var ms []spec.Model
 	for _, name := range b.configs {
-		c, err := specfile.Load(name)
+		c, err := config.Load(name)
 		if err != nil {
 			return nil, err
 		}

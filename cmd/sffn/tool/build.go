@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/scratch"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 // build is a program to make: the tool with the kernels of some models.
@@ -98,9 +98,9 @@ import _ "` + builtModule + `/kernels/cudalib"
 const builtModule = "sffn.build/tool"
 
 func (b *build) run(ctx context.Context) error {
-	var configs []*specfile.Config
+	var configs []*config.Config
 	for _, name := range b.configs {
-		c, err := specfile.Load(name)
+		c, err := config.Load(name)
 		if err != nil {
 			return err
 		}
@@ -174,7 +174,7 @@ func (b *build) findSource() error {
 
 // writeModule fills the folder, unless it is somebody else's, and returns the
 // names of the configurations in it.
-func (b *build) writeModule(configs []*specfile.Config) (files []string, err error) {
+func (b *build) writeModule(configs []*config.Config) (files []string, err error) {
 	if err := os.MkdirAll(b.dir, 0o777); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -81,12 +82,12 @@ func newInfo() *cobra.Command {
 
 var errWhatInfo = cli.Usagef("give one of --config FILE|PRESET, --model RUN or --presets")
 
-func infoConfig(config, name string) (*specfile.Config, error) {
+func infoConfig(file, name string) (*config.Config, error) {
 	switch {
-	case (config == "") == (name == ""):
+	case (file == "") == (name == ""):
 		return nil, errWhatInfo
-	case config != "":
-		return specfile.Load(config)
+	case file != "":
+		return config.Load(file)
 	}
 	return runConfig(name)
 }
@@ -104,7 +105,7 @@ func printPresets(w io.Writer, asJSON bool) error {
 	}
 	rows := [][]string{{"preset", "parameters", "ffn weights", "structure"}}
 	for _, name := range specfile.Presets() {
-		c, err := specfile.Load(name)
+		c, err := config.Load(name)
 		if err != nil {
 			return err
 		}
@@ -132,7 +133,7 @@ func printPresets(w io.Writer, asJSON bool) error {
 
 // runConfig reads the configuration of a run or checkpoint, as it decodes:
 // without guides.
-func runConfig(name string) (*specfile.Config, error) {
+func runConfig(name string) (*config.Config, error) {
 	dir, err := checkpoint.Find(name)
 	if err != nil {
 		return nil, fmt.Errorf("--model: %w", err)
@@ -145,7 +146,7 @@ func runConfig(name string) (*specfile.Config, error) {
 	return c, nil
 }
 
-func inform(c *specfile.Config, isa kernel.ISA) information {
+func inform(c *config.Config, isa kernel.ISA) information {
 	n, t, threads := c.Model.Count(), c.Train, rt.DefaultThreads()
 	mem := model.PredictMemory(c.Model, true, t.Recompute, threads)
 	course := c.Course()

@@ -3,9 +3,9 @@ package tool
 import (
 	"fmt"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
 )
@@ -13,7 +13,7 @@ import (
 // loaded is a trained model.
 type loaded struct {
 	*model.Model
-	config *specfile.Config
+	config *config.Config
 	state  checkpoint.State
 	dir    string // of the checkpoint
 	tok    token.Tokenizer

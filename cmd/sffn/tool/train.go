@@ -10,10 +10,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/memory"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -141,14 +141,14 @@ func trained(res *train.Result, dir string) string {
 
 // trainConfig finds the configuration of a run: the one given, or that of the
 // run which resumes.
-func trainConfig(name, dir string, resume bool, steps int, override bool) (*specfile.Config, error) {
+func trainConfig(name, dir string, resume bool, steps int, override bool) (*config.Config, error) {
 	if override && steps < 1 {
 		return nil, cli.Usagef("--steps: %d is out of range, want 1 or more", steps)
 	}
 	if name == "" && !resume {
 		return nil, cli.Usagef("--config is missing: YAML file or preset")
 	}
-	var saved *specfile.Config
+	var saved *config.Config
 	if resume {
 		latest, err := checkpoint.Find(dir)
 		switch {
@@ -163,7 +163,7 @@ func trainConfig(name, dir string, resume bool, steps int, override bool) (*spec
 	c := saved
 	if name != "" {
 		var err error
-		if c, err = specfile.Load(name); err != nil {
+		if c, err = config.Load(name); err != nil {
 			return nil, err
 		}
 		if saved != nil && !override {
@@ -177,7 +177,7 @@ func trainConfig(name, dir string, resume bool, steps int, override bool) (*spec
 }
 
 // checkMemory refuses what cannot fit.
-func checkMemory(c *specfile.Config, threads int) error {
+func checkMemory(c *config.Config, threads int) error {
 	need := model.PredictMemory(c.Model, true, c.Train.Recompute, threads).Total(c.Train.Batch * c.Train.Seq)
 	free, ok := memory.Available()
 	if ok && need > free {
@@ -191,7 +191,7 @@ func checkMemory(c *specfile.Config, threads int) error {
 }
 
 // describe says what is about to be trained, and where.
-func describe(w io.Writer, c *specfile.Config, where string) {
+func describe(w io.Writer, c *config.Config, where string) {
 	n := c.Model.Count()
 	fmt.Fprintf(w, "%s: %s parameters, %s of them in feed-forward weights; %s\n",
 		c.Model.Name, count(float64(n.Total)), count(float64(n.MLPWeights)), where)
@@ -203,7 +203,7 @@ func describe(w io.Writer, c *specfile.Config, where string) {
 // advise says in a line that layers have no specialised kernels in this program,
 // with the command that makes one which has them; info lists them. config is
 // empty for a run in dir that resumes with its own.
-func advise(w io.Writer, c *specfile.Config, isa kernel.ISA, config, dir string) {
+func advise(w io.Writer, c *config.Config, isa kernel.ISA, config, dir string) {
 	have, wanted := 0, 0
 	for _, k := range model.Kernels(c.Model, isa) {
 		have, wanted = have+k.Linked, wanted+k.Wanted

@@ -109,11 +109,10 @@ func TestSpecialised(t *testing.T) {
 func TestNamesAreUnique(t *testing.T) {
 	var layers []plan.Layer
 	for _, name := range specfile.Presets() {
-		c, err := specfile.Load(name)
+		m, err := specfile.Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := c.Model
 		for i := range min(m.Layers, 2) { // the first one may be dense
 			f := plan.NewFFN(m.LayerFFN(i))
 			layers = append(layers, f.FC1, f.FC2)

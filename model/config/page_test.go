@@ -1,4 +1,4 @@
-package specfile
+package config
 
 import (
 	"flag"
@@ -18,6 +18,8 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/structuredffn/sffn/gen/spec"
 )
 
 var update = flag.Bool("update", false, "write the tables of docs/config.md")
@@ -39,23 +41,25 @@ const required = "required"
 // schema lists all keys, with what the comments on their fields say.
 func schema(t *testing.T) []key {
 	t.Helper()
-	source, err := parser.ParseFile(token.NewFileSet(), "specfile.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
 	comments := map[string]*ast.Field{} // by type and field
-	ast.Inspect(source, func(n ast.Node) bool {
-		if spec, ok := n.(*ast.TypeSpec); ok {
-			if s, ok := spec.Type.(*ast.StructType); ok {
-				for _, f := range s.Fields.List {
-					if len(f.Names) == 1 {
-						comments[spec.Name.Name+"."+f.Names[0].Name] = f
+	for _, name := range []string{"../../gen/specfile/model.go", "train.go"} {
+		source, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(source, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.TypeSpec); ok {
+				if s, ok := spec.Type.(*ast.StructType); ok {
+					for _, f := range s.Fields.List {
+						if len(f.Names) == 1 {
+							comments[spec.Name.Name+"."+f.Names[0].Name] = f
+						}
 					}
 				}
 			}
-		}
-		return true
-	})
+			return true
+		})
+	}
 	s := &scribe{t: t, comments: comments, names: map[string]string{}}
 	d := defaults()
 	s.name(reflect.TypeOf(d))
@@ -140,8 +144,15 @@ func (s *scribe) section(path string, v reflect.Value) {
 
 var word = regexp.MustCompile(`\b[A-Z]\w+`)
 
-// quote puts keys in the place of fields.
+// lists are names that the comments leave to the tables of kinds and activations.
+var lists = strings.NewReplacer(
+	"{kinds}", spec.Names(spec.Kinds(), ""), "{acts}", spec.Names(spec.Acts(), ""),
+	"{ranked}", spec.Names(spec.Ranked(), "and"), "{blocked}", spec.Names(spec.Blocked(), "and"),
+	"{gated}", spec.Names(slices.DeleteFunc(spec.Acts(), func(a spec.Act) bool { return !a.Gated() }), "or"))
+
+// quote puts keys in the place of fields, and names in that of their lists.
 func (s *scribe) quote(text string) string {
+	text = lists.Replace(text)
 	return word.ReplaceAllStringFunc(text, func(w string) string {
 		if name, ok := s.names[w]; ok {
 			return "`" + name + "`"
@@ -196,7 +207,7 @@ func TestConfigPage(t *testing.T) {
 			t.Fatal(err)
 		}
 	} else if page != string(text) {
-		t.Errorf("%s is stale: go test ./gen/specfile -run ConfigPage -update", configPage)
+		t.Errorf("%s is stale: go test ./model/config -run ConfigPage -update", configPage)
 	}
 	examples := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(page, -1)
 	for _, e := range examples {

@@ -1,16 +1,16 @@
-package specfile
+package config
 
 import (
-	"reflect"
-
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+
+	"github.com/structuredffn/sffn/gen/specfile"
 )
 
 // Draft is a configuration in the making: the defaults, overlaid with parts of
 // a larger YAML document one after the other.
 type Draft struct {
-	model modelFile
+	model specfile.Section
 	train Train
 }
 
@@ -23,7 +23,7 @@ func NewDraft() Draft {
 // Overlay sets the fields that the sections model and train name; either may be
 // nil. Errors are the YAML library's, with line and column.
 func (d *Draft) Overlay(model, train ast.Node) error {
-	d.model.AttnDim, d.model.KVHeads = clone(d.model.AttnDim), clone(d.model.KVHeads) // drafts are copied
+	d.model = d.model.Clone() // drafts are copied
 	if err := d.check(model, train); err != nil {
 		return err
 	}
@@ -40,26 +40,10 @@ func (d *Draft) Overlay(model, train ast.Node) error {
 
 // check looks at the values of sections.
 func (d *Draft) check(model, train ast.Node) error {
-	for _, s := range []struct {
-		node   ast.Node
-		schema any
-	}{{model, d.model}, {train, d.train}} {
-		if s.node == nil {
-			continue
-		}
-		if err := checkValue(s.node, reflect.TypeOf(s.schema)); err != nil {
-			return err
-		}
+	if err := specfile.CheckSection(model, d.model); err != nil {
+		return err
 	}
-	return nil
-}
-
-func clone(p *int) *int {
-	if p == nil {
-		return nil
-	}
-	v := *p
-	return &v
+	return specfile.CheckSection(train, d.train)
 }
 
 // SetRank sets the rank to a share of the hidden width.

@@ -1,10 +1,12 @@
-package specfile
+package config
 
 import (
 	"fmt"
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/structuredffn/sffn/gen/specfile"
 )
 
 // keysOf lists the keys of the schema by the kind of their values, with the
@@ -51,7 +53,7 @@ func TestValues(t *testing.T) {
 			name := key[strings.LastIndexByte(key, ' ')+1:]
 			name = name[strings.LastIndexByte(name, '{')+1:]
 			for _, v := range tt.right {
-				if err := CheckValues("f.yaml", fmt.Appendf(nil, "%s: %s%s\n", key, v, end), file{}); err != nil {
+				if err := specfile.CheckValues("f.yaml", fmt.Appendf(nil, "%s: %s%s\n", key, v, end), file{}); err != nil {
 					t.Errorf("%s: %s: %v", key, v, err)
 				}
 			}
@@ -62,7 +64,7 @@ func TestValues(t *testing.T) {
 				} else {
 					want = "is empty, " + want
 				}
-				err := CheckValues("f.yaml", fmt.Appendf(nil, "%s: %s%s\n", key, v, end), file{})
+				err := specfile.CheckValues("f.yaml", fmt.Appendf(nil, "%s: %s%s\n", key, v, end), file{})
 				if err == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("f.yaml:1:%d: %s: ", column, name)) || !strings.Contains(err.Error(), want) {
 					t.Errorf("%s: %s: got %v, want it at column %d and to say %q", key, v, err, column, want)
 				}
