@@ -1,20 +1,18 @@
 package gpucheck
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"slices"
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	vectors "github.com/structuredffn/sffn/internal/golden"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
-	vectors "github.com/structuredffn/sffn/model/golden"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/train"
@@ -22,22 +20,11 @@ import (
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
-// goldenCase is a case of the reference's manifest.
+// goldenCase is a case of the reference's, whose tensors are read.
 type goldenCase struct {
-	Name   string `json:"name"`
-	Kind   string `json:"kind"`
-	Layer  string `json:"layer"`
-	In     int    `json:"in"`
-	Out    int    `json:"out"`
-	Hidden int    `json:"hidden"`
-	FFN    int    `json:"ffn"`
-	Act    string `json:"act"`
-	Rank   int    `json:"rank"`
-	Blocks int    `json:"nblocks"`
-	Bias   bool   `json:"bias"`
-	File   string `json:"file"`
-	file   *safetensors.File
-	err    error // of the first tensor that could not be read
+	*vectors.Case
+	file *safetensors.File
+	err  error // of the first tensor that could not be read
 }
 
 // get is a tensor of the case.
@@ -57,26 +44,6 @@ func (g *goldenCase) ids(name string) []int32 {
 	return ids
 }
 
-func (g *goldenCase) kind() spec.Kind {
-	if g.Layer == "linear" {
-		return spec.Dense
-	}
-	return spec.Kind(g.Layer)
-}
-
-// goldenCases reads the reference's manifest.
-func goldenCases() ([]*goldenCase, error) {
-	src, err := fs.ReadFile(vectors.Cases(), "manifest.json")
-	if err != nil {
-		return nil, err
-	}
-	var m struct {
-		Cases []*goldenCase `json:"cases"`
-	}
-	err = json.Unmarshal(src, &m)
-	return m.Cases, err
-}
-
 // golden runs the reference's layers, networks and models through the code that
 // trains and decodes on a device.
 func (c *check) golden() error {
@@ -84,12 +51,13 @@ func (c *check) golden() error {
 		return fmt.Errorf("%w: the golden cases are left out", errNothing)
 	}
 	goldenkernels.Register()
-	cases, err := goldenCases()
+	cases, err := vectors.List(vectors.Cases())
 	if err != nil {
 		return err
 	}
 	guided := 0
-	for _, g := range cases {
+	for i := range cases {
+		g := &goldenCase{Case: &cases[i]}
 		if err := c.at("%s", g.Name); err != nil {
 			return err
 		}
@@ -97,9 +65,9 @@ func (c *check) golden() error {
 		var run func() error
 		switch kind {
 		case "layer":
-			run = func() error { return c.goldenLayer(g, isGuided) }
+			run = func() error { return c.goldenLayer(g) }
 		case "mlp":
-			run = func() error { return c.goldenFFN(g, isGuided) }
+			run = func() error { return c.goldenFFN(g) }
 		case "model":
 			name, ok := goldenkernels.Cases[g.Name]
 			if !ok {
@@ -205,16 +173,24 @@ func weightsOf(r *gpu.LayerResult) (n int) {
 	return n
 }
 
-func (c *check) goldenLayer(g *goldenCase, guided bool) error {
-	l, err := gpu.NewLinear(spec.Linear{Kind: g.kind(), In: g.In, Out: g.Out, Rank: g.Rank, Blocks: g.Blocks, Bias: g.Bias, Guide: guided})
+func (c *check) goldenLayer(g *goldenCase) error {
+	s, err := g.Linear()
+	if err != nil {
+		return err
+	}
+	l, err := gpu.NewLinear(s)
 	if err != nil {
 		return err
 	}
 	return c.layer(g, l, g.In, 0, 0, 0)
 }
 
-func (c *check) goldenFFN(g *goldenCase, guided bool) error {
-	l, err := gpu.NewFFN(spec.FFN{Kind: g.kind(), Hidden: g.Hidden, FFN: g.FFN, Act: spec.Act(g.Act), Rank: g.Rank, Blocks: g.Blocks, Bias: g.Bias, Guide: guided})
+func (c *check) goldenFFN(g *goldenCase) error {
+	s, err := g.Network()
+	if err != nil {
+		return err
+	}
+	l, err := gpu.NewFFN(s)
 	if err != nil {
 		return err
 	}

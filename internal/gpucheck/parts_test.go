@@ -15,9 +15,9 @@ import (
 	"unsafe"
 
 	"github.com/structuredffn/sffn/internal/fakecuda"
+	vectors "github.com/structuredffn/sffn/internal/golden"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/model/config"
-	vectors "github.com/structuredffn/sffn/model/golden"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/runtime/cuda"
@@ -59,11 +59,11 @@ func TestWaiting(t *testing.T) {
 	c, log := newCheck(t, fakecuda.New().API(), Config{Trained: tinyModel(t), Kernels: tinyModel(t), Steps: 3, TimedRows: []int{16}, Match: regexp.MustCompile("^norm_rms"), Python: noPython})
 	golden := func() error {
 		const name = "model_dense_ln_gelu_tied"
-		cases, err := goldenCases()
+		cases, err := vectors.List(vectors.Cases())
 		if err != nil {
 			return err
 		}
-		g := cases[slices.IndexFunc(cases, func(g *goldenCase) bool { return g.Name == name })]
+		g := &goldenCase{Case: &cases[slices.IndexFunc(cases, func(c vectors.Case) bool { return c.Name == name })]}
 		if g.file, err = safetensors.OpenFS(vectors.Cases(), g.File); err != nil {
 			return err
 		}

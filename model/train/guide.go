@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 
 	"github.com/structuredffn/sffn/model"
-	"github.com/structuredffn/sffn/model/schedule"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -13,8 +12,8 @@ import (
 // section 5).
 type Guidance struct {
 	// Steps is the length of the guided phase, along which the ratio falls.
-	Steps  int
-	Course schedule.Course
+	Steps    int
+	Schedule GuideSchedule
 	// Uniform, where not nil, draws the numbers in [0, 1) of the n guides in a
 	// micro-batch, which uses those guides whose number is below the ratio. It
 	// fills u with them.
@@ -26,7 +25,7 @@ type Guidance struct {
 }
 
 // Ratio is the guides' share in a step, counted from 0.
-func (g *Guidance) Ratio(step int) float64 { return schedule.Ratio(g.Course, step, g.Steps) }
+func (g *Guidance) Ratio(step int) float64 { return g.Schedule.Ratio(step, g.Steps) }
 
 // Set prepares the model for a micro-batch. It returns the guides that this
 // micro-batch or an earlier one of the same step uses.

@@ -11,7 +11,6 @@ import (
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/config"
-	"github.com/structuredffn/sffn/model/schedule"
 )
 
 // Loop runs the steps of a run. It knows nothing of the run's folder: that is
@@ -32,7 +31,7 @@ type Loop struct {
 	course   config.Course
 	watch    watch
 	data     Sequences
-	lr       schedule.LR
+	lr       LRSchedule
 	step     int
 	// told is what this process tells the others, then the mean of what all told;
 	// stopping that all stop before the next step.
@@ -81,9 +80,9 @@ func (r *Run) check() error {
 func (r *Run) newLoop(p *model.Params, data Sequences, uniform func(u []float64, step, micro int), from string, state checkpoint.State) (*Loop, error) {
 	tr, m := r.Config.Train, p.Spec()
 	l := &Loop{run: r, course: r.Config.Course(), data: data, start: time.Now(), step: state.Step, before: state.Step, rate: state.TokensPerSecond}
-	l.lr = schedule.NewLR(tr.LR, tr.MinLR, tr.Warmup, l.course.Steps)
+	l.lr = NewLRSchedule(tr.LR, tr.MinLR, tr.Warmup, l.course.Steps)
 	if m.Guided {
-		l.guidance = &Guidance{Steps: l.course.Guided, Course: schedule.Course(tr.Guide.Schedule)}
+		l.guidance = &Guidance{Steps: l.course.Guided, Schedule: GuideSchedule(tr.Guide.Schedule)}
 		if tr.Guide.ReduceFLOP {
 			l.guidance.Uniform = uniform
 		}

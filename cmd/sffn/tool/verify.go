@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/model/golden"
+	"github.com/structuredffn/sffn/internal/golden"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 

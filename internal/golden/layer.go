@@ -7,16 +7,26 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model/initial"
-	"github.com/structuredffn/sffn/model/schedule"
+	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
-func (d *data) linear() (spec.Linear, error) {
-	l := spec.Linear{Kind: kind(d.Layer), In: d.In, Out: d.Out, Rank: d.Rank, Blocks: d.Blocks, Bias: d.Bias, Guide: d.Kind == "guided_layer"}
+// Linear is the layer of a case of kind layer, guided_layer or init.
+func (c *Case) Linear() (spec.Linear, error) {
+	l := spec.Linear{Kind: kind(c.Layer), In: c.In, Out: c.Out, Rank: c.Rank, Blocks: c.Blocks, Bias: c.Bias, Guide: c.Kind == "guided_layer"}
 	if err := l.Validate(); err != nil {
 		return l, fmt.Errorf("manifest.json: %w", err)
 	}
 	return l, nil
+}
+
+// Network is the feed-forward network of a case of kind mlp or guided_mlp.
+func (c *Case) Network() (spec.FFN, error) {
+	f := spec.FFN{Kind: kind(c.Layer), Hidden: c.Hidden, FFN: c.FFN, Rank: c.Rank, Blocks: c.Blocks, Act: spec.Act(c.Act), Bias: c.Bias, Guide: c.Kind == "guided_mlp"}
+	if err := f.Validate(); err != nil {
+		return f, fmt.Errorf("manifest.json: %w", err)
+	}
+	return f, nil
 }
 
 // weights reads the parameters of a layer, and makes room for their
@@ -69,7 +79,7 @@ func (d *data) compareGradients(l spec.Linear, prefix string, g rt.Weights) {
 }
 
 func layerCase(d *data, opt rt.Options) error {
-	l, err := d.linear()
+	l, err := d.Linear()
 	if err != nil {
 		return err
 	}
@@ -114,12 +124,11 @@ func layerCase(d *data, opt rt.Options) error {
 }
 
 func mlpCase(d *data, opt rt.Options) error {
-	f := spec.FFN{Kind: kind(d.Layer), Hidden: d.Hidden, FFN: d.FFN, Rank: d.Rank, Blocks: d.Blocks, Act: spec.Act(d.Act), Bias: d.Bias, Guide: d.Kind == "guided_mlp"}
-	if err := f.Validate(); err != nil {
-		return fmt.Errorf("manifest.json: %w", err)
+	f, err := d.Network()
+	if err != nil {
+		return err
 	}
 	var w, g rt.FFNWeights
-	var err error
 	if w.FC1, g.FC1, err = d.weights(f.FC1(), "fc1."); err != nil {
 		return err
 	}
@@ -159,7 +168,7 @@ func mlpCase(d *data, opt rt.Options) error {
 }
 
 func initCase(d *data, opt rt.Options) error {
-	l, err := d.linear()
+	l, err := d.Linear()
 	if err != nil {
 		return err
 	}
@@ -289,7 +298,7 @@ func round(x []float64) []float32 {
 }
 
 func ratioCase(d *data, _ rt.Options) error {
-	for _, course := range []schedule.Course{schedule.Cosine, schedule.Linear} {
+	for _, course := range []train.GuideSchedule{train.GuideCosine, train.GuideLinear} {
 		for _, total := range d.TMax {
 			key := fmt.Sprintf("%s.%d", course, total)
 			steps, err := d.file.Int64s("steps." + key)
@@ -298,7 +307,7 @@ func ratioCase(d *data, _ rt.Options) error {
 			}
 			var got []float64
 			for _, t := range steps {
-				got = append(got, schedule.Ratio(course, int(t), total))
+				got = append(got, course.Ratio(int(t), total))
 			}
 			compare(d, "ratio."+key, got)
 		}
@@ -321,6 +330,6 @@ func lrCase(d *data, _ rt.Options) error {
 	return nil
 }
 
-func (s scheduleSpec) lr() schedule.LR {
-	return schedule.LR{Peak: s.LR, Min: s.EtaMin, Warmup: s.Warmup, Total: s.TMax}
+func (s scheduleSpec) lr() train.LRSchedule {
+	return train.LRSchedule{Peak: s.LR, Min: s.EtaMin, Warmup: s.Warmup, Total: s.TMax}
 }

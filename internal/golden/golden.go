@@ -19,7 +19,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model/safetensors"
-	"github.com/structuredffn/sffn/model/schedule"
+	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -42,14 +42,8 @@ const (
 	Failed = "failed"
 )
 
-type manifest struct {
-	Format int        `json:"format"`
-	Cases  []caseSpec `json:"cases"`
-}
-
-// caseSpec is one entry of the manifest; which fields it has depends on its
-// kind.
-type caseSpec struct {
+// Case is one entry of the manifest; which fields it has depends on its kind.
+type Case struct {
 	Name    string                `json:"name"`
 	Kind    string                `json:"kind"`
 	File    string                `json:"file"`
@@ -104,10 +98,10 @@ type scheduleSpec struct {
 type trainingSpec struct {
 	Name   string `json:"name"`
 	Kwargs struct {
-		Mode      string          `json:"mode"`
-		Scheduler schedule.Course `json:"scheduler"`
-		Reduce    bool            `json:"reduce_flop"`
-		Ratio     float64         `json:"max_step_ratio"`
+		Mode      string              `json:"mode"`
+		Scheduler train.GuideSchedule `json:"scheduler"`
+		Reduce    bool                `json:"reduce_flop"`
+		Ratio     float64             `json:"max_step_ratio"`
 	} `json:"kwargs"`
 }
 
@@ -171,7 +165,8 @@ func Cases() fs.FS {
 	return r
 }
 
-func load(dir fs.FS) (*manifest, error) {
+// List reads the manifest of a directory.
+func List(dir fs.FS) ([]Case, error) {
 	const name = "manifest.json"
 	info, err := fs.Stat(dir, name)
 	if err != nil {
@@ -184,7 +179,10 @@ func load(dir fs.FS) (*manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	var m manifest
+	var m struct {
+		Format int    `json:"format"`
+		Cases  []Case `json:"cases"`
+	}
 	if err := json.Unmarshal(src, &m); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -194,7 +192,7 @@ func load(dir fs.FS) (*manifest, error) {
 	if len(m.Cases) == 0 {
 		return nil, fmt.Errorf("%s: no cases", name)
 	}
-	return &m, nil
+	return m.Cases, nil
 }
 
 // Run verifies every case of the directory with the layers that opt selects,
@@ -202,11 +200,12 @@ func load(dir fs.FS) (*manifest, error) {
 // program panics, has failed; an error means that the directory itself cannot be
 // read.
 func Run(dir fs.FS, opt rt.Options, each func(Result)) error {
-	m, err := load(dir)
+	cases, err := List(dir)
 	if err != nil {
 		return err
 	}
-	for _, c := range m.Cases {
+	for i := range cases {
+		c := &cases[i]
 		r := Result{Case: c.Name, Kind: c.Kind, Status: Passed}
 		if err := c.verify(dir, opt, &r); err != nil {
 			r.Status, r.Reason = Failed, err.Error()
@@ -222,7 +221,7 @@ var kinds = map[string]func(*data, rt.Options) error{
 	"model": modelCase, "trajectory": trajectoryCase,
 }
 
-func (c *caseSpec) verify(dir fs.FS, opt rt.Options, r *Result) (err error) {
+func (c *Case) verify(dir fs.FS, opt rt.Options, r *Result) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic in %s: %v", panicked(), p)
@@ -240,7 +239,7 @@ func (c *caseSpec) verify(dir fs.FS, opt rt.Options, r *Result) (err error) {
 		return err
 	}
 	defer f.Close()
-	d := &data{caseSpec: c, file: f, result: r, done: map[string]bool{}}
+	d := &data{Case: c, file: f, result: r, done: map[string]bool{}}
 	if err := run(d, opt); err != nil {
 		return err
 	}
@@ -262,7 +261,7 @@ func panicked() string {
 
 // data is the state of one case.
 type data struct {
-	*caseSpec
+	*Case
 	file   *safetensors.File
 	result *Result
 	done   map[string]bool

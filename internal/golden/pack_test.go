@@ -21,7 +21,7 @@ var packDir = flag.String("pack", "", "write cases.zip from this folder of golde
 // pack puts the manifest of a folder and the files that it names into an archive.
 // The same files give the same bytes.
 func pack(dir fs.FS) ([]byte, error) {
-	m, err := load(dir)
+	cases, err := List(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func pack(dir fs.FS) ([]byte, error) {
 	if err := add("manifest.json", manifest.Bytes()); err != nil {
 		return nil, err
 	}
-	for _, c := range m.Cases {
+	for _, c := range cases {
 		content, err := fs.ReadFile(dir, c.File)
 		if err != nil {
 			return nil, err

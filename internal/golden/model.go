@@ -9,7 +9,6 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
-	"github.com/structuredffn/sffn/model/schedule"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 )
@@ -308,7 +307,7 @@ func (d *data) guidance(c *config.Config) (uniform func(u []float64, step, micro
 	}
 	var ratios []float64
 	for step := range d.Guided {
-		ratios = append(ratios, schedule.Ratio(d.Training.Kwargs.Scheduler, step, d.Guided))
+		ratios = append(ratios, d.Training.Kwargs.Scheduler.Ratio(step, d.Guided))
 	}
 	compare(d, "ratio", ratios)
 	if !c.Train.Guide.ReduceFLOP {
