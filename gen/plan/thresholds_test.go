@@ -1,16 +1,9 @@
 package plan
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/constants"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -25,18 +18,6 @@ var notSizes = map[string]string{
 	"Eps": "not a size", "gain": "not a size", "Ignored": "a mark",
 	"crossoverRounds": "of a measurement", "crossoverMost": "of a measurement", "crossoverTime": "of a measurement",
 	"scratchTile": "room for the largest tile",
-	// Of the GPU's kernels.
-	"chunk":   "which widths have bf16 kernels: TestGPUWidths",
-	"fewTile": "listed as Tile.M", "mmaM": "of an instruction", "mmaN": "of an instruction", "quad": "of an instruction",
-	"attendThreads": "the widest head: TestPassErrors",
-	"Float32Pitch":  "a place in shared memory", "attendStages": "listed as 2 Other",
-	"sharedClock": "of the roofline",
-	"fusedRows":   "of variants without kernels", "fusedRank": "of variants without kernels",
-	"maxArgs":   "the most parameters that a kernel has",
-	"minDriver": "a version", "minCompute": "a version", "shown": "of a message", "least": "a unit of memory",
-	"testTokens": "of the loader's self-test", "testPositions": "of the loader's self-test", "testSamples": "of the loader's self-test",
-	"testVersion": "a version", "maxVerdicts": "the largest file", "canary": "of proofs", "canaryValue": "of proofs",
-	"jitValues": "a place in memory", "jitInfo": "a place in memory", "jitBytes": "the longest message of a compiler",
 }
 
 // Every constant of the packages below that is a number is a threshold that
@@ -50,135 +31,16 @@ func TestConstantsAreListed(t *testing.T) {
 			}
 		}
 	}
-	for _, s := range GPUEngineThresholds() {
-		listed[s.Name] = true
+	all, err := constants.Numbers(".", "../../runtime", "../../runtime/vec", "../../model")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, k := range gpuKernels(t) {
-		for _, s := range k.Thresholds() {
-			listed[s.Name] = true
-		}
-	}
-	seen := 0
-	for _, dir := range []string{".", "../../runtime", "../../runtime/vec", "../../model", "../../runtime/cuda", "../../model/gpu", "../cuda"} {
-		files, err := os.ReadDir(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			name := f.Name()
-			if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
-				continue
-			}
-			src, err := parser.ParseFile(token.NewFileSet(), dir+"/"+name, nil, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, d := range src.Decls {
-				g, ok := d.(*ast.GenDecl)
-				if !ok || g.Tok != token.CONST {
-					continue
-				}
-				for _, s := range g.Specs {
-					v := s.(*ast.ValueSpec)
-					for i, id := range v.Names {
-						if i >= len(v.Values) || !number(v.Values[i]) {
-							continue
-						}
-						seen++
-						if !listed[id.Name] && notSizes[id.Name] == "" {
-							t.Errorf("%s/%s: %s is no threshold: list it in Thresholds, or say in notSizes why not", dir, name, id.Name)
-						}
-					}
-				}
-			}
+	for _, c := range all {
+		if !listed[c.Name] && notSizes[c.Name] == "" {
+			t.Errorf("%s: %s is no threshold: list it in Thresholds, or say in notSizes why not", c.File, c.Name)
 		}
 	}
-	if seen < 50 {
-		t.Errorf("only %d constants were found", seen)
+	if len(all) < 25 {
+		t.Errorf("only %d constants were found", len(all))
 	}
-}
-
-// gpuKernels are of every family.
-func gpuKernels(t *testing.T) (ks []GPUKernel) {
-	for _, p := range []Precision{BF16, Float32s} {
-		for _, act := range []spec.Act{spec.GELU, spec.SwiGLU} {
-			m := model(64, 4, 16, spec.RoPE)
-			m.Act, m.FFN, m.Bias = act, 1024, true // sums in parts
-			g, err := NewGPUModel(m, p)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ks = append(ks, g.Kernels()...)
-		}
-	}
-	for _, size := range []int{16, 24} {
-		for _, position := range []spec.Position{spec.RoPE, spec.Absolute} {
-			p, err := NewGPUPasses(model(64, 4, size, position))
-			if err != nil {
-				t.Fatal(err)
-			}
-			ks = append(ks, p.Kernels()...)
-		}
-	}
-	return GPUUnique(ks)
-}
-
-// Every kernel whose launches have more blocks from some size on says so among
-// its thresholds, and every template has kernels here.
-func TestGPUThresholds(t *testing.T) {
-	templates := map[string]bool{}
-	for _, k := range gpuKernels(t) {
-		templates[k.Template] = true
-		ts := k.Thresholds()
-		if len(ts) == 0 {
-			t.Errorf("%s lists no thresholds", k.Name)
-		}
-		for _, g := range k.Grid {
-			if g.Each > 1 && !slices.ContainsFunc(ts, func(s GPUThreshold) bool { return s.Axis == Axis(g.Of) && s.At == g.Each }) {
-				t.Errorf("%s: a second block for more than %d %s is no threshold", k.Name, g.Each, g.Of)
-			}
-		}
-		for _, s := range ts {
-			if s.At < 1 || s.Step < 1 || s.At%s.Step != 0 || s.What == "" || s.Name == "" || s.Size < 0 {
-				t.Errorf("%s: %+v", k.Name, s)
-			}
-		}
-	}
-	files, err := filepath.Glob("../../templates/*.cu.tmpl")
-	if err != nil || len(files) == 0 {
-		t.Fatal(files, err)
-	}
-	for _, f := range files {
-		if name := strings.TrimSuffix(filepath.Base(f), ".cu.tmpl"); !templates[name] && name != "epilogue" { // a part of others
-			t.Errorf("no kernel of %s", name)
-		}
-	}
-}
-
-// Whole chunks are in bf16, all other widths in float32.
-func TestGPUWidths(t *testing.T) {
-	for n := 1; n <= 3*chunk; n++ {
-		for _, l := range []spec.Linear{{Kind: spec.Dense, In: n, Out: 16}, {Kind: spec.Dense, In: 16, Out: n}, {Kind: spec.LowRank, In: 16, Out: 16, Rank: n}} {
-			g, err := NewGPULayer(l, "")
-			if err != nil || (g.Precision == BF16) != (n%chunk == 0) {
-				t.Errorf("%s: %s, %v", l.Name(), g.Precision, err)
-			}
-		}
-		f, err := NewGPUFFN(spec.FFN{Kind: spec.Dense, Hidden: 16, FFN: n, Act: spec.SwiGLU}, "")
-		if err != nil || (f.Precision == BF16) != (n%chunk == 0) || (f.Why == nil) != (n%chunk == 0) {
-			t.Errorf("SwiGLU of %d: %s, %v, %v", n, f.Precision, f.Why, err)
-		}
-	}
-}
-
-// number reports whether an expression has a literal number in it.
-func number(e ast.Expr) bool {
-	found := false
-	ast.Inspect(e, func(n ast.Node) bool {
-		if l, ok := n.(*ast.BasicLit); ok && (l.Kind == token.INT || l.Kind == token.FLOAT) {
-			found = true
-		}
-		return true
-	})
-	return found
 }

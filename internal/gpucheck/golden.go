@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	plan "github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
