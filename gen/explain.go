@@ -8,6 +8,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/plan/cpu"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -50,7 +51,7 @@ func (p Package) Explain() []byte {
 		explainLayer(&b, "fc1", pl.FC1)
 		explainLayer(&b, "fc2", pl.FC2)
 		if slices.Contains(p.ISAs, CUDA) {
-			g, err := plan.NewGPUFFN(f, p.Precision)
+			g, err := gpu.NewFFN(f, p.Precision)
 			if err != nil {
 				fmt.Fprintf(&b, "no GPU kernels: %v\n", err)
 				continue
@@ -64,7 +65,7 @@ func (p Package) Explain() []byte {
 	}
 	if slices.Contains(p.ISAs, CUDA) {
 		for _, m := range p.Models {
-			g, err := plan.NewGPUModel(m, p.Precision)
+			g, err := gpu.NewModel(m, p.Precision)
 			if err != nil {
 				fmt.Fprintf(&b, "no GPU kernels: %v\n", err)
 				continue

@@ -19,6 +19,7 @@ import (
 	"github.com/structuredffn/sffn/gen/emit"
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/plan/cpu"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -45,7 +46,7 @@ type Package struct {
 	NVCC, Dir string
 	// Precision of the networks on GPUs; empty means bf16 where their widths
 	// allow it, and float32 elsewhere.
-	Precision plan.Precision
+	Precision gpu.Precision
 }
 
 // CUDA among the ISAs adds the kernels of the networks for NVIDIA GPUs.
@@ -91,40 +92,40 @@ func (p Package) Validate() error {
 			errs = append(errs, fmt.Errorf("isa %q: valid are %v and %s", isa, CPUs, CUDA))
 		}
 	}
-	if p.Precision != "" && p.Precision != plan.BF16 && p.Precision != plan.Float32s {
-		errs = append(errs, fmt.Errorf("precision %q: valid are auto, %s and %s", p.Precision, plan.BF16, plan.Float32s))
+	if p.Precision != "" && p.Precision != gpu.BF16 && p.Precision != gpu.Float32s {
+		errs = append(errs, fmt.Errorf("precision %q: valid are auto, %s and %s", p.Precision, gpu.BF16, gpu.Float32s))
 	}
 	return errors.Join(errs...)
 }
 
 // gpuKernels plans the models, or else the networks, for GPUs.
-func (p Package) gpuKernels() ([]plan.GPUKernel, error) {
-	var of []interface{ Kernels() []plan.GPUKernel }
+func (p Package) gpuKernels() ([]gpu.Kernel, error) {
+	var of []interface{ Kernels() []gpu.Kernel }
 	for _, m := range p.Models {
-		g, err := plan.NewGPUModel(m, p.Precision)
+		g, err := gpu.NewModel(m, p.Precision)
 		if err != nil {
 			return nil, err
 		}
 		of = append(of, g)
 	}
 	for _, m := range p.Models {
-		g, err := plan.NewGPUPasses(m)
+		g, err := gpu.NewPasses(m)
 		if err != nil {
 			return nil, err
 		}
 		of = append(of, g)
 	}
 	if len(p.Models) > 0 {
-		return plan.GPUTable(of...), nil
+		return gpu.Table(of...), nil
 	}
 	for _, f := range p.FFNs {
-		g, err := plan.NewGPUFFN(f, p.Precision)
+		g, err := gpu.NewFFN(f, p.Precision)
 		if err != nil {
 			return nil, err
 		}
 		of = append(of, g)
 	}
-	return plan.GPUTable(of...), nil
+	return gpu.Table(of...), nil
 }
 
 // Layers plans every layer of the package.

@@ -15,7 +15,7 @@ import (
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/gen"
 	"github.com/structuredffn/sffn/gen/emit"
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/disk"
@@ -89,7 +89,7 @@ func newCommand() *cobra.Command {
 	cli.Complete(cmd, "kind", words(spec.Kinds())...)
 	cli.Complete(cmd, "act", words(spec.Acts())...)
 	cli.Complete(cmd, "isa", string(kernel.AVX512), string(kernel.AVX2), string(gen.CUDA))
-	cli.Complete(cmd, "precision", "auto", string(plan.BF16), string(plan.Float32s))
+	cli.Complete(cmd, "precision", "auto", string(gpu.BF16), string(gpu.Float32s))
 	cli.CompleteConfig(cmd, "config")
 	cmd.AddCommand(newAnyShape())
 	return cmd
@@ -207,7 +207,7 @@ func (f *flags) packageOf() (gen.Package, error) {
 	}
 	p.NVCC, p.Dir = f.nvcc, f.out
 	if f.precision != "auto" {
-		p.Precision = plan.Precision(f.precision)
+		p.Precision = gpu.Precision(f.precision)
 	}
 	if err := p.Validate(); err != nil {
 		return p, &cli.UsageError{Err: err}

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	plan "github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	vectors "github.com/structuredffn/sffn/internal/golden"
 	"github.com/structuredffn/sffn/internal/goldenkernels"

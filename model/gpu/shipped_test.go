@@ -6,7 +6,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/specfile"
 	_ "github.com/structuredffn/sffn/generated/gpt2s"
 	"github.com/structuredffn/sffn/internal/gz"
@@ -32,7 +32,7 @@ func TestShippedMachineCode(t *testing.T) {
 		must(t, err)
 		return string(src)
 	}
-	must(t, d.Load([]plan.GPUKernel{plan.PackBF16.Kernel()}))
+	must(t, d.Load([]gpu.Kernel{gpu.PackBF16.Kernel()}))
 	if taken != 1 || d.FromPTX != nil {
 		t.Errorf("%d images were loaded; from PTX because of %v", taken, d.FromPTX)
 	}

@@ -1,4 +1,7 @@
-package plan
+// Package gpu plans kernels for NVIDIA GPUs: tiles, stages, where every entry of a
+// row lies, what each launch reads and writes, and the roofline. Like all of the plan
+// it is a pure function of the spec, never of the machine that it runs on.
+package gpu
 
 import (
 	"cmp"
@@ -6,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 )
 
@@ -19,21 +23,18 @@ const (
 	BackwardWeight Pass = "backward_weight"
 )
 
-// Passes lists them in the order in which training runs them.
-var Passes = []Pass{Forward, BackwardData, BackwardWeight}
-
-// GPUEpilogue is what a GPU kernel does with its sums before it stores them.
-type GPUEpilogue string
+// Epilogue is what a GPU kernel does with its sums before it stores them.
+type Epilogue string
 
 // The epilogues. The forward ones add the bias and can save the values before
 // the activation; the backward ones multiply by the activation's derivative
 // there. SwiGLU's gates and ups alternate in a row before the activation.
 const (
-	GPULinear         GPUEpilogue = ""
-	GPUGELU           GPUEpilogue = "gelu"
-	GPUSwiGLU         GPUEpilogue = "swiglu"
-	GPUGELUBackward   GPUEpilogue = "dgelu"
-	GPUSwiGLUBackward GPUEpilogue = "dswiglu"
+	Plain          Epilogue = ""
+	GELU           Epilogue = "gelu"
+	SwiGLU         Epilogue = "swiglu"
+	GELUBackward   Epilogue = "dgelu"
+	SwiGLUBackward Epilogue = "dswiglu"
 )
 
 // Places says where the entries of one block lie in a stored row: runs of Run
@@ -101,10 +102,10 @@ func (t Tile) Threads() int { return 32 * t.WarpsM * t.WarpsN }
 
 // Depth of a stage of the pipeline, and of one tensor-core instruction.
 const (
-	GPUDepth = 32
-	mmaM     = 16
-	mmaN     = 8
-	mmaK     = 16
+	StageDepth = 32
+	mmaM       = 16
+	mmaN       = 8
+	mmaK       = 16
 )
 
 // chunk is the number of bf16 that one 16-byte copy moves.
@@ -118,9 +119,9 @@ const (
 	fewTile  = 16
 )
 
-// GPUProduct plans a matrix product: for each block C[i,j] = epilogue(sum_k A[i,k]*B[j,k]).
+// Product plans a matrix product: for each block C[i,j] = epilogue(sum_k A[i,k]*B[j,k]).
 // Every number but the count of tokens is a constant of the kernel.
-type GPUProduct struct {
+type Product struct {
 	Pass      Pass
 	Precision Precision
 	Blocks    int
@@ -131,7 +132,7 @@ type GPUProduct struct {
 	// BlocksPerSM is how many thread blocks share a multiprocessor: it bounds
 	// registers and shared memory.
 	BlocksPerSM int
-	Epilogue    GPUEpilogue
+	Epilogue    Epilogue
 	Bias        bool
 	// Sums says that results are stored as float32 although operands are bf16.
 	Sums bool
@@ -151,21 +152,21 @@ const (
 	Float32s Precision = "float32"
 )
 
-// GPUFactor is one factor with its kernels and the order of its packed
+// Factor is one factor with its kernels and the order of its packed
 // weights.
-type GPUFactor struct {
+type Factor struct {
 	spec.Factor
 	// Out and In list, for each block, the canonical row and column of every
 	// row and column of the pack.
 	Out, In [][]int
 	// Forward and BackwardData run any number of tokens, Few and FewBackward
 	// best up to FewTokens of them.
-	Forward, Few, BackwardData, FewBackward, BackwardWeight GPUProduct
+	Forward, Few, BackwardData, FewBackward, BackwardWeight Product
 }
 
 // Products lists the factor's products.
-func (f GPUFactor) Products() []GPUProduct {
-	return []GPUProduct{f.Forward, f.Few, f.BackwardData, f.FewBackward, f.BackwardWeight}
+func (f Factor) Products() []Product {
+	return []Product{f.Forward, f.Few, f.BackwardData, f.FewBackward, f.BackwardWeight}
 }
 
 // Numbers of rows at which the engine runs other kernels, or the same ones
@@ -173,36 +174,36 @@ func (f GPUFactor) Products() []GPUProduct {
 const (
 	// FewTokens is the number of tokens up to which the Few kernels run.
 	FewTokens = 64
-	// GPUPromptRows bounds the rows of one pass over a prompt, GPUHeadRows the
+	// PromptRows bounds the rows of one pass over a prompt, HeadRows the
 	// logits that exist at one time.
-	GPUPromptRows = 512
-	GPUHeadRows   = 4096
+	PromptRows = 512
+	HeadRows   = 4096
 )
 
-// GPULayer is a planned linear layer; Bias maps each stored output before the
+// Layer is a planned linear layer; Bias maps each stored output before the
 // activation to its entry of the bias.
-type GPULayer struct {
+type Layer struct {
 	Spec      spec.Linear
 	Precision Precision
-	Factors   []GPUFactor
+	Factors   []Factor
 	Bias      []int
 }
 
-// GPUFFN is a planned network. Output lists the stored place of each output: a
+// FFN is a planned network. Output lists the stored place of each output: a
 // last shuffle is left out, and they lie block by block, because whoever adds the residual
 // reads each row once and can do so in any order.
-type GPUFFN struct {
+type FFN struct {
 	Spec      spec.FFN
 	Precision Precision
 	// Why is what bf16 refused, where float32 was chosen for that.
 	Why      error
-	FC1, FC2 GPULayer
+	FC1, FC2 Layer
 	Output   []int
 }
 
-// NewGPU plans a network in bf16, or says which of its widths the tensor cores
+// NewBF16 plans a network in bf16, or says which of its widths the tensor cores
 // cannot serve.
-func NewGPU(f spec.FFN) (GPUFFN, error) {
+func NewBF16(f spec.FFN) (FFN, error) {
 	hidden := blockMajor(f.FC1(), f.FFN)
 	var pre []int // the columns of an activation lie side by side
 	for column := range f.Act.Columns() {
@@ -210,20 +211,20 @@ func NewGPU(f spec.FFN) (GPUFFN, error) {
 			pre = append(pre, f.Act.Columns()*s+column)
 		}
 	}
-	p := GPUFFN{Spec: f, Precision: BF16, Output: blockMajor(f.FC2(), f.Hidden)}
-	act := gpuActs[f.Act]
+	p := FFN{Spec: f, Precision: BF16, Output: blockMajor(f.FC2(), f.Hidden)}
+	act := epilogues[f.Act]
 	var err error
-	if p.FC1, err = newGPULayer(newLayer(f.FC1(), identity(f.Hidden), pre, ""), act[0], ""); err != nil {
+	if p.FC1, err = newBF16(plan.NewStoredLayer(f.FC1(), plan.Identity(f.Hidden), pre, ""), act[0], ""); err != nil {
 		return p, fmt.Errorf("%s: fc1: %w", f.Name(), err)
 	}
-	if p.FC2, err = newGPULayer(newLayer(f.FC2(), hidden, p.Output, ""), "", act[1]); err != nil {
+	if p.FC2, err = newBF16(plan.NewStoredLayer(f.FC2(), hidden, p.Output, ""), "", act[1]); err != nil {
 		return p, fmt.Errorf("%s: fc2: %w", f.Name(), err)
 	}
 	return p, nil
 }
 
-// gpuActs are the epilogues of an activation, forward and backward.
-var gpuActs = map[spec.Act][2]GPUEpilogue{spec.GELU: {GPUGELU, GPUGELUBackward}, spec.SwiGLU: {GPUSwiGLU, GPUSwiGLUBackward}}
+// epilogues are the epilogues of an activation, forward and backward.
+var epilogues = map[spec.Act][2]Epilogue{spec.GELU: {GELU, GELUBackward}, spec.SwiGLU: {SwiGLU, SwiGLUBackward}}
 
 // blockMajor is the place of each of the first n outputs where the last
 // factor's blocks store them one after the other.
@@ -243,13 +244,13 @@ func blockMajor(l spec.Linear, n int) []int {
 
 var errGuided = errors.New("guided layers have no GPU kernels")
 
-func newGPULayer(l Layer, forward, backward GPUEpilogue) (GPULayer, error) {
-	g := GPULayer{Spec: l.Spec, Precision: BF16, Bias: l.Bias}
+func newBF16(l plan.Layer, forward, backward Epilogue) (Layer, error) {
+	g := Layer{Spec: l.Spec, Precision: BF16, Bias: l.Bias}
 	if l.Spec.Guide {
 		return g, errGuided
 	}
 	for i, f := range l.Factors {
-		gf := GPUFactor{Factor: f.Factor}
+		gf := Factor{Factor: f.Factor}
 		var ins, outs [][]int
 		for _, b := range f.Blocks {
 			in, inCanon := flatten(b.In)
@@ -269,20 +270,20 @@ func newGPULayer(l Layer, forward, backward GPUEpilogue) (GPULayer, error) {
 		x := Operand{Pitch: f.InWidth, Cols: in}
 		w := Operand{Rows: f.Out, Pitch: f.In, BlockRows: f.Out, Cols: Places{Len: f.In, Run: f.In, Step: f.In}}
 		y := Operand{Pitch: f.OutWidth, Cols: out}
-		k := GPUProduct{Pass: Forward, Precision: BF16, Blocks: f.Factor.Blocks, A: x, B: w, C: y}
+		k := Product{Pass: Forward, Precision: BF16, Blocks: f.Factor.Blocks, A: x, B: w, C: y}
 		if last {
 			k.Epilogue, k.Bias = forward, l.Spec.Bias
 		}
-		if k.Epilogue == GPUSwiGLU && out.Run%(2*chunk) != 0 {
+		if k.Epilogue == SwiGLU && out.Run%(2*chunk) != 0 {
 			return g, fmt.Errorf("outputs of %s: runs of %d gates and ups, want a multiple of %d", f.Param, out.Run, 2*chunk)
 		}
 		gf.Forward, gf.Few = k.tiled(), k.few()
-		k = GPUProduct{Pass: BackwardData, Precision: BF16, Blocks: f.Factor.Blocks, A: y, B: w.summed(), C: x}
+		k = Product{Pass: BackwardData, Precision: BF16, Blocks: f.Factor.Blocks, A: y, B: w.summed(), C: x}
 		if first {
 			k.Epilogue = backward
 		}
 		gf.BackwardData, gf.FewBackward = k.tiled(), k.few()
-		gf.BackwardWeight = GPUProduct{Pass: BackwardWeight, Precision: BF16, Blocks: f.Factor.Blocks, A: y.summed(), B: x.summed(), C: w}.tiled()
+		gf.BackwardWeight = Product{Pass: BackwardWeight, Precision: BF16, Blocks: f.Factor.Blocks, A: y.summed(), B: x.summed(), C: w}.tiled()
 		g.Factors = append(g.Factors, gf)
 	}
 	return g, nil
@@ -294,7 +295,7 @@ func (o Operand) summed() Operand {
 }
 
 // flatten lists the stored and the canonical place of each entry.
-func flatten(segs []Seg) (store, canon []int) {
+func flatten(segs []plan.Seg) (store, canon []int) {
 	for _, s := range segs {
 		for i := range s.Store.Len {
 			store, canon = append(store, s.Store.At(i)), append(canon, s.Canon.At(i))
@@ -332,7 +333,7 @@ func placesOf(blocks [][]int) (Places, error) {
 
 // tiled chooses the tile of a kernel that has tokens enough: high sides for 256
 // threads, or low ones where that leaves less of a tile empty.
-func (k GPUProduct) tiled() GPUProduct {
+func (k Product) tiled() Product {
 	k.Tile = Tile{M: highSide, N: side(k.Cols()), WarpsM: 2, WarpsN: 4}
 	if k.A.Summed {
 		k.Tile.M = side(k.A.Cols.Len)
@@ -345,12 +346,12 @@ func (k GPUProduct) tiled() GPUProduct {
 // tiles, or parts of their sums, fill the chip. The number of parts is the one
 // with the shortest modelled time for a tile of tokens; a part has no fewer
 // stages than the pipeline.
-func (k GPUProduct) few() GPUProduct {
+func (k Product) few() Product {
 	k.Tile = Tile{M: fewTile, N: lowSide, WarpsM: 1, WarpsN: 4}
 	k.Stages, k.BlocksPerSM = 4, 4
-	best, least := k, k.seconds(GPUs[0], k.Tile.M)
+	best, least := k, k.seconds(Chips[0], k.Tile.M)
 	for k.Parts = 2; k.PartSteps() >= k.Stages; k.Parts++ {
-		if s := k.seconds(GPUs[0], k.Tile.M); s < least && (k.Parts-1)*k.PartSteps() < k.Steps() {
+		if s := k.seconds(Chips[0], k.Tile.M); s < least && (k.Parts-1)*k.PartSteps() < k.Steps() {
 			best, least = k, s
 		}
 	}
@@ -359,11 +360,11 @@ func (k GPUProduct) few() GPUProduct {
 
 // Steps counts the stages of a sum of constant length, PartSteps those of each
 // part but the last, which has what is left.
-func (k GPUProduct) Steps() int     { return up(k.Depth(), GPUDepth) / GPUDepth }
-func (k GPUProduct) PartSteps() int { return up(k.Steps(), k.Parts) / k.Parts }
+func (k Product) Steps() int     { return up(k.Depth(), StageDepth) / StageDepth }
+func (k Product) PartSteps() int { return up(k.Steps(), k.Parts) / k.Parts }
 
 // Split reports whether the sums are stored in parts.
-func (k GPUProduct) Split() bool { return k.Parts > 1 }
+func (k Product) Split() bool { return k.Parts > 1 }
 
 func side(n int) int {
 	if up(n, lowSide) < up(n, highSide) {
@@ -376,9 +377,9 @@ func up(n, to int) int { return (n + to - 1) / to * to }
 
 // Rows, Cols and Depth are the sizes of one block's product; 0 stands for the
 // tokens.
-func (k GPUProduct) Rows() int  { return k.A.outer() }
-func (k GPUProduct) Cols() int  { return k.B.outer() }
-func (k GPUProduct) Depth() int { return k.A.inner() }
+func (k Product) Rows() int  { return k.A.outer() }
+func (k Product) Cols() int  { return k.B.outer() }
+func (k Product) Depth() int { return k.A.inner() }
 
 func (o Operand) outer() int {
 	if o.Summed {
@@ -395,42 +396,42 @@ func (o Operand) inner() int {
 }
 
 // Float32 products have float32 results, others bf16.
-func (k GPUProduct) Float32() bool {
+func (k Product) Float32() bool {
 	return k.Pass == BackwardWeight || k.Sums || k.Precision == Float32s
 }
 
 // StageBytes is the shared memory of the two operands of one stage.
-func (k GPUProduct) StageBytes() int { return 2 * GPUDepth * (k.Tile.M + k.Tile.N) }
+func (k Product) StageBytes() int { return 2 * StageDepth * (k.Tile.M + k.Tile.N) }
 
 // StagingPitch is the distance in bytes of the rows of float32 sums that wait
 // in shared memory for 16-byte stores. It is 8 banks off a multiple of all.
-func (k GPUProduct) StagingPitch() int { return 4*k.Tile.N + 32 }
+func (k Product) StagingPitch() int { return 4*k.Tile.N + 32 }
 
 // SharedBytes is the dynamic shared memory of a thread block: the stages, and
 // later the sums in their place.
-func (k GPUProduct) SharedBytes() int {
+func (k Product) SharedBytes() int {
 	return max(k.Stages*k.StageBytes(), k.Tile.M*k.StagingPitch())
 }
 
 // TilesM and TilesN count 16x8 tensor-core tiles of a warp; MMA counts the
 // tensor-core instructions of one stage.
-func (k GPUProduct) TilesM() int { return k.Tile.M / k.Tile.WarpsM / mmaM }
-func (k GPUProduct) TilesN() int { return k.Tile.N / k.Tile.WarpsN / mmaN }
-func (k GPUProduct) MMA() int    { return k.TilesM() * k.TilesN() * GPUDepth / mmaK }
+func (k Product) TilesM() int { return k.Tile.M / k.Tile.WarpsM / mmaM }
+func (k Product) TilesN() int { return k.Tile.N / k.Tile.WarpsN / mmaN }
+func (k Product) MMA() int    { return k.TilesM() * k.TilesN() * StageDepth / mmaK }
 
 // LDMatrix counts the loads of four 8x8 fragments in one stage.
-func (k GPUProduct) LDMatrix() int { return (k.TilesM() + k.TilesN()/2) * GPUDepth / mmaK }
+func (k Product) LDMatrix() int { return (k.TilesM() + k.TilesN()/2) * StageDepth / mmaK }
 
 // Copies counts the 16-byte asynchronous copies that a thread issues for one
 // operand's stage of n rows or columns.
-func (k GPUProduct) Copies(n int) int {
-	return (n*GPUDepth/chunk + k.Tile.Threads() - 1) / k.Tile.Threads()
+func (k Product) Copies(n int) int {
+	return (n*StageDepth/chunk + k.Tile.Threads() - 1) / k.Tile.Threads()
 }
 
 // StaticCopies counts the copies in the text of the kernel: those of the
 // stages that fill the pipeline, and of one more in the loop where the sum is
 // long enough.
-func (k GPUProduct) StaticCopies() int {
+func (k Product) StaticCopies() int {
 	stages := k.Stages
 	if k.Depth() > 0 {
 		stages = min(stages, k.Steps())
@@ -439,11 +440,11 @@ func (k GPUProduct) StaticCopies() int {
 }
 
 // Stores counts the 16-byte stores of the epilogue in the text of a kernel.
-func (k GPUProduct) Stores() int {
+func (k Product) Stores() int {
 	switch k.Epilogue {
-	case GPUGELU, GPUSwiGLUBackward:
+	case GELU, SwiGLUBackward:
 		return 2
-	case GPUSwiGLU:
+	case SwiGLU:
 		return 3
 	}
 	return 1
@@ -456,10 +457,10 @@ func (k GPUProduct) Stores() int {
 // Places other than one block after the other are <run>s<step>b<block>w<width>,
 // or the name of a shuffle. Depth is that of a stage of the pipeline. The bias, the
 // epilogue and sums of a product in parts are left to the kernel that adds them up.
-func (k GPUProduct) Name() string { return k.Kernel().Name }
+func (k Product) Name() string { return k.Kernel().Name }
 
 // base is the name but for the row.
-func (k GPUProduct) base() string {
+func (k Product) base() string {
 	x, y := k.A, k.C
 	switch k.Pass {
 	case BackwardData:
@@ -480,7 +481,7 @@ func (k GPUProduct) base() string {
 			fmt.Fprintf(&b, "_%s%ds%db%dw%d", o.name, p.Run, p.Step, p.Block, o.Pitch)
 		}
 	}
-	depth := GPUDepth
+	depth := StageDepth
 	if k.Precision == Float32s {
 		depth = Float32Depth
 	}
@@ -493,7 +494,7 @@ func (k GPUProduct) base() string {
 }
 
 // suffix names the epilogue.
-func (k GPUProduct) suffix() string {
+func (k Product) suffix() string {
 	s := ""
 	if k.Bias {
 		s += "_bias"
@@ -508,4 +509,4 @@ func (k GPUProduct) suffix() string {
 }
 
 // Layers lists the network's layers.
-func (f GPUFFN) Layers() []GPULayer { return []GPULayer{f.FC1, f.FC2} }
+func (f FFN) Layers() []Layer { return []Layer{f.FC1, f.FC2} }

@@ -1,35 +1,36 @@
-package plan
+package gpu
 
 import (
 	"fmt"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 )
 
-// GPUModel is every matrix product of a model.
-type GPUModel struct {
+// Model is every matrix product of a model.
+type Model struct {
 	Spec spec.Model
 	// FFNs are those of the layers, each once; FFN says which one a layer has.
-	FFNs []GPUFFN
+	FFNs []FFN
 	FFN  []int
 	// QKV, Output and Head are the dense layers. The head's vocabulary is padded
 	// with rows of zeros to a multiple of 8: Logits is its width. Few stores
 	// float32, to choose tokens from; the others bf16, which the loss turns into
 	// gradients in place.
-	QKV, Output, Head GPULayer
+	QKV, Output, Head Layer
 	Logits            int
 }
 
-// NewGPUModel plans the products of a model, or says which width the GPU kernels
+// NewModel plans the products of a model, or says which width the GPU kernels
 // cannot serve. Networks that bf16 cannot serve are planned in float32; the rest
 // of a model has to be of widths that bf16 can.
-func NewGPUModel(m spec.Model, p Precision) (GPUModel, error) {
-	g := GPUModel{Spec: m, Logits: up(m.Vocab, chunk)}
+func NewModel(m spec.Model, p Precision) (Model, error) {
+	g := Model{Spec: m, Logits: up(m.Vocab, chunk)}
 	at := map[spec.FFN]int{}
 	for i := range m.Layers {
 		f := m.LayerFFN(i)
 		if _, ok := at[f]; !ok {
-			planned, err := NewGPUFFN(f, p)
+			planned, err := NewFFN(f, p)
 			if err != nil {
 				return g, err
 			}
@@ -43,10 +44,10 @@ func NewGPUModel(m spec.Model, p Precision) (GPUModel, error) {
 	for _, l := range []struct {
 		name string
 		spec spec.Linear
-		to   *GPULayer
+		to   *Layer
 	}{{"qkv", m.QKV(), &g.QKV}, {"attention output", m.Output(), &g.Output}, {"head", head, &g.Head}} {
 		var err error
-		if *l.to, err = NewGPULayer(l.spec, BF16); err != nil {
+		if *l.to, err = NewLayer(l.spec, BF16); err != nil {
 			return g, fmt.Errorf("%s: %w", l.name, err)
 		}
 	}
@@ -56,41 +57,41 @@ func NewGPUModel(m spec.Model, p Precision) (GPUModel, error) {
 }
 
 // Kernels lists what the model's products run.
-func (g GPUModel) Kernels() []GPUKernel {
-	var ks []GPUKernel
+func (g Model) Kernels() []Kernel {
+	var ks []Kernel
 	for _, f := range g.FFNs {
 		ks = append(ks, f.Kernels()...)
 	}
-	for _, l := range []GPULayer{g.QKV, g.Output, g.Head} {
+	for _, l := range []Layer{g.QKV, g.Output, g.Head} {
 		ks = append(ks, l.Kernels()...)
 	}
 	return ks
 }
 
-// NewGPUFFN plans a network in a precision, or, where none is given, in bf16 if
+// NewFFN plans a network in a precision, or, where none is given, in bf16 if
 // its widths allow it and in float32 otherwise.
-func NewGPUFFN(f spec.FFN, p Precision) (GPUFFN, error) {
+func NewFFN(f spec.FFN, p Precision) (FFN, error) {
 	if p == Float32s {
-		return NewGPUFloat32(f)
+		return NewFloat32(f)
 	}
-	g, err := NewGPU(f)
+	g, err := NewBF16(f)
 	if err == nil || p == BF16 || f.Guide {
 		return g, err
 	}
-	fallback, ferr := NewGPUFloat32(f)
+	fallback, ferr := NewFloat32(f)
 	fallback.Why = err
 	return fallback, ferr
 }
 
-// NewGPULayer plans a single layer the same way, input and output in their true
+// NewLayer plans a single layer the same way, input and output in their true
 // order.
-func NewGPULayer(l spec.Linear, p Precision) (GPULayer, error) {
+func NewLayer(l spec.Linear, p Precision) (Layer, error) {
 	if p == Float32s && !l.Guide {
-		return newGPUFloat32(l, "", ""), nil
+		return newFloat32(l, "", ""), nil
 	}
-	g, err := newGPULayer(NewLayer(l), "", "")
+	g, err := newBF16(plan.NewLayer(l), "", "")
 	if err != nil && p == "" && !l.Guide {
-		return newGPUFloat32(l, "", ""), nil
+		return newFloat32(l, "", ""), nil
 	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", l.Name(), err)

@@ -1,4 +1,4 @@
-package plan
+package gpu
 
 import (
 	"strings"
@@ -19,7 +19,7 @@ func TestNormPlaces(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", f.Name(), err)
 		}
-		n := GPUNorm{Hidden: f.Hidden, Blocks: blocks, Add: true}
+		n := Norm{Hidden: f.Hidden, Blocks: blocks, Add: true}
 		if n.Pieces()*n.Piece() != n.Hidden || n.Piece()%chunk != 0 {
 			t.Fatalf("%+v: %d pieces of %d", n, n.Pieces(), n.Piece())
 		}
@@ -46,7 +46,7 @@ func model(hidden, heads, size int, p spec.Position) spec.Model {
 func TestPassTable(t *testing.T) {
 	for _, size := range []int{2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64, 80, 96, 128, 160, 256} {
 		for _, position := range []spec.Position{spec.RoPE, spec.Absolute} {
-			p, err := NewGPUPasses(model(64, 4, size, position))
+			p, err := NewPasses(model(64, 4, size, position))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -57,7 +57,7 @@ func TestPassTable(t *testing.T) {
 				if k.Threads%32 != 0 || k.Threads > 1024 || k.SharedBytes%16 != 0 || k.BlocksPerSM*(k.SharedBytes+1024) > 164<<10 || k.MaxRegisters() < 32 {
 					t.Errorf("%s: %d threads, %d bytes of shared memory, %d blocks", k.Name, k.Threads, k.SharedBytes, k.BlocksPerSM)
 				}
-				c := GPUCountsOf{Tokens: 6, Sequences: 2, SeqLen: 3, Slots: 8, Entries: 64, TableRows: 5, Positions: 64, Parts: 1}
+				c := Counts{Tokens: 6, Sequences: 2, SeqLen: 3, Slots: 8, Entries: 64, TableRows: 5, Positions: 64, Parts: 1}
 				for _, n := range k.Blocks(c) {
 					if n < 1 {
 						t.Errorf("%s: grid %v", k.Name, k.Blocks(c))
@@ -71,7 +71,7 @@ func TestPassTable(t *testing.T) {
 					names[q.Name] = true
 				}
 			}
-			a := p.Attend.Forward.Plan.(GPUAttention)
+			a := p.Attend.Forward.Plan.(Attention)
 			if a.Lanes()*a.Each() != size || a.Each()%2 != 0 || 32%a.Lanes() != 0 {
 				t.Errorf("heads of %d: %d lanes of %d entries", size, a.Lanes(), a.Each())
 			}
@@ -85,23 +85,23 @@ func TestPassErrors(t *testing.T) {
 		"heads of 7: GPU kernels need an even number": model(64, 4, 7, spec.Absolute),
 		"heads of 514: GPU kernels take up to 512":    model(64, 4, 514, spec.Absolute),
 	} {
-		if _, err := NewGPUPasses(m); err == nil || err.Error() != want {
+		if _, err := NewPasses(m); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}
 }
 
 func TestExtent(t *testing.T) {
-	c := GPUCountsOf{Tokens: 33, TableRows: 5}
+	c := Counts{Tokens: 33, TableRows: 5}
 	for _, x := range []struct {
-		e    GPUExtent
+		e    Extent
 		want int
 	}{
-		{GPUExtent{N: 7}, 7},
-		{GPUExtent{N: 7, Of: Tokens}, 231},
-		{GPUExtent{N: 7, Of: Tokens, Each: 16}, 21},
-		{GPUExtent{N: 2, Of: Tokens, Times: TableRows}, 330},
-		{GPUExtent{N: 1, Of: TableRows, Plus: 1}, 6},
+		{Extent{N: 7}, 7},
+		{Extent{N: 7, Of: Tokens}, 231},
+		{Extent{N: 7, Of: Tokens, Each: 16}, 21},
+		{Extent{N: 2, Of: Tokens, Times: TableRows}, 330},
+		{Extent{N: 1, Of: TableRows, Plus: 1}, 6},
 	} {
 		if got := x.e.In(c); got != x.want {
 			t.Errorf("%+v: %d, want %d", x.e, got, x.want)

@@ -1,27 +1,28 @@
-package plan
+package gpu
 
 import (
 	"fmt"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 )
 
-// NewGPUFloat32 plans a network in float32 on CUDA cores: the fallback for
+// NewFloat32 plans a network in float32 on CUDA cores: the fallback for
 // widths that tensor cores cannot serve. Nothing is packed, and every vector is
 // in its true order: shuffles are places of single entries.
-func NewGPUFloat32(f spec.FFN) (GPUFFN, error) {
-	p := GPUFFN{Spec: f, Precision: Float32s, Output: identity(f.Hidden)}
+func NewFloat32(f spec.FFN) (FFN, error) {
+	p := FFN{Spec: f, Precision: Float32s, Output: plan.Identity(f.Hidden)}
 	if f.Guide {
 		return p, fmt.Errorf("%s: %w", f.Name(), errGuided)
 	}
-	act := gpuActs[f.Act]
-	p.FC1 = newGPUFloat32(f.FC1(), act[0], "")
-	p.FC2 = newGPUFloat32(f.FC2(), "", act[1])
+	act := epilogues[f.Act]
+	p.FC1 = newFloat32(f.FC1(), act[0], "")
+	p.FC2 = newFloat32(f.FC2(), "", act[1])
 	return p, nil
 }
 
-func newGPUFloat32(l spec.Linear, forward, backward GPUEpilogue) GPULayer {
-	g := GPULayer{Spec: l, Precision: Float32s, Bias: identity(l.Out)}
+func newFloat32(l spec.Linear, forward, backward Epilogue) Layer {
+	g := Layer{Spec: l, Precision: Float32s, Bias: plan.Identity(l.Out)}
 	chain := l.Chain()
 	for i, f := range chain {
 		x := Operand{Pitch: f.Blocks * f.In, Cols: contiguous(f.In)}
@@ -30,19 +31,19 @@ func newGPUFloat32(l spec.Linear, forward, backward GPUEpilogue) GPULayer {
 		if f.Then != spec.NoShuffle {
 			y.Cols.Then, y.Cols.Of = f.Then, f.Blocks
 		}
-		product := func(pass Pass, a, b, c Operand) GPUProduct {
-			return GPUProduct{Pass: pass, Precision: Float32s, Blocks: f.Blocks, A: a, B: b, C: c,
+		product := func(pass Pass, a, b, c Operand) Product {
+			return Product{Pass: pass, Precision: Float32s, Blocks: f.Blocks, A: a, B: b, C: c,
 				Tile: Tile{M: lowSide, N: lowSide, WarpsM: 2, WarpsN: 4}, Stages: 1, BlocksPerSM: 2}
 		}
-		gf := GPUFactor{Factor: f}
+		gf := Factor{Factor: f}
 		for range f.Blocks {
-			gf.In, gf.Out = append(gf.In, identity(f.In)), append(gf.Out, identity(f.Out))
+			gf.In, gf.Out = append(gf.In, plan.Identity(f.In)), append(gf.Out, plan.Identity(f.Out))
 		}
 		k := product(Forward, x, w, y)
 		if i == len(chain)-1 {
 			k.Epilogue, k.Bias = forward, l.Bias
 		}
-		if k.Epilogue == GPUSwiGLU {
+		if k.Epilogue == SwiGLU {
 			k.B.Pairs, k.C.Cols.Pairs = true, true
 		}
 		gf.Forward, gf.Few = k, k
@@ -66,10 +67,10 @@ const (
 )
 
 // float32 turns the row of the kernel table into that of a float32 kernel.
-func (k GPUProduct) float32(g *GPUKernel) {
+func (k Product) float32(g *Kernel) {
 	g.Template, g.File = "sgemm", "float32"
 	g.SharedBytes = 4 * max(2*Float32Depth, k.Tile.M) * Float32Pitch // a stage, and later the sums
-	g.Counts = GPUCounts{OtherStores: k.Stores()}
+	g.Counts = Instructions{OtherStores: k.Stores()}
 	for i := range g.Params {
 		if g.Params[i].Type == ArrayBF16 {
 			g.Params[i].Type = ArrayFloat32

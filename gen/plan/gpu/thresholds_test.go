@@ -1,4 +1,4 @@
-package plan
+package gpu
 
 import (
 	"path/filepath"
@@ -6,22 +6,21 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/internal/sizes"
+	"github.com/structuredffn/sffn/internal/constants"
 )
 
 // notSizes are the constants that decide nothing by the size of an operand.
 var notSizes = map[string]string{
-	"HeadRowsStep": "of the CPU's passes", "EmbedColumns": "of the CPU's passes", "MinRun": "of the CPU's products", "align": "alignment",
-	// Of the GPU's kernels.
-	"chunk":   "which widths have bf16 kernels: TestGPUWidths",
+	"chunk":   "which widths have bf16 kernels: TestWidths",
 	"fewTile": "listed as Tile.M", "mmaM": "of an instruction", "mmaN": "of an instruction", "quad": "of an instruction",
 	"attendThreads": "the widest head: TestPassErrors",
 	"Float32Pitch":  "a place in shared memory", "attendStages": "listed as 2 Other",
 	"sharedClock": "of the roofline",
 	"fusedRows":   "of variants without kernels", "fusedRank": "of variants without kernels",
-	"maxArgs":   "the most parameters that a kernel has",
-	"minDriver": "a version", "minCompute": "a version", "shown": "of a message", "least": "a unit of memory",
+	"maxArgs": "the most parameters that a kernel has",
+	"align":   "alignment", "minDriver": "a version", "minCompute": "a version", "shown": "of a message", "least": "a unit of memory",
 	"testTokens": "of the loader's self-test", "testPositions": "of the loader's self-test", "testSamples": "of the loader's self-test",
 	"testVersion": "a version", "maxVerdicts": "the largest file", "canary": "of proofs", "canaryValue": "of proofs",
 	"jitValues": "a place in memory", "jitInfo": "a place in memory", "jitBytes": "the longest message of a compiler",
@@ -31,7 +30,7 @@ var notSizes = map[string]string{
 // tests walk, or says above why it is none.
 func TestConstantsAreListed(t *testing.T) {
 	listed := map[string]bool{}
-	for _, s := range GPUEngineThresholds() {
+	for _, s := range EngineThresholds() {
 		listed[s.Name] = true
 	}
 	for _, k := range gpuKernels(t) {
@@ -39,18 +38,27 @@ func TestConstantsAreListed(t *testing.T) {
 			listed[s.Name] = true
 		}
 	}
-	if seen := sizes.Check(t, listed, notSizes, ".", "../../runtime/cuda", "../../model/gpu", "../cuda"); seen < 25 {
-		t.Errorf("only %d constants were found", seen)
+	all, err := constants.Numbers(".", "../../../runtime/cuda", "../../../model/gpu", "../../cuda")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		if !listed[c.Name] && notSizes[c.Name] == "" {
+			t.Errorf("%s: %s is no threshold: list it in Thresholds, or say in notSizes why not", c.File, c.Name)
+		}
+	}
+	if len(all) < 25 {
+		t.Errorf("only %d constants were found", len(all))
 	}
 }
 
 // gpuKernels are of every family.
-func gpuKernels(t *testing.T) (ks []GPUKernel) {
+func gpuKernels(t *testing.T) (ks []Kernel) {
 	for _, p := range []Precision{BF16, Float32s} {
 		for _, act := range []spec.Act{spec.GELU, spec.SwiGLU} {
 			m := model(64, 4, 16, spec.RoPE)
 			m.Act, m.FFN, m.Bias = act, 1024, true // sums in parts
-			g, err := NewGPUModel(m, p)
+			g, err := NewModel(m, p)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -59,19 +67,19 @@ func gpuKernels(t *testing.T) (ks []GPUKernel) {
 	}
 	for _, size := range []int{16, 24} {
 		for _, position := range []spec.Position{spec.RoPE, spec.Absolute} {
-			p, err := NewGPUPasses(model(64, 4, size, position))
+			p, err := NewPasses(model(64, 4, size, position))
 			if err != nil {
 				t.Fatal(err)
 			}
 			ks = append(ks, p.Kernels()...)
 		}
 	}
-	return GPUUnique(ks)
+	return Unique(ks)
 }
 
 // Every kernel whose launches have more blocks from some size on says so among
 // its thresholds, and every template has kernels here.
-func TestGPUThresholds(t *testing.T) {
+func TestThresholds(t *testing.T) {
 	templates := map[string]bool{}
 	for _, k := range gpuKernels(t) {
 		templates[k.Template] = true
@@ -80,7 +88,7 @@ func TestGPUThresholds(t *testing.T) {
 			t.Errorf("%s lists no thresholds", k.Name)
 		}
 		for _, g := range k.Grid {
-			if g.Each > 1 && !slices.ContainsFunc(ts, func(s GPUThreshold) bool { return s.Axis == Axis(g.Of) && s.At == g.Each }) {
+			if g.Each > 1 && !slices.ContainsFunc(ts, func(s Threshold) bool { return s.Axis == plan.Axis(g.Of) && s.At == g.Each }) {
 				t.Errorf("%s: a second block for more than %d %s is no threshold", k.Name, g.Each, g.Of)
 			}
 		}
@@ -90,7 +98,7 @@ func TestGPUThresholds(t *testing.T) {
 			}
 		}
 	}
-	files, err := filepath.Glob("../../templates/*.cu.tmpl")
+	files, err := filepath.Glob("../../../templates/*.cu.tmpl")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}
@@ -102,15 +110,15 @@ func TestGPUThresholds(t *testing.T) {
 }
 
 // Whole chunks are in bf16, all other widths in float32.
-func TestGPUWidths(t *testing.T) {
+func TestWidths(t *testing.T) {
 	for n := 1; n <= 3*chunk; n++ {
 		for _, l := range []spec.Linear{{Kind: spec.Dense, In: n, Out: 16}, {Kind: spec.Dense, In: 16, Out: n}, {Kind: spec.LowRank, In: 16, Out: 16, Rank: n}} {
-			g, err := NewGPULayer(l, "")
+			g, err := NewLayer(l, "")
 			if err != nil || (g.Precision == BF16) != (n%chunk == 0) {
 				t.Errorf("%s: %s, %v", l.Name(), g.Precision, err)
 			}
 		}
-		f, err := NewGPUFFN(spec.FFN{Kind: spec.Dense, Hidden: 16, FFN: n, Act: spec.SwiGLU}, "")
+		f, err := NewFFN(spec.FFN{Kind: spec.Dense, Hidden: 16, FFN: n, Act: spec.SwiGLU}, "")
 		if err != nil || (f.Precision == BF16) != (n%chunk == 0) || (f.Why == nil) != (n%chunk == 0) {
 			t.Errorf("SwiGLU of %d: %s, %v, %v", n, f.Precision, f.Why, err)
 		}

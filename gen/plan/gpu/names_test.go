@@ -1,4 +1,4 @@
-package plan
+package gpu
 
 import (
 	"reflect"
@@ -9,7 +9,7 @@ import (
 )
 
 // launchOf is all of a row that a launcher goes by, and the gates' numbers.
-func launchOf(k GPUKernel) GPUKernel {
+func launchOf(k Kernel) Kernel {
 	k.Name, k.Plan = "", nil
 	return k
 }
@@ -48,11 +48,11 @@ func changes(leaf reflect.Value, f func()) {
 		switch leaf.Interface().(type) {
 		case Pass:
 			words = []string{string(Forward), string(BackwardData), string(BackwardWeight)}
-		case GPUEpilogue:
-			words = []string{string(GPULinear), string(GPUGELU), string(GPUSwiGLU), string(GPUGELUBackward), string(GPUSwiGLUBackward)}
+		case Epilogue:
+			words = []string{string(Plain), string(GELU), string(SwiGLU), string(GELUBackward), string(SwiGLUBackward)}
 		case Precision:
 			words = []string{string(BF16), string(Float32s)}
-		case GPUAttendPass:
+		case AttendPass:
 			words = []string{string(AttendForward), string(AttendDelta), string(AttendQueries), string(AttendKeys)}
 		}
 		for _, w := range words {
@@ -65,10 +65,10 @@ func changes(leaf reflect.Value, f func()) {
 // Kernels are found by name: no two plans that are launched in another way have
 // one name, whichever of their constants differs.
 func TestKernelNames(t *testing.T) {
-	seen := map[string]GPUKernel{}
+	seen := map[string]Kernel{}
 	changed := map[string]bool{} // by template: a constant that changes launches
 	for _, k := range gpuKernels(t) {
-		check := func(what string, k GPUKernel) {
+		check := func(what string, k Kernel) {
 			if o, ok := seen[k.Name]; ok && !reflect.DeepEqual(launchOf(o), launchOf(k)) {
 				t.Fatalf("%s%s is launched as\n%+v\nand as\n%+v", k.Name, what, launchOf(o), launchOf(k))
 			}
@@ -80,7 +80,7 @@ func TestKernelNames(t *testing.T) {
 		leaves(plan, func(path string, leaf reflect.Value) {
 			changes(leaf, func() {
 				defer func() { _ = recover() }() // no plan: it divides by nothing
-				o := plan.Interface().(interface{ Kernel() GPUKernel }).Kernel()
+				o := plan.Interface().(interface{ Kernel() Kernel }).Kernel()
 				check(" with another "+path, o)
 				if !reflect.DeepEqual(launchOf(o), launchOf(k)) {
 					changed[k.Template] = true
@@ -99,7 +99,7 @@ func TestKernelNames(t *testing.T) {
 // row, of any family, is another name.
 func TestKernelRows(t *testing.T) {
 	for _, k := range gpuKernels(t) {
-		k.Params = append([]GPUParam(nil), k.Params...)
+		k.Params = append([]Param(nil), k.Params...)
 		name := k.named("").Name
 		v := reflect.ValueOf(&k).Elem()
 		for i := range v.NumField() {
@@ -121,21 +121,21 @@ func TestKernelRows(t *testing.T) {
 
 // What a name says of its kernel's plan.
 func TestKernelNamesKnown(t *testing.T) {
-	p, err := NewGPU(spec.FFN{Kind: spec.Dense, Hidden: 768, FFN: 3072, Act: spec.GELU, Bias: true})
+	p, err := NewBF16(spec.FFN{Kind: spec.Dense, Hidden: 768, FFN: 3072, Act: spec.GELU, Bias: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	f32, err := NewGPUFloat32(p.Spec)
+	f32, err := NewFloat32(p.Spec)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := newAttends(12, 12, 64)
 	wide := newAttends(4, 2, 128)
-	for want, k := range map[string]GPUKernel{
+	for want, k := range map[string]Kernel{
 		"gemm_bf16_forward_1x768x3072_128x128x32_s3_bias_gelu": p.FC1.Factors[0].Forward.Kernel(),
 		"gemm_bf16_forward_1x768x3072_16x64x32_s4_p3":          p.FC1.Factors[0].Few.Kernel(),
 		"gemm_bf16_forward_1x3072x768_16x64x32_s4_p9":          p.FC2.Factors[0].Few.Kernel(),
-		"finish_768x9_bias": GPUFinish{p.FC2.Factors[0].Few}.Kernel(),
+		"finish_768x9_bias": Finish{p.FC2.Factors[0].Few}.Kernel(),
 		"gemm_float32_backward_weight_1x768x3072_64x64x16_s1": f32.FC1.Factors[0].BackwardWeight.Kernel(),
 		"attend_forward_12x12x64_64x64_s2":                    a.Forward,
 		"attend_keys_4x2x128_64x16_s2":                        wide.Keys,

@@ -1,4 +1,4 @@
-package plan
+package gpu
 
 import (
 	"math"
@@ -13,7 +13,7 @@ import (
 
 // Every place of a row belongs to one entry, packs hold every weight once, and
 // 16-byte copies reach all of them.
-func TestGPUPlaces(t *testing.T) {
+func TestPlaces(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawGPU(t)
 		for _, l := range p.Layers() {
@@ -33,17 +33,37 @@ func TestGPUPlaces(t *testing.T) {
 }
 
 // drawGPU plans a network whose widths and runs are multiples of 8.
-func drawGPU(t *rapid.T) GPUFFN {
-	f := drawFFN(t)
-	f.Hidden, f.FFN, f.Rank = 8*f.Hidden, 16*f.FFN, 8*f.Rank
-	if f.Kind == spec.BlockShuffle { // runs of a multiple of 8 between its factors
+func drawGPU(t *rapid.T) FFN {
+	f := drawFFN(t, chunk)
+	f.FFN *= 2                       // whole chunks of gates and of ups
+	if f.Kind == spec.BlockShuffle { // and of the runs between its factors
 		f.Hidden, f.FFN = f.Hidden*f.Blocks, f.FFN*f.Blocks
 	}
-	p, err := NewGPU(f)
+	p, err := NewBF16(f)
 	if err != nil {
 		t.Fatalf("%s: %v", f.Name(), err)
 	}
 	return p
+}
+
+// drawFFN is a network whose widths are multiples of unit.
+func drawFFN(t *rapid.T, unit int) spec.FFN {
+	n := func(name string, hi int) int { return unit * rapid.IntRange(1, hi).Draw(t, name) }
+	f := spec.FFN{
+		Kind:   rapid.SampledFrom([]spec.Kind{spec.Dense, spec.LowRank, spec.BlockDense, spec.BlockShuffle}).Draw(t, "kind"),
+		Hidden: n("hidden", 100), FFN: n("ffn", 200), Act: rapid.SampledFrom([]spec.Act{spec.GELU, spec.SwiGLU}).Draw(t, "act"),
+	}
+	switch f.Kind {
+	case spec.LowRank:
+		f.Rank = n("rank", min(f.Hidden, f.FFN)/unit)
+	case spec.BlockDense:
+		f.Blocks = rapid.IntRange(1, 5).Draw(t, "blocks")
+		f.Hidden, f.FFN, f.Rank = f.Hidden*f.Blocks, f.FFN*f.Blocks, f.Blocks*n("rank", 20)
+	case spec.BlockShuffle:
+		f.Blocks = rapid.IntRange(1, 7).Draw(t, "blocks")
+		f.Hidden, f.FFN = f.Hidden*f.Blocks, f.FFN*f.Blocks
+	}
+	return f
 }
 
 func covers(t *rapid.T, blocks int, o Operand) {
@@ -75,7 +95,7 @@ func permutation(t *rapid.T, p []int) {
 
 // Widths that the kernels cannot serve are errors that say what would be
 // right.
-func TestGPUErrors(t *testing.T) {
+func TestErrors(t *testing.T) {
 	for _, c := range []struct {
 		f    spec.FFN
 		want string
@@ -86,7 +106,7 @@ func TestGPUErrors(t *testing.T) {
 		{spec.FFN{Kind: spec.Dense, Hidden: 64, FFN: 12, Act: spec.SwiGLU}, "multiple of 16"},
 		{spec.FFN{Kind: spec.LowRank, Hidden: 64, FFN: 256, Rank: 16, Act: spec.GELU, Guide: true}, "fc1: guided layers have no GPU kernels"},
 	} {
-		if _, err := NewGPU(c.f); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := NewBF16(c.f); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %s", c.f.Name(), err, c.want)
 		}
 	}
@@ -96,11 +116,11 @@ func TestGPUErrors(t *testing.T) {
 // for one token, because a second launch costs more than the larger matrix, and
 // not where the larger matrix's arithmetic counts.
 func TestRoofline(t *testing.T) {
-	p, err := NewGPU(spec.FFN{Kind: spec.LowRank, Hidden: 768, FFN: 3072, Rank: 256, Act: spec.GELU})
+	p, err := NewBF16(spec.FFN{Kind: spec.LowRank, Hidden: 768, FFN: 3072, Rank: 256, Act: spec.GELU})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h100 := GPUs[1]
+	h100 := Chips[1]
 	if best := Fastest(p.FC1.Estimates(h100, 1)); best.Variant != Merged {
 		t.Errorf("one token: %+v", best)
 	}
@@ -111,7 +131,7 @@ func TestRoofline(t *testing.T) {
 	if e := es[0]; e.Launches != 2 || e.FLOPs != 2*32768*256*(768+3072) || e.Bytes != 2*(256*(768+3072)+32768*(768+3072+2*256)) {
 		t.Errorf("one by one: %+v", e)
 	}
-	wide, err := NewGPU(spec.FFN{Kind: spec.LowRank, Hidden: 2048, FFN: 8192, Rank: 512, Act: spec.GELU})
+	wide, err := NewBF16(spec.FFN{Kind: spec.LowRank, Hidden: 2048, FFN: 8192, Rank: 512, Act: spec.GELU})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +145,7 @@ func TestRoofline(t *testing.T) {
 // H100's, and for narrower warps at less.
 func TestSharedFLOPs(t *testing.T) {
 	for i, sheet := range []float64{312e12, 989e12} {
-		if g := GPUs[i]; math.Abs(g.perSecond(g.MMA)/sheet-1) > 0.005 {
+		if g := Chips[i]; math.Abs(g.perSecond(g.MMA)/sheet-1) > 0.005 {
 			t.Errorf("%s: %.4g operations a second, the data sheet says %.4g", g.Name, g.perSecond(g.MMA), sheet)
 		}
 	}
@@ -146,12 +166,12 @@ func TestSharedFLOPs(t *testing.T) {
 		}
 		for i, want := range []string{c.a100, c.h100} {
 			var e Estimate
-			e.add(GPUs[i], 1e12, 1e12/GPUs[i].shared(c.tile), 1, 1000)
-			if got := e.Why(GPUs[i]); got != want {
-				t.Errorf("%+v on %s is bound by %s, want %s", c.tile, GPUs[i].Name, got, want)
+			e.add(Chips[i], 1e12, 1e12/Chips[i].shared(c.tile), 1, 1000)
+			if got := e.Why(Chips[i]); got != want {
+				t.Errorf("%+v on %s is bound by %s, want %s", c.tile, Chips[i].Name, got, want)
 			}
-			if least := 1e12 / min(GPUs[i].tensor(), GPUs[i].shared(c.tile)); math.Abs(e.Seconds-GPUs[i].Launch-least) > 1e-9*least {
-				t.Errorf("%+v on %s: %v seconds, want %v", c.tile, GPUs[i].Name, e.Seconds, least)
+			if least := 1e12 / min(Chips[i].tensor(), Chips[i].shared(c.tile)); math.Abs(e.Seconds-Chips[i].Launch-least) > 1e-9*least {
+				t.Errorf("%+v on %s: %v seconds, want %v", c.tile, Chips[i].Name, e.Seconds, least)
 			}
 		}
 	}
@@ -159,7 +179,7 @@ func TestSharedFLOPs(t *testing.T) {
 
 // A single layer is in bf16 where its widths allow it, unless something else is
 // wanted, and a guided one is in nothing.
-func TestGPULayer(t *testing.T) {
+func TestLayer(t *testing.T) {
 	even, odd := spec.Linear{Kind: spec.LowRank, In: 48, Out: 96, Rank: 16}, spec.Linear{Kind: spec.BlockShuffle, In: 48, Out: 96, Blocks: 4}
 	guided := even
 	guided.Guide = true
@@ -174,7 +194,7 @@ func TestGPULayer(t *testing.T) {
 		{odd, BF16, "", "blockshuffle_48x96_b4: inputs of blkdiag1: blocks of 12 in runs of 12"},
 		{guided, "", "", "guided layers have no GPU kernels"}, {guided, BF16, "", "guided layers"}, {guided, Float32s, "", "guided layers"},
 	} {
-		g, err := NewGPULayer(c.l, c.p)
+		g, err := NewLayer(c.l, c.p)
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) {
 				t.Errorf("%s in %q: %v, want %s", c.l.Name(), c.p, err, c.err)

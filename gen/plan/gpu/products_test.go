@@ -1,4 +1,4 @@
-package plan
+package gpu
 
 import (
 	"slices"
@@ -11,22 +11,22 @@ import (
 
 // Parts of a sum are never empty, cover it, and are no shorter than the pipeline;
 // splitting is worth its second launch by the model.
-func TestGPUParts(t *testing.T) {
+func TestParts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := spec.Linear{Kind: spec.Dense, In: 8 * rapid.IntRange(1, 2000).Draw(t, "in"), Out: 8 * rapid.IntRange(1, 2000).Draw(t, "out")}
-		g, err := NewGPULayer(l, BF16)
+		g, err := NewLayer(l, BF16)
 		if err != nil {
 			t.Fatal(err)
 		}
 		f := g.Factors[0]
-		for _, k := range []GPUProduct{f.Few, f.FewBackward} {
+		for _, k := range []Product{f.Few, f.FewBackward} {
 			whole := k
 			whole.Parts = 0
 			if k.Split() {
 				if k.PartSteps() < k.Stages || (k.Parts-1)*k.PartSteps() >= k.Steps() || k.Parts*k.PartSteps() < k.Steps() {
 					t.Errorf("%s: %d parts of %d of %d stages", k.Name(), k.Parts, k.PartSteps(), k.Steps())
 				}
-				if k.seconds(GPUs[0], 16) >= whole.seconds(GPUs[0], 16) {
+				if k.seconds(Chips[0], 16) >= whole.seconds(Chips[0], 16) {
 					t.Errorf("%s: slower than in one part", k.Name())
 				}
 			}
@@ -37,14 +37,14 @@ func TestGPUParts(t *testing.T) {
 		tokens := rapid.IntRange(1, 40000).Draw(t, "tokens")
 		k := f.BackwardWeight
 		n := k.WeightParts(tokens)
-		if per := k.PartStages(tokens, n) * GPUDepth; n < 1 || n*per < tokens || (n-1)*per >= tokens {
+		if per := k.PartStages(tokens, n) * StageDepth; n < 1 || n*per < tokens || (n-1)*per >= tokens {
 			t.Errorf("%s: %d tokens in %d parts of %d", k.Name(), tokens, n, per)
 		}
 		fewer := rapid.IntRange(1, tokens).Draw(t, "fewer")
 		if n, most := k.WeightParts(fewer), k.MostWeightParts(tokens); n > most {
 			t.Errorf("%s: %d tokens in %d parts, %d and fewer in %d at most", k.Name(), fewer, n, tokens, most)
 		}
-		c := GPUColumns{Width: l.Out}
+		c := Columns{Width: l.Out}
 		if n, most := c.Parts(fewer), c.MostParts(tokens); n > most {
 			t.Errorf("%d tokens in %d parts, %d and fewer in %d at most", fewer, n, tokens, most)
 		}
@@ -56,9 +56,9 @@ func TestGPUParts(t *testing.T) {
 
 // The plan's choices where they are known: 12 tiles of 96 stages leave most of a
 // chip idle, 500 do not; a sum of seven stages is too short for two parts.
-func TestGPUPartsKnown(t *testing.T) {
+func TestPartsKnown(t *testing.T) {
 	for _, c := range []struct{ in, out, parts int }{{3072, 768, 9}, {768, 32000, 0}, {224, 768, 0}} {
-		g, err := NewGPULayer(spec.Linear{Kind: spec.Dense, In: c.in, Out: c.out}, BF16)
+		g, err := NewLayer(spec.Linear{Kind: spec.Dense, In: c.in, Out: c.out}, BF16)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,10 +70,10 @@ func TestGPUPartsKnown(t *testing.T) {
 
 // In float32 every width has a plan, and every place of a row belongs to one
 // entry, gates and ups by turns included.
-func TestGPUFloat32Places(t *testing.T) {
+func TestFloat32Places(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		f := drawFFN(t)
-		p, err := NewGPUFloat32(f)
+		f := drawFFN(t, 1)
+		p, err := NewFloat32(f)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,9 +97,9 @@ func TestGPUFloat32Places(t *testing.T) {
 
 // A model's table has every product: grouped keys and values, the head padded,
 // logits in float32 for few tokens; networks that bf16 refuses are in float32.
-func TestGPUModel(t *testing.T) {
+func TestModel(t *testing.T) {
 	m := spec.Model{Vocab: 131, Hidden: 64, FFN: 128, Layers: 3, AttnDim: 48, QHeads: 6, KVHeads: 2, Kind: spec.LowRank, Rank: 12, FirstLayerDense: true, Act: spec.GELU}
-	g, err := NewGPUModel(m, "")
+	g, err := NewModel(m, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,11 +109,11 @@ func TestGPUModel(t *testing.T) {
 	if !slices.Equal(g.FFN, []int{0, 1, 1}) || g.FFNs[0].Precision != BF16 || g.FFNs[1].Precision != Float32s || g.FFNs[1].Why == nil {
 		t.Errorf("networks %v: %v", g.FFN, g.FFNs)
 	}
-	if _, err := NewGPUModel(m, BF16); err == nil {
+	if _, err := NewModel(m, BF16); err == nil {
 		t.Error("a rank of 12 in bf16")
 	}
 	m.AttnDim, m.QHeads = 60, 6
-	if _, err := NewGPUModel(m, ""); err == nil || err.Error() == "" {
+	if _, err := NewModel(m, ""); err == nil || err.Error() == "" {
 		t.Error("attention of 60 columns")
 	}
 }

@@ -1,9 +1,12 @@
-package plan
+package gpu
 
-import "github.com/structuredffn/sffn/gen/spec"
+import (
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+)
 
-// GPU describes a chip for the roofline. Nothing of it is measured.
-type GPU struct {
+// Chip describes a chip for the roofline. Nothing of it is measured.
+type Chip struct {
 	Name string
 	// Multiprocessors that a launch must fill, and their Clock in Hz under load, as
 	// the data sheet's peaks have it.
@@ -18,21 +21,21 @@ type GPU struct {
 	Bandwidth, Launch float64
 }
 
-// GPUs lists the chips that plans are shown for: the A100 with 312 TFLOP/s by its
+// Chips lists the chips that plans are shown for: the A100 with 312 TFLOP/s by its
 // data sheet, and the H100 SXM with 989, of which only wgmma reaches more than
 // 62 to 65 %.
-var GPUs = []GPU{
+var Chips = []Chip{
 	{"A100", 108, 1.41e9, 2048, 0.77, 1.7e12, 1.5e-6},
 	{"H100", 132, 1.83e9, 4096, 0.63, 2.9e12, 1.5e-6},
 }
 
 // tensor are the operations a second that the tensor cores are assumed to reach,
 // shared those for which shared memory has the operands of a tile.
-func (g GPU) tensor() float64       { return g.Reached * g.perSecond(g.MMA) }
-func (g GPU) shared(t Tile) float64 { return g.perSecond(t.SharedFLOPs()) }
+func (g Chip) tensor() float64       { return g.Reached * g.perSecond(g.MMA) }
+func (g Chip) shared(t Tile) float64 { return g.perSecond(t.SharedFLOPs()) }
 
 // perSecond is a number of a clock and multiprocessor for the chip and a second.
-func (g GPU) perSecond(n float64) float64 { return n * g.Clock * float64(g.Multiprocessors) }
+func (g Chip) perSecond(n float64) float64 { return n * g.Clock * float64(g.Multiprocessors) }
 
 // sharedClock are the bytes that a multiprocessor's shared memory moves in a clock,
 // on all chips: 32 banks of 4.
@@ -72,7 +75,7 @@ type Estimate struct {
 
 // add adds a launch with so many operations, the seconds of their operands in shared
 // memory, and bytes of global memory.
-func (e *Estimate) add(g GPU, flops, shared, bytes float64, blocks int) {
+func (e *Estimate) add(g Chip, flops, shared, bytes float64, blocks int) {
 	fill := min(1, float64(blocks)/float64(g.Multiprocessors))
 	e.Launches++
 	e.FLOPs += flops
@@ -84,9 +87,9 @@ func (e *Estimate) add(g GPU, flops, shared, bytes float64, blocks int) {
 
 // product adds the launches of a product: its own, whose parts of sums go
 // through memory where it is split, and then the one that adds them up.
-func (e *Estimate) product(g GPU, k GPUProduct, tokens int) {
-	blocks := func(k GPUKernel) int {
-		n := k.Blocks(GPUCountsOf{Tokens: tokens, Parts: 1})
+func (e *Estimate) product(g Chip, k Product, tokens int) {
+	blocks := func(k Kernel) int {
+		n := k.Blocks(Counts{Tokens: tokens, Parts: 1})
 		return n[0] * n[1] * n[2]
 	}
 	m := float64(tokens)
@@ -99,11 +102,11 @@ func (e *Estimate) product(g GPU, k GPUProduct, tokens int) {
 	}
 	parts := 2 * float64(k.Parts) * out
 	e.add(g, 2*m*w, shared, 2*w+in+parts, blocks(k.Kernel()))
-	e.add(g, 0, 0, parts+out, blocks(GPUFinish{k}.Kernel()))
+	e.add(g, 0, 0, parts+out, blocks(Finish{k}.Kernel()))
 }
 
 // seconds is the modelled time of a product.
-func (k GPUProduct) seconds(g GPU, tokens int) float64 {
+func (k Product) seconds(g Chip, tokens int) float64 {
 	var e Estimate
 	e.product(g, k, tokens)
 	return e.Seconds
@@ -119,7 +122,7 @@ const (
 
 // Estimates lists the variants that a layer has. Only OneByOne has kernels
 // so far.
-func (l GPULayer) Estimates(g GPU, tokens int) []Estimate {
+func (l Layer) Estimates(g Chip, tokens int) []Estimate {
 	e := Estimate{Variant: OneByOne}
 	for _, f := range l.Factors {
 		k := f.Forward
@@ -143,7 +146,7 @@ func (l GPULayer) Estimates(g GPU, tokens int) []Estimate {
 		f.add(g, 2*m*w, shared, 2*(w+m*float64(s.In+s.Out)), rows)
 		es = append(es, f)
 	}
-	dense, err := newGPULayer(NewLayer(spec.Linear{Kind: spec.Dense, In: s.In, Out: s.Out}), "", "")
+	dense, err := newBF16(plan.NewLayer(spec.Linear{Kind: spec.Dense, In: s.In, Out: s.Out}), "", "")
 	if err == nil {
 		d := dense.Estimates(g, tokens)[0]
 		d.Variant = Merged
@@ -164,7 +167,7 @@ func Fastest(es []Estimate) Estimate {
 }
 
 // Why says what bounds the choice.
-func (e Estimate) Why(g GPU) string {
+func (e Estimate) Why(g Chip) string {
 	switch {
 	case e.Seconds < 2*g.Launch*float64(e.Launches):
 		return "launches"
