@@ -111,7 +111,7 @@ func explainProducts(b *bytes.Buffer, pass string, ps []plan.Product) {
 				names = append(names, k.Name())
 			}
 			if t.ISA != kernel.Portable && len(names) > 0 {
-				fmt.Fprintf(b, "      %s: L2 holds %d panels; %s\n", t.Name, t.PanelGroup(q.KBlocks[0], kernel.RowBlock), strings.Join(names, " "))
+				fmt.Fprintf(b, "      %s: L2 holds %d panels; %s\n", t.Name, t.PanelGroup(q.PanelBytes(q.KBlocks[0]), kernel.RowBlock), strings.Join(names, " "))
 			}
 		}
 	}

@@ -3,6 +3,8 @@ package runtime
 import (
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Arena hands out 64-byte-aligned float32 buffers from anonymous memory
@@ -23,17 +25,20 @@ const (
 
 // Floats returns n zeroed entries, 64-byte aligned. They are valid until
 // Close.
-func (a *Arena) Floats(n int) []float32 {
+func (a *Arena) Floats(n int) []float32 { return kernel.Floats(a.Bytes(kernel.EntryBytes * n)) }
+
+// Bytes returns n zeroed bytes, 64-byte aligned. They are valid until Close.
+func (a *Arena) Bytes(n int) []byte {
 	if n == 0 {
 		return nil
 	}
-	size := (4*n + cacheLine - 1) &^ (cacheLine - 1)
+	size := (n + cacheLine - 1) &^ (cacheLine - 1)
 	if size > len(a.rest) {
 		a.grow(size)
 	}
-	b := a.rest[:size]
+	b := a.rest[:n]
 	a.rest = a.rest[size:]
-	return unsafe.Slice((*float32)(unsafe.Pointer(&b[0])), n)
+	return b
 }
 
 func (a *Arena) grow(size int) {

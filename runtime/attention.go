@@ -90,7 +90,7 @@ func (m *multiplier) run(s *scratch, a kernel.Args, rows, depth, panels int) {
 		for r := 0; r < rows; r += s.args.MR {
 			s.args.MR = m.target.RowTile(rows-r, w)
 			s.args.A = unsafe.Add(a.A, r*a.LDA)
-			s.args.C = unsafe.Add(a.C, r*a.LDC+at*4*kernel.Panel)
+			s.args.C = unsafe.Add(a.C, r*a.LDC+at*kernel.EntryBytes*kernel.Panel)
 			s.call(m.tiles[w][s.args.MR].run)
 		}
 		at += n * step
@@ -189,9 +189,9 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 		a.scores(s, a.keys(c, k0), s.p, q, qStride, rows, keys)
 		s.elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys) })
 		args := kernel.Args{
-			A: unsafe.Pointer(&s.p[0]), LDA: 4 * keyBlock, KStep: 4,
-			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: 4 * keyBlock * kernel.Panel,
-			C: unsafe.Pointer(&out[0]), LDC: 4 * a.cols,
+			A: unsafe.Pointer(&s.p[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
+			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: kernel.EntryBytes * keyBlock * kernel.Panel,
+			C: unsafe.Pointer(&out[0]), LDC: kernel.EntryBytes * a.cols,
 		}
 		if k0 > 0 {
 			args.Flags = kernel.Accumulate
@@ -232,9 +232,9 @@ func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, k
 // dst, keyBlock entries a row.
 func (a *Attention) scores(s *attnScratch, kt, dst, q []float32, stride, rows, keys int) {
 	a.mul.run(&s.scratch, kernel.Args{
-		A: unsafe.Pointer(&q[0]), LDA: 4 * stride, KStep: 4,
-		B: unsafe.Pointer(&kt[0]), PanelStep: 4 * kernel.Panel * a.HeadDim,
-		C: unsafe.Pointer(&dst[0]), LDC: 4 * keyBlock,
+		A: unsafe.Pointer(&q[0]), LDA: kernel.EntryBytes * stride, KStep: kernel.EntryBytes,
+		B: unsafe.Pointer(&kt[0]), PanelStep: kernel.EntryBytes * kernel.Panel * a.HeadDim,
+		C: unsafe.Pointer(&dst[0]), LDC: kernel.EntryBytes * keyBlock,
 	}, rows, a.HeadDim, (keys+kernel.Panel-1)/kernel.Panel)
 }
 
@@ -521,9 +521,9 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	// dQ: the first block of keys overwrites.
 	out := s.out[:rows*a.cols]
 	a.mul.run(&s.scratch, kernel.Args{
-		A: unsafe.Pointer(&s.dp[0]), LDA: 4 * keyBlock, KStep: 4,
-		B: unsafe.Pointer(&a.values(g.opposite, k0)[0]), PanelStep: 4 * keyBlock * kernel.Panel,
-		C: unsafe.Pointer(&out[0]), LDC: 4 * a.cols,
+		A: unsafe.Pointer(&s.dp[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
+		B: unsafe.Pointer(&a.values(g.opposite, k0)[0]), PanelStep: kernel.EntryBytes * keyBlock * kernel.Panel,
+		C: unsafe.Pointer(&out[0]), LDC: kernel.EntryBytes * a.cols,
 	}, rows, keys, a.cols/kernel.Panel)
 	for i := range rows {
 		dst, src := g.dq[(q0+i)*g.width:][:a.HeadDim], out[i*a.cols:][:a.HeadDim]
@@ -555,9 +555,9 @@ func (a *Attention) keyGradient(s *attnScratch, g headGradient, k0, lo, hi, rows
 			right = s.doPanels
 		}
 		a.mul.run(&s.scratch, kernel.Args{
-			A: unsafe.Pointer(&left[lo]), LDA: 4, KStep: 4 * keyBlock,
-			B: unsafe.Pointer(&right[0]), PanelStep: 4 * kernel.Panel * rows,
-			C: unsafe.Pointer(&g.dkv[(k0+lo)*ld+j*a.cols]), LDC: 4 * ld,
+			A: unsafe.Pointer(&left[lo]), LDA: kernel.EntryBytes, KStep: kernel.EntryBytes * keyBlock,
+			B: unsafe.Pointer(&right[0]), PanelStep: kernel.EntryBytes * kernel.Panel * rows,
+			C: unsafe.Pointer(&g.dkv[(k0+lo)*ld+j*a.cols]), LDC: kernel.EntryBytes * ld,
 			Flags: flags,
 		}, hi-lo, rows, a.cols/kernel.Panel)
 	}

@@ -3,6 +3,8 @@ package runtime
 import (
 	"fmt"
 	"slices"
+
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Factor is one factor of a network, to be run alone: what tests and
@@ -50,7 +52,7 @@ func (f Factor) Widths() (x, y, pre int) {
 func (f Factor) PackedBytes() int {
 	n := 0
 	for _, q := range f.layer.forward[f.i] {
-		n += 4 * len(q.pack)
+		n += len(q.pack.Data)
 	}
 	return n
 }
@@ -63,8 +65,8 @@ func (f Factor) Copy(arena *Arena) Factor {
 	l.forward[f.i] = nil
 	for _, q := range f.layer.forward[f.i] {
 		c := *q
-		c.pack = arena.Floats(len(q.pack))
-		copy(c.pack, q.pack)
+		c.pack = kernel.NewPacked(q.pack.Format, q.pack.Layout, arena.Bytes)
+		copy(c.pack.Data, q.pack.Data)
 		l.forward[f.i] = append(l.forward[f.i], &c)
 	}
 	f.layer = &l

@@ -40,7 +40,7 @@ func mulPortable(a *kernel.Args) {
 			for _, seg := range unsafe.Slice((*kernel.Segment)(a.Segs), a.NSegs) {
 				for d := range seg.Len {
 					v := *(*float32)(unsafe.Add(a.A, i*a.LDA+seg.Off+d*a.KStep))
-					for j, w := range unsafe.Slice((*float32)(unsafe.Add(b, 4*width*k)), width) {
+					for j, w := range unsafe.Slice((*float32)(unsafe.Add(b, kernel.EntryBytes*width*k)), width) {
 						s[j] += v * w
 					}
 					k++
@@ -55,7 +55,7 @@ func mulPortable(a *kernel.Args) {
 				gated(a, i, t, s)
 				continue
 			}
-			col := 4 * t * width
+			col := kernel.EntryBytes * t * width
 			c := unsafe.Slice((*float32)(unsafe.Add(a.C, i*a.LDC+col)), width)
 			if a.Flags&kernel.Accumulate != 0 {
 				add(s, c)
@@ -76,7 +76,7 @@ func mulPortable(a *kernel.Args) {
 // gated ends a panel of 16 gates and 16 ups.
 func gated(a *kernel.Args, row, panel int, s []float32) {
 	g, u := s[:kernel.HalfPanel], s[kernel.HalfPanel:]
-	col := 4 * panel * kernel.HalfPanel
+	col := kernel.EntryBytes * panel * kernel.HalfPanel
 	auxG := floats(a.Aux, row*a.LDAux+col, kernel.HalfPanel)
 	auxU := floats(a.Aux, row*a.LDAux+col+a.UpAux, kernel.HalfPanel)
 	if a.Flags&kernel.Accumulate != 0 {

@@ -16,11 +16,10 @@ type product struct {
 	plan.Product
 	target *kernel.Target
 	blocks []kblock
-	// pack holds the weights as [k block][panel][kc][32], the last panel 16
-	// wide where the columns ask for it; bias one entry a packed column.
-	pack, bias []float32
-	columns    int
-	panels     int
+	// pack holds the weights, bias one entry a packed column.
+	pack   *kernel.Packed
+	bias   []float32
+	panels int
 	// store lists where each result goes in a destination row; cols and ks
 	// which entries of the canonical block the pack's columns and depths hold.
 	store, cols, ks []int
@@ -35,7 +34,6 @@ type product struct {
 // kernels of each tile.
 type kblock struct {
 	k0, kc int
-	next   int // depth of the next block
 	base   int // bytes
 	segs   []kernel.Segment
 	// tiles[w][mr] runs mr rows of width class w. scratch holds the kernels
@@ -45,7 +43,7 @@ type kblock struct {
 }
 
 func newProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *Arena) (*product, error) {
-	q := &product{Product: p, target: t, columns: p.Columns(), panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
+	q := &product{Product: p, target: t, panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
 	k0 := 0
 	for i, kc := range p.KBlocks {
 		b := kblock{k0: k0, kc: kc}
@@ -65,9 +63,6 @@ func newProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *Are
 				}
 			}
 		}
-		if i+1 < len(p.KBlocks) {
-			b.next = p.KBlocks[i+1]
-		}
 		q.blocks = append(q.blocks, b)
 		k0 += kc
 	}
@@ -80,9 +75,10 @@ func newProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *Are
 
 // allocate makes room for the packed weights.
 func (q *product) allocate(bias bool, arena *Arena) {
-	q.pack = arena.Floats(q.Depth() * q.columns)
+	f, _ := kernel.F32.Format()
+	q.pack = kernel.NewPacked(f, kernel.Layout{Columns: q.Columns(), KBlocks: q.KBlocks}, arena.Bytes)
 	if bias {
-		q.bias = arena.Floats(q.columns)
+		q.bias = arena.Floats(q.Columns())
 	}
 }
 
@@ -95,9 +91,9 @@ func (q *product) packWeights(panel int, w []float32, f *plan.Factor) {
 		ldCol, ldK = 1, f.In
 	}
 	cols := q.cols[panel*kernel.Panel:]
-	cols = cols[:q.panelWidth(panel)]
-	for _, b := range q.blocks {
-		packPanel(q.panel(b, panel), w, cols, q.ks[b.k0:b.k0+b.kc], ldCol, ldK)
+	cols = cols[:q.pack.Layout.Width(panel)]
+	for i, b := range q.blocks {
+		packPanel(kernel.Floats(q.pack.Panel(i, panel)), w, cols, q.ks[b.k0:b.k0+b.kc], ldCol, ldK)
 	}
 }
 
@@ -156,17 +152,6 @@ func contiguous(idx []int) bool {
 	return idx[0] >= 0
 }
 
-func (q *product) panel(b kblock, panel int) []float32 {
-	return q.pack[b.k0*q.columns+panel*kernel.Panel*b.kc:][:b.kc*q.panelWidth(panel)]
-}
-
-func (q *product) panelWidth(panel int) int {
-	if panel == q.panels-1 {
-		return q.LastPanel()
-	}
-	return kernel.Panel
-}
-
 // operands are the rows of one product, from the first at work on, of SrcWidth,
 // DstWidth and PreWidth entries; pre and residual may be nil.
 type operands struct {
@@ -176,21 +161,21 @@ type operands struct {
 
 // run computes m rows of the results of panels [p0, p1). after is what will be
 // multiplied then.
-func (q *product) run(s *scratch, o operands, m, p0, p1 int, after []float32) {
+func (q *product) run(s *scratch, o operands, m, p0, p1 int, after []byte) {
 	full := q.FullPanels()
 	depth := q.blocks[0].kc
 	if !q.Direct {
 		depth = len(q.ks) // every tile passes over all blocks of k
 	}
 	for p0 < p1 {
-		n := min(q.target.PanelGroup(depth, m), p1-p0)
+		n := min(q.target.PanelGroup(q.pack.Format.PanelBytes(kernel.Panel, depth), m), p1-p0)
 		at, end := p0, p0+n
 		s.after = after
 		if end < p1 {
 			s.after = q.first(end, m)
 		}
 		if direct := min(end, full) - at; q.Direct && direct > 0 {
-			if cpu.Pairs(q.target, q.Product) && q.target.Wide(m, 4*q.SrcWidth) && direct >= 2 {
+			if cpu.Pairs(q.target, q.Product) && q.target.Wide(m, kernel.EntryBytes*q.SrcWidth) && direct >= 2 {
 				q.direct(s, o, m, at, direct/2, kernel.Pair)
 				at += direct &^ 1
 				direct &= 1
@@ -213,13 +198,17 @@ func (q *product) run(s *scratch, o operands, m, p0, p1 int, after []float32) {
 
 // first is what a run of m rows from a panel on multiplies first: the panels of
 // one group in the first block of k.
-func (q *product) first(panel, m int) []float32 {
-	kc := q.blocks[0].kc
-	end := min(q.columns, (panel+q.target.PanelGroup(kc, m))*kernel.Panel)
-	return q.pack[panel*kernel.Panel*kc : end*kc]
+func (q *product) first(panel, m int) []byte {
+	return q.panelsFrom(0, panel, q.target.PanelGroup(q.pack.PanelStep(0), m))
 }
 
-const lineFloats = 16 // of a cache line
+// panelsFrom is up to n panels of a block of k.
+func (q *product) panelsFrom(block, panel, n int) []byte {
+	from := q.pack.From(block, panel)
+	return from[:min(len(from), n*q.pack.PanelStep(block))]
+}
+
+const lineBytes = 64 // of a cache line
 
 // direct runs n tiles of width class w, beginning at a panel, straight into
 // the destination. Meanwhile the row tiles ask for what comes next, each for its
@@ -231,24 +220,24 @@ func (q *product) direct(s *scratch, o operands, m, panel, n int, w kernel.Width
 		b := &q.blocks[i]
 		last := i == len(q.blocks)-1
 		*a = kernel.Args{
-			B:    unsafe.Pointer(&q.pack[b.k0*q.columns+panel*kernel.Panel*b.kc]),
+			B:    unsafe.Pointer(&q.pack.From(i, panel)[0]),
 			Segs: unsafe.Pointer(&b.segs[0]), NSegs: len(b.segs),
-			LDA: 4 * q.SrcWidth, KStep: q.KStep(), LDC: 4 * q.DstWidth,
-			LDAux: 4 * q.PreWidth, UpAux: 4 * q.DstWidth,
-			NTiles: n, PanelStep: 4 * kernel.Panel * b.kc,
+			LDA: kernel.EntryBytes * q.SrcWidth, KStep: q.KStep(), LDC: kernel.EntryBytes * q.DstWidth,
+			LDAux: kernel.EntryBytes * q.PreWidth, UpAux: kernel.EntryBytes * q.DstWidth,
+			NTiles: n, PanelStep: q.pack.PanelStep(i),
 			NR: kernel.Widths[w], Epilogue: q.BlockEpilogue(i),
 		}
 		q.setFlags(a, o.weight, i, panel)
 		next := s.after
 		if !last {
-			next = q.pack[(b.k0+b.kc)*q.columns+panel*kernel.Panel*b.next:][:n*kernel.Widths[w]*b.next]
+			next = q.panelsFrom(i+1, panel, ceilDiv(n*kernel.Widths[w], kernel.Panel))
 		}
 		for r := 0; r < m; r += a.MR {
 			a.MR = q.target.RowTile(m-r, w)
 			a.Ahead = 0
 			if len(next) > 0 && a.MR < m {
 				a.Ahead = uintptr(unsafe.Pointer(&next[0]))
-				next = next[min(len(next), n*b.kc/4*lineFloats*b.tiles[w][a.MR].ahead):]
+				next = next[min(len(next), n*b.kc/kernel.AheadK*lineBytes*b.tiles[w][a.MR].ahead):]
 			}
 			a.A = unsafe.Add(unsafe.Pointer(&o.src[r*q.SrcWidth]), b.base)
 			a.C = unsafe.Pointer(&o.dst[r*q.DstWidth+col])
@@ -284,14 +273,14 @@ func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 		o.residual, o.weight.flags, add = o.dst, o.weight.flags&^kernel.Accumulate, false
 	}
 	a := &s.args
-	widest, tallest := max(kernel.Panel, q.panelWidth(p1-1)), q.target.RowTiles
-	if 4*q.SrcWidth%q.target.SetBytes == 0 {
+	widest, tallest := max(kernel.Panel, q.pack.Layout.Width(p1-1)), q.target.RowTiles
+	if kernel.EntryBytes*q.SrcWidth%q.target.SetBytes == 0 {
 		tallest = max(1, tallest/2) // more rows would share too few sets of the L1 cache
 	}
 	for r := 0; r < m; {
 		mr := q.target.RowTile(min(m-r, tallest), kernel.WidthOf(widest))
 		for panel := p0; panel < p1; panel++ {
-			w := kernel.WidthOf(q.panelWidth(panel))
+			w := kernel.WidthOf(q.pack.Layout.Width(panel))
 			out := q.results
 			if w != kernel.Full {
 				out = kernel.Widths[w]
@@ -303,15 +292,15 @@ func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 				b := &q.blocks[i]
 				*a = kernel.Args{
 					A:    unsafe.Add(unsafe.Pointer(&o.src[r*q.SrcWidth]), b.base),
-					B:    unsafe.Pointer(&q.pack[b.k0*q.columns+panel*kernel.Panel*b.kc]),
+					B:    unsafe.Pointer(&q.pack.From(i, panel)[0]),
 					C:    unsafe.Pointer(&s.tile[0]),
 					Segs: unsafe.Pointer(&b.segs[0]), NSegs: len(b.segs),
-					LDA: 4 * q.SrcWidth, KStep: q.KStep(), LDC: 4 * out,
-					NTiles: 1, PanelStep: 4 * kernel.Panel * b.kc,
+					LDA: kernel.EntryBytes * q.SrcWidth, KStep: q.KStep(), LDC: kernel.EntryBytes * out,
+					NTiles: 1, PanelStep: q.pack.PanelStep(i),
 					MR: mr, NR: kernel.Widths[w], Epilogue: q.BlockEpilogue(i),
 				}
 				if a.Epilogue != kernel.Linear {
-					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), 4*kernel.LongPanel, 4*kernel.HalfPanel
+					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), kernel.EntryBytes*kernel.LongPanel, kernel.EntryBytes*kernel.HalfPanel
 				}
 				q.setFlags(a, o.weight, i, panel)
 				s.call(b.scratch[w][mr].run)
@@ -392,7 +381,7 @@ type scratch struct {
 	left, right, sums []float32
 	seg               kernel.Segment
 	// after is what the product at work will multiply next.
-	after []float32
+	after []byte
 	// crowded is the pool's, calls counts the calls of kernels.
 	crowded bool
 	calls   uint

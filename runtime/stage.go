@@ -127,7 +127,7 @@ func (w *Workspace) count(st *stage) int {
 func (st *stage) flops(m int) int {
 	n := 0
 	for _, p := range st.products {
-		n += 2 * m * p.Depth() * p.columns
+		n += 2 * m * p.Depth() * p.pack.Layout.Columns
 	}
 	return n
 }
@@ -157,7 +157,7 @@ func (w *Workspace) unitStep(worker, unit int) {
 		return
 	}
 	p, i := st.unit(unit)
-	var after []float32
+	var after []byte
 	if q, j := st.unit(w.nextUnit(unit)); q != nil {
 		after = q.first(2*j, w.m)
 	}
@@ -188,7 +188,7 @@ func (st *stage) unit(i int) (*product, int) {
 
 // following is what a block of rows multiplies after product j of stage k; the
 // next block begins again.
-func (w *Workspace) following(k, j, rows int) []float32 {
+func (w *Workspace) following(k, j, rows int) []byte {
 	if st := &w.stages[k]; j+1 < len(st.products) {
 		return st.products[j+1].first(0, rows)
 	}

@@ -163,7 +163,7 @@ func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
 					u.direct(s, st, left, rows, accumulate || m0 > 0)
 				} else {
 					at := (i - u.s0) * u.target.StripRows * width
-					u.strip(s, kernel.Full, st, left, s.right, sums[at:], 4*width, u.p1-u.p0, rows, m0 > 0)
+					u.strip(s, kernel.Full, st, left, s.right, sums[at:], kernel.EntryBytes*width, u.p1-u.p0, rows, m0 > 0)
 				}
 				left = left[rows*len(st.Store):]
 				i++
@@ -182,13 +182,13 @@ func (u *weightUnit) direct(s *scratch, st *plan.Strip, left []float32, rows int
 	row, ld := st.Row*u.nIn, st.RowStep*u.nIn
 	full := u.nIn / kernel.Panel
 	if n := min(full, u.p1) - u.p0; n > 0 {
-		u.strip(s, kernel.Full, st, left, s.right, u.dw[row+u.p0*kernel.Panel:], 4*ld, n, rows, add)
+		u.strip(s, kernel.Full, st, left, s.right, u.dw[row+u.p0*kernel.Panel:], kernel.EntryBytes*ld, n, rows, add)
 	}
 	if u.p1 <= full {
 		return
 	}
 	w := kernel.WidthOf(u.panelWidth(full))
-	u.strip(s, w, st, left, s.right[(full-u.p0)*kernel.Panel*rows:], s.tile, 4*kernel.Widths[w], 1, rows, false)
+	u.strip(s, w, st, left, s.right[(full-u.p0)*kernel.Panel*rows:], s.tile, kernel.EntryBytes*kernel.Widths[w], 1, rows, false)
 	n := u.nIn - full*kernel.Panel
 	for i := range st.Store {
 		dst := u.dw[row+i*ld+full*kernel.Panel:][:n]
@@ -246,9 +246,9 @@ func (u *weightUnit) strip(s *scratch, w kernel.Width, st *plan.Strip, left, rig
 	mr := len(st.Store)
 	s.seg = kernel.Segment{Len: rows}
 	s.args = kernel.Args{
-		A: unsafe.Pointer(&left[0]), LDA: 4, KStep: 4 * mr,
+		A: unsafe.Pointer(&left[0]), LDA: kernel.EntryBytes, KStep: kernel.EntryBytes * mr,
 		Segs: unsafe.Pointer(&s.seg), NSegs: 1,
-		B: unsafe.Pointer(&right[0]), PanelStep: 4 * kernel.Panel * rows,
+		B: unsafe.Pointer(&right[0]), PanelStep: kernel.EntryBytes * kernel.Panel * rows,
 		C: unsafe.Pointer(&dst[0]), LDC: ld, NTiles: n, MR: mr, NR: kernel.Widths[w],
 		Alpha: u.weight.alpha, Flags: u.weight.flags,
 	}

@@ -138,14 +138,20 @@ func (p Product) Padding() float64 {
 	return float64(p.Columns()) / float64(useful)
 }
 
+// PanelBytes is the size of a panel of the pack over kc products.
+func (p Product) PanelBytes(kc int) int {
+	f, _ := kernel.F32.Format()
+	return f.PanelBytes(kernel.Panel, kc)
+}
+
 // KStep is the distance in bytes between neighbouring k of one segment.
 func (p Product) KStep() int {
 	for _, s := range p.K {
 		if s.Store.Len > 1 {
-			return 4 * s.Store.Step
+			return kernel.EntryBytes * s.Store.Step
 		}
 	}
-	return 4
+	return kernel.EntryBytes
 }
 
 // Segments lists, for one block of k, where its inputs lie, in bytes from the
@@ -156,7 +162,7 @@ func (p Product) Segments(k0, kc int) []kernel.Segment {
 		n := s.Store.Len
 		lo, hi := max(0, k0), min(n, k0+kc)
 		if lo < hi {
-			segs = append(segs, kernel.Segment{Off: 4 * s.Store.At(lo), Len: hi - lo})
+			segs = append(segs, kernel.Segment{Off: kernel.EntryBytes * s.Store.At(lo), Len: hi - lo})
 		}
 		k0 -= n
 	}

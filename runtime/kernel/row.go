@@ -117,6 +117,9 @@ func (k Row) usualAhead() int {
 	return k.NR / 8
 }
 
+// AheadK is the number of k for which [Row] Ahead counts lines.
+const AheadK = 4
+
 // maxStride bounds what a kernel holds as an immediate, in bytes.
 const maxStride = 1 << 24
 

@@ -162,11 +162,11 @@ func (s *Schedule) Wide(m, stride int) bool {
 	return wide > 0 && m > s.LoneRows && (m <= wide || s.PairTall && m > s.Tiles[Full].Max || stride%s.SetBytes == 0)
 }
 
-// Shallow reports whether a single panel of depth kc is better than a pair: it
+// Shallow reports whether a single panel of so many bytes is better than a pair: it
 // stays in the L1 cache, unless rows of stride bytes, which share half of its
 // sets, drive it out.
-func (s *Schedule) Shallow(kc, stride int) bool {
-	return 4*Panel*kc <= s.ShallowBytes && stride%(s.SetBytes/2) != 0
+func (s *Schedule) Shallow(panel, stride int) bool {
+	return panel <= s.ShallowBytes && stride%(s.SetBytes/2) != 0
 }
 
 // AheadLines is the number of cache lines of the next panels that a tile asks
@@ -179,18 +179,18 @@ func (s *Schedule) AheadLines(mr, nr int) int {
 	return nr / s.AheadColumns
 }
 
-// PanelGroup is how many panels of depth kc stay in the L2 cache while so many
+// PanelGroup is how many panels of so many bytes stay in the L2 cache while so many
 // rows pass: even, at least 2.
-func (s *Schedule) PanelGroup(kc, rows int) int {
+func (s *Schedule) PanelGroup(panel, rows int) int {
 	if rows <= s.FewRows {
 		return 2
 	}
-	return max(2, s.PanelBytes/(4*Panel*kc)&^1)
+	return max(2, s.PanelBytes/panel&^1)
 }
 
 // GradientPanels is the number of panels of packed right operand that
 // backward-weight keeps in the L2 cache.
-func (s *Schedule) GradientPanels() int { return max(2, s.GradientBytes/(4*Panel*RowBlock)) }
+func (s *Schedule) GradientPanels() int { return max(2, s.GradientBytes/(EntryBytes*Panel*RowBlock)) }
 
 // RowChunk is the number of rows that pass through all stages of a call
 // together, or 0 where rows are so few that columns are handed out instead.

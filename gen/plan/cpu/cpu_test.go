@@ -186,10 +186,10 @@ func TestNamesAreUnique(t *testing.T) {
 func TestPanelGroup(t *testing.T) {
 	for _, target := range Targets() {
 		for _, kc := range []int{1, 64, 192, 768} {
-			if n := target.PanelGroup(kc, 1); n != 2 {
+			if n := target.PanelGroup(4*kernel.Panel*kc, 1); n != 2 {
 				t.Errorf("%s: one row passes over %d panels of depth %d", target.Name, n, kc)
 			}
-			n := target.PanelGroup(kc, 2048)
+			n := target.PanelGroup(4*kernel.Panel*kc, 2048)
 			if n < 2 || n%2 != 0 || n > 2 && 4*kernel.Panel*kc*n > target.PanelBytes {
 				t.Errorf("%s: groups of %d panels of depth %d", target.Name, n, kc)
 			}
@@ -205,7 +205,7 @@ var notSizes = map[string]string{
 	"Eps": "not a size", "gain": "not a size", "Ignored": "a mark",
 	"crossoverRounds": "of a measurement", "crossoverMost": "of a measurement", "crossoverTime": "of a measurement",
 	"scratchTile": "room for the largest tile",
-	"Accumulate":  "a flag", "MaxMR": "room for the largest tile", "maxStride": "the largest immediate", "ABI": "a version",
+	"Accumulate":  "a flag", "MaxMR": "room for the largest tile", "maxStride": "the largest immediate", "ABI": "a version", "EntryBytes": "of a type", "AheadK": "a unit of prefetching",
 }
 
 // Every constant of the packages below that is a number is a threshold that

@@ -25,7 +25,7 @@ func shaped(k kernel.Row, p plan.Product, segs []kernel.Segment) (kernel.Row, bo
 	if !p.Direct || !kernel.Uniform(segs) {
 		return k, false
 	}
-	s := &kernel.Shape{LDA: 4 * p.SrcWidth, KStep: p.KStep(), LDC: 4 * p.DstWidth, Segs: segs}
+	s := &kernel.Shape{LDA: kernel.EntryBytes * p.SrcWidth, KStep: p.KStep(), LDC: kernel.EntryBytes * p.DstWidth, Segs: segs}
 	if k.MR == 1 {
 		s.LDA, s.LDC = 0, 0
 	}
@@ -117,7 +117,7 @@ func Shaped(t *kernel.Target, p plan.Product, i int, segs []kernel.Segment, w ke
 
 // Pairs reports whether the product's panels run in pairs.
 func Pairs(t *kernel.Target, p plan.Product) bool {
-	return t.Tiles[kernel.Pair].Max > 0 && !(len(p.KBlocks) > 0 && t.Shallow(p.KBlocks[0], 4*p.SrcWidth))
+	return t.Tiles[kernel.Pair].Max > 0 && !(len(p.KBlocks) > 0 && t.Shallow(p.PanelBytes(p.KBlocks[0]), kernel.EntryBytes*p.SrcWidth))
 }
 
 // widths lists those of the tiles that store a product's results themselves. A

@@ -15,6 +15,7 @@ const walkDepth = 40
 
 // Thresholds lists all that a target has, on so many threads.
 func Thresholds(t kernel.Target, threads int) []plan.Threshold {
+	f32, _ := kernel.F32.Format()
 	ts := []plan.Threshold{
 		at("MaxKC", plan.AxisDepth, kernel.MaxKC, "two blocks of k"),
 		at("2 MaxKC", plan.AxisDepth, 2*kernel.MaxKC, "three blocks of k"),
@@ -23,7 +24,7 @@ func Thresholds(t kernel.Target, threads int) []plan.Threshold {
 		at("Panel", plan.AxisColumns, kernel.Panel, "a long panel"),
 		at("LongPanel", plan.AxisColumns, kernel.LongPanel, "two panels"),
 		at("pair of panels", plan.AxisColumns, 2*kernel.Panel, "a panel beside the pair"),
-		at("PanelGroup", plan.AxisColumns, kernel.Panel*t.PanelGroup(walkDepth, t.FewRows+1), "two groups of panels"),
+		at("PanelGroup", plan.AxisColumns, kernel.Panel*t.PanelGroup(f32.PanelBytes(kernel.Panel, walkDepth), t.FewRows+1), "two groups of panels"),
 		at("BiasColumns", plan.AxisColumns, t.BiasColumns, "two units of the bias's gradient"),
 		at("MinRun", plan.AxisRunLen, plan.MinRun-1, "products that kernels store"),
 
@@ -32,8 +33,8 @@ func Thresholds(t kernel.Target, threads int) []plan.Threshold {
 		at("RowBlock", plan.AxisRows, kernel.RowBlock, "two chains in each sum of a weight gradient"),
 		at("ColumnRows", plan.AxisRows, t.ColumnRows, "two calls that sum a bias's gradient"),
 
-		at("rows in half as many sets", plan.AxisStride, t.SetBytes/2/4-1, "shallow panels in pairs"),
-		at("rows in one set", plan.AxisStride, t.SetBytes/4-1, "lower tiles"),
+		at("rows in half as many sets", plan.AxisStride, t.SetBytes/2/kernel.EntryBytes-1, "shallow panels in pairs"),
+		at("rows in one set", plan.AxisStride, t.SetBytes/kernel.EntryBytes-1, "lower tiles"),
 
 		at("gradient group", plan.AxisInputs, kernel.Panel*t.GradientPanels(), "two groups of panels of x"),
 		at("MergeRows", plan.AxisInputs, t.MergeRows, "two passes of the identity"),
@@ -57,7 +58,7 @@ func Thresholds(t kernel.Target, threads int) []plan.Threshold {
 		at("EmbedColumns", plan.AxisWidth, plan.EmbedColumns, "two units of the embedding's gradient"),
 	}
 	if t.Tiles[kernel.Pair].Max > 0 {
-		ts = append(ts, at("shallow panels", plan.AxisDepth, t.ShallowBytes/(4*kernel.Panel), "pairs of panels"))
+		ts = append(ts, at("shallow panels", plan.AxisDepth, t.ShallowBytes/f32.PanelBytes(kernel.Panel, 1), "pairs of panels"))
 	}
 	for _, tile := range t.Tiles {
 		if tile.Max > 0 {
