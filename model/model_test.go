@@ -14,6 +14,7 @@ import (
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/initial"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/memory"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -488,7 +489,7 @@ func trainingMemory(t *testing.T, recompute bool) float64 {
 	s := forms[0]
 	s.Vocab, s.Hidden, s.FFN, s.AttnDim, s.QHeads, s.KVHeads, s.Layers = 1000, 256, 1024, 256, 4, 4, 4
 	const rows = 1024
-	before := rt.ArenaBytes()
+	before := memory.Held()
 	pool := rt.NewPool(2)
 	defer pool.Close()
 	p := model.NewParams(s)
@@ -504,7 +505,7 @@ func trainingMemory(t *testing.T, recompute bool) float64 {
 	if recompute {
 		newTrace = m.NewRecomputingTrace
 	}
-	without := rt.ArenaBytes()
+	without := memory.Held()
 	tr := newTrace(rows)
 	defer tr.Close()
 	ids := make([]int32, rows)
@@ -513,9 +514,9 @@ func trainingMemory(t *testing.T, recompute bool) float64 {
 	}
 	want := model.PredictMemory(s, true, recompute, 2)
 	want.Moments = 0 // the optimizer is not here
-	got := rt.ArenaBytes() - before
+	got := memory.Held() - before
 	if ratio := float64(got) / float64(want.Total(rows)); ratio < 0.7 || ratio > 1.2 {
 		t.Errorf("training takes %d bytes, predicted %d", got, want.Total(rows))
 	}
-	return float64(rt.ArenaBytes() - without)
+	return float64(memory.Held() - without)
 }

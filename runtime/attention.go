@@ -284,7 +284,7 @@ func (a *Attention) NewWorkspace() *AttnWorkspace {
 		s := &w.scratch[i]
 		s.p = make([]float32, queryBlock*keyBlock)
 		s.out = make([]float32, queryBlock*a.cols)
-		s.crowded = a.opt.Pool.crowded
+		s.crowded = a.opt.Pool.Crowded()
 	}
 	w.runPack, w.runForward, w.runExtend = w.packStep, w.forwardStep, w.extendStep
 	w.runOpposite, w.runBackward, w.runSumGroups = w.oppositeStep, w.backwardStep, w.sumGroup

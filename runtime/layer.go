@@ -6,6 +6,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/pool"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
@@ -71,7 +72,7 @@ func (o *Options) setDefaults() error {
 		return fmt.Errorf("runtime: target %s: %w", o.Target.Name, err)
 	}
 	if o.Pool == nil {
-		o.Pool = defaultPool()
+		o.Pool = pool.Default()
 	}
 	return nil
 }

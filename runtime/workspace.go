@@ -59,7 +59,7 @@ func NewWorkspace(pool *Pool) *Workspace {
 		s := &w.scratch[i]
 		s.tile = make([]float32, scratchTile)
 		s.pre = make([]float32, scratchTile)
-		s.crowded = pool.crowded
+		s.crowded = pool.Crowded()
 	}
 	w.runRows = w.rowStep
 	w.runChunks = w.chunkStep

@@ -201,7 +201,7 @@ func TestPanelGroup(t *testing.T) {
 var notSizes = map[string]string{
 	"walkDepth": "of the thresholds' own list",
 	"hugePage":  "alignment", "smallPage": "alignment", "cacheLine": "alignment", "align": "alignment",
-	"lineFloats": "a unit of prefetching", "readUnit": "of a measurement", "maxSpins": "time", "yieldCalls": "time",
+	"lineBytes": "a unit of prefetching", "readUnit": "of a measurement", "maxSpins": "time", "yieldCalls": "time",
 	"Eps": "not a size", "gain": "not a size", "Ignored": "a mark",
 	"crossoverRounds": "of a measurement", "crossoverMost": "of a measurement", "crossoverTime": "of a measurement",
 	"scratchTile": "room for the largest tile",
@@ -219,7 +219,7 @@ func TestConstantsAreListed(t *testing.T) {
 			}
 		}
 	}
-	all, err := constants.Numbers(".", "..", "../../../runtime", "../../../runtime/kernel", "../../../runtime/vec", "../../../model")
+	all, err := constants.Numbers(".", "..", "../../../runtime", "../../../runtime/pool", "../../../runtime/memory", "../../../runtime/kernel", "../../../runtime/vec", "../../../model")
 	if err != nil {
 		t.Fatal(err)
 	}

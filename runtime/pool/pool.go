@@ -1,4 +1,5 @@
-package runtime
+// Package pool shares out work among threads that stay.
+package pool
 
 import (
 	"fmt"
@@ -49,9 +50,9 @@ func DefaultThreads() int {
 	return min(runtime.GOMAXPROCS(0), max(1, runtime.NumCPU()/max(1, cpuid.CPU.ThreadsPerCore)))
 }
 
-// NewPool starts a pool of the given number of threads, the caller's
+// New starts a pool of the given number of threads, the caller's
 // included; 0 means DefaultThreads. Close it when done.
-func NewPool(threads int) *Pool {
+func New(threads int) *Pool {
 	if threads <= 0 {
 		threads = DefaultThreads()
 	}
@@ -67,11 +68,14 @@ func NewPool(threads int) *Pool {
 	return p
 }
 
-// defaultPool is shared by the layers that name no pool.
-var defaultPool = sync.OnceValue(func() *Pool { return NewPool(0) })
+// Default is a pool that is shared by the layers that name no pool.
+var Default = sync.OnceValue(func() *Pool { return New(0) })
 
 // Threads is the number of workers, the caller included.
 func (p *Pool) Threads() int { return p.threads }
+
+// Crowded reports whether the workers leave no P to other goroutines.
+func (p *Pool) Crowded() bool { return p.crowded }
 
 // Run calls f for every i in [0, n), on any worker, and returns when all
 // calls have. worker is below Threads and at work on one chunk at a time, so

@@ -1,23 +1,19 @@
-package runtime
+package pool
 
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"github.com/structuredffn/sffn/gen/spec"
 )
 
 // Every chunk runs once, and no worker runs two at a time.
 func TestPoolRun(t *testing.T) {
 	for _, threads := range []int{1, 2, 3, 16} {
-		p := NewPool(threads)
+		p := New(threads)
 		if p.Threads() != threads {
 			t.Fatalf("%d threads, want %d", p.Threads(), threads)
 		}
@@ -44,7 +40,7 @@ func TestPoolRun(t *testing.T) {
 // Idle workers park, and a job wakes them: each of its chunks waits until every
 // worker has come.
 func TestPoolParks(t *testing.T) {
-	p := NewPool(3)
+	p := New(3)
 	defer p.Close()
 	for range 5 {
 		park(p)
@@ -71,47 +67,12 @@ func park(p *Pool) {
 	}
 }
 
-// Several goroutines may use one layer, each with its own workspace; a busy
-// pool runs the second one's work inline.
-func TestConcurrentForward(t *testing.T) {
-	pool := NewPool(2)
-	defer pool.Close()
-	s := spec.FFN{Kind: spec.LowRank, Hidden: 64, FFN: 256, Rank: 16, Act: spec.GELU, Bias: true}
-	r := rand.New(rand.NewPCG(1, 1))
-	f, err := NewFFN(s, FFNWeights{randomWeights(r, s.FC1()), randomWeights(r, s.FC2())}, Options{Pool: pool})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	const m = 50
-	x := random(r, m*s.Hidden, 1)
-	forward := func() []float32 {
-		ws := f.NewWorkspace()
-		defer ws.Close()
-		y := poisoned(m * s.Hidden)
-		f.Forward(y, x, nil, m, nil, ws)
-		return y
-	}
-	want := forward()
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for range 50 {
-				if !slices.Equal(forward(), want) {
-					t.Error("a concurrent call gives another result")
-				}
-			}
-		})
-	}
-	wg.Wait()
-}
-
 // Workers for whom there is a P spin for the next job; where there are more of
 // them they park at once, which leaves the Ps to those that have work.
 func TestOversubscribed(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
 	for threads, spins := range map[int]bool{2: true, 3: false, 16: false} {
-		p := NewPool(threads)
+		p := New(threads)
 		if got := p.spins > 0; got != spins {
 			t.Errorf("%d threads on 2 Ps spin: %v, want %v", threads, got, spins)
 		}
@@ -125,52 +86,11 @@ func TestOversubscribed(t *testing.T) {
 	}
 }
 
-// Workers that hold every P let other goroutines run between kernels, long
-// before the scheduler's time slice of 10 ms is over.
-func TestYields(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	pool := NewPool(1)
-	defer pool.Close()
-	s := spec.FFN{Kind: spec.Dense, Hidden: 256, FFN: 1024, Act: spec.GELU}
-	r := rand.New(rand.NewPCG(1, 1))
-	f, err := NewFFN(s, FFNWeights{randomWeights(r, s.FC1()), randomWeights(r, s.FC2())}, Options{Pool: pool})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	const m = 2048
-	x, y := random(r, m*s.Hidden, 1), poisoned(m*s.Hidden)
-	ws := f.NewWorkspace()
-	defer ws.Close()
-	var turns atomic.Int64
-	var stop atomic.Bool
-	done := make(chan bool)
-	go func() {
-		for !stop.Load() {
-			turns.Add(1)
-			runtime.Gosched()
-		}
-		close(done)
-	}()
-	for turns.Load() == 0 {
-		runtime.Gosched()
-	}
-	before := turns.Load()
-	f.Forward(y, x, nil, m, nil, ws)
-	// Now and then the scheduler takes the worker itself again.
-	got, want := turns.Load()-before, int64(ws.scratch[0].calls/yieldCalls*3/4)
-	stop.Store(true)
-	<-done
-	if want < 8 || got < want {
-		t.Errorf("another goroutine ran %d times beside %d calls of kernels, want %d or more", got, ws.scratch[0].calls, want)
-	}
-}
-
 // A panic in any worker reaches the caller of Run, whose pool goes on.
 func TestPoolPanics(t *testing.T) {
 	broken := errors.New("broken")
 	for _, threads := range []int{1, 2, 3, 16} {
-		p := NewPool(threads)
+		p := New(threads)
 		defer p.Close()
 		for range 20 {
 			for _, bad := range []int{0, 7, 39} {
@@ -205,7 +125,7 @@ func TestPoolPanics(t *testing.T) {
 // is told, in the caller's own the caller ends.
 func TestPoolGoexit(t *testing.T) {
 	for _, threads := range []int{2, 3} {
-		p := NewPool(threads)
+		p := New(threads)
 		defer p.Close()
 		for _, inWorker := range []bool{false, true} {
 			var told any

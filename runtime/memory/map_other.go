@@ -1,6 +1,6 @@
 //go:build !linux
 
-package runtime
+package memory
 
 func mapMemory(size int) []byte { return make([]byte, size) }
 

@@ -1,4 +1,4 @@
-package runtime
+package memory
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 func mapMemory(size int) []byte {
 	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
-		panic(fmt.Errorf("runtime: cannot map %d bytes: %w", size, err))
+		panic(fmt.Errorf("memory: cannot map %d bytes: %w", size, err))
 	}
 	return b
 }

@@ -1,4 +1,5 @@
-package runtime
+// Package memory hands out large aligned buffers outside the Go heap.
+package memory
 
 import (
 	"sync/atomic"
@@ -61,8 +62,8 @@ func (a *Arena) grow(size int) {
 // mapped counts the bytes that arenas hold.
 var mapped atomic.Int64
 
-// ArenaBytes is the memory that all open arenas hold, in bytes.
-func ArenaBytes() int64 { return mapped.Load() }
+// Held is the memory that all open arenas hold, in bytes.
+func Held() int64 { return mapped.Load() }
 
 // Close frees the arena. Its buffers must not be used afterwards.
 func (a *Arena) Close() {
