@@ -14,8 +14,8 @@ import (
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/initial"
 	rt "github.com/structuredffn/sffn/runtime"
-	"github.com/structuredffn/sffn/runtime/memory"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/memory"
 )
 
 // build makes a model with parameters far from any symmetric start.
