@@ -31,11 +31,11 @@ type Model struct {
 	// MaxPositions is the longest sequence that the model accepts.
 	MaxPositions int
 
-	// Kind, Rank and Blocks are the structure of the feed-forward networks;
-	// layer 0 stays dense when FirstLayerDense.
-	Kind            Kind
-	Rank, Blocks    int
-	FirstLayerDense bool
+	// Kind, Rank and Blocks are the structure of the feed-forward networks, but for
+	// that of the layers which Except names.
+	Kind         Kind
+	Rank, Blocks int
+	Except       Exceptions
 	// Guided says that the structured layers have dense guides: in the guided
 	// phase of a training run.
 	Guided bool
@@ -76,12 +76,8 @@ func (m Model) Head() Linear {
 
 // LayerFFN is the feed-forward network of layer i, counted from 0.
 func (m Model) LayerFFN(i int) FFN {
-	f := FFN{Kind: m.Kind, Hidden: m.Hidden, FFN: m.FFN, Rank: m.Rank, Blocks: m.Blocks, Act: m.Act, Bias: m.Bias}
-	if i == 0 && m.FirstLayerDense {
-		f.Kind, f.Rank, f.Blocks = Dense, 0, 0
-	}
-	f.Guide = m.Guided && f.Kind != Dense
-	return f
+	s := m.Structure(i)
+	return FFN{Kind: s.Kind, Hidden: m.Hidden, FFN: m.FFN, Rank: s.Rank, Blocks: s.Blocks, Act: m.Act, Bias: m.Bias, Guide: m.Guided && s.Kind != Dense}
 }
 
 // Params lists the parameters of the model in the reference's names and order.
