@@ -114,6 +114,23 @@ func (m Model) Params() []Param {
 	return ps
 }
 
+// Rates lists the parameters whose learning rate is another multiple of the run's
+// than 1, by name; of is [Linear.Rates].
+func (m Model) Rates(of func(Linear) []float64) map[string]float64 {
+	rates := map[string]float64{}
+	for i := range m.Layers {
+		f := m.LayerFFN(i)
+		for name, l := range map[string]Linear{"fc1": f.FC1(), "fc2": f.FC2()} {
+			for j, rate := range of(l) {
+				if rate != 1 {
+					rates["model.layers."+strconv.Itoa(i)+".mlp."+name+"."+l.Chain()[j].Param] = rate
+				}
+			}
+		}
+	}
+	return rates
+}
+
 // Guides lists the guides of a guided model, fc1's before fc2's of each layer.
 func (m Model) Guides() []Param {
 	var ps []Param

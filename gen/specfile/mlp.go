@@ -103,6 +103,19 @@ func (m MLP) MarshalYAML() (any, error) {
 	return plain(m), nil
 }
 
+// SetRank sets the rank of all layers whose kind has one; that of mlp itself in any
+// case, which says so where its kind has none.
+func (m *MLP) SetRank(rank int) {
+	m.Rank = rank
+	for _, list := range [][]LayerMLP{m.Except, m.list} {
+		for i := range list {
+			if slices.Contains(spec.Ranked(), list[i].Kind) {
+				list[i].Rank = rank
+			}
+		}
+	}
+}
+
 // fill gives a model its structures; errors are joined field errors, those of the
 // whole model.
 func (m *MLP) fill(s *spec.Model) error {
