@@ -32,7 +32,7 @@ func shapes(t *testing.T) (all []spec.Model) {
 		}
 		s := f.Model
 		s.Guided = strings.Contains(name, "guided")
-		s.Layers, s.FirstLayerDense, s.Vocab, s.MaxPositions = 1, false, 509, 256
+		s.Layers, s.Except, s.Vocab, s.MaxPositions = 1, "", 509, 256
 		known := slices.ContainsFunc(all, func(o spec.Model) bool {
 			o.Name = s.Name
 			return o == s

@@ -48,8 +48,11 @@ func TestParamsFLOPs(t *testing.T) {
 				kind = spec.Dense
 			}
 			m := spec.Model{Vocab: c.Vocab, Hidden: c.Hidden, FFN: c.FFN, Layers: c.Layers, AttnDim: c.Attn, QHeads: c.QHeads, KVHeads: c.KVHeads,
-				MaxPositions: 1024, Kind: kind, Rank: c.Rank, Blocks: c.Blocks, FirstLayerDense: c.FirstDense,
+				MaxPositions: 1024, Kind: kind, Rank: c.Rank, Blocks: c.Blocks,
 				Act: spec.GELU, Bias: true, Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 1e4, TieEmbeddings: true, InitStd: 0.02}
+			if c.FirstDense {
+				m.SetStructure(0, 0, spec.Structure{Kind: spec.Dense})
+			}
 			if err := m.Validate(); err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,10 @@
 package specfile
 
-import "github.com/structuredffn/sffn/gen/spec"
+import (
+	"slices"
+
+	"github.com/structuredffn/sffn/gen/spec"
+)
 
 // Section is the section model: of a file. Together, its keys may come to some
 // 2^40 parameters. Pointers tell what is left out from zero.
@@ -34,7 +38,8 @@ type Section struct {
 	KVHeads *int `yaml:"kv_heads,omitempty"` // heads; 1 to 2^20, a divisor of QHeads; QHeads
 	// MaxPositions is the longest sequence that the model accepts.
 	MaxPositions int `yaml:"max_positions"` // tokens; 1 to 2^20
-	// MLP is the structure of the feed-forward networks: the keys that follow.
+	// MLP is the structure of the feed-forward networks: the keys that follow, or a
+	// list of what `mlp.except` takes that names every layer.
 	MLP MLP `yaml:"mlp"` // dense
 	// Act is the activation between the two linears. With {gated} the first has a
 	// gate as wide as its output.
@@ -61,18 +66,6 @@ type Section struct {
 	InitFanIn bool `yaml:"init_fan_in"`
 }
 
-// MLP is the section mlp of a model.
-type MLP struct {
-	// Kind is the chain of factors that stands for each matrix.
-	Kind spec.Kind `yaml:"kind"` // {kinds}
-	// Rank is the inner width of {ranked}.
-	Rank int `yaml:"rank"` // entries; lowrank: 1 to Hidden or FFN, the smaller, blockdense: multiples of Blocks to 2^20; none
-	// Blocks is the number of blocks of {blocked}.
-	Blocks int `yaml:"blocks"` // blocks; divisors of Hidden and FFN, for blockdense also of Rank; none
-	// FirstDense keeps the first layer's network dense.
-	FirstDense bool `yaml:"first_layer_dense"`
-}
-
 // NewSection returns the defaults: those of the paper's models.
 func NewSection() Section {
 	return Section{MaxPositions: 1024, MLP: MLP{Kind: spec.Dense, FirstDense: true}, Act: spec.GELU, Bias: true,
@@ -90,23 +83,24 @@ func (m *Section) Clone() Section {
 	}
 	c := *m
 	c.AttnDim, c.KVHeads = clone(m.AttnDim), clone(m.KVHeads)
+	c.MLP.Except, c.MLP.list = slices.Clone(m.MLP.Except), slices.Clone(m.MLP.list)
 	return c
 }
 
-// Spec is the model that the section describes; it may be invalid.
-func (m *Section) Spec(name string) spec.Model {
+// Spec is the model that the section describes; errors are joined field errors.
+func (m *Section) Spec(name string) (spec.Model, error) {
 	or := func(p *int, d int) int {
 		if p != nil {
 			return *p
 		}
 		return d
 	}
-	return spec.Model{
+	s := spec.Model{
 		Name:  name,
 		Vocab: m.Vocab, Hidden: m.Hidden, FFN: m.FFN, Layers: m.Layers,
 		AttnDim: or(m.AttnDim, m.Hidden), QHeads: m.QHeads, KVHeads: or(m.KVHeads, m.QHeads), MaxPositions: m.MaxPositions,
-		Kind: m.MLP.Kind, Rank: m.MLP.Rank, Blocks: m.MLP.Blocks, FirstLayerDense: m.MLP.FirstDense,
 		Act: m.Act, Bias: m.Bias, Norm: m.Norm, Position: m.Position, RotaryBase: m.RotaryBase,
 		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.InitStd, InitFanIn: m.InitFanIn,
 	}
+	return s, m.MLP.fill(&s)
 }

@@ -51,9 +51,9 @@ func Parse(name string, src []byte) (spec.Model, error) {
 	if err := Decode(name, src, &d); err != nil {
 		return spec.Model{}, err
 	}
-	m := d.Model.Spec(ModelName(name))
+	m, err := d.Model.Spec(ModelName(name))
 	m.Guided = hasKey(d.Train, "guide")
-	return m, Locate(name, src, m.Validate())
+	return m, Locate(name, src, err)
 }
 
 // ModelName is the name of the model in a file of that name.
@@ -131,7 +131,11 @@ func flatten(err error) []error {
 }
 
 func position(doc *ast.File, field string) (line, column int) {
-	for _, path := range []string{"$.model.mlp." + field, "$.model." + field, "$.train." + field, "$.model.mlp", "$.model"} {
+	paths := []string{"$.model.mlp." + field, "$.model." + field, "$.train." + field}
+	if entry, _, ok := strings.Cut(field, "]"); ok { // that has the field or leaves it out
+		paths = append(paths, "$.model."+entry+"]")
+	}
+	for _, path := range append(paths, "$.model.mlp", "$.model") {
 		p, err := yaml.PathString(path)
 		if err != nil {
 			continue // a field that is no key, such as fc1's output

@@ -1,6 +1,7 @@
 package specfile
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -128,6 +129,83 @@ func TestTrainUnread(t *testing.T) {
 	}
 }
 
+// What sections and lists make of the layers.
+func TestLayers(t *testing.T) {
+	four := strings.Replace(good, "layers: 2", "layers: 4", 1)
+	for mlp, want := range map[string]string{
+		"{kind: dense}":             "0-3 dense",
+		"{kind: lowrank, rank: 16}": "0 dense, 1-3 lowrank_r16",
+		"{kind: lowrank, rank: 16, first_layer_dense: false}":                                                                    "0-3 lowrank_r16",
+		"{kind: lowrank, rank: 16, except: [{layers: 2-3, kind: dense}]}":                                                        "0 dense, 1 lowrank_r16, 2-3 dense",
+		"{kind: lowrank, rank: 16, except: [{layers: 0, kind: lowrank, rank: 4}]}":                                               "0 lowrank_r4, 1-3 lowrank_r16",
+		"{kind: lowrank, rank: 16, except: [{layers: 0, kind: lowrank, rank: 16}]}":                                              "0-3 lowrank_r16",
+		"{kind: lowrank, rank: 16, except: []}":                                                                                  "0 dense, 1-3 lowrank_r16",
+		"{rank: 0, except: [{layers: \"3\", kind: blockdense, rank: 8, blocks: 4}, {layers: 1, kind: blockshuffle, blocks: 2}]}": "0 dense, 1 blockshuffle_b2, 2 dense, 3 blockdense_r8_b4",
+		"[{kind: dense}, {kind: lowrank, rank: 16}, {layers: 2-3, kind: blockshuffle, blocks: 4}]":                               "0 dense, 1 lowrank_r16, 2-3 blockshuffle_b4",
+		"[{layers: 1-3, kind: lowrank, rank: 16}, {layers: 0, kind: dense}]":                                                     "0 dense, 1-3 lowrank_r16",
+		"[{layers: 0-3, kind: lowrank, rank: 16}]":                                                                               "0-3 lowrank_r16",
+		"\n    - kind: dense\n    - {layers: 1-2, kind: lowrank, rank: 16}\n    - kind: dense":                                   "0 dense, 1-2 lowrank_r16, 3 dense",
+	} {
+		m, err := Parse("f.yaml", []byte(strings.Replace(four, "{kind: lowrank, rank: 16}", mlp, 1)))
+		if err != nil {
+			t.Errorf("%s: %v", mlp, err)
+			continue
+		}
+		var got []string
+		for _, s := range m.Stretches() {
+			layers := fmt.Sprint(s.First)
+			if s.Last > s.First {
+				layers += fmt.Sprintf("-%d", s.Last)
+			}
+			got = append(got, layers+" "+m.Structure(s.First).String())
+		}
+		if text := strings.Join(got, ", "); text != want {
+			t.Errorf("%s: %s, want %s", mlp, text, want)
+		}
+	}
+}
+
+// Errors of single layers name the entry and its field.
+func TestLayerErrors(t *testing.T) {
+	for mlp, want := range map[string]string{ // the error points at ^
+		"{kind: dense, except: [{layers: 1, kind: lowrank, rank: ^65}]}":                            "mlp.except[0].rank: 65 is out of range for a 64 -> 256 lowrank layer, want 1 to 64",
+		"{kind: dense, except: [{layers: 0, kind: dense}, ^{layers: 1, kind: lowrank}]}":            "mlp.except[1].rank: 0 is out of range",
+		"{kind: dense, except: [{layers: 1, kind: ^lowrnk}]}":                                       "mlp.except[0].kind: unknown kind \"lowrnk\"; valid are dense",
+		"{kind: dense, except: [^{layers: 1}]}":                                                     "mlp.except[0].kind: unknown kind \"\"; valid are dense",
+		"{kind: dense, except: [{layers: 1, kind: blockshuffle, blocks: ^3}]}":                      "mlp.except[0].blocks: 3 does not divide ffn 256; valid are",
+		"{kind: dense, except: [{layers: 1, kind: dense, rank: ^3}]}":                               "mlp.except[0].rank: a dense layer has none, got 3; leave it out",
+		"{kind: dense, except: [{layers: ^2, kind: lowrank, rank: 3}]}":                             "mlp.except[0].layers: 2 is out of range; the model has layers 0 to 1",
+		"{kind: dense, except: [{layers: ^1-2, kind: lowrank, rank: 3}]}":                           "mlp.except[0].layers: 1-2 is out of range",
+		"{kind: dense, except: [{layers: ^1-0, kind: lowrank, rank: 3}]}":                           "mlp.except[0].layers: 1-0 is out of range",
+		"{kind: dense, except: [{layers: ^last, kind: lowrank, rank: 3}]}":                          "mlp.except[0].layers: \"last\" names no layers; want a layer such as 3, or several such as 0-3",
+		"{kind: dense, except: [^{kind: lowrank, rank: 3}]}":                                        "mlp.except[0].layers: \"\" names no layers",
+		"{kind: dense, except: [{layers: ^99999999999999999999, kind: dense}]}":                     "layers: 99999999999999999999 is a number, want a layer such as 3",
+		"{kind: dense, except: [{layers: ^1.5, kind: dense}]}":                                      "layers: 1.5 is a number, want a layer such as 3",
+		"{kind: dense, except: [{layers: 0-1, kind: dense}, {layers: ^1, kind: lowrank, rank: 3}]}": "mlp.except[1].layers: layer 1 is in mlp.except[0], too; want it once",
+		"{kind: dense, except: ^{layers: 1, kind: dense}}":                                          "except: the value is no list, want a list",
+		"{kind: dense, except: [{layers: 1, kind: dense, ^depth: 3}]}":                              "unknown field \"depth\"",
+		"{kind: dense, except: [{layers: 1, kind: lowrank, rank: ^many}]}":                          "rank: many is no whole number",
+		"{kind: dense, except: [{layers: 1, kind: lowrank, ^rank: }]}":                              "rank: is empty",
+		"{kind: lowrank, rank: 65, except: [{layers: 1, kind: lowrank, rank: ^66}]}":                "mlp.except[0].rank: 66 is out of range",
+		"{kind: lowrank, rank: ^65, except: [{layers: 1, kind: lowrank, rank: 66}]}":                "rank: 65 is out of range",
+		"[{kind: dense}, {kind: lowrank, rank: ^65}]":                                               "mlp[1].rank: 65 is out of range for a 64 -> 256 lowrank layer, want 1 to 64",
+		"^[{kind: dense}]": "mlp: layer 1 is in no entry of the list; want each of 0 to 1",
+		"^[]":              "mlp: layer 0 is in no entry",
+		"[{kind: dense}, {kind: dense}, ^{kind: dense}]": "mlp[2].layers: 2 is out of range; the model has layers 0 to 1",
+		"[{kind: dense}, {layers: ^0, kind: dense}]":     "mlp[1].layers: layer 0 is in mlp[0], too; want it once",
+		"[{kind: dense}, {^first_layer_dense: true}]":    "unknown field \"first_layer_dense\"",
+		"[^dense, dense]": "",
+		"^dense":          "",
+	} {
+		before, after, _ := strings.Cut(mlp, "^")
+		_, err := Parse("f.yaml", []byte(strings.Replace(good, "{kind: lowrank, rank: 16}", before+after, 1)))
+		want := fmt.Sprintf("f.yaml:7:%d: %s", len("  mlp: ")+len(before)+1, want)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", mlp, err, want)
+		}
+	}
+}
+
 func TestWarning(t *testing.T) {
 	f := spec.FFN{Kind: spec.LowRank, Hidden: 64, FFN: 64, Rank: 40, Act: spec.GELU}
 	if len(f.Warnings()) != 2 {
@@ -139,6 +217,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("model: {vocab: 1}"))
 	f.Add([]byte("model: &a {mlp: *a}"))
+	f.Add([]byte(strings.Replace(good, "rank: 16", "rank: 16, except: [{layers: 1, kind: dense}]", 1)))
+	f.Add([]byte(strings.Replace(good, "{kind: lowrank, rank: 16}", "[{kind: dense}, {layers: 1-1, kind: lowrank, rank: 3}]", 1)))
 	f.Add([]byte(bomb()))
 	f.Add([]byte(deepMap(20)))
 	f.Add([]byte(manyKeys(20)))

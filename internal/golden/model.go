@@ -18,10 +18,13 @@ func (d *data) modelSpec() (spec.Model, error) {
 	s := spec.Model{
 		Name: d.Name, Vocab: m.Vocab, Hidden: m.Hidden, FFN: m.FFN, Layers: m.Layers,
 		AttnDim: m.AttnDim, QHeads: m.QHeads, KVHeads: m.KVHeads, MaxPositions: m.MaxPositions,
-		Kind: kind(k.Name), Rank: k.Kwargs.Rank, Blocks: k.Kwargs.Blocks, FirstLayerDense: k.Kwargs.FirstLayer == nil || *k.Kwargs.FirstLayer,
+		Kind: kind(k.Name), Rank: k.Kwargs.Rank, Blocks: k.Kwargs.Blocks,
 		Act: spec.Act(m.Act), Bias: m.Bias, Norm: spec.Norm(m.Norm), Position: spec.Position(m.Position.Name), RotaryBase: m.Position.Base,
 		Guided:           k.Kwargs.Training.Enabled || d.Training.guided(),
 		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.Init.Range,
+	}
+	if first := k.Kwargs.FirstLayer; first == nil || *first {
+		s.SetStructure(0, 0, spec.Structure{Kind: spec.Dense})
 	}
 	if err := s.Validate(); err != nil {
 		return s, fmt.Errorf("manifest.json: %w", err)

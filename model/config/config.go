@@ -83,9 +83,9 @@ func (f *file) setSeq() {
 // config is the configuration of that name; its errors are field errors.
 func (f *file) config(name string, src []byte) (*Config, error) {
 	f.setSeq()
-	c := &Config{Model: f.Model.Spec(name), Train: *f.Train, Source: src}
-	c.Model.Guided = c.Train.Guide.On()
-	return c, errors.Join(c.Model.Validate(), c.Train.validate(c.Model))
+	m, err := f.Model.Spec(name)
+	m.Guided = f.Train.Guide.On()
+	return &Config{Model: m, Train: *f.Train, Source: src}, errors.Join(err, f.Train.validate(m))
 }
 
 // Course is what training comes to.
@@ -125,5 +125,5 @@ func (c *Config) Course() Course {
 func (c *Config) SameRun(d *Config) bool {
 	t := d.Train
 	t.Recompute = c.Train.Recompute
-	return c.Model == d.Model && c.Train == t
+	return c.Model.SameLayers(d.Model) && c.Train == t
 }

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+
 	"github.com/structuredffn/sffn/gen/specfile"
 )
 
@@ -162,6 +165,66 @@ func TestSeqDefault(t *testing.T) {
 	c, err := d.Config("draft")
 	if err != nil || c.Train.Seq != 32 || !strings.Contains(string(c.Source), "seq: 32\n") {
 		t.Errorf("a draft: %v, %v", c, err)
+	}
+}
+
+// Drafts take sections and lists over one another, are copied, and are written as
+// what they are read from.
+func TestDraftLayers(t *testing.T) {
+	section := func(text string) ast.Node {
+		f, err := parser.ParseBytes([]byte(text), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.Docs[0].Body
+	}
+	base := NewDraft()
+	if err := base.Overlay(section("{vocab: 257, hidden: 64, ffn: 256, layers: 3, q_heads: 4, mlp: {kind: lowrank, rank: 16, except: [{layers: 2, kind: lowrank, rank: 8}]}}"), nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		over string
+		rank float64
+		want string // of layers 0, 1 and 2
+	}{
+		{"{}", 0, "dense lowrank_r16 lowrank_r8"},
+		{"{mlp: {rank: 4}}", 0, "dense lowrank_r4 lowrank_r8"},
+		{"{mlp: {except: []}}", 0, "dense lowrank_r16 lowrank_r16"},
+		{"{mlp: {first_layer_dense: false, except: [{layers: 1, kind: dense}]}}", 0, "lowrank_r16 dense lowrank_r16"},
+		{"{mlp: [{kind: dense}, {layers: 1-2, kind: blockshuffle, blocks: 4}]}", 0, "dense blockshuffle_b4 blockshuffle_b4"},
+		{"{}", 0.5, "dense lowrank_r32 lowrank_r32"},
+		{"{mlp: [{kind: dense}, {layers: 1-2, kind: lowrank, rank: 3}]}", 0.5, "dense lowrank_r32 lowrank_r32"},
+	} {
+		d := base
+		if err := d.Overlay(section(tt.over), nil); err != nil {
+			t.Errorf("%s: %v", tt.over, err)
+			continue
+		}
+		if tt.rank > 0 {
+			d.SetRank(tt.rank)
+		}
+		c, err := d.Config("draft")
+		if err != nil {
+			t.Errorf("%s: %v", tt.over, err)
+			continue
+		}
+		var got []string
+		for i := range c.Model.Layers {
+			got = append(got, c.Model.Structure(i).String())
+		}
+		if again, err := Parse("draft", c.Source); err != nil || !again.SameRun(c) || strings.Join(got, " ") != tt.want {
+			t.Errorf("%s: %v, want %s; read again: %v\n%s", tt.over, got, tt.want, err, c.Source)
+		}
+		if !strings.HasPrefix(tt.over, "{mlp: [") {
+			continue
+		}
+		// A section after a list begins with the defaults.
+		if err := d.Overlay(section("{mlp: {kind: lowrank, rank: 5}}"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if c, err = d.Config("draft"); err != nil || c.Model.Except != "0:dense" || c.Model.Rank != 5 {
+			t.Errorf("a section after a list: %+v, %v", c.Model, err)
+		}
 	}
 }
 

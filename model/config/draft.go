@@ -46,8 +46,11 @@ func (d *Draft) check(model, train ast.Node) error {
 	return specfile.CheckSection(train, d.train)
 }
 
-// SetRank sets the rank to a share of the hidden width.
-func (d *Draft) SetRank(share float64) { d.model.MLP.Rank = int(share * float64(d.model.Hidden)) }
+// SetRank sets the rank of the structured layers to a share of the hidden width.
+func (d *Draft) SetRank(share float64) {
+	d.model = d.model.Clone() // drafts are copied
+	d.model.MLP.SetRank(int(share * float64(d.model.Hidden)))
+}
 
 // SetSeed and SetSteps set a field of the section train.
 func (d *Draft) SetSeed(seed uint64) { d.train.Seed = seed }

@@ -28,8 +28,9 @@ const configPage = "../../docs/config.md"
 
 // key is a key of the schema, as the page shows it.
 type key struct {
-	path string // model.mlp.rank
+	path string // model.mlp.rank, model.mlp.except[].rank
 	kind reflect.Kind
+	list bool // of such values
 	// does, unit, limits and initial are text with the names of other keys in
 	// backquotes.
 	does, unit, limits, initial string
@@ -42,7 +43,7 @@ const required = "required"
 func schema(t *testing.T) []key {
 	t.Helper()
 	comments := map[string]*ast.Field{} // by type and field
-	for _, name := range []string{"../../gen/specfile/model.go", "train.go"} {
+	for _, name := range []string{"../../gen/specfile/model.go", "../../gen/specfile/mlp.go", "train.go"} {
 		source, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -80,18 +81,24 @@ type scribe struct {
 func (s *scribe) name(section reflect.Type) {
 	for i := range section.NumField() {
 		f := section.Field(i)
-		s.names[f.Name], _, _ = strings.Cut(f.Tag.Get("yaml"), ",")
-		if f.Type = indirect(f.Type); f.Type.Kind() == reflect.Struct {
-			s.name(f.Type)
+		if !f.IsExported() {
+			continue
+		}
+		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); s.names[f.Name] == "" {
+			s.names[f.Name] = name
+		}
+		if of, _ := under(f.Type); of.Kind() == reflect.Struct {
+			s.name(of)
 		}
 	}
 }
 
-func indirect(t reflect.Type) reflect.Type {
-	if t.Kind() == reflect.Pointer {
-		return t.Elem()
+// under is the type of a key's value, or of the entries of its list.
+func under(t reflect.Type) (of reflect.Type, list bool) {
+	if t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		return t.Elem(), t.Kind() == reflect.Slice
 	}
-	return t
+	return t, false
 }
 
 func (s *scribe) section(path string, v reflect.Value) {
@@ -103,7 +110,12 @@ func (s *scribe) section(path string, v reflect.Value) {
 	}
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
-		k := key{path: path + "." + s.names[f.Name], kind: indirect(f.Type).Kind()}
+		if !f.IsExported() {
+			continue
+		}
+		of, list := under(f.Type)
+		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		k := key{path: path + "." + name, kind: of.Kind(), list: list}
 		c := s.comments[v.Type().Name()+"."+f.Name]
 		if c == nil || c.Doc.Text() == "" {
 			s.t.Errorf("%s: the field %s has no comment", k.path, f.Name)
@@ -131,13 +143,18 @@ func (s *scribe) section(path string, v reflect.Value) {
 		}
 		if k.initial == "" {
 			k.initial = value(v.Field(i))
-			if k.initial == "0" && strings.HasPrefix(k.limits, "1 to") {
+			if k.initial == "" || k.initial == "0" && strings.HasPrefix(k.limits, "1 to") {
 				k.initial = required
 			}
 		}
 		s.keys = append(s.keys, k)
 		if k.kind == reflect.Struct {
-			s.section(k.path, v.Field(i))
+			at := v.Field(i)
+			if list {
+				at = reflect.New(of).Elem()
+				k.path += "[]"
+			}
+			s.section(k.path, at)
 		}
 	}
 }
@@ -180,7 +197,11 @@ func table(keys []key, section string) string {
 		if !ok {
 			continue
 		}
-		fmt.Fprintf(b, "| `%s` | %s | %s | %s | %s | %s |\n", name, types[k.kind], k.initial, k.unit, k.limits, k.does)
+		of := types[k.kind]
+		if k.list {
+			of = "list of " + of + "s"
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s | %s | %s | %s |\n", name, of, k.initial, k.unit, k.limits, k.does)
 	}
 	return b.String() + "\n"
 }
@@ -232,6 +253,9 @@ func minimal(path string) settings {
 	if strings.HasPrefix(path, "train.guide.") {
 		s["train.guide"] = "{}"
 	}
+	if strings.HasPrefix(path, "model.mlp.except[].") {
+		s = s.with("model.mlp.kind", "lowrank", "model.mlp.rank", "16", "model.mlp.first_layer_dense", "false", "model.mlp.except[].layers", "1", "model.mlp.except[].kind", "dense")
+	}
 	return s
 }
 
@@ -250,7 +274,7 @@ func (s settings) parse() (*Config, error) {
 	tree := map[string]any{}
 	for _, path := range slices.Sorted(maps.Keys(s)) {
 		at, parts := tree, strings.Split(path, ".")
-		for _, p := range parts[:len(parts)-1] {
+		for _, p := range parts[:len(parts)-1] { // a list, such as except[], has one entry
 			next, ok := at[p].(map[string]any)
 			if !ok {
 				next = map[string]any{}
@@ -273,6 +297,10 @@ func flow(v any) string {
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		if b.Len() > 0 {
 			b.WriteString(", ")
+		}
+		if name, ok := strings.CutSuffix(k, "[]"); ok {
+			b.WriteString(name + ": [" + flow(m[k]) + "]")
+			continue
 		}
 		b.WriteString(k + ": " + flow(m[k]))
 	}
@@ -379,8 +407,40 @@ func blockshuffle(ffn string) settings {
 	return settings{"model.mlp.kind": "blockshuffle", "model.mlp.blocks": "1", "model.ffn": ffn}
 }
 
+// inEntry has settings of the section mlp in an exception instead.
+func inEntry(s settings) settings {
+	to := settings{}
+	for path, v := range s {
+		to[strings.Replace(path, "model.mlp.", "model.mlp.except[].", 1)] = v
+	}
+	return to
+}
+
+// entries are the probes of exceptions where a key of mlp has these.
+func entries(ps []probe) (to []probe) {
+	for _, p := range ps {
+		p.room = inEntry(p.room)
+		to = append(to, p)
+	}
+	return to
+}
+
+func init() {
+	for of, ps := range worded {
+		if strings.HasPrefix(of, "lowrank: ") {
+			worded["as `mlp.rank`"] = entries(ps)
+		} else if strings.HasPrefix(of, "divisors of ") {
+			worded["as `mlp.blocks`"] = entries(ps)
+		}
+	}
+}
+
 // worded are the probes of ranges that are more than two ends.
 var worded = map[string][]probe{
+	"a layer, `3`, or several, `0-3`": {
+		takes("0", nil), takes("1", nil), takes("0-1", nil), refuses("2", nil), refuses("1-2", nil), refuses("1-0", nil), refuses("-1", nil),
+		refuses("01", nil), refuses("1e0", nil), refuses("many", nil), refuses("0-", nil), refuses("0-1-1", nil),
+	},
 	"lowrank: 1 to `hidden` or `ffn`, the smaller, blockdense: multiples of `blocks` to 2^20": {
 		takes("1", lowrank("256")), takes("64", lowrank("256")), refuses("0", lowrank("256")), refuses("65", lowrank("256")),
 		takes("32", lowrank("32")), refuses("33", lowrank("32")),
@@ -437,9 +497,13 @@ func probes(t *testing.T, k key) []probe {
 		}
 		for _, w := range strings.Split(k.limits, ", ") {
 			ps = append(ps, takes(w, nil))
-			if k.path == "model.mlp.kind" { // each kind with what it needs
-				ps[len(ps)-1].room = map[string]settings{"lowrank": lowrank("256"), "blockdense": blockdense("4", "4"),
+			if strings.HasSuffix(k.path, ".kind") { // each kind with what it needs
+				room := map[string]settings{"lowrank": lowrank("256"), "blockdense": blockdense("4", "4"),
 					"blockshuffle": blockshuffle("256")}[w]
+				if k.path != "model.mlp.kind" {
+					room = inEntry(room)
+				}
+				ps[len(ps)-1].room = room
 			}
 		}
 		return ps

@@ -167,7 +167,7 @@ func (g Guide) validate(m spec.Model) error {
 			errs = append(errs, &spec.FieldError{Field: "guide." + f.name, Msg: fmt.Sprintf("unknown %s %q; valid are %s, %s", f.name, f.got, f.valid[0], f.valid[1])})
 		}
 	}
-	if m.Kind == spec.Dense || m.FirstLayerDense && m.Layers == 1 {
+	if !m.Structured() {
 		errs = append(errs, &spec.FieldError{Field: "guide", Msg: "no layer of the model is structured, so that there is nothing to guide; leave it out"})
 	}
 	return errors.Join(errs...)

@@ -116,6 +116,8 @@ func (r *Run) CheckDevice() error {
 	switch t := r.Config.Train; {
 	case r.Config.Course().Guided > 0:
 		return errors.New("guide: self-guided training runs on the CPU only")
+	case len(r.Config.Model.Rates(spec.Linear.Rates)) > 0:
+		return errors.New("mlp: only the CPU updates kinds whose factors have learning rates of their own")
 	case t.Recompute:
 		return errors.New("recompute: only the CPU computes activations again")
 	case r.Reduce != nil:

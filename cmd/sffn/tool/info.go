@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
@@ -34,12 +35,23 @@ type information struct {
 	Recompute               bool                 `json:"recompute"`    // activations are computed again
 	Memory                  model.Memory         `json:"memory"`
 	TrainMemory             int64                `json:"train_memory"`
+	Structures              []stretch            `json:"structures"`
 	Kernels                 []model.LayerKernels `json:"kernels"`
 	CPU                     string               `json:"cpu"`
 	ISA                     kernel.ISA           `json:"isa"`
 	Available               []kernel.ISA         `json:"isa_available"`
 	Threads                 int                  `json:"threads"`
 	Warnings                []string             `json:"warnings"`
+}
+
+// stretch is a run of layers whose networks are of one structure: First to Last,
+// counted from 0.
+type stretch struct {
+	First  int       `json:"first_layer"`
+	Last   int       `json:"last_layer"`
+	Kind   spec.Kind `json:"kind"`
+	Rank   int       `json:"rank,omitempty"`
+	Blocks int       `json:"blocks,omitempty"`
 }
 
 func newInfo() *cobra.Command {
@@ -111,13 +123,7 @@ func printPresets(w io.Writer, asJSON bool) error {
 		}
 		m := c.Model
 		m.Guided = false // guides are gone after training
-		s := string(m.Kind)
-		if m.Rank > 0 {
-			s += fmt.Sprintf(", rank %d", m.Rank)
-		}
-		if m.Blocks > 0 {
-			s += fmt.Sprintf(", %d blocks", m.Blocks)
-		}
+		s := structureOf(m.Structure(m.Layers))
 		if c.Model.Guided {
 			s += ", guided"
 		}
@@ -129,6 +135,18 @@ func printPresets(w io.Writer, asJSON bool) error {
 		return printJSON(w, out)
 	}
 	return table(w, rows)
+}
+
+// structureOf says in words what a layer's network is.
+func structureOf(s spec.Structure) string {
+	text := string(s.Kind)
+	if s.Rank > 0 {
+		text += fmt.Sprintf(", rank %d", s.Rank)
+	}
+	if s.Blocks > 0 {
+		text += fmt.Sprintf(", %d blocks", s.Blocks)
+	}
+	return text
 }
 
 // runConfig reads the configuration of a run or checkpoint, as it decodes:
@@ -154,8 +172,13 @@ func inform(c *config.Config, isa kernel.ISA) information {
 	if c.Model.Guided {
 		guides = c.Model.GuideParams()
 	}
+	var structures []stretch
+	for _, s := range c.Model.Stretches() {
+		structures = append(structures, stretch{s.First, s.Last, s.Kind, s.Rank, s.Blocks})
+	}
 	return information{
-		Name: c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
+		Structures: structures,
+		Name:       c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
 		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
 		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
 		Recompute: t.Recompute, Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq), Kernels: model.Kernels(c.Model, isa),
@@ -197,6 +220,18 @@ func (i information) print(w io.Writer) error {
 	}
 	for _, r := range rows {
 		fmt.Fprintf(w, "%34s  %s\n", r[0], r[1])
+	}
+	fmt.Fprintln(w)
+	structures := [][]string{{"layers", "feed-forward network"}}
+	for _, s := range i.Structures {
+		layers := fmt.Sprint(s.First)
+		if s.Last > s.First {
+			layers += fmt.Sprintf("-%d", s.Last)
+		}
+		structures = append(structures, []string{layers, structureOf(spec.Structure{Kind: s.Kind, Rank: s.Rank, Blocks: s.Blocks})})
+	}
+	if err := table(w, structures); err != nil {
+		return err
 	}
 	fmt.Fprintf(w, "\n%s: %s of %v, %d threads\n\n", i.CPU, i.ISA, i.Available, i.Threads)
 	kernels := [][]string{{"layer", "count", "specialised kernels linked"}}

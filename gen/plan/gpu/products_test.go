@@ -98,7 +98,7 @@ func TestFloat32Places(t *testing.T) {
 // A model's table has every product: grouped keys and values, the head padded,
 // logits in float32 for few tokens; networks that bf16 refuses are in float32.
 func TestModel(t *testing.T) {
-	m := spec.Model{Vocab: 131, Hidden: 64, FFN: 128, Layers: 3, AttnDim: 48, QHeads: 6, KVHeads: 2, Kind: spec.LowRank, Rank: 12, FirstLayerDense: true, Act: spec.GELU}
+	m := spec.Model{Vocab: 131, Hidden: 64, FFN: 128, Layers: 3, AttnDim: 48, QHeads: 6, KVHeads: 2, Kind: spec.LowRank, Rank: 12, Except: "0:dense", Act: spec.GELU}
 	g, err := NewModel(m, "")
 	if err != nil {
 		t.Fatal(err)
