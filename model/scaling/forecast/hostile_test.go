@@ -1,4 +1,4 @@
-package tool
+package forecast
 
 import (
 	"os"
@@ -11,7 +11,7 @@ import (
 
 // Files that ask for much are refused at little cost, whatever size they claim.
 func TestHostileFiles(t *testing.T) {
-	fits := func(name string) error { _, err := readFits(name); return err }
+	fits := func(name string) error { _, err := Read(name); return err }
 	fill := func(begin, entry, end string, size int) string {
 		return begin + strings.Repeat(entry, (size-len(begin)-len(end))/len(entry)) + end
 	}
