@@ -3,7 +3,6 @@ package model_test
 import (
 	"fmt"
 	"log"
-	"strings"
 
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
@@ -79,42 +78,4 @@ func ExampleModel() {
 	// step 0: loss 1.4
 	// step 10: loss 0.2
 	// step 20: loss 0.0
-}
-
-// Greedy decoding continues two texts at a time.
-func ExampleDecoder_Generate() {
-	pool := rt.NewPool(0) // a thread for each core
-	defer pool.Close()
-	m, err := learn(pool, 40, func(int, float64) {})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer m.Params.Close()
-	defer m.Close()
-	d, err := m.NewDecoder(2, 16) // two sequences of up to 16 tokens
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer d.Close()
-	texts := []string{"ab", "dab"}
-	var prompts [][]int32
-	for _, text := range texts {
-		var ids []int32
-		for _, letter := range text {
-			ids = append(ids, letter-'a')
-		}
-		prompts = append(prompts, ids)
-	}
-	var greedy model.Sampling // the zero value takes the likeliest token
-	err = d.Generate(prompts, 8, -1, greedy, func(seq int, token int32) bool {
-		texts[seq] += string('a' + token)
-		return true
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(strings.Join(texts, "\n"))
-	// Output:
-	// abcdabcdab
-	// dabcdabcdab
 }

@@ -72,11 +72,9 @@ func newSubject(s spec.Model, seq int) *subject {
 
 // run is a model with all that computes on it.
 type run struct {
-	m   *Model
-	tr  *Trace
-	d   *Decoder
-	g   *Params
-	ids []int32 // what the decoder is fed
+	m  *Model
+	tr *Trace
+	g  *Params
 }
 
 func (u *subject) run(t *testing.T, isa kernel.ISA) *run {
@@ -87,18 +85,14 @@ func (u *subject) run(t *testing.T, isa kernel.ISA) *run {
 		t.Fatal(err)
 	}
 	m.SetGuides(u.guides)
-	x := &run{m: m, tr: m.NewTrace(len(u.ids)), g: NewParams(u.spec), ids: slices.Clone(u.ids)}
-	if x.d, err = m.NewDecoder(2, len(u.ids)); err != nil {
-		t.Fatal(err)
-	}
+	x := &run{m: m, tr: m.NewTrace(len(u.ids)), g: NewParams(u.spec)}
 	// What nobody writes is noticed.
-	for _, s := range [][]float32{x.tr.final, x.tr.dfinal, x.tr.dnorm, x.g.Data, x.d.x, x.d.norm} {
+	for _, s := range [][]float32{x.tr.final, x.tr.dfinal, x.tr.dnorm, x.g.Data} {
 		for i := range s {
 			s[i] = float32(math.NaN())
 		}
 	}
 	t.Cleanup(func() {
-		x.d.Close()
 		x.tr.Close()
 		x.g.Close()
 		m.Close()
@@ -107,7 +101,7 @@ func (u *subject) run(t *testing.T, isa kernel.ISA) *run {
 	return x
 }
 
-// check compares logits, loss, every gradient and decoding with float64.
+// check compares logits, loss and every gradient with float64.
 func (u *subject) check(x *run) error {
 	n, v := len(u.ids), u.spec.Vocab
 	logits := make([]float32, n*v)
@@ -133,20 +127,6 @@ func (u *subject) check(x *run) error {
 		// Each entry is good to about a thousand roundings of its own terms.
 		if !(math.Abs(slope-u.slopes[name]) <= 1e-4*scale+1e-8) {
 			return fmt.Errorf("%s: the gradient gives a slope of %v, want %v", name, slope, u.slopes[name])
-		}
-	}
-	for at := 0; at < n; {
-		k := 1
-		if at == 0 {
-			k = n - 5
-		}
-		got, err := x.d.Feed([]int{1}, [][]int32{x.ids[at : at+k]})
-		if err != nil {
-			return err
-		}
-		at += k
-		if err := closeTo(fmt.Sprintf("decoding token %d", at), got, u.logits[(at-1)*v:at*v]); err != nil {
-			return err
 		}
 	}
 	return nil
@@ -176,7 +156,8 @@ var subjects = []spec.Model{
 // seq has two chunks of rows.
 const seq = 41
 
-// Whole models against float64: logits, loss, gradients, decoding.
+// Whole models against float64: logits, loss and gradients. Package decode has its
+// own test.
 func TestFloat64(t *testing.T) {
 	for _, s := range subjects {
 		u := newSubject(s, seq)
@@ -227,39 +208,6 @@ func TestFaultsAreNoticed(t *testing.T) {
 		}},
 		{"loss leaves out the last rows", "", func(x *run) { last(&x.tr.runLosses, (seq+7)/8) }},
 		{"embedding's gradient is left out", "", func(x *run) { x.tr.runEmbeds = func(_, _ int) {} }},
-		{"the wrong tokens", "", func(x *run) { x.ids[3] = (x.ids[3] + 1) % 29 }},
-		{"decoder's rows: norm", "", func(x *run) { last(&x.d.pass.runNorm, chunks) }},
-		{"decoder's rows: embedding", "", func(x *run) { last(&x.d.pass.runEmbed, chunks) }},
-		{"decoder does not rotate", "rotary", func(x *run) { x.d.pass.runRotate = func(_, _ int) {} }},
-		{"caches of two layers swapped between calls", "", func(x *run) {
-			calls, embed := 0, x.d.pass.runEmbed
-			x.d.pass.runEmbed = func(worker, i int) {
-				if i == 0 {
-					if calls++; calls == 2 {
-						x.d.caches[0], x.d.caches[1] = x.d.caches[1], x.d.caches[0]
-					}
-				}
-				embed(worker, i)
-			}
-		}},
-		{"decoder forgets a token", "", func(x *run) {
-			calls, embed := 0, x.d.pass.runEmbed
-			x.d.pass.runEmbed = func(worker, i int) {
-				if i == 0 {
-					if calls++; calls == 2 {
-						x.d.spans[0].Pos--
-					}
-				}
-				embed(worker, i)
-			}
-		}},
-		{"merged networks of other weights", "absolute", func(x *run) {
-			merged, err := x.m.layers[0].ffn.With(rt.FFNWeights{FC1: x.m.Params.layers[1].ffn.FC1, FC2: x.m.Params.layers[0].ffn.FC2})
-			if err != nil {
-				panic(err)
-			}
-			x.m.layers[0].merged, x.m.layers[0].choose = merged, func(int) bool { return true }
-		}},
 	} {
 		for _, s := range subjects {
 			if f.only != "" && f.only != s.Name {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/structuredffn/sffn/internal/modeltest"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -16,11 +17,11 @@ import (
 // are 0.
 func TestIgnoredTargets(t *testing.T) {
 	for i, isa := range kernel.Available() {
-		s := forms[i%len(forms)]
-		m := build(t, s, isa, 2)
+		s := modeltest.Forms[i%len(modeltest.Forms)]
+		m := modeltest.Build(t, s, isa, 2)
 		const batch, seq = 2, 150 // more rows than the head takes at a time
 		r := rand.New(rand.NewPCG(4, 4))
-		ids, targets := tokens(r, batch*seq, s.Vocab), tokens(r, batch*seq, s.Vocab)
+		ids, targets := modeltest.Tokens(r, batch*seq, s.Vocab), modeltest.Tokens(r, batch*seq, s.Vocab)
 		var halves [2][]int32
 		var counted [2]float64
 		for _, w := range targets {

@@ -1,7 +1,7 @@
 // Package model is the transformer: pre-norm, causal, with structured
-// feed-forward layers, for training with a backward pass written by hand and
-// for decoding with a cache of keys and values. It uses nothing of the
-// runtime that another trainer could not use.
+// feed-forward layers; its parameters, its forward pass, its loss, and a backward
+// pass written by hand. It uses nothing of the runtime that another trainer could
+// not use. Package decode continues texts with it.
 package model
 
 import (
@@ -15,10 +15,14 @@ import (
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
-// Model is a transformer bound to its parameters.
+// Model is a transformer bound to its parameters, or to packs of them alone.
 type Model struct {
-	Spec   spec.Model
+	Spec spec.Model
+	// Params are nil of a model that was loaded to run: its packs are its weights.
 	Params *Params
+	// kept are the parameters that the model reads where they are, embeddings and
+	// norms among them.
+	kept   *Params
 	opt    rt.Options
 	vec    *vec.Table
 	layers []layer
@@ -34,14 +38,37 @@ type layer struct {
 	qkv, out *rt.Linear
 	attn     *rt.Attention
 	ffn      *rt.FFN
-	// merged, where not nil, is the network as dense matrices, which decode the
-	// numbers of rows that choose picks.
-	merged *rt.FFN
-	choose func(rows int) bool
 }
 
 // New binds parameters to the layers of a valid spec and packs them.
 func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
+	b, err := newBinder(m, opt)
+	if err != nil {
+		return nil, err
+	}
+	for i := range m.Layers {
+		if err := b.addLayer(p.layers[i]); err != nil {
+			return nil, err
+		}
+	}
+	t := b.t
+	t.Params, t.kept = p, p
+	t.norm = b.norm(p.final)
+	t.head, err = rt.NewLinear(m.Head(), p.head, t.opt)
+	return t, err
+}
+
+// binder makes a model layer by layer.
+type binder struct {
+	t *Model
+	// The first layers of each shape, with which others share what depends on the
+	// shape alone.
+	linears map[spec.Linear]*rt.Linear
+	ffns    map[spec.FFN]*rt.FFN
+	zero    []float32
+}
+
+func newBinder(m spec.Model, opt rt.Options) (*binder, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
@@ -55,43 +82,39 @@ func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
 	if opt.Pool == nil {
 		return nil, fmt.Errorf("model: Options.Pool is missing")
 	}
-	t := &Model{Spec: m, Params: p, opt: opt, vec: vec.For(opt.ISA), prof: &Profile{}}
-	zero := make([]float32, m.Hidden)
-	bind := func(w normWeights) norm {
-		return norm{normWeights: w, rms: m.Norm == spec.RMSNorm, h: m.Hidden, zero: zero}
-	}
-	linears, ffns := map[spec.Linear]*rt.Linear{}, map[spec.FFN]*rt.FFN{}
-	for i := range m.Layers {
-		w := &p.layers[i]
-		l := layer{ln1: bind(w.ln1), ln2: bind(w.ln2)}
-		var err error
-		if l.qkv, err = alike(linears, m.QKV(), w.qkv, opt, rt.NewLinear); err != nil {
-			return nil, err
-		}
-		if l.out, err = alike(linears, m.Output(), w.out, opt, rt.NewLinear); err != nil {
-			return nil, err
-		}
-		scale := 1 / math.Sqrt(float64(m.HeadDim()))
-		if m.ScaleAttnByLayer {
-			scale /= float64(i + 1)
-		}
-		if l.attn, err = rt.NewAttention(rt.AttentionSpec{QHeads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Scale: float32(scale)}, opt); err != nil {
-			return nil, err
-		}
-		if l.ffn, err = alike(ffns, m.LayerFFN(i), w.ffn, opt, rt.NewFFN); err != nil {
-			return nil, err
-		}
-		t.layers = append(t.layers, l)
-	}
-	t.norm = bind(p.final)
-	var err error
-	if t.head, err = rt.NewLinear(m.Head(), p.head, opt); err != nil {
-		return nil, err
-	}
+	t := &Model{Spec: m, opt: opt, vec: vec.For(opt.ISA), prof: &Profile{}}
 	if m.Position == spec.RoPE {
 		t.cos, t.sin = Angles(m)
 	}
-	return t, nil
+	return &binder{t, map[spec.Linear]*rt.Linear{}, map[spec.FFN]*rt.FFN{}, make([]float32, m.Hidden)}, nil
+}
+
+func (b *binder) norm(w normWeights) norm {
+	return norm{normWeights: w, rms: b.t.Spec.Norm == spec.RMSNorm, h: b.t.Spec.Hidden, zero: b.zero}
+}
+
+// addLayer binds the weights of the next layer.
+func (b *binder) addLayer(w layerWeights) (err error) {
+	t, m, i := b.t, b.t.Spec, len(b.t.layers)
+	l := layer{ln1: b.norm(w.ln1), ln2: b.norm(w.ln2)}
+	if l.qkv, err = alike(b.linears, m.QKV(), w.qkv, t.opt, rt.NewLinear); err != nil {
+		return err
+	}
+	if l.out, err = alike(b.linears, m.Output(), w.out, t.opt, rt.NewLinear); err != nil {
+		return err
+	}
+	scale := 1 / math.Sqrt(float64(m.HeadDim()))
+	if m.ScaleAttnByLayer {
+		scale /= float64(i + 1)
+	}
+	if l.attn, err = rt.NewAttention(rt.AttentionSpec{QHeads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Scale: float32(scale)}, t.opt); err != nil {
+		return err
+	}
+	if l.ffn, err = alike(b.ffns, m.LayerFFN(i), w.ffn, t.opt, rt.NewFFN); err != nil {
+		return err
+	}
+	t.layers = append(t.layers, l)
+	return nil
 }
 
 // alike binds weights to a layer like the one of the same spec that was made
@@ -120,7 +143,7 @@ func Angles(m spec.Model) (cos, sin []float32) {
 	return cos, sin
 }
 
-// Repack packs the weights for the kernels, after the optimizer changed them.
+// Repack packs Params for the kernels, after the optimizer changed them.
 func (t *Model) Repack() {
 	defer t.prof.since(&t.prof.Pack, time.Now())
 	for _, l := range t.layers {
@@ -157,18 +180,36 @@ func (t *Model) DropGuides() error {
 	return nil
 }
 
-// Close frees the packed weights; the parameters stay.
+// Close frees the packed weights; Params stay.
 func (t *Model) Close() {
 	for _, l := range t.layers {
 		l.qkv.Close()
 		l.out.Close()
 		l.ffn.Close()
-		if l.merged != nil {
-			l.merged.Close()
-		}
 	}
-	t.head.Close()
+	if t.head != nil {
+		t.head.Close()
+	}
+	if t.kept != nil && t.kept != t.Params {
+		t.kept.Close()
+	}
 }
+
+// Attention is that of layer i.
+func (t *Model) Attention(i int) *rt.Attention { return t.layers[i].attn }
+
+// FFN is the feed-forward network of layer i.
+func (t *Model) FFN(i int) *rt.FFN { return t.layers[i].ffn }
+
+// SetFFN puts another network, which the model then owns, in the place of layer
+// i's, which it frees. Traces made before must not be used afterwards.
+func (t *Model) SetFFN(i int, f *rt.FFN) {
+	t.layers[i].ffn.Close()
+	t.layers[i].ffn = f
+}
+
+// Options are those that the model runs with.
+func (t *Model) Options() rt.Options { return t.opt }
 
 // Pool is the pool that the model runs on.
 func (t *Model) Pool() *rt.Pool { return t.opt.Pool }
@@ -183,11 +224,6 @@ type norm struct {
 	h    int
 	zero []float32
 }
-
-// stats are what the norm's backward pass needs: one entry a row.
-type stats struct{ mean, rstd []float32 }
-
-func newStats(rows int) stats { return stats{make([]float32, rows), make([]float32, rows)} }
 
 func (n *norm) forward(v *vec.Table, y, x []float32, s stats, r0, r1 int) {
 	y, x = y[r0*n.h:r1*n.h], x[r0*n.h:r1*n.h]

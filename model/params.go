@@ -38,8 +38,17 @@ const align = 16
 
 // NewParams returns zeroed values for each parameter of the model.
 func NewParams(m spec.Model) *Params {
+	p := newParams(m, m.Guides(), m.Params())
+	for i := range m.Layers {
+		p.layers = append(p.layers, p.layer(i))
+	}
+	return p
+}
+
+// newParams returns zeroed values for some parameters of the model: for the others,
+// Get returns nil.
+func newParams(m spec.Model, guides, list []spec.Param) *Params {
 	p := &Params{spec: m, spans: map[string]Span{}}
-	list, guides := m.Params(), m.Guides()
 	total := 0
 	for _, q := range slices.Concat(guides, list) {
 		total += roundUp(q.Size())
@@ -58,7 +67,11 @@ func NewParams(m spec.Model) *Params {
 	for _, q := range slices.Backward(list) {
 		add(q)
 	}
-	p.bind()
+	p.wte, p.wpe, p.final = p.Get("model.wte.weight"), p.Get("model.wpe.weight"), p.norm("model.ln_f")
+	p.head = rt.Weights{Factors: [][]float32{p.Get("lm_head.weight")}}
+	if m.TieEmbeddings {
+		p.head.Factors[0] = p.wte
+	}
 	return p
 }
 
@@ -72,23 +85,17 @@ type layerWeights struct {
 // normWeights are the parameters of a norm; b is nil where it has none.
 type normWeights struct{ w, b []float32 }
 
-// bind collects the parameters of the model's parts.
-func (p *Params) bind() {
-	m := p.spec
-	norm := func(name string) normWeights { return normWeights{p.Get(name + ".weight"), p.Get(name + ".bias")} }
-	for i := range m.Layers {
-		f, name := m.LayerFFN(i), LayerName(i)
-		p.layers = append(p.layers, layerWeights{
-			ln1: norm(name + ".ln1"), ln2: norm(name + ".ln2"),
-			qkv: p.linear(name+".qkv_linear", m.QKV()), out: p.linear(name+".o_linear", m.Output()),
-			ffn: rt.FFNWeights{FC1: p.linear(name+".mlp.fc1", f.FC1()), FC2: p.linear(name+".mlp.fc2", f.FC2())},
-		})
-	}
-	p.final = norm("model.ln_f")
-	p.wte, p.wpe = p.Get("model.wte.weight"), p.Get("model.wpe.weight")
-	p.head = rt.Weights{Factors: [][]float32{p.Get("lm_head.weight")}}
-	if m.TieEmbeddings {
-		p.head.Factors[0] = p.wte
+func (p *Params) norm(name string) normWeights {
+	return normWeights{p.Get(name + ".weight"), p.Get(name + ".bias")}
+}
+
+// layer collects the parameters of layer i.
+func (p *Params) layer(i int) layerWeights {
+	m, f, name := p.spec, p.spec.LayerFFN(i), LayerName(i)
+	return layerWeights{
+		ln1: p.norm(name + ".ln1"), ln2: p.norm(name + ".ln2"),
+		qkv: p.linear(name+".qkv_linear", m.QKV()), out: p.linear(name+".o_linear", m.Output()),
+		ffn: rt.FFNWeights{FC1: p.linear(name+".mlp.fc1", f.FC1()), FC2: p.linear(name+".mlp.fc2", f.FC2())},
 	}
 }
 

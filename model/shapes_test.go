@@ -12,8 +12,10 @@ import (
 	"github.com/structuredffn/sffn/gen/specfile"
 	_ "github.com/structuredffn/sffn/generated/gpt2s" // specialised kernels of the S shapes
 	"github.com/structuredffn/sffn/internal/f64ref"
+	"github.com/structuredffn/sffn/internal/modeltest"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/model/decode"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -141,7 +143,7 @@ func fullLogits(t *testing.T, m *model.Model, ids []int32) []float32 {
 func decoded(t *testing.T, m *model.Model, ids, full [][]int32, want [][]float32) {
 	t.Helper()
 	v := m.Spec.Vocab
-	d, err := m.NewDecoder(len(ids), m.Spec.MaxPositions)
+	d, err := decode.Of(m).NewDecoder(len(ids), m.Spec.MaxPositions)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +193,7 @@ func TestRealShapes(t *testing.T) {
 			r := rand.New(rand.NewPCG(1, uint64(i)))
 			var prompts, ids [][]int32
 			for _, n := range lengths {
-				all := tokens(r, n+3, s.Vocab)
+				all := modeltest.Tokens(r, n+3, s.Vocab)
 				prompts, ids = append(prompts, all[:n]), append(ids, all)
 			}
 			var want [][]float32
@@ -243,10 +245,12 @@ func TestRealShapes(t *testing.T) {
 			}
 			if s.Kind != spec.Dense && !s.Guided {
 				withReal(t, p, rt.Options{ISA: isas[0]}, 2, func(m *model.Model) {
-					if _, err := m.Merge(false, nil); err != nil {
+					merged := decode.Of(m)
+					defer merged.Close()
+					if _, err := merged.Merge(false, nil); err != nil {
 						t.Fatal(err)
 					}
-					d, err := m.NewDecoder(1, s.MaxPositions)
+					d, err := merged.NewDecoder(1, s.MaxPositions)
 					if err != nil {
 						t.Fatal(err)
 					}

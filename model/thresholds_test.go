@@ -9,6 +9,8 @@ import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/modeltest"
+	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -20,7 +22,7 @@ func TestThresholds(t *testing.T) {
 	walked := 0
 	for _, threshold := range cpu.Thresholds(kernel.For(isa), 2) {
 		for n := threshold.At - 1; n <= threshold.At+1; n++ {
-			for _, s := range forms {
+			for _, s := range modeltest.Forms {
 				s.Layers = 1
 				seq := 7
 				switch threshold.Axis {
@@ -48,11 +50,11 @@ func TestThresholds(t *testing.T) {
 func testPasses(t *testing.T, s spec.Model, seq int) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(4, uint64(seq)))
-	ids, targets := tokens(r, seq, s.Vocab), tokens(r, seq, s.Vocab)
+	ids, targets := modeltest.Tokens(r, seq, s.Vocab), modeltest.Tokens(r, seq, s.Vocab)
 	var first []float32
 	var loss float64
 	for _, threads := range []int{1, 2, 3} {
-		m := build(t, s, "", threads)
+		m := modeltest.Build(t, s, "", threads)
 		logits := fullLogits(t, m, ids)
 		tr := m.NewTrace(seq)
 		defer tr.Close()
@@ -81,7 +83,7 @@ func testPasses(t *testing.T, s spec.Model, seq int) {
 			t.Errorf("the loss of %d tokens is %v with %d threads, %v with 1", seq, got, threads, loss)
 		}
 		at := 0
-		if err := m.Logits(ids, true, func(rows []float32) error {
+		if err := decode.Of(m).Logits(ids, true, func(rows []float32) error {
 			equalBits(t, fmt.Sprintf("logits from token %d of %d, cached, %d threads", at/s.Vocab, seq, threads), rows, first[at:at+len(rows)])
 			at += len(rows)
 			return nil

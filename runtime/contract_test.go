@@ -171,7 +171,16 @@ func TestMisuse(t *testing.T) {
 			c.BackwardData(room[6:], room, m, ws)
 		}, []string{"dx lies in the memory of dy"}},
 		{"stale packs, a factor backward", func() { f.MarkStale(); f.Factors()[0].BackwardData(dx, make([]float32, m*6), m, ws) }, []string{"call Repack"}},
-		{"repacking a merged network", func() { merged.Repack() }, []string{"merged from another"}},
+		{"repacking a merged network", func() { merged.Repack() }, []string{"its weights were dropped"}},
+		{"repacking dropped weights", func() {
+			l, err := NewLinear(spec.Linear{Kind: spec.Dense, In: 4, Out: 4}, Weights{Factors: [][]float32{make([]float32, 16)}}, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			l.DropWeights()
+			l.Repack()
+		}, []string{"dense_4x4 holds packs alone"}},
 		{"a guide that is not there", func() { merged.SetGuides(Guide{On: true}, Guide{}) }, []string{"has no guide"}},
 	} {
 		mustPanic(t, c.what, c.do, c.want...)

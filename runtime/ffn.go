@@ -85,6 +85,10 @@ func (f *FFN) Repack() {
 	f.fc2.repack()
 }
 
+// DropWeights forgets the weights, which may be freed then: the network runs on
+// its packs alone, Repack panics, and Merged is an error.
+func (f *FFN) DropWeights() { f.fc1.weights, f.fc2.weights = Weights{}, Weights{} }
+
 // Forward computes y = fc2(act(fc1(x))) (+ residual) for m rows: x, y and
 // residual are [m, hidden], tight and row-major; y may be residual, and shares
 // no memory with x. saved is nil when no backward pass follows. With a nil y, what saved needs is computed

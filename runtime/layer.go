@@ -247,7 +247,7 @@ func (l *layer) listPanels() {
 // repack copies the weights into the kernels' packs.
 func (l *layer) repack() {
 	if len(l.weights.Factors) == 0 {
-		panic("runtime: " + l.name + " holds packs alone, it was merged from another; merge that one again")
+		panic("runtime: " + l.name + " holds packs alone, its weights were dropped")
 	}
 	l.opt.Pool.Run(len(l.panels), l.packPanel)
 	if l.plan.Spec.Bias {

@@ -57,6 +57,10 @@ func (l *Linear) MarkStale() { l.layer.stale = true }
 // Repack packs the weights for the kernels, after each change of them.
 func (l *Linear) Repack() { l.layer.repack() }
 
+// DropWeights forgets the weights, which may be freed then: the layer runs on its
+// packs alone, and Repack panics.
+func (l *Linear) DropWeights() { l.layer.weights = Weights{} }
+
 // Forward computes y = x W^T + bias (+ residual) for m rows: x is [m, in], y
 // and residual [m, out], all tight and row-major; y may be residual, and shares
 // no memory with x. saved is nil when no backward pass follows.

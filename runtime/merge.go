@@ -45,24 +45,31 @@ func (f *FFN) Merged() (*FFN, error) {
 	if f.fc1.mix.On || f.fc2.mix.On {
 		return nil, fmt.Errorf("runtime: %s: its guide is on, and a merged network has none; switch it off first", f.spec.Name())
 	}
-	opt := f.fc1.opt
+	if len(f.fc1.weights.Factors) == 0 {
+		return nil, fmt.Errorf("runtime: %s holds packs alone, its weights were dropped; want NewMerged with them", f.spec.Name())
+	}
+	return NewMerged(f.spec, FFNWeights{f.fc1.weights, f.fc2.weights}, f.fc1.opt)
+}
+
+// NewMerged is [FFN.Merged] of weights, of which it keeps none.
+func NewMerged(f spec.FFN, w FFNWeights, opt Options) (*FFN, error) {
 	opt.Train = false
-	dense := spec.FFN{Kind: spec.Dense, Hidden: f.spec.Hidden, FFN: f.spec.FFN, Act: f.spec.Act, Bias: f.spec.Bias}
-	var w FFNWeights
+	var dense FFNWeights
 	for _, p := range []struct {
-		from *layer
+		l    spec.Linear
+		from Weights
 		to   *Weights
-	}{{f.fc1, &w.FC1}, {f.fc2, &w.FC2}} {
-		m, err := Merge(p.from.plan.Spec, p.from.weights, opt)
+	}{{f.FC1(), w.FC1, &dense.FC1}, {f.FC2(), w.FC2, &dense.FC2}} {
+		m, err := Merge(p.l, p.from, opt)
 		if err != nil {
 			return nil, err
 		}
-		*p.to = Weights{Factors: [][]float32{m}, Bias: p.from.weights.Bias}
+		*p.to = Weights{Factors: [][]float32{m}, Bias: p.from.Bias}
 	}
-	m, err := NewFFN(dense, w, opt)
+	m, err := NewFFN(spec.FFN{Kind: spec.Dense, Hidden: f.Hidden, FFN: f.FFN, Act: f.Act, Bias: f.Bias}, dense, opt)
 	if err != nil {
 		return nil, err
 	}
-	m.fc1.weights, m.fc2.weights = Weights{}, Weights{}
+	m.DropWeights()
 	return m, nil
 }

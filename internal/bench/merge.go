@@ -2,7 +2,7 @@ package bench
 
 import (
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/decode"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -47,10 +47,10 @@ func (b *Bench) Merge(f spec.FFN, rows []int) ([]MergeResult, error) {
 		}
 		merged = append(merged, m)
 	}
-	table := model.MeasureCrossover(factored, merged, model.CrossoverRows)
-	best := model.MeasureCrossover(factored, merged, rows)
+	table := decode.MeasureCrossover(factored, merged, decode.CrossoverRows)
+	best := decode.MeasureCrossover(factored, merged, rows)
 	for range b.Repeats - 1 {
-		c := model.MeasureCrossover(factored, merged, rows)
+		c := decode.MeasureCrossover(factored, merged, rows)
 		for i := range rows {
 			best.Factored[i], best.Merged[i] = min(best.Factored[i], c.Factored[i]), min(best.Merged[i], c.Merged[i])
 		}

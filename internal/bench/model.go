@@ -9,6 +9,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/bench/peer"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 )
@@ -59,11 +60,11 @@ func anyParams(s spec.Model) *model.Params {
 	return p
 }
 
-// newModel makes a model with any weights.
-func (b *Bench) newModel(s spec.Model, train bool) (*model.Model, *model.Params, error) {
+// newModel makes a model to train, with any weights.
+func (b *Bench) newModel(s spec.Model) (*model.Model, *model.Params, error) {
 	p := anyParams(s)
 	opt := b.Options
-	opt.Train = train
+	opt.Train = true
 	m, err := model.New(s, p, opt)
 	if err != nil {
 		p.Close()
@@ -127,7 +128,7 @@ func (b *Bench) trainer(s spec.Model, batch, seq int, recompute bool) (step func
 	if seq > s.MaxPositions {
 		return nil, nil, fmt.Errorf("%s takes %d positions, got %d", s.Name, s.MaxPositions, seq)
 	}
-	m, p, err := b.newModel(s, true)
+	m, p, err := b.newModel(s)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -235,9 +236,8 @@ func perToken(s spec.Model) (layers, head float64) {
 
 // decoder is a model that continues sequences, all of one prompt.
 type decoder struct {
-	*model.Decoder
-	m    *model.Model
-	p    *model.Params
+	*decode.Decoder
+	m    *decode.Model
 	seqs []int
 	// ids are the tokens of every sequence, the prompt's and one more; last is
 	// that one for each.
@@ -249,11 +249,13 @@ func (b *Bench) decoder(s spec.Model, batch, context int) (*decoder, error) {
 	if context+DecodeSteps > s.MaxPositions {
 		return nil, fmt.Errorf("%s takes %d positions, %d and %d more do not fit", s.Name, s.MaxPositions, context, DecodeSteps)
 	}
-	m, p, err := b.newModel(s, false)
+	p := anyParams(s)
+	defer p.Close()
+	m, err := decode.Load(s, p.Read, b.Options)
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{m: m, p: p, ids: tokens(context+1, s.Vocab)}
+	d := &decoder{m: m, ids: tokens(context+1, s.Vocab)}
 	if d.Decoder, err = m.NewDecoder(batch, context+DecodeSteps); err != nil {
 		return nil, err
 	}
@@ -294,5 +296,4 @@ func (d *decoder) next(place int) error {
 func (d *decoder) close() {
 	d.Decoder.Close()
 	d.m.Close()
-	d.p.Close()
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 )
@@ -130,13 +131,13 @@ func (d *data) decode(m *model.Model) error {
 	}
 	d.done["decode.ids"] = true
 	total := len(prompt) + len(want)
-	dec, err := m.NewDecoder(1, total)
+	dec, err := decode.Of(m).NewDecoder(1, total)
 	if err != nil {
 		return err
 	}
 	defer dec.Close()
 	var got []int32
-	err = dec.Generate([][]int32{prompt}, len(want), -1, model.Sampling{}, func(_ int, token int32) bool {
+	err = dec.Generate([][]int32{prompt}, len(want), -1, decode.Sampling{}, func(_ int, token int32) bool {
 		got = append(got, token)
 		return true
 	})
@@ -156,7 +157,7 @@ func (d *data) decode(m *model.Model) error {
 	}
 	compare(d, "decode.logits", full)
 
-	steps, err := m.NewDecoder(1, total)
+	steps, err := decode.Of(m).NewDecoder(1, total)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/train"
@@ -263,7 +264,7 @@ func (c *check) goldenDecode(g *goldenCase, cfg *config.Config, p *model.Params,
 	defer dec.Close()
 	dec.NoGraphs = !graphs
 	var got []int32
-	if err := model.Generate(dec, cfg.Model.Vocab, pool, [][]int32{prompt}, len(want), -1, model.Sampling{}, func(_ int, id int32) bool {
+	if err := decode.Generate(dec, cfg.Model.Vocab, pool, [][]int32{prompt}, len(want), -1, decode.Sampling{}, func(_ int, id int32) bool {
 		got = append(got, id)
 		return true
 	}); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/train"
@@ -384,7 +385,7 @@ func (c *check) decodeModel(cfg *config.Config) error {
 	prompts := [][]int32{tokens(longest, m.Vocab, 1), tokens(3, m.Vocab, 2), tokens(1, m.Vocab, 3)}
 	seqs := []int{0, 1, 2}
 	// run feeds prompts and then the tokens that follow, or the best ones.
-	run := func(d model.Feeder, given [][]int32) (logits []float32, chosen [][]int32, err error) {
+	run := func(d decode.Feeder, given [][]int32) (logits []float32, chosen [][]int32, err error) {
 		next := prompts
 		for step := range n + 1 {
 			if err := c.at("%s, token %d", m.Name, step); err != nil {
@@ -430,7 +431,7 @@ func (c *check) decodeModel(cfg *config.Config) error {
 		}
 		c.check(m.Name, err)
 	}
-	cpu, err := model.New(m, p, rt.Options{Pool: pool})
+	cpu, err := decode.Load(m, p.Read, rt.Options{Pool: pool})
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // Decoder continues a batch of sequences on a device, with a cache of keys and
-// values there. It is a [model.Feeder].
+// values there. It is a [decode.Feeder].
 type Decoder struct {
 	// NoGraphs enqueues the kernels of each step one by one, which takes longer and
 	// leaves the same bits; set it before the first step, or leave it as it is. It
@@ -143,7 +143,7 @@ func (t *Decoder) Close() {
 func (t *Decoder) Truncate(i, n int) { t.pos[i] = min(t.pos[i], max(0, n)) }
 
 // Feed appends tokens to sequences and returns the logits after the last new
-// token of each, as [model.Decoder.Feed] does.
+// token of each, as [decode.Decoder.Feed] does.
 func (t *Decoder) Feed(seqs []int, tokens [][]int32) ([]float32, error) {
 	rows := 0
 	for i, s := range seqs {

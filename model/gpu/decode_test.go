@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/decode"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -30,7 +30,7 @@ func testDecode(t *testing.T, name string) {
 	opt := rt.Options{Pool: rt.NewPool(1)}
 	defer opt.Pool.Close()
 	p := weightsOf(t, c, opt.Pool)
-	cpu, err := model.New(m, p, opt)
+	cpu, err := decode.Load(m, p.Read, opt)
 	must(t, err)
 	want, err := cpu.NewDecoder(3, room)
 	must(t, err)

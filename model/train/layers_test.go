@@ -12,6 +12,7 @@ import (
 	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/decode"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -110,16 +111,18 @@ func TestLayersThatDiffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer net.Close()
+	dec := decode.Of(net)
+	defer dec.Close()
 	want := ref.Logits(ids[:seq])
 	for _, merged := range []bool{false, true} {
 		if merged {
-			if _, err := net.Merge(false, nil); err != nil {
+			if _, err := dec.Merge(false, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
 		for _, cached := range []bool{false, true} {
 			at := 0
-			if err := net.Logits(ids[:seq], cached, func(row []float32) error {
+			if err := dec.Logits(ids[:seq], cached, func(row []float32) error {
 				for _, v := range row {
 					if !(math.Abs(float64(v)-want[at]) < 1e-4*(1+math.Abs(want[at]))) {
 						t.Fatalf("cached %v, merged %v: logit %d is %v, in float64 %v", cached, merged, at, v, want[at])

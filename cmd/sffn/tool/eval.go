@@ -1,39 +1,14 @@
 package tool
 
 import (
-	"encoding/json"
 	"fmt"
-	"math"
 
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/model/data"
-	"github.com/structuredffn/sffn/model/ngram"
-	"github.com/structuredffn/sffn/model/train"
+	"github.com/structuredffn/sffn/model/eval"
 )
-
-// evaluation is one line of what eval prints.
-type evaluation struct {
-	Model           string  `json:"model"`
-	Params          int64   `json:"params,omitempty"`
-	MLPWeights      int64   `json:"mlp_weights,omitempty"`
-	Steps           int     `json:"steps,omitempty"`
-	TokensPerSecond float64 `json:"training_tokens_per_second,omitempty"`
-	Loss            number  `json:"loss"` // nats a token
-	BitsPerByte     number  `json:"bits_per_byte"`
-	Perplexity      number  `json:"perplexity"`
-}
-
-// number is null in JSON, which has no others, where it is not finite.
-type number float64
-
-func (x number) MarshalJSON() ([]byte, error) {
-	if f := float64(x); math.IsNaN(f) || math.IsInf(f, 0) {
-		return []byte("null"), nil
-	}
-	return json.Marshal(float64(x))
-}
 
 func newEval() *cobra.Command {
 	var m machine
@@ -59,6 +34,11 @@ before it, made from the training split and measured on the same tokens.`,
 			if tokens < 1 {
 				return cli.Usagef("--tokens: %d is out of range, want 1 or more", tokens)
 			}
+			for _, order := range orders {
+				if order < 0 {
+					return cli.Usagef("--count-models: order %d, want 0 or more", order)
+				}
+			}
 			set, err := data.Open(dataDir)
 			if err != nil {
 				return err
@@ -68,48 +48,47 @@ before it, made from the training split and measured on the same tokens.`,
 				return err
 			}
 			defer m.close()
-			var es []evaluation
+			var rs []eval.Result
 			seq := 0
 			for _, name := range models {
-				e, s, err := evaluate(name, set, tokens, m)
+				c, err := openModel(name)
 				if err != nil {
 					return err
 				}
-				es, seq = append(es, e), s
+				r, err := eval.Checkpoint(c, name, set, tokens, m.Options)
+				if err != nil {
+					return err
+				}
+				rs, seq = append(rs, r), c.Config.Train.Seq
 			}
 			if len(orders) > 0 {
-				counted, err := countModels(set, orders, tokens, seq)
+				counted, err := eval.Counts(set, orders, tokens, seq)
 				if err != nil {
-					return err
+					return fmt.Errorf("--count-models: %w", err)
 				}
-				es = append(es, counted...)
-			}
-			for i := range es {
-				es[i].Perplexity = number(math.Exp(float64(es[i].Loss)))
-				// A token of the byte tokenizer is a byte.
-				es[i].BitsPerByte = es[i].Loss / math.Ln2
+				rs = append(rs, counted...)
 			}
 			if asJSON {
 				if err := printJSON(cmd.OutOrStdout(), struct {
-					Tokens int          `json:"tokens"`
-					Models []evaluation `json:"models"`
-				}{tokens, es}); err != nil {
+					Tokens int           `json:"tokens"`
+					Models []eval.Result `json:"models"`
+				}{tokens, rs}); err != nil {
 					return err
 				}
-				return allFinite(es)
+				return allFinite(rs)
 			}
 			rows := [][]string{{"model", "params", "ffn weights", "steps", "tokens/s", "loss", "bits/byte", "perplexity"}}
-			for _, e := range es {
-				row := []string{e.Model, "", "", "", ""}
-				if e.Params > 0 {
-					row = []string{e.Model, count(float64(e.Params)), count(float64(e.MLPWeights)), fmt.Sprint(e.Steps), count(e.TokensPerSecond)}
+			for _, r := range rs {
+				row := []string{r.Model, "", "", "", ""}
+				if r.Params > 0 {
+					row = []string{r.Model, count(float64(r.Params)), count(float64(r.MLPWeights)), fmt.Sprint(r.Steps), count(r.TokensPerSecond)}
 				}
-				rows = append(rows, append(row, fmt.Sprintf("%.4f", e.Loss), fmt.Sprintf("%.4f", e.BitsPerByte), fmt.Sprintf("%.2f", e.Perplexity)))
+				rows = append(rows, append(row, fmt.Sprintf("%.4f", r.Loss), fmt.Sprintf("%.4f", r.BitsPerByte), fmt.Sprintf("%.2f", r.Perplexity)))
 			}
 			if err := table(cmd.OutOrStdout(), rows); err != nil {
 				return err
 			}
-			return allFinite(es)
+			return allFinite(rs)
 		},
 	}
 	fl := cmd.Flags()
@@ -123,68 +102,11 @@ before it, made from the training split and measured on the same tokens.`,
 }
 
 // allFinite is an error where a model has no loss to speak of.
-func allFinite(es []evaluation) error {
-	for _, e := range es {
-		if f := float64(e.Loss); math.IsNaN(f) || math.IsInf(f, 0) {
-			return fmt.Errorf("%s: the loss is %v: the weights are finite, what they compute is not; take an earlier checkpoint", e.Model, f)
+func allFinite(rs []eval.Result) error {
+	for _, r := range rs {
+		if !r.Loss.Finite() {
+			return fmt.Errorf("%s: the loss is %v: the weights are finite, what they compute is not; take an earlier checkpoint", r.Model, float64(r.Loss))
 		}
 	}
 	return nil
-}
-
-// evalBatch is the number of windows that run at a time.
-const evalBatch = 8
-
-func evaluate(name string, set *data.Set, tokens int, m machine) (evaluation, int, error) {
-	var e evaluation
-	l, err := loadRun(name, m.Options)
-	if err != nil {
-		return e, 0, err
-	}
-	defer l.close()
-	if set.Tokenizer.Hash() != l.tok.Hash() {
-		return e, 0, fmt.Errorf("%s was trained on tokens of the %s tokenizer, the data has those of %s", name, l.tok.Name(), set.Tokenizer.Name())
-	}
-	seq := l.config.Train.Seq
-	ids, targets, err := set.Validation.Windows(max(1, tokens/seq), seq)
-	if err != nil {
-		return e, 0, err
-	}
-	tr := l.NewTrace(evalBatch * seq)
-	defer tr.Close()
-	n := l.Spec.Count()
-	e = evaluation{Model: l.state.Name, Params: n.Total, MLPWeights: n.MLPWeights, Steps: l.state.Step, TokensPerSecond: l.state.TokensPerSecond}
-	loss, err := train.Evaluate(tr, ids, targets, seq, evalBatch)
-	e.Loss = number(loss)
-	return e, seq, err
-}
-
-// maxCounted bounds the training tokens that count models read.
-const maxCounted = 1 << 28
-
-func countModels(set *data.Set, orders []int, tokens, seq int) ([]evaluation, error) {
-	ids, targets, err := set.Validation.Windows(max(1, tokens/seq), seq)
-	if err != nil {
-		return nil, err
-	}
-	text, err := set.Train.ReadAll(maxCounted)
-	if err != nil {
-		return nil, err
-	}
-	var es []evaluation
-	for _, order := range orders {
-		if order < 0 {
-			return nil, cli.Usagef("--count-models: order %d, want 0 or more", order)
-		}
-		m, err := ngram.New(order, set.Tokenizer.Vocab(), text)
-		if err != nil {
-			return nil, fmt.Errorf("--count-models: %w", err)
-		}
-		name := fmt.Sprintf("order-%d counts", order)
-		if order == 1 {
-			name = "bigram counts"
-		}
-		es = append(es, evaluation{Model: name, Loss: number(m.Loss(ids, targets, seq))})
-	}
-	return es, nil
 }

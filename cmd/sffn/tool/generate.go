@@ -1,17 +1,17 @@
 package tool
 
 import (
-	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/gpu"
-	"github.com/structuredffn/sffn/model/token"
-	"github.com/structuredffn/sffn/runtime/cuda"
+	rt "github.com/structuredffn/sffn/runtime"
 )
 
 func newGenerate() *cobra.Command {
@@ -20,7 +20,7 @@ func newGenerate() *cobra.Command {
 	var name string
 	var prompts []string
 	var tokens int
-	var s model.Sampling
+	var s decode.Sampling
 	var asJSON bool
 	var mode string
 	cmd := &cobra.Command{
@@ -57,32 +57,78 @@ and texts are there, too, as prompt_ids and ids.`,
 				return err
 			}
 			defer m.close()
-			l, err := loadRun(name, m.Options)
+			c, err := openModel(name)
 			if err != nil {
-				return err
-			}
-			defer l.close()
-			d, err := dev.open(cmd.ErrOrStderr(), l.Spec, "--model "+name)
-			if err != nil {
-				return err
-			}
-			if d != nil {
-				defer d.Close()
-			} else if err := merge(l.Model, l.dir, mode, m.Options); err != nil {
 				return err
 			}
 			if len(prompts) == 0 {
 				prompts = []string{""}
 			}
-			texts, err := l.encode(prompts, tokens, cmd.Flags().Changed("tokens"))
+			texts, err := encode(c, prompts, tokens, cmd.Flags().Changed("tokens"))
 			if err != nil {
 				return err
 			}
-			if err := l.generate(cmd, d, texts, s, asJSON); err != nil || !asJSON {
+			d, err := dev.open(cmd.ErrOrStderr(), c.Config.Model, "--model "+name)
+			if err != nil {
 				return err
 			}
-			return printJSON(cmd.OutOrStdout(), struct {
-				Results []*continued `json:"results"`
+			var f decode.Feeder
+			if d != nil {
+				defer d.Close()
+				p, err := c.Params()
+				if err != nil {
+					return err
+				}
+				defer p.Close()
+				dec, err := gpu.NewDecoder(d, p, len(texts), decode.Positions(texts))
+				if err != nil {
+					return err
+				}
+				defer dec.Close()
+				f = dec
+			} else {
+				l, err := loadMerged(c, mode, m.Options)
+				if err != nil {
+					return err
+				}
+				defer l.Close()
+				dec, err := l.NewDecoder(len(texts), decode.Positions(texts))
+				if err != nil {
+					return err
+				}
+				defer dec.Close()
+				f = dec
+			}
+			out := cmd.OutOrStdout()
+			streamed := !asJSON && len(texts) == 1
+			show := func(_ int, piece string) error {
+				if !streamed {
+					return nil
+				}
+				_, err := fmt.Fprint(out, piece)
+				return err
+			}
+			if err := show(0, texts[0].Prompt); err != nil {
+				return err
+			}
+			if err := decode.Continue(f, c.Config.Model.Vocab, m.Pool, c.Tokenizer, texts, s, show); err != nil {
+				return err
+			}
+			switch {
+			case asJSON:
+			case streamed:
+				fmt.Fprintln(out)
+			default:
+				for i, t := range texts {
+					fmt.Fprintf(out, "--- %d\n%s%s\n", i+1, t.Prompt, t.Text)
+				}
+			}
+			warnUntrained(cmd.ErrOrStderr(), c.Config.Train.Seq, texts)
+			if !asJSON {
+				return nil
+			}
+			return printJSON(out, struct {
+				Results []*decode.Text `json:"results"`
 			}{texts})
 		},
 	}
@@ -101,111 +147,67 @@ and texts are there, too, as prompt_ids and ids.`,
 	return cmd
 }
 
-// continued is a text in the making.
-type continued struct {
-	Prompt    string  `json:"prompt"`
-	Text      string  `json:"text"` // what was added
-	PromptIDs []int32 `json:"prompt_ids"`
-	IDs       []int32 `json:"ids"`
-	limit     int     // of IDs
-	stream    *token.Stream
+func mergeFlag(cmd *cobra.Command, mode *string) {
+	cmd.Flags().StringVar(mode, "merge", "off", "decode with factors multiplied out beforehand: on, off, or auto: whichever is faster on this machine, measured once")
+	cli.Complete(cmd, "merge", mergeModes...)
 }
 
-// encode turns prompts into tokens; an empty one begins a document. Where
-// nobody asked for so many tokens, there are as many as fit.
-func (l *loaded) encode(prompts []string, tokens int, asked bool) ([]*continued, error) {
-	var all []*continued
+var mergeModes = []string{"auto", "on", "off"}
+
+func checkMerge(mode string) error {
+	if !slices.Contains(mergeModes, mode) {
+		return cli.Usagef("--merge: unknown mode %q; valid are %s", mode, strings.Join(mergeModes, ", "))
+	}
+	return nil
+}
+
+// loadMerged reads a model, and merges networks as the mode says.
+func loadMerged(c *decode.Checkpoint, mode string, opt rt.Options) (*decode.Model, error) {
+	m, err := c.Load(opt)
+	if err != nil {
+		return nil, err
+	}
+	switch mode {
+	case "on":
+		_, err = m.Merge(false, nil)
+	case "auto":
+		err = m.MergeMeasured(c.Dir)
+	}
+	if err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// encode turns prompts into tokens. Where nobody asked for so many tokens, there
+// are as many as fit.
+func encode(c *decode.Checkpoint, prompts []string, tokens int, asked bool) ([]*decode.Text, error) {
+	var all []*decode.Text
 	for i, p := range prompts {
 		prompt := "--prompt"
 		if len(prompts) > 1 {
 			prompt = fmt.Sprintf("--prompt %d of %d", i+1, len(prompts))
 		}
-		ids := l.tok.Encode(nil, []byte(p))
-		if len(ids) == 0 {
-			ids = []int32{l.tok.EndOfDocument()}
+		t, positions := decode.NewText(c.Tokenizer, p), c.Config.Model.MaxPositions
+		n, room := len(t.PromptIDs), t.Room(positions)
+		if n > positions {
+			return nil, fmt.Errorf("%s has %d tokens, the model takes %d", prompt, n, positions)
 		}
-		limit := l.Spec.MaxPositions
-		if len(ids) > limit {
-			return nil, fmt.Errorf("%s has %d tokens, the model takes %d", prompt, len(ids), limit)
-		}
-		// The last token takes no position: nothing is computed from it.
-		room := limit - len(ids) + 1
 		if asked && tokens > room {
-			return nil, fmt.Errorf("%s has %d tokens, --tokens asks for %d more: the %d positions of the model leave room for %d", prompt, len(ids), tokens, limit, room)
+			return nil, fmt.Errorf("%s has %d tokens, --tokens asks for %d more: the %d positions of the model leave room for %d", prompt, n, tokens, positions, room)
 		}
-		all = append(all, &continued{Prompt: p, PromptIDs: ids, IDs: []int32{}, limit: min(tokens, room), stream: token.NewStream(l.tok)})
+		t.Limit = min(tokens, room)
+		all = append(all, t)
 	}
 	return all, nil
 }
 
-// decoder is the CPU's, or that of a device.
-func (l *loaded) decoder(d *cuda.Device, batch, capacity int) (interface {
-	model.Feeder
-	Close()
-}, error) {
-	if d != nil {
-		return gpu.NewDecoder(d, l.Params, batch, capacity)
-	}
-	return l.NewDecoder(batch, capacity)
-}
-
-// generate streams one text as it comes, and prints several one after the
-// other.
-func (l *loaded) generate(cmd *cobra.Command, d *cuda.Device, texts []*continued, s model.Sampling, quiet bool) error {
-	prompts, tokens, capacity := make([][]int32, len(texts)), 0, 0
-	for i, t := range texts {
-		prompts[i] = t.PromptIDs
-		tokens, capacity = max(tokens, t.limit), max(capacity, len(t.PromptIDs)+t.limit-1)
-	}
-	dec, err := l.decoder(d, len(texts), capacity)
-	if err != nil {
-		return err
-	}
-	defer dec.Close()
-	out := cmd.OutOrStdout()
-	streamed := !quiet && len(texts) == 1
-	var written error
-	show := func(piece string) {
-		if streamed && written == nil {
-			_, written = fmt.Fprint(out, piece)
-		}
-	}
-	show(texts[0].Prompt)
-	err = model.Generate(dec, l.Spec.Vocab, l.Pool(), prompts, tokens, l.tok.EndOfDocument(), s, func(i int, id int32) bool {
-		t := texts[i]
-		t.IDs = append(t.IDs, id)
-		piece := t.stream.Next(id)
-		t.Text += piece
-		show(piece)
-		return len(t.IDs) < t.limit && written == nil
-	})
-	for _, t := range texts {
-		piece := t.stream.End()
-		t.Text += piece
-		show(piece)
-	}
-	if err := errors.Join(err, written); err != nil {
-		return err
-	}
-	switch {
-	case quiet:
-	case streamed:
-		fmt.Fprintln(out)
-	default:
-		for i, t := range texts {
-			fmt.Fprintf(out, "--- %d\n%s%s\n", i+1, t.Prompt, t.Text)
-		}
-	}
-	warnUntrained(cmd.ErrOrStderr(), l.config.Train.Seq, texts)
-	return nil
-}
-
-// warnUntrained says that texts left the positions that were trained. The last
-// token that a text may have takes none.
-func warnUntrained(w io.Writer, trained int, texts []*continued) {
+// warnUntrained says that texts left the positions that were trained.
+func warnUntrained(w io.Writer, trained int, texts []*decode.Text) {
 	reach := 0
 	for _, t := range texts {
-		reach = max(reach, len(t.PromptIDs)+min(len(t.IDs), t.limit-1))
+		reach = max(reach, t.Reach())
 	}
 	if reach > trained {
 		fmt.Fprintf(w, "warning: positions beyond %d were never trained, and the text reaches %d\n", trained, reach)

@@ -1,18 +1,15 @@
 package tool
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/scaling"
+	"github.com/structuredffn/sffn/model/scaling/forecast"
 	"github.com/structuredffn/sffn/model/scaling/runs"
 )
 
@@ -144,53 +141,8 @@ func (s *lawSource) filter(flag string, filters []string) (*runs.Table, error) {
 	return t, nil
 }
 
-// groups splits filtered runs by the column of --by.
-func (s *lawSource) groups(flag string, filters []string) ([]runs.Group, error) {
-	t, err := s.filter(flag, filters)
-	if err != nil {
-		return nil, err
-	}
-	if s.by == "" {
-		return []runs.Group{{Table: t}}, nil
-	}
-	return t.Groups(s.by)
-}
-
-// fitted is a law with what it was fitted to, as fit --json prints it and
-// predict reads it.
-type fitted struct {
-	*scaling.Fit
-	Group        string          `json:"group,omitempty"` // value of --by
-	LossColumn   string          `json:"loss_column,omitempty"`
-	ErrColumn    string          `json:"error_column,omitempty"`
-	Compute      string          `json:"compute_column,omitempty"`
-	WeightColumn string          `json:"weight_column,omitempty"`
-	Bootstrap    *bootstrapped   `json:"bootstrap,omitempty"`
-	LeaveOneOut  *withoutOne     `json:"leave_one_out,omitempty"`
-	sample       *scaling.Sample // of the bootstrap
-}
-
-// bootstrapped are the intervals of a bootstrap.
-type bootstrapped struct {
-	resampling
-	Failed    int                         `json:"failed"` // resamples that do not determine the law
-	Intervals map[string]scaling.Interval `json:"intervals"`
-}
-
-// withoutOne are the ranges of the fits without one run each.
-type withoutOne struct {
-	Failed    int                         `json:"failed"`
-	Intervals map[string]scaling.Interval `json:"intervals"`
-	Runs      []scaling.LeftOut           `json:"runs"`
-}
-
-// resampling is how intervals are made: flags, and part of the JSON.
-type resampling struct {
-	Replicates int     `json:"replicates"`
-	Seed       uint64  `json:"seed"`
-	Level      float64 `json:"level"`
-	Resample   string  `json:"resample"`
-}
+// resampling is the flags of how intervals are made.
+type resampling struct{ forecast.Resampling }
 
 func (r *resampling) flags(cmd *cobra.Command) {
 	fl := cmd.Flags()
@@ -216,63 +168,21 @@ func (r *resampling) check() error {
 	return nil
 }
 
-// bootstrap draws the resamples of a fit.
-func (r *resampling) bootstrap(f *fitted) error {
-	if r.Replicates == 0 {
-		return nil
-	}
-	if len(f.Points) == 0 {
-		return fmt.Errorf("bootstrap: the %s law comes without the runs that it was fitted to", f.Law)
-	}
-	s, err := f.Fit.Bootstrap(r.Replicates, r.Seed, scaling.Resampling(r.Resample))
-	if err != nil {
-		return err
-	}
-	f.sample = s
-	f.Bootstrap = &bootstrapped{resampling: *r, Failed: s.Failed, Intervals: f.intervals(s, r.Level)}
-	return nil
-}
-
-// intervals are those of all coefficients.
-func (f *fitted) intervals(s *scaling.Sample, level float64) map[string]scaling.Interval {
-	all := map[string]scaling.Interval{}
-	for _, name := range f.Law.Coefficients() {
-		all[name] = s.Interval(level, func(f *scaling.Fit) float64 { return f.Coefficients[name] })
-	}
-	return all
-}
-
 // fit fits a law to each group of the runs that a filter selects.
-func (s *lawSource) fit(law scaling.Law, flag string, filters []string) ([]*fitted, error) {
-	gs, err := s.groups(flag, filters)
+func (s *lawSource) fit(law scaling.Law, flag string, filters []string) ([]*forecast.Fitted, error) {
+	t, err := s.filter(flag, filters)
 	if err != nil {
 		return nil, err
 	}
-	c := s.columns
-	if law != scaling.Error {
-		c.Err = ""
+	o := scaling.Options{}
+	if law == scaling.Power {
+		o.Floor = s.floor
 	}
-	var fs []*fitted
-	for _, g := range gs {
-		rs, err := g.Runs(c)
-		if err != nil {
-			return nil, err
-		}
-		o := scaling.Options{}
-		if law == scaling.Power {
-			o.Floor = s.floor
-		}
-		f, err := scaling.New(law, rs, o)
-		if err != nil {
-			return nil, fmt.Errorf("%s%s law: %w", prefix(g.Value), law, err)
-		}
-		fs = append(fs, &fitted{Fit: f, Group: g.Value, LossColumn: c.Loss, ErrColumn: c.Err, Compute: c.Compute, WeightColumn: c.Weight})
-	}
-	return fs, nil
+	return forecast.Fit(law, t, s.by, s.columns, o)
 }
 
 // fitFlagged checks the flags, reads the data and fits --law to --where.
-func (s *lawSource) fitFlagged(log io.Writer, r resampling) ([]*fitted, error) {
+func (s *lawSource) fitFlagged(log io.Writer, r resampling) ([]*forecast.Fitted, error) {
 	law, err := s.lawFlag()
 	if err != nil {
 		return nil, err
@@ -306,74 +216,8 @@ func (s *lawSource) lawFlag() (scaling.Law, error) {
 	return law, nil
 }
 
-// maxFitFile bounds the files of readFits: one of ten thousand runs is shorter.
-const maxFitFile = 4 << 20
-
-// readFits reads what fit --json wrote.
-func readFits(name string) ([]*fitted, error) {
-	f, err := disk.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFitFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxFitFile {
-		return nil, fmt.Errorf("%s: too long for a fit, want at most %d bytes", name, maxFitFile)
-	}
-	return parseFits(name, text)
-}
-
-// parseFits reads the text of such a file.
-func parseFits(name string, text []byte) ([]*fitted, error) {
-	var one struct {
-		fitted
-		Fits []*fitted `json:"fits"`
-	}
-	one.Fit = &scaling.Fit{}
-	if err := json.Unmarshal(text, &one); err != nil {
-		return nil, fmt.Errorf("%s: want what sffn scaling fit --json prints: %w", name, jsonPlace(text, err))
-	}
-	fs := one.Fits
-	if fs == nil {
-		fs = []*fitted{&one.fitted}
-	}
-	for _, f := range fs {
-		if f == nil || f.Fit == nil {
-			return nil, fmt.Errorf("%s: law: missing in one of the fits", name)
-		}
-		if err := f.Restore(); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return fs, nil
-}
-
-// jsonPlace puts line and column before an error of package json.
-func jsonPlace(text []byte, err error) error {
-	at := int64(-1)
-	if e := (*json.SyntaxError)(nil); errors.As(err, &e) {
-		at = e.Offset
-	}
-	if e := (*json.UnmarshalTypeError)(nil); errors.As(err, &e) {
-		at = e.Offset
-	}
-	if at < 0 || at > int64(len(text)) {
-		return err
-	}
-	return fmt.Errorf("%s: %w", place(text, int(at)), err)
-}
-
-// place is the line and column of a byte of a text.
-func place(text []byte, at int) string {
-	before := string(text[:at])
-	return fmt.Sprintf("%d:%d", 1+strings.Count(before, "\n"), len(before)-strings.LastIndex(before, "\n"))
-}
-
 // warn says what has to be known about laws that are not shown themselves.
-func warn(w io.Writer, fs ...*fitted) {
+func warn(w io.Writer, fs ...*forecast.Fitted) {
 	for _, f := range fs {
 		for _, s := range f.Warnings {
 			fmt.Fprintf(w, "warning: %s%s\n", prefix(f.Group), s)
@@ -386,11 +230,3 @@ func num(x float64) string { return fmt.Sprintf("%.4g", x) }
 
 // span writes an interval.
 func span(i scaling.Interval) string { return fmt.Sprintf("%s to %s", num(i.Low), num(i.High)) }
-
-// byGroup finds the law of a group.
-func byGroup(fs []*fitted, group string) *fitted {
-	if i := slices.IndexFunc(fs, func(f *fitted) bool { return f.Group == group }); i >= 0 {
-		return fs[i]
-	}
-	return nil
-}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/model/scaling"
+	"github.com/structuredffn/sffn/model/scaling/forecast"
 )
 
 func newScalingFit() *cobra.Command {
@@ -39,13 +40,12 @@ where asked for bootstrap and leave_one_out; for several kinds a list "fits".`,
 				return err
 			}
 			for _, f := range fs {
-				if err := r.bootstrap(f); err != nil {
-					return fmt.Errorf("%s%w", prefix(f.Group), err)
+				err := f.Resample(r.Resampling)
+				if err == nil && leaveOneOut {
+					err = f.LeaveOneOut()
 				}
-				if leaveOneOut {
-					if err := f.leaveOneOut(); err != nil {
-						return fmt.Errorf("%s%w", prefix(f.Group), err)
-					}
+				if err != nil {
+					return forecast.Of(f.Group, err)
 				}
 			}
 			w := cmd.OutOrStdout()
@@ -54,14 +54,14 @@ where asked for bootstrap and leave_one_out; for several kinds a list "fits".`,
 					return printJSON(w, fs[0])
 				}
 				return printJSON(w, struct {
-					Fits []*fitted `json:"fits"`
+					Fits []*forecast.Fitted `json:"fits"`
 				}{fs})
 			}
 			for i, f := range fs {
 				if i > 0 {
 					fmt.Fprintln(w)
 				}
-				if err := f.print(w); err != nil {
+				if err := printFit(w, f); err != nil {
 					return err
 				}
 			}
@@ -76,22 +76,13 @@ where asked for bootstrap and leave_one_out; for several kinds a list "fits".`,
 	return cmd
 }
 
-func (f *fitted) leaveOneOut() error {
-	s, left, err := f.Fit.LeaveOneOut()
-	if err != nil {
-		return err
-	}
-	f.LeaveOneOut = &withoutOne{s.Failed, f.intervals(s, 1), left}
-	return nil
-}
-
-func (f *fitted) print(w io.Writer) error {
+func printFit(w io.Writer, f *forecast.Fitted) error {
 	fmt.Fprintf(w, "%s%s, fitted to %d runs\n\n", prefix(f.Group), f.Formula, len(f.Points))
 	heading := []string{"coefficient", "value"}
 	if f.Bootstrap != nil {
 		heading = append(heading, fmt.Sprintf("%g %% bootstrap", 100*f.Bootstrap.Level))
 	}
-	if f.LeaveOneOut != nil {
+	if f.WithoutOne != nil {
 		heading = append(heading, "without one run")
 	}
 	rows := [][]string{heading}
@@ -100,8 +91,8 @@ func (f *fitted) print(w io.Writer) error {
 		if f.Bootstrap != nil {
 			row = append(row, span(f.Bootstrap.Intervals[name]))
 		}
-		if f.LeaveOneOut != nil {
-			row = append(row, span(f.LeaveOneOut.Intervals[name]))
+		if f.WithoutOne != nil {
+			row = append(row, span(f.WithoutOne.Intervals[name]))
 		}
 		rows = append(rows, row)
 	}
@@ -113,14 +104,14 @@ func (f *fitted) print(w io.Writer) error {
 		measured, x = f.ErrColumn, func(p scaling.Point) float64 { return p.Err }
 	}
 	heading = []string{"run", "N", "D", "M", "C", measured, "fitted", "error"}
-	if f.LeaveOneOut != nil {
+	if f.WithoutOne != nil {
 		heading = append(heading, "without it")
 	}
 	rows = [][]string{heading}
 	for i, p := range f.Points {
 		row := []string{p.Name, num(p.N), num(p.D), num(p.M()), num(p.C), fmt.Sprintf("%.4f", x(p)), fmt.Sprintf("%.4f", p.Fitted), percentOf(scaling.RelErr(p.Fitted, x(p)))}
-		if f.LeaveOneOut != nil {
-			if l := f.LeaveOneOut.Runs[i]; l.Why == "" {
+		if f.WithoutOne != nil {
+			if l := f.WithoutOne.Runs[i]; l.Why == "" {
 				row = append(row, fmt.Sprintf("%.4f, %s", l.Predicted, percentOf(l.RelErr)))
 			} else {
 				row = append(row, "no law")
@@ -142,8 +133,8 @@ func (f *fitted) print(w io.Writer) error {
 	if f.Bootstrap != nil && f.Bootstrap.Failed > 0 {
 		fmt.Fprintf(w, "warning: %d of %d resamples do not determine the law and are left out\n", f.Bootstrap.Failed, f.Bootstrap.Replicates)
 	}
-	if f.LeaveOneOut != nil {
-		for _, l := range f.LeaveOneOut.Runs {
+	if f.WithoutOne != nil {
+		for _, l := range f.WithoutOne.Runs {
 			if l.Why != "" {
 				fmt.Fprintf(w, "without %s: %s\n", l.Name, l.Why)
 			}

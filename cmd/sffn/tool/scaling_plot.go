@@ -1,14 +1,13 @@
 package tool
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/scaling/chart"
+	"github.com/structuredffn/sffn/model/scaling/forecast"
 )
 
 func newScalingPlot() *cobra.Command {
@@ -45,7 +44,7 @@ hollow. --out ends in .png or .svg.`,
 			for _, f := range fs {
 				x, err := s.series(f, r, compare)
 				if err != nil {
-					return fmt.Errorf("%s%w", prefix(f.Group), err)
+					return forecast.Of(f.Group, err)
 				}
 				series = append(series, x)
 			}
@@ -76,19 +75,16 @@ hollow. --out ends in .png or .svg.`,
 }
 
 // series is what to draw of one law.
-func (s *lawSource) series(f *fitted, r resampling, compare []string) (chart.Series, error) {
+func (s *lawSource) series(f *forecast.Fitted, r resampling, compare []string) (chart.Series, error) {
 	x := chart.Series{Name: f.Group, Fit: f.Fit}
-	if err := r.bootstrap(f); err != nil {
+	if err := f.Resample(r.Resampling); err != nil {
 		return x, err
 	}
-	if f.sample != nil {
-		i := f.sample.Interval(r.Level, (*scaling.Fit).Exponent)
-		x.Slope = &i
-	}
+	x.Slope = f.Interval(r.Level, (*scaling.Fit).Exponent)
 	if len(compare) == 0 {
 		return x, nil
 	}
-	gs, err := s.groups("compare", compare)
+	t, err := s.filter("compare", compare)
 	if err != nil {
 		return x, err
 	}
@@ -97,13 +93,6 @@ func (s *lawSource) series(f *fitted, r resampling, compare []string) (chart.Ser
 		c.Err = ""
 	}
 	c.Weight = ""
-	for _, g := range gs {
-		if g.Value != f.Group {
-			continue
-		}
-		if x.Other, err = g.Runs(c); err != nil {
-			return x, err
-		}
-	}
-	return x, nil
+	x.Other, err = forecast.Runs(t, s.by, f.Group, c)
+	return x, err
 }

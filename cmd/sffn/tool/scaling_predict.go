@@ -9,45 +9,8 @@ import (
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/model/scaling"
-	"github.com/structuredffn/sffn/model/scaling/runs"
+	"github.com/structuredffn/sffn/model/scaling/forecast"
 )
-
-// prediction is what predict says of one model. Where it was measured, the
-// relative errors are |predicted - measured| / measured.
-type prediction struct {
-	Group string `json:"group,omitempty"`
-	Name  string `json:"name,omitempty"`
-	// Zero where the law does not know them.
-	N float64 `json:"N,omitempty"`
-	D float64 `json:"D,omitempty"`
-	M float64 `json:"M,omitempty"`
-	C float64 `json:"C,omitempty"`
-	// CInterval is that of the compute that reaches a loss; null where some
-	// resamples never reach it.
-	CInterval *scaling.Interval `json:"C_interval,omitempty"`
-
-	Loss         *float64          `json:"loss_pred,omitempty"`
-	LossInterval *scaling.Interval `json:"loss_interval,omitempty"`
-	LossTrue     *float64          `json:"loss_true,omitempty"`
-	LossRelErr   *float64          `json:"loss_rel_err,omitempty"`
-	InLossFit    bool              `json:"in_loss_fit,omitempty"`
-
-	// Err follows from the predicted loss, ErrFromTrue from the measured one.
-	Err            *float64          `json:"err_pred,omitempty"`
-	ErrInterval    *scaling.Interval `json:"err_interval,omitempty"`
-	ErrTrue        *float64          `json:"err_true,omitempty"`
-	ErrRelErr      *float64          `json:"err_rel_err,omitempty"`
-	ErrFromTrue    *float64          `json:"err_pred_from_true_loss,omitempty"`
-	ErrFromTrueRel *float64          `json:"err_rel_err_from_true_loss,omitempty"`
-	InErrFit       bool              `json:"in_error_fit,omitempty"`
-}
-
-// lawPair is the law of the loss and that of the error, of one group; one of
-// them may be nil.
-type lawPair struct {
-	group     string
-	loss, err *fitted
-}
 
 // target is what a user asks for.
 type target struct {
@@ -93,27 +56,26 @@ compute, or at --M. --error does the same for an error.`,
 			if err != nil {
 				return err
 			}
-			var ps []prediction
-			for i := range pairs {
-				p := &pairs[i]
-				for _, f := range []*fitted{p.loss, p.err} {
+			var ps []forecast.Prediction
+			for _, p := range pairs {
+				for _, f := range []*forecast.Fitted{p.Loss, p.Err} {
 					if f == nil {
 						continue
 					}
-					if err := r.bootstrap(f); err != nil {
-						return fmt.Errorf("%s%w", prefix(p.group), err)
+					if err := f.Resample(r.Resampling); err != nil {
+						return forecast.Of(p.Group, err)
 					}
 					warn(cmd.ErrOrStderr(), f)
 				}
-				more, err := s.predict(*p, t, r.Level)
+				more, err := s.predict(p, t, r.Level)
 				if err != nil {
-					return fmt.Errorf("%s%w", prefix(p.group), err)
+					return forecast.Of(p.Group, err)
 				}
 				ps = append(ps, more...)
 			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), struct {
-					Predictions []prediction `json:"predictions"`
+					Predictions []forecast.Prediction `json:"predictions"`
 				}{ps})
 			}
 			return printPredictions(cmd.OutOrStdout(), ps)
@@ -173,8 +135,8 @@ func (t *target) check(given func(string) bool) error {
 
 // pairs reads the laws from files, or fits them. compare says that the data
 // are needed beside the files.
-func (s *lawSource) pairs(log io.Writer, files []string, compare bool) ([]lawPair, error) {
-	var losses, errs []*fitted
+func (s *lawSource) pairs(log io.Writer, files []string, compare bool) ([]forecast.Pair, error) {
+	var losses, errs []*forecast.Fitted
 	if len(files) == 0 {
 		law, err := s.lawFlag()
 		if err != nil {
@@ -206,7 +168,7 @@ func (s *lawSource) pairs(log io.Writer, files []string, compare bool) ([]lawPai
 		}
 	}
 	for _, name := range files {
-		fs, err := readFits(name)
+		fs, err := forecast.Read(name)
 		if err != nil {
 			return nil, fmt.Errorf("--fit: %w", err)
 		}
@@ -215,7 +177,7 @@ func (s *lawSource) pairs(log io.Writer, files []string, compare bool) ([]lawPai
 			if f.Law == scaling.Error {
 				list = &errs
 			}
-			if byGroup(*list, f.Group) != nil {
+			if forecast.ByGroup(*list, f.Group) != nil {
 				return nil, cli.Usagef("--fit: %s has a second law of the same thing%s; give one of the loss and one of the error", name, of(f.Group))
 			}
 			*list = append(*list, f)
@@ -238,7 +200,7 @@ func of(group string) string {
 }
 
 // adopt takes the columns that laws were fitted to, where no flag says others.
-func (s *lawSource) adopt(fs []*fitted) {
+func (s *lawSource) adopt(fs []*forecast.Fitted) {
 	for _, f := range fs {
 		for _, x := range []struct {
 			to   *string
@@ -255,244 +217,66 @@ func (s *lawSource) adopt(fs []*fitted) {
 }
 
 // pair joins the laws of each group.
-func pair(losses, errs []*fitted) ([]lawPair, error) {
-	if len(losses) == 0 {
-		losses = make([]*fitted, len(errs))
-	}
-	var ps []lawPair
-	for i, l := range losses {
-		if l == nil {
-			ps = append(ps, lawPair{errs[i].Group, nil, errs[i]})
-			continue
+func pair(losses, errs []*forecast.Fitted) ([]forecast.Pair, error) {
+	ps := forecast.Pairs(losses, errs)
+	for _, p := range ps {
+		if p.Err == nil && len(errs) > 0 {
+			return nil, cli.Usagef("no error law%s; there is one of its loss", of(p.Group))
 		}
-		e := byGroup(errs, l.Group)
-		if e == nil && len(errs) > 0 {
-			return nil, cli.Usagef("no error law%s; there is one of its loss", of(l.Group))
-		}
-		ps = append(ps, lawPair{l.Group, l, e})
 	}
 	return ps, nil
 }
 
 // predict answers for one group.
-func (s *lawSource) predict(p lawPair, t target, level float64) ([]prediction, error) {
-	var ps []prediction
+func (s *lawSource) predict(p forecast.Pair, t target, level float64) (ps []forecast.Prediction, err error) {
 	if len(t.compare) > 0 {
-		more, err := s.compare(p, t.compare, level)
+		measured, err := s.filter("compare", t.compare)
 		if err != nil {
 			return nil, err
 		}
-		ps = append(ps, more...)
+		if ps, err = p.Compare(measured, s.by, s.columns, level); err != nil {
+			return nil, err
+		}
 	}
 	if len(t.loss)+len(t.err) > 0 {
-		more, err := p.reach(t, level)
+		losses := t.loss
+		for _, e := range t.err {
+			if p.Err == nil {
+				return nil, cli.Usagef("--error: there is no error law; give its --fit, or --error-column")
+			}
+			loss, err := p.Err.LossFor(e)
+			if err != nil {
+				return nil, fmt.Errorf("--error: %w", err)
+			}
+			losses = append(losses, loss)
+		}
+		more, err := p.Reach(losses, t.m, level)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--loss: %w", err)
 		}
 		return append(ps, more...), nil
 	}
-	sizes, err := t.sizes()
+	sized := len(t.n) + len(t.d) + len(t.c)
+	if sized == 0 && (len(t.m) == 0 || len(t.compare) > 0) {
+		return ps, nil
+	}
+	sizes, err := forecast.Sizes(t.n, t.d, t.m, t.c)
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range sizes {
-		if p.loss == nil {
+		if p.Loss == nil {
 			return nil, cli.Usagef("the error law alone predicts from --loss; want a law of the loss too")
 		}
-		if r.N == 0 && p.loss.Law != scaling.Power && p.loss.Law != scaling.Irreducible {
-			return nil, cli.Usagef("--C alone: the %s law needs one of --N, --D, --M too", p.loss.Law)
+		if r.N == 0 && p.Loss.Law != scaling.Power && p.Loss.Law != scaling.Irreducible {
+			return nil, cli.Usagef("--C alone: the %s law needs one of --N, --D, --M too", p.Loss.Law)
 		}
-		ps = append(ps, p.forward(r, level))
+		ps = append(ps, p.At(r, level))
 	}
 	return ps, nil
 }
 
-// sizes are all combinations of the lists.
-func (t *target) sizes() ([]scaling.Run, error) {
-	or := func(xs []float64) []float64 {
-		if len(xs) == 0 {
-			return []float64{0}
-		}
-		return xs
-	}
-	if len(t.n)+len(t.d)+len(t.m)+len(t.c) == 0 || len(t.compare) > 0 && len(t.n)+len(t.d)+len(t.c) == 0 {
-		return nil, nil
-	}
-	var rs []scaling.Run
-	for _, n := range or(t.n) {
-		for _, d := range or(t.d) {
-			for _, m := range or(t.m) {
-				for _, c := range or(t.c) {
-					if n == 0 && d == 0 && m == 0 {
-						rs = append(rs, scaling.Run{C: c, Weight: 1})
-						continue
-					}
-					r, err := scaling.Size(n, d, m, c)
-					if err != nil {
-						return nil, err
-					}
-					rs = append(rs, r)
-				}
-			}
-		}
-	}
-	return rs, nil
-}
-
-// describe starts a prediction for a run.
-func (p lawPair) describe(r scaling.Run) prediction {
-	x := prediction{Group: p.group, Name: r.Name, N: r.N, D: r.D, C: r.C}
-	if r.N > 0 {
-		x.M = r.M()
-	}
-	return x
-}
-
-// forward predicts the loss of a run, and from it the error.
-func (p lawPair) forward(r scaling.Run, level float64) prediction {
-	x := p.describe(r)
-	loss := p.loss.At(r)
-	x.Loss = &loss
-	if s := p.loss.sample; s != nil {
-		i := s.Interval(level, func(f *scaling.Fit) float64 { return f.At(r) })
-		x.LossInterval = &i
-	}
-	if p.err == nil {
-		return x
-	}
-	e := p.err.At(scaling.Run{Loss: loss})
-	x.Err = &e
-	if p.loss.sample != nil && p.err.sample != nil {
-		var es []float64
-		for i := range min(len(p.loss.sample.Fits), len(p.err.sample.Fits)) {
-			es = append(es, p.err.sample.Fits[i].At(scaling.Run{Loss: p.loss.sample.Fits[i].At(r)}))
-		}
-		i := scaling.Quantiles(level, es)
-		x.ErrInterval = &i
-	}
-	return x
-}
-
-// fromLoss predicts the error at a loss.
-func (p lawPair) fromLoss(x *prediction, loss, level float64) {
-	if p.err == nil {
-		return
-	}
-	e := p.err.At(scaling.Run{Loss: loss})
-	x.Err = &e
-	if s := p.err.sample; s != nil {
-		i := s.Interval(level, func(f *scaling.Fit) float64 { return f.At(scaling.Run{Loss: loss}) })
-		x.ErrInterval = &i
-	}
-}
-
-// reach finds what reaches losses and errors.
-func (p lawPair) reach(t target, level float64) ([]prediction, error) {
-	losses := t.loss
-	for _, e := range t.err {
-		if p.err == nil {
-			return nil, cli.Usagef("--error: there is no error law; give its --fit, or --error-column")
-		}
-		loss, err := p.err.LossFor(e)
-		if err != nil {
-			return nil, fmt.Errorf("--error: %w", err)
-		}
-		losses = append(losses, loss)
-	}
-	ms := t.m
-	if len(ms) == 0 {
-		ms = []float64{0}
-	}
-	var ps []prediction
-	for _, loss := range losses {
-		for _, m := range ms {
-			x := prediction{Group: p.group, Loss: &loss}
-			if p.loss != nil {
-				r, err := p.loss.Reach(loss, m)
-				if err != nil {
-					return nil, fmt.Errorf("--loss: %w", err)
-				}
-				x = p.describe(r)
-				x.Loss = &loss
-				if s := p.loss.sample; s != nil {
-					i := s.Interval(level, func(f *scaling.Fit) float64 {
-						r, err := f.Reach(loss, m)
-						if err != nil {
-							return math.Inf(1)
-						}
-						return r.C
-					})
-					if !math.IsInf(i.High, 1) && !math.IsNaN(i.High) {
-						x.CInterval = &i
-					}
-				}
-			}
-			p.fromLoss(&x, loss, level)
-			ps = append(ps, x)
-		}
-	}
-	return ps, nil
-}
-
-// compare predicts runs that were measured.
-func (s *lawSource) compare(p lawPair, filters []string, level float64) ([]prediction, error) {
-	gs, err := s.groups("compare", filters)
-	if err != nil {
-		return nil, err
-	}
-	c := s.columns
-	if p.err == nil {
-		c.Err = ""
-	}
-	c.Weight = ""
-	var ps []prediction
-	for _, g := range gs {
-		if g.Value != p.group {
-			continue
-		}
-		rs, err := g.Runs(c)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range rs {
-			ps = append(ps, p.measured(r, c, level))
-		}
-	}
-	return ps, nil
-}
-
-func (p lawPair) measured(r scaling.Run, c runs.Columns, level float64) prediction {
-	x := p.describe(r)
-	if p.loss != nil {
-		x = p.forward(r, level)
-		rel := scaling.RelErr(*x.Loss, r.Loss)
-		x.LossRelErr, x.InLossFit = &rel, p.loss.has(r)
-	}
-	x.LossTrue = &r.Loss
-	if c.Err == "" {
-		return x
-	}
-	from := p.err.At(r)
-	fromRel := scaling.RelErr(from, r.Err)
-	x.ErrTrue, x.ErrFromTrue, x.ErrFromTrueRel, x.InErrFit = &r.Err, &from, &fromRel, p.err.has(r)
-	if x.Err != nil {
-		rel := scaling.RelErr(*x.Err, r.Err)
-		x.ErrRelErr = &rel
-	}
-	return x
-}
-
-// has reports whether a law was fitted to a run.
-func (f *fitted) has(r scaling.Run) bool {
-	for _, p := range f.Points {
-		if p.Name == r.Name && p.N == r.N && p.D == r.D {
-			return true
-		}
-	}
-	return false
-}
-
-func printPredictions(w io.Writer, ps []prediction) error {
+func printPredictions(w io.Writer, ps []forecast.Prediction) error {
 	lines := [][]string{{"kind", "run", "N", "D", "M", "C", "interval", "loss", "interval", "measured", "off by",
 		"error", "interval", "measured", "off by", "from measured loss", "off by"}}
 	size := func(x float64) string {

@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -70,6 +72,15 @@ func require(cmd *cobra.Command, names ...string) error {
 		}
 	}
 	return nil
+}
+
+// openModel describes the newest checkpoint of a run, or the checkpoint itself.
+func openModel(name string) (*decode.Checkpoint, error) {
+	dir, err := checkpoint.Find(name)
+	if err != nil {
+		return nil, fmt.Errorf("--model: %w", err)
+	}
+	return decode.Open(dir)
 }
 
 func tokenizerFlag(name string) (token.Tokenizer, error) {

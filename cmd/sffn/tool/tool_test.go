@@ -18,6 +18,7 @@ import (
 	"github.com/structuredffn/sffn/internal/fakecuda"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/model/safetensors"
+	"github.com/structuredffn/sffn/model/token"
 	"github.com/structuredffn/sffn/model/train"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
@@ -135,10 +136,12 @@ func TestScripts(t *testing.T) {
 				var m machine
 				ts.Check(m.open())
 				defer m.close()
-				l, err := loadRun(ts.MkAbs(args[0]), m.Options)
+				c, err := openModel(ts.MkAbs(args[0]))
 				ts.Check(err)
-				defer l.close()
-				ids, err := readIDs(ts.MkAbs(args[1]), l.Spec.Vocab, l.Spec.MaxPositions)
+				l, err := c.Load(m.Options)
+				ts.Check(err)
+				defer l.Close()
+				ids, err := token.ReadIDs(ts.MkAbs(args[1]), l.Spec.Vocab, l.Spec.MaxPositions)
 				ts.Check(err)
 				f, err := safetensors.Open(ts.MkAbs(args[2]))
 				ts.Check(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/train"
@@ -226,7 +227,7 @@ func testTorchDecode(t *testing.T, torch Torch, s spec.Model) {
 	m, values := newModel(t, s)
 	const batch, context, steps = 3, 8, 4
 	ids := someTokens(batch*(context+1), s.Vocab)
-	d, err := m.NewDecoder(batch, context+steps)
+	d, err := decode.Of(m).NewDecoder(batch, context+steps)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package model
+package decode
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -31,6 +32,11 @@ func (c Crossover) Merge(rows int) bool {
 		i--
 	}
 	return i >= 0 && c.Merged[i] < (1-gain)*c.Factored[i]
+}
+
+// Always reports whether merging pays at every number of rows.
+func (c Crossover) Always() bool {
+	return c.Rows[0] == 1 && !slices.ContainsFunc(c.Rows, func(rows int) bool { return !c.Merge(rows) })
 }
 
 // Ever reports whether merging pays at any number of rows.
@@ -101,15 +107,16 @@ func MeasureCrossover(factored, merged []*rt.FFN, rows []int) Crossover {
 	return c
 }
 
-// Merge makes dense matrices of the structured networks, beside the factors,
-// for decoding. With tables, which it returns again, each network is merged
-// only where its table says that this ever pays; shapes that have no table are
-// measured. Without measuring, every network decodes merged.
-func (t *Model) Merge(measure bool, tables []Crossover) ([]Crossover, error) {
+// Merge makes dense matrices of the structured networks, for decoding. With
+// tables, which it returns again, each network is merged only where its table says
+// that this ever pays; shapes that have no table are measured. Without measuring,
+// every network decodes merged. Where the model was loaded to run, a network that
+// is always merged takes the place of its factors.
+func (m *Model) Merge(measure bool, tables []Crossover) ([]Crossover, error) {
 	byShape := map[spec.FFN][]int{}
 	var shapes []spec.FFN
-	for i, l := range t.layers {
-		f := l.ffn.Spec()
+	for i := range m.Spec.Layers {
+		f := m.FFN(i).Spec()
 		if f.Kind == spec.Dense {
 			continue
 		}
@@ -120,42 +127,83 @@ func (t *Model) Merge(measure bool, tables []Crossover) ([]Crossover, error) {
 	}
 	for _, shape := range shapes {
 		at := slices.IndexFunc(tables, func(c Crossover) bool { return c.Layer == shape.Name() })
-		if measure && at >= 0 && !tables[at].Ever() {
-			continue
-		}
-		var factored, merged []*rt.FFN
-		for _, i := range byShape[shape] {
-			m, err := t.layers[i].ffn.Merged()
+		if measure && at < 0 {
+			table, err := m.measure(byShape[shape])
 			if err != nil {
 				return nil, err
 			}
-			factored, merged = append(factored, t.layers[i].ffn), append(merged, m)
+			at, tables = len(tables), append(tables, table)
 		}
-		choose := func(int) bool { return true }
+		choose, always := func(int) bool { return true }, true
 		if measure {
-			if at < 0 {
-				at = len(tables)
-				tables = append(tables, MeasureCrossover(factored, merged, CrossoverRows))
-			}
-			choose = tables[at].Merge
-			if !tables[at].Ever() {
-				for _, m := range merged {
-					m.Close()
-				}
-				continue
-			}
+			choose, always = tables[at].Merge, tables[at].Always()
 		}
-		for j, i := range byShape[shape] {
-			t.layers[i].merged, t.layers[i].choose = merged[j], choose
+		if measure && !tables[at].Ever() {
+			continue
+		}
+		for _, i := range byShape[shape] {
+			if err := m.merge(i); err != nil {
+				return nil, err
+			}
+			if n := &m.networks[i]; always && m.Params == nil {
+				m.SetFFN(i, n.merged)
+				*n = network{}
+			} else {
+				n.choose = choose
+			}
 		}
 	}
 	return tables, nil
 }
 
-// decodeFFN is the form of a layer's network that decodes so many rows.
-func (l *layer) decodeFFN(rows int) *rt.FFN {
-	if l.merged != nil && l.choose(rows) {
-		return l.merged
+// measure merges networks of one shape and times them.
+func (m *Model) measure(layers []int) (c Crossover, err error) {
+	var factored, merged []*rt.FFN
+	for _, i := range layers {
+		if err := m.merge(i); err != nil {
+			return c, err
+		}
+		factored, merged = append(factored, m.FFN(i)), append(merged, m.networks[i].merged)
 	}
-	return l.ffn
+	c = MeasureCrossover(factored, merged, CrossoverRows)
+	if !c.Ever() {
+		for _, i := range layers {
+			m.networks[i].close()
+		}
+	}
+	return c, nil
+}
+
+// merge makes the merged form of a layer's network, if it is not there.
+func (m *Model) merge(i int) (err error) {
+	n := &m.networks[i]
+	if n.merged != nil {
+		return nil
+	}
+	return model.WithNetwork(m.Spec, i, m.weights, func(w rt.FFNWeights) error {
+		n.merged, err = rt.NewMerged(m.FFN(i).Spec(), w, m.Options())
+		return err
+	})
+}
+
+// network is a layer's merged feed-forward network, which decodes the numbers of
+// rows that choose picks; the zero value is none.
+type network struct {
+	merged *rt.FFN
+	choose func(rows int) bool
+}
+
+func (n *network) close() {
+	if n.merged != nil {
+		n.merged.Close()
+	}
+	*n = network{}
+}
+
+// network is the form of layer i's network that decodes so many rows.
+func (m *Model) network(i, rows int) *rt.FFN {
+	if n := &m.networks[i]; n.merged != nil && n.choose(rows) {
+		return n.merged
+	}
+	return m.FFN(i)
 }

@@ -1,4 +1,4 @@
-package tool
+package forecast
 
 import (
 	"os"
@@ -11,8 +11,7 @@ import (
 
 // Files that ask for much are refused at little cost, whatever size they claim.
 func TestHostileFiles(t *testing.T) {
-	fits := func(name string) error { _, err := readFits(name); return err }
-	crossovers := func(name string) error { _, err := readCrossovers(name); return err }
+	fits := func(name string) error { _, err := Read(name); return err }
 	fill := func(begin, entry, end string, size int) string {
 		return begin + strings.Repeat(entry, (size-len(begin)-len(end))/len(entry)) + end
 	}
@@ -26,12 +25,8 @@ func TestHostileFiles(t *testing.T) {
 		{"keys of a fit", fill("{", `"a":1,`, `"law":1}`, maxFitFile), "want what sffn scaling fit --json prints", fits},
 		{"coefficients", fill(`{"law":"power","coefficients":{`, `"a":1,`, `"b":1}}`, maxFitFile), "coefficients: ", fits},
 		{"nested fits", `{"fits":` + strings.Repeat("[", 100_000), "exceeded max depth", fits},
-		{"machines", fill(`{"machines":[`, "{},", "1]}", maxCrossovers), "crossover", crossovers},
-		{"tables", fill(`{"machines":[{"tables":[`, "{},", "{}]}]}", maxCrossovers), "has 0, 0 and 0 entries", crossovers},
-		{"keys of crossovers", fill("{", `"a":1,`, `"machines":1}`, maxCrossovers), "remove it to measure again", crossovers},
-		{"nested crossovers", `{"machines":` + strings.Repeat("[", 100_000), "exceeded max depth", crossovers},
 	} {
-		file := filepath.Join(t.TempDir(), "crossover.json")
+		file := filepath.Join(t.TempDir(), "fit.json")
 		if err := os.WriteFile(file, []byte(tt.text), 0o666); err != nil {
 			t.Fatal(err)
 		}

@@ -1,9 +1,10 @@
-package model
+package decode
 
 import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -13,14 +14,14 @@ func TestDecoderLogits(t *testing.T) {
 	s := spec.Model{Vocab: 1000, Hidden: 8, FFN: 16, Layers: 1, AttnDim: 8, QHeads: 1, KVHeads: 1, MaxPositions: 64, Kind: spec.Dense, Act: spec.GELU, Norm: spec.LayerNorm, Position: spec.RoPE, InitStd: 0.02, RotaryBase: 10000}
 	opt := rt.Options{Pool: rt.NewPool(1)}
 	defer opt.Pool.Close()
-	p := NewParams(s)
+	p := model.NewParams(s)
 	defer p.Close()
-	m, err := New(s, p, opt)
+	m, err := model.New(s, p, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	d, err := m.NewDecoder(2, 64)
+	d, err := Of(m).NewDecoder(2, 64)
 	if err != nil {
 		t.Fatal(err)
 	}

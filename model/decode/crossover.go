@@ -1,4 +1,4 @@
-package tool
+package decode
 
 import (
 	"encoding/json"
@@ -8,19 +8,14 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/klauspost/cpuid/v2"
-	"github.com/spf13/cobra"
 
-	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/internal/disk"
-	"github.com/structuredffn/sffn/model"
-	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// crossoverFile holds, in a checkpoint's folder, what --merge auto has measured:
+// crossoverFile holds, in a checkpoint's folder, what MergeMeasured has measured:
 // the same choices next time give the same tokens.
 const crossoverFile = "crossover.json"
 
@@ -31,41 +26,21 @@ type crossovers struct {
 
 // machineCrossovers are the tables of one machine and number of threads.
 type machineCrossovers struct {
-	CPU     string            `json:"cpu"`
-	ISA     kernel.ISA        `json:"isa"`
-	Threads int               `json:"threads"`
-	Tables  []model.Crossover `json:"tables"`
+	CPU     string      `json:"cpu"`
+	ISA     kernel.ISA  `json:"isa"`
+	Threads int         `json:"threads"`
+	Tables  []Crossover `json:"tables"`
 }
 
-func mergeFlag(cmd *cobra.Command, mode *string) {
-	cmd.Flags().StringVar(mode, "merge", "off", "decode with factors multiplied out beforehand: on, off, or auto: whichever is faster on this machine, measured once")
-	cli.Complete(cmd, "merge", mergeModes...)
-}
-
-var mergeModes = []string{"auto", "on", "off"}
-
-func checkMerge(mode string) error {
-	if !slices.Contains(mergeModes, mode) {
-		return cli.Usagef("--merge: unknown mode %q; valid are %s", mode, strings.Join(mergeModes, ", "))
-	}
-	return nil
-}
-
-// merge prepares a model that was read from the checkpoint dir for decoding.
-func merge(m *model.Model, dir, mode string, opt rt.Options) error {
-	if mode == "off" {
-		return nil
-	}
-	if mode == "on" {
-		_, err := m.Merge(false, nil)
-		return err
-	}
+// MergeMeasured merges the networks that are faster merged on this machine. What
+// it measures it keeps in the folder of the model's checkpoint.
+func (m *Model) MergeMeasured(dir string) error {
 	name := filepath.Join(dir, crossoverFile)
 	all, err := readCrossovers(name)
 	if err != nil {
 		return err
 	}
-	here := machineCrossovers{CPU: cpuid.CPU.BrandName, ISA: opt.ISA, Threads: opt.Pool.Threads()}
+	here := machineCrossovers{CPU: cpuid.CPU.BrandName, ISA: m.Options().ISA, Threads: m.Pool().Threads()}
 	at := slices.IndexFunc(all.Machines, func(c machineCrossovers) bool {
 		return c.CPU == here.CPU && c.ISA == here.ISA && c.Threads == here.Threads
 	})
@@ -91,19 +66,11 @@ const maxCrossovers = 1 << 20
 
 func readCrossovers(name string) (crossovers, error) {
 	var all crossovers
-	f, err := disk.Open(name)
+	text, err := disk.ReadText(name, maxCrossovers, "")
 	if errors.Is(err, fs.ErrNotExist) {
 		return all, nil
 	} else if err != nil {
-		return all, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxCrossovers+1))
-	if err != nil {
-		return all, err
-	}
-	if len(text) > maxCrossovers {
-		return all, fmt.Errorf("%s: too long, want at most %d bytes; remove it to measure again", name, maxCrossovers)
+		return all, fmt.Errorf("%w; remove it to measure again", err)
 	}
 	if err = json.Unmarshal(text, &all); err == nil {
 		err = all.validate()

@@ -1,4 +1,4 @@
-package model
+package decode
 
 import (
 	"math"
@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -21,12 +22,12 @@ func TestMerge(t *testing.T) {
 	ids := []int32{1, 5, 9, 3, 7}
 	logits := func(measure bool, tables []Crossover) ([]float32, []Crossover) {
 		t.Helper()
-		p := NewParams(s)
+		p := model.NewParams(s)
 		defer p.Close()
 		for i := range p.Data {
 			p.Data[i] = float32(math.Sin(float64(i))) / 4
 		}
-		m, err := New(s, p, rt.Options{Pool: pool})
+		m, err := Load(s, p.Read, rt.Options{Pool: pool})
 		if err != nil {
 			t.Fatal(err)
 		}

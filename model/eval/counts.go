@@ -1,6 +1,4 @@
-// Package ngram is the yardstick beside which a language model's loss is
-// printed: tables that count how often a token follows the ones before it.
-package ngram
+package eval
 
 import (
 	"fmt"
@@ -8,14 +6,14 @@ import (
 	"math/bits"
 )
 
-// Model predicts a token from the order tokens before it, from counts to which
+// counts predict a token from the order tokens before it, from counts to which
 // the next shorter context adds one more, spread as it predicts:
 //
 //	P(w | c) = (count(c w) + P(w | c')) / (count(c) + 1)
 //
 // where c' is c without its oldest token; below the empty context lies
 // 1/vocab.
-type Model struct {
+type counts struct {
 	order, vocab int
 	width        uint // bits a token
 	levels       []level
@@ -27,9 +25,9 @@ type level struct {
 	contexts map[uint64]uint32
 }
 
-// New counts the tokens of a training text.
-func New(order, vocab int, text []int32) (*Model, error) {
-	m := &Model{order: order, vocab: vocab, width: uint(bits.Len(uint(vocab - 1)))}
+// newCounts counts the tokens of a training text.
+func newCounts(order, vocab int, text []int32) (*counts, error) {
+	m := &counts{order: order, vocab: vocab, width: uint(bits.Len(uint(vocab - 1)))}
 	if need := m.width * uint(order+1); order < 0 || need > 64 {
 		return nil, fmt.Errorf("a table of order %d over %d tokens has keys of %d bits, want at most 64", order, vocab, need)
 	}
@@ -49,10 +47,10 @@ func New(order, vocab int, text []int32) (*Model, error) {
 	return m, nil
 }
 
-// Loss is the mean cross entropy in nats of targets after ids, sequences of
+// loss is the mean cross entropy in nats of targets after ids, sequences of
 // seq tokens; the context does not reach across sequences. Targets of -1 are
 // left out.
-func (m *Model) Loss(ids, targets []int32, seq int) float64 {
+func (m *counts) loss(ids, targets []int32, seq int) float64 {
 	sum, counted := 0.0, 0
 	for i, w := range targets {
 		if w < 0 {
@@ -65,7 +63,7 @@ func (m *Model) Loss(ids, targets []int32, seq int) float64 {
 	return sum / float64(max(1, counted))
 }
 
-func (m *Model) prob(context []int32, w int32) float64 {
+func (m *counts) prob(context []int32, w int32) float64 {
 	p := 1 / float64(m.vocab)
 	for k := 0; k <= len(context); k++ {
 		var key uint64

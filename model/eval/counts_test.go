@@ -1,4 +1,4 @@
-package ngram
+package eval
 
 import (
 	"math"
@@ -13,7 +13,7 @@ func TestSumsToOne(t *testing.T) {
 	for i := range text {
 		text[i] = int32(rng.IntN(5) * rng.IntN(2))
 	}
-	m, err := New(3, 7, text)
+	m, err := newCounts(3, 7, text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func TestSumsToOne(t *testing.T) {
 // By hand: in "0 1 0 1 0", order 1, after 0 came 1 twice. The empty context
 // has 5 tokens, 2 of them 1.
 func TestByHand(t *testing.T) {
-	m, err := New(1, 4, []int32{0, 1, 0, 1, 0})
+	m, err := newCounts(1, 4, []int32{0, 1, 0, 1, 0})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,13 +40,13 @@ func TestByHand(t *testing.T) {
 	if got, want := m.prob([]int32{0}, 1), (2+unigram)/3; math.Abs(got-want) > 1e-15 {
 		t.Errorf("P(1|0) = %v, want %v", got, want)
 	}
-	if got, want := m.Loss([]int32{0}, []int32{1}, 1), -math.Log((2+unigram)/3); math.Abs(got-want) > 1e-15 {
+	if got, want := m.loss([]int32{0}, []int32{1}, 1), -math.Log((2+unigram)/3); math.Abs(got-want) > 1e-15 {
 		t.Errorf("loss %v, want %v", got, want)
 	}
-	if got, want := m.Loss([]int32{0, 1, 0}, []int32{1, -1, -1}, 1), -math.Log((2+unigram)/3); math.Abs(got-want) > 1e-15 {
+	if got, want := m.loss([]int32{0, 1, 0}, []int32{1, -1, -1}, 1), -math.Log((2+unigram)/3); math.Abs(got-want) > 1e-15 {
 		t.Errorf("loss %v with two targets left out, want %v", got, want)
 	}
-	if _, err := New(9, 257, nil); err == nil {
+	if _, err := newCounts(9, 257, nil); err == nil {
 		t.Error("keys that do not fit are no error")
 	}
 }

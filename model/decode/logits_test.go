@@ -1,4 +1,4 @@
-package model_test
+package decode_test
 
 import (
 	"errors"
@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/structuredffn/sffn/internal/modeltest"
+	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -16,10 +18,10 @@ import (
 // trace and of a decoder that is fed token by token, bit for bit.
 func TestLogits(t *testing.T) {
 	for _, isa := range kernel.Available() {
-		for _, s := range forms {
+		for _, s := range modeltest.Forms {
 			t.Run(fmt.Sprintf("%s/%s", isa, s.Name), func(t *testing.T) {
-				m := build(t, s, isa, 2)
-				ids := tokens(rand.New(rand.NewPCG(8, 8)), 290, s.Vocab) // more than one block of keys, and of the head's rows
+				m := decode.Of(modeltest.Build(t, s, isa, 2))
+				ids := modeltest.Tokens(rand.New(rand.NewPCG(8, 8)), 290, s.Vocab) // more than one block of keys, and of the head's rows
 				for _, n := range []int{1, 2, 3, 17, 290} {
 					ids := ids[:n]
 					want := make([]float32, n*s.Vocab)
@@ -56,7 +58,7 @@ func TestLogits(t *testing.T) {
 }
 
 func TestLogitsErrors(t *testing.T) {
-	m := build(t, forms[0], "", 1)
+	m := decode.Of(modeltest.Build(t, modeltest.Forms[0], "", 1))
 	full := errors.New("disk full")
 	for _, cached := range []bool{false, true} {
 		for want, ids := range map[string][]int32{
@@ -77,8 +79,8 @@ func TestLogitsErrors(t *testing.T) {
 
 // Several goroutines may compute with one model, each on what it made itself.
 func TestConcurrentLogits(t *testing.T) {
-	m := build(t, forms[0], "", 2)
-	ids := tokens(rand.New(rand.NewPCG(1, 1)), 40, forms[0].Vocab)
+	m := decode.Of(modeltest.Build(t, modeltest.Forms[0], "", 2))
+	ids := modeltest.Tokens(rand.New(rand.NewPCG(1, 1)), 40, modeltest.Forms[0].Vocab)
 	all := func() (rows []float32) {
 		if err := m.Logits(ids, len(rows) == 0, func(logits []float32) error {
 			rows = append(rows, logits...)

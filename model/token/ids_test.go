@@ -1,4 +1,4 @@
-package tool
+package token
 
 import (
 	"fmt"
@@ -64,7 +64,7 @@ func TestReadIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := fmt.Sprintf("%s: too long for token ids, want at most %d bytes", name, maxIDsFile)
-	if _, err := readIDs(name, 257, 3); err == nil || err.Error() != want {
+	if _, err := ReadIDs(name, 257, 3); err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
 }

@@ -1,9 +1,10 @@
-package model
+package decode
 
 import (
 	"fmt"
 	"slices"
 
+	"github.com/structuredffn/sffn/model"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -17,45 +18,39 @@ type Decoder struct {
 	rows   int
 	arena  rt.Arena // of what has rows
 	ends   rt.Arena // of what has one for each sequence
-	ws     *rt.Workspace
-	aws    *rt.AttnWorkspace
-	pass   *passes
-	s      stats
+	pass   *model.Pass
+	act    *model.Activations
+	attend func(layer int) error
 	// What Feed appends: the tokens of all sequences, and where they belong.
 	ids   []int32
 	spans []rt.Span
 
-	x, norm, qkv, attn, last, logits []float32
+	last, logits []float32
 }
 
 // NewDecoder returns room for batch sequences of up to capacity tokens.
-func (t *Model) NewDecoder(batch, capacity int) (*Decoder, error) {
+func (m *Model) NewDecoder(batch, capacity int) (*Decoder, error) {
 	if batch < 1 {
-		return nil, fmt.Errorf("model: decoding a batch of %d sequences, want at least 1", batch)
+		return nil, fmt.Errorf("decode: decoding a batch of %d sequences, want at least 1", batch)
 	}
-	if capacity < 1 || capacity > t.Spec.MaxPositions {
-		return nil, fmt.Errorf("model: sequences of up to %d tokens, the model takes 1 to %d", capacity, t.Spec.MaxPositions)
+	if capacity < 1 || capacity > m.Spec.MaxPositions {
+		return nil, fmt.Errorf("decode: sequences of up to %d tokens, the model takes 1 to %d", capacity, m.Spec.MaxPositions)
 	}
-	d := &Decoder{m: t, pos: make([]int, batch), limit: capacity, ws: rt.NewWorkspace(t.opt.Pool), pass: t.newPasses()}
-	for _, l := range t.layers {
-		d.caches = append(d.caches, l.attn.NewKVCache(batch, capacity))
-		d.aws = l.attn.NewWorkspace()
+	d := &Decoder{m: m, pos: make([]int, batch), limit: capacity, pass: m.NewPass()}
+	d.attend = d.attention
+	for i := range m.Spec.Layers {
+		d.caches = append(d.caches, m.Attention(i).NewKVCache(batch, capacity))
 	}
-	d.last, d.logits = d.ends.Floats(batch*t.Spec.Hidden), d.ends.Floats(batch*t.Spec.Vocab)
+	d.last, d.logits = d.ends.Floats(batch*m.Spec.Hidden), d.ends.Floats(batch*m.Spec.Vocab)
 	d.grow(batch)
 	return d, nil
 }
 
 func (d *Decoder) grow(rows int) {
-	if rows <= d.rows {
-		return
+	if rows > d.rows {
+		d.arena.Close()
+		d.rows, d.act = rows, d.m.NewActivations(&d.arena, rows)
 	}
-	d.arena.Close()
-	s := d.m.Spec
-	f := d.arena.Floats
-	d.rows, d.s = rows, newStats(rows)
-	d.x, d.norm = f(rows*s.Hidden), f(rows*s.Hidden)
-	d.qkv, d.attn = f(rows*s.QKV().Out), f(rows*s.AttnDim)
 }
 
 // Close frees the decoder.
@@ -63,8 +58,7 @@ func (d *Decoder) Close() {
 	for _, c := range d.caches {
 		c.Close()
 	}
-	d.ws.Close()
-	d.aws.Close()
+	d.pass.Close()
 	d.arena.Close()
 	d.ends.Close()
 }
@@ -77,7 +71,7 @@ func (d *Decoder) Len(i int) int { return d.pos[i] }
 func (d *Decoder) Fork(dst, src int) error {
 	for _, s := range [2]int{dst, src} {
 		if s < 0 || s >= len(d.pos) {
-			return fmt.Errorf("model: sequence %d of a batch of %d", s, len(d.pos))
+			return fmt.Errorf("decode: sequence %d of a batch of %d", s, len(d.pos))
 		}
 	}
 	for _, c := range d.caches {
@@ -96,27 +90,27 @@ func (d *Decoder) Truncate(i, n int) { d.pos[i] = min(d.pos[i], max(0, n)) }
 // the next call.
 func (d *Decoder) Feed(seqs []int, tokens [][]int32) ([]float32, error) {
 	if len(tokens) != len(seqs) {
-		return nil, fmt.Errorf("model: tokens of %d sequences for %d sequences", len(tokens), len(seqs))
+		return nil, fmt.Errorf("decode: tokens of %d sequences for %d sequences", len(tokens), len(seqs))
 	}
-	d.spans, d.ids, d.pass.positions = d.spans[:0], d.ids[:0], d.pass.positions[:0]
+	d.spans, d.ids, d.pass.Positions = d.spans[:0], d.ids[:0], d.pass.Positions[:0]
 	for i, s := range seqs {
 		switch {
 		case s < 0 || s >= len(d.pos):
-			return nil, fmt.Errorf("model: sequence %d of a batch of %d", s, len(d.pos))
+			return nil, fmt.Errorf("decode: sequence %d of a batch of %d", s, len(d.pos))
 		case slices.Contains(seqs[:i], s):
-			return nil, fmt.Errorf("model: sequence %d comes twice in one call", s)
+			return nil, fmt.Errorf("decode: sequence %d comes twice in one call", s)
 		case len(tokens[i]) == 0:
-			return nil, fmt.Errorf("model: no tokens for sequence %d", s)
+			return nil, fmt.Errorf("decode: no tokens for sequence %d", s)
 		case d.pos[s]+len(tokens[i]) > d.limit:
-			return nil, fmt.Errorf("model: sequence %d would grow to %d tokens, there is room for %d", s, d.pos[s]+len(tokens[i]), d.limit)
+			return nil, fmt.Errorf("decode: sequence %d would grow to %d tokens, there is room for %d", s, d.pos[s]+len(tokens[i]), d.limit)
 		}
 		if err := d.m.CheckTokens(tokens[i]); err != nil {
-			return nil, fmt.Errorf("model: sequence %d: %w", s, err)
+			return nil, fmt.Errorf("decode: sequence %d: %w", s, err)
 		}
 		d.spans = append(d.spans, rt.Span{Seq: s, Pos: d.pos[s], Row: len(d.ids), Rows: len(tokens[i])})
 		d.ids = append(d.ids, tokens[i]...)
 		for j := range tokens[i] {
-			d.pass.positions = append(d.pass.positions, d.pos[s]+j)
+			d.pass.Positions = append(d.pass.Positions, d.pos[s]+j)
 		}
 	}
 	if len(d.ids) == 0 {
@@ -128,31 +122,29 @@ func (d *Decoder) Feed(seqs []int, tokens [][]int32) ([]float32, error) {
 	}
 	h, v := d.m.Spec.Hidden, d.m.Spec.Vocab
 	for i, sp := range d.spans {
-		copy(d.last[i*h:(i+1)*h], d.norm[(sp.Row+sp.Rows-1)*h:])
+		copy(d.last[i*h:(i+1)*h], d.act.Norm1[(sp.Row+sp.Rows-1)*h:])
 		d.pos[sp.Seq] += sp.Rows
 	}
-	d.m.head.Forward(d.logits, d.last, nil, len(seqs), nil, d.ws)
+	d.pass.Head(d.logits, d.last, len(seqs))
 	return d.logits[:len(seqs)*v], nil
 }
 
 // forward computes everything up to the last norm.
 func (d *Decoder) forward() error {
-	t, m := d.m, len(d.ids)
-	d.pass.embed(d.x, d.ids)
-	for i := range t.layers {
-		l := &t.layers[i]
-		d.pass.norm(&l.ln1, d.norm, d.x, d.s, m)
-		l.qkv.Forward(d.qkv, d.norm, nil, m, nil, d.ws)
-		d.pass.rotate(d.qkv, m, false)
-		if err := l.attn.Extend(d.attn, d.qkv, d.caches[i], d.spans, d.aws); err != nil {
+	a, m := d.act, len(d.ids)
+	d.pass.Embed(a.X, d.ids)
+	for i := range d.m.Spec.Layers {
+		if err := d.pass.Layer(a.X, i, d.m.network(i, m), a, m, d.attend); err != nil {
 			return err
 		}
-		l.out.Forward(d.x, d.attn, d.x, m, nil, d.ws)
-		d.pass.norm(&l.ln2, d.norm, d.x, d.s, m)
-		l.decodeFFN(m).Forward(d.x, d.norm, d.x, m, nil, d.ws)
 	}
-	d.pass.norm(&t.norm, d.norm, d.x, d.s, m)
+	d.pass.Final(a.Norm1, a, m)
 	return nil
+}
+
+// attention is that of layer i, of the new rows to all that their sequences hold.
+func (d *Decoder) attention(i int) error {
+	return d.m.Attention(i).Extend(d.act.Attn, d.act.QKV, d.caches[i], d.spans, d.pass.Attention)
 }
 
 // Feeder continues sequences by tokens, as [Decoder.Feed] does: the CPU's
@@ -165,14 +157,14 @@ type Feeder interface {
 // (-1 for none), and calls emit for each new token, in order of sequences.
 // emit returns false to end its sequence.
 func (d *Decoder) Generate(prompts [][]int32, n int, stop int32, s Sampling, emit func(seq int, token int32) bool) error {
-	return Generate(d, d.m.Spec.Vocab, d.m.opt.Pool, prompts, n, stop, s, emit)
+	return Generate(d, d.m.Spec.Vocab, d.m.Pool(), prompts, n, stop, s, emit)
 }
 
 // Generate is [Decoder.Generate] for any decoder of so many token ids, with its
 // sequences from number 0; the pool samples.
 func Generate(f Feeder, vocab int, pool *rt.Pool, prompts [][]int32, n int, stop int32, s Sampling, emit func(seq int, token int32) bool) error {
 	if err := s.Validate(); err != nil {
-		return fmt.Errorf("model: %w", err)
+		return fmt.Errorf("decode: %w", err)
 	}
 	samplers := make([]*sampler, len(prompts))
 	seqs, last := make([]int, len(prompts)), make([]int32, len(prompts))

@@ -1,4 +1,4 @@
-package tool
+package forecast
 
 import (
 	"math"
@@ -12,7 +12,7 @@ const goodFit = `{"law": "joint", "coefficients": {"alpha": 100, "beta": 200, "b
 "points": [{"name": "a", "N": 1e6, "D": 2e7, "C": 1.2e14, "loss": 9, "weight": 1}, {"name": "b", "N": 1e7, "D": 2e8, "C": 1.2e16, "loss": 7, "weight": 1},
 {"name": "c", "N": 1e8, "D": 2e9, "C": 1.2e18, "loss": 5, "weight": 1}, {"name": "d", "N": 1e6, "D": 2e8, "C": 1.2e15, "loss": 8, "weight": 1}]}`
 
-func TestParseFits(t *testing.T) {
+func TestParse(t *testing.T) {
 	for name, tt := range map[string]struct{ old, new, want string }{
 		"good":      {"", "", ""},
 		"group":     {goodFit, `{"fits": [` + goodFit + `]}`, ""},
@@ -29,7 +29,7 @@ func TestParseFits(t *testing.T) {
 		"nothing":   {goodFit, `{}`, `law: unknown law ""`},
 	} {
 		text := strings.Replace(goodFit, tt.old, tt.new, 1)
-		fs, err := parseFits("fit.json", []byte(text))
+		fs, err := parse("fit.json", []byte(text))
 		if tt.want == "" && (err != nil || len(fs) != 1 || fs[0].Derived["N_D_form"]["A"] != 100) {
 			t.Errorf("%s: %v, %v", name, fs, err)
 		}
@@ -39,11 +39,11 @@ func TestParseFits(t *testing.T) {
 	}
 }
 
-func FuzzParseFits(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	f.Add([]byte(goodFit))
 	f.Add([]byte(`{"fits": [{"law": "power", "coefficients": {"lam": 1, "exponent": -1}}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		fs, err := parseFits("fuzz", text)
+		fs, err := parse("fuzz", text)
 		if err != nil {
 			return
 		}

@@ -1,0 +1,79 @@
+package decode
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/model/token"
+	rt "github.com/structuredffn/sffn/runtime"
+)
+
+// Checkpoint is a trained model on disk.
+type Checkpoint struct {
+	Dir       string
+	Config    *config.Config
+	State     checkpoint.State
+	Tokenizer token.Tokenizer
+}
+
+// Open describes a checkpoint, whose header has to be that of its configuration's
+// model. Guides are left out: they are for training only.
+func Open(dir string) (*Checkpoint, error) {
+	cfg, state, err := checkpoint.Describe(dir)
+	if err != nil {
+		return nil, err
+	}
+	c := &Checkpoint{Dir: dir, Config: cfg, State: state}
+	c.Config.Model.Guided = false
+	if err := checkpoint.Verify(dir, c.Config); err != nil {
+		return nil, err
+	}
+	if c.Tokenizer, err = token.New(c.State.Tokenizer); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	if ids, vocab := c.Tokenizer.Vocab(), c.Config.Model.Vocab; ids > vocab {
+		return nil, fmt.Errorf("%s: the %s tokenizer has %d ids, the model takes %d", dir, c.Tokenizer.Name(), ids, vocab)
+	}
+	return c, nil
+}
+
+// Load reads the model to decode on the CPU. Its file stays open until Close, for
+// networks that are merged.
+func (c *Checkpoint) Load(opt rt.Options) (*Model, error) {
+	w, err := checkpoint.OpenWeights(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	m, err := Load(c.Config.Model, w.Read, opt)
+	if err != nil {
+		w.Close()
+		return nil, c.diverged(err)
+	}
+	m.file = w
+	return m, nil
+}
+
+// Params reads all parameters, for a device.
+func (c *Checkpoint) Params() (*model.Params, error) {
+	p := model.NewParams(c.Config.Model)
+	err := checkpoint.Load(c.Dir, p)
+	if err == nil {
+		err = c.diverged(p.Finite())
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// diverged explains weights that are not finite.
+func (c *Checkpoint) diverged(err error) error {
+	if bad := (*model.NotFiniteError)(nil); errors.As(err, &bad) {
+		return fmt.Errorf("%s: %w; the run has diverged, or the file is not what was trained", c.Dir, err)
+	}
+	return err
+}

@@ -1,0 +1,104 @@
+// Package eval measures the loss of models on held-out text, beside that of tables
+// that count how often a token follows the ones before it.
+package eval
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+
+	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/decode"
+	"github.com/structuredffn/sffn/model/train"
+	rt "github.com/structuredffn/sffn/runtime"
+)
+
+// Result is the loss of a model; fields of models that were trained are empty of
+// others.
+type Result struct {
+	Model           string  `json:"model"`
+	Params          int64   `json:"params,omitempty"`
+	MLPWeights      int64   `json:"mlp_weights,omitempty"`
+	Steps           int     `json:"steps,omitempty"`
+	TokensPerSecond float64 `json:"training_tokens_per_second,omitempty"`
+	Loss            Number  `json:"loss"` // nats a token
+	// A token of the byte tokenizer is a byte.
+	BitsPerByte Number `json:"bits_per_byte"`
+	Perplexity  Number `json:"perplexity"`
+}
+
+// Number is null in JSON, which has no others, where it is not finite.
+type Number float64
+
+// Finite reports whether the number is one.
+func (x Number) Finite() bool { return !math.IsNaN(float64(x)) && !math.IsInf(float64(x), 0) }
+
+// MarshalJSON writes the number, or null.
+func (x Number) MarshalJSON() ([]byte, error) {
+	if !x.Finite() {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(x))
+}
+
+func (r *Result) setLoss(loss float64) {
+	r.Loss, r.BitsPerByte, r.Perplexity = Number(loss), Number(loss/math.Ln2), Number(math.Exp(loss))
+}
+
+// batch is the number of windows that run at a time.
+const batch = 8
+
+// Checkpoint measures a trained model on so many tokens of the validation split,
+// at most: windows of its training length, evenly spaced. name is what errors call
+// the model.
+func Checkpoint(c *decode.Checkpoint, name string, set *data.Set, tokens int, opt rt.Options) (r Result, err error) {
+	m, err := c.Load(opt)
+	if err != nil {
+		return r, err
+	}
+	defer m.Close()
+	if set.Tokenizer.Hash() != c.Tokenizer.Hash() {
+		return r, fmt.Errorf("%s was trained on tokens of the %s tokenizer, the data has those of %s", name, c.Tokenizer.Name(), set.Tokenizer.Name())
+	}
+	seq := c.Config.Train.Seq
+	ids, targets, err := set.Validation.Windows(max(1, tokens/seq), seq)
+	if err != nil {
+		return r, err
+	}
+	tr := m.NewTrace(batch * seq)
+	defer tr.Close()
+	n := m.Spec.Count()
+	r = Result{Model: c.State.Name, Params: n.Total, MLPWeights: n.MLPWeights, Steps: c.State.Step, TokensPerSecond: c.State.TokensPerSecond}
+	loss, err := train.Evaluate(tr, ids, targets, seq, batch)
+	r.setLoss(loss)
+	return r, err
+}
+
+// maxCounted bounds the training tokens that counts read.
+const maxCounted = 1 << 28
+
+// Counts measures tables of these orders, made from the training split, on the
+// tokens on which a model of that training length is measured.
+func Counts(set *data.Set, orders []int, tokens, seq int) (rs []Result, err error) {
+	ids, targets, err := set.Validation.Windows(max(1, tokens/seq), seq)
+	if err != nil {
+		return nil, err
+	}
+	text, err := set.Train.ReadAll(maxCounted)
+	if err != nil {
+		return nil, err
+	}
+	for _, order := range orders {
+		c, err := newCounts(order, set.Tokenizer.Vocab(), text)
+		if err != nil {
+			return nil, err
+		}
+		r := Result{Model: fmt.Sprintf("order-%d counts", order)}
+		if order == 1 {
+			r.Model = "bigram counts"
+		}
+		r.setLoss(c.loss(ids, targets, seq))
+		rs = append(rs, r)
+	}
+	return rs, nil
+}

@@ -1,0 +1,119 @@
+package model
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	rt "github.com/structuredffn/sffn/runtime"
+)
+
+// Source fills dst with a parameter, in canonical order.
+type Source func(dst []float32, q spec.Param) error
+
+// Read is a [Source] of the parameters.
+func (p *Params) Read(dst []float32, q spec.Param) error {
+	copy(dst, p.Get(q.Name))
+	return nil
+}
+
+// Load reads and packs a model to run: it holds its weights once, as packs for the
+// kernels, and beside them the embeddings and norms. One layer's parameters are
+// read at a time. Guides are left out; entries that are not finite are a
+// *NotFiniteError.
+func Load(m spec.Model, from Source, opt rt.Options) (*Model, error) {
+	m.Guided, opt.Train = false, false
+	b, err := newBinder(m, opt)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.load(from); err != nil {
+		b.t.Close()
+		return nil, err
+	}
+	return b.t, nil
+}
+
+func (b *binder) load(from Source) (err error) {
+	t, m := b.t, b.t.Spec
+	kept := some(m, func(name string) bool { return !strings.HasPrefix(name, headName) && !ofLinear(name) })
+	if t.kept, err = read(m, kept, from); err != nil {
+		return err
+	}
+	for i := range m.Layers {
+		// The linears are read into an arena of their own, and packed.
+		prefix := LayerName(i) + "."
+		p, err := read(m, some(m, func(name string) bool { return strings.HasPrefix(name, prefix) && ofLinear(name) }), from)
+		if err != nil {
+			return err
+		}
+		w, norms := p.layer(i), t.kept.layer(i)
+		w.ln1, w.ln2 = norms.ln1, norms.ln2
+		if err = b.addLayer(w); err == nil {
+			l := &t.layers[i]
+			l.qkv.DropWeights()
+			l.out.DropWeights()
+			l.ffn.DropWeights()
+		}
+		p.Close()
+		if err != nil {
+			return err
+		}
+	}
+	t.norm = b.norm(t.kept.final)
+	p, err := read(m, some(m, func(name string) bool { return strings.HasPrefix(name, headName) }), from)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	weights := p.head
+	if m.TieEmbeddings {
+		weights = t.kept.head
+	}
+	if t.head, err = rt.NewLinear(m.Head(), weights, t.opt); err != nil {
+		return err
+	}
+	t.head.DropWeights()
+	return nil
+}
+
+const headName = "lm_head."
+
+// ofLinear says that a linear has the parameter, which packs it.
+func ofLinear(name string) bool {
+	return strings.Contains(name, "_linear.") || strings.Contains(name, ".mlp.")
+}
+
+// some lists the parameters that keep picks.
+func some(m spec.Model, keep func(name string) bool) []spec.Param {
+	return slices.DeleteFunc(m.Params(), func(q spec.Param) bool { return !keep(q.Name) })
+}
+
+// read reads some parameters.
+func read(m spec.Model, list []spec.Param, from Source) (*Params, error) {
+	p := newParams(m, nil, list)
+	for _, q := range list {
+		x := p.Get(q.Name)
+		err := from(x, q)
+		if err == nil {
+			err = finite(q.Name, x)
+		}
+		if err != nil {
+			p.Close()
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// WithNetwork reads the weights of layer i's feed-forward network, for as long as
+// f runs.
+func WithNetwork(m spec.Model, i int, from Source, f func(rt.FFNWeights) error) error {
+	prefix := LayerName(i) + ".mlp."
+	p, err := read(m, some(m, func(name string) bool { return strings.HasPrefix(name, prefix) }), from)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return f(p.layer(i).ffn)
+}
