@@ -3,6 +3,7 @@ package simd
 import (
 	"cmp"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/mmcloughlin/avo/operand"
@@ -20,7 +21,7 @@ func Mul(pkg string, kernels []kernel.Row) (map[string][]byte, error) {
 	}
 	files := map[string][]byte{}
 	var asms []*asm
-	for _, isa := range []kernel.ISA{kernel.AVX512, kernel.AVX2} {
+	for _, isa := range kernel.ISAs {
 		ks := byISA[isa]
 		if len(ks) == 0 {
 			continue
@@ -28,7 +29,9 @@ func Mul(pkg string, kernels []kernel.Row) (map[string][]byte, error) {
 		slices.SortFunc(ks, func(a, b kernel.Row) int { return cmp.Compare(a.Name(), b.Name()) })
 		e := newAsm(isa)
 		for _, k := range ks {
-			e.mul(k)
+			if err := e.mul(k); err != nil {
+				return nil, err
+			}
 		}
 		src, err := e.finish()
 		if err != nil {
@@ -45,18 +48,20 @@ func Mul(pkg string, kernels []kernel.Row) (map[string][]byte, error) {
 //
 //	for t in tiles:
 //	    acc = 0
-//	    for seg in segments: for k in seg: acc[i][j] += A[i,k] * B[k,j]
+//	    for seg in segments: for k in seg: acc[i][j] += A[i,k] * B[k,j], by the format's inner step
 //	    epilogue: scale, accumulate, bias, residual, aux, activation, store
 type tile struct {
 	*asm
 	kernel.Row
-	acc [][]reg.VecVirtual
+	format kernel.Format
+	step   step
+	acc    [][]reg.VecVirtual
 	// t counts the tiles done, b walks the panel.
 	t, b reg.GPVirtual
-	// vecAt is the offset of each vector in a row of the panel; rowBytes the
-	// size of that row.
-	vecAt    []int
-	rowBytes int
+	// columnAt is the column of the panel at which each vector begins; groupBytes
+	// the size of one group of k of all columns of the panel.
+	columnAt   []int
+	groupBytes int
 	// paired tiles take their last vectors from the neighbouring panel,
 	// pairStep bytes on.
 	paired   bool
@@ -65,16 +70,27 @@ type tile struct {
 	ahead reg.GPVirtual
 }
 
-func (e *asm) mul(k kernel.Row) {
-	e.function(k.Name())
-	m := &tile{asm: e, Row: k, rowBytes: 4 * kernel.PanelWidth(k.NR), paired: k.NR == 2*kernel.Panel}
-	vectors := k.NR / e.lanes / k.Sweeps
+func (e *asm) mul(k kernel.Row) error {
+	m := &tile{asm: e, Row: k, paired: k.NR == 2*kernel.Panel}
+	var ok bool
+	if m.format, ok = k.Format.Format(); !ok {
+		return fmt.Errorf("simd: unknown format %q", k.Format)
+	}
+	if m.step, ok = steps[m.format.Name]; !ok {
+		return fmt.Errorf("simd: format %s has no inner step", m.format.Name)
+	}
+	if activations[k.Epilogue] == nil {
+		return fmt.Errorf("simd: activation %q has no epilogue", k.Epilogue)
+	}
+	e.function(k.Name(), k.Needs())
+	m.groupBytes = kernel.PanelWidth(k.NR) * m.format.GroupBytes()
+	vectors := k.NR / e.Lanes() / k.Sweeps
 	for j := range vectors {
-		at := j * e.bytes % m.rowBytes
+		at := j * e.Lanes() % kernel.PanelWidth(k.NR)
 		if k.Epilogue.Gated() && m.Sweeps == 2 {
-			at = j * 4 * kernel.HalfPanel // the gates' and the ups' half of the panel
+			at = j * kernel.HalfPanel // the gates' and the ups' half of the panel
 		}
-		m.vecAt = append(m.vecAt, at)
+		m.columnAt = append(m.columnAt, at)
 	}
 	m.t = e.GP64()
 	e.XORQ(m.t, m.t)
@@ -99,6 +115,7 @@ func (e *asm) mul(k kernel.Row) {
 	e.CMPQ(m.t, n)
 	e.JL(e.jump(next))
 	e.done()
+	return nil
 }
 
 // beginTile clears the accumulators and points b at the tile's panel.
@@ -107,7 +124,7 @@ func (m *tile) beginTile(vectors int) {
 	for range m.MR {
 		row := m.vecs(vectors)
 		for _, v := range row {
-			m.zero(v)
+			m.Zero(v)
 		}
 		m.acc = append(m.acc, row)
 	}
@@ -115,7 +132,7 @@ func (m *tile) beginTile(vectors int) {
 	m.MOVQ(m.t, m.b)
 	if m.Sweeps == 3 {
 		// A 48-wide panel is a product's last: there is no other tile.
-		m.SHLQ(operand.U8(6), m.b)
+		m.times(kernel.HalfPanel*m.format.GroupBytes(), m.b)
 		m.ADDQ(m.field(argB), m.b)
 		return
 	}
@@ -124,11 +141,7 @@ func (m *tile) beginTile(vectors int) {
 		// Tile t is sweep t&1 of panel t>>1.
 		m.MOVQ(m.t, half)
 		m.ANDQ(operand.U32(1), half)
-		shift := 5 // plain sweeps are 64 bytes apart, gated ones 32
-		if !m.Epilogue.Gated() {
-			shift = 6
-		}
-		m.SHLQ(operand.U8(shift), half)
+		m.times(m.sweepColumns()*m.format.GroupBytes(), half)
 		m.SHRQ(operand.U8(1), m.b)
 	}
 	step := m.load(argPanelStep)
@@ -141,6 +154,23 @@ func (m *tile) beginTile(vectors int) {
 	if m.Sweeps == 2 {
 		m.ADDQ(half, m.b)
 	}
+}
+
+// sweepColumns is the distance of a panel's two sweeps: a gated one takes half of
+// the gates, and the ups that belong to them.
+func (m *tile) sweepColumns() int {
+	if m.Epilogue.Gated() {
+		return kernel.HalfPanel / 2
+	}
+	return kernel.HalfPanel
+}
+
+// times multiplies r by a power of two.
+func (m *tile) times(n int, r reg.GPVirtual) {
+	if n&(n-1) != 0 {
+		panic(fmt.Sprintf("simd: %d is no power of two", n))
+	}
+	m.SHLQ(operand.U8(bits.TrailingZeros(uint(n))), r)
 }
 
 // prefetch asks for the lines that the epilogue will store to: rows lie too far
@@ -203,28 +233,40 @@ func (m *tile) aheadLines() int { return m.Ahead / m.Sweeps }
 
 const aheadK = 4
 
-// panelVec is where vector j of the u-th row of the panel lies.
-func (m *tile) panelVec(u, j int) operand.Mem {
-	disp := u*m.rowBytes + m.vecAt[j]
-	if m.paired && j >= len(m.vecAt)/2 {
+// panelVec is where vector j of the g-th group of k of the panel lies.
+func (m *tile) panelVec(g, j int) operand.Mem {
+	disp := g*m.groupBytes + m.columnAt[j]*m.format.GroupBytes()
+	if m.paired && j >= len(m.columnAt)/2 {
 		return indexed(m.b, m.pairStep, 1, disp)
 	}
 	return mem(m.b, disp)
 }
 
-// multiply adds the products of one k; a gives the left operand of each row.
-func (m *tile) multiply(u int, a func(i int) operand.Mem) {
-	bs := m.vecs(len(m.vecAt))
-	for j, b := range bs {
-		m.VMOVUPS(m.panelVec(u, j), b)
-	}
-	for i, row := range m.acc {
-		x := m.vec()
-		m.VBROADCASTSS(a(i), x)
+// round multiplies us k, from b on: one multiplication at a time, of which a gives
+// the left operand of row i at the u-th k, and next, where not nil, is called after
+// each.
+func (m *tile) round(us int, a func(u, i int) operand.Mem, next func()) {
+	for u := 0; u < us; u += m.step.k {
+		bs := m.vecs(len(m.columnAt))
 		for j, b := range bs {
-			m.VFMADD231PS(b, x, row[j])
+			m.step.load(m.asm, m.panelVec(u/m.format.KGroup, j), u%m.format.KGroup/m.step.k, b)
+		}
+		for i, row := range m.acc {
+			x := m.Vec()
+			m.step.left(m.asm, a(u, i), x)
+			for j, b := range bs {
+				m.step.multiply(m.asm, x, b, row[j])
+			}
+		}
+		if next != nil {
+			next()
 		}
 	}
+}
+
+// advance moves b past us k.
+func (m *tile) advance(us int) {
+	m.ADDQ(operand.I32(int32(m.format.Groups(us)*m.groupBytes)), m.b)
 }
 
 func (m *tile) products() {
@@ -236,18 +278,17 @@ func (m *tile) products() {
 		segs, n := m.load(argSegs), m.GP64()
 		m.MOVQ(mem(segs, int(segLen)), n)
 		m.countedLoop(n, func(us int) {
-			for u := range us {
-				m.multiply(u, func(i int) operand.Mem { return mem(ap, 4*(u*m.MR+i)) })
-			}
-			m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
-			m.ADDQ(operand.I32(int32(us*4*m.MR)), ap)
+			m.round(us, func(u, i int) operand.Mem { return mem(ap, kernel.EntryBytes*(u*m.MR+i)) }, nil)
+			m.advance(us)
+			m.ADDQ(operand.I32(int32(us*kernel.EntryBytes*m.MR)), ap)
 		})
 	default:
 		m.stridedProducts()
 	}
 }
 
-// countedLoop runs body(Unroll) n/Unroll times and body(1) for what is left. n is destroyed.
+// countedLoop runs body(Unroll) n/Unroll times, then a group of k at a time, then
+// what is left of one. n is destroyed.
 func (m *tile) countedLoop(n reg.GPVirtual, body func(us int)) {
 	rest, end := m.label("rest"), m.label("end")
 	main, one := m.label("main"), m.label("one")
@@ -260,10 +301,33 @@ func (m *tile) countedLoop(n reg.GPVirtual, body func(us int)) {
 	m.Label(rest)
 	m.ADDQ(operand.I32(int32(m.Unroll)), n)
 	m.JZ(m.jump(end))
+	group := m.format.KGroup
+	if group == 1 {
+		m.Label(one)
+		body(1)
+		m.DECQ(n)
+		m.JNZ(m.jump(one))
+		m.Label(end)
+		return
+	}
+	part := m.label("part")
+	m.SUBQ(operand.I32(int32(group)), n)
+	m.JL(m.jump(part))
 	m.Label(one)
-	body(1)
-	m.DECQ(n)
-	m.JNZ(m.jump(one))
+	body(group)
+	m.SUBQ(operand.I32(int32(group)), n)
+	m.JGE(m.jump(one))
+	m.Label(part)
+	m.ADDQ(operand.I32(int32(group)), n)
+	m.JZ(m.jump(end))
+	for us := 1; us < group; us++ {
+		more := m.label("more")
+		m.CMPQ(n, operand.I32(int32(us)))
+		m.JNE(m.jump(more))
+		body(us)
+		m.JMP(m.jump(end))
+		m.Label(more)
+	}
 	m.Label(end)
 }
 
@@ -275,11 +339,9 @@ func (m *tile) constantProducts() {
 	body := func() {
 		us := m.Unroll
 		block := func(us int) {
-			for u := range us {
-				m.multiply(u, func(i int) operand.Mem { return mem(ap, i*s.LDA+u*s.KStep) })
-			}
+			m.round(us, func(u, i int) operand.Mem { return mem(ap, i*s.LDA+u*s.KStep) }, nil)
 			m.askAhead(us)
-			m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
+			m.advance(us)
 			m.ADDQ(operand.I32(int32(us*s.KStep)), ap)
 		}
 		if c := s.Segs[0].Len / us; c > 0 {
@@ -327,7 +389,7 @@ func (m *tile) stridedProducts() {
 		m.LEAQ(indexed(ptrs[i-1], lda, 4, 0), ptrs[i])
 		m.ADDQ(lda, ptrs[i])
 	}
-	row := func(i int) operand.Mem {
+	row := func(_, i int) operand.Mem {
 		p := ptrs[i/5]
 		switch i % 5 {
 		case 0:
@@ -345,14 +407,15 @@ func (m *tile) stridedProducts() {
 	n := m.GP64()
 	m.MOVQ(mem(segs, int(segLen)), n)
 	m.countedLoop(n, func(us int) {
-		for u := range us {
-			m.multiply(u, row)
-			for _, p := range ptrs {
-				m.ADDQ(step, p)
+		m.round(us, row, func() {
+			for range m.step.k {
+				for _, p := range ptrs {
+					m.ADDQ(step, p)
+				}
 			}
-		}
+		})
 		m.askAhead(us)
-		m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
+		m.advance(us)
 	})
 	m.ADDQ(operand.I32(int32(segSize)), segs)
 	m.DECQ(nsegs)
@@ -361,7 +424,7 @@ func (m *tile) stridedProducts() {
 
 // stored is the number of bytes that one row of a tile (or sweep) stores.
 func (m *tile) stored() int {
-	n := len(m.vecAt) * m.bytes
+	n := len(m.columnAt) * m.Bytes()
 	if m.Epilogue.Gated() {
 		n /= 2
 	}
@@ -418,7 +481,7 @@ func (m *tile) flagged(f kernel.Flags, body func()) {
 func (m *tile) epilogue() {
 	gated := m.Epilogue.Gated()
 	m.flagged(kernel.Scale, func() {
-		alpha := m.vec()
+		alpha := m.Vec()
 		m.VBROADCASTSS(m.field(argAlpha), alpha)
 		for _, row := range m.acc {
 			for _, v := range row {
@@ -429,7 +492,7 @@ func (m *tile) epilogue() {
 	m.flagged(kernel.Accumulate, func() {
 		add := func(i int, p reg.GPVirtual, vs []reg.VecVirtual) {
 			for j, v := range vs {
-				m.VADDPS(mem(p, j*m.bytes), v, v)
+				m.VADDPS(mem(p, j*m.Bytes()), v, v)
 			}
 		}
 		if gated {
@@ -444,7 +507,7 @@ func (m *tile) epilogue() {
 		m.optional(argResidual, func() {
 			m.rows(argResidual, argLDC, 0, func(i int, p reg.GPVirtual) {
 				for j, v := range m.acc[i] {
-					m.VADDPS(mem(p, j*m.bytes), v, v)
+					m.VADDPS(mem(p, j*m.Bytes()), v, v)
 				}
 			})
 		})
@@ -454,8 +517,8 @@ func (m *tile) epilogue() {
 	}
 	store := func() {
 		m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) {
-			for j, v := range m.activate(i) {
-				m.VMOVUPS(v, mem(p, j*m.bytes))
+			for j, v := range activations[m.Epilogue](m, i) {
+				m.VMOVUPS(v, mem(p, j*m.Bytes()))
 			}
 		})
 	}
@@ -486,29 +549,24 @@ func (m *tile) half(i, h int) (vs []reg.VecVirtual) {
 func (m *tile) addBias() {
 	p := m.load(argBias)
 	if m.Sweeps == 2 {
-		// Two sweeps share a panel of 128 bytes.
 		panel, half := m.GP64(), m.GP64()
 		m.MOVQ(m.t, panel)
 		m.SHRQ(operand.U8(1), panel)
-		m.SHLQ(operand.U8(7), panel)
+		m.times(kernel.Panel*kernel.EntryBytes, panel)
 		m.ADDQ(panel, p)
 		m.MOVQ(m.t, half)
 		m.ANDQ(operand.U32(1), half)
-		shift := 6
-		if m.Epilogue.Gated() {
-			shift = 5
-		}
-		m.SHLQ(operand.U8(shift), half)
+		m.times(m.sweepColumns()*kernel.EntryBytes, half)
 		m.ADDQ(half, p)
 	} else {
-		m.addColumns(p, len(m.vecAt)*m.bytes)
+		m.addColumns(p, len(m.columnAt)*m.Bytes())
 	}
-	for j := range m.vecAt {
-		at := j * m.bytes
+	for j := range m.columnAt {
+		at := j * m.Bytes()
 		if m.Sweeps == 2 {
-			at = m.vecAt[j]
+			at = m.columnAt[j] * kernel.EntryBytes
 		}
-		b := m.vec()
+		b := m.Vec()
 		m.VMOVUPS(mem(p, at), b)
 		for _, row := range m.acc {
 			m.VADDPS(b, row[j], row[j])
@@ -519,7 +577,7 @@ func (m *tile) addBias() {
 func (m *tile) storeAux() {
 	store := func(vs []reg.VecVirtual, p reg.GPVirtual) {
 		for j, v := range vs {
-			m.VMOVUPS(v, mem(p, j*m.bytes))
+			m.VMOVUPS(v, mem(p, j*m.Bytes()))
 		}
 	}
 	if !m.Epilogue.Gated() {

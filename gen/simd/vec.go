@@ -7,10 +7,10 @@ import (
 	"math"
 	"unsafe"
 
-	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
+	"github.com/structuredffn/sffn/gen/simd/arch"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -40,7 +40,7 @@ func Vec(pkg string, rows []kernel.VecRow) (map[string][]byte, error) {
 		fmt.Fprintf(&reg, "kernel.RegisterVec(kernel.VecRow{ISA: %q, StripRows: %d, PackAhead: %d}, map[kernel.VecOp]kernel.VecFunc{\n", isa, row.StripRows, row.PackAhead)
 		for op := range kernel.NumVecOps {
 			name := fmt.Sprintf("vec_f32_%s_%s", op, isa)
-			e.function(name)
+			e.function(name, isa.Needs())
 			emitVec[op](e)
 			e.done()
 			fmt.Fprintf(&reg, "%d: %s,\n", int(op), name)
@@ -71,22 +71,18 @@ type vecBody struct {
 	disp int
 	// u counts the unrolled copies: reductions keep one accumulator each.
 	u int
-	// The lanes of a tail: a mask register, or a vector of sign bits.
-	k    reg.OpmaskVirtual
-	mask reg.VecVirtual
+	// tail says that only the lanes of mask are left.
 	tail bool
+	mask arch.Mask
 }
 
 // ld loads the vector of operand i; lanes beyond the end are 0.
 func (b *vecBody) ld(i int) reg.VecVirtual {
-	v, m := b.vec(), indexed(b.ptrs[i], b.idx, 1, b.disp)
-	switch {
-	case !b.tail:
+	v, m := b.Vec(), indexed(b.ptrs[i], b.idx, 1, b.disp)
+	if b.tail {
+		b.LoadMasked(m, b.mask, v)
+	} else {
 		b.VMOVUPS(m, v)
-	case b.isa == kernel.AVX512:
-		b.VMOVUPS_Z(m, b.k, v)
-	default:
-		b.VMASKMOVPS(m, b.mask, v)
 	}
 	return v
 }
@@ -94,40 +90,25 @@ func (b *vecBody) ld(i int) reg.VecVirtual {
 // st stores v as the vector of operand i.
 func (b *vecBody) st(i int, v reg.VecVirtual) {
 	m := indexed(b.ptrs[i], b.idx, 1, b.disp)
-	switch {
-	case !b.tail:
+	if b.tail {
+		b.StoreMasked(v, b.mask, m)
+	} else {
 		b.VMOVUPS(v, m)
-	case b.isa == kernel.AVX512:
-		b.VMOVUPS(v, b.k, m)
-	default:
-		b.VMASKMOVPS(v, b.mask, m)
 	}
 }
 
 // inside clears the lanes of v beyond the end.
 func (b *vecBody) inside(v reg.VecVirtual) {
-	switch {
-	case !b.tail:
-	case b.isa == kernel.AVX512:
-		b.VMOVAPS_Z(v, b.k, v)
-	default:
-		b.VANDPS(b.mask, v, v)
+	if b.tail {
+		b.Keep(b.mask, v)
 	}
 }
 
 // fill puts f into the lanes of v beyond the end.
 func (b *vecBody) fill(v reg.VecVirtual, f float32) {
-	if !b.tail {
-		return
+	if b.tail {
+		b.Fill(b.constant(f), b.mask, v)
 	}
-	c := b.vec()
-	b.VMOVUPS(b.constant(f), c)
-	if b.isa == kernel.AVX512 {
-		b.VMOVAPS(v, b.k, c)
-		b.VMOVAPS(c, v)
-		return
-	}
-	b.VBLENDVPS(b.mask, v, c, v)
 }
 
 // loop runs body over the N entries of the operands given: unroll vectors at
@@ -145,18 +126,18 @@ func (e *asm) loop(unroll int, operands []int, body func(*vecBody)) {
 func (e *asm) vectors(b *vecBody, n reg.GPVirtual, unroll int, body func(*vecBody)) {
 	for _, us := range []int{unroll, 1} {
 		main, end := e.label("main"), e.label("end")
-		e.SUBQ(operand.U32(uint32(us*e.lanes)), n)
+		e.SUBQ(operand.U32(uint32(us*e.Lanes())), n)
 		e.JL(e.jump(end))
 		e.Label(main)
 		for b.u = range us {
-			b.disp = b.u * e.bytes
+			b.disp = b.u * e.Bytes()
 			body(b)
 		}
-		e.ADDQ(operand.U32(uint32(us*e.bytes)), b.idx)
-		e.SUBQ(operand.U32(uint32(us*e.lanes)), n)
+		e.ADDQ(operand.U32(uint32(us*e.Bytes())), b.idx)
+		e.SUBQ(operand.U32(uint32(us*e.Lanes())), n)
 		e.JGE(e.jump(main))
 		e.Label(end)
-		e.ADDQ(operand.U32(uint32(us*e.lanes)), n)
+		e.ADDQ(operand.U32(uint32(us*e.Lanes())), n)
 		if unroll == 1 {
 			break
 		}
@@ -165,51 +146,15 @@ func (e *asm) vectors(b *vecBody, n reg.GPVirtual, unroll int, body func(*vecBod
 	e.TESTQ(n, n)
 	e.JZ(e.jump(done))
 	b.u, b.disp, b.tail = 0, 0, true
-	b.k, b.mask = e.tailMask(n)
+	b.mask = e.FirstLanes(n)
 	body(b)
 	b.tail = false
 	e.Label(done)
 }
 
-const tailTable = "tail_mask"
-
-// tailMask makes the mask of the first n lanes, 0 < n < lanes.
-func (e *asm) tailMask(n reg.GPVirtual) (k reg.OpmaskVirtual, mask reg.VecVirtual) {
-	r := e.GP64()
-	if e.isa == kernel.AVX512 {
-		k = e.K()
-		e.MOVQ(n, reg.RCX)
-		e.MOVQ(operand.U32(1), r)
-		e.SHLQ(reg.CL, r)
-		e.DECQ(r)
-		e.KMOVW(r.As32(), k)
-		return k, nil
-	}
-	// Eight lanes set, then eight clear: lanes-n entries before the border.
-	if !e.hasTailTable {
-		e.hasTailTable = true
-		e.StaticGlobal(tailTable)
-		e.DataAttributes(attr.RODATA | attr.NOPTR)
-		for i := range 16 {
-			v := uint32(0)
-			if i < 8 {
-				v = math.MaxUint32
-			}
-			e.AddDatum(4*i, operand.U32(v))
-		}
-	}
-	e.LEAQ(operand.NewDataAddr(operand.NewStaticSymbol(tailTable), 32), r)
-	at := e.GP64()
-	e.MOVQ(n, at)
-	e.NEGQ(at)
-	mask = e.vec()
-	e.VMOVUPS(indexed(r, at, 4, 0), mask)
-	return nil, mask
-}
-
 // scalar is S[i] in every lane.
 func (e *asm) scalar(i int) reg.VecVirtual {
-	v := e.vec()
+	v := e.Vec()
 	e.VBROADCASTSS(e.field(vecS(i)), v)
 	return v
 }
@@ -218,7 +163,7 @@ func (e *asm) scalar(i int) reg.VecVirtual {
 func (e *asm) sums(n int) []reg.VecVirtual {
 	vs := e.vecs(n)
 	for _, v := range vs {
-		e.zero(v)
+		e.Zero(v)
 	}
 	return vs
 }
@@ -229,20 +174,7 @@ func (e *asm) result(i int, acc []reg.VecVirtual, op func(...operand.Op)) {
 	for _, w := range acc[1:] {
 		op(w, v, v)
 	}
-	y := v.AsY()
-	if e.isa == kernel.AVX512 {
-		h := e.YMM()
-		e.VEXTRACTF64X4(operand.U8(1), v, h)
-		op(h, y, y)
-	}
-	x, t := v.AsX(), e.XMM()
-	e.VEXTRACTF128(operand.U8(1), y, t)
-	op(t, x, x)
-	e.VMOVHLPS(x, x, t)
-	op(t, x, x)
-	e.VMOVSHDUP(x, t)
-	op(t, x, x)
-	e.VMOVSS(x, e.field(vecR(i)))
+	e.VMOVSS(e.Fold(v, op), e.field(vecR(i)))
 }
 
 const reduceUnroll = 4
@@ -260,16 +192,16 @@ var emitVec = map[kernel.VecOp]func(*asm){
 	kernel.OpGELUBackward: func(e *asm) {
 		e.loop(1, []int{0, 1, 2, 3}, func(b *vecBody) {
 			h, da := b.ld(2), b.ld(3)
-			s, t := b.vec(), b.vec()
+			s, t := b.Vec(), b.Vec()
 			b.geluExp(h, t)
 			b.VADDPS(b.constant(1), t, t)
 			b.VMOVUPS(b.constant(1), s)
 			b.VDIVPS(t, s, s) // sigmoid(2u)
-			a := b.vec()
+			a := b.Vec()
 			b.VMULPS(h, s, a)
 			b.st(0, a)
 			// gelu' = s + a (1-s) 2u'
-			du := b.vec()
+			du := b.Vec()
 			b.VMULPS(h, h, du)
 			b.VMULPS(b.constant(float32(6*math.Sqrt(2/math.Pi)*0.044715)), du, du)
 			b.VADDPS(b.constant(float32(2*math.Sqrt(2/math.Pi))), du, du)
@@ -293,13 +225,13 @@ var emitVec = map[kernel.VecOp]func(*asm){
 	kernel.OpSwiGLUBackward: func(e *asm) {
 		e.loop(1, []int{0, 1, 2, 3, 4, 5}, func(b *vecBody) {
 			g, u, da := b.ld(3), b.ld(4), b.ld(5)
-			t, s := b.vec(), b.vec()
+			t, s := b.Vec(), b.Vec()
 			b.VMULPS(b.constant(-log2e), g, t)
 			b.exp2(t)
 			b.VADDPS(b.constant(1), t, t)
 			b.VMOVUPS(b.constant(1), s)
 			b.VDIVPS(t, s, s) // sigmoid(g)
-			silu, v := b.vec(), b.vec()
+			silu, v := b.Vec(), b.Vec()
 			b.VMULPS(g, s, silu)
 			b.VMULPS(silu, u, v)
 			b.st(0, v)
@@ -462,7 +394,7 @@ var emitVec = map[kernel.VecOp]func(*asm){
 		e.vectors(b, e.load(vecN), 1, func(b *vecBody) {
 			x, y, cos, sin := b.ld(0), b.ld(1), b.ld(2), b.ld(3)
 			b.VMULPS(sign, sin, sin)
-			p, q := b.vec(), b.vec()
+			p, q := b.Vec(), b.Vec()
 			b.VMULPS(y, sin, p)
 			b.VMULPS(x, sin, q)
 			b.VFMSUB231PS(x, cos, p)
@@ -515,8 +447,8 @@ var emitVec = map[kernel.VecOp]func(*asm){
 	kernel.OpPeak: func(e *asm) {
 		// As many chains as hide the latency of two multiply-adds a cycle.
 		acc := e.sums(12)
-		x, n, l := e.vec(), e.load(vecN), e.label("loop")
-		e.zero(x)
+		x, n, l := e.Vec(), e.load(vecN), e.label("loop")
+		e.Zero(x)
 		e.Label(l)
 		for range peakUnroll {
 			for _, v := range acc {
@@ -526,12 +458,14 @@ var emitVec = map[kernel.VecOp]func(*asm){
 		e.DECQ(n)
 		e.JNZ(e.jump(l))
 		flops := e.GP32()
-		e.MOVL(operand.U32(math.Float32bits(float32(2*e.lanes*len(acc)*peakUnroll))), flops)
+		e.MOVL(operand.U32(math.Float32bits(float32(2*e.Lanes()*len(acc)*peakUnroll))), flops)
 		e.MOVL(flops, e.field(vecR(0)))
 	},
 }
 
 const peakUnroll = 8
+
+const entry = kernel.EntryBytes
 
 // pack takes rows apart into groups of n entries; body copies one row of one
 // group. It prefetches to the L2 cache, because many rows share few sets of L1: rows
@@ -539,7 +473,7 @@ const peakUnroll = 8
 func (e *asm) pack(n int, body func(src, dst reg.GPVirtual)) {
 	src, dst := e.load(vecP(1)), e.load(vecP(0))
 	rows, dstStep, srcStep, ahead := e.load(vecRows), e.GP64(), e.GP64(), e.GP64()
-	e.IMUL3Q(operand.U32(uint32(4*n)), rows, dstStep)
+	e.IMUL3Q(operand.U32(uint32(entry*n)), rows, dstStep)
 	e.IMUL3Q(operand.U32(uint32(n)), e.field(vecStep), srcStep)
 	e.IMUL3Q(operand.U32(uint32(e.vecRow.PackAhead)), e.field(vecStride), ahead)
 	row, group := e.label("row"), e.label("group")
@@ -548,7 +482,7 @@ func (e *asm) pack(n int, body func(src, dst reg.GPVirtual)) {
 	e.MOVQ(src, s)
 	e.MOVQ(dst, d)
 	e.Label(group)
-	for at := 0; at < 4*n; at += 64 {
+	for at := 0; at < entry*n; at += 64 {
 		e.PREFETCHT1(indexed(s, ahead, 1, at))
 	}
 	body(s, d)
@@ -557,7 +491,7 @@ func (e *asm) pack(n int, body func(src, dst reg.GPVirtual)) {
 	e.DECQ(g)
 	e.JNZ(e.jump(group))
 	e.ADDQ(e.field(vecStride), src)
-	e.ADDQ(operand.U32(uint32(4*n)), dst)
+	e.ADDQ(operand.U32(uint32(entry*n)), dst)
 	e.DECQ(rows)
 	e.JNZ(e.jump(row))
 }
@@ -566,30 +500,30 @@ func (e *asm) pack(n int, body func(src, dst reg.GPVirtual)) {
 func (e *asm) copyRun(src, dst reg.GPVirtual, n int) {
 	for at := 0; at < n; {
 		switch {
-		case n-at >= e.lanes:
-			v := e.vec()
-			e.VMOVUPS(mem(src, 4*at), v)
-			e.VMOVUPS(v, mem(dst, 4*at))
-			at += e.lanes
+		case n-at >= e.Lanes():
+			v := e.Vec()
+			e.VMOVUPS(mem(src, entry*at), v)
+			e.VMOVUPS(v, mem(dst, entry*at))
+			at += e.Lanes()
 		case n-at >= 8:
 			v := e.YMM()
-			e.VMOVUPS(mem(src, 4*at), v)
-			e.VMOVUPS(v, mem(dst, 4*at))
+			e.VMOVUPS(mem(src, entry*at), v)
+			e.VMOVUPS(v, mem(dst, entry*at))
 			at += 8
 		case n-at >= 4:
 			v := e.XMM()
-			e.VMOVUPS(mem(src, 4*at), v)
-			e.VMOVUPS(v, mem(dst, 4*at))
+			e.VMOVUPS(mem(src, entry*at), v)
+			e.VMOVUPS(v, mem(dst, entry*at))
 			at += 4
 		case n-at >= 2:
 			v := e.XMM()
-			e.VMOVSD(mem(src, 4*at), v)
-			e.VMOVSD(v, mem(dst, 4*at))
+			e.VMOVSD(mem(src, entry*at), v)
+			e.VMOVSD(v, mem(dst, entry*at))
 			at += 2
 		default:
 			v := e.XMM()
-			e.VMOVSS(mem(src, 4*at), v)
-			e.VMOVSS(v, mem(dst, 4*at))
+			e.VMOVSS(mem(src, entry*at), v)
+			e.VMOVSS(v, mem(dst, entry*at))
 			at++
 		}
 	}
@@ -605,72 +539,36 @@ func (e *asm) copyStepped(src, dst reg.GPVirtual, n int) {
 		e.VMOVSS(mem(s, 0), v)
 		e.VINSERTPS(operand.U8(0x10), indexed(s, step, 1, 0), v, v)
 		if n-at == 2 {
-			e.VMOVSD(v, mem(dst, 4*at))
+			e.VMOVSD(v, mem(dst, entry*at))
 			return
 		}
 		e.VINSERTPS(operand.U8(0x20), indexed(s, step, 2, 0), v, v)
 		e.VINSERTPS(operand.U8(0x30), indexed(s, step3, 1, 0), v, v)
-		e.VMOVUPS(v, mem(dst, 4*at))
+		e.VMOVUPS(v, mem(dst, entry*at))
 		e.LEAQ(indexed(s, step, 4, 0), s)
 	}
 }
 
-// spread stores the rows of a tight tile with a distance between neighbours.
-// AVX-512 turns a vector of the tile into Step/4 vectors of the destination
-// with holes, by the permutations and masks that vec.spreadTable lays out;
-// AVX2 has no masked store worth the name and moves entry by entry.
+// spread stores the rows of a tight tile with a distance between neighbours, by
+// the table that vec.spreadTable lays out where the register file uses one.
 func (e *asm) spread(add bool) {
-	dst, src, res := e.load(vecP(0)), e.load(vecP(1)), reg.GPVirtual(nil)
+	s := arch.Spread{Dst: e.load(vecP(0)), Src: e.load(vecP(1)), Step: e.field(vecStep), Table: e.field(vecP(3))}
 	if add {
-		res = e.load(vecP(2))
+		s.Res = e.load(vecP(2))
 	}
 	rows, stride := e.load(vecRows), e.load(vecStride)
-	row, group, at := e.label("row"), e.label("group"), e.GP64()
+	row, group := e.label("row"), e.label("group")
+	s.At = e.GP64()
 	e.Label(row)
-	e.XORQ(at, at)
-	n := e.load(vecN)
+	e.XORQ(s.At, s.At)
+	s.N = e.load(vecN)
 	e.Label(group)
-	if e.isa == kernel.AVX512 {
-		x, v, table, count, l := e.vec(), e.vec(), e.load(vecP(3)), e.load(vecStep), e.label("vector")
-		e.SHRQ(operand.U8(2), count)
-		e.VMOVUPS(mem(src, 0), x)
-		e.Label(l)
-		idx, k := e.vec(), e.K()
-		e.VMOVUPS(mem(table, 0), idx)
-		e.KMOVW(mem(table, 64), k)
-		e.VPERMPS(x, idx, v)
-		if add {
-			old := e.vec()
-			e.VMOVUPS_Z(indexed(res, at, 1, 0), k, old)
-			e.VADDPS(old, v, v)
-		}
-		e.VMOVUPS(v, k, indexed(dst, at, 1, 0))
-		e.ADDQ(operand.U32(spreadEntry), table)
-		e.ADDQ(operand.U32(64), at)
-		e.DECQ(count)
-		e.JNZ(e.jump(l))
-		e.ADDQ(operand.U32(64), src)
-		e.SUBQ(operand.U32(16), n)
-	} else {
-		x := e.XMM()
-		e.VMOVSS(mem(src, 0), x)
-		if add {
-			e.VADDSS(indexed(res, at, 1, 0), x, x)
-		}
-		e.VMOVSS(x, indexed(dst, at, 1, 0))
-		step := e.load(vecStep)
-		e.ADDQ(step, at)
-		e.ADDQ(operand.U32(4), src)
-		e.DECQ(n)
-	}
+	e.Spread(s)
 	e.JNZ(e.jump(group))
-	e.ADDQ(stride, dst)
+	e.ADDQ(stride, s.Dst)
 	if add {
-		e.ADDQ(stride, res)
+		e.ADDQ(stride, s.Res)
 	}
 	e.DECQ(rows)
 	e.JNZ(e.jump(row))
 }
-
-// spreadEntry is the size of one entry of vec.spreadTable.
-const spreadEntry = 68

@@ -163,15 +163,12 @@ func (l *literal) permute(c spec.Factor, activate bool, f spec.FFN) {
 		l.Pool.Run((l.rows+chunk-1)/chunk, func(worker, i int) {
 			for r := i * chunk; r < min(l.rows, (i+1)*chunk); r++ {
 				src, dst, mid := x[r*width:(r+1)*width], y[r*out:(r+1)*out], moved[worker*width:(worker+1)*width]
-				switch {
-				case !activate:
-					move(dst, src)
-				case f.Act == spec.GELU:
-					move(dst, src)
-					t.GELU(dst, dst)
-				default:
-					move(mid, src)
-					t.SwiGLU(dst, mid[:out], mid[out:])
+				if !activate || !f.Act.Gated() {
+					mid = dst
+				}
+				move(mid, src)
+				if activate {
+					t.Activate(kernel.Epilogue(f.Act), dst, mid, out)
 				}
 			}
 		})

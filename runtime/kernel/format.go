@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 )
 
@@ -64,8 +65,8 @@ func Formats() []Format { return slices.Clone(formats) }
 
 // AddFormat adds a row to the table of formats: for tests of formats to come.
 func AddFormat(f Format) {
-	if f.KGroup < 1 || f.Weights.Bits*f.KGroup%8 != 0 {
-		panic(fmt.Sprintf("kernel: format %s: groups of %d x %d bits are no bytes", f.Name, f.KGroup, f.Weights.Bits))
+	if f.KGroup < 1 || f.Weights.Bits*f.KGroup%8 != 0 || bits.OnesCount(uint(f.GroupBytes())) != 1 {
+		panic(fmt.Sprintf("kernel: format %s: groups of %d x %d bits are no power of two of bytes", f.Name, f.KGroup, f.Weights.Bits))
 	}
 	formats = append(formats, f)
 }

@@ -31,13 +31,13 @@ const (
 	HasAVX2       Feature = "AVX2"
 	HasFMA        Feature = "FMA3"
 	HasF16C       Feature = "F16C"
-	HasAVXVNNI    Feature = "AVX_VNNI"
+	HasAVXVNNI    Feature = "AVXVNNI"
 	HasAVX512F    Feature = "AVX512F"
 	HasAVX512DQ   Feature = "AVX512DQ"
 	HasAVX512BW   Feature = "AVX512BW"
 	HasAVX512VL   Feature = "AVX512VL"
-	HasAVX512BF16 Feature = "AVX512_BF16"
-	HasAVX512VNNI Feature = "AVX512_VNNI"
+	HasAVX512BF16 Feature = "AVX512BF16"
+	HasAVX512VNNI Feature = "AVX512VNNI"
 )
 
 // Features lists them.

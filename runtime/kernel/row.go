@@ -136,12 +136,13 @@ func (k Row) Validate() error {
 	if k.ISA == Portable || !slices.Contains(ISAs, k.ISA) {
 		fail("isa: %q has no assembly; valid are %v", k.ISA, ISAs[:len(ISAs)-1])
 	}
-	if _, ok := k.Format.Format(); !ok {
+	f, ok := k.Format.Format()
+	if !ok {
 		var names []FormatName
 		for _, f := range formats {
 			names = append(names, f.Name)
 		}
-		fail("format: %q is unknown; valid are %v", k.Format, names)
+		return errors.Join(append(errs, fmt.Errorf("format: %q is unknown; valid are %v", k.Format, names))...)
 	}
 	within("mr", k.MR, 1, MaxMR)
 	if !slices.Contains(Widths[:], k.NR) {
@@ -162,6 +163,9 @@ func (k Row) Validate() error {
 		fail("sweeps: %d of %d columns; valid are 1, 2 of %d and 3 of %d", k.Sweeps, k.NR, Panel, LongPanel)
 	}
 	within("unroll", k.Unroll, 1, 16)
+	if k.Unroll%f.KGroup != 0 {
+		fail("unroll: %d cuts the groups of %d k of %s", k.Unroll, f.KGroup, f.Name)
+	}
 	within("ahead", k.Ahead, 0, 64)
 	if k.Sweeps > 1 && k.Ahead%k.Sweeps != 0 {
 		fail("ahead: %d lines in %d sweeps", k.Ahead, k.Sweeps)
@@ -178,6 +182,9 @@ func (k Row) Validate() error {
 		for i, g := range s.Segs {
 			within(fmt.Sprintf("segments[%d].length", i), g.Len, 1, MaxKC)
 			within(fmt.Sprintf("segments[%d].offset", i), g.Off, 0, 1<<30)
+		}
+		if len(s.Segs) > 1 && s.Segs[0].Len%f.KGroup != 0 {
+			fail("segments: those of %d k cut the groups of %d of %s", s.Segs[0].Len, f.KGroup, f.Name)
 		}
 		if !Uniform(s.Segs) {
 			fail("segments: the first begins at 0, all are equally long and equally far apart")

@@ -53,9 +53,28 @@ const (
 	NumVecOps
 )
 
-var vecNames = [NumVecOps]string{"gelu", "gelubackward", "swiglu", "swiglubackward", "sum", "sumdeviations", "normalize", "normsums", "normapply", "max", "expsum", "softmaxbackward", "dot", "scale", "axpy", "colsum", "rotate", "adamw", "spread", "spreadadd", "packpanels", "packstrips", "packstripsstep", "read", "peak"}
+// noOp is the operation of what has none.
+const noOp VecOp = -1
 
-func (op VecOp) String() string { return vecNames[op] }
+// vecNames are the names of operations; those of activations have their epilogue's.
+var vecNames = [NumVecOps]string{
+	OpSum: "sum", OpSumDeviations: "sumdeviations", OpNormalize: "normalize", OpNormSums: "normsums", OpNormApply: "normapply", OpMax: "max",
+	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
+	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
+	OpPackStripsStep: "packstripsstep", OpRead: "read", OpPeak: "peak",
+}
+
+func (op VecOp) String() string {
+	for _, e := range epilogues {
+		switch op {
+		case e.forward:
+			return string(e.name)
+		case e.backward:
+			return string(e.name) + "backward"
+		}
+	}
+	return vecNames[op]
+}
 
 // VecFunc is an elementwise kernel.
 type VecFunc func(*VecArgs)

@@ -218,7 +218,7 @@ type call struct {
 	*problem
 	c, aux []float32
 	// What the call finds, tight: bias by packed column, the others by row and
-	// stored column, aux with two columns for SwiGLU's one.
+	// stored column, aux with two columns for a gated one.
 	bias, res, cBefore, auxBefore []float32
 }
 
@@ -228,7 +228,7 @@ const (
 	scale
 	withBias
 	// withResidual adds a residual, which is C itself where the buffers begin
-	// at a protected page. SwiGLU has none: it leaves the activation out, if
+	// at a protected page. Gated kernels have none: they leave the activation out, if
 	// there is room for its halves.
 	withResidual
 	// withAux gives room for the values before the activation. A kernel without
@@ -339,12 +339,12 @@ func (c *call) want(i, j int) (w result) {
 		}
 		w.pre = append(w.pre, v)
 	}
-	switch c.Epilogue {
-	case kernel.Linear:
+	switch {
+	case c.Epilogue == kernel.Linear:
 		w.c = w.pre[0]
-	case kernel.GELU:
+	case c.Epilogue == kernel.GELU:
 		w.c, _ = w.pre[0].GELU()
-	case kernel.SwiGLU:
+	case c.Epilogue.Gated():
 		w.c, _ = w.pre[0].SiLU()
 		w.c = w.c.Mul(w.pre[1])
 	}

@@ -25,10 +25,10 @@ func TestPreemption(t *testing.T) {
 	}
 	const n = 3*chunk + 5
 	x := make([]float32, n)
-	table.GELU(x, x)
-	table.GELUBackward(x, x, x, x)
-	table.SwiGLU(x, x, x)
-	table.SwiGLUBackward(x, x, x, x, x, x)
+	table.Activate(kernel.GELU, x, x, n)
+	table.ActivationBackward(kernel.GELU, x, x, x, n)
+	table.Activate(kernel.SwiGLU, x[:n/2], x, n/2)
+	table.ActivationBackward(kernel.SwiGLU, x[:n/2], x, x, n/2)
 	table.LayerNorm(x, x, x, x, x, x, 1, n)
 	table.RMSNorm(x, x, x, x, x, 1, n)
 	table.Max(x)

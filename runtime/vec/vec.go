@@ -103,45 +103,35 @@ func (t *Table) reduce(op kernel.VecOp, a *kernel.VecArgs, xs ...[]float32) (r0,
 	return r0, r1
 }
 
-// GELU computes y = gelu(x), the tanh form; y may be x.
-func (t *Table) GELU(y, x []float32) { t.each(kernel.OpGELU, kernel.VecArgs{}, y, x) }
-
-// GELUBackward computes a = gelu(h) and dh = da * gelu'(h); dh may be da, a
-// may be h.
-func (t *Table) GELUBackward(a, dh, h, da []float32) {
-	t.each(kernel.OpGELUBackward, kernel.VecArgs{}, a, dh, h, da)
-}
-
-// SwiGLU computes y = silu(g) * u.
-func (t *Table) SwiGLU(y, g, u []float32) { t.each(kernel.OpSwiGLU, kernel.VecArgs{}, y, g, u) }
-
-// SwiGLUBackward computes a = silu(g)*u, dg = da*u*silu'(g), du = da*silu(g);
-// a may be da.
-func (t *Table) SwiGLUBackward(a, dg, du, g, u, da []float32) {
-	t.each(kernel.OpSwiGLUBackward, kernel.VecArgs{}, a, dg, du, g, u, da)
-}
-
-// backward are the derivatives of activations, of rows of n results, by the name
-// of the epilogue that computes them: each replaces the gradient of results in a by
-// the results, and fills dpre, the gradients of the columns that they are made of.
-var backward = map[kernel.Epilogue]func(t *Table, a, dpre, pre []float32, n int){
-	kernel.GELU: func(t *Table, a, dpre, pre []float32, _ int) {
-		copy(dpre, a)
-		t.GELUBackward(a, dpre, pre, dpre)
-	},
-	kernel.SwiGLU: func(t *Table, a, dpre, pre []float32, n int) {
-		for at := 0; at < len(a); at += n {
-			d, h := dpre[2*at:2*(at+n)], pre[2*at:2*(at+n)]
-			t.SwiGLUBackward(a[at:at+n], d[:n], d[n:], h[:n], h[n:], a[at:at+n])
-		}
-	},
+// Activate computes activations of rows of n results from pre, the values before
+// them: rows of n, or of gated ones of n gates and n ups. y may be pre where a result
+// has one column.
+func (t *Table) Activate(e kernel.Epilogue, y, pre []float32, n int) {
+	op, _ := e.Ops()
+	if !e.Gated() {
+		t.each(op, kernel.VecArgs{}, y, pre)
+		return
+	}
+	for at := 0; at < len(y); at += n {
+		h := pre[2*at : 2*(at+n)]
+		t.each(op, kernel.VecArgs{}, y[at:at+n], h[:n], h[n:])
+	}
 }
 
 // ActivationBackward replaces the gradient of an activation's results in a, rows of
 // n, by the results, computed again from pre, the values before it, and fills dpre,
 // their gradients.
 func (t *Table) ActivationBackward(e kernel.Epilogue, a, dpre, pre []float32, n int) {
-	backward[e](t, a, dpre, pre, n)
+	_, op := e.Ops()
+	if !e.Gated() {
+		copy(dpre, a)
+		t.each(op, kernel.VecArgs{}, a, dpre, pre, dpre)
+		return
+	}
+	for at := 0; at < len(a); at += n {
+		y, d, h := a[at:at+n], dpre[2*at:2*(at+n)], pre[2*at:2*(at+n)]
+		t.each(op, kernel.VecArgs{}, y, d[:n], d[n:], h[:n], h[n:], y)
+	}
 }
 
 // LayerNorm normalises rows of h entries: y = (x-mean)*rstd*w + b, with the
