@@ -39,6 +39,7 @@ type information struct {
 	Kernels                 []model.LayerKernels `json:"kernels"`
 	CPU                     string               `json:"cpu"`
 	ISA                     kernel.ISA           `json:"isa"`
+	Target                  string               `json:"target"`
 	Available               []kernel.ISA         `json:"isa_available"`
 	Threads                 int                  `json:"threads"`
 	Warnings                []string             `json:"warnings"`
@@ -182,7 +183,7 @@ func inform(c *config.Config, isa kernel.ISA) information {
 		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
 		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
 		Recompute: t.Recompute, Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq), Kernels: model.Kernels(c.Model, isa),
-		CPU: cpuid.CPU.BrandName, ISA: isa, Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings(),
+		CPU: cpuid.CPU.BrandName, ISA: isa, Target: kernel.For(isa).Name, Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings(),
 	}
 }
 
@@ -233,7 +234,7 @@ func (i information) print(w io.Writer) error {
 	if err := table(w, structures); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "\n%s: %s of %v, %d threads\n\n", i.CPU, i.ISA, i.Available, i.Threads)
+	fmt.Fprintf(w, "\n%s: target %s; %s of %v, %d threads\n\n", i.CPU, i.Target, i.ISA, i.Available, i.Threads)
 	kernels := [][]string{{"layer", "count", "specialised kernels linked"}}
 	for _, k := range i.Kernels {
 		kernels = append(kernels, []string{k.Layer, fmt.Sprint(k.Count), fmt.Sprintf("%d of %d", k.Linked, k.Wanted)})
