@@ -28,7 +28,7 @@ type AdamW struct {
 	// rates are the stretches of the parameters whose learning rate is another one,
 	// in rising order, with its multiple of the step's.
 	rates []rated
-	sums   []float64
+	sums  []float64
 	// The step at work, and what the pool runs on it, made once so that a step
 	// allocates nothing.
 	grads               []float32
