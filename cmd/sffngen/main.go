@@ -43,7 +43,7 @@ func newCommand() *cobra.Command {
 		Use:   "sffngen",
 		Short: "Generate kernels specialised for structured feed-forward layers",
 		Example: `  sffngen --kind lowrank --hidden 768 --ffn 3072 --rank 384 --act gelu --bias --out ./ffn768
-  sffngen --kind blockshuffle --hidden 768 --ffn 3072 --blocks 4 --out ./ffn768
+  sffngen --kind blockdense --hidden 768 --ffn 3072 --rank 512 --blocks 2 --out ./ffn768
   sffngen --config gpt2s-lowrank-63 --out ./gpt2s`,
 		Version: cli.Version(""),
 		Args:    cli.NoArgs,

@@ -231,13 +231,16 @@ func TestConfigPage(t *testing.T) {
 		t.Errorf("%s is stale: go test ./model/config -run ConfigPage -update", configPage)
 	}
 	examples := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(page, -1)
+	var configs []*Config
 	for _, e := range examples {
-		if _, err := Parse(configPage, []byte(e[1])); err != nil {
-			t.Error(err)
+		c, err := Parse(configPage, []byte(e[1]))
+		if err != nil {
+			t.Fatal(err)
 		}
+		configs = append(configs, c)
 	}
-	if len(examples) == 0 {
-		t.Error("the page has no example")
+	if n := len(configs); n < 3 || !configs[n-1].SameRun(configs[n-2]) {
+		t.Errorf("the page's %d examples do not end with one model in two ways", n)
 	}
 }
 

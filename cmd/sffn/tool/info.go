@@ -227,7 +227,7 @@ func (i information) print(w io.Writer) error {
 	for _, s := range i.Structures {
 		layers := fmt.Sprint(s.First)
 		if s.Last > s.First {
-			layers += fmt.Sprintf("-%d", s.Last)
+			layers += fmt.Sprintf(" to %d", s.Last)
 		}
 		structures = append(structures, []string{layers, structureOf(spec.Structure{Kind: s.Kind, Rank: s.Rank, Blocks: s.Blocks})})
 	}
