@@ -373,7 +373,7 @@ func (m *tile) constantProducts() {
 // from pointers 5 rows apart: with the stride and three times the stride as
 // index registers, one pointer reaches rows 0 to 4 and 6, 8, 12.
 func (m *tile) stridedProducts() {
-	lda, lda3, step := m.load(argLDA), m.GP64(), m.load(argKStep)
+	lda, lda3, kStep := m.load(argLDA), m.GP64(), m.load(argKStep)
 	m.LEAQ(indexed(lda, lda, 2, 0), lda3)
 	segs, nsegs := m.load(argSegs), m.load(argNSegs)
 	l := m.label("seg")
@@ -410,7 +410,7 @@ func (m *tile) stridedProducts() {
 		m.round(us, row, func() {
 			for range m.step.k {
 				for _, p := range ptrs {
-					m.ADDQ(step, p)
+					m.ADDQ(kStep, p)
 				}
 			}
 		})
