@@ -214,7 +214,12 @@ func runCalls(t *testing.T, rows []kernel.Row, calls []Call) (results [][]float3
 		t.Fatal(err)
 	}
 	if !slices.Contains(kernel.Available(), kernel.AVX512) {
-		t.Skip("this machine or build has no avx512: bf16w is not run")
+		t.Skipf("this machine or build has no avx512: %s is not run", rows[0].Format)
+	}
+	for _, k := range rows {
+		if !kernel.Has(k.Needs()...) {
+			t.Skipf("this machine has not all of %v: %s is not run", k.Needs(), k.Format)
+		}
 	}
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
@@ -270,8 +275,7 @@ func drawBF16(r *rand.Rand, depth int) []uint16 {
 
 // product is one of the test's products: A lies in segments of k with a gap.
 type product struct {
-	name       string
-	mr         int
+	kernel.Row
 	depth      int
 	segs       []kernel.Segment
 	a          []float32
@@ -281,7 +285,7 @@ type product struct {
 }
 
 func newProduct(r *rand.Rand, k kernel.Row, w []uint16, segs []kernel.Segment, panel, tiles int) *product {
-	p := &product{name: k.Name(), mr: k.MR, segs: segs, w: w, cols: tiles * k.NR, at: panel * kernel.Panel}
+	p := &product{Row: k, segs: segs, w: w, cols: tiles * k.NR, at: panel * kernel.Panel}
 	for _, s := range segs {
 		p.depth += s.Len
 	}
@@ -312,7 +316,7 @@ func newProduct(r *rand.Rand, k kernel.Row, w []uint16, segs []kernel.Segment, p
 // with what the kernel of float32 leaves there.
 func (p *product) check(c, f32 []float32) error {
 	stride := p.ofBF16.LDA / kernel.EntryBytes
-	for i := range p.mr {
+	for i := range p.MR {
 		for j := range p.cols {
 			var sum bound.Chain
 			k := 0
@@ -330,7 +334,7 @@ func (p *product) check(c, f32 []float32) error {
 				return fmt.Errorf("entry %d,%d is %v, and %v by float32", i, j, c[at], f32[at])
 			}
 		}
-		for j := p.cols; j < ldc && i < p.mr-1; j++ {
+		for j := p.cols; j < ldc && i < p.MR-1; j++ {
 			if c[i*ldc+j] == c[i*ldc+j] {
 				return fmt.Errorf("entry %d,%d is %v, where there is no column", i, j, c[i*ldc+j])
 			}
@@ -339,34 +343,43 @@ func (p *product) check(c, f32 []float32) error {
 	return nil
 }
 
+// products has those of every kernel.
+func products(rows []kernel.Row) (ps []*product) {
+	r := rand.New(rand.NewPCG(21, 3))
+	add := func(k kernel.Row, segs ...kernel.Segment) {
+		depth := 0
+		for _, s := range segs {
+			depth += s.Len
+		}
+		panel, tiles := 0, 1
+		switch {
+		case k.MR == 1:
+			tiles = columns / kernel.Panel
+		case k.NR == kernel.Panel:
+			panel = columns/kernel.Panel - 1
+		}
+		ps = append(ps, newProduct(r, k, drawBF16(r, depth), segs, panel, tiles))
+	}
+	for _, k := range rows {
+		if k.Shape != nil {
+			add(k, k.Shape.Segs...)
+			continue
+		}
+		for _, depth := range []int{1, 2, 3, 4, 5, 6, 7, 64, 65} {
+			add(k, kernel.Segment{Len: depth})
+		}
+		add(k, kernel.Segment{Len: 14}, kernel.Segment{Off: kernel.EntryBytes * 17, Len: 9})
+	}
+	return ps
+}
+
 // The format's kernels compute what those of float32 do from the same weights, to
 // the bit: the main tile and one row, for one shape, of even and odd depth, and for
 // any.
 func TestBF16W(t *testing.T) {
-	r := rand.New(rand.NewPCG(21, 3))
 	depths := []int{64, 65}
 	rows := rowsOf(bf16w.Name, depths...)
-	var ps []*product
-	add := func(k kernel.Row, w []uint16, segs ...kernel.Segment) {
-		switch {
-		case k.NR == 2*kernel.Panel:
-			ps = append(ps, newProduct(r, k, w, segs, 0, 1))
-		case k.MR == 1:
-			ps = append(ps, newProduct(r, k, w, segs, 0, columns/kernel.Panel))
-		default:
-			ps = append(ps, newProduct(r, k, w, segs, columns/kernel.Panel-1, 1))
-		}
-	}
-	for _, k := range rows {
-		if k.Shape != nil {
-			add(k, drawBF16(r, k.Shape.K()), k.Shape.Segs...)
-			continue
-		}
-		for _, depth := range []int{1, 2, 3, 4, 5, 6, 7, 64, 65} {
-			add(k, drawBF16(r, depth), kernel.Segment{Len: depth})
-		}
-		add(k, drawBF16(r, 14+9), kernel.Segment{Len: 14}, kernel.Segment{Off: kernel.EntryBytes * 17, Len: 9})
-	}
+	ps := products(rows)
 	var calls []Call
 	for _, p := range ps {
 		calls = append(calls, p.ofBF16, p.of)
@@ -381,7 +394,7 @@ func TestBF16W(t *testing.T) {
 	results := runCalls(t, append(rows, rowsOf(kernel.F32, depths...)...), append(calls, swapped))
 	for i, p := range ps {
 		if err := p.check(results[2*i], results[2*i+1]); err != nil {
-			t.Errorf("%s, segments %v: %v", p.name, p.segs, err)
+			t.Errorf("%s, segments %v: %v", p.Name(), p.segs, err)
 		}
 	}
 	if ps[0].check(results[len(results)-1], results[1]) == nil {

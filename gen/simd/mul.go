@@ -79,6 +79,9 @@ func (e *asm) mul(k kernel.Row) error {
 	if m.step, ok = steps[m.format.Name]; !ok {
 		return fmt.Errorf("simd: format %s has no inner step", m.format.Name)
 	}
+	if m.step.k > 1 && (k.Strip || k.Shape != nil && k.Shape.KStep != kernel.EntryBytes) {
+		return fmt.Errorf("simd: kernel %s: format %s multiplies neighbours only", k.Name(), m.format.Name)
+	}
 	if activations[k.Epilogue] == nil {
 		return fmt.Errorf("simd: activation %q has no epilogue", k.Epilogue)
 	}
@@ -253,7 +256,7 @@ func (m *tile) round(us int, a func(u, i int) operand.Mem, next func()) {
 		}
 		for i, row := range m.acc {
 			x := m.Vec()
-			m.step.left(m.asm, a(u, i), x)
+			m.step.left(m.asm, a(u, i), min(m.step.k, us-u), x)
 			for j, b := range bs {
 				m.step.multiply(m.asm, x, b, row[j])
 			}
