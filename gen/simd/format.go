@@ -13,13 +13,15 @@ import (
 type step struct {
 	// k is the number of products that one multiplication adds to each lane: a
 	// divisor of the format's group. A group that the depth cuts short is
-	// multiplied as far as it goes.
+	// multiplied as far as it goes. What is multiplied at once of the left operand
+	// lies side by side.
 	k int
 	// load makes b what is multiplied of the vector of a panel at m: the d-th k of
 	// its groups, or the d-th few of them.
 	load func(e *asm, m operand.Mem, d int, b reg.VecVirtual)
-	// left makes x the same of the left operand, in every lane.
-	left func(e *asm, m operand.Mem, x reg.VecVirtual)
+	// left makes x what is multiplied of the left operand at m, in every lane: ks k,
+	// fewer than k where the depth ends.
+	left func(e *asm, m operand.Mem, ks int, x reg.VecVirtual)
 	// multiply adds the products of x and b to sum.
 	multiply func(e *asm, x, b, sum reg.VecVirtual)
 }
@@ -34,6 +36,6 @@ var steps = map[kernel.FormatName]step{
 	},
 }
 
-func broadcast(e *asm, m operand.Mem, x reg.VecVirtual) { e.VBROADCASTSS(m, x) }
+func broadcast(e *asm, m operand.Mem, _ int, x reg.VecVirtual) { e.VBROADCASTSS(m, x) }
 
 func fma(e *asm, x, b, sum reg.VecVirtual) { e.VFMADD231PS(b, x, sum) }

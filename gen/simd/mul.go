@@ -79,6 +79,9 @@ func (e *asm) mul(k kernel.Row) error {
 	if m.step, ok = steps[m.format.Name]; !ok {
 		return fmt.Errorf("simd: format %s has no inner step", m.format.Name)
 	}
+	if m.step.k > 1 && (k.Strip || k.Shape != nil && k.Shape.KStep != kernel.EntryBytes) {
+		return fmt.Errorf("simd: kernel %s: format %s multiplies neighbours only", k.Name(), m.format.Name)
+	}
 	if activations[k.Epilogue] == nil {
 		return fmt.Errorf("simd: activation %q has no epilogue", k.Epilogue)
 	}
@@ -253,7 +256,7 @@ func (m *tile) round(us int, a func(u, i int) operand.Mem, next func()) {
 		}
 		for i, row := range m.acc {
 			x := m.Vec()
-			m.step.left(m.asm, a(u, i), x)
+			m.step.left(m.asm, a(u, i), min(m.step.k, us-u), x)
 			for j, b := range bs {
 				m.step.multiply(m.asm, x, b, row[j])
 			}
@@ -373,7 +376,7 @@ func (m *tile) constantProducts() {
 // from pointers 5 rows apart: with the stride and three times the stride as
 // index registers, one pointer reaches rows 0 to 4 and 6, 8, 12.
 func (m *tile) stridedProducts() {
-	lda, lda3, step := m.load(argLDA), m.GP64(), m.load(argKStep)
+	lda, lda3, kStep := m.load(argLDA), m.GP64(), m.load(argKStep)
 	m.LEAQ(indexed(lda, lda, 2, 0), lda3)
 	segs, nsegs := m.load(argSegs), m.load(argNSegs)
 	l := m.label("seg")
@@ -410,7 +413,7 @@ func (m *tile) stridedProducts() {
 		m.round(us, row, func() {
 			for range m.step.k {
 				for _, p := range ptrs {
-					m.ADDQ(step, p)
+					m.ADDQ(kStep, p)
 				}
 			}
 		})

@@ -16,7 +16,8 @@ type Args struct {
 	// A + i*LDA + the place of k, where the segments list the places of all k
 	// in order.
 	A unsafe.Pointer
-	// B is the first packed panel: [k][32] float32 (or [k][16] where NR = 16).
+	// B is the first packed panel: [group of k][32] in the kernel's format (or 16, or
+	// 48, where NR is). Segments but the last are whole groups.
 	B unsafe.Pointer
 	// C is the first row of the tile.
 	C unsafe.Pointer

@@ -1,7 +1,6 @@
 // Package pass is what follows the emission of kernels: registers are allocated,
-// and what came out is checked. An instruction that neither avo nor Go's assembler
-// has would be encoded as bytes here, between the two, where its registers are
-// known.
+// what came out is checked, and instructions that neither avo nor Go's assembler has
+// are encoded as bytes.
 package pass
 
 import (
@@ -24,7 +23,10 @@ func Compile(f *ir.File, needs Needs) error {
 	if err := avo.Compile.Execute(f); err != nil {
 		return err
 	}
-	return check(f, needs)
+	if err := check(f, needs); err != nil {
+		return err
+	}
+	return encode(f)
 }
 
 // check rejects what would fault or be slow on the machines that the kernels are

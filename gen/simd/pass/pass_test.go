@@ -72,6 +72,13 @@ func TestCheck(t *testing.T) {
 		}},
 		{"VNNI", "VPDPBUSD needs AVX512VNNI, which is not among [AVX2 FMA3 AVX512F AVX512DQ AVX512BW AVX512VL]", avx512, vnni},
 		{"VNNI of a format that needs it", "", append(slices.Clone(avx512), kernel.HasAVX512VNNI), vnni},
+		{"BF16", "VDPBF16PS needs AVX512BF16, which is not among [AVX2 FMA3 AVX512F AVX512DQ AVX512BW AVX512VL]", avx512, func(c *build.Context) {
+			v := c.ZMM()
+			c.VPXORD(v, v, v)
+			c.Instruction(VDPBF16PS(v, v, v))
+			c.VZEROUPPER()
+			c.RET()
+		}},
 		{"stack pointer", "ADDQ changes SP", avx2, func(c *build.Context) {
 			c.ADDQ(operand.U8(8), reg.RSP)
 			c.RET()
