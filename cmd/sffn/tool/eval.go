@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/eval"
 )
@@ -69,7 +70,7 @@ before it, made from the training split and measured on the same tokens.`,
 				rs = append(rs, counted...)
 			}
 			if asJSON {
-				if err := printJSON(cmd.OutOrStdout(), struct {
+				if err := term.JSON(cmd.OutOrStdout(), struct {
 					Tokens int           `json:"tokens"`
 					Models []eval.Result `json:"models"`
 				}{tokens, rs}); err != nil {
@@ -81,11 +82,11 @@ before it, made from the training split and measured on the same tokens.`,
 			for _, r := range rs {
 				row := []string{r.Model, "", "", "", ""}
 				if r.Params > 0 {
-					row = []string{r.Model, count(float64(r.Params)), count(float64(r.MLPWeights)), fmt.Sprint(r.Steps), count(r.TokensPerSecond)}
+					row = []string{r.Model, term.Count(float64(r.Params)), term.Count(float64(r.MLPWeights)), fmt.Sprint(r.Steps), term.Count(r.TokensPerSecond)}
 				}
 				rows = append(rows, append(row, fmt.Sprintf("%.4f", r.Loss), fmt.Sprintf("%.4f", r.BitsPerByte), fmt.Sprintf("%.2f", r.Perplexity)))
 			}
-			if err := table(cmd.OutOrStdout(), rows); err != nil {
+			if err := term.Table(cmd.OutOrStdout(), rows); err != nil {
 				return err
 			}
 			return allFinite(rs)

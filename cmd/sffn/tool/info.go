@@ -9,6 +9,7 @@ import (
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -65,7 +66,7 @@ func newInfo() *cobra.Command {
 			}
 			i := inform(c, isa)
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), i)
+				return term.JSON(cmd.OutOrStdout(), i)
 			}
 			return i.print(cmd.OutOrStdout())
 		},
@@ -122,12 +123,12 @@ func printPresets(w io.Writer, asJSON bool) error {
 		}
 		n := m.Count()
 		out.Presets = append(out.Presets, preset{name, n.Total, n.MLPWeights, s})
-		rows = append(rows, []string{name, count(float64(n.Total)), count(float64(n.MLPWeights)), s})
+		rows = append(rows, []string{name, term.Count(float64(n.Total)), term.Count(float64(n.MLPWeights)), s})
 	}
 	if asJSON {
-		return printJSON(w, out)
+		return term.JSON(w, out)
 	}
-	return table(w, rows)
+	return term.Table(w, rows)
 }
 
 // runConfig reads the configuration of a run or checkpoint, as it decodes:
@@ -202,7 +203,7 @@ func (i information) print(w io.Writer) error {
 	for _, k := range i.Kernels {
 		kernels = append(kernels, []string{k.Layer, fmt.Sprint(k.Count), fmt.Sprintf("%d of %d", k.Linked, k.Wanted)})
 	}
-	if err := table(w, kernels); err != nil {
+	if err := term.Table(w, kernels); err != nil {
 		return err
 	}
 	for _, s := range i.Warnings {

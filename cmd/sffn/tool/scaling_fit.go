@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/scaling/forecast"
 )
@@ -51,9 +52,9 @@ where asked for bootstrap and leave_one_out; for several kinds a list "fits".`,
 			w := cmd.OutOrStdout()
 			if asJSON {
 				if len(fs) == 1 {
-					return printJSON(w, fs[0])
+					return term.JSON(w, fs[0])
 				}
-				return printJSON(w, struct {
+				return term.JSON(w, struct {
 					Fits []*forecast.Fitted `json:"fits"`
 				}{fs})
 			}
@@ -96,7 +97,7 @@ func printFit(w io.Writer, f *forecast.Fitted) error {
 		}
 		rows = append(rows, row)
 	}
-	if err := table(w, rows); err != nil {
+	if err := term.Table(w, rows); err != nil {
 		return err
 	}
 	measured, x := f.LossColumn, func(p scaling.Point) float64 { return p.Loss }
@@ -120,7 +121,7 @@ func printFit(w io.Writer, f *forecast.Fitted) error {
 		rows = append(rows, row)
 	}
 	fmt.Fprintln(w)
-	if err := table(w, rows); err != nil {
+	if err := term.Table(w, rows); err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "\nsum of squared residuals %.6g, %d degrees of freedom\n", f.RSS, f.DOF)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/scaling/forecast"
 )
@@ -74,7 +75,7 @@ compute, or at --M. --error does the same for an error.`,
 				ps = append(ps, more...)
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), struct {
+				return term.JSON(cmd.OutOrStdout(), struct {
 					Predictions []forecast.Prediction `json:"predictions"`
 				}{ps})
 			}
@@ -313,7 +314,7 @@ func printPredictions(w io.Writer, ps []forecast.Prediction) error {
 			value(p.Loss), interval(p.LossInterval, "%.4f"), value(p.LossTrue), share(p.LossRelErr),
 			value(p.Err), interval(p.ErrInterval, "%.4f"), value(p.ErrTrue), share(p.ErrRelErr), value(p.ErrFromTrue), share(p.ErrFromTrueRel)})
 	}
-	if err := table(w, dropEmpty(lines)); err != nil {
+	if err := term.Table(w, term.DropEmpty(lines)); err != nil {
 		return err
 	}
 	if fitted {

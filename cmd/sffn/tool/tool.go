@@ -90,16 +90,3 @@ func tokenizerFlag(name string) (token.Tokenizer, error) {
 	}
 	return t, nil
 }
-
-// count writes numbers as people read them: 90.2M.
-func count(n float64) string {
-	for _, u := range []struct {
-		size float64
-		name string
-	}{{1e12, "T"}, {1e9, "G"}, {1e6, "M"}, {1e3, "k"}} {
-		if n >= u.size {
-			return fmt.Sprintf("%.1f%s", n/u.size, u.name)
-		}
-	}
-	return fmt.Sprintf("%.0f", n)
-}

@@ -12,6 +12,7 @@ import (
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/memory"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/data"
@@ -93,13 +94,13 @@ process at a time may train in a folder.`,
 				advise(log, run.Config, m.ISA, config, run.Dir)
 				peak = rt.Peak(m.Pool, m.ISA)
 			}
-			progress := newTrainingLog(log, run.Config.Course().Steps, peak)
-			progress.follow()
-			run.OnStep, run.OnBatch, run.OnNote = progress.step, progress.batch, progress.note
+			progress := term.NewTrainingLog(log, run.Config.Course().Steps, peak)
+			progress.Follow()
+			run.OnStep, run.OnBatch, run.OnNote = progress.Step, progress.Batch, progress.Note
 			ctx, stop := cli.Interrupts()
 			defer stop()
 			res, err := run.Train(ctx)
-			progress.close()
+			progress.Close()
 			if err != nil {
 				return err
 			}
@@ -185,7 +186,7 @@ func checkMemory(c *specfile.Config, threads int) error {
 		if c.Train.Recompute {
 			advice = "lower batch or seq, or take a smaller model"
 		}
-		return fmt.Errorf("training %s needs about %s bytes, %s are available; %s", c.Model.Name, count(float64(need)), count(float64(free)), advice)
+		return fmt.Errorf("training %s needs about %s bytes, %s are available; %s", c.Model.Name, term.Count(float64(need)), term.Count(float64(free)), advice)
 	}
 	return nil
 }
@@ -194,7 +195,7 @@ func checkMemory(c *specfile.Config, threads int) error {
 func describe(w io.Writer, c *specfile.Config, where string) {
 	n := c.Model.Count()
 	fmt.Fprintf(w, "%s: %s parameters, %s of them in feed-forward weights; %s\n",
-		c.Model.Name, count(float64(n.Total)), count(float64(n.MLPWeights)), where)
+		c.Model.Name, term.Count(float64(n.Total)), term.Count(float64(n.MLPWeights)), where)
 	for _, warning := range c.Model.Warnings() {
 		fmt.Fprintln(w, "warning:", warning)
 	}
@@ -237,5 +238,5 @@ func printProfile(w io.Writer, p model.Profile) error {
 		rows = append(rows, []string{s.Name, fmt.Sprintf("%.2f", s.Time.Seconds()), percent(s.Time)})
 	}
 	rows = append(rows, []string{"outside matrix products", fmt.Sprintf("%.2f", outside.Seconds()), percent(outside)})
-	return table(w, rows)
+	return term.Table(w, rows)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/internal/golden"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -60,7 +61,7 @@ share of it.`,
 				return fmt.Errorf("%s: %w", dir, err)
 			}
 			if asJSON {
-				err = printJSON(w, out)
+				err = term.JSON(w, out)
 			} else {
 				_, err = fmt.Fprintf(w, "%s: %d passed, %d failed, %d skipped\n", m.ISA, out.Passed, out.Failed, out.Skipped)
 			}

@@ -1,4 +1,4 @@
-package tool
+package term
 
 import (
 	"fmt"
@@ -13,19 +13,20 @@ import (
 	"github.com/structuredffn/sffn/model/train"
 )
 
-// bar is a progress bar on a terminal that has room for one, and nothing
+// Bar is a progress bar on a terminal that has room for one, and nothing
 // elsewhere.
-type bar struct {
+type Bar struct {
 	p    *mpb.Progress
 	b    *mpb.Bar
 	text atomic.Pointer[string] // the bar reads it when it likes
 }
 
-func newBar(w io.Writer, name string, total int) *bar {
+// NewBar returns a bar of so many steps.
+func NewBar(w io.Writer, name string, total int) *Bar {
 	if terminalWidth(w) < narrow {
-		return &bar{}
+		return &Bar{}
 	}
-	b := &bar{p: mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh())}
+	b := &Bar{p: mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh())}
 	b.text.Store(new(string))
 	b.b = b.p.AddBar(int64(total),
 		mpb.PrependDecorators(decor.Name(name+" "), decor.CountersNoUnit("%d/%d")),
@@ -37,35 +38,37 @@ func newBar(w io.Writer, name string, total int) *bar {
 // own, as of containers, say 0.
 const narrow = 40
 
-func (b *bar) set(n int) {
+// Set says how many steps are done.
+func (b *Bar) Set(n int) {
 	if b.b != nil {
 		b.b.SetCurrent(int64(n))
 	}
 }
 
 // show also sets what follows the bar.
-func (b *bar) show(n int, text string) {
+func (b *Bar) show(n int, text string) {
 	if b.b != nil {
 		b.text.Store(&text)
-		b.set(n)
+		b.Set(n)
 	}
 }
 
-func (b *bar) close() {
+// Close leaves the bar as it is.
+func (b *Bar) Close() {
 	if b.b != nil {
 		b.b.Abort(false)
 		b.p.Wait()
 	}
 }
 
-// counter shows how many of something are done: a bar on a terminal, and lines
+// Counter shows how many of something are done: a bar on a terminal, and lines
 // elsewhere, where it takes more than a moment. Where nobody knows how many there
 // will be, total is 0 and there are lines everywhere.
-type counter struct {
+type Counter struct {
 	w     io.Writer
 	name  string
 	total int
-	bar   *bar
+	bar   *Bar
 	end   chan struct{}
 
 	mu   sync.Mutex // of what follows, and of writing
@@ -76,10 +79,11 @@ type counter struct {
 // firstLine is the time before the first line of a counter.
 const firstLine = 2 * time.Second
 
-func newCounter(w io.Writer, name string, total int) *counter {
-	c := &counter{w: w, name: name, total: total, bar: &bar{}, end: make(chan struct{}), next: time.Now().Add(firstLine)}
+// NewCounter starts counting.
+func NewCounter(w io.Writer, name string, total int) *Counter {
+	c := &Counter{w: w, name: name, total: total, bar: &Bar{}, end: make(chan struct{}), next: time.Now().Add(firstLine)}
 	if total > 0 {
-		c.bar = newBar(w, name, total)
+		c.bar = NewBar(w, name, total)
 	}
 	if c.bar.b == nil {
 		every := time.NewTicker(firstLine / 2)
@@ -98,15 +102,16 @@ func newCounter(w io.Writer, name string, total int) *counter {
 	return c
 }
 
-func (c *counter) set(n int) {
-	c.bar.set(n)
+// Set says how many are done.
+func (c *Counter) Set(n int) {
+	c.bar.Set(n)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.n = n
 }
 
 // tick says how far it is, where that is due.
-func (c *counter) tick(now time.Time) {
+func (c *Counter) tick(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now.Before(c.next) {
@@ -120,16 +125,17 @@ func (c *counter) tick(now time.Time) {
 	}
 }
 
-func (c *counter) close() {
+// Close ends the lines.
+func (c *Counter) Close() {
 	close(c.end)
-	c.bar.close()
+	c.bar.Close()
 }
 
-// trainingLog shows a run: a bar on a terminal, and lines elsewhere.
-type trainingLog struct {
+// TrainingLog shows a run: a bar on a terminal, and lines elsewhere.
+type TrainingLog struct {
 	w    io.Writer
 	peak float64 // FLOPS, 0 where it is not known
-	bar  *bar
+	bar  *Bar
 
 	mu   sync.Mutex // of what follows, and of writing
 	last time.Time  // of the last line
@@ -139,12 +145,14 @@ type trainingLog struct {
 	done chan struct{}
 }
 
-func newTrainingLog(w io.Writer, steps int, peak float64) *trainingLog {
-	return &trainingLog{w: w, peak: peak, bar: newBar(w, "step", steps), done: make(chan struct{})}
+// NewTrainingLog begins with a run of so many steps; peak is the rate of operations
+// that the machine can do, 0 where nobody knows.
+func NewTrainingLog(w io.Writer, steps int, peak float64) *TrainingLog {
+	return &TrainingLog{w: w, peak: peak, bar: NewBar(w, "step", steps), done: make(chan struct{})}
 }
 
-// follow adds a line where nothing else has come for so long, until close.
-func (l *trainingLog) follow() {
+// Follow adds a line where nothing else has come for so long, until Close.
+func (l *TrainingLog) Follow() {
 	every := time.NewTicker(logEvery)
 	go func() {
 		defer every.Stop()
@@ -159,16 +167,18 @@ func (l *trainingLog) follow() {
 	}()
 }
 
-func (l *trainingLog) close() {
+// Close ends the log.
+func (l *TrainingLog) Close() {
 	close(l.done)
-	l.bar.close()
+	l.bar.Close()
 }
 
 // logEvery is the time between lines where there is no terminal.
 const logEvery = 10 * time.Second
 
-func (l *trainingLog) step(p train.Progress) {
-	line := fmt.Sprintf("loss %.4f  %s tokens/s", p.Loss, count(p.TokensPerSecond))
+// Step shows a step that is done.
+func (l *TrainingLog) Step(p train.Progress) {
+	line := fmt.Sprintf("loss %.4f  %s tokens/s", p.Loss, Count(p.TokensPerSecond))
 	if l.peak > 0 {
 		line += fmt.Sprintf("  %.0f %% of peak", 100*p.FLOPS/l.peak)
 	}
@@ -186,9 +196,9 @@ func (l *trainingLog) step(p train.Progress) {
 	}
 }
 
-// batch follows what is shorter than a step: the first one has a line, as a sign
+// Batch follows what is shorter than a step: the first one has a line, as a sign
 // of life.
-func (l *trainingLog) batch(b train.Batch) {
+func (l *TrainingLog) Batch(b train.Batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.at = b
@@ -206,7 +216,7 @@ func (l *trainingLog) batch(b train.Batch) {
 }
 
 // tick says where the run is, where no line has for long.
-func (l *trainingLog) tick(now time.Time) {
+func (l *TrainingLog) tick(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now.Sub(l.last) >= logEvery {
@@ -214,7 +224,7 @@ func (l *trainingLog) tick(now time.Time) {
 	}
 }
 
-func (l *trainingLog) place() string {
+func (l *TrainingLog) place() string {
 	if l.at.Step == 0 {
 		return "starting"
 	}
@@ -233,14 +243,15 @@ func part(b train.Batch) string {
 	return fmt.Sprintf("%d of %d %s", b.Done, b.Of, name)
 }
 
-func (l *trainingLog) line(now time.Time, s string) {
+func (l *TrainingLog) line(now time.Time, s string) {
 	if l.bar.b == nil {
 		l.last = now
 		fmt.Fprintln(l.w, s)
 	}
 }
 
-func (l *trainingLog) note(s string) {
+// Note shows a line of text.
+func (l *TrainingLog) Note(s string) {
 	if l.bar.p != nil {
 		fmt.Fprintln(l.bar.p, s)
 		return

@@ -1,4 +1,4 @@
-package tool
+package term
 
 import (
 	"bytes"
@@ -18,21 +18,21 @@ func TestCounter(t *testing.T) {
 		}
 		b.Reset()
 	}
-	c := newCounter(&b, "documents", 30)
+	c := NewCounter(&b, "documents", 30)
 	close(c.end) // the clock is the test's
 	start := time.Now().Add(time.Hour)
 	c.next = start.Add(firstLine)
-	c.set(3)
+	c.Set(3)
 	c.tick(start)
 	says("")
 	c.tick(start.Add(firstLine))
 	says("documents 3/30\n")
-	c.set(5)
+	c.Set(5)
 	c.tick(start.Add(logEvery))
 	says("")
 	c.tick(start.Add(firstLine + logEvery))
 	says("documents 5/30\n")
-	c = &counter{w: &b, name: "reading text"}
+	c = &Counter{w: &b, name: "reading text"}
 	c.tick(start)
 	says("reading text\n")
 }
@@ -40,7 +40,7 @@ func TestCounter(t *testing.T) {
 // A run has a line within seconds, however long a step or a micro-batch takes.
 func TestProgress(t *testing.T) {
 	var b bytes.Buffer
-	l := newTrainingLog(&b, 3, 0)
+	l := NewTrainingLog(&b, 3, 0)
 	says := func(want string) {
 		t.Helper()
 		if b.String() != want {
@@ -48,7 +48,7 @@ func TestProgress(t *testing.T) {
 		}
 		b.Reset()
 	}
-	micro := func(step, done, of int) { l.batch(train.Batch{Step: step, Steps: 3, Done: done, Of: of}) }
+	micro := func(step, done, of int) { l.Batch(train.Batch{Step: step, Steps: 3, Done: done, Of: of}) }
 	start := time.Now().Add(logEvery)
 	l.tick(start)
 	says("starting\n")
@@ -65,11 +65,11 @@ func TestProgress(t *testing.T) {
 	l.last = time.Now().Add(-logEvery)
 	micro(1, 3, 512)
 	says("step 1/3  3 of 512 micro-batches\n")
-	l.step(train.Progress{Metrics: train.Metrics{Step: 1, Loss: 2, TokensPerSecond: 10}, Steps: 3})
+	l.Step(train.Progress{Metrics: train.Metrics{Step: 1, Loss: 2, TokensPerSecond: 10}, Steps: 3})
 	says("step 1/3  loss 2.0000  10 tokens/s  ETA 0s\n")
 	l.tick(l.last.Add(logEvery))
 	says("step 2/3  at work\n")
-	l.batch(train.Batch{Step: 2, Steps: 3, Validation: true, Done: 7, Of: 9})
+	l.Batch(train.Batch{Step: 2, Steps: 3, Validation: true, Done: 7, Of: 9})
 	l.tick(l.last.Add(logEvery))
 	says("step 2/3  7 of 9 validation batches\n")
 	// One batch a step: steps say all.
