@@ -9,8 +9,6 @@ import (
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
-
-	"github.com/structuredffn/sffn/model/train"
 )
 
 // Bar is a progress bar on a terminal that has room for one, and nothing
@@ -45,13 +43,19 @@ func (b *Bar) Set(n int) {
 	}
 }
 
-// show also sets what follows the bar.
-func (b *Bar) show(n int, text string) {
+// Show also sets what follows the bar.
+func (b *Bar) Show(n int, text string) {
 	if b.b != nil {
 		b.text.Store(&text)
 		b.Set(n)
 	}
 }
+
+// On reports whether there is a bar, for which lines of a log would be in the way.
+func (b *Bar) On() bool { return b.b != nil }
+
+// Println writes a line above the bar.
+func (b *Bar) Println(s string) { fmt.Fprintln(b.p, s) }
 
 // Close leaves the bar as it is.
 func (b *Bar) Close() {
@@ -75,6 +79,9 @@ type Counter struct {
 	n    int
 	next time.Time // when a line is due
 }
+
+// LogEvery is the time between lines where there is no terminal.
+const LogEvery = 10 * time.Second
 
 // firstLine is the time before the first line of a counter.
 const firstLine = 2 * time.Second
@@ -117,7 +124,7 @@ func (c *Counter) tick(now time.Time) {
 	if now.Before(c.next) {
 		return
 	}
-	c.next = now.Add(logEvery)
+	c.next = now.Add(LogEvery)
 	if c.total == 0 {
 		fmt.Fprintln(c.w, c.name)
 	} else {
@@ -129,134 +136,4 @@ func (c *Counter) tick(now time.Time) {
 func (c *Counter) Close() {
 	close(c.end)
 	c.bar.Close()
-}
-
-// TrainingLog shows a run: a bar on a terminal, and lines elsewhere.
-type TrainingLog struct {
-	w    io.Writer
-	peak float64 // FLOPS, 0 where it is not known
-	bar  *Bar
-
-	mu   sync.Mutex // of what follows, and of writing
-	last time.Time  // of the last line
-	// at is how far the run has come; loss what its last step had to say.
-	at   train.Batch
-	loss string
-	done chan struct{}
-}
-
-// NewTrainingLog begins with a run of so many steps; peak is the rate of operations
-// that the machine can do, 0 where nobody knows.
-func NewTrainingLog(w io.Writer, steps int, peak float64) *TrainingLog {
-	return &TrainingLog{w: w, peak: peak, bar: NewBar(w, "step", steps), done: make(chan struct{})}
-}
-
-// Follow adds a line where nothing else has come for so long, until Close.
-func (l *TrainingLog) Follow() {
-	every := time.NewTicker(logEvery)
-	go func() {
-		defer every.Stop()
-		for {
-			select {
-			case <-l.done:
-				return
-			case now := <-every.C:
-				l.tick(now)
-			}
-		}
-	}()
-}
-
-// Close ends the log.
-func (l *TrainingLog) Close() {
-	close(l.done)
-	l.bar.Close()
-}
-
-// logEvery is the time between lines where there is no terminal.
-const logEvery = 10 * time.Second
-
-// Step shows a step that is done.
-func (l *TrainingLog) Step(p train.Progress) {
-	line := fmt.Sprintf("loss %.4f  %s tokens/s", p.Loss, Count(p.TokensPerSecond))
-	if l.peak > 0 {
-		line += fmt.Sprintf("  %.0f %% of peak", 100*p.FLOPS/l.peak)
-	}
-	line += fmt.Sprintf("  ETA %s", p.ETA.Round(time.Second))
-	if p.ValLoss != nil {
-		line += fmt.Sprintf("  validation %.4f", *p.ValLoss)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.loss = line
-	l.at = train.Batch{Step: min(p.Step+1, p.Steps), Steps: p.Steps}
-	l.bar.show(p.Step, " "+line)
-	if p.Step == 1 || p.Step == p.Steps || p.ValLoss != nil || time.Since(l.last) >= logEvery {
-		l.line(time.Now(), fmt.Sprintf("step %d/%d  %s", p.Step, p.Steps, line))
-	}
-}
-
-// Batch follows what is shorter than a step: the first one has a line, as a sign
-// of life.
-func (l *TrainingLog) Batch(b train.Batch) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.at = b
-	if b.Of == 1 {
-		return
-	}
-	done := b.Step
-	if !b.Validation {
-		done--
-	}
-	l.bar.show(done, fmt.Sprintf(" %s  %s", part(b), l.loss))
-	if now := time.Now(); b.Done < b.Of && (l.last.IsZero() || now.Sub(l.last) >= logEvery) {
-		l.line(now, l.place())
-	}
-}
-
-// tick says where the run is, where no line has for long.
-func (l *TrainingLog) tick(now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now.Sub(l.last) >= logEvery {
-		l.line(now, l.place())
-	}
-}
-
-func (l *TrainingLog) place() string {
-	if l.at.Step == 0 {
-		return "starting"
-	}
-	return fmt.Sprintf("step %d/%d  %s", l.at.Step, l.at.Steps, part(l.at))
-}
-
-// part says how far a step has come.
-func part(b train.Batch) string {
-	name := "micro-batches"
-	if b.Validation {
-		name = "validation batches"
-	}
-	if b.Of == 0 {
-		return "at work"
-	}
-	return fmt.Sprintf("%d of %d %s", b.Done, b.Of, name)
-}
-
-func (l *TrainingLog) line(now time.Time, s string) {
-	if l.bar.b == nil {
-		l.last = now
-		fmt.Fprintln(l.w, s)
-	}
-}
-
-// Note shows a line of text.
-func (l *TrainingLog) Note(s string) {
-	if l.bar.p != nil {
-		fmt.Fprintln(l.bar.p, s)
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	fmt.Fprintln(l.w, s)
 }

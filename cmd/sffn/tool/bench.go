@@ -12,6 +12,7 @@ import (
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/bench"
 	"github.com/structuredffn/sffn/internal/bench/peer"
+	"github.com/structuredffn/sffn/internal/build"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/internal/term"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -81,16 +82,6 @@ func findPeers[Peer any](b *benchmark, cmd *cobra.Command, found *[]Peer, find f
 	return nil
 }
 
-// sizes checks a flag that lists sizes.
-func sizes(flag string, values []int, most int) error {
-	for _, v := range values {
-		if v < 1 || v > most {
-			return cli.Usagef("--%s: %d is out of range, want 1 to %d", flag, v, most)
-		}
-	}
-	return nil
-}
-
 // openOut begins the file of --out; nil is none.
 func (b *benchmark) openOut() (*disk.File, error) {
 	if b.bench.Repeats < 1 {
@@ -129,7 +120,7 @@ func (b *benchmark) show(cmd *cobra.Command, file *disk.File, measured any, line
 // run measures every item on every number of threads and prints the results.
 func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items []Item,
 	measure func(bench.Bench, Item) ([]Result, error), lines func([]Result) [][]string) error {
-	if err := sizes("threads", b.threads, 4096); err != nil {
+	if err := cli.Sizes("threads", 4096, b.threads...); err != nil {
 		return err
 	}
 	isa, err := kernel.Default()
@@ -150,7 +141,7 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 	}
 	bar := term.NewBar(cmd.ErrOrStderr(), what, len(items)*len(threads))
 	defer bar.Close()
-	r, err := bench.Run(b.bench, revision(), threads, items, measure, bar.Set)
+	r, err := bench.Run(b.bench, build.Revision(), threads, items, measure, bar.Set)
 	if err != nil {
 		return err
 	}
@@ -176,7 +167,7 @@ func (b *benchmark) layers() ([]spec.FFN, error) {
 // runLayers measures every network at every number of rows.
 func runLayers[Result any](b *benchmark, cmd *cobra.Command, rows []int,
 	measure func(bench.Bench, spec.FFN, int) ([]Result, error), lines func([]Result) [][]string) error {
-	if err := sizes("rows", rows, 1<<20); err != nil {
+	if err := cli.Sizes("rows", 1<<20, rows...); err != nil {
 		return err
 	}
 	fs, err := b.layers()
@@ -274,10 +265,10 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 	var dev device
 	cmd.Args = cli.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := sizes("batch", batches, 1<<16); err != nil {
+		if err := cli.Sizes("batch", 1<<16, batches...); err != nil {
 			return err
 		}
-		if err := sizes(seqFlag, seqs, 1<<20); err != nil {
+		if err := cli.Sizes(seqFlag, 1<<20, seqs...); err != nil {
 			return err
 		}
 		if err := dev.check(); err != nil {
@@ -408,7 +399,7 @@ is the longest of all.`,
 				name  string
 				value int
 			}{{"batch", batch}, {"seq", seq}, {"collections", count}, {"dispatches", dispatches}} {
-				if err := sizes(f.name, []int{f.value}, 1<<24); err != nil {
+				if err := cli.Sizes(f.name, 1<<24, f.value); err != nil {
 					return err
 				}
 			}

@@ -19,7 +19,7 @@ dense matrices, and show which of the two --merge auto takes: by a measurement
 of its own, as generate makes at load.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := sizes("rows", rows, 1<<14); err != nil {
+			if err := cli.Sizes("rows", 1<<14, rows...); err != nil {
 				return err
 			}
 			fs, err := b.layers()

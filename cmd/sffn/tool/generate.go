@@ -36,7 +36,7 @@ and texts are there, too, as prompt_ids and ids.`,
   sffn generate --model run --prompt 'package ' --temperature 0.8 --top-p 0.95 --seed 7`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := require(cmd, "model"); err != nil {
+			if err := cli.Require(cmd, "model"); err != nil {
 				return err
 			}
 			if tokens < 1 {

@@ -12,34 +12,20 @@ import (
 	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // information is what info prints with --json.
 type information struct {
-	Name                    string               `json:"name"`
-	Params                  int64                `json:"params"`
-	FormulaParams           int64                `json:"formula_params"`
-	FormulaWithoutEmbedding int64                `json:"formula_params_without_embedding"`
-	MLPWeights              int64                `json:"mlp_weight_params"`
-	Batch                   int                  `json:"batch"`
-	Seq                     int                  `json:"seq"`
-	ForwardFLOPs            float64              `json:"forward_flops"` // of Batch sequences of Seq tokens
-	MLPFLOPs                float64              `json:"mlp_flops"`
-	TrainFLOPs              float64              `json:"train_flops"` // of all steps
-	Steps                   int                  `json:"steps"`       // guided and repeated ones included
-	GuidedSteps             int                  `json:"guided_steps"`
-	GuideParams             int64                `json:"guide_params"` // part of all counts above, gone after the guided phase
-	Recompute               bool                 `json:"recompute"`    // activations are computed again
-	Memory                  model.Memory         `json:"memory"`
-	TrainMemory             int64                `json:"train_memory"`
-	Kernels                 []model.LayerKernels `json:"kernels"`
-	CPU                     string               `json:"cpu"`
-	ISA                     kernel.ISA           `json:"isa"`
-	Available               []kernel.ISA         `json:"isa_available"`
-	Threads                 int                  `json:"threads"`
-	Warnings                []string             `json:"warnings"`
+	train.Cost
+	Kernels   []model.LayerKernels `json:"kernels"`
+	CPU       string               `json:"cpu"`
+	ISA       kernel.ISA           `json:"isa"`
+	Available []kernel.ISA         `json:"isa_available"`
+	Threads   int                  `json:"threads"`
+	Warnings  []string             `json:"warnings"`
 }
 
 func newInfo() *cobra.Command {
@@ -64,7 +50,8 @@ func newInfo() *cobra.Command {
 			if err != nil {
 				return &cli.UsageError{Err: err}
 			}
-			i := inform(c, isa)
+			threads := rt.DefaultThreads()
+			i := information{train.NewCost(c, threads), model.Kernels(c.Model, isa), cpuid.CPU.BrandName, isa, kernel.Available(), threads, c.Model.Warnings()}
 			if asJSON {
 				return term.JSON(cmd.OutOrStdout(), i)
 			}
@@ -146,58 +133,8 @@ func runConfig(name string) (*specfile.Config, error) {
 	return c, nil
 }
 
-func inform(c *specfile.Config, isa kernel.ISA) information {
-	n, t, threads := c.Model.Count(), c.Train, rt.DefaultThreads()
-	mem := model.PredictMemory(c.Model, true, t.Recompute, threads)
-	course := c.Course()
-	guides := int64(0)
-	if c.Model.Guided {
-		guides = c.Model.GuideParams()
-	}
-	return information{
-		Name: c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
-		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
-		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
-		Recompute: t.Recompute, Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq), Kernels: model.Kernels(c.Model, isa),
-		CPU: cpuid.CPU.BrandName, ISA: isa, Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings(),
-	}
-}
-
-// flops writes a count exactly as far as it is exact.
-func flops(n float64) string {
-	if n < 1<<53 {
-		return fmt.Sprintf("%.0f", n)
-	}
-	return fmt.Sprintf("%.4g", n)
-}
-
 func (i information) print(w io.Writer) error {
-	mib := func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
-	fmt.Fprintf(w, "%s\n\n", i.Name)
-	activations := "activations of a token"
-	if i.Recompute {
-		activations += ", recomputed"
-	}
-	rows := [][]string{
-		{"parameters", fmt.Sprint(i.Params)},
-		{"weights, embedding counted once", fmt.Sprint(i.FormulaParams)},
-		{"feed-forward weights", fmt.Sprint(i.MLPWeights)},
-		{fmt.Sprintf("forward FLOPs of %d x %d tokens", i.Batch, i.Seq), flops(i.ForwardFLOPs)},
-		{"of them feed-forward", flops(i.MLPFLOPs)},
-		{fmt.Sprintf("FLOPs of %d training steps", i.Steps), fmt.Sprintf("%.4g", i.TrainFLOPs)},
-		{"guided steps", fmt.Sprint(i.GuidedSteps)},
-		{"guides, while they last", fmt.Sprint(i.GuideParams)},
-		{"memory: weights", mib(i.Memory.Weights)},
-		{"packed for the kernels", mib(i.Memory.Packs)},
-		{"gradients", mib(i.Memory.Gradients)},
-		{"moments", mib(i.Memory.Moments)},
-		{activations, fmt.Sprintf("%.1f KiB", float64(i.Memory.PerToken)/(1<<10))},
-		{"training in all", mib(i.TrainMemory)},
-		{"merged for decoding, in addition", mib(i.Memory.Merged)},
-	}
-	for _, r := range rows {
-		fmt.Fprintf(w, "%34s  %s\n", r[0], r[1])
-	}
+	i.Cost.Print(w)
 	fmt.Fprintf(w, "\n%s: %s of %v, %d threads\n\n", i.CPU, i.ISA, i.Available, i.Threads)
 	kernels := [][]string{{"layer", "count", "specialised kernels linked"}}
 	for _, k := range i.Kernels {

@@ -32,7 +32,7 @@ SIGTERM, SIGHUP) ends it, with exit code 130, 143 or 129.`,
   sffn prepare --text book.txt --text notes/ --out data`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := require(cmd, "out"); err != nil {
+			if err := cli.Require(cmd, "out"); err != nil {
 				return err
 			}
 			tok, err := tokenizerFlag(tokenizer)

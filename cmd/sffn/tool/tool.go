@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/build"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/token"
@@ -31,7 +32,7 @@ refused.
 
 The environment variable SFFN_ISA forces an instruction set: avx512, avx2 or
 portable.`,
-		Version: cli.Version(revision()),
+		Version: cli.Version(build.Revision()),
 		Args:    cli.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -63,16 +64,6 @@ func (m *machine) open() error {
 }
 
 func (m *machine) close() { m.Pool.Close() }
-
-// require reports the first of the flags that was left out.
-func require(cmd *cobra.Command, names ...string) error {
-	for _, n := range names {
-		if f := cmd.Flags().Lookup(n); !f.Changed {
-			return cli.Usagef("--%s is missing: %s", n, f.Usage)
-		}
-	}
-	return nil
-}
 
 // openModel describes the newest checkpoint of a run, or the checkpoint itself.
 func openModel(name string) (*decode.Checkpoint, error) {
