@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -38,6 +39,23 @@ func (p *Profile) Shares() []Share {
 		{"adamw and clipping", false, p.Optimizer},
 		{"weight packing", false, p.Pack},
 	}
+}
+
+// Table has a line of heading, one for each part, and one for all that is no
+// matrix product.
+func (p *Profile) Table() [][]string {
+	var total, outside time.Duration
+	for _, s := range p.Shares() {
+		total += s.Time
+		if !s.Product {
+			outside += s.Time
+		}
+	}
+	rows := [][]string{{"where the time went", "seconds", "share"}}
+	for _, s := range append(p.Shares(), Share{"outside matrix products", false, outside}) {
+		rows = append(rows, []string{s.Name, fmt.Sprintf("%.2f", s.Time.Seconds()), fmt.Sprintf("%.1f %%", 100*s.Time.Seconds()/total.Seconds())})
+	}
+	return rows
 }
 
 // since adds the time from start on to d, one of the profile's, which several

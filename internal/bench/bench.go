@@ -47,6 +47,32 @@ type Bandwidth struct {
 	GBps  float64 `json:"gb_per_s"`
 }
 
+// Report is what was measured.
+type Report[Result any] struct {
+	Machines []Machine `json:"machines"`
+	Results  []Result  `json:"results"`
+}
+
+// Run measures the machine and every item on every number of threads, and says to
+// done how many of these are measured. revision is that of the program.
+func Run[Item, Result any](b Bench, revision string, threads []int, items []Item, measure func(Bench, Item) ([]Result, error), done func(int)) (r Report[Result], err error) {
+	for i, n := range threads {
+		b.Options.Pool = rt.NewPool(n)
+		r.Machines = append(r.Machines, b.Machine(revision))
+		for j, item := range items {
+			rs, err := measure(b, item)
+			if err != nil {
+				b.Pool.Close()
+				return r, err
+			}
+			r.Results = append(r.Results, rs...)
+			done(i*len(items) + j + 1)
+		}
+		b.Pool.Close()
+	}
+	return r, nil
+}
+
 // memoryBytes is the size of what no cache holds.
 func memoryBytes() int { return max(256<<20, 6*cpuid.CPU.Cache.L3) }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Result is the outcome of one case.
@@ -34,6 +35,23 @@ type Result struct {
 	// Tensor where it is.
 	Worst  float64 `json:"worst"`
 	Tensor string  `json:"tensor,omitempty"`
+}
+
+func (r Result) String() string {
+	line := fmt.Sprintf("worst %.3f at %s", r.Worst, r.Tensor)
+	if r.Status != Passed {
+		line = r.Reason
+	}
+	return fmt.Sprintf("%-8s %s: %s", r.Status, r.Case, line)
+}
+
+// Report is the outcome of all cases.
+type Report struct {
+	ISA     kernel.ISA `json:"isa"`
+	Passed  int        `json:"passed"`
+	Failed  int        `json:"failed"`
+	Skipped int        `json:"skipped"` // 0: cases of every kind run
+	Cases   []Result   `json:"cases"`
 }
 
 // The statuses of a case.
@@ -213,6 +231,21 @@ func Run(dir fs.FS, opt rt.Options, each func(Result)) error {
 		each(r)
 	}
 	return nil
+}
+
+// Verify runs all cases, as [Run] does, and counts them.
+func Verify(dir fs.FS, opt rt.Options, each func(Result)) (Report, error) {
+	out := Report{ISA: opt.ISA}
+	err := Run(dir, opt, func(r Result) {
+		out.Cases = append(out.Cases, r)
+		if r.Status == Passed {
+			out.Passed++
+		} else {
+			out.Failed++
+		}
+		each(r)
+	})
+	return out, err
 }
 
 // kinds run the cases of each kind.

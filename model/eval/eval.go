@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/train"
@@ -101,4 +102,27 @@ func Counts(set *data.Set, orders []int, tokens, seq int) (rs []Result, err erro
 		rs = append(rs, r)
 	}
 	return rs, nil
+}
+
+// Table has a line of heading and one for each result.
+func Table(rs []Result) [][]string {
+	rows := [][]string{{"model", "params", "ffn weights", "steps", "tokens/s", "loss", "bits/byte", "perplexity"}}
+	for _, r := range rs {
+		row := []string{r.Model, "", "", "", ""}
+		if r.Params > 0 {
+			row = []string{r.Model, term.Count(float64(r.Params)), term.Count(float64(r.MLPWeights)), fmt.Sprint(r.Steps), term.Count(r.TokensPerSecond)}
+		}
+		rows = append(rows, append(row, fmt.Sprintf("%.4f", r.Loss), fmt.Sprintf("%.4f", r.BitsPerByte), fmt.Sprintf("%.2f", r.Perplexity)))
+	}
+	return rows
+}
+
+// CheckFinite is an error where a model has no loss to speak of.
+func CheckFinite(rs []Result) error {
+	for _, r := range rs {
+		if !r.Loss.Finite() {
+			return fmt.Errorf("%s: the loss is %v: the weights are finite, what they compute is not; take an earlier checkpoint", r.Model, float64(r.Loss))
+		}
+	}
+	return nil
 }

@@ -93,6 +93,37 @@ type trainer struct {
 	savedAt int
 }
 
+// Configure finds the configuration of the run: the one of that name, a file or a
+// preset, or, where that is empty, of the checkpoint that the run resumes from,
+// whose number of steps is the default. steps replaces it where it is not 0.
+func (r *Run) Configure(name string, steps int) (err error) {
+	var saved *config.Config
+	if r.Resume {
+		latest, err := checkpoint.Find(r.Dir)
+		switch {
+		case err == nil:
+			if saved, _, err = checkpoint.Describe(latest); err != nil {
+				return err
+			}
+		case name == "" || !errors.Is(err, checkpoint.ErrNone): // Train knows whether it was begun
+			return fmt.Errorf("nothing to resume: %w; --config begins a run", err)
+		}
+	}
+	r.Config = saved
+	if name != "" {
+		if r.Config, err = config.Load(name); err != nil {
+			return err
+		}
+		if saved != nil {
+			r.Config.Train.Steps = saved.Train.Steps
+		}
+	}
+	if steps != 0 {
+		r.Config.Train.Steps = steps
+	}
+	return nil
+}
+
 // Train trains until the last step, or until ctx ends: then it ends the batch at
 // work, saves the last whole step, and returns with Interrupted set. The step or
 // validation that was cut is done again by the run that resumes.

@@ -29,6 +29,26 @@ func (e *UsageError) Unwrap() error { return e.Err }
 // Usagef makes a usage error.
 func Usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(format, args...)} }
 
+// Require reports the first of the flags that was left out.
+func Require(cmd *cobra.Command, names ...string) error {
+	for _, n := range names {
+		if f := cmd.Flags().Lookup(n); !f.Changed {
+			return Usagef("--%s is missing: %s", n, f.Usage)
+		}
+	}
+	return nil
+}
+
+// Sizes checks a flag of sizes, from 1 up.
+func Sizes(flag string, most int, values ...int) error {
+	for _, v := range values {
+		if v < 1 || v > most {
+			return Usagef("--%s: %d is out of range, want 1 to %d", flag, v, most)
+		}
+	}
+	return nil
+}
+
 // Interrupted is how a command ends that a signal cut short.
 type Interrupted struct {
 	Signal syscall.Signal

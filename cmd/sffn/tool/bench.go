@@ -3,7 +3,6 @@ package tool
 import (
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -13,7 +12,9 @@ import (
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/bench"
 	"github.com/structuredffn/sffn/internal/bench/peer"
+	"github.com/structuredffn/sffn/internal/build"
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -82,91 +83,71 @@ func findPeers[Peer any](b *benchmark, cmd *cobra.Command, found *[]Peer, find f
 	return nil
 }
 
-// sizes checks a flag that lists sizes.
-func sizes(flag string, values []int, most int) error {
-	for _, v := range values {
-		if v < 1 || v > most {
-			return cli.Usagef("--%s: %d is out of range, want 1 to %d", flag, v, most)
+// openOut begins the file of --out; nil is none.
+func (b *benchmark) openOut() (*disk.File, error) {
+	if b.bench.Repeats < 1 {
+		return nil, cli.Usagef("--repeats: %d is out of range, want 1 or more", b.bench.Repeats)
+	}
+	if b.out == "" {
+		return nil, nil
+	}
+	f, err := disk.New(b.out)
+	if err != nil {
+		return nil, fmt.Errorf("--out: %w", err)
+	}
+	return f, nil
+}
+
+// show writes what was measured to the file of --out, and prints it.
+func (b *benchmark) show(cmd *cobra.Command, file *disk.File, measured any, lines [][]string, machines ...bench.Machine) error {
+	if file != nil {
+		if err := errors.Join(term.JSON(file, measured), file.Commit()); err != nil {
+			return fmt.Errorf("--out: %w", err)
 		}
 	}
-	return nil
+	w := cmd.OutOrStdout()
+	if b.asJSON {
+		return term.JSON(w, measured)
+	}
+	for _, m := range machines {
+		m.Print(w)
+	}
+	if len(machines) > 0 {
+		fmt.Fprintln(w)
+	}
+	return term.Table(w, term.DropEmpty(lines))
 }
 
 // run measures every item on every number of threads and prints the results.
 func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items []Item,
-	measure func(bench.Bench, Item) ([]Result, error), print func(io.Writer, []Result) error) error {
-	if b.bench.Repeats < 1 {
-		return cli.Usagef("--repeats: %d is out of range, want 1 or more", b.bench.Repeats)
-	}
-	if err := sizes("threads", b.threads, 4096); err != nil {
+	measure func(bench.Bench, Item) ([]Result, error), lines func([]Result) [][]string) error {
+	if err := cli.Sizes("threads", 4096, b.threads...); err != nil {
 		return err
 	}
 	isa, err := kernel.Default()
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
+	b.bench.ISA = isa
 	threads := b.threads
 	if threads == nil {
 		threads = slices.Compact([]int{1, rt.DefaultThreads()})
 	}
-	out := struct {
-		Machines []bench.Machine `json:"machines"`
-		Results  []Result        `json:"results"`
-	}{}
-	var file *disk.File
-	if b.out != "" {
-		if file, err = disk.New(b.out); err != nil {
-			return fmt.Errorf("--out: %w", err)
-		}
+	file, err := b.openOut()
+	if err != nil {
+		return err
+	}
+	if file != nil {
 		defer file.Close()
 	}
-	bar := newBar(cmd.ErrOrStderr(), what, len(items)*len(threads))
-	defer bar.close()
-	done := 0
-	for _, n := range threads {
-		b.bench.Options = rt.Options{ISA: isa, Pool: rt.NewPool(n)}
-		out.Machines = append(out.Machines, b.bench.Machine(revision()))
-		for _, item := range items {
-			rs, err := measure(b.bench, item)
-			if err != nil {
-				b.bench.Pool.Close()
-				return err
-			}
-			out.Results = append(out.Results, rs...)
-			done++
-			bar.set(done)
-		}
-		b.bench.Pool.Close()
+	bar := term.NewBar(cmd.ErrOrStderr(), what, len(items)*len(threads))
+	defer bar.Close()
+	r, err := bench.Run(b.bench, build.Revision(), threads, items, measure, bar.Set)
+	if err != nil {
+		return err
 	}
-	bar.close()
-	w := cmd.OutOrStdout()
-	if file != nil {
-		if err := errors.Join(printJSON(file, out), file.Commit()); err != nil {
-			return fmt.Errorf("--out: %w", err)
-		}
-	}
-	if b.asJSON {
-		return printJSON(w, out)
-	}
-	for _, m := range out.Machines {
-		printMachine(w, m)
-	}
-	fmt.Fprintln(w)
-	return print(w, out.Results)
-}
-
-func printMachine(w io.Writer, m bench.Machine) {
-	fmt.Fprintf(w, "%s, %s, %d threads:", m.CPU, m.ISA, m.Threads)
-	for _, isa := range kernel.Available() {
-		fmt.Fprintf(w, " %.1f GFLOP/s %s,", m.PeakGFLOPS[isa], isa)
-	}
-	for i, r := range m.Read {
-		if i > 0 {
-			fmt.Fprint(w, ",")
-		}
-		fmt.Fprintf(w, " %.1f GB/s %s", r.GBps, r.Level)
-	}
-	fmt.Fprintln(w)
+	bar.Close()
+	return b.show(cmd, file, r, lines(r.Results), r.Machines...)
 }
 
 // layers lists the distinct networks of the configurations.
@@ -186,8 +167,8 @@ func (b *benchmark) layers() ([]spec.FFN, error) {
 
 // runLayers measures every network at every number of rows.
 func runLayers[Result any](b *benchmark, cmd *cobra.Command, rows []int,
-	measure func(bench.Bench, spec.FFN, int) ([]Result, error), print func(io.Writer, []Result) error) error {
-	if err := sizes("rows", rows, 1<<20); err != nil {
+	measure func(bench.Bench, spec.FFN, int) ([]Result, error), lines func([]Result) [][]string) error {
+	if err := cli.Sizes("rows", 1<<20, rows...); err != nil {
 		return err
 	}
 	fs, err := b.layers()
@@ -204,7 +185,7 @@ func runLayers[Result any](b *benchmark, cmd *cobra.Command, rows []int,
 			items = append(items, item{f, r})
 		}
 	}
-	return run(b, cmd, "layers", items, func(m bench.Bench, i item) ([]Result, error) { return measure(m, i.FFN, i.rows) }, print)
+	return run(b, cmd, "layers", items, func(m bench.Bench, i item) ([]Result, error) { return measure(m, i.FFN, i.rows) }, lines)
 }
 
 func newBenchKernels() *cobra.Command {
@@ -230,7 +211,7 @@ with the decision: what it earns.`,
 				if err := findPeers(&b, cmd, &b.bench.Libraries, peer.Find); err != nil {
 					return err
 				}
-				return runLayers(&b, cmd, rows, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Result, error) { return m.Factors(f, rows) }, printResults)
+				return runLayers(&b, cmd, rows, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Result, error) { return m.Factors(f, rows) }, bench.ResultTable)
 			}
 			if b.peers != nil || b.bench.Cold {
 				return cli.Usagef("--ablate compares kernels with each other: leave out --peers and --cold")
@@ -238,7 +219,7 @@ with the decision: what it earns.`,
 			return runLayers(&b, cmd, rows, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Ablation, error) {
 				a, err := m.Ablate(f, rows)
 				return []bench.Ablation{a}, err
-			}, printAblations)
+			}, bench.AblationTable)
 		},
 	}
 	fl := cmd.Flags()
@@ -265,94 +246,13 @@ self-guided configuration run with their guides.`,
 			if err := findPeers(&b, cmd, &b.bench.Torches, peer.FindTorch); err != nil {
 				return err
 			}
-			return runLayers(&b, cmd, rows, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Result, error) { return m.FFN(f, rows) }, printResults)
+			return runLayers(&b, cmd, rows, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Result, error) { return m.FFN(f, rows) }, bench.ResultTable)
 		},
 	}
 	cmd.Flags().IntSliceVar(&rows, "rows", []int{2048}, "numbers of rows (tokens)")
 	b.flags(cmd, paperShapes, 9)
 	b.peersFlag(cmd, "torch, torch-compile")
 	return cmd
-}
-
-func printResults(w io.Writer, rs []bench.Result) error {
-	var rates []bench.Rate
-	for _, r := range rs {
-		rates = append(rates, r.Rate)
-	}
-	peers := peerNames(rates)
-	lines := [][]string{slices.Concat([]string{"layer", "factor", "op", "rows", "threads"}, rateHeads, []string{"pays"}, peers)}
-	for _, r := range rs {
-		lines = append(lines, slices.Concat([]string{r.Layer, r.Factor, r.Op, fmt.Sprint(r.Rows), fmt.Sprint(r.Threads)}, rateCells(r.Rate), []string{ratio(r.Pays)}, peerCells(r.Rate, peers)))
-	}
-	return table(w, dropEmpty(lines))
-}
-
-func printAblations(w io.Writer, as []bench.Ablation) error {
-	lines := [][]string{{"layer", "rows", "threads", "GFLOP/s", "of peak", "specialised", "fused", "absorbed"}}
-	for _, a := range as {
-		lines = append(lines, []string{a.Layer, fmt.Sprint(a.Rows), fmt.Sprint(a.Threads), fmt.Sprintf("%.1f", a.GFLOPS), percent(a.Share.Median),
-			ratio(&a.Specialised), ratio(&a.Fused), ratio(a.Absorbed)})
-	}
-	return table(w, dropEmpty(lines))
-}
-
-// peerNames lists whom any of the rates are compared with.
-func peerNames(rates []bench.Rate) []string {
-	var names []string
-	for _, r := range rates {
-		for _, p := range r.Peers {
-			if !slices.Contains(names, p.Name) {
-				names = append(names, p.Name)
-			}
-		}
-	}
-	return names
-}
-
-// peerCells are the ratios to each of the names.
-func peerCells(r bench.Rate, names []string) []string {
-	cells := make([]string, len(names))
-	for _, p := range r.Peers {
-		cells[slices.Index(names, p.Name)] = fmt.Sprintf("%.2fx", p.Ratio.Median)
-	}
-	return cells
-}
-
-var rateHeads = []string{"GFLOP/s", "of peak", "quartiles", "GB/s", "of read", "of bound"}
-
-// rateCells are the columns of rateHeads.
-func rateCells(r bench.Rate) []string {
-	cells := []string{fmt.Sprintf("%.1f", r.GFLOPS), percent(r.Share.Median), fmt.Sprintf("%.1f - %.1f", 100*r.Share.Low, 100*r.Share.High), "", "", ""}
-	if r.ReadShare != nil {
-		cells[3], cells[4], cells[5] = fmt.Sprintf("%.1f", r.GBps), percent(r.ReadShare.Median), percent(r.Bound.Median)
-	}
-	return cells
-}
-
-func percent(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) }
-
-func ratio(s *bench.Spread) string {
-	if s == nil {
-		return ""
-	}
-	return fmt.Sprintf("%.3f", s.Median)
-}
-
-// dropEmpty leaves out the columns that have a heading only.
-func dropEmpty(lines [][]string) [][]string {
-	var out [][]string
-	for range lines {
-		out = append(out, nil)
-	}
-	for c := range lines[0] {
-		if !slices.ContainsFunc(lines[1:], func(l []string) bool { return l[c] != "" }) {
-			continue
-		}
-		for i, l := range lines {
-			out[i] = append(out[i], l[c])
-		}
-	}
-	return out
 }
 
 // modelCommand is a benchmark of whole models, over two lists of sizes. It takes
@@ -366,10 +266,10 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 	var dev device
 	cmd.Args = cli.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := sizes("batch", batches, 1<<16); err != nil {
+		if err := cli.Sizes("batch", 1<<16, batches...); err != nil {
 			return err
 		}
-		if err := sizes(seqFlag, seqs, 1<<20); err != nil {
+		if err := cli.Sizes(seqFlag, 1<<20, seqs...); err != nil {
 			return err
 		}
 		if err := dev.check(); err != nil {
@@ -401,7 +301,7 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 		}
 		return run(b, cmd, "models", items, func(m bench.Bench, i item) ([]bench.ModelResult, error) {
 			return measure(m, i.Model, i.batch, i.seq)
-		}, printModels)
+		}, bench.ModelTable)
 	}
 	cmd.Flags().IntSliceVar(&batches, "batch", batches, "numbers of sequences")
 	cmd.Flags().IntSliceVar(&seqs, seqFlag, seqs, seqHelp+", by default no more than the model has positions for")
@@ -483,24 +383,6 @@ of the model, so that those of small ones come from memory, too.`,
 	return cmd
 }
 
-func printModels(w io.Writer, rs []bench.ModelResult) error {
-	var rates []bench.Rate
-	for _, r := range rs {
-		rates = append(rates, r.Rate)
-	}
-	peers := peerNames(rates)
-	lines := [][]string{slices.Concat([]string{"model", "op", "batch", "tokens", "threads", "tokens/s"}, rateHeads, []string{"model"}, peers)}
-	for _, r := range rs {
-		share := ""
-		if r.ModelShare != nil {
-			share = percent(r.ModelShare.Median)
-		}
-		lines = append(lines, slices.Concat([]string{r.Model, r.Op, fmt.Sprint(r.Batch), fmt.Sprint(r.Seq), fmt.Sprint(r.Threads), fmt.Sprintf("%.1f", r.Tokens)},
-			rateCells(r.Rate), []string{share}, peerCells(r.Rate, peers)))
-	}
-	return table(w, dropEmpty(lines))
-}
-
 func newBenchRuntime() *cobra.Command {
 	var b benchmark
 	var batch, seq, count, dispatches int
@@ -518,7 +400,7 @@ is the longest of all.`,
 				name  string
 				value int
 			}{{"batch", batch}, {"seq", seq}, {"collections", count}, {"dispatches", dispatches}} {
-				if err := sizes(f.name, []int{f.value}, 1<<24); err != nil {
+				if err := cli.Sizes(f.name, 1<<24, f.value); err != nil {
 					return err
 				}
 			}
@@ -537,7 +419,7 @@ is the longest of all.`,
 				}
 				gc, err := m.Collections(s, batch, length, count)
 				return append(ls, gc...), err
-			}, printLatencies)
+			}, bench.LatencyTable)
 		},
 	}
 	fl := cmd.Flags()
@@ -547,13 +429,4 @@ is the longest of all.`,
 	fl.IntVar(&dispatches, "dispatches", 100000, "dispatches to time")
 	b.flags(cmd, []string{"gpt2s-dense"}, 5)
 	return cmd
-}
-
-func printLatencies(w io.Writer, ls []bench.Latency) error {
-	lines := [][]string{{"what", "threads", "count", "median", "quartiles", "worst"}}
-	us := func(s float64) string { return fmt.Sprintf("%.2f", 1e6*s) }
-	for _, l := range ls {
-		lines = append(lines, []string{l.What, fmt.Sprint(l.Threads), fmt.Sprint(l.Count), us(l.Median) + " us", us(l.Low) + " - " + us(l.High), us(l.Worst)})
-	}
-	return table(w, lines)
 }

@@ -1,9 +1,6 @@
 package tool
 
 import (
-	"fmt"
-	"io"
-
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
@@ -22,7 +19,7 @@ dense matrices, and show which of the two --merge auto takes: by a measurement
 of its own, as generate makes at load.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := sizes("rows", rows, 1<<14); err != nil {
+			if err := cli.Sizes("rows", 1<<14, rows...); err != nil {
 				return err
 			}
 			fs, err := b.layers()
@@ -31,18 +28,10 @@ of its own, as generate makes at load.`,
 			}
 			return run(&b, cmd, "layers", fs, func(m bench.Bench, f spec.FFN) ([]bench.MergeResult, error) {
 				return m.Merge(f, rows)
-			}, printMerge)
+			}, bench.MergeTable)
 		},
 	}
 	cmd.Flags().IntSliceVar(&rows, "rows", rows, "numbers of rows (tokens), in rising order")
 	b.flags(cmd, []string{"gpt2s-lowrank-63", "gpt2s-lowrank-32", "gpt2l-lowrank-63", "gpt2l-lowrank-32"}, 3)
 	return cmd
-}
-
-func printMerge(w io.Writer, rs []bench.MergeResult) error {
-	lines := [][]string{{"layer", "rows", "threads", "factored tokens/s", "merged tokens/s", "auto tokens/s", "auto takes", "behind"}}
-	for _, r := range rs {
-		lines = append(lines, []string{r.Layer, fmt.Sprint(r.Rows), fmt.Sprint(r.Threads), fmt.Sprintf("%.0f", r.Factored), fmt.Sprintf("%.0f", r.Merged), fmt.Sprintf("%.0f", r.Auto), r.Choice, percent(r.Behind)})
-	}
-	return table(w, lines)
 }

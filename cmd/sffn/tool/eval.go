@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/eval"
 )
@@ -28,7 +29,7 @@ before it, made from the training split and measured on the same tokens.`,
   sffn eval --model structured --model dense --data data --count-models 1,5`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := require(cmd, "model", "data"); err != nil {
+			if err := cli.Require(cmd, "model", "data"); err != nil {
 				return err
 			}
 			if tokens < 1 {
@@ -69,26 +70,18 @@ before it, made from the training split and measured on the same tokens.`,
 				rs = append(rs, counted...)
 			}
 			if asJSON {
-				if err := printJSON(cmd.OutOrStdout(), struct {
+				if err := term.JSON(cmd.OutOrStdout(), struct {
 					Tokens int           `json:"tokens"`
 					Models []eval.Result `json:"models"`
 				}{tokens, rs}); err != nil {
 					return err
 				}
-				return allFinite(rs)
+				return eval.CheckFinite(rs)
 			}
-			rows := [][]string{{"model", "params", "ffn weights", "steps", "tokens/s", "loss", "bits/byte", "perplexity"}}
-			for _, r := range rs {
-				row := []string{r.Model, "", "", "", ""}
-				if r.Params > 0 {
-					row = []string{r.Model, count(float64(r.Params)), count(float64(r.MLPWeights)), fmt.Sprint(r.Steps), count(r.TokensPerSecond)}
-				}
-				rows = append(rows, append(row, fmt.Sprintf("%.4f", r.Loss), fmt.Sprintf("%.4f", r.BitsPerByte), fmt.Sprintf("%.2f", r.Perplexity)))
-			}
-			if err := table(cmd.OutOrStdout(), rows); err != nil {
+			if err := term.Table(cmd.OutOrStdout(), eval.Table(rs)); err != nil {
 				return err
 			}
-			return allFinite(rs)
+			return eval.CheckFinite(rs)
 		},
 	}
 	fl := cmd.Flags()
@@ -99,14 +92,4 @@ before it, made from the training split and measured on the same tokens.`,
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
 	m.flag(cmd)
 	return cmd
-}
-
-// allFinite is an error where a model has no loss to speak of.
-func allFinite(rs []eval.Result) error {
-	for _, r := range rs {
-		if !r.Loss.Finite() {
-			return fmt.Errorf("%s: the loss is %v: the weights are finite, what they compute is not; take an earlier checkpoint", r.Model, float64(r.Loss))
-		}
-	}
-	return nil
 }

@@ -30,10 +30,10 @@ at work, as in train; the same command goes on from there, and leaves finished r
 		Example: `  sffn experiment --config experiments/paper/plan.yaml --out build/paper`,
 		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := require(cmd, "config", "out"); err != nil {
+			if err := cli.Require(cmd, "config", "out"); err != nil {
 				return err
 			}
-			if err := sizes("jobs", []int{opt.Jobs}, 64); err != nil {
+			if err := cli.Sizes("jobs", 64, opt.Jobs); err != nil {
 				return err
 			}
 			if opt.Threads < 0 || opt.Threads > 4096 {

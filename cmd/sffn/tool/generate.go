@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/gpu"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -35,7 +36,7 @@ and texts are there, too, as prompt_ids and ids.`,
   sffn generate --model run --prompt 'package ' --temperature 0.8 --top-p 0.95 --seed 7`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := require(cmd, "model"); err != nil {
+			if err := cli.Require(cmd, "model"); err != nil {
 				return err
 			}
 			if tokens < 1 {
@@ -127,7 +128,7 @@ and texts are there, too, as prompt_ids and ids.`,
 			if !asJSON {
 				return nil
 			}
-			return printJSON(out, struct {
+			return term.JSON(out, struct {
 				Results []*decode.Text `json:"results"`
 			}{texts})
 		},

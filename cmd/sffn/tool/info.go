@@ -8,51 +8,26 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // information is what info prints with --json.
 type information struct {
-	Name                    string               `json:"name"`
-	Params                  int64                `json:"params"`
-	FormulaParams           int64                `json:"formula_params"`
-	FormulaWithoutEmbedding int64                `json:"formula_params_without_embedding"`
-	MLPWeights              int64                `json:"mlp_weight_params"`
-	Batch                   int                  `json:"batch"`
-	Seq                     int                  `json:"seq"`
-	ForwardFLOPs            float64              `json:"forward_flops"` // of Batch sequences of Seq tokens
-	MLPFLOPs                float64              `json:"mlp_flops"`
-	TrainFLOPs              float64              `json:"train_flops"` // of all steps
-	Steps                   int                  `json:"steps"`       // guided and repeated ones included
-	GuidedSteps             int                  `json:"guided_steps"`
-	GuideParams             int64                `json:"guide_params"` // part of all counts above, gone after the guided phase
-	Recompute               bool                 `json:"recompute"`    // activations are computed again
-	Memory                  model.Memory         `json:"memory"`
-	TrainMemory             int64                `json:"train_memory"`
-	Structures              []stretch            `json:"structures"`
-	Kernels                 []model.LayerKernels `json:"kernels"`
-	CPU                     string               `json:"cpu"`
-	ISA                     kernel.ISA           `json:"isa"`
-	Target                  string               `json:"target"`
-	Available               []kernel.ISA         `json:"isa_available"`
-	Threads                 int                  `json:"threads"`
-	Warnings                []string             `json:"warnings"`
-}
-
-// stretch is a run of layers whose networks are of one structure: First to Last,
-// counted from 0.
-type stretch struct {
-	First  int       `json:"first_layer"`
-	Last   int       `json:"last_layer"`
-	Kind   spec.Kind `json:"kind"`
-	Rank   int       `json:"rank,omitempty"`
-	Blocks int       `json:"blocks,omitempty"`
+	train.Cost
+	Kernels   []model.LayerKernels `json:"kernels"`
+	CPU       string               `json:"cpu"`
+	ISA       kernel.ISA           `json:"isa"`
+	Target    string               `json:"target"`
+	Available []kernel.ISA         `json:"isa_available"`
+	Threads   int                  `json:"threads"`
+	Warnings  []string             `json:"warnings"`
 }
 
 func newInfo() *cobra.Command {
@@ -77,9 +52,11 @@ func newInfo() *cobra.Command {
 			if err != nil {
 				return &cli.UsageError{Err: err}
 			}
-			i := inform(c, isa)
+			threads := rt.DefaultThreads()
+			i := information{Cost: train.NewCost(c, threads), Kernels: model.Kernels(c.Model, isa), CPU: cpuid.CPU.BrandName, ISA: isa, Target: kernel.For(isa).Name,
+				Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings()}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), i)
+				return term.JSON(cmd.OutOrStdout(), i)
 			}
 			return i.print(cmd.OutOrStdout())
 		},
@@ -124,30 +101,18 @@ func printPresets(w io.Writer, asJSON bool) error {
 		}
 		m := c.Model
 		m.Guided = false // guides are gone after training
-		s := structureOf(m.Structure(m.Layers))
+		s := train.StructureText(m.Structure(m.Layers))
 		if c.Model.Guided {
 			s += ", guided"
 		}
 		n := m.Count()
 		out.Presets = append(out.Presets, preset{name, n.Total, n.MLPWeights, s})
-		rows = append(rows, []string{name, count(float64(n.Total)), count(float64(n.MLPWeights)), s})
+		rows = append(rows, []string{name, term.Count(float64(n.Total)), term.Count(float64(n.MLPWeights)), s})
 	}
 	if asJSON {
-		return printJSON(w, out)
+		return term.JSON(w, out)
 	}
-	return table(w, rows)
-}
-
-// structureOf says in words what a layer's network is.
-func structureOf(s spec.Structure) string {
-	text := string(s.Kind)
-	if s.Rank > 0 {
-		text += fmt.Sprintf(", rank %d", s.Rank)
-	}
-	if s.Blocks > 0 {
-		text += fmt.Sprintf(", %d blocks", s.Blocks)
-	}
-	return text
+	return term.Table(w, rows)
 }
 
 // runConfig reads the configuration of a run or checkpoint, as it decodes:
@@ -165,73 +130,8 @@ func runConfig(name string) (*config.Config, error) {
 	return c, nil
 }
 
-func inform(c *config.Config, isa kernel.ISA) information {
-	n, t, threads := c.Model.Count(), c.Train, rt.DefaultThreads()
-	mem := model.PredictMemory(c.Model, true, t.Recompute, threads)
-	course := c.Course()
-	guides := int64(0)
-	if c.Model.Guided {
-		guides = c.Model.GuideParams()
-	}
-	var structures []stretch
-	for _, s := range c.Model.Stretches() {
-		structures = append(structures, stretch{s.First, s.Last, s.Kind, s.Rank, s.Blocks})
-	}
-	return information{
-		Structures: structures,
-		Name:       c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
-		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
-		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
-		Recompute: t.Recompute, Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq), Kernels: model.Kernels(c.Model, isa),
-		CPU: cpuid.CPU.BrandName, ISA: isa, Target: kernel.For(isa).Name, Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings(),
-	}
-}
-
-// flops writes a count exactly as far as it is exact.
-func flops(n float64) string {
-	if n < 1<<53 {
-		return fmt.Sprintf("%.0f", n)
-	}
-	return fmt.Sprintf("%.4g", n)
-}
-
 func (i information) print(w io.Writer) error {
-	mib := func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
-	fmt.Fprintf(w, "%s\n\n", i.Name)
-	activations := "activations of a token"
-	if i.Recompute {
-		activations += ", recomputed"
-	}
-	rows := [][]string{
-		{"parameters", fmt.Sprint(i.Params)},
-		{"weights, embedding counted once", fmt.Sprint(i.FormulaParams)},
-		{"feed-forward weights", fmt.Sprint(i.MLPWeights)},
-		{fmt.Sprintf("forward FLOPs of %d x %d tokens", i.Batch, i.Seq), flops(i.ForwardFLOPs)},
-		{"of them feed-forward", flops(i.MLPFLOPs)},
-		{fmt.Sprintf("FLOPs of %d training steps", i.Steps), fmt.Sprintf("%.4g", i.TrainFLOPs)},
-		{"guided steps", fmt.Sprint(i.GuidedSteps)},
-		{"guides, while they last", fmt.Sprint(i.GuideParams)},
-		{"memory: weights", mib(i.Memory.Weights)},
-		{"packed for the kernels", mib(i.Memory.Packs)},
-		{"gradients", mib(i.Memory.Gradients)},
-		{"moments", mib(i.Memory.Moments)},
-		{activations, fmt.Sprintf("%.1f KiB", float64(i.Memory.PerToken)/(1<<10))},
-		{"training in all", mib(i.TrainMemory)},
-		{"merged for decoding, in addition", mib(i.Memory.Merged)},
-	}
-	for _, r := range rows {
-		fmt.Fprintf(w, "%34s  %s\n", r[0], r[1])
-	}
-	fmt.Fprintln(w)
-	structures := [][]string{{"layers", "feed-forward network"}}
-	for _, s := range i.Structures {
-		layers := fmt.Sprint(s.First)
-		if s.Last > s.First {
-			layers += fmt.Sprintf(" to %d", s.Last)
-		}
-		structures = append(structures, []string{layers, structureOf(spec.Structure{Kind: s.Kind, Rank: s.Rank, Blocks: s.Blocks})})
-	}
-	if err := table(w, structures); err != nil {
+	if err := i.Cost.Print(w); err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "\n%s: target %s; %s of %v, %d threads\n\n", i.CPU, i.Target, i.ISA, i.Available, i.Threads)
@@ -239,7 +139,7 @@ func (i information) print(w io.Writer) error {
 	for _, k := range i.Kernels {
 		kernels = append(kernels, []string{k.Layer, fmt.Sprint(k.Count), fmt.Sprintf("%d of %d", k.Linked, k.Wanted)})
 	}
-	if err := table(w, kernels); err != nil {
+	if err := term.Table(w, kernels); err != nil {
 		return err
 	}
 	for _, s := range i.Warnings {

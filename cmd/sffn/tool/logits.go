@@ -30,7 +30,7 @@ by one. Both give the same bytes.`,
   sffn logits --model run --ids ids.json --out cached.safetensors --cached`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := require(cmd, "model", "ids", "out"); err != nil {
+			if err := cli.Require(cmd, "model", "ids", "out"); err != nil {
 				return err
 			}
 			if same(file, out) {

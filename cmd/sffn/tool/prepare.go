@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/data"
 )
 
@@ -31,7 +32,7 @@ SIGTERM, SIGHUP) ends it, with exit code 130, 143 or 129.`,
   sffn prepare --text book.txt --text notes/ --out data`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := require(cmd, "out"); err != nil {
+			if err := cli.Require(cmd, "out"); err != nil {
 				return err
 			}
 			tok, err := tokenizerFlag(tokenizer)
@@ -42,9 +43,9 @@ SIGTERM, SIGHUP) ends it, with exit code 130, 143 or 129.`,
 			defer stop()
 			docs, err := readCorpus(ctx, cmd.ErrOrStderr(), corpus, text)
 			if err == nil {
-				encoding := newCounter(cmd.ErrOrStderr(), "documents", len(docs))
-				err = data.Prepare(ctx, out, docs, tok, func(done, _ int) { encoding.set(done) })
-				encoding.close()
+				encoding := term.NewCounter(cmd.ErrOrStderr(), "documents", len(docs))
+				err = data.Prepare(ctx, out, docs, tok, func(done, _ int) { encoding.Set(done) })
+				encoding.Close()
 			}
 			if cut := cli.CutBy(ctx, "interrupted before %s was whole; the same command begins again", out); cut != nil && errors.Is(err, context.Canceled) {
 				return cut
@@ -74,8 +75,8 @@ SIGTERM, SIGHUP) ends it, with exit code 130, 143 or 129.`,
 
 // readCorpus reads the corpus of that name, or else files and folders of text.
 func readCorpus(ctx context.Context, log io.Writer, corpus string, text []string) ([]data.Document, error) {
-	reading := newCounter(log, "reading text", 0)
-	defer reading.close()
+	reading := term.NewCounter(log, "reading text", 0)
+	defer reading.Close()
 	switch {
 	case (corpus == "") == (len(text) == 0):
 		return nil, cli.Usagef("give either --corpus goroot or --text FILE-or-DIR")

@@ -196,14 +196,6 @@ func (s *lawSource) fitFlagged(log io.Writer, r resampling) ([]*forecast.Fitted,
 	return s.fit(law, "where", s.where)
 }
 
-// prefix names a group where there are several.
-func prefix(group string) string {
-	if group == "" {
-		return ""
-	}
-	return group + ": "
-}
-
 // lawFlag reads --law.
 func (s *lawSource) lawFlag() (scaling.Law, error) {
 	law := scaling.Law(s.law)
@@ -215,18 +207,3 @@ func (s *lawSource) lawFlag() (scaling.Law, error) {
 	}
 	return law, nil
 }
-
-// warn says what has to be known about laws that are not shown themselves.
-func warn(w io.Writer, fs ...*forecast.Fitted) {
-	for _, f := range fs {
-		for _, s := range f.Warnings {
-			fmt.Fprintf(w, "warning: %s%s\n", prefix(f.Group), s)
-		}
-	}
-}
-
-// num writes a number of any size.
-func num(x float64) string { return fmt.Sprintf("%.4g", x) }
-
-// span writes an interval.
-func span(i scaling.Interval) string { return fmt.Sprintf("%s to %s", num(i.Low), num(i.High)) }

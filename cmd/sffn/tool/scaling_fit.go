@@ -2,12 +2,11 @@ package tool
 
 import (
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/model/scaling"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/scaling/forecast"
 )
 
@@ -51,9 +50,9 @@ where asked for bootstrap and leave_one_out; for several kinds a list "fits".`,
 			w := cmd.OutOrStdout()
 			if asJSON {
 				if len(fs) == 1 {
-					return printJSON(w, fs[0])
+					return term.JSON(w, fs[0])
 				}
-				return printJSON(w, struct {
+				return term.JSON(w, struct {
 					Fits []*forecast.Fitted `json:"fits"`
 				}{fs})
 			}
@@ -61,7 +60,7 @@ where asked for bootstrap and leave_one_out; for several kinds a list "fits".`,
 				if i > 0 {
 					fmt.Fprintln(w)
 				}
-				if err := printFit(w, f); err != nil {
+				if err := f.Print(w); err != nil {
 					return err
 				}
 			}
@@ -75,72 +74,3 @@ where asked for bootstrap and leave_one_out; for several kinds a list "fits".`,
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
-
-func printFit(w io.Writer, f *forecast.Fitted) error {
-	fmt.Fprintf(w, "%s%s, fitted to %d runs\n\n", prefix(f.Group), f.Formula, len(f.Points))
-	heading := []string{"coefficient", "value"}
-	if f.Bootstrap != nil {
-		heading = append(heading, fmt.Sprintf("%g %% bootstrap", 100*f.Bootstrap.Level))
-	}
-	if f.WithoutOne != nil {
-		heading = append(heading, "without one run")
-	}
-	rows := [][]string{heading}
-	for _, name := range f.Law.Coefficients() {
-		row := []string{name, fmt.Sprintf("%.6g", f.Coefficients[name])}
-		if f.Bootstrap != nil {
-			row = append(row, span(f.Bootstrap.Intervals[name]))
-		}
-		if f.WithoutOne != nil {
-			row = append(row, span(f.WithoutOne.Intervals[name]))
-		}
-		rows = append(rows, row)
-	}
-	if err := table(w, rows); err != nil {
-		return err
-	}
-	measured, x := f.LossColumn, func(p scaling.Point) float64 { return p.Loss }
-	if f.Law == scaling.Error {
-		measured, x = f.ErrColumn, func(p scaling.Point) float64 { return p.Err }
-	}
-	heading = []string{"run", "N", "D", "M", "C", measured, "fitted", "error"}
-	if f.WithoutOne != nil {
-		heading = append(heading, "without it")
-	}
-	rows = [][]string{heading}
-	for i, p := range f.Points {
-		row := []string{p.Name, num(p.N), num(p.D), num(p.M()), num(p.C), fmt.Sprintf("%.4f", x(p)), fmt.Sprintf("%.4f", p.Fitted), percentOf(scaling.RelErr(p.Fitted, x(p)))}
-		if f.WithoutOne != nil {
-			if l := f.WithoutOne.Runs[i]; l.Why == "" {
-				row = append(row, fmt.Sprintf("%.4f, %s", l.Predicted, percentOf(l.RelErr)))
-			} else {
-				row = append(row, "no law")
-			}
-		}
-		rows = append(rows, row)
-	}
-	fmt.Fprintln(w)
-	if err := table(w, rows); err != nil {
-		return err
-	}
-	fmt.Fprintf(w, "\nsum of squared residuals %.6g, %d degrees of freedom\n", f.RSS, f.DOF)
-	if f.LackOfFit != nil {
-		fmt.Fprintf(w, "lack of fit: %s\n", f.LackOfFit)
-	}
-	for _, s := range f.Warnings {
-		fmt.Fprintln(w, "warning:", s)
-	}
-	if f.Bootstrap != nil && f.Bootstrap.Failed > 0 {
-		fmt.Fprintf(w, "warning: %d of %d resamples do not determine the law and are left out\n", f.Bootstrap.Failed, f.Bootstrap.Replicates)
-	}
-	if f.WithoutOne != nil {
-		for _, l := range f.WithoutOne.Runs {
-			if l.Why != "" {
-				fmt.Fprintf(w, "without %s: %s\n", l.Name, l.Why)
-			}
-		}
-	}
-	return nil
-}
-
-func percentOf(x float64) string { return fmt.Sprintf("%.4f %%", 100*x) }

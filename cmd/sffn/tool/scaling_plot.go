@@ -28,7 +28,7 @@ hollow. --out ends in .png or .svg.`,
   sffn scaling plot --data experiments --law irreducible --bootstrap 1000 --out kinds.svg`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := require(cmd, "out"); err != nil {
+			if err := cli.Require(cmd, "out"); err != nil {
 				return err
 			}
 			format, err := chart.Format(out)
@@ -39,7 +39,9 @@ hollow. --out ends in .png or .svg.`,
 			if err != nil {
 				return err
 			}
-			warn(cmd.ErrOrStderr(), fs...)
+			for _, f := range fs {
+				f.Warn(cmd.ErrOrStderr())
+			}
 			var series []chart.Series
 			for _, f := range fs {
 				x, err := s.series(f, r, compare)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/scaling"
 	"github.com/structuredffn/sffn/model/scaling/forecast"
 )
@@ -65,7 +66,7 @@ compute, or at --M. --error does the same for an error.`,
 					if err := f.Resample(r.Resampling); err != nil {
 						return forecast.Of(p.Group, err)
 					}
-					warn(cmd.ErrOrStderr(), f)
+					f.Warn(cmd.ErrOrStderr())
 				}
 				more, err := s.predict(p, t, r.Level)
 				if err != nil {
@@ -74,11 +75,11 @@ compute, or at --M. --error does the same for an error.`,
 				ps = append(ps, more...)
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), struct {
+				return term.JSON(cmd.OutOrStdout(), struct {
 					Predictions []forecast.Prediction `json:"predictions"`
 				}{ps})
 			}
-			return printPredictions(cmd.OutOrStdout(), ps)
+			return forecast.Print(cmd.OutOrStdout(), ps)
 		},
 	}
 	fl := cmd.Flags()
@@ -274,50 +275,4 @@ func (s *lawSource) predict(p forecast.Pair, t target, level float64) (ps []fore
 		ps = append(ps, p.At(r, level))
 	}
 	return ps, nil
-}
-
-func printPredictions(w io.Writer, ps []forecast.Prediction) error {
-	lines := [][]string{{"kind", "run", "N", "D", "M", "C", "interval", "loss", "interval", "measured", "off by",
-		"error", "interval", "measured", "off by", "from measured loss", "off by"}}
-	size := func(x float64) string {
-		if x == 0 {
-			return ""
-		}
-		return num(x)
-	}
-	value := func(x *float64) string {
-		if x == nil {
-			return ""
-		}
-		return fmt.Sprintf("%.4f", *x)
-	}
-	share := func(x *float64) string {
-		if x == nil {
-			return ""
-		}
-		return percentOf(*x)
-	}
-	interval := func(i *scaling.Interval, format string) string {
-		if i == nil {
-			return ""
-		}
-		return fmt.Sprintf(format+" to "+format, i.Low, i.High)
-	}
-	fitted := false
-	for _, p := range ps {
-		name := p.Name
-		if p.InLossFit || p.InErrFit && p.Err == nil {
-			name, fitted = name+" *", true
-		}
-		lines = append(lines, []string{p.Group, name, size(p.N), size(p.D), size(p.M), size(p.C), interval(p.CInterval, "%.3g"),
-			value(p.Loss), interval(p.LossInterval, "%.4f"), value(p.LossTrue), share(p.LossRelErr),
-			value(p.Err), interval(p.ErrInterval, "%.4f"), value(p.ErrTrue), share(p.ErrRelErr), value(p.ErrFromTrue), share(p.ErrFromTrueRel)})
-	}
-	if err := table(w, dropEmpty(lines)); err != nil {
-		return err
-	}
-	if fitted {
-		fmt.Fprintln(w, "\n* the law of the loss was fitted to it")
-	}
-	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/build"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/token"
@@ -33,7 +34,7 @@ The environment variable SFFN_ISA forces an instruction set: avx512, avx2 or
 portable; SFFN_TARGET a row of the table of targets, which sizes what suits a
 kind of processors: avx512, avx512full, avx2 or portable. Neither changes results
 beyond what an instruction set's order of sums in norms does.`,
-		Version: cli.Version(revision()),
+		Version: cli.Version(build.Revision()),
 		Args:    cli.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -66,16 +67,6 @@ func (m *machine) open() error {
 
 func (m *machine) close() { m.Pool.Close() }
 
-// require reports the first of the flags that was left out.
-func require(cmd *cobra.Command, names ...string) error {
-	for _, n := range names {
-		if f := cmd.Flags().Lookup(n); !f.Changed {
-			return cli.Usagef("--%s is missing: %s", n, f.Usage)
-		}
-	}
-	return nil
-}
-
 // openModel describes the newest checkpoint of a run, or the checkpoint itself.
 func openModel(name string) (*decode.Checkpoint, error) {
 	dir, err := checkpoint.Find(name)
@@ -91,17 +82,4 @@ func tokenizerFlag(name string) (token.Tokenizer, error) {
 		return nil, cli.Usagef("--tokenizer: %w", err)
 	}
 	return t, nil
-}
-
-// count writes numbers as people read them: 90.2M.
-func count(n float64) string {
-	for _, u := range []struct {
-		size float64
-		name string
-	}{{1e12, "T"}, {1e9, "G"}, {1e6, "M"}, {1e3, "k"}} {
-		if n >= u.size {
-			return fmt.Sprintf("%.1f%s", n/u.size, u.name)
-		}
-	}
-	return fmt.Sprintf("%.0f", n)
 }

@@ -1,7 +1,6 @@
 package tool
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -11,8 +10,9 @@ import (
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/internal/memory"
+	"github.com/structuredffn/sffn/internal/term"
+	"github.com/structuredffn/sffn/internal/trainlog"
 	"github.com/structuredffn/sffn/model"
-	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/train"
@@ -42,7 +42,7 @@ process at a time may train in a folder.`,
   sffn train --data data --out run --resume`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := require(cmd, "data", "out"); err != nil {
+			if err := cli.Require(cmd, "data", "out"); err != nil {
 				return err
 			}
 			if err := dev.check(); err != nil {
@@ -51,8 +51,14 @@ process at a time may train in a folder.`,
 			if profile && dev.mustGPU() {
 				return cli.Usagef("--profile times the parts of the CPU's steps, want --device cpu")
 			}
-			var err error
-			if run.Config, err = trainConfig(config, run.Dir, run.Resume, steps, cmd.Flags().Changed("steps")); err != nil {
+			if cmd.Flags().Changed("steps") && steps < 1 {
+				return cli.Usagef("--steps: %d is out of range, want 1 or more", steps)
+			}
+			if config == "" && !run.Resume {
+				return cli.Usagef("--config is missing: YAML file or preset")
+			}
+			err := run.Configure(config, steps)
+			if err != nil {
 				return err
 			}
 			if run.Keep < 1 {
@@ -93,18 +99,18 @@ process at a time may train in a folder.`,
 				advise(log, run.Config, m.ISA, config, run.Dir)
 				peak = rt.Peak(m.Pool, m.ISA)
 			}
-			progress := newTrainingLog(log, run.Config.Course().Steps, peak)
-			progress.follow()
-			run.OnStep, run.OnBatch, run.OnNote = progress.step, progress.batch, progress.note
+			progress := trainlog.New(log, run.Config.Course().Steps, peak)
+			progress.Follow()
+			run.OnStep, run.OnBatch, run.OnNote = progress.Step, progress.Batch, progress.Note
 			ctx, stop := cli.Interrupts()
 			defer stop()
 			res, err := run.Train(ctx)
-			progress.close()
+			progress.Close()
 			if err != nil {
 				return err
 			}
 			if profile && gpu == nil {
-				if err := printProfile(out, res.Profile); err != nil {
+				if err := term.Table(out, res.Profile.Table()); err != nil {
 					return err
 				}
 			}
@@ -139,62 +145,25 @@ func trained(res *train.Result, dir string) string {
 		res.Steps, res.ValLoss, res.Checkpoint, filepath.Join(dir, train.CurveFile))
 }
 
-// trainConfig finds the configuration of a run: the one given, or that of the
-// run which resumes.
-func trainConfig(name, dir string, resume bool, steps int, override bool) (*config.Config, error) {
-	if override && steps < 1 {
-		return nil, cli.Usagef("--steps: %d is out of range, want 1 or more", steps)
-	}
-	if name == "" && !resume {
-		return nil, cli.Usagef("--config is missing: YAML file or preset")
-	}
-	var saved *config.Config
-	if resume {
-		latest, err := checkpoint.Find(dir)
-		switch {
-		case err == nil:
-			if saved, _, err = checkpoint.Describe(latest); err != nil {
-				return nil, err
-			}
-		case name == "" || !errors.Is(err, checkpoint.ErrNone): // Train knows whether it was begun
-			return nil, fmt.Errorf("nothing to resume: %w; --config begins a run", err)
-		}
-	}
-	c := saved
-	if name != "" {
-		var err error
-		if c, err = config.Load(name); err != nil {
-			return nil, err
-		}
-		if saved != nil && !override {
-			c.Train.Steps = saved.Train.Steps
-		}
-	}
-	if override {
-		c.Train.Steps = steps
-	}
-	return c, nil
-}
-
 // checkMemory refuses what cannot fit.
 func checkMemory(c *config.Config, threads int) error {
-	need := model.PredictMemory(c.Model, true, c.Train.Recompute, threads).Total(c.Train.Batch * c.Train.Seq)
+	need := train.NewCost(c, threads).TrainMemory
 	free, ok := memory.Available()
-	if ok && need > free {
-		advice := "set recompute: true, lower batch or seq, or take a smaller model"
-		if c.Train.Recompute {
-			advice = "lower batch or seq, or take a smaller model"
-		}
-		return fmt.Errorf("training %s needs about %s bytes, %s are available; %s", c.Model.Name, count(float64(need)), count(float64(free)), advice)
+	if !ok || need <= free {
+		return nil
 	}
-	return nil
+	advice := "set recompute: true, lower batch or seq, or take a smaller model"
+	if c.Train.Recompute {
+		advice = "lower batch or seq, or take a smaller model"
+	}
+	return fmt.Errorf("training %s needs about %s bytes, %s are available; %s", c.Model.Name, term.Count(float64(need)), term.Count(float64(free)), advice)
 }
 
 // describe says what is about to be trained, and where.
 func describe(w io.Writer, c *config.Config, where string) {
 	n := c.Model.Count()
 	fmt.Fprintf(w, "%s: %s parameters, %s of them in feed-forward weights; %s\n",
-		c.Model.Name, count(float64(n.Total)), count(float64(n.MLPWeights)), where)
+		c.Model.Name, term.Count(float64(n.Total)), term.Count(float64(n.MLPWeights)), where)
 	for _, warning := range c.Model.Warnings() {
 		fmt.Fprintln(w, "warning:", warning)
 	}
@@ -221,21 +190,4 @@ func linked(config, dir string) string {
 		return "--model " + dir
 	}
 	return "--config " + config
-}
-
-func printProfile(w io.Writer, p model.Profile) error {
-	var total, outside time.Duration
-	for _, s := range p.Shares() {
-		total += s.Time
-		if !s.Product {
-			outside += s.Time
-		}
-	}
-	percent := func(d time.Duration) string { return fmt.Sprintf("%.1f %%", 100*d.Seconds()/total.Seconds()) }
-	rows := [][]string{{"where the time went", "seconds", "share"}}
-	for _, s := range p.Shares() {
-		rows = append(rows, []string{s.Name, fmt.Sprintf("%.2f", s.Time.Seconds()), percent(s.Time)})
-	}
-	rows = append(rows, []string{"outside matrix products", fmt.Sprintf("%.2f", outside.Seconds()), percent(outside)})
-	return table(w, rows)
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/internal/golden"
-	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/internal/term"
 )
 
 func newVerify() *cobra.Command {
@@ -35,34 +35,19 @@ share of it.`,
 				return err
 			}
 			defer m.close()
-			out := struct {
-				ISA     kernel.ISA      `json:"isa"`
-				Passed  int             `json:"passed"`
-				Failed  int             `json:"failed"`
-				Skipped int             `json:"skipped"` // 0: cases of every kind run
-				Cases   []golden.Result `json:"cases"`
-			}{ISA: m.ISA}
 			w := cmd.OutOrStdout()
-			err := golden.Run(cases, m.Options, func(r golden.Result) {
-				out.Cases = append(out.Cases, r)
-				line := fmt.Sprintf("worst %.3f at %s", r.Worst, r.Tensor)
-				if r.Status == golden.Passed {
-					out.Passed++
-				} else {
-					out.Failed++
-					line = r.Reason
-				}
+			out, err := golden.Verify(cases, m.Options, func(r golden.Result) {
 				if !asJSON {
-					fmt.Fprintf(w, "%-8s %s: %s\n", r.Status, r.Case, line)
+					fmt.Fprintln(w, r)
 				}
 			})
 			if err != nil {
 				return fmt.Errorf("%s: %w", dir, err)
 			}
 			if asJSON {
-				err = printJSON(w, out)
+				err = term.JSON(w, out)
 			} else {
-				_, err = fmt.Fprintf(w, "%s: %d passed, %d failed, %d skipped\n", m.ISA, out.Passed, out.Failed, out.Skipped)
+				_, err = fmt.Fprintf(w, "%s: %d passed, %d failed, %d skipped\n", out.ISA, out.Passed, out.Failed, out.Skipped)
 			}
 			if err == nil && out.Failed > 0 {
 				err = fmt.Errorf("%d of %d cases failed", out.Failed, len(out.Cases))

@@ -98,10 +98,7 @@ func Fit(law scaling.Law, t *runs.Table, by string, c runs.Columns, o scaling.Op
 
 // Of puts the name of a group before an error, where there are several.
 func Of(group string, err error) error {
-	if group == "" || err == nil {
-		return err
-	}
-	return fmt.Errorf("%s: %w", group, err)
+	return fmt.Errorf("%s%w", prefix(group), err)
 }
 
 // ByGroup finds the law of a group, nil where there is none.

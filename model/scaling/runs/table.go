@@ -50,17 +50,9 @@ func Read(name string) (t *Table, notes []string, err error) {
 	if info.IsDir() {
 		return readFolder(name)
 	}
-	f, err := disk.Open(name)
+	text, err := disk.ReadText(name, maxSize, " for a table of runs")
 	if err != nil {
 		return nil, nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(text) > maxSize {
-		return nil, nil, fmt.Errorf("%s: too long for a table of runs, want at most %d bytes", name, maxSize)
 	}
 	t, err = Parse(name, text)
 	return t, nil, err

@@ -1,4 +1,4 @@
-package tool
+package trainlog
 
 import (
 	"fmt"
@@ -18,11 +18,11 @@ func TestBarWidth(t *testing.T) {
 		want  string
 	}{{0, "step 3/9  loss 2.5000"}, {10, "step 3/9  loss 2.5000"}, {80, "step 3/9 ["}} {
 		shown := onPTY(t, tt.width, func(tty *os.File) {
-			l := newTrainingLog(tty, 9, 0)
+			l := New(tty, 9, 0)
 			var p train.Progress
 			p.Step, p.Steps, p.Loss, p.ValLoss = 3, 9, 2.5, new(float64)
-			l.step(p)
-			l.bar.close()
+			l.Step(p)
+			l.bar.Close()
 		})
 		if !strings.Contains(shown, tt.want) {
 			t.Errorf("%d columns show %q, want %q", tt.width, shown, tt.want)
