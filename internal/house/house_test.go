@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -225,4 +226,25 @@ func table(t *testing.T, ps map[string]*pkg) string {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", path, what, strings.Join(imports, ", "))
 	}
 	return b.String()
+}
+
+// Files and folders that the page names are there.
+func TestPaths(t *testing.T) {
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, m := range regexp.MustCompile("`((?:gen|runtime|model|cmd|internal|docs|generated|templates)/[a-zA-Z0-9_./]+)`").FindAllStringSubmatch(string(text), -1) {
+		if strings.Contains(m[1], "NAME") {
+			continue
+		}
+		seen++
+		if _, err := os.Stat("../../" + m[1]); err != nil {
+			t.Errorf("docs/architecture.md names %s: %v", m[1], err)
+		}
+	}
+	if seen < 50 {
+		t.Errorf("only %d paths were found", seen)
+	}
 }
