@@ -13,7 +13,7 @@ import (
 // referenceAttention is causal attention and its gradient in float64, with
 // every score written out.
 func referenceAttention(s AttentionSpec, qkv, do []float64, batch, seq int) (o, dqkv []float64) {
-	width, hd, group := s.rowWidth(), s.HeadDim, s.QHeads/s.KVHeads
+	width, hd, group := s.RowWidth(), s.HeadDim, s.QHeads/s.KVHeads
 	o, dqkv = make([]float64, batch*seq*s.QHeads*hd), make([]float64, len(qkv))
 	for b := range batch {
 		for h := range s.QHeads {
@@ -75,7 +75,7 @@ func TestAttention(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%dx%d_%d_%d", isa, c.QHeads, c.KVHeads, c.HeadDim, c.seq), func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(3, uint64(c.seq)))
 				m := c.batch * c.seq
-				qkv, do := random(rng, m*c.rowWidth(), 1.5), random(rng, m*c.QHeads*c.HeadDim, 1)
+				qkv, do := random(rng, m*c.RowWidth(), 1.5), random(rng, m*c.QHeads*c.HeadDim, 1)
 				want, dwant := referenceAttention(c.AttentionSpec, wide(qkv), wide(do), c.batch, c.seq)
 				var first [][]float32
 				for _, threads := range []int{1, 2, 3, 16} {
@@ -119,7 +119,7 @@ func TestKVCache(t *testing.T) {
 				t.Fatal(err)
 			}
 			rng := rand.New(rand.NewPCG(4, uint64(c.seq)))
-			width, out := c.rowWidth(), c.QHeads*c.HeadDim
+			width, out := c.RowWidth(), c.QHeads*c.HeadDim
 			qkv := random(rng, c.batch*c.seq*width, 1.5)
 			ws := a.NewWorkspace()
 			full := poisoned(c.batch * c.seq * out)
@@ -175,7 +175,7 @@ func BenchmarkAttention(b *testing.B) {
 	defer ws.Close()
 	rng := rand.New(rand.NewPCG(1, 1))
 	const m = batch * seq
-	qkv, do := random(rng, m*s.rowWidth(), 1), random(rng, m*s.QHeads*s.HeadDim, 1)
+	qkv, do := random(rng, m*s.RowWidth(), 1), random(rng, m*s.QHeads*s.HeadDim, 1)
 	o, sums, dqkv := poisoned(len(do)), poisoned(2*m*s.QHeads), poisoned(len(qkv))
 	for b.Loop() {
 		a.Forward(o, sums, qkv, batch, seq, ws)

@@ -2,91 +2,34 @@ package runtime
 
 import (
 	"fmt"
-	"unsafe"
 
-	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/contract"
 )
-
-// What callers owe the layers, checked where it is cheap. A breach is a mistake
-// in the program, which would otherwise give wrong numbers or overwrite memory:
-// it panics with the layer's name and what would be right.
-
-// checkRows checks an operand of m rows.
-func checkRows(layer, name string, x []float32, m, width int) {
-	if m < 0 || len(x) < m*width {
-		panic(fmt.Sprintf("runtime: %s: %s has %d entries, want [%d, %d] = %d", layer, name, len(x), m, width, m*width))
-	}
-}
-
-// operand is a buffer by the name that the documentation gives it; only the
-// entries that the call uses.
-type operand struct {
-	name string
-	data []float32
-}
-
-// checkApart checks that a result shares no memory with what the call still
-// reads when it stores the first of it.
-func checkApart(layer string, result operand, sources ...operand) {
-	for _, s := range sources {
-		if overlap(result.data, s.data) {
-			panic(fmt.Sprintf("runtime: %s: %s lies in the memory of %s, which is still read; give it a buffer of its own", layer, result.name, s.name))
-		}
-	}
-}
 
 // checkForward checks the operands of a forward pass.
 func checkForward(layer string, in, out int, y, x, residual []float32, m int) {
-	checkRows(layer, "x", x, m, in)
-	checkRows(layer, "y", y, m, out)
-	checkApart(layer, operand{"y", y[:m*out]}, operand{"x", x[:m*in]})
+	contract.Rows(layer, "x", x, m, in)
+	contract.Rows(layer, "y", y, m, out)
+	contract.Apart(layer, contract.Operand{Name: "y", Data: y[:m*out]}, contract.Operand{Name: "x", Data: x[:m*in]})
 	if residual != nil {
-		checkRows(layer, "residual", residual, m, out)
+		contract.Rows(layer, "residual", residual, m, out)
 		checkResidual(layer, y[:m*out], residual[:m*out])
 	}
 }
 
 // checkBackward checks the operands of a backward pass; dx may be nil.
 func checkBackward(layer string, in, out int, dx, dy []float32, m int) {
-	checkRows(layer, "dy", dy, m, out)
+	contract.Rows(layer, "dy", dy, m, out)
 	if dx != nil {
-		checkRows(layer, "dx", dx, m, in)
-		checkApart(layer, operand{"dx", dx[:m*in]}, operand{"dy", dy[:m*out]})
+		contract.Rows(layer, "dx", dx, m, in)
+		contract.Apart(layer, contract.Operand{Name: "dx", Data: dx[:m*in]}, contract.Operand{Name: "dy", Data: dy[:m*out]})
 	}
 }
 
 // checkResidual checks that y is the residual or shares no memory with it.
 func checkResidual(layer string, y, residual []float32) {
-	if len(y) > 0 && len(residual) > 0 && &y[0] != &residual[0] && overlap(y, residual) {
+	if len(y) > 0 && len(residual) > 0 && &y[0] != &residual[0] && contract.Overlap(y, residual) {
 		panic(fmt.Sprintf("runtime: %s: y lies in the memory of residual at another place; it may be residual itself, or a buffer of its own", layer))
-	}
-}
-
-func overlap(a, b []float32) bool {
-	if len(a) == 0 || len(b) == 0 {
-		return false
-	}
-	first := func(x []float32) uintptr { return uintptr(unsafe.Pointer(&x[0])) }
-	end := func(x []float32) uintptr { return first(x) + uintptr(kernel.EntryBytes*len(x)) }
-	return first(a) < end(b) && first(b) < end(a)
-}
-
-// checkBatch checks the shape of a batch and the workspace, and returns the
-// number of its rows.
-func (a *Attention) checkBatch(batch, seq int, ws *AttnWorkspace) int {
-	if batch < 0 || seq < 0 {
-		panic(fmt.Sprintf("runtime: %s: a batch of %d sequences of %d", a.name, batch, seq))
-	}
-	a.checkWorkspace(ws)
-	return batch * seq
-}
-
-func (a *Attention) checkWorkspace(ws *AttnWorkspace) {
-	switch {
-	case ws == nil:
-		panic("runtime: " + a.name + ": the workspace is nil; NewWorkspace makes one")
-	case ws.cols != a.cols || ws.pool != a.opt.Pool:
-		panic("runtime: " + a.name + ": the workspace was made by an attention with heads of another size, or on another pool")
 	}
 }
 
@@ -122,15 +65,15 @@ func (l *layer) checkGradientsApart(g Weights, dy, x []float32) {
 func (l *layer) checkGradientApart(param string, g, dy, x []float32) {
 	in := ""
 	switch {
-	case overlap(g, dy):
+	case contract.Overlap(g, dy):
 		in = "dy"
-	case overlap(g, x):
+	case contract.Overlap(g, x):
 		in = "x"
-	case overlap(g, l.weights.Bias), overlap(g, l.weights.Guide):
+	case contract.Overlap(g, l.weights.Bias), contract.Overlap(g, l.weights.Guide):
 		in = "the weights"
 	}
 	for _, f := range l.weights.Factors {
-		if overlap(g, f) {
+		if contract.Overlap(g, f) {
 			in = "the weights"
 		}
 	}
@@ -162,7 +105,7 @@ func (w *Workspace) checkHalf(l *layer, saved *Saved, m int, dy, x []float32) {
 		panic(fmt.Sprintf("runtime: %s: BackwardWeights of %d rows must follow the BackwardData of the same layer, rows, dy and saved, which no forward pass has filled since; the workspace holds that of %s, %d rows", l.name, m, h.layer.name, h.m))
 	}
 	in := l.plan.Spec.In
-	checkApart(l.name, operand{"dx", h.dx[:min(len(h.dx), m*in)]}, operand{"x", x[:m*in]})
+	contract.Apart(l.name, contract.Operand{Name: "dx", Data: h.dx[:min(len(h.dx), m*in)]}, contract.Operand{Name: "x", Data: x[:m*in]})
 }
 
 // check gives a missing workspace words.

@@ -82,16 +82,16 @@ func TestAttentionOfLargeScores(t *testing.T) {
 		for _, equal := range []bool{true, false} {
 			a := attentionOf(t, s, isa, pool)
 			rng := rand.New(rand.NewPCG(7, 7))
-			qkv, do := random(rng, seq*s.rowWidth(), 1), random(rng, seq*s.QHeads*s.HeadDim, 1)
+			qkv, do := random(rng, seq*s.RowWidth(), 1), random(rng, seq*s.QHeads*s.HeadDim, 1)
 			for i := range qkv {
-				if i%s.rowWidth() >= (s.QHeads+s.KVHeads)*s.HeadDim {
+				if i%s.RowWidth() >= (s.QHeads+s.KVHeads)*s.HeadDim {
 					continue // values
 				}
 				if qkv[i] *= size; equal {
 					qkv[i] = size
 				}
 			}
-			want, dwant := referenceAttention(a.AttentionSpec, wide(qkv), wide(do), 1, seq)
+			want, dwant := referenceAttention(a.Spec, wide(qkv), wide(do), 1, seq)
 			ws := a.NewWorkspace()
 			o, sums, dqkv := poisoned(len(do)), poisoned(2*seq*s.QHeads), poisoned(len(qkv))
 			a.Forward(o, sums, qkv, 1, seq, ws)
@@ -101,7 +101,7 @@ func TestAttentionOfLargeScores(t *testing.T) {
 			// the values has a reference.
 			var dv, dvwant []float32
 			for r := range seq {
-				row := dqkv[r*s.rowWidth():][:s.rowWidth()]
+				row := dqkv[r*s.RowWidth():][:s.RowWidth()]
 				for i, g := range row {
 					if math.IsNaN(float64(g)) || math.IsInf(float64(g), 0) {
 						t.Fatalf("%s, equal scores %v: the gradient of row %d is %v at %d", isa, equal, r, g, i)
@@ -109,7 +109,7 @@ func TestAttentionOfLargeScores(t *testing.T) {
 				}
 				at := (s.QHeads + s.KVHeads) * s.HeadDim
 				dv = append(dv, row[at:]...)
-				for _, w := range dwant[r*s.rowWidth()+at : (r+1)*s.rowWidth()] {
+				for _, w := range dwant[r*s.RowWidth()+at : (r+1)*s.RowWidth()] {
 					dvwant = append(dvwant, float32(w))
 				}
 			}
@@ -128,19 +128,19 @@ func TestAttentionOfInfiniteScores(t *testing.T) {
 	const seq = 300
 	for _, isa := range kernel.Available() {
 		a := attentionOf(t, s, isa, pool)
-		qkv, values := make([]float32, seq*s.rowWidth()), 0.0
+		qkv, values := make([]float32, seq*s.RowWidth()), 0.0
 		ws := a.NewWorkspace()
 		for r := range seq {
-			row := qkv[r*s.rowWidth():]
+			row := qkv[r*s.RowWidth():]
 			row[0], row[2], row[4] = 1e30, -1e30, float32(r)
-			if r >= keyBlock+2 {
+			if r >= kernel.KeyBlock+2 {
 				row[2] = 1
 				values += float64(r)
 			}
 		}
 		o := poisoned(seq * s.HeadDim)
 		a.Forward(o, nil, qkv, 1, seq, ws)
-		want := values / (seq - keyBlock - 2)
+		want := values / (seq - kernel.KeyBlock - 2)
 		if got := float64(o[(seq-1)*s.HeadDim]); !(math.Abs(got-want) <= want*tolerance(seq)) {
 			t.Errorf("%s: %v, want %v", isa, got, want)
 		}
@@ -167,7 +167,7 @@ func TestLaterPositions(t *testing.T) {
 	for _, isa := range kernel.Available() {
 		a := attentionOf(t, s, isa, pool)
 		ws := a.NewWorkspace()
-		width, out := s.rowWidth(), s.QHeads*s.HeadDim
+		width, out := s.RowWidth(), s.QHeads*s.HeadDim
 		for _, at := range []int{1, 95, 100, 127, 150, 199} {
 			for what, bad := range map[string]float32{"NaN": float32(math.NaN()), "infinity": float32(math.Inf(-1))} {
 				qkv := random(rand.New(rand.NewPCG(8, 8)), seq*width, 1)

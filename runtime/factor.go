@@ -2,9 +2,9 @@ package runtime
 
 import (
 	"fmt"
+	"github.com/structuredffn/sffn/runtime/contract"
+	"github.com/structuredffn/sffn/runtime/mul"
 	"slices"
-
-	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Factor is one factor of a network, to be run alone: what tests and
@@ -52,7 +52,7 @@ func (f Factor) Widths() (x, y, pre int) {
 func (f Factor) PackedBytes() int {
 	n := 0
 	for _, q := range f.layer.forward[f.i] {
-		n += len(q.pack.Data)
+		n += q.PackedBytes()
 	}
 	return n
 }
@@ -64,10 +64,7 @@ func (f Factor) Copy(arena *Arena) Factor {
 	l.forward = slices.Clone(l.forward)
 	l.forward[f.i] = nil
 	for _, q := range f.layer.forward[f.i] {
-		c := *q
-		c.pack = kernel.NewPacked(q.pack.Format, q.pack.Layout, arena.Bytes)
-		copy(c.pack.Data, q.pack.Data)
-		l.forward[f.i] = append(l.forward[f.i], &c)
+		l.forward[f.i] = append(l.forward[f.i], q.Copy(arena))
 	}
 	f.layer = &l
 	return f
@@ -84,13 +81,13 @@ func (f Factor) Forward(y, x []float32, m int, ws *Workspace) {
 		return
 	}
 	ws.begin(f.layer.opt.Target, m)
-	var pre matrix
+	var pre mul.Matrix
 	qs := f.layer.forward[f.i]
 	if qs[0].Epilogue.Gated() {
-		pre = ws.local(slotPre, p.PreWidth)
+		pre = ws.Local(mul.SlotPre, p.PreWidth)
 	}
-	ws.addProducts(qs, stage{src: whole(x), dst: whole(y), pre: pre})
-	ws.exec()
+	ws.AddProducts(qs, mul.Stage{Src: mul.Whole(x), Dst: mul.Whole(y), Pre: pre})
+	ws.Exec()
 }
 
 // BackwardData computes dx from dy, the gradient before the activation.
@@ -99,14 +96,14 @@ func (f Factor) BackwardData(dx, dy []float32, m int, ws *Workspace) {
 	p := f.layer.plan.Factors[f.i]
 	ws.check(f.Name())
 	f.layer.checkPacked()
-	checkRows(f.Name(), "dx", dx, m, p.InWidth)
+	contract.Rows(f.Name(), "dx", dx, m, p.InWidth)
 	checkBackward(f.Name(), p.InWidth, p.PreWidth, dx, dy, m)
 	if m == 0 {
 		return
 	}
 	ws.begin(f.layer.opt.Target, m)
-	ws.addProducts(f.layer.backward[f.i], stage{src: whole(dy), dst: whole(dx)})
-	ws.exec()
+	ws.AddProducts(f.layer.backward[f.i], mul.Stage{Src: mul.Whole(dy), Dst: mul.Whole(dx)})
+	ws.Exec()
 }
 
 // BackwardWeight overwrites g, [blocks, out, in], with the weights' gradient.
@@ -114,8 +111,8 @@ func (f Factor) BackwardWeight(g, dy, x []float32, m int, ws *Workspace) {
 	f.layer.checkTrain()
 	p := f.layer.plan.Factors[f.i]
 	ws.check(f.Name())
-	checkRows(f.Name(), "x", x, m, p.InWidth)
-	checkRows(f.Name(), "dy", dy, m, p.PreWidth)
+	contract.Rows(f.Name(), "x", x, m, p.InWidth)
+	contract.Rows(f.Name(), "dy", dy, m, p.PreWidth)
 	if len(g) != p.Weights() {
 		panic(fmt.Sprintf("runtime: %s: gradient has %d entries, want %d", f.Name(), len(g), p.Weights()))
 	}
@@ -123,6 +120,6 @@ func (f Factor) BackwardWeight(g, dy, x []float32, m int, ws *Workspace) {
 		clear(g)
 		return
 	}
-	ws.units = f.layer.gradients[f.i].addUnits(ws.units[:0], g, dy, x, unitWeights(f.layer.opt.Target, p.Weights(), ws.pool.Threads()), weight{})
-	ws.execWeights(m, false)
+	ws.Units = f.layer.gradients[f.i].AddUnits(ws.Units[:0], g, dy, x, mul.UnitWeights(f.layer.opt.Target, p.Weights(), ws.Threads()), mul.Weight{})
+	ws.ExecWeights(m, false)
 }

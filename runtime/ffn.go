@@ -3,7 +3,9 @@ package runtime
 import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/contract"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/mul"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
@@ -19,6 +21,16 @@ type FFN struct {
 	spec     spec.FFN
 	fc1, fc2 *layer
 	vec      *vec.Table
+	// activation is activationBackward as a value, made once so that a call
+	// allocates nothing.
+	activation func(act, dpre, pre []float32, r0, r1 int)
+}
+
+// network is a network of two layers.
+func network(f spec.FFN, fc1, fc2 *layer, t *vec.Table) *FFN {
+	n := &FFN{spec: f, fc1: fc1, fc2: fc2, vec: t}
+	n.activation = n.activationBackward
+	return n
 }
 
 // NewFFN binds a valid spec to its weights and packs them.
@@ -38,7 +50,7 @@ func NewFFN(f spec.FFN, w FFNWeights, opt Options) (*FFN, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &FFN{spec: f, fc1: fc1, fc2: fc2, vec: vec.On(opt.Target)}, nil
+	return network(f, fc1, fc2, vec.On(opt.Target)), nil
 }
 
 // With returns a network of the same spec and options that is bound to other
@@ -52,7 +64,7 @@ func (f *FFN) With(w FFNWeights) (*FFN, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &FFN{spec: f.spec, fc1: fc1, fc2: fc2, vec: f.vec}, nil
+	return network(f.spec, fc1, fc2, f.vec), nil
 }
 
 // Spec is the network's specification.
@@ -99,7 +111,7 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 	if y != nil || saved == nil {
 		checkForward(name, h, h, y, x, residual, m)
 	} else {
-		checkRows(name, "x", x, m, h)
+		contract.Rows(name, "x", x, m, h)
 	}
 	if saved != nil {
 		saved.fill(f.fc1, f.saves(), m)
@@ -108,21 +120,21 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 		return
 	}
 	ws.begin(f.fc1.opt.Target, m)
-	act, rows := ws.local(slotAct, f.spec.FFN), m
-	var z1, z2, pre matrix
+	act, rows := ws.Local(mul.SlotAct, f.spec.FFN), m
+	var z1, z2, pre mul.Matrix
 	if saved != nil {
-		z1, z2, pre = whole(saved.z1), whole(saved.z2), whole(saved.pre)
+		z1, z2, pre = mul.Whole(saved.z1), mul.Whole(saved.z2), mul.Whole(saved.pre)
 	} else {
-		rows = ws.localRows()
-		z1, z2 = ws.local(slotZ1, f.fc1.zWidth()), ws.local(slotZ2, f.fc2.zWidth())
+		rows = ws.LocalRows()
+		z1, z2 = ws.Local(mul.SlotZ1, f.fc1.zWidth()), ws.Local(mul.SlotZ2, f.fc2.zWidth())
 		if f.spec.Act.Gated() {
 			// Sums over several blocks of k pass through pre.
-			pre = ws.local(slotPre, f.fc1.preWidth())
+			pre = ws.Local(mul.SlotPre, f.fc1.preWidth())
 		}
 	}
-	f.fc1.addForward(ws, act, whole(x), pre, matrix{}, f.fc1.intermediates(ws, slotZ1, z1, rows))
-	f.fc2.addForward(ws, whole(y), act, matrix{}, f.fc2.addResidual(ws, y, residual), f.fc2.intermediates(ws, slotZ2, z2, rows))
-	ws.exec()
+	f.fc1.addForward(ws, act, mul.Whole(x), pre, mul.Matrix{}, f.fc1.intermediates(ws, mul.SlotZ1, z1, rows))
+	f.fc2.addForward(ws, mul.Whole(y), act, mul.Matrix{}, f.fc2.addResidual(ws, y, residual), f.fc2.intermediates(ws, mul.SlotZ2, z2, rows))
+	ws.Exec()
 }
 
 // Backward computes, from dy [m, hidden] and the x and saved of the forward
@@ -147,10 +159,10 @@ func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace)
 	b := f.backwardBuffers(m, ws)
 	// fc2 leaves the activation's gradient where the activation will be.
 	ws.begin(f.fc1.opt.Target, m)
-	f.fc2.addBackwardData(ws, whole(b.act), whole(dy), b.dz2)
-	ws.stages = append(ws.stages, stage{activation: f, src: whole(saved.pre), dst: whole(b.act), pre: whole(b.dpre)})
-	f.fc1.addBackwardData(ws, whole(dx), whole(b.dpre), b.dz1)
-	ws.exec()
+	f.fc2.addBackwardData(ws, mul.Whole(b.act), mul.Whole(dy), b.dz2)
+	ws.Add(mul.Stage{Rows: f.activation, Src: mul.Whole(saved.pre), Dst: mul.Whole(b.act), Pre: mul.Whole(b.dpre)})
+	f.fc1.addBackwardData(ws, mul.Whole(dx), mul.Whole(b.dpre), b.dz1)
+	ws.Exec()
 	ws.half = half{f.fc1, saved, saved.fills, m, dy, dx}
 }
 
@@ -159,8 +171,8 @@ func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace)
 func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
 	f.fc1.checkGradients(g.FC1)
 	f.fc2.checkGradients(g.FC2)
-	checkRows(f.fc1.name, "x", x, m, f.spec.Hidden)
-	checkRows(f.fc1.name, "dy", dy, m, f.spec.Hidden)
+	contract.Rows(f.fc1.name, "x", x, m, f.spec.Hidden)
+	contract.Rows(f.fc1.name, "dy", dy, m, f.spec.Hidden)
 	saved.check(f.fc1, f.saves(), m)
 	if m == 0 {
 		g.FC1.addNothing(accumulate)
@@ -174,26 +186,26 @@ func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved
 	f.fc1.clearGuide(g.FC1, accumulate)
 	f.fc2.clearGuide(g.FC2, accumulate)
 	b := f.backwardBuffers(m, ws)
-	z1, z2 := f.fc1.intermediates(ws, slotZ1, whole(saved.z1), m), f.fc2.intermediates(ws, slotZ2, whole(saved.z2), m)
-	sums := ws.floats(slotBias, f.fc1.preWidth()+f.fc2.preWidth())
-	unit := unitWeights(f.fc1.opt.Target, f.fc1.weightCount()+f.fc2.weightCount(), ws.pool.Threads())
-	ws.units = f.fc1.addGradients(ws.units[:0], g.FC1, b.dpre, x, z1, b.dz1, sums[:f.fc1.preWidth()], unit)
-	ws.units = f.fc2.addGradients(ws.units, g.FC2, dy, b.act, z2, b.dz2, sums[f.fc1.preWidth():], unit)
-	ws.execWeights(m, accumulate)
+	z1, z2 := f.fc1.intermediates(ws, mul.SlotZ1, mul.Whole(saved.z1), m), f.fc2.intermediates(ws, mul.SlotZ2, mul.Whole(saved.z2), m)
+	sums := ws.Floats(mul.SlotBias, f.fc1.preWidth()+f.fc2.preWidth())
+	unit := mul.UnitWeights(f.fc1.opt.Target, f.fc1.weightCount()+f.fc2.weightCount(), ws.Threads())
+	ws.Units = f.fc1.addGradients(ws.Units[:0], g.FC1, b.dpre, x, z1, b.dz1, sums[:f.fc1.preWidth()], unit)
+	ws.Units = f.fc2.addGradients(ws.Units, g.FC2, dy, b.act, z2, b.dz2, sums[f.fc1.preWidth():], unit)
+	ws.ExecWeights(m, accumulate)
 }
 
 // ffnGradients are the buffers between the halves of the backward pass.
 type ffnGradients struct {
 	act, dpre []float32
-	dz1, dz2  []matrix
+	dz1, dz2  []mul.Matrix
 }
 
 func (f *FFN) backwardBuffers(m int, ws *Workspace) ffnGradients {
 	return ffnGradients{
-		act:  ws.floats(slotAct, m*f.spec.FFN),
-		dpre: ws.floats(slotDPre, m*f.fc1.preWidth()),
-		dz1:  f.fc1.intermediates(ws, slotDZ1, whole(ws.floats(slotDZ1, m*f.fc1.zWidth())), m),
-		dz2:  f.fc2.intermediates(ws, slotDZ2, whole(ws.floats(slotDZ2, m*f.fc2.zWidth())), m),
+		act:  ws.Floats(mul.SlotAct, m*f.spec.FFN),
+		dpre: ws.Floats(mul.SlotDPre, m*f.fc1.preWidth()),
+		dz1:  f.fc1.intermediates(ws, mul.SlotDZ1, mul.Whole(ws.Floats(mul.SlotDZ1, m*f.fc1.zWidth())), m),
+		dz2:  f.fc2.intermediates(ws, mul.SlotDZ2, mul.Whole(ws.Floats(mul.SlotDZ2, m*f.fc2.zWidth())), m),
 	}
 }
 

@@ -3,6 +3,7 @@ package runtime
 import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/mul"
 )
 
 // Guide says how a guided layer runs (paper, section 5):
@@ -34,8 +35,8 @@ func (l *layer) setGuide(g Guide) {
 
 // guide is the dense factor beside a chain.
 type guide struct {
-	forward, backward []*product
-	gradient          *gradient
+	forward, backward []*mul.Product
+	gradient          *mul.Gradient
 }
 
 func (l *layer) newGuide(f plan.Factor, t *kernel.Target) (*guide, error) {
@@ -47,44 +48,35 @@ func (l *layer) newGuide(f plan.Factor, t *kernel.Target) (*guide, error) {
 	if g.backward, err = l.bind(f.BackwardData(), t, false); err != nil {
 		return nil, err
 	}
-	g.gradient, err = newGradient(f, t)
+	g.gradient, err = mul.NewGradient(f, t)
 	return g, err
 }
 
-// weight is the factor of a product's sums in a mixture. The guide's products
-// run first and store; the chain's add to what they find.
-type weight struct {
-	flags kernel.Flags
-	alpha float32
-}
-
-func scaled(alpha float32, flags kernel.Flags) weight { return weight{flags | kernel.Scale, alpha} }
-
 // guided is the guide's weight, chained that of one product of the chain:
 // the ratio enters at its last factor, in both directions.
-func (l *layer) guided(flags kernel.Flags) weight { return scaled(l.mix.Ratio, flags) }
+func (l *layer) guided(flags kernel.Flags) mul.Weight { return mul.Scaled(l.mix.Ratio, flags) }
 
-func (l *layer) chained(factor int, flags kernel.Flags) weight {
+func (l *layer) chained(factor int, flags kernel.Flags) mul.Weight {
 	switch {
 	case !l.mix.On:
-		return weight{}
+		return mul.Weight{}
 	case factor == len(l.plan.Factors)-1:
-		return scaled(1-l.mix.Ratio, flags)
+		return mul.Scaled(1-l.mix.Ratio, flags)
 	}
-	return weight{flags: flags}
+	return mul.Weight{Flags: flags}
 }
 
 // addGuideForward adds the stage of the guide's share of y, before the chain's:
 // sums only, for the chain's last factor to add to. Of gated activations these are
 // kept in pre.
-func (l *layer) addGuideForward(ws *Workspace, y, x, pre, residual matrix) {
+func (l *layer) addGuideForward(ws *Workspace, y, x, pre, residual mul.Matrix) {
 	flags := kernel.Flags(0)
 	if l.guide.forward[0].Epilogue.Gated() {
 		flags = kernel.PreOnly
 	} else {
-		pre = matrix{}
+		pre = mul.Matrix{}
 	}
-	ws.addProducts(l.guide.forward, stage{src: x, dst: y, pre: pre, residual: residual, weight: l.guided(flags)})
+	ws.AddProducts(l.guide.forward, mul.Stage{Src: x, Dst: y, Pre: pre, Residual: residual, Share: l.guided(flags)})
 }
 
 // clearGuide leaves the gradient of a guide that is off at zero.

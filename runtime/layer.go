@@ -6,6 +6,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/mul"
 	"github.com/structuredffn/sffn/runtime/pool"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
@@ -83,10 +84,10 @@ type layer struct {
 	name      string // the spec's
 	weights   Weights
 	opt       Options
-	forward   [][]*product
-	backward  [][]*product
-	gradients []*gradient
-	bias      *biasGradient
+	forward   [][]*mul.Product
+	backward  [][]*mul.Product
+	gradients []*mul.Gradient
+	bias      *mul.BiasGradient
 	guide     *guide
 	mix       Guide
 	stale     bool
@@ -100,7 +101,7 @@ type layer struct {
 // packedPanel is panel number i of the product, which holds weights of the
 // factor of that number, or, where that is negative, of the guide.
 type packedPanel struct {
-	q         *product
+	q         *mul.Product
 	i, factor int
 }
 
@@ -124,7 +125,7 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 		if err != nil {
 			return nil, err
 		}
-		g, err := newGradient(f, t)
+		g, err := mul.NewGradient(f, t)
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +139,7 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 		}
 	}
 	if opt.Train && p.Spec.Bias {
-		l.bias = newBiasGradient(vec.On(opt.Target), opt.Target, p.Bias)
+		l.bias = mul.NewBiasGradient(vec.On(opt.Target), opt.Target, p.Bias)
 	}
 	l.listPanels()
 	l.repack()
@@ -167,20 +168,18 @@ func (l *layer) with(w Weights) (*layer, error) {
 }
 
 // rebind gives products packs of this layer.
-func (l *layer) rebind(qs []*product) []*product {
-	var own []*product
+func (l *layer) rebind(qs []*mul.Product) []*mul.Product {
+	var own []*mul.Product
 	for _, q := range qs {
-		c := *q
-		c.allocate(q.bias != nil, &l.packs)
-		own = append(own, &c)
+		own = append(own, q.Rebind(&l.packs))
 	}
 	return own
 }
 
-func (l *layer) bind(ps []plan.Product, t *kernel.Target, bias bool) ([]*product, error) {
-	var qs []*product
+func (l *layer) bind(ps []plan.Product, t *kernel.Target, bias bool) ([]*mul.Product, error) {
+	var qs []*mul.Product
 	for _, p := range ps {
-		q, err := newProduct(p, t, bias, l.opt.AnyShape, &l.packs)
+		q, err := mul.NewProduct(p, t, bias, l.opt.AnyShape, &l.packs)
 		if err != nil {
 			return nil, err
 		}
@@ -217,9 +216,9 @@ func (l *layer) checkWeights(w Weights) error {
 
 // listPanels lists what repack fills.
 func (l *layer) listPanels() {
-	add := func(factor int, qs []*product) {
+	add := func(factor int, qs []*mul.Product) {
 		for _, q := range qs {
-			for p := range q.panels {
+			for p := range q.Panels() {
 				l.panels = append(l.panels, packedPanel{q, p, factor})
 			}
 		}
@@ -237,10 +236,10 @@ func (l *layer) listPanels() {
 	l.packPanel = func(_, i int) {
 		p := &l.panels[i]
 		if p.factor < 0 {
-			p.q.packWeights(p.i, l.weights.Guide, l.plan.Guide)
+			p.q.PackWeights(p.i, l.weights.Guide, l.plan.Guide)
 			return
 		}
-		p.q.packWeights(p.i, l.weights.Factors[p.factor], &l.plan.Factors[p.factor])
+		p.q.PackWeights(p.i, l.weights.Factors[p.factor], &l.plan.Factors[p.factor])
 	}
 }
 
@@ -252,7 +251,7 @@ func (l *layer) repack() {
 	l.opt.Pool.Run(len(l.panels), l.packPanel)
 	if l.plan.Spec.Bias {
 		for _, q := range l.forward[len(l.forward)-1] {
-			q.packBias(l.weights.Bias, l.plan.Bias)
+			q.PackBias(l.weights.Bias, l.plan.Bias)
 		}
 	}
 	l.stale = false
@@ -261,22 +260,22 @@ func (l *layer) repack() {
 // addForward adds the stages of y = act(layer(x)) (+ residual). z holds the
 // intermediates, one buffer a factor but the last; pre is for the values
 // before the activation. Without y, only z is filled.
-func (l *layer) addForward(ws *Workspace, y, x, pre, residual matrix, z []matrix) {
+func (l *layer) addForward(ws *Workspace, y, x, pre, residual mul.Matrix, z []mul.Matrix) {
 	l.checkPacked()
-	if l.mix.On && y.data != nil {
+	if l.mix.On && y.Data != nil {
 		l.addGuideForward(ws, y, x, pre, residual)
-		residual = matrix{}
+		residual = mul.Matrix{}
 	}
 	src := x
 	for i, qs := range l.forward {
 		if i == len(l.forward)-1 {
-			if y.data == nil {
+			if y.Data == nil {
 				break
 			}
-			ws.addProducts(qs, stage{src: src, dst: y, pre: pre, residual: residual, weight: l.chained(i, kernel.Accumulate)})
+			ws.AddProducts(qs, mul.Stage{Src: src, Dst: y, Pre: pre, Residual: residual, Share: l.chained(i, kernel.Accumulate)})
 			break
 		}
-		ws.addProducts(qs, stage{src: src, dst: z[i]})
+		ws.AddProducts(qs, mul.Stage{Src: src, Dst: z[i]})
 		src = z[i]
 	}
 }
@@ -285,12 +284,12 @@ func (l *layer) addForward(ws *Workspace, y, x, pre, residual matrix, z []matrix
 // result is y. Where y is the residual and receives sums before they are
 // complete, that is a copy of the rows at work, made by a stage of its own: the
 // kernels then add in the order in which they would in two buffers.
-func (l *layer) addResidual(ws *Workspace, y, residual []float32) matrix {
+func (l *layer) addResidual(ws *Workspace, y, residual []float32) mul.Matrix {
 	if len(y) == 0 || len(residual) == 0 || &y[0] != &residual[0] || !l.storesParts() {
-		return whole(residual)
+		return mul.Whole(residual)
 	}
-	kept := ws.local(slotResidual, l.plan.Spec.Out)
-	ws.stages = append(ws.stages, stage{copied: l.plan.Spec.Out, src: whole(residual), dst: kept})
+	kept := ws.Local(mul.SlotResidual, l.plan.Spec.Out)
+	ws.Add(mul.Stage{Copied: l.plan.Spec.Out, Src: mul.Whole(residual), Dst: kept})
 	return kept
 }
 
@@ -301,15 +300,15 @@ func (l *layer) storesParts() bool {
 	if l.mix.On {
 		qs = l.guide.forward
 	}
-	return slices.ContainsFunc(qs, func(q *product) bool { return q.Direct && len(q.blocks) > 1 })
+	return slices.ContainsFunc(qs, func(q *mul.Product) bool { return q.StoresParts() })
 }
 
 // addBackwardData adds the stages of dx = dy W. dz holds the gradients of the
 // intermediates. dx may be nil.
-func (l *layer) addBackwardData(ws *Workspace, dx, dy matrix, dz []matrix) {
+func (l *layer) addBackwardData(ws *Workspace, dx, dy mul.Matrix, dz []mul.Matrix) {
 	l.checkPacked()
-	if l.mix.On && dx.data != nil {
-		ws.addProducts(l.guide.backward, stage{src: dy, dst: dx, weight: l.guided(0)})
+	if l.mix.On && dx.Data != nil {
+		ws.AddProducts(l.guide.backward, mul.Stage{Src: dy, Dst: dx, Share: l.guided(0)})
 	}
 	src := dy
 	for i := len(l.backward) - 1; i >= 0; i-- {
@@ -317,10 +316,10 @@ func (l *layer) addBackwardData(ws *Workspace, dx, dy matrix, dz []matrix) {
 		if i > 0 {
 			dst, flags = dz[i-1], 0
 		}
-		if dst.data == nil {
+		if dst.Data == nil {
 			break
 		}
-		ws.addProducts(l.backward[i], stage{src: src, dst: dst, weight: l.chained(i, flags)})
+		ws.AddProducts(l.backward[i], mul.Stage{Src: src, Dst: dst, Share: l.chained(i, flags)})
 		src = dst
 	}
 }
@@ -328,36 +327,36 @@ func (l *layer) addBackwardData(ws *Workspace, dx, dy matrix, dz []matrix) {
 // addGradients adds the units of all weight gradients and the bias's, for
 // which sums is scratch of one entry an output. A unit is of about so many
 // weights.
-func (l *layer) addGradients(units []weightUnit, g Weights, dy, x []float32, z, dz []matrix, sums []float32, weights int) []weightUnit {
+func (l *layer) addGradients(units []mul.Unit, g Weights, dy, x []float32, z, dz []mul.Matrix, sums []float32, weights int) []mul.Unit {
 	for i, gr := range l.gradients {
 		in, out := x, dy
 		if i > 0 {
-			in = z[i-1].data
+			in = z[i-1].Data
 		}
 		if i < len(l.gradients)-1 {
-			out = dz[i].data
+			out = dz[i].Data
 		}
-		units = gr.addUnits(units, g.Factors[i], out, in, weights, l.chained(i, 0))
+		units = gr.AddUnits(units, g.Factors[i], out, in, weights, l.chained(i, 0))
 	}
 	if l.mix.On {
-		units = l.guide.gradient.addUnits(units, g.Guide, dy, x, weights, l.guided(0))
+		units = l.guide.gradient.AddUnits(units, g.Guide, dy, x, weights, l.guided(0))
 	}
 	if l.bias != nil {
-		units = l.bias.addUnits(units, g.Bias, dy, sums)
+		units = l.bias.AddUnits(units, g.Bias, dy, sums)
 	}
 	return units
 }
 
 // intermediates cuts buf, of m rows, into one matrix for each factor but the
 // last; at is the slot that buf is, or stands for.
-func (l *layer) intermediates(ws *Workspace, at slot, buf matrix, m int) []matrix {
-	z := ws.cuts[at][:0]
+func (l *layer) intermediates(ws *Workspace, at mul.Slot, buf mul.Matrix, m int) []mul.Matrix {
+	z := ws.Cuts[at][:0]
 	for i := range l.plan.Factors[1:] {
 		n := m * l.plan.Factors[i].OutWidth
-		z = append(z, matrix{buf.data[:n], buf.local})
-		buf.data = buf.data[n:]
+		z = append(z, buf.Slice(0, n))
+		buf = buf.Slice(n, len(buf.Data))
 	}
-	ws.cuts[at] = z
+	ws.Cuts[at] = z
 	return z
 }
 

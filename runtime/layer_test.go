@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"reflect"
 	"slices"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/mul"
 	"pgregory.net/rapid"
 )
 
@@ -242,10 +242,10 @@ func testAccumulate(t *testing.T, isa kernel.ISA, s spec.Linear, m int) {
 	}
 	// The sums of the bias's rows run through all blocks.
 	check("bias", g.Bias, once[0], false, nil)
-	factor := func(what string, gr *gradient, got, once []float32, of func(Weights) []float32) {
-		n := len(got) / len(gr.blocks)
-		for b := range gr.blocks {
-			check(fmt.Sprint(what, " block ", b), got[b*n:][:n], once[b*n:][:n], gr.blocks[b].direct,
+	factor := func(what string, gr *mul.Gradient, got, once []float32, of func(Weights) []float32) {
+		n := len(got) / gr.Blocks()
+		for b := range gr.Blocks() {
+			check(fmt.Sprint(what, " block ", b), got[b*n:][:n], once[b*n:][:n], gr.Direct(b),
 				func(w Weights) []float32 { return of(w)[b*n:][:n] })
 		}
 	}
@@ -398,15 +398,7 @@ func TestAnyShapeOption(t *testing.T) {
 			special := 0
 			for _, qs := range b.layer.forward {
 				for _, q := range qs {
-					for _, k := range q.blocks {
-						for w := range k.tiles {
-							for mr, f := range k.tiles[w] {
-								if reflect.ValueOf(f.run).Pointer() != reflect.ValueOf(k.scratch[w][mr].run).Pointer() {
-									special++
-								}
-							}
-						}
-					}
+					special += q.Specialised()
 				}
 			}
 			b.Close()

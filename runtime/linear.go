@@ -3,6 +3,8 @@ package runtime
 import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/contract"
+	"github.com/structuredffn/sffn/runtime/mul"
 )
 
 // Linear is one structured linear layer, y = x W^T + bias, bound to its
@@ -75,14 +77,14 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 		return
 	}
 	ws.begin(l.layer.opt.Target, m)
-	var z []matrix
+	var z []mul.Matrix
 	if saved == nil {
-		z = l.layer.intermediates(ws, slotZ1, ws.local(slotZ1, l.layer.zWidth()), ws.localRows())
+		z = l.layer.intermediates(ws, mul.SlotZ1, ws.Local(mul.SlotZ1, l.layer.zWidth()), ws.LocalRows())
 	} else {
-		z = l.layer.intermediates(ws, slotZ1, whole(saved.z1), m)
+		z = l.layer.intermediates(ws, mul.SlotZ1, mul.Whole(saved.z1), m)
 	}
-	l.layer.addForward(ws, whole(y), whole(x), matrix{}, l.layer.addResidual(ws, y, residual), z)
-	ws.exec()
+	l.layer.addForward(ws, mul.Whole(y), mul.Whole(x), mul.Matrix{}, l.layer.addResidual(ws, y, residual), z)
+	ws.Exec()
 }
 
 // Backward computes, from dy [m, out] and the x and saved of the forward
@@ -106,8 +108,8 @@ func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspa
 		return
 	}
 	ws.begin(l.layer.opt.Target, m)
-	l.layer.addBackwardData(ws, whole(dx), whole(dy), l.dz(m, ws))
-	ws.exec()
+	l.layer.addBackwardData(ws, mul.Whole(dx), mul.Whole(dy), l.dz(m, ws))
+	ws.Exec()
 	ws.half = half{l.layer, saved, saved.fills, m, dy, dx}
 }
 
@@ -115,8 +117,8 @@ func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspa
 // BackwardData of the same rows, with the same dy, saved and ws.
 func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
 	l.layer.checkGradients(g)
-	checkRows(l.layer.name, "x", x, m, l.layer.plan.Spec.In)
-	checkRows(l.layer.name, "dy", dy, m, l.layer.plan.Spec.Out)
+	contract.Rows(l.layer.name, "x", x, m, l.layer.plan.Spec.In)
+	contract.Rows(l.layer.name, "dy", dy, m, l.layer.plan.Spec.Out)
 	saved.check(l.layer, l.saves(), m)
 	if m == 0 {
 		g.addNothing(accumulate)
@@ -125,12 +127,12 @@ func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved
 	ws.checkHalf(l.layer, saved, m, dy, x)
 	l.layer.checkGradientsApart(g, dy[:m*l.layer.plan.Spec.Out], x[:m*l.layer.plan.Spec.In])
 	l.layer.clearGuide(g, accumulate)
-	z := l.layer.intermediates(ws, slotZ1, whole(saved.z1), m)
-	ws.units = l.layer.addGradients(ws.units[:0], g, dy, x, z, l.dz(m, ws),
-		ws.floats(slotBias, l.layer.preWidth()), unitWeights(l.layer.opt.Target, l.layer.weightCount(), ws.pool.Threads()))
-	ws.execWeights(m, accumulate)
+	z := l.layer.intermediates(ws, mul.SlotZ1, mul.Whole(saved.z1), m)
+	ws.Units = l.layer.addGradients(ws.Units[:0], g, dy, x, z, l.dz(m, ws),
+		ws.Floats(mul.SlotBias, l.layer.preWidth()), mul.UnitWeights(l.layer.opt.Target, l.layer.weightCount(), ws.Threads()))
+	ws.ExecWeights(m, accumulate)
 }
 
-func (l *Linear) dz(m int, ws *Workspace) []matrix {
-	return l.layer.intermediates(ws, slotDZ1, whole(ws.floats(slotDZ1, m*l.layer.zWidth())), m)
+func (l *Linear) dz(m int, ws *Workspace) []mul.Matrix {
+	return l.layer.intermediates(ws, mul.SlotDZ1, mul.Whole(ws.Floats(mul.SlotDZ1, m*l.layer.zWidth())), m)
 }

@@ -38,32 +38,15 @@ func (c *calls) see(a *kernel.Args) {
 	}
 }
 
-// watched is a table with see in the place of kernels.
-func (c *calls) watched(fs *tiles) *tiles {
-	seen := &tiles{}
-	for w := range fs {
-		for mr, f := range fs[w] {
-			if f.run != nil {
-				seen[w][mr] = tileKernel{c.see, f.ahead}
-			}
-		}
-	}
-	return seen
-}
+// instead is see in the place of a kernel.
+func (c *calls) instead(kernel.Func) kernel.Func { return c.see }
 
 func (c *calls) watchLayer(l *layer) {
-	for _, factors := range [][][]*product{l.forward, l.backward} {
-		for _, qs := range factors {
-			for _, q := range qs {
-				for i := range q.blocks {
-					b := &q.blocks[i]
-					b.tiles, b.scratch = *c.watched(&b.tiles), c.watched(b.scratch)
-				}
-			}
-		}
+	for _, q := range slices.Concat(slices.Concat(l.forward...), slices.Concat(l.backward...)) {
+		q.Wrap(c.instead)
 	}
 	for _, g := range l.gradients {
-		g.strips = c.watched(g.strips)
+		g.Wrap(c.instead)
 	}
 }
 
@@ -143,13 +126,6 @@ func checkCalls(t *testing.T, isa kernel.ISA, s spec.FFN, threads int) {
 	c.watchLayer(f.fc2)
 	ws := f.NewWorkspace()
 	defer ws.Close()
-	counted := func() (n uint) {
-		for i := range ws.scratch {
-			n += ws.scratch[i].calls
-			ws.scratch[i].calls = 0
-		}
-		return n
-	}
 	for _, m := range []int{1, 140} {
 		x, y, dx := make([]float32, m*s.Hidden), make([]float32, m*s.Hidden), make([]float32, m*s.Hidden)
 		saved := f.NewSaved(m)
@@ -159,9 +135,9 @@ func checkCalls(t *testing.T, isa kernel.ISA, s spec.FFN, threads int) {
 		}
 		what := fmt.Sprintf("%s, %s, %d rows, %d threads", s.Name(), isa, m, threads)
 		f.Forward(y, x, nil, m, saved, ws)
-		c.check(t, what+", forward", counted(), m*weights, least)
+		c.check(t, what+", forward", ws.Calls(), m*weights, least)
 		f.Backward(dx, FFNWeights{emptyLike(w.FC1), emptyLike(w.FC2)}, y, x, m, saved, false, ws)
-		c.check(t, what+", backward", counted(), 2*m*weights, least)
+		c.check(t, what+", backward", ws.Calls(), 2*m*weights, least)
 		saved.Close()
 	}
 }
@@ -175,7 +151,7 @@ func TestPreemptionAttention(t *testing.T) {
 			t.Fatal(err)
 		}
 		var c calls
-		a.mul.tiles = c.watched(a.mul.tiles)
+		a.Wrap(c.instead)
 		const m, width = 300, 256
 		qkv, o, sums := make([]float32, 3*m*width), make([]float32, m*width), make([]float32, 2*2*m)
 		ws := a.NewWorkspace()
@@ -184,8 +160,7 @@ func TestPreemptionAttention(t *testing.T) {
 			"backward": func() { a.Backward(slices.Clone(qkv), o, o, sums, qkv, 1, m, ws) },
 		} {
 			pass()
-			c.check(t, fmt.Sprintf("attention, %s, %s", isa, name), ws.scratch[0].calls, c.sum, 0)
-			ws.scratch[0].calls = 0
+			c.check(t, fmt.Sprintf("attention, %s, %s", isa, name), ws.Calls(), c.sum, 0)
 		}
 		ws.Close()
 		pool.Close()

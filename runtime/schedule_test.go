@@ -80,7 +80,7 @@ func TestSchedulesGiveEqualBits(t *testing.T) {
 				}
 				got[1].same(t, fmt.Sprintf("%s, %d rows on %d threads, %+v", u.name, m, threads, drawn.Schedule), got[0])
 
-				qkv, do := random(r, m*attention.rowWidth(), 1), random(r, m*attention.outWidth(), 1)
+				qkv, do := random(r, m*attention.RowWidth(), 1), random(r, m*attention.OutWidth(), 1)
 				var results [2][][]float32
 				for i, on := range []*kernel.Target{&target, &drawn} {
 					a, err := NewAttention(attention, Options{Target: on, Pool: poolOf(threads)})
@@ -88,7 +88,7 @@ func TestSchedulesGiveEqualBits(t *testing.T) {
 						rt.Fatal(err)
 					}
 					ws := a.NewWorkspace()
-					o, sums, dqkv := poisoned(m*attention.outWidth()), poisoned(2*m*attention.QHeads), poisoned(m*attention.rowWidth())
+					o, sums, dqkv := poisoned(m*attention.OutWidth()), poisoned(2*m*attention.QHeads), poisoned(m*attention.RowWidth())
 					a.Forward(o, sums, qkv, 1, m, ws)
 					a.Backward(dqkv, do, o, sums, qkv, 1, m, ws)
 					ws.Close()

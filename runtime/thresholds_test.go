@@ -256,7 +256,7 @@ func everyAttention(t *testing.T, s AttentionSpec, n int) {
 	const batch = 2
 	s.Scale = float32(1 / math.Sqrt(float64(s.HeadDim)))
 	r := rand.New(rand.NewPCG(3, uint64(n)))
-	m, width, out := batch*n, s.rowWidth(), s.outWidth()
+	m, width, out := batch*n, s.RowWidth(), s.OutWidth()
 	qkv, do := random(r, m*width, 1.5), random(r, m*out, 1)
 	want, dwant := referenceAttention(s, wide(qkv), wide(do), batch, n)
 	for _, target := range available() {

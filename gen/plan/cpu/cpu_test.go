@@ -201,11 +201,11 @@ func TestPanelGroup(t *testing.T) {
 var notSizes = map[string]string{
 	"walkDepth": "of the thresholds' own list",
 	"hugePage":  "alignment", "smallPage": "alignment", "cacheLine": "alignment", "align": "alignment",
-	"lineBytes": "a unit of prefetching", "readUnit": "of a measurement", "maxSpins": "time", "yieldCalls": "time",
+	"lineBytes": "a unit of prefetching", "readUnit": "of a measurement", "maxSpins": "time", "YieldCalls": "time",
 	"Eps": "not a size", "gain": "not a size", "Ignored": "a mark",
 	"crossoverRounds": "of a measurement", "crossoverMost": "of a measurement", "crossoverTime": "of a measurement",
 	"scratchTile": "room for the largest tile",
-	"Accumulate":  "a flag", "MaxMR": "room for the largest tile", "maxStride": "the largest immediate", "ABI": "a version", "EntryBytes": "of a type", "AheadK": "a unit of prefetching",
+	"Accumulate":  "a flag", "MaxMR": "room for the largest tile", "maxStride": "the largest immediate", "ABI": "a version", "EntryBytes": "of a type", "AheadK": "a unit of prefetching", "noOp": "a mark",
 }
 
 // Every constant of the packages below that is a number is a threshold that
@@ -219,7 +219,7 @@ func TestConstantsAreListed(t *testing.T) {
 			}
 		}
 	}
-	all, err := constants.Numbers(".", "..", "../../../runtime", "../../../runtime/pool", "../../../runtime/memory", "../../../runtime/kernel", "../../../runtime/vec", "../../../model")
+	all, err := constants.Numbers(".", "..", "../../../runtime", "../../../runtime/pool", "../../../runtime/memory", "../../../runtime/mul", "../../../runtime/attention", "../../../runtime/kernel", "../../../runtime/vec", "../../../model")
 	if err != nil {
 		t.Fatal(err)
 	}

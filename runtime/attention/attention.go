@@ -1,4 +1,6 @@
-package runtime
+// Package attention is blocked causal attention on the kernels of matrix products,
+// over whole sequences or a cache of keys and values.
+package attention
 
 import (
 	"fmt"
@@ -7,32 +9,38 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/structuredffn/sffn/runtime/contract"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/memory"
+	"github.com/structuredffn/sffn/runtime/mul"
+	"github.com/structuredffn/sffn/runtime/pool"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
-// AttentionSpec is the shape of causal attention. A row of queries, keys and
+// Spec is the shape of causal attention. A row of queries, keys and
 // values holds QHeads + 2*KVHeads heads of HeadDim entries: all queries, all
 // keys, all values. Query head j attends with key/value head
 // j / (QHeads/KVHeads).
-type AttentionSpec struct {
+type Spec struct {
 	QHeads, KVHeads, HeadDim int
 	// Scale multiplies the scores.
 	Scale float32
 }
 
-func (s AttentionSpec) rowWidth() int { return (s.QHeads + 2*s.KVHeads) * s.HeadDim }
+// RowWidth is the number of entries of a row of queries, keys and values.
+func (s Spec) RowWidth() int { return (s.QHeads + 2*s.KVHeads) * s.HeadDim }
 
-func (s AttentionSpec) outWidth() int { return s.QHeads * s.HeadDim }
+// OutWidth is that of a row of outputs.
+func (s Spec) OutWidth() int { return s.QHeads * s.HeadDim }
 
 // Attention is blocked causal softmax(Q K^T) V. It never holds more scores
 // than one block of rows times one block of keys for each worker.
 type Attention struct {
-	AttentionSpec
+	Spec
 	name  string // for messages
-	opt   Options
+	pool  *pool.Pool
 	vec   *vec.Table
-	mul   *multiplier
+	mul   *mul.Multiplier
 	group int
 	cols  int // HeadDim rounded up to whole panels
 }
@@ -42,59 +50,21 @@ const (
 	queryBlock = kernel.QueryBlock
 )
 
-// NewAttention binds the kernels of attention.
-func NewAttention(s AttentionSpec, opt Options) (*Attention, error) {
+// New binds the kernels of a target.
+func New(s Spec, p *pool.Pool, target *kernel.Target) (*Attention, error) {
 	if s.QHeads < 1 || s.KVHeads < 1 || s.HeadDim < 1 || s.QHeads%s.KVHeads != 0 {
 		return nil, fmt.Errorf("runtime: attention with %d query heads, %d key/value heads of %d: want positive counts, key/value heads dividing query heads", s.QHeads, s.KVHeads, s.HeadDim)
 	}
 	if !(s.Scale >= 0) || s.Scale > math.MaxFloat32 {
 		return nil, fmt.Errorf("runtime: attention with scale %v: want 0 or more, finite", s.Scale)
 	}
-	if err := opt.setDefaults(); err != nil {
-		return nil, err
-	}
-	m, err := newMultiplier(opt.Target)
+	m, err := mul.NewMultiplier(target)
 	if err != nil {
 		return nil, err
 	}
 	name := fmt.Sprintf("attention of %d query and %d key/value heads of %d", s.QHeads, s.KVHeads, s.HeadDim)
-	return &Attention{AttentionSpec: s, name: name, opt: opt, vec: vec.On(opt.Target), mul: m,
+	return &Attention{Spec: s, name: name, pool: p, vec: vec.On(target), mul: m,
 		group: s.QHeads / s.KVHeads, cols: (s.HeadDim + kernel.Panel - 1) &^ (kernel.Panel - 1)}, nil
-}
-
-// multiplier runs products whose right operand is packed while the program
-// runs, in whole panels.
-type multiplier struct {
-	target *kernel.Target
-	tiles  *tiles
-}
-
-func newMultiplier(t *kernel.Target) (*multiplier, error) {
-	all, err := anyShape(t, family{})
-	return &multiplier{target: t, tiles: all}, err
-}
-
-// run computes rows x (32*panels) results. a gives A, B, C, the strides and
-// flags; depth products each, the panels panelStep bytes apart.
-func (m *multiplier) run(s *scratch, a kernel.Args, rows, depth, panels int) {
-	s.seg = kernel.Segment{Len: depth}
-	a.Segs, a.NSegs = unsafe.Pointer(&s.seg), 1
-	for at := 0; at < panels; {
-		w, n, step := kernel.Full, panels-at, 1
-		if n > 1 && m.target.Wide(rows, a.LDA) {
-			w, n, step = kernel.Pair, n/2, 2
-		}
-		s.args = a
-		s.args.B = unsafe.Add(a.B, at*a.PanelStep)
-		s.args.NTiles, s.args.NR = n, kernel.Widths[w]
-		for r := 0; r < rows; r += s.args.MR {
-			s.args.MR = m.target.RowTile(rows-r, w)
-			s.args.A = unsafe.Add(a.A, r*a.LDA)
-			s.args.C = unsafe.Add(a.C, r*a.LDC+at*kernel.EntryBytes*kernel.Panel)
-			s.call(m.tiles[w][s.args.MR].run)
-		}
-		at += n * step
-	}
 }
 
 // keysValues holds the packed keys and values of one sequence and one
@@ -107,7 +77,7 @@ func (m *multiplier) run(s *scratch, a kernel.Args, rows, depth, panels int) {
 type keysValues []float32
 
 // size is the number of entries for up to n keys.
-func (a *Attention) size(n int) int { return ceilDiv(n, keyBlock) * a.blockSize() }
+func (a *Attention) size(n int) int { return mul.CeilDiv(n, keyBlock) * a.blockSize() }
 
 func (a *Attention) blockSize() int { return keyBlock * (a.HeadDim + a.cols) }
 
@@ -164,7 +134,7 @@ func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride
 	if rows > 1 && slices.ContainsFunc(out[:a.HeadDim], func(x float32) bool { return x != x }) {
 		a.average(s, c, out, q, qStride, pos, rows, true)
 	}
-	s.elementwise(func() {
+	s.Elementwise(func() {
 		for i := range rows {
 			row := o[i*oStride:][:a.HeadDim]
 			copy(row, out[i*a.cols:])
@@ -187,7 +157,7 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 	for k0 := 0; k0 < pos+rows; k0 += keyBlock {
 		keys := min(keyBlock, pos+rows-k0)
 		a.scores(s, a.keys(c, k0), s.p, q, qStride, rows, keys)
-		s.elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys) })
+		s.Elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys) })
 		args := kernel.Args{
 			A: unsafe.Pointer(&s.p[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
 			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: kernel.EntryBytes * keyBlock * kernel.Panel,
@@ -197,12 +167,12 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 			args.Flags = kernel.Accumulate
 		}
 		if !apart {
-			a.mul.run(&s.scratch, args, rows, keys, a.cols/kernel.Panel)
+			a.mul.Run(&s.Scratch, args, rows, keys, a.cols/kernel.Panel)
 			continue
 		}
 		for i := max(0, k0-pos); i < rows; i++ {
 			args.A, args.C = unsafe.Pointer(&s.p[i*keyBlock]), unsafe.Pointer(&out[i*a.cols])
-			a.mul.run(&s.scratch, args, 1, min(keys, pos+i+1-k0), a.cols/kernel.Panel)
+			a.mul.Run(&s.Scratch, args, 1, min(keys, pos+i+1-k0), a.cols/kernel.Panel)
 		}
 	}
 }
@@ -231,7 +201,7 @@ func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, k
 // scores computes rows x keys products with the transposed panels kt into
 // dst, keyBlock entries a row.
 func (a *Attention) scores(s *attnScratch, kt, dst, q []float32, stride, rows, keys int) {
-	a.mul.run(&s.scratch, kernel.Args{
+	a.mul.Run(&s.Scratch, kernel.Args{
 		A: unsafe.Pointer(&q[0]), LDA: kernel.EntryBytes * stride, KStep: kernel.EntryBytes,
 		B: unsafe.Pointer(&kt[0]), PanelStep: kernel.EntryBytes * kernel.Panel * a.HeadDim,
 		C: unsafe.Pointer(&dst[0]), LDC: kernel.EntryBytes * keyBlock,
@@ -240,7 +210,7 @@ func (a *Attention) scores(s *attnScratch, kt, dst, q []float32, stride, rows, k
 
 // attnScratch is what one worker needs for attention.
 type attnScratch struct {
-	scratch
+	mul.Scratch
 	max, sum [queryBlock]float32
 	p, dp    []float32 // [queryBlock, keyBlock]
 	out      []float32 // [queryBlock, cols]
@@ -248,14 +218,14 @@ type attnScratch struct {
 	qPanels, doPanels []float32
 }
 
-// AttnWorkspace is the scratch memory of one caller's attention calls.
-type AttnWorkspace struct {
-	pool    *Pool
+// Workspace is the scratch memory of one caller's attention calls.
+type Workspace struct {
+	pool    *pool.Pool
 	cols    int // of the attention that made it
 	scratch []attnScratch
-	kv, kt2 buffer
-	dkv     buffer
-	delta   buffer
+	kv, kt2 memory.Buffer
+	dkv     memory.Buffer
+	delta   memory.Buffer
 
 	// The call at work, and the closures that the pool runs on it, made once so
 	// that a call allocates nothing.
@@ -278,42 +248,33 @@ type attnCall struct {
 
 // NewWorkspace returns an empty workspace for calls of this attention, and of
 // any other with heads of the same size on the same pool.
-func (a *Attention) NewWorkspace() *AttnWorkspace {
-	w := &AttnWorkspace{pool: a.opt.Pool, cols: a.cols, scratch: make([]attnScratch, a.opt.Pool.Threads())}
+func (a *Attention) NewWorkspace() *Workspace {
+	w := &Workspace{pool: a.pool, cols: a.cols, scratch: make([]attnScratch, a.pool.Threads())}
 	for i := range w.scratch {
 		s := &w.scratch[i]
 		s.p = make([]float32, queryBlock*keyBlock)
 		s.out = make([]float32, queryBlock*a.cols)
-		s.crowded = a.opt.Pool.Crowded()
+		s.SetCrowded(a.pool.Crowded())
 	}
 	w.runPack, w.runForward, w.runExtend = w.packStep, w.forwardStep, w.extendStep
 	w.runOpposite, w.runBackward, w.runSumGroups = w.oppositeStep, w.backwardStep, w.sumGroup
 	return w
 }
 
-func (b *buffer) floats(n int) []float32 {
-	if len(b.data) < n {
-		b.arena.Close()
-		b.data = b.arena.Floats(n)
-	}
-	return b.data[:n]
-}
-
 // Elementwise is the time that this workspace's calls have spent outside
 // matrix products, averaged over the pool's threads.
-func (w *AttnWorkspace) Elementwise() time.Duration {
+func (w *Workspace) Elementwise() time.Duration {
 	var d time.Duration
 	for i := range w.scratch {
-		d += w.scratch[i].spent
+		d += w.scratch[i].Spent
 	}
 	return d / time.Duration(len(w.scratch))
 }
 
 // Close frees the workspace.
-func (w *AttnWorkspace) Close() {
-	for _, b := range []*buffer{&w.kv, &w.kt2, &w.dkv, &w.delta} {
-		b.arena.Close()
-		b.data = nil
+func (w *Workspace) Close() {
+	for _, b := range []*memory.Buffer{&w.kv, &w.kt2, &w.dkv, &w.delta} {
+		b.Close()
 	}
 }
 
@@ -323,34 +284,34 @@ func (w *AttnWorkspace) Close() {
 // score before Scale, and the logarithm of the sum of exponentials relative to
 // it. (Their sum, the logarithm of all, would lose the second where scores are
 // large.) A row depends on no later row of its sequence, finite or not.
-func (a *Attention) Forward(o, sums, qkv []float32, batch, seq int, ws *AttnWorkspace) {
+func (a *Attention) Forward(o, sums, qkv []float32, batch, seq int, ws *Workspace) {
 	m := a.checkBatch(batch, seq, ws)
-	checkRows(a.name, "o", o, m, a.outWidth())
-	checkRows(a.name, "qkv", qkv, m, a.rowWidth())
+	contract.Rows(a.name, "o", o, m, a.OutWidth())
+	contract.Rows(a.name, "qkv", qkv, m, a.RowWidth())
 	if sums != nil {
-		checkRows(a.name, "sums", sums, m, 2*a.QHeads)
-		checkApart(a.name, operand{"sums", sums[:2*m*a.QHeads]}, operand{"qkv", qkv[:m*a.rowWidth()]}, operand{"o", o[:m*a.outWidth()]})
+		contract.Rows(a.name, "sums", sums, m, 2*a.QHeads)
+		contract.Apart(a.name, contract.Operand{Name: "sums", Data: sums[:2*m*a.QHeads]}, contract.Operand{Name: "qkv", Data: qkv[:m*a.RowWidth()]}, contract.Operand{Name: "o", Data: o[:m*a.OutWidth()]})
 	}
-	checkApart(a.name, operand{"o", o[:m*a.outWidth()]}, operand{"qkv", qkv[:m*a.rowWidth()]})
+	contract.Apart(a.name, contract.Operand{Name: "o", Data: o[:m*a.OutWidth()]}, contract.Operand{Name: "qkv", Data: qkv[:m*a.RowWidth()]})
 	if m == 0 {
 		return
 	}
 	ws.attnCall = attnCall{a: a, batch: batch, seq: seq, o: o, sums: sums, qkv: qkv}
 	ws.pack()
-	a.opt.Pool.Run(batch*a.QHeads*queryBlocks(seq), ws.runForward)
+	a.pool.Run(batch*a.QHeads*queryBlocks(seq), ws.runForward)
 }
 
 // queryBlocks is the number of blocks of a sequence's queries.
-func queryBlocks(seq int) int { return ceilDiv(seq, queryBlock) }
+func queryBlocks(seq int) int { return mul.CeilDiv(seq, queryBlock) }
 
 // forwardStep computes one block of queries of one head. The last blocks see
 // the most keys: they go first.
-func (ws *AttnWorkspace) forwardStep(worker, i int) {
+func (ws *Workspace) forwardStep(worker, i int) {
 	a, seq, heads := ws.a, ws.seq, ws.batch*ws.a.QHeads
 	q0 := (queryBlocks(seq) - 1 - i/heads) * queryBlock
 	b, h := i%heads/a.QHeads, i%a.QHeads
 	rows := min(queryBlock, seq-q0)
-	row, width, hd := b*seq+q0, a.rowWidth(), a.HeadDim
+	row, width, hd := b*seq+q0, a.RowWidth(), a.HeadDim
 	var sums []float32
 	if ws.sums != nil {
 		sums = ws.sums[2*((b*a.QHeads+h)*seq+q0):][:2*rows]
@@ -360,40 +321,40 @@ func (ws *AttnWorkspace) forwardStep(worker, i int) {
 }
 
 // pack packs the keys and values of all sequences and heads.
-func (ws *AttnWorkspace) pack() {
+func (ws *Workspace) pack() {
 	ws.reserve(&ws.kv)
-	ws.a.opt.Pool.Run(ws.batch*ws.a.KVHeads, ws.runPack)
+	ws.a.pool.Run(ws.batch*ws.a.KVHeads, ws.runPack)
 }
 
 // reserve makes room in buf for the keys and values of the call.
-func (ws *AttnWorkspace) reserve(buf *buffer) {
-	buf.floats(ws.batch * ws.a.KVHeads * ws.a.size(ws.seq))
+func (ws *Workspace) reserve(buf *memory.Buffer) {
+	buf.Floats(ws.batch * ws.a.KVHeads * ws.a.size(ws.seq))
 }
 
 // head is the place in buf of one key/value head of one sequence.
-func (ws *AttnWorkspace) head(buf *buffer, i int) keysValues {
+func (ws *Workspace) head(buf *memory.Buffer, i int) keysValues {
 	n := ws.a.size(ws.seq)
-	return buf.data[i*n:][:n]
+	return buf.Held()[i*n:][:n]
 }
 
 // rows are the keys and the values of one head of one sequence: the first of
-// rows that are rowWidth apart.
-func (ws *AttnWorkspace) rows(i int) (k, v []float32) {
+// rows that are RowWidth apart.
+func (ws *Workspace) rows(i int) (k, v []float32) {
 	a := ws.a
 	b, h := i/a.KVHeads, i%a.KVHeads
-	row := ws.qkv[b*ws.seq*a.rowWidth():]
+	row := ws.qkv[b*ws.seq*a.RowWidth():]
 	return row[(a.QHeads+h)*a.HeadDim:], row[(a.QHeads+a.KVHeads+h)*a.HeadDim:]
 }
 
-func (ws *AttnWorkspace) packStep(_, i int) {
+func (ws *Workspace) packStep(_, i int) {
 	k, v := ws.rows(i)
-	ws.a.put(ws.head(&ws.kv, i), k, v, ws.a.rowWidth(), 0, ws.seq)
+	ws.a.put(ws.head(&ws.kv, i), k, v, ws.a.RowWidth(), 0, ws.seq)
 }
 
 // oppositeStep packs the values transposed and the keys plain.
-func (ws *AttnWorkspace) oppositeStep(_, i int) {
+func (ws *Workspace) oppositeStep(_, i int) {
 	k, v := ws.rows(i)
-	ws.a.put(ws.head(&ws.kt2, i), v, k, ws.a.rowWidth(), 0, ws.seq)
+	ws.a.put(ws.head(&ws.kt2, i), v, k, ws.a.RowWidth(), 0, ws.seq)
 }
 
 // Backward computes dqkv, shaped as qkv, from do and the o, sums and qkv of
@@ -404,40 +365,40 @@ func (ws *AttnWorkspace) oppositeStep(_, i int) {
 //
 // Where an operand of a sequence is not finite, any of that sequence's gradients
 // may be NaN: masked entries of P and dS are zeros here, not left out.
-func (a *Attention) Backward(dqkv, do, o, sums, qkv []float32, batch, seq int, ws *AttnWorkspace) {
+func (a *Attention) Backward(dqkv, do, o, sums, qkv []float32, batch, seq int, ws *Workspace) {
 	m := a.checkBatch(batch, seq, ws)
-	checkRows(a.name, "dqkv", dqkv, m, a.rowWidth())
-	checkRows(a.name, "do", do, m, a.outWidth())
-	checkRows(a.name, "o", o, m, a.outWidth())
-	checkRows(a.name, "sums", sums, m, 2*a.QHeads)
-	checkRows(a.name, "qkv", qkv, m, a.rowWidth())
-	checkApart(a.name, operand{"dqkv", dqkv[:m*a.rowWidth()]},
-		operand{"do", do[:m*a.outWidth()]}, operand{"o", o[:m*a.outWidth()]}, operand{"qkv", qkv[:m*a.rowWidth()]}, operand{"sums", sums[:2*m*a.QHeads]})
+	contract.Rows(a.name, "dqkv", dqkv, m, a.RowWidth())
+	contract.Rows(a.name, "do", do, m, a.OutWidth())
+	contract.Rows(a.name, "o", o, m, a.OutWidth())
+	contract.Rows(a.name, "sums", sums, m, 2*a.QHeads)
+	contract.Rows(a.name, "qkv", qkv, m, a.RowWidth())
+	contract.Apart(a.name, contract.Operand{Name: "dqkv", Data: dqkv[:m*a.RowWidth()]},
+		contract.Operand{Name: "do", Data: do[:m*a.OutWidth()]}, contract.Operand{Name: "o", Data: o[:m*a.OutWidth()]}, contract.Operand{Name: "qkv", Data: qkv[:m*a.RowWidth()]}, contract.Operand{Name: "sums", Data: sums[:2*m*a.QHeads]})
 	if m == 0 {
 		return
 	}
 	ws.attnCall = attnCall{a: a, batch: batch, seq: seq, o: o, sums: sums, qkv: qkv, do: do, dqkv: dqkv}
 	ws.pack()
 	ws.reserve(&ws.kt2)
-	a.opt.Pool.Run(batch*a.KVHeads, ws.runOpposite)
-	ws.dkv.floats(batch * a.QHeads * ws.share())
-	ws.delta.floats(batch * a.QHeads * seq)
-	a.opt.Pool.Run(batch*a.QHeads, ws.runBackward)
-	a.opt.Pool.Run(batch*a.KVHeads, ws.runSumGroups)
+	a.pool.Run(batch*a.KVHeads, ws.runOpposite)
+	ws.dkv.Floats(batch * a.QHeads * ws.share())
+	ws.delta.Floats(batch * a.QHeads * seq)
+	a.pool.Run(batch*a.QHeads, ws.runBackward)
+	a.pool.Run(batch*a.KVHeads, ws.runSumGroups)
 }
 
 // share is the size of one query head's own sums of dK and dV: [batch, head,
 // seq, 2*cols] in all.
-func (ws *AttnWorkspace) share() int { return ws.seq * 2 * ws.a.cols }
+func (ws *Workspace) share() int { return ws.seq * 2 * ws.a.cols }
 
 // backwardStep computes one query head's dQ, and its share of dK and dV.
-func (ws *AttnWorkspace) backwardStep(worker, i int) {
+func (ws *Workspace) backwardStep(worker, i int) {
 	a, s, seq := ws.a, &ws.scratch[worker], ws.seq
 	s.grow(a)
-	width, hd, out := a.rowWidth(), a.HeadDim, a.QHeads*a.HeadDim
+	width, hd, out := a.RowWidth(), a.HeadDim, a.QHeads*a.HeadDim
 	b, h := i/a.QHeads, i%a.QHeads
-	delta := ws.delta.data[i*seq:][:seq]
-	s.elementwise(func() {
+	delta := ws.delta.Held()[i*seq:][:seq]
+	s.Elementwise(func() {
 		for r := range delta {
 			at := (b*seq+r)*out + h*hd
 			delta[r] = a.vec.Dot(ws.do[at:at+hd], ws.o[at:at+hd])
@@ -448,7 +409,7 @@ func (ws *AttnWorkspace) backwardStep(worker, i int) {
 		kv: ws.head(&ws.kv, kv), opposite: ws.head(&ws.kt2, kv),
 		q: ws.qkv[b*seq*width+h*hd:], dq: ws.dqkv[b*seq*width+h*hd:], width: width,
 		do: ws.do[b*seq*out+h*hd:], out: out,
-		sums: ws.sums[2*i*seq:][:2*seq], delta: delta, dkv: ws.dkv.data[i*ws.share():][:ws.share()],
+		sums: ws.sums[2*i*seq:][:2*seq], delta: delta, dkv: ws.dkv.Held()[i*ws.share():][:ws.share()],
 	}
 	for k0 := 0; k0 < seq; k0 += keyBlock {
 		for q0 := k0 / queryBlock * queryBlock; q0 < seq; q0 += queryBlock {
@@ -459,15 +420,15 @@ func (ws *AttnWorkspace) backwardStep(worker, i int) {
 
 // sumGroup adds up the dK and dV of one key/value head: those of the query
 // heads of its group, in order.
-func (ws *AttnWorkspace) sumGroup(_, i int) {
-	a, seq, width, hd := ws.a, ws.seq, ws.a.rowWidth(), ws.a.HeadDim
+func (ws *Workspace) sumGroup(_, i int) {
+	a, seq, width, hd := ws.a, ws.seq, ws.a.RowWidth(), ws.a.HeadDim
 	b, h := i/a.KVHeads, i%a.KVHeads
 	for r := range seq {
 		row := ws.dqkv[(b*seq+r)*width:][:width]
 		dk := row[(a.QHeads+h)*hd:][:hd]
 		dv := row[(a.QHeads+a.KVHeads+h)*hd:][:hd]
 		for j := range a.group {
-			part := ws.dkv.data[(b*a.QHeads+h*a.group+j)*ws.share()+r*2*a.cols:]
+			part := ws.dkv.Held()[(b*a.QHeads+h*a.group+j)*ws.share()+r*2*a.cols:]
 			if j == 0 {
 				copy(dk, part[:hd])
 				copy(dv, part[a.cols:])
@@ -506,7 +467,7 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	q, do := g.q[q0*g.width:], g.do[q0*g.out:]
 	a.scores(s, a.keys(g.kv, k0), s.p, q, g.width, rows, keys)
 	a.scores(s, a.keys(g.opposite, k0), s.dp, do, g.out, rows, keys)
-	s.elementwise(func() {
+	s.Elementwise(func() {
 		for i := range rows {
 			n := max(0, min(keys, q0+i+1-k0))
 			p, dp := s.p[i*keyBlock:][:keys], s.dp[i*keyBlock:][:keys]
@@ -520,7 +481,7 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	})
 	// dQ: the first block of keys overwrites.
 	out := s.out[:rows*a.cols]
-	a.mul.run(&s.scratch, kernel.Args{
+	a.mul.Run(&s.Scratch, kernel.Args{
 		A: unsafe.Pointer(&s.dp[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
 		B: unsafe.Pointer(&a.values(g.opposite, k0)[0]), PanelStep: kernel.EntryBytes * keyBlock * kernel.Panel,
 		C: unsafe.Pointer(&out[0]), LDC: kernel.EntryBytes * a.cols,
@@ -554,11 +515,42 @@ func (a *Attention) keyGradient(s *attnScratch, g headGradient, k0, lo, hi, rows
 		if j == 1 {
 			right = s.doPanels
 		}
-		a.mul.run(&s.scratch, kernel.Args{
+		a.mul.Run(&s.Scratch, kernel.Args{
 			A: unsafe.Pointer(&left[lo]), LDA: kernel.EntryBytes, KStep: kernel.EntryBytes * keyBlock,
 			B: unsafe.Pointer(&right[0]), PanelStep: kernel.EntryBytes * kernel.Panel * rows,
 			C: unsafe.Pointer(&g.dkv[(k0+lo)*ld+j*a.cols]), LDC: kernel.EntryBytes * ld,
 			Flags: flags,
 		}, hi-lo, rows, a.cols/kernel.Panel)
 	}
+}
+
+// checkBatch checks the shape of a batch and the workspace, and returns the
+// number of its rows.
+func (a *Attention) checkBatch(batch, seq int, ws *Workspace) int {
+	if batch < 0 || seq < 0 {
+		panic(fmt.Sprintf("runtime: %s: a batch of %d sequences of %d", a.name, batch, seq))
+	}
+	a.checkWorkspace(ws)
+	return batch * seq
+}
+
+func (a *Attention) checkWorkspace(ws *Workspace) {
+	switch {
+	case ws == nil:
+		panic("runtime: " + a.name + ": the workspace is nil; NewWorkspace makes one")
+	case ws.cols != a.cols || ws.pool != a.pool:
+		panic("runtime: " + a.name + ": the workspace was made by an attention with heads of another size, or on another pool")
+	}
+}
+
+// Wrap puts what wrap makes of each kernel in its place: for tests that look at the
+// calls.
+func (a *Attention) Wrap(wrap func(kernel.Func) kernel.Func) { a.mul.Wrap(wrap) }
+
+// Calls is the number of calls of kernels since somebody last asked.
+func (w *Workspace) Calls() (n uint) {
+	for i := range w.scratch {
+		n += w.scratch[i].Calls()
+	}
+	return n
 }

@@ -1,4 +1,6 @@
-package runtime
+// Package mul runs matrix products: packs of weights, the kernels that multiply them,
+// the stages of a call with the chunks that workers take, and weight gradients.
+package mul
 
 import (
 	"runtime"
@@ -8,11 +10,12 @@ import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/memory"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
-// product is a planned product bound to its kernels and packed weights.
-type product struct {
+// Product is a planned Product bound to its kernels and packed weights.
+type Product struct {
 	plan.Product
 	target *kernel.Target
 	blocks []kblock
@@ -42,8 +45,10 @@ type kblock struct {
 	scratch *tiles
 }
 
-func newProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *Arena) (*product, error) {
-	q := &product{Product: p, target: t, panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
+// NewProduct binds a product to the kernels of a target: those made for its shape,
+// where they are linked and onlyAny is false.
+func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *memory.Arena) (*Product, error) {
+	q := &Product{Product: p, target: t, panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
 	k0 := 0
 	for i, kc := range p.KBlocks {
 		b := kblock{k0: k0, kc: kc}
@@ -74,7 +79,7 @@ func newProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *Are
 }
 
 // allocate makes room for the packed weights.
-func (q *product) allocate(bias bool, arena *Arena) {
+func (q *Product) allocate(bias bool, arena *memory.Arena) {
 	f, _ := kernel.F32.Format()
 	q.pack = kernel.NewPacked(f, kernel.Layout{Columns: q.Columns(), KBlocks: q.KBlocks}, arena.Bytes)
 	if bias {
@@ -82,9 +87,55 @@ func (q *product) allocate(bias bool, arena *Arena) {
 	}
 }
 
-// packWeights fills panel number panel from the factor's weights; each entry
+// Rebind is the product with packs of its own in the arena, and nothing in them.
+func (q *Product) Rebind(arena *memory.Arena) *Product {
+	c := *q
+	c.allocate(q.bias != nil, arena)
+	return &c
+}
+
+// Copy is the product with a copy of its packed weights in the arena.
+func (q *Product) Copy(arena *memory.Arena) *Product {
+	c := *q
+	c.pack = kernel.NewPacked(q.pack.Format, q.pack.Layout, arena.Bytes)
+	copy(c.pack.Data, q.pack.Data)
+	return &c
+}
+
+// PackedBytes is the size of the packed weights.
+func (q *Product) PackedBytes() int { return len(q.pack.Data) }
+
+// StoresParts reports whether the product stores the sums of one block of k for the
+// next block to find.
+func (q *Product) StoresParts() bool { return q.Direct && len(q.blocks) > 1 }
+
+// Specialised counts the kernels of the product that are made for its shape.
+func (q *Product) Specialised() (n int) {
+	for i := range q.blocks {
+		b := &q.blocks[i]
+		for w := range b.tiles {
+			for mr := range b.tiles[w] {
+				if b.tiles[w][mr].shaped {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
+
+// Wrap puts what wrap makes of each kernel in its place: for tests that look at the
+// calls.
+func (q *Product) Wrap(wrap func(kernel.Func) kernel.Func) {
+	for i := range q.blocks {
+		b := &q.blocks[i]
+		b.tiles, b.scratch = *b.tiles.wrapped(wrap), b.scratch.wrapped(wrap)
+	}
+}
+
+// PackWeights fills panel number panel from the factor's weights; each entry
 // of the canonical block is w[out*ldOut + in*ldIn].
-func (q *product) packWeights(panel int, w []float32, f *plan.Factor) {
+func (q *Product) PackWeights(panel int, w []float32, f *plan.Factor) {
 	w = w[q.Block*f.In*f.Out:][:f.In*f.Out]
 	ldCol, ldK := f.In, 1
 	if q.Transposed {
@@ -97,9 +148,9 @@ func (q *product) packWeights(panel int, w []float32, f *plan.Factor) {
 	}
 }
 
-// packBias puts the bias beside the packed columns. canon maps a stored place
+// PackBias puts the bias beside the packed columns. canon maps a stored place
 // before the activation to its entry of the bias.
-func (q *product) packBias(bias []float32, canon []int) {
+func (q *Product) PackBias(bias []float32, canon []int) {
 	for i, at := range q.store {
 		if !q.Epilogue.Gated() {
 			q.bias[i] = bias[canon[at]]
@@ -156,12 +207,12 @@ func contiguous(idx []int) bool {
 // DstWidth and PreWidth entries; pre and residual may be nil.
 type operands struct {
 	src, dst, pre, residual []float32
-	weight                  weight
+	weight                  Weight
 }
 
 // run computes m rows of the results of panels [p0, p1). after is what will be
 // multiplied then.
-func (q *product) run(s *scratch, o operands, m, p0, p1 int, after []byte) {
+func (q *Product) run(s *Scratch, o operands, m, p0, p1 int, after []byte) {
 	full := q.FullPanels()
 	depth := q.blocks[0].kc
 	if !q.Direct {
@@ -198,12 +249,12 @@ func (q *product) run(s *scratch, o operands, m, p0, p1 int, after []byte) {
 
 // first is what a run of m rows from a panel on multiplies first: the panels of
 // one group in the first block of k.
-func (q *product) first(panel, m int) []byte {
+func (q *Product) first(panel, m int) []byte {
 	return q.panelsFrom(0, panel, q.target.PanelGroup(q.pack.PanelStep(0), m))
 }
 
 // panelsFrom is up to n panels of a block of k.
-func (q *product) panelsFrom(block, panel, n int) []byte {
+func (q *Product) panelsFrom(block, panel, n int) []byte {
 	from := q.pack.From(block, panel)
 	return from[:min(len(from), n*q.pack.PanelStep(block))]
 }
@@ -213,7 +264,7 @@ const lineBytes = 64 // of a cache line
 // direct runs n tiles of width class w, beginning at a panel, straight into
 // the destination. Meanwhile the row tiles ask for what comes next, each for its
 // share.
-func (q *product) direct(s *scratch, o operands, m, panel, n int, w kernel.Width) {
+func (q *Product) direct(s *Scratch, o operands, m, panel, n int, w kernel.Width) {
 	a := &s.args
 	col := q.store[0] + panel*q.results
 	for i := range q.blocks {
@@ -230,7 +281,7 @@ func (q *product) direct(s *scratch, o operands, m, panel, n int, w kernel.Width
 		q.setFlags(a, o.weight, i, panel)
 		next := s.after
 		if !last {
-			next = q.panelsFrom(i+1, panel, ceilDiv(n*kernel.Widths[w], kernel.Panel))
+			next = q.panelsFrom(i+1, panel, CeilDiv(n*kernel.Widths[w], kernel.Panel))
 		}
 		for r := 0; r < m; r += a.MR {
 			a.MR = q.target.RowTile(m-r, w)
@@ -247,13 +298,13 @@ func (q *product) direct(s *scratch, o operands, m, panel, n int, w kernel.Width
 			if o.pre != nil && (last || q.Epilogue.Gated()) {
 				a.Aux = unsafe.Pointer(&o.pre[r*q.PreWidth+col])
 			}
-			s.call(b.tiles[w][a.MR].run)
+			s.Call(b.tiles[w][a.MR].run)
 		}
 	}
 }
 
-func (q *product) setFlags(a *kernel.Args, w weight, block, panel int) {
-	a.Alpha, a.Flags = w.alpha, w.flags
+func (q *Product) setFlags(a *kernel.Args, w Weight, block, panel int) {
+	a.Alpha, a.Flags = w.Alpha, w.Flags
 	if block > 0 {
 		a.Flags |= kernel.Accumulate
 	}
@@ -266,11 +317,11 @@ func (q *product) setFlags(a *kernel.Args, w weight, block, panel int) {
 
 // indirect runs panels [p0, p1) tile by tile through the scratch tile, which
 // stays in the L1 cache, and sends each result to its place.
-func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
-	add := o.weight.flags&kernel.Accumulate != 0
+func (q *Product) indirect(s *Scratch, o operands, m, p0, p1 int) {
+	add := o.weight.Flags&kernel.Accumulate != 0
 	if add && q.Epilogue == kernel.Linear {
 		// The tile meets what is there on its way out.
-		o.residual, o.weight.flags, add = o.dst, o.weight.flags&^kernel.Accumulate, false
+		o.residual, o.weight.Flags, add = o.dst, o.weight.Flags&^kernel.Accumulate, false
 	}
 	a := &s.args
 	widest, tallest := max(kernel.Panel, q.pack.Layout.Width(p1-1)), q.target.RowTiles
@@ -303,7 +354,7 @@ func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), kernel.EntryBytes*kernel.LongPanel, kernel.EntryBytes*kernel.HalfPanel
 				}
 				q.setFlags(a, o.weight, i, panel)
-				s.call(b.scratch[w][mr].run)
+				s.Call(b.scratch[w][mr].run)
 			}
 			q.scatter(s, o, r, mr, panel*q.results, out)
 		}
@@ -313,7 +364,7 @@ func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 
 // scatter stores mr rows of the scratch tile, results [c0, c0+width) of the
 // product, padding left out.
-func (q *product) scatter(s *scratch, o operands, r, mr, c0, width int) {
+func (q *Product) scatter(s *Scratch, o operands, r, mr, c0, width int) {
 	store := q.store[c0:min(c0+width, len(q.store))]
 	if q.spread != nil && len(store) == width {
 		at := r*q.DstWidth + store[0]
@@ -353,7 +404,7 @@ func (q *product) scatter(s *scratch, o operands, r, mr, c0, width int) {
 
 // gather fills the scratch tile with what scatter's places hold, for the
 // kernels to add to: sums before the activation, which gated ones have in pre.
-func (q *product) gather(s *scratch, o operands, r, mr, c0, width int) {
+func (q *Product) gather(s *Scratch, o operands, r, mr, c0, width int) {
 	store := q.store[c0:min(c0+width, len(q.store))]
 	for i := range mr {
 		if q.Epilogue.Gated() {
@@ -370,10 +421,10 @@ func (q *product) gather(s *scratch, o operands, r, mr, c0, width int) {
 	}
 }
 
-// scratch is what one worker needs: the kernel's arguments, a tile of 14 x 32
+// Scratch is what one worker needs: the kernel's arguments, a tile of 14 x 32
 // results and the same before the activation, and the packs of
 // backward-weight.
-type scratch struct {
+type Scratch struct {
 	args      kernel.Args
 	tile, pre []float32
 	// left holds a few strips of dY, right a group of panels of X, sums the
@@ -385,39 +436,49 @@ type scratch struct {
 	// crowded is the pool's, calls counts the calls of kernels.
 	crowded bool
 	calls   uint
-	// spent is the time outside matrix products.
-	spent time.Duration
+	// Spent is the time outside matrix products.
+	Spent time.Duration
 }
 
 // floats returns n entries of the buffer at b, which grows to what it needs.
-func (s *scratch) floats(b *[]float32, n int) []float32 {
+func (s *Scratch) floats(b *[]float32, n int) []float32 {
 	if len(*b) < n {
 		*b = make([]float32, n)
 	}
 	return (*b)[:n]
 }
 
-// elementwise runs a pass that is no matrix product.
-func (s *scratch) elementwise(f func()) {
+// Calls is the number of calls of kernels since somebody last asked.
+func (s *Scratch) Calls() uint {
+	n := s.calls
+	s.calls = 0
+	return n
+}
+
+// SetCrowded says whether the workers leave no P to other goroutines.
+func (s *Scratch) SetCrowded(crowded bool) { s.crowded = crowded }
+
+// Elementwise runs a pass that is no matrix product.
+func (s *Scratch) Elementwise(f func()) {
 	start := time.Now()
 	f()
-	s.spent += time.Since(start)
+	s.Spent += time.Since(start)
 }
 
 const scratchTile = 16 * kernel.LongPanel
 
-// call runs a kernel. Kernels are leaves that cannot be preempted; the
+// Call runs a kernel. Kernels are leaves that cannot be preempted; the
 // prologue of this method is where the garbage collector stops the loop.
 //
 //go:noinline
-func (s *scratch) call(f kernel.Func) {
+func (s *Scratch) Call(f kernel.Func) {
 	f(&s.args)
-	if s.calls++; s.calls%yieldCalls == 0 && s.crowded {
+	if s.calls++; s.calls%YieldCalls == 0 && s.crowded {
 		runtime.Gosched()
 	}
 }
 
-// yieldCalls is the number of kernel calls, some hundreds of microseconds in
+// YieldCalls is the number of kernel calls, some hundreds of microseconds in
 // all, after which a worker lets other goroutines run where workers hold every
 // P: the scheduler would make them wait for its time slices of 10 ms each.
-const yieldCalls = 32
+const YieldCalls = 32

@@ -1,4 +1,4 @@
-package runtime
+package mul
 
 import (
 	"fmt"
@@ -16,12 +16,26 @@ type tiles [kernel.NumWidths][kernel.MaxMR + 1]tileKernel
 // tileKernel is a kernel, and how many lines of what comes next it asks for every
 // four k.
 type tileKernel struct {
-	run   kernel.Func
-	ahead int
+	run    kernel.Func
+	ahead  int
+	shaped bool // made for a shape
 }
 
 func (t *tiles) put(k kernel.Info) {
-	t[slices.Index(kernel.Widths[:], k.NR)][k.MR] = tileKernel{k.Func, k.Ahead}
+	t[slices.Index(kernel.Widths[:], k.NR)][k.MR] = tileKernel{k.Func, k.Ahead, k.Shape != nil}
+}
+
+// wrapped is the table with what wrap makes of each kernel.
+func (t *tiles) wrapped(wrap func(kernel.Func) kernel.Func) *tiles {
+	c := *t
+	for w := range c {
+		for mr := range c[w] {
+			if k := &c[w][mr]; k.run != nil {
+				k.run = wrap(k.run)
+			}
+		}
+	}
+	return &c
 }
 
 // family names the any-shape kernels of one epilogue, or those of strips.
@@ -48,7 +62,7 @@ func anyShape(t *kernel.Target, f family) (*tiles, error) {
 		}
 		info, ok := kernel.Lookup(k.Name())
 		if !ok {
-			return nil, fmt.Errorf("runtime: no kernel %s in this build; regenerate generated/anyshape with `make generate`", k.Name())
+			return nil, fmt.Errorf("mul: no kernel %s in this build; regenerate generated/anyshape with `make generate`", k.Name())
 		}
 		all.put(info)
 	}

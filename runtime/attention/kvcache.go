@@ -1,6 +1,11 @@
-package runtime
+package attention
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/structuredffn/sffn/runtime/contract"
+	"github.com/structuredffn/sffn/runtime/memory"
+)
 
 // KVCache holds the packed keys and values of one attention layer for a batch
 // of sequences.
@@ -11,7 +16,7 @@ type KVCache struct {
 	kv       []keysValues // [sequence, key/value head]
 	held     []int        // positions that each sequence holds
 	seen     []bool       // scratch of Extend, all false between calls
-	arena    Arena
+	arena    memory.Arena
 }
 
 // NewKVCache returns room for capacity positions of each of batch sequences.
@@ -57,7 +62,7 @@ type Span struct{ Seq, Pos, Row, Rows int }
 // holds the positions up to the span's last. No sequence has two spans, spans
 // come in the order of their rows, and o shares no memory with qkv. On an error
 // nothing has changed. The same code as Forward runs on the same layout.
-func (a *Attention) Extend(o, qkv []float32, c *KVCache, spans []Span, ws *AttnWorkspace) error {
+func (a *Attention) Extend(o, qkv []float32, c *KVCache, spans []Span, ws *Workspace) error {
 	a.checkWorkspace(ws)
 	if err := a.checkSpans(o, qkv, c, spans); err != nil {
 		return fmt.Errorf("runtime: %w", err)
@@ -66,7 +71,7 @@ func (a *Attention) Extend(o, qkv []float32, c *KVCache, spans []Span, ws *AttnW
 		c.held[sp.Seq] = sp.Pos + sp.Rows
 	}
 	ws.attnCall = attnCall{a: a, o: o, qkv: qkv, cache: c, spans: spans}
-	a.opt.Pool.Run(len(spans)*a.KVHeads, ws.runExtend)
+	a.pool.Run(len(spans)*a.KVHeads, ws.runExtend)
 	return nil
 }
 
@@ -97,10 +102,10 @@ func (a *Attention) checkSpans(o, qkv []float32, c *KVCache, spans []Span) error
 			return fmt.Errorf("sequence %d holds %d positions, a span that begins at %d would leave a gap", sp.Seq, c.held[sp.Seq], sp.Pos)
 		case sp.Rows > c.capacity-sp.Pos:
 			return fmt.Errorf("sequence %d would grow to %d positions, the cache holds %d", sp.Seq, sp.Pos+sp.Rows, c.capacity)
-		case sp.Rows > len(qkv)/a.rowWidth()-sp.Row:
-			return fmt.Errorf("sequence %d: rows %d to %d of a qkv of %d", sp.Seq, sp.Row, sp.Row+sp.Rows-1, len(qkv)/a.rowWidth())
-		case sp.Rows > len(o)/a.outWidth()-sp.Row:
-			return fmt.Errorf("sequence %d: rows %d to %d of an o of %d", sp.Seq, sp.Row, sp.Row+sp.Rows-1, len(o)/a.outWidth())
+		case sp.Rows > len(qkv)/a.RowWidth()-sp.Row:
+			return fmt.Errorf("sequence %d: rows %d to %d of a qkv of %d", sp.Seq, sp.Row, sp.Row+sp.Rows-1, len(qkv)/a.RowWidth())
+		case sp.Rows > len(o)/a.OutWidth()-sp.Row:
+			return fmt.Errorf("sequence %d: rows %d to %d of an o of %d", sp.Seq, sp.Row, sp.Row+sp.Rows-1, len(o)/a.OutWidth())
 		}
 		if sp.Row < next {
 			return fmt.Errorf("sequence %d: its span begins at row %d, the one before ends with row %d", sp.Seq, sp.Row, next-1)
@@ -108,7 +113,7 @@ func (a *Attention) checkSpans(o, qkv []float32, c *KVCache, spans []Span) error
 		next = sp.Row + sp.Rows
 		c.seen[sp.Seq] = true
 	}
-	if overlap(o[:next*a.outWidth()], qkv[:next*a.rowWidth()]) {
+	if contract.Overlap(o[:next*a.OutWidth()], qkv[:next*a.RowWidth()]) {
 		return fmt.Errorf("%s: o lies in the memory of qkv", a.name)
 	}
 	return nil
@@ -116,8 +121,8 @@ func (a *Attention) checkSpans(o, qkv []float32, c *KVCache, spans []Span) error
 
 // extendStep appends one span's keys and values of one head, and computes the
 // outputs of the query heads of its group.
-func (ws *AttnWorkspace) extendStep(worker, i int) {
-	a, width, hd := ws.a, ws.a.rowWidth(), ws.a.HeadDim
+func (ws *Workspace) extendStep(worker, i int) {
+	a, width, hd := ws.a, ws.a.RowWidth(), ws.a.HeadDim
 	sp, kvh := ws.spans[i/a.KVHeads], i%a.KVHeads
 	kv := ws.cache.kv[sp.Seq*ws.cache.heads+kvh]
 	row := ws.qkv[sp.Row*width:]

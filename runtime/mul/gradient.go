@@ -1,4 +1,4 @@
-package runtime
+package mul
 
 import (
 	"slices"
@@ -9,10 +9,10 @@ import (
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
-// gradient computes one factor's weight gradient. Both operands are packed,
+// Gradient computes one factor's weight Gradient. Both operands are packed,
 // dY in strips of [row][MR], X in panels of [row][32]; every RowBlock rows are
 // one chain of fused multiply-adds.
-type gradient struct {
+type Gradient struct {
 	target *kernel.Target
 	vec    *vec.Table
 	blocks []gradientBlock
@@ -58,8 +58,9 @@ func columnRuns(canon []int, t *vec.Table) []columnRun {
 	return runs
 }
 
-func newGradient(f plan.Factor, t *kernel.Target) (*gradient, error) {
-	g := &gradient{target: t, vec: vec.On(t), inWidth: f.InWidth, outWidth: f.PreWidth, nIn: f.In, nOut: f.Out}
+// NewGradient plans the gradient of a factor's weights and binds its kernels.
+func NewGradient(f plan.Factor, t *kernel.Target) (*Gradient, error) {
+	g := &Gradient{target: t, vec: vec.On(t), inWidth: f.InWidth, outWidth: f.PreWidth, nIn: f.In, nOut: f.Out}
 	for _, p := range plan.Gradients(f, &t.Schedule) {
 		b := gradientBlock{Gradient: p, direct: p.Direct()}
 		for _, s := range p.Strips {
@@ -75,31 +76,42 @@ func newGradient(f plan.Factor, t *kernel.Target) (*gradient, error) {
 	return g, err
 }
 
-// weightUnit is a chunk of gradient work: strips [s0, s1) of dW and panels
+// Unit is a chunk of gradient work: strips [s0, s1) of dW and panels
 // [p0, p1) of its columns, or, where gradient is nil, columns [s0, s1) of the
 // bias.
-type weightUnit struct {
-	*gradient
+type Unit struct {
+	*Gradient
 	block          *gradientBlock
 	s0, s1, p0, p1 int
 	dw, dy, x      []float32
-	bias           *biasGradient
-	weight         weight
+	bias           *BiasGradient
+	weight         Weight
 }
 
-// addUnits splits the gradient into units of about the given number of
+// Blocks is the number of the factor's blocks.
+func (g *Gradient) Blocks() int { return len(g.blocks) }
+
+// Direct reports whether a block's gradient is summed where it belongs, and not put
+// in order after it.
+func (g *Gradient) Direct(block int) bool { return g.blocks[block].direct }
+
+// Wrap puts what wrap makes of each kernel in its place: for tests that look at the
+// calls.
+func (g *Gradient) Wrap(wrap func(kernel.Func) kernel.Func) { g.strips = g.strips.wrapped(wrap) }
+
+// AddUnits splits the gradient into units of about the given number of
 // weights. Each packs its part of x again: units are tall rather than many.
-func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int, share weight) []weightUnit {
-	panels := ceilDiv(g.nIn, kernel.Panel)
-	groups := ceilDiv(panels, g.target.GradientPanels())
-	group := ceilDiv(panels, groups)
+func (g *Gradient) AddUnits(units []Unit, dw, dy, x []float32, weights int, share Weight) []Unit {
+	panels := CeilDiv(g.nIn, kernel.Panel)
+	groups := CeilDiv(panels, g.target.GradientPanels())
+	group := CeilDiv(panels, groups)
 	ranges := max(1, g.nIn*g.nOut/groups/weights)
 	for i := range g.blocks {
 		b := &g.blocks[i]
-		strips := ceilDiv(len(b.Strips), ranges)
+		strips := CeilDiv(len(b.Strips), ranges)
 		for p := 0; p < panels; p += group {
 			for s := 0; s < len(b.Strips); s += strips {
-				units = append(units, weightUnit{gradient: g, block: b, s0: s, s1: min(len(b.Strips), s+strips),
+				units = append(units, Unit{Gradient: g, block: b, s0: s, s1: min(len(b.Strips), s+strips),
 					p0: p, p1: min(panels, p+group), dw: dw[i*g.nIn*g.nOut:][:g.nIn*g.nOut], dy: dy, x: x, weight: share})
 			}
 		}
@@ -107,13 +119,14 @@ func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int
 	return units
 }
 
-func ceilDiv(a, b int) int { return (a + b - 1) / b }
+// CeilDiv is a / b, rounded up.
+func CeilDiv(a, b int) int { return (a + b - 1) / b }
 
-// unitWeights is the number of weights of one unit where all are shared out:
+// UnitWeights is the number of weights of one unit where all are shared out:
 // several units a thread keep the last ones short. One thread has nobody to
 // share with, and packs least in large units.
-func unitWeights(t *kernel.Target, all, threads int) int {
-	n := max(1, ceilDiv(all, t.WeightUnitsPerThread*threads))
+func UnitWeights(t *kernel.Target, all, threads int) int {
+	n := max(1, CeilDiv(all, t.WeightUnitsPerThread*threads))
 	if threads == 1 {
 		n = max(n, t.SmallUnit)
 	}
@@ -121,31 +134,31 @@ func unitWeights(t *kernel.Target, all, threads int) int {
 }
 
 // work is about how much a unit computes; a bias's columns are little.
-func (u *weightUnit) work() int {
-	if u.gradient == nil {
+func (u *Unit) work() int {
+	if u.Gradient == nil {
 		return u.s1 - u.s0
 	}
 	return (u.s1 - u.s0) * u.target.StripRows * (u.p1 - u.p0) * kernel.Panel
 }
 
-// execWeights runs the units of gradient work over m rows, the largest first.
-func (w *Workspace) execWeights(m int, accumulate bool) {
+// ExecWeights runs the units of gradient work over m rows, the largest first.
+func (w *Workspace) ExecWeights(m int, accumulate bool) {
 	w.m, w.accumulate = m, accumulate
-	slices.SortStableFunc(w.units, func(a, b weightUnit) int { return b.work() - a.work() })
-	w.pool.Run(len(w.units), w.runWeights)
+	slices.SortStableFunc(w.Units, func(a, b Unit) int { return b.work() - a.work() })
+	w.pool.Run(len(w.Units), w.runWeights)
 }
 
 // weightStep runs unit i.
 func (w *Workspace) weightStep(worker, i int) {
-	u := &w.units[i]
-	if u.gradient == nil {
+	u := &w.Units[i]
+	if u.Gradient == nil {
 		u.bias.run(u, w.m, w.accumulate)
 		return
 	}
-	u.run(&w.scratch[worker], w.m, w.accumulate)
+	u.run(&w.workers[worker], w.m, w.accumulate)
 }
 
-func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
+func (u *Unit) run(s *Scratch, m int, accumulate bool) {
 	var sums []float32
 	width := (u.p1 - u.p0) * kernel.Panel
 	if !u.block.direct {
@@ -178,7 +191,7 @@ func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
 // direct sums a strip into dW itself; a last, narrower panel goes through the
 // scratch tile. The strip's rows may follow each other upwards: RowStep is
 // negative where a block's outputs are stored last row first.
-func (u *weightUnit) direct(s *scratch, st *plan.Strip, left []float32, rows int, add bool) {
+func (u *Unit) direct(s *Scratch, st *plan.Strip, left []float32, rows int, add bool) {
 	row, ld := st.Row*u.nIn, st.RowStep*u.nIn
 	full := u.nIn / kernel.Panel
 	if n := min(full, u.p1) - u.p0; n > 0 {
@@ -204,7 +217,7 @@ func (u *weightUnit) direct(s *scratch, st *plan.Strip, left []float32, rows int
 }
 
 // order moves the unit's sums to their places in dW.
-func (u *weightUnit) order(sums []float32, width int, add bool) {
+func (u *Unit) order(sums []float32, width int, add bool) {
 	for k := u.s0; k < u.s1; k++ {
 		st := &u.block.Strips[k]
 		for i := range st.Store {
@@ -242,7 +255,7 @@ func (r *columnRun) put(dst, src []float32, add bool) {
 }
 
 // strip multiplies a packed strip with n packed panels of width class w.
-func (u *weightUnit) strip(s *scratch, w kernel.Width, st *plan.Strip, left, right, dst []float32, ld, n, rows int, add bool) {
+func (u *Unit) strip(s *Scratch, w kernel.Width, st *plan.Strip, left, right, dst []float32, ld, n, rows int, add bool) {
 	mr := len(st.Store)
 	s.seg = kernel.Segment{Len: rows}
 	s.args = kernel.Args{
@@ -250,17 +263,17 @@ func (u *weightUnit) strip(s *scratch, w kernel.Width, st *plan.Strip, left, rig
 		Segs: unsafe.Pointer(&s.seg), NSegs: 1,
 		B: unsafe.Pointer(&right[0]), PanelStep: kernel.EntryBytes * kernel.Panel * rows,
 		C: unsafe.Pointer(&dst[0]), LDC: ld, NTiles: n, MR: mr, NR: kernel.Widths[w],
-		Alpha: u.weight.alpha, Flags: u.weight.flags,
+		Alpha: u.weight.Alpha, Flags: u.weight.Flags,
 	}
 	if add {
 		s.args.Flags |= kernel.Accumulate
 	}
-	s.call(u.strips[w][mr].run)
+	s.Call(u.strips[w][mr].run)
 }
 
 // packLeft packs strips i, i+1, ... of dY, one after the other as [row][MR],
 // and returns how many: neighbours as far as one pass takes them.
-func (u *weightUnit) packLeft(s *scratch, y []float32, rows, i int) int {
+func (u *Unit) packLeft(s *Scratch, y []float32, rows, i int) int {
 	b, mr := u.block, u.target.StripRows
 	n, step := 0, b.steps[i]
 	for i+n < u.s1 && n < u.target.LeftStrips && step > 0 && b.steps[i+n] == step && len(b.Strips[i+n].Store) == mr &&
@@ -284,7 +297,7 @@ func (u *weightUnit) packLeft(s *scratch, y []float32, rows, i int) int {
 
 // packRight packs the unit's panels of X, each [row][32], a last one of 16
 // columns or fewer [row][16]; columns beyond the true ones are 0.
-func (u *weightUnit) packRight(s *scratch, x []float32, rows int) {
+func (u *Unit) packRight(s *Scratch, x []float32, rows int) {
 	right := s.floats(&s.right, max(1, (u.p1-u.p0)*kernel.Panel*rows))
 	for p := u.p0; p < u.p1; {
 		n := 0
@@ -310,19 +323,19 @@ func (u *weightUnit) packRight(s *scratch, x []float32, rows int) {
 }
 
 // columns lists the stored places of a panel's columns.
-func (u *weightUnit) columns(panel int) []int {
+func (u *Unit) columns(panel int) []int {
 	return u.block.In[panel*kernel.Panel : min(u.nIn, (panel+1)*kernel.Panel)]
 }
 
 // line reports whether a panel is full and its columns lie side by side.
-func (u *weightUnit) line(panel int) bool {
+func (u *Unit) line(panel int) bool {
 	cols := u.columns(panel)
 	return len(cols) == kernel.Panel && plan.Step(cols) == 1
 }
 
 // panelWidth is the width of a packed panel: 16 where no more is needed and
 // its results go through the scratch tile.
-func (u *weightUnit) panelWidth(panel int) int {
+func (u *Unit) panelWidth(panel int) int {
 	if u.block.direct && len(u.columns(panel)) <= kernel.HalfPanel {
 		return kernel.HalfPanel
 	}
