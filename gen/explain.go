@@ -7,7 +7,10 @@ import (
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // maxPadding is the share of useless columns from which Warnings speaks up.
@@ -48,7 +51,7 @@ func (p Package) Explain() []byte {
 		explainLayer(&b, "fc1", pl.FC1)
 		explainLayer(&b, "fc2", pl.FC2)
 		if slices.Contains(p.ISAs, CUDA) {
-			g, err := plan.NewGPUFFN(f, p.Precision)
+			g, err := gpu.NewFFN(f, p.Precision)
 			if err != nil {
 				fmt.Fprintf(&b, "no GPU kernels: %v\n", err)
 				continue
@@ -62,7 +65,7 @@ func (p Package) Explain() []byte {
 	}
 	if slices.Contains(p.ISAs, CUDA) {
 		for _, m := range p.Models {
-			g, err := plan.NewGPUModel(m, p.Precision)
+			g, err := gpu.NewModel(m, p.Precision)
 			if err != nil {
 				fmt.Fprintf(&b, "no GPU kernels: %v\n", err)
 				continue
@@ -102,14 +105,13 @@ func explainProducts(b *bytes.Buffer, pass string, ps []plan.Product) {
 			b.WriteString(", through scratch")
 		}
 		b.WriteByte('\n')
-		for _, isa := range CPUs {
+		for _, t := range cpu.Targets() {
 			var names []string
-			t := plan.For(isa)
-			for _, k := range t.Kernels(q) {
+			for _, k := range cpu.Kernels(t, q) {
 				names = append(names, k.Name())
 			}
-			if len(names) > 0 {
-				fmt.Fprintf(b, "      %s: L2 holds %d panels; %s\n", isa, t.PanelGroup(q.KBlocks[0], plan.RowBlock), strings.Join(names, " "))
+			if t.ISA != kernel.Portable && len(names) > 0 {
+				fmt.Fprintf(b, "      %s: L2 holds %d panels; %s\n", t.Name, t.PanelGroup(q.PanelBytes(q.KBlocks[0]), kernel.RowBlock), strings.Join(names, " "))
 			}
 		}
 	}

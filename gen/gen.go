@@ -4,10 +4,8 @@ package gen
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
-	"go/token"
 	"io"
 	"io/fs"
 	"os"
@@ -18,18 +16,17 @@ import (
 
 	"github.com/structuredffn/sffn/gen/bind"
 	"github.com/structuredffn/sffn/gen/cuda"
+	"github.com/structuredffn/sffn/gen/emit"
 	"github.com/structuredffn/sffn/gen/plan"
-	"github.com/structuredffn/sffn/gen/simd"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// File is one generated file; Name has no directory but that of [bind.Cudalib].
-type File struct {
-	Name string
-	Data []byte
-}
+// File is one generated file.
+type File = emit.File
 
 // Package says what to generate: the kernels of networks and of single
 // linear layers, in one Go package. Kernels that several need are made once.
@@ -49,7 +46,7 @@ type Package struct {
 	NVCC, Dir string
 	// Precision of the networks on GPUs; empty means bf16 where their widths
 	// allow it, and float32 elsewhere.
-	Precision plan.Precision
+	Precision gpu.Precision
 }
 
 // CUDA among the ISAs adds the kernels of the networks for NVIDIA GPUs.
@@ -83,9 +80,7 @@ func appendNew[T comparable](s []T, v T) []T {
 // Validate reports everything that is wrong with the package.
 func (p Package) Validate() error {
 	var errs []error
-	if !token.IsIdentifier(p.Name) || strings.ToLower(p.Name) != p.Name || p.Name == "_" || strings.HasSuffix(p.Name, "_test") {
-		errs = append(errs, fmt.Errorf("package name %q: want a lower-case Go identifier, not _, and no name that ends in _test", p.Name))
-	}
+	errs = append(errs, emit.ValidName(p.Name))
 	for _, f := range p.FFNs {
 		errs = append(errs, f.Validate())
 	}
@@ -97,40 +92,40 @@ func (p Package) Validate() error {
 			errs = append(errs, fmt.Errorf("isa %q: valid are %v and %s", isa, CPUs, CUDA))
 		}
 	}
-	if p.Precision != "" && p.Precision != plan.BF16 && p.Precision != plan.Float32s {
-		errs = append(errs, fmt.Errorf("precision %q: valid are auto, %s and %s", p.Precision, plan.BF16, plan.Float32s))
+	if p.Precision != "" && p.Precision != gpu.BF16 && p.Precision != gpu.Float32s {
+		errs = append(errs, fmt.Errorf("precision %q: valid are auto, %s and %s", p.Precision, gpu.BF16, gpu.Float32s))
 	}
 	return errors.Join(errs...)
 }
 
 // gpuKernels plans the models, or else the networks, for GPUs.
-func (p Package) gpuKernels() ([]plan.GPUKernel, error) {
-	var of []interface{ Kernels() []plan.GPUKernel }
+func (p Package) gpuKernels() ([]gpu.Kernel, error) {
+	var of []interface{ Kernels() []gpu.Kernel }
 	for _, m := range p.Models {
-		g, err := plan.NewGPUModel(m, p.Precision)
+		g, err := gpu.NewModel(m, p.Precision)
 		if err != nil {
 			return nil, err
 		}
 		of = append(of, g)
 	}
 	for _, m := range p.Models {
-		g, err := plan.NewGPUPasses(m)
+		g, err := gpu.NewPasses(m)
 		if err != nil {
 			return nil, err
 		}
 		of = append(of, g)
 	}
 	if len(p.Models) > 0 {
-		return plan.GPUTable(of...), nil
+		return gpu.Table(of...), nil
 	}
 	for _, f := range p.FFNs {
-		g, err := plan.NewGPUFFN(f, p.Precision)
+		g, err := gpu.NewFFN(f, p.Precision)
 		if err != nil {
 			return nil, err
 		}
 		of = append(of, g)
 	}
-	return plan.GPUTable(of...), nil
+	return gpu.Table(of...), nil
 }
 
 // Layers plans every layer of the package.
@@ -146,140 +141,114 @@ func (p Package) Layers() []plan.Layer {
 	return ls
 }
 
+// targets lists the targets of the package's instruction sets for CPUs.
+func (p Package) targets() (ts []kernel.Target) {
+	for _, t := range cpu.Targets() {
+		if t.ISA != kernel.Portable && (len(p.ISAs) == 0 || slices.Contains(p.ISAs, t.ISA)) {
+			ts = append(ts, t)
+		}
+	}
+	return ts
+}
+
+// Plan decides everything that the files for CPUs are made of.
+func (p Package) Plan() (emit.Package, error) {
+	if err := p.Validate(); err != nil {
+		return emit.Package{}, err
+	}
+	out := emit.Package{Name: p.Name, Sums: kernel.AllSums, Targets: p.targets(), FFNs: p.FFNs, Linears: p.Linears}
+	layers := p.Layers()
+	for _, t := range out.Targets {
+		out.Kernels = addKernels(out.Kernels, cpu.Specialised(t, layers...))
+	}
+	return out, nil
+}
+
+// addKernels adds kernels that are not there yet: targets of one instruction set
+// share most of them.
+func addKernels(ks, more []kernel.Row) []kernel.Row {
+	known := map[string]bool{}
+	for _, k := range ks {
+		known[k.Name()] = true
+	}
+	for _, k := range more {
+		if !known[k.Name()] {
+			known[k.Name()] = true
+			ks = append(ks, k)
+		}
+	}
+	return ks
+}
+
 // Files generates the package.
 func (p Package) Files() ([]File, error) {
-	if err := p.Validate(); err != nil {
+	cpus, err := p.Plan()
+	if err != nil {
 		return nil, err
 	}
-	isas := p.ISAs
-	if len(isas) == 0 {
-		isas = CPUs
-	}
-	layers := p.Layers()
-	var kernels []plan.Kernel
 	var files []File
-	for _, isa := range isas {
-		if isa != CUDA {
-			kernels = append(kernels, plan.For(isa).Specialised(layers...)...)
-			continue
-		}
-		gpu, err := p.gpuKernels()
-		if err != nil {
+	if slices.Contains(p.ISAs, CUDA) {
+		if files, err = p.cudaFiles(); err != nil {
 			return nil, err
-		}
-		built, err := cuda.Build(p.Dir, p.NVCC, gpu)
-		if err != nil {
-			return nil, err
-		}
-		var ptx, fatbins []string
-		for name := range built {
-			switch {
-			case strings.HasSuffix(name, cuda.PTX):
-				ptx = append(ptx, name)
-			case strings.HasSuffix(name, cuda.Fatbin):
-				fatbins = append(fatbins, name)
-			}
-		}
-		slices.Sort(ptx)
-		slices.Sort(fatbins)
-		// Only builds with the tag cuda link the library, and they need a toolkit.
-		if t, err := cuda.Find(p.NVCC); err == nil {
-			if err := t.Library(p.Name, built); err != nil {
-				return nil, err
-			}
-		}
-		for name, data := range built {
-			files = append(files, File{name, data})
-		}
-		bound, err := bind.CUDA(p.Name, built.ImageFunc(p.Name), ptx, fatbins)
-		if err != nil {
-			return nil, err
-		}
-		for name, src := range bound {
-			files = append(files, File{name, src})
 		}
 	}
-	if len(kernels) > 0 { // layers of a few columns have none of their own
-		cpu, err := kernelFiles(p.Name, kernels)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, cpu...)
+	if len(cpus.Targets) > 0 {
+		more, err := cpus.Files()
+		return append(files, more...), err
 	}
-	cpus := slices.ContainsFunc(isas, func(isa kernel.ISA) bool { return isa != CUDA })
 	if len(p.FFNs) > 0 {
-		src, err := bind.FFNs(p.Name, p.doc(cpus), p.FFNs, cpus)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, File{"z_ffn.go", src})
+		src, err := cpus.Constructors(false)
+		return append(files, File{Name: "z_ffn.go", Data: src}), err
 	}
-	if !cpus {
-		return files, nil
-	}
-	test, err := bind.Test(p.Name, p.FFNs, len(kernels) > 0)
-	if err != nil {
-		return nil, err
-	}
-	return append(files, File{"z_kernels_test.go", test}), nil
-}
-
-func (p Package) doc(cpus bool) string {
-	var b strings.Builder
-	what := "kernels"
-	if !cpus {
-		what = "GPU kernels"
-	}
-	fmt.Fprintf(&b, "Package %s holds %s specialised for these shapes, registered when the\npackage is linked:\n\n", p.Name, what)
-	for _, f := range p.FFNs {
-		fmt.Fprintf(&b, "  - %s\n", f.Name())
-	}
-	for _, l := range p.Linears {
-		fmt.Fprintf(&b, "  - %s\n", l.Name())
-	}
-	return b.String()
-}
-
-// AnyShape generates the package of the kernels that serve every shape:
-// matrix products with all strides in registers, and the elementwise kernels.
-func AnyShape() ([]File, error) {
-	var kernels []plan.Kernel
-	for _, isa := range CPUs {
-		kernels = append(kernels, plan.For(isa).Any()...)
-	}
-	files, err := kernelFiles("anyshape", kernels)
-	if err != nil {
-		return nil, err
-	}
-	vec, err := simd.Vec()
-	if err != nil {
-		return nil, err
-	}
-	for name, data := range vec {
-		files = append(files, File{name, data})
-	}
-	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
 	return files, nil
 }
 
-// kernelFiles assembles kernels, one file an instruction set, with their
-// stubs and registration.
-func kernelFiles(pkg string, kernels []plan.Kernel) ([]File, error) {
-	files, err := simd.Mul(pkg, kernels)
+// cudaFiles are the files of the kernels for GPUs.
+func (p Package) cudaFiles() (files []File, err error) {
+	gpu, err := p.gpuKernels()
 	if err != nil {
 		return nil, err
 	}
-	var out []File
-	for name, data := range files {
-		out = append(out, File{name, data})
-	}
-	reg, err := bind.Register(pkg, kernels)
+	built, err := cuda.Build(p.Dir, p.NVCC, gpu)
 	if err != nil {
 		return nil, err
 	}
-	out = append(out, File{"z_register_amd64.go", reg})
-	slices.SortFunc(out, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
-	return out, nil
+	var ptx, fatbins []string
+	for name, data := range built {
+		switch {
+		case strings.HasSuffix(name, cuda.PTX):
+			ptx = append(ptx, name)
+		case strings.HasSuffix(name, cuda.Fatbin):
+			fatbins = append(fatbins, name)
+		}
+		files = append(files, File{Name: name, Data: data})
+	}
+	slices.Sort(ptx)
+	slices.Sort(fatbins)
+	// Only builds with the tag cuda link the library, and they need a toolkit.
+	if t, err := cuda.Find(p.NVCC); err == nil {
+		if err := t.Library(p.Name, built); err != nil {
+			return nil, err
+		}
+	}
+	bound, err := bind.CUDA(p.Name, built.ImageFunc(p.Name), ptx, fatbins)
+	for name, src := range bound {
+		files = append(files, File{Name: name, Data: src})
+	}
+	return files, err
+}
+
+// AnyShape plans the package of the kernels that serve every shape: matrix
+// products with all strides in registers, and the elementwise kernels.
+func AnyShape() emit.Package {
+	out := emit.Package{Name: "anyshape", Sums: kernel.AllSums, Targets: cpu.Targets()}
+	for _, t := range out.Targets {
+		if t.ISA != kernel.Portable {
+			out.Kernels = addKernels(out.Kernels, cpu.Any(t))
+		}
+	}
+	out.Vecs = cpu.Vecs()
+	return out
 }
 
 // generatedMark is in the first line of every file that sffngen wrote.

@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write generated/anyshape and testdata")
 
 // TestAnyShapeFresh holds the committed any-shape kernels to their emitters.
 func TestAnyShapeFresh(t *testing.T) {
-	files, err := AnyShape()
+	files, err := AnyShape().Files()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,11 +45,11 @@ func TestGPUPackage(t *testing.T) {
 	for _, name := range []string{"gpt2m", "gpt2l"} {
 		var models []spec.Model
 		for _, shape := range specfile.Shapes(name) {
-			c, err := specfile.Load(shape)
+			m, err := specfile.Load(shape)
 			if err != nil {
 				t.Fatal(err)
 			}
-			models = append(models, c.Model)
+			models = append(models, m)
 		}
 		p := Of(name, models...)
 		p.ISAs, p.Dir = []kernel.ISA{CUDA}, filepath.Join("..", "generated", name)

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"log"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -25,7 +25,7 @@ model:
 
 // learn trains the tiny model on the text abcdabcd..., for some steps.
 func learn(pool *rt.Pool, steps int, report func(step int, loss float64)) (*model.Model, error) {
-	c, err := specfile.Parse("tiny", []byte(tiny))
+	c, err := config.Parse("tiny", []byte(tiny))
 	if err != nil {
 		return nil, err
 	}

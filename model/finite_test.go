@@ -5,11 +5,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 func TestFinite(t *testing.T) {
-	c, err := specfile.Parse("small", []byte("model: {vocab: 11, hidden: 8, ffn: 16, layers: 1, q_heads: 2, mlp: {kind: lowrank, rank: 2}}\n"))
+	c, err := config.Parse("small", []byte("model: {vocab: 11, hidden: 8, ffn: 16, layers: 1, q_heads: 2, mlp: {kind: lowrank, rank: 2}}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package model
 
 import (
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -19,7 +20,7 @@ type LayerKernels struct {
 // Kernels lists the distinct layers of a model, with the specialised kernels
 // that this program has for them.
 func Kernels(m spec.Model, isa kernel.ISA) []LayerKernels {
-	t := plan.For(isa)
+	t := kernel.For(isa)
 	var ls []LayerKernels
 	add := func(name string, plans ...plan.Layer) {
 		for i := range ls {
@@ -30,7 +31,7 @@ func Kernels(m spec.Model, isa kernel.ISA) []LayerKernels {
 		}
 		l := LayerKernels{Layer: name, Count: 1}
 		if isa != kernel.Portable {
-			for _, k := range t.Specialised(plans...) {
+			for _, k := range cpu.Specialised(t, plans...) {
 				l.Wanted++
 				if _, ok := kernel.Lookup(k.Name()); ok {
 					l.Linked++

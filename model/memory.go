@@ -6,6 +6,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Memory is what a model is predicted to take, in bytes.
@@ -95,7 +96,7 @@ func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 	return m
 }
 
-func panels(n int) int { return (n + plan.Panel - 1) / plan.Panel * plan.Panel }
+func panels(n int) int { return (n + kernel.Panel - 1) / kernel.Panel * kernel.Panel }
 
 // inner counts the intermediate entries of one row.
 func inner(l plan.Layer) int {

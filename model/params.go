@@ -17,7 +17,7 @@ type Params struct {
 	// first, each on a cache line; the gaps are always 0.
 	Data  []float32
 	spec  spec.Model
-	views map[string][]float32
+	spans map[string]Span
 	// The parameters as the model's parts take them.
 	layers   []layerWeights
 	final    normWeights // ln_f
@@ -48,7 +48,7 @@ func NewParams(m spec.Model) *Params {
 // newParams returns zeroed values for some parameters of the model: for the others,
 // Get returns nil.
 func newParams(m spec.Model, guides, list []spec.Param) *Params {
-	p := &Params{spec: m, views: map[string][]float32{}}
+	p := &Params{spec: m, spans: map[string]Span{}}
 	total := 0
 	for _, q := range slices.Concat(guides, list) {
 		total += roundUp(q.Size())
@@ -56,7 +56,7 @@ func newParams(m spec.Model, guides, list []spec.Param) *Params {
 	p.Data = p.arena.Floats(total)
 	at := 0
 	add := func(q spec.Param) {
-		p.views[q.Name] = p.Data[at : at+q.Size() : at+q.Size()]
+		p.spans[q.Name] = Span{at, at + q.Size()}
 		at += roundUp(q.Size())
 	}
 	for _, q := range guides {
@@ -130,7 +130,15 @@ func (p *Params) List() []spec.Param { return p.spec.Params() }
 func (p *Params) Guides() []spec.Param { return p.spec.Guides() }
 
 // Get returns the parameter of that name, nil where the model has none.
-func (p *Params) Get(name string) []float32 { return p.views[name] }
+func (p *Params) Get(name string) []float32 {
+	if s, ok := p.spans[name]; ok {
+		return p.Data[s.Lo:s.Hi:s.Hi]
+	}
+	return nil
+}
+
+// Span is where the parameter of that name lies in Data.
+func (p *Params) Span(name string) Span { return p.spans[name] }
 
 // linear collects the weights of a linear layer.
 func (p *Params) linear(name string, l spec.Linear) rt.Weights {

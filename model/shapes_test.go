@@ -14,6 +14,7 @@ import (
 	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/internal/modeltest"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/decode"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -27,13 +28,13 @@ func shapes(t *testing.T) (all []spec.Model) {
 		if strings.HasPrefix(name, "demo") {
 			continue
 		}
-		f, err := specfile.Load(name)
+		f, err := config.Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		s := f.Model
 		s.Guided = strings.Contains(name, "guided")
-		s.Layers, s.FirstLayerDense, s.Vocab, s.MaxPositions = 1, false, 509, 256
+		s.Layers, s.Except, s.Vocab, s.MaxPositions = 1, "", 509, 256
 		known := slices.ContainsFunc(all, func(o spec.Model) bool {
 			o.Name = s.Name
 			return o == s

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/modeltest"
 	"github.com/structuredffn/sffn/model/decode"
@@ -19,7 +20,7 @@ import (
 func TestThresholds(t *testing.T) {
 	isa := kernel.Available()[0]
 	walked := 0
-	for _, threshold := range plan.For(isa).Thresholds(2) {
+	for _, threshold := range cpu.Thresholds(kernel.For(isa), 2) {
 		for n := threshold.At - 1; n <= threshold.At+1; n++ {
 			for _, s := range modeltest.Forms {
 				s.Layers = 1

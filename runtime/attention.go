@@ -7,7 +7,6 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
@@ -39,8 +38,8 @@ type Attention struct {
 }
 
 const (
-	keyBlock   = plan.KeyBlock
-	queryBlock = plan.QueryBlock
+	keyBlock   = kernel.KeyBlock
+	queryBlock = kernel.QueryBlock
 )
 
 // NewAttention binds the kernels of attention.
@@ -54,23 +53,23 @@ func NewAttention(s AttentionSpec, opt Options) (*Attention, error) {
 	if err := opt.setDefaults(); err != nil {
 		return nil, err
 	}
-	m, err := newMultiplier(plan.For(opt.ISA))
+	m, err := newMultiplier(opt.Target)
 	if err != nil {
 		return nil, err
 	}
 	name := fmt.Sprintf("attention of %d query and %d key/value heads of %d", s.QHeads, s.KVHeads, s.HeadDim)
-	return &Attention{AttentionSpec: s, name: name, opt: opt, vec: vec.For(opt.ISA), mul: m,
-		group: s.QHeads / s.KVHeads, cols: (s.HeadDim + plan.Panel - 1) &^ (plan.Panel - 1)}, nil
+	return &Attention{AttentionSpec: s, name: name, opt: opt, vec: vec.On(opt.Target), mul: m,
+		group: s.QHeads / s.KVHeads, cols: (s.HeadDim + kernel.Panel - 1) &^ (kernel.Panel - 1)}, nil
 }
 
 // multiplier runs products whose right operand is packed while the program
 // runs, in whole panels.
 type multiplier struct {
-	target plan.Target
+	target *kernel.Target
 	tiles  *tiles
 }
 
-func newMultiplier(t plan.Target) (*multiplier, error) {
+func newMultiplier(t *kernel.Target) (*multiplier, error) {
 	all, err := anyShape(t, family{})
 	return &multiplier{target: t, tiles: all}, err
 }
@@ -81,18 +80,18 @@ func (m *multiplier) run(s *scratch, a kernel.Args, rows, depth, panels int) {
 	s.seg = kernel.Segment{Len: depth}
 	a.Segs, a.NSegs = unsafe.Pointer(&s.seg), 1
 	for at := 0; at < panels; {
-		w, n, step := oneWide, panels-at, 1
+		w, n, step := kernel.Full, panels-at, 1
 		if n > 1 && m.target.Wide(rows, a.LDA) {
-			w, n, step = twoWide, n/2, 2
+			w, n, step = kernel.Pair, n/2, 2
 		}
 		s.args = a
 		s.args.B = unsafe.Add(a.B, at*a.PanelStep)
-		s.args.NTiles, s.args.NR = n, widths[w]
+		s.args.NTiles, s.args.NR = n, kernel.Widths[w]
 		for r := 0; r < rows; r += s.args.MR {
-			s.args.MR = m.target.RowTile(rows-r, widths[w])
+			s.args.MR = m.target.RowTile(rows-r, w)
 			s.args.A = unsafe.Add(a.A, r*a.LDA)
-			s.args.C = unsafe.Add(a.C, r*a.LDC+at*4*plan.Panel)
-			s.call(m.tiles[w][s.args.MR])
+			s.args.C = unsafe.Add(a.C, r*a.LDC+at*kernel.EntryBytes*kernel.Panel)
+			s.call(m.tiles[w][s.args.MR].run)
 		}
 		at += n * step
 	}
@@ -127,15 +126,15 @@ func (a *Attention) put(c keysValues, k, v []float32, stride, pos, n int) {
 	for i := range n {
 		p := pos + i
 		in := p % keyBlock
-		dst := a.keys(c, p-in)[in/plan.Panel*plan.Panel*a.HeadDim+in%plan.Panel:]
+		dst := a.keys(c, p-in)[in/kernel.Panel*kernel.Panel*a.HeadDim+in%kernel.Panel:]
 		for j, x := range k[i*stride:][:a.HeadDim] {
-			dst[j*plan.Panel] = x
+			dst[j*kernel.Panel] = x
 		}
-		dst = a.values(c, p-in)[in*plan.Panel:]
+		dst = a.values(c, p-in)[in*kernel.Panel:]
 		row := v[i*stride:][:a.HeadDim]
 		j := 0
-		for ; j+plan.Panel <= a.HeadDim; j += plan.Panel {
-			*(*[plan.Panel]float32)(dst[j*keyBlock:]) = [plan.Panel]float32(row[j:])
+		for ; j+kernel.Panel <= a.HeadDim; j += kernel.Panel {
+			*(*[kernel.Panel]float32)(dst[j*keyBlock:]) = [kernel.Panel]float32(row[j:])
 		}
 		if j < a.HeadDim {
 			copy(dst[j*keyBlock:], row[j:])
@@ -147,8 +146,8 @@ func (a *Attention) put(c keysValues, k, v []float32, stride, pos, n int) {
 func (a *Attention) panels(dst, x []float32, stride, n int) {
 	for i := range n {
 		row := x[i*stride:][:a.HeadDim]
-		for c := 0; c < a.HeadDim; c += plan.Panel {
-			d := dst[(c*n + i*plan.Panel):][:plan.Panel]
+		for c := 0; c < a.HeadDim; c += kernel.Panel {
+			d := dst[(c*n + i*kernel.Panel):][:kernel.Panel]
 			clear(d[copy(d, row[c:]):])
 		}
 	}
@@ -190,20 +189,20 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 		a.scores(s, a.keys(c, k0), s.p, q, qStride, rows, keys)
 		s.elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys) })
 		args := kernel.Args{
-			A: unsafe.Pointer(&s.p[0]), LDA: 4 * keyBlock, KStep: 4,
-			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: 4 * keyBlock * plan.Panel,
-			C: unsafe.Pointer(&out[0]), LDC: 4 * a.cols,
+			A: unsafe.Pointer(&s.p[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
+			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: kernel.EntryBytes * keyBlock * kernel.Panel,
+			C: unsafe.Pointer(&out[0]), LDC: kernel.EntryBytes * a.cols,
 		}
 		if k0 > 0 {
 			args.Flags = kernel.Accumulate
 		}
 		if !apart {
-			a.mul.run(&s.scratch, args, rows, keys, a.cols/plan.Panel)
+			a.mul.run(&s.scratch, args, rows, keys, a.cols/kernel.Panel)
 			continue
 		}
 		for i := max(0, k0-pos); i < rows; i++ {
 			args.A, args.C = unsafe.Pointer(&s.p[i*keyBlock]), unsafe.Pointer(&out[i*a.cols])
-			a.mul.run(&s.scratch, args, 1, min(keys, pos+i+1-k0), a.cols/plan.Panel)
+			a.mul.run(&s.scratch, args, 1, min(keys, pos+i+1-k0), a.cols/kernel.Panel)
 		}
 	}
 }
@@ -233,10 +232,10 @@ func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, k
 // dst, keyBlock entries a row.
 func (a *Attention) scores(s *attnScratch, kt, dst, q []float32, stride, rows, keys int) {
 	a.mul.run(&s.scratch, kernel.Args{
-		A: unsafe.Pointer(&q[0]), LDA: 4 * stride, KStep: 4,
-		B: unsafe.Pointer(&kt[0]), PanelStep: 4 * plan.Panel * a.HeadDim,
-		C: unsafe.Pointer(&dst[0]), LDC: 4 * keyBlock,
-	}, rows, a.HeadDim, (keys+plan.Panel-1)/plan.Panel)
+		A: unsafe.Pointer(&q[0]), LDA: kernel.EntryBytes * stride, KStep: kernel.EntryBytes,
+		B: unsafe.Pointer(&kt[0]), PanelStep: kernel.EntryBytes * kernel.Panel * a.HeadDim,
+		C: unsafe.Pointer(&dst[0]), LDC: kernel.EntryBytes * keyBlock,
+	}, rows, a.HeadDim, (keys+kernel.Panel-1)/kernel.Panel)
 }
 
 // attnScratch is what one worker needs for attention.
@@ -285,7 +284,7 @@ func (a *Attention) NewWorkspace() *AttnWorkspace {
 		s := &w.scratch[i]
 		s.p = make([]float32, queryBlock*keyBlock)
 		s.out = make([]float32, queryBlock*a.cols)
-		s.crowded = a.opt.Pool.crowded
+		s.crowded = a.opt.Pool.Crowded()
 	}
 	w.runPack, w.runForward, w.runExtend = w.packStep, w.forwardStep, w.extendStep
 	w.runOpposite, w.runBackward, w.runSumGroups = w.oppositeStep, w.backwardStep, w.sumGroup
@@ -522,10 +521,10 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	// dQ: the first block of keys overwrites.
 	out := s.out[:rows*a.cols]
 	a.mul.run(&s.scratch, kernel.Args{
-		A: unsafe.Pointer(&s.dp[0]), LDA: 4 * keyBlock, KStep: 4,
-		B: unsafe.Pointer(&a.values(g.opposite, k0)[0]), PanelStep: 4 * keyBlock * plan.Panel,
-		C: unsafe.Pointer(&out[0]), LDC: 4 * a.cols,
-	}, rows, keys, a.cols/plan.Panel)
+		A: unsafe.Pointer(&s.dp[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
+		B: unsafe.Pointer(&a.values(g.opposite, k0)[0]), PanelStep: kernel.EntryBytes * keyBlock * kernel.Panel,
+		C: unsafe.Pointer(&out[0]), LDC: kernel.EntryBytes * a.cols,
+	}, rows, keys, a.cols/kernel.Panel)
 	for i := range rows {
 		dst, src := g.dq[(q0+i)*g.width:][:a.HeadDim], out[i*a.cols:][:a.HeadDim]
 		if k0 == 0 {
@@ -556,10 +555,10 @@ func (a *Attention) keyGradient(s *attnScratch, g headGradient, k0, lo, hi, rows
 			right = s.doPanels
 		}
 		a.mul.run(&s.scratch, kernel.Args{
-			A: unsafe.Pointer(&left[lo]), LDA: 4, KStep: 4 * keyBlock,
-			B: unsafe.Pointer(&right[0]), PanelStep: 4 * plan.Panel * rows,
-			C: unsafe.Pointer(&g.dkv[(k0+lo)*ld+j*a.cols]), LDC: 4 * ld,
+			A: unsafe.Pointer(&left[lo]), LDA: kernel.EntryBytes, KStep: kernel.EntryBytes * keyBlock,
+			B: unsafe.Pointer(&right[0]), PanelStep: kernel.EntryBytes * kernel.Panel * rows,
+			C: unsafe.Pointer(&g.dkv[(k0+lo)*ld+j*a.cols]), LDC: kernel.EntryBytes * ld,
 			Flags: flags,
-		}, hi-lo, rows, a.cols/plan.Panel)
+		}, hi-lo, rows, a.cols/kernel.Panel)
 	}
 }

@@ -1,25 +1,26 @@
 package runtime
 
 import (
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
 // biasGradient sums dy over its rows, in order, into the bias's gradient.
 type biasGradient struct {
-	vec *vec.Table
+	vec     *vec.Table
+	columns int // of a unit
 	// canon maps a stored column of dy to its entry of the bias.
 	canon []int
 }
 
-func newBiasGradient(t *vec.Table, canon []int) *biasGradient {
-	return &biasGradient{vec: t, canon: canon}
+func newBiasGradient(t *vec.Table, target *kernel.Target, canon []int) *biasGradient {
+	return &biasGradient{vec: t, columns: target.BiasColumns, canon: canon}
 }
 
 // addUnits adds the units of a call; sums is scratch of len(canon) entries.
 func (b *biasGradient) addUnits(units []weightUnit, db, dy, sums []float32) []weightUnit {
-	for c := 0; c < len(b.canon); c += plan.BiasColumns {
-		units = append(units, weightUnit{bias: b, s0: c, s1: min(len(b.canon), c+plan.BiasColumns), dw: db, dy: dy, x: sums})
+	for c := 0; c < len(b.canon); c += b.columns {
+		units = append(units, weightUnit{bias: b, s0: c, s1: min(len(b.canon), c+b.columns), dw: db, dy: dy, x: sums})
 	}
 	return units
 }

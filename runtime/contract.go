@@ -3,6 +3,8 @@ package runtime
 import (
 	"fmt"
 	"unsafe"
+
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // What callers owe the layers, checked where it is cheap. A breach is a mistake
@@ -65,7 +67,7 @@ func overlap(a, b []float32) bool {
 		return false
 	}
 	first := func(x []float32) uintptr { return uintptr(unsafe.Pointer(&x[0])) }
-	end := func(x []float32) uintptr { return first(x) + uintptr(4*len(x)) }
+	end := func(x []float32) uintptr { return first(x) + uintptr(kernel.EntryBytes*len(x)) }
 	return first(a) < end(b) && first(b) < end(a)
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	_ "github.com/structuredffn/sffn/generated/demo"  // specialised kernels of some shapes
 	_ "github.com/structuredffn/sffn/generated/gpt2s" // and of others
@@ -132,7 +133,7 @@ func assembly(t *testing.T) []kernel.ISA {
 	return isas
 }
 
-func linked(k plan.Kernel) bool {
+func linked(k kernel.Row) bool {
 	_, ok := kernel.Lookup(k.Name())
 	return ok
 }
@@ -144,7 +145,7 @@ func TestAnyShapeEqualsSpecialised(t *testing.T) {
 				special := pass(t, f, isa, 2, m)
 				t.Run(fmt.Sprintf("%s/%s/%d", isa, f.Name(), m), func(t *testing.T) {
 					p := plan.NewFFN(f)
-					if !slices.ContainsFunc(plan.For(isa).Specialised(p.FC1, p.FC2), linked) {
+					if !slices.ContainsFunc(cpu.Specialised(kernel.For(isa), p.FC1, p.FC2), linked) {
 						t.Fatal("the network has no specialised kernels")
 					}
 					any := passWith(t, f, rt.Options{ISA: isa, AnyShape: true}, 2, m)

@@ -3,6 +3,8 @@ package runtime
 import (
 	"fmt"
 	"slices"
+
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Factor is one factor of a network, to be run alone: what tests and
@@ -50,7 +52,7 @@ func (f Factor) Widths() (x, y, pre int) {
 func (f Factor) PackedBytes() int {
 	n := 0
 	for _, q := range f.layer.forward[f.i] {
-		n += 4 * len(q.pack)
+		n += len(q.pack.Data)
 	}
 	return n
 }
@@ -63,8 +65,8 @@ func (f Factor) Copy(arena *Arena) Factor {
 	l.forward[f.i] = nil
 	for _, q := range f.layer.forward[f.i] {
 		c := *q
-		c.pack = arena.Floats(len(q.pack))
-		copy(c.pack, q.pack)
+		c.pack = kernel.NewPacked(q.pack.Format, q.pack.Layout, arena.Bytes)
+		copy(c.pack.Data, q.pack.Data)
 		l.forward[f.i] = append(l.forward[f.i], &c)
 	}
 	f.layer = &l
@@ -81,7 +83,7 @@ func (f Factor) Forward(y, x []float32, m int, ws *Workspace) {
 	if m == 0 {
 		return
 	}
-	ws.begin(m)
+	ws.begin(f.layer.opt.Target, m)
 	var pre matrix
 	qs := f.layer.forward[f.i]
 	if qs[0].Epilogue.Gated() {
@@ -102,7 +104,7 @@ func (f Factor) BackwardData(dx, dy []float32, m int, ws *Workspace) {
 	if m == 0 {
 		return
 	}
-	ws.begin(m)
+	ws.begin(f.layer.opt.Target, m)
 	ws.addProducts(f.layer.backward[f.i], stage{src: whole(dy), dst: whole(dx)})
 	ws.exec()
 }
@@ -121,6 +123,6 @@ func (f Factor) BackwardWeight(g, dy, x []float32, m int, ws *Workspace) {
 		clear(g)
 		return
 	}
-	ws.units = f.layer.gradients[f.i].addUnits(ws.units[:0], g, dy, x, unitWeights(p.Weights(), ws.pool.Threads()), weight{})
+	ws.units = f.layer.gradients[f.i].addUnits(ws.units[:0], g, dy, x, unitWeights(f.layer.opt.Target, p.Weights(), ws.pool.Threads()), weight{})
 	ws.execWeights(m, false)
 }

@@ -38,7 +38,7 @@ func NewFFN(f spec.FFN, w FFNWeights, opt Options) (*FFN, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &FFN{spec: f, fc1: fc1, fc2: fc2, vec: vec.For(opt.ISA)}, nil
+	return &FFN{spec: f, fc1: fc1, fc2: fc2, vec: vec.On(opt.Target)}, nil
 }
 
 // With returns a network of the same spec and options that is bound to other
@@ -107,7 +107,7 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 	if m == 0 {
 		return
 	}
-	ws.begin(m)
+	ws.begin(f.fc1.opt.Target, m)
 	act, rows := ws.local(slotAct, f.spec.FFN), m
 	var z1, z2, pre matrix
 	if saved != nil {
@@ -146,7 +146,7 @@ func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace)
 	}
 	b := f.backwardBuffers(m, ws)
 	// fc2 leaves the activation's gradient where the activation will be.
-	ws.begin(m)
+	ws.begin(f.fc1.opt.Target, m)
 	f.fc2.addBackwardData(ws, whole(b.act), whole(dy), b.dz2)
 	ws.stages = append(ws.stages, stage{activation: f, src: whole(saved.pre), dst: whole(b.act), pre: whole(b.dpre)})
 	f.fc1.addBackwardData(ws, whole(dx), whole(b.dpre), b.dz1)
@@ -176,7 +176,7 @@ func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved
 	b := f.backwardBuffers(m, ws)
 	z1, z2 := f.fc1.intermediates(ws, slotZ1, whole(saved.z1), m), f.fc2.intermediates(ws, slotZ2, whole(saved.z2), m)
 	sums := ws.floats(slotBias, f.fc1.preWidth()+f.fc2.preWidth())
-	unit := unitWeights(f.fc1.weightCount()+f.fc2.weightCount(), ws.pool.Threads())
+	unit := unitWeights(f.fc1.opt.Target, f.fc1.weightCount()+f.fc2.weightCount(), ws.pool.Threads())
 	ws.units = f.fc1.addGradients(ws.units[:0], g.FC1, b.dpre, x, z1, b.dz1, sums[:f.fc1.preWidth()], unit)
 	ws.units = f.fc2.addGradients(ws.units, g.FC2, dy, b.act, z2, b.dz2, sums[f.fc1.preWidth():], unit)
 	ws.execWeights(m, accumulate)

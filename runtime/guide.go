@@ -38,7 +38,7 @@ type guide struct {
 	gradient          *gradient
 }
 
-func (l *layer) newGuide(f plan.Factor, t plan.Target) (*guide, error) {
+func (l *layer) newGuide(f plan.Factor, t *kernel.Target) (*guide, error) {
 	g := &guide{}
 	var err error
 	if g.forward, err = l.bind(f.Forward(), t, false); err != nil || !l.opt.Train {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/pool"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
@@ -39,6 +40,9 @@ type Options struct {
 	Pool *Pool
 	// ISA picks the kernels; empty is kernel.Default.
 	ISA kernel.ISA
+	// Target is the row of the table of targets that is followed; nil is
+	// kernel.For the ISA. Results do not depend on it.
+	Target *kernel.Target
 	// Train also packs the weights for the backward passes.
 	Train bool
 	// AnyShape leaves the specialised kernels out, for comparison: the results
@@ -47,6 +51,9 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() error {
+	if o.ISA == "" && o.Target != nil {
+		o.ISA = o.Target.ISA
+	}
 	if o.ISA == "" {
 		isa, err := kernel.Default()
 		if err != nil {
@@ -56,8 +63,16 @@ func (o *Options) setDefaults() error {
 	} else if _, err := kernel.Parse(string(o.ISA)); err != nil {
 		return fmt.Errorf("runtime: %w", err)
 	}
+	if o.Target == nil {
+		t := kernel.For(o.ISA)
+		o.Target = &t
+	} else if o.Target.ISA != o.ISA {
+		return fmt.Errorf("runtime: target %s is for %s, not for %s", o.Target.Name, o.Target.ISA, o.ISA)
+	} else if err := o.Target.Validate(); err != nil {
+		return fmt.Errorf("runtime: target %s: %w", o.Target.Name, err)
+	}
 	if o.Pool == nil {
-		o.Pool = defaultPool()
+		o.Pool = pool.Default()
 	}
 	return nil
 }
@@ -94,7 +109,7 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 	if err := l.checkWeights(w); err != nil {
 		return nil, err
 	}
-	t := plan.For(opt.ISA)
+	t := opt.Target
 	for i, f := range p.Factors {
 		bias := p.Spec.Bias && i == len(p.Factors)-1
 		fwd, err := l.bind(f.Forward(), t, bias)
@@ -123,7 +138,7 @@ func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 		}
 	}
 	if opt.Train && p.Spec.Bias {
-		l.bias = newBiasGradient(vec.For(opt.ISA), p.Bias)
+		l.bias = newBiasGradient(vec.On(opt.Target), opt.Target, p.Bias)
 	}
 	l.listPanels()
 	l.repack()
@@ -162,7 +177,7 @@ func (l *layer) rebind(qs []*product) []*product {
 	return own
 }
 
-func (l *layer) bind(ps []plan.Product, t plan.Target, bias bool) ([]*product, error) {
+func (l *layer) bind(ps []plan.Product, t *kernel.Target, bias bool) ([]*product, error) {
 	var qs []*product
 	for _, p := range ps {
 		q, err := newProduct(p, t, bias, l.opt.AnyShape, &l.packs)

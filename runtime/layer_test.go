@@ -8,7 +8,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -178,7 +177,7 @@ func TestAccumulate(t *testing.T) {
 				if s.Guide = guide; guide && s.Kind == spec.Dense {
 					continue
 				}
-				for _, m := range []int{1, 7, plan.RowBlock, plan.RowBlock + 44} {
+				for _, m := range []int{1, 7, kernel.RowBlock, kernel.RowBlock + 44} {
 					if isa == kernel.Portable && s.In*s.Out > 10000 {
 						m = min(m, 7)
 					}
@@ -218,9 +217,9 @@ func testAccumulate(t *testing.T, isa kernel.ISA, s spec.Linear, m int) {
 	}
 	pass(g, 0, m, true)
 	var blocks []Weights
-	for m0 := 0; m0 < m; m0 += plan.RowBlock {
+	for m0 := 0; m0 < m; m0 += kernel.RowBlock {
 		b := emptyLike(w)
-		pass(b, m0, min(m, m0+plan.RowBlock), false)
+		pass(b, m0, min(m, m0+kernel.RowBlock), false)
 		blocks = append(blocks, b)
 	}
 	// check compares a gradient with what the first pass left, and those of the
@@ -402,7 +401,7 @@ func TestAnyShapeOption(t *testing.T) {
 					for _, k := range q.blocks {
 						for w := range k.tiles {
 							for mr, f := range k.tiles[w] {
-								if reflect.ValueOf(f).Pointer() != reflect.ValueOf(k.scratch[w][mr]).Pointer() {
+								if reflect.ValueOf(f.run).Pointer() != reflect.ValueOf(k.scratch[w][mr].run).Pointer() {
 									special++
 								}
 							}

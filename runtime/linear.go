@@ -74,7 +74,7 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 	if m == 0 {
 		return
 	}
-	ws.begin(m)
+	ws.begin(l.layer.opt.Target, m)
 	var z []matrix
 	if saved == nil {
 		z = l.layer.intermediates(ws, slotZ1, ws.local(slotZ1, l.layer.zWidth()), ws.localRows())
@@ -105,7 +105,7 @@ func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspa
 	if m == 0 {
 		return
 	}
-	ws.begin(m)
+	ws.begin(l.layer.opt.Target, m)
 	l.layer.addBackwardData(ws, whole(dx), whole(dy), l.dz(m, ws))
 	ws.exec()
 	ws.half = half{l.layer, saved, saved.fills, m, dy, dx}
@@ -127,7 +127,7 @@ func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved
 	l.layer.clearGuide(g, accumulate)
 	z := l.layer.intermediates(ws, slotZ1, whole(saved.z1), m)
 	ws.units = l.layer.addGradients(ws.units[:0], g, dy, x, z, l.dz(m, ws),
-		ws.floats(slotBias, l.layer.preWidth()), unitWeights(l.layer.weightCount(), ws.pool.Threads()))
+		ws.floats(slotBias, l.layer.preWidth()), unitWeights(l.layer.opt.Target, l.layer.weightCount(), ws.pool.Threads()))
 	ws.execWeights(m, accumulate)
 }
 

@@ -2,19 +2,31 @@ package runtime
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	_ "github.com/structuredffn/sffn/generated/anyshape" // registers the any-shape kernels
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// tiles holds a kernel for each width class and height of a tile.
-type tiles [len(widths)][16]kernel.Func
+// tiles holds a kernel for each width and height of a tile.
+type tiles [kernel.NumWidths][kernel.MaxMR + 1]tileKernel
+
+// tileKernel is a kernel, and how many lines of what comes next it asks for every
+// four k.
+type tileKernel struct {
+	run   kernel.Func
+	ahead int
+}
+
+func (t *tiles) put(k kernel.Info) {
+	t[slices.Index(kernel.Widths[:], k.NR)][k.MR] = tileKernel{k.Func, k.Ahead}
+}
 
 // family names the any-shape kernels of one epilogue, or those of strips.
 type family struct {
-	isa      kernel.ISA
+	target   kernel.Target
 	epilogue kernel.Epilogue
 	strip    bool
 }
@@ -24,13 +36,13 @@ type family struct {
 var families sync.Map
 
 // anyShape lists the any-shape kernels of a family, which must exist.
-func anyShape(t plan.Target, f family) (*tiles, error) {
-	f.isa = t.ISA
+func anyShape(t *kernel.Target, f family) (*tiles, error) {
+	f.target = *t
 	if known, ok := families.Load(f); ok {
 		return known.(*tiles), nil
 	}
 	all := &tiles{}
-	for _, k := range t.Any() {
+	for _, k := range cpu.Any(*t) {
 		if k.Epilogue != f.epilogue || k.Strip != f.strip {
 			continue
 		}
@@ -38,11 +50,7 @@ func anyShape(t plan.Target, f family) (*tiles, error) {
 		if !ok {
 			return nil, fmt.Errorf("runtime: no kernel %s in this build; regenerate generated/anyshape with `make generate`", k.Name())
 		}
-		for w, nr := range widths {
-			if nr == k.NR {
-				all[w][k.MR] = info.Func
-			}
-		}
+		all.put(info)
 	}
 	families.Store(f, all)
 	return all, nil

@@ -3,7 +3,6 @@ package runtime
 import (
 	"fmt"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 )
 
@@ -19,9 +18,10 @@ func Merge(l spec.Linear, w Weights, opt Options) ([]float32, error) {
 	ws := layer.NewWorkspace()
 	defer ws.Close()
 	merged := make([]float32, l.Out*l.In)
-	eye, columns := make([]float32, plan.MergeRows*l.In), make([]float32, plan.MergeRows*l.Out)
-	for i0 := 0; i0 < l.In; i0 += plan.MergeRows {
-		n := min(plan.MergeRows, l.In-i0)
+	rows := layer.layer.opt.Target.MergeRows
+	eye, columns := make([]float32, rows*l.In), make([]float32, rows*l.Out)
+	for i0 := 0; i0 < l.In; i0 += rows {
+		n := min(rows, l.In-i0)
 		clear(eye)
 		for i := range n {
 			eye[i*l.In+i0+i] = 1

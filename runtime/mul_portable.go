@@ -3,7 +3,7 @@ package runtime
 import (
 	"unsafe"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
@@ -11,8 +11,8 @@ import (
 // The portable kernel serves every tile; it is registered under each name, so
 // that dispatch and tests treat it like the assembly.
 func init() {
-	for _, k := range plan.For(kernel.Portable).Any() {
-		kernel.Register(kernel.Info{Name: k.Name(), ISA: k.ISA, MR: k.MR, NR: k.NR, Epilogue: k.Epilogue, Strip: k.Strip, Func: mulPortable})
+	for _, k := range cpu.Any(kernel.For(kernel.Portable)) {
+		kernel.Register(kernel.Info{Name: k.Name(), Row: k, Func: mulPortable})
 	}
 }
 
@@ -30,17 +30,17 @@ func init() {
 // half as many columns, and there is no residual. A tile of 48 columns is a
 // product's last: NTiles is 1.
 func mulPortable(a *kernel.Args) {
-	width := plan.PanelWidth(a.NR)
+	width := kernel.PanelWidth(a.NR)
 	for t := range a.NTiles * (a.NR / width) {
 		b := unsafe.Add(a.B, t*a.PanelStep)
 		for i := range a.MR {
-			var sum [plan.LongPanel]float32
+			var sum [kernel.LongPanel]float32
 			s := sum[:width]
 			k := 0
 			for _, seg := range unsafe.Slice((*kernel.Segment)(a.Segs), a.NSegs) {
 				for d := range seg.Len {
 					v := *(*float32)(unsafe.Add(a.A, i*a.LDA+seg.Off+d*a.KStep))
-					for j, w := range unsafe.Slice((*float32)(unsafe.Add(b, 4*width*k)), width) {
+					for j, w := range unsafe.Slice((*float32)(unsafe.Add(b, kernel.EntryBytes*width*k)), width) {
 						s[j] += v * w
 					}
 					k++
@@ -55,7 +55,7 @@ func mulPortable(a *kernel.Args) {
 				gated(a, i, t, s)
 				continue
 			}
-			col := 4 * t * width
+			col := kernel.EntryBytes * t * width
 			c := unsafe.Slice((*float32)(unsafe.Add(a.C, i*a.LDC+col)), width)
 			if a.Flags&kernel.Accumulate != 0 {
 				add(s, c)
@@ -75,10 +75,10 @@ func mulPortable(a *kernel.Args) {
 
 // gated ends a panel of 16 gates and 16 ups.
 func gated(a *kernel.Args, row, panel int, s []float32) {
-	g, u := s[:plan.HalfPanel], s[plan.HalfPanel:]
-	col := 4 * panel * plan.HalfPanel
-	auxG := floats(a.Aux, row*a.LDAux+col, plan.HalfPanel)
-	auxU := floats(a.Aux, row*a.LDAux+col+a.UpAux, plan.HalfPanel)
+	g, u := s[:kernel.HalfPanel], s[kernel.HalfPanel:]
+	col := kernel.EntryBytes * panel * kernel.HalfPanel
+	auxG := floats(a.Aux, row*a.LDAux+col, kernel.HalfPanel)
+	auxU := floats(a.Aux, row*a.LDAux+col+a.UpAux, kernel.HalfPanel)
 	if a.Flags&kernel.Accumulate != 0 {
 		add(g, auxG)
 		add(u, auxU)
@@ -87,7 +87,7 @@ func gated(a *kernel.Args, row, panel int, s []float32) {
 	copy(auxG, g)
 	copy(auxU, u)
 	if a.Flags&kernel.PreOnly == 0 {
-		c := floats(a.C, row*a.LDC+col, plan.HalfPanel)
+		c := floats(a.C, row*a.LDC+col, kernel.HalfPanel)
 		for j := range c {
 			v, _ := vec.SiLU(g[j])
 			c[j] = v * u[j]

@@ -43,8 +43,8 @@ func (c *calls) watched(fs *tiles) *tiles {
 	seen := &tiles{}
 	for w := range fs {
 		for mr, f := range fs[w] {
-			if f != nil {
-				seen[w][mr] = c.see
+			if f.run != nil {
+				seen[w][mr] = tileKernel{c.see, f.ahead}
 			}
 		}
 	}

@@ -49,5 +49,5 @@ func ReadBandwidth(p *Pool, isa kernel.ISA, x []float32) float64 {
 		pass()
 		passes++
 	}
-	return float64(passes) * 4 * float64(len(x)) / time.Since(start).Seconds()
+	return float64(passes) * kernel.EntryBytes * float64(len(x)) / time.Since(start).Seconds()
 }

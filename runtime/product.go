@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
@@ -13,13 +14,12 @@ import (
 // product is a planned product bound to its kernels and packed weights.
 type product struct {
 	plan.Product
-	target plan.Target
+	target *kernel.Target
 	blocks []kblock
-	// pack holds the weights as [k block][panel][kc][32], the last panel 16
-	// wide where the columns ask for it; bias one entry a packed column.
-	pack, bias []float32
-	columns    int
-	panels     int
+	// pack holds the weights, bias one entry a packed column.
+	pack   *kernel.Packed
+	bias   []float32
+	panels int
 	// store lists where each result goes in a destination row; cols and ks
 	// which entries of the canonical block the pack's columns and depths hold.
 	store, cols, ks []int
@@ -34,7 +34,6 @@ type product struct {
 // kernels of each tile.
 type kblock struct {
 	k0, kc int
-	next   int // depth of the next block
 	base   int // bytes
 	segs   []kernel.Segment
 	// tiles[w][mr] runs mr rows of width class w. scratch holds the kernels
@@ -43,30 +42,8 @@ type kblock struct {
 	scratch *tiles
 }
 
-// The classes of tiles by width: two panels, one, and the last panels that are
-// not 32 wide.
-const (
-	twoWide = iota
-	oneWide
-	halfWide
-	longWide
-)
-
-var widths = [...]int{twoWide: 2 * plan.Panel, oneWide: plan.Panel, halfWide: plan.HalfPanel, longWide: plan.LongPanel}
-
-// widthClass is the class of a tile over one panel of the given width.
-func widthClass(width int) int {
-	switch width {
-	case plan.HalfPanel:
-		return halfWide
-	case plan.LongPanel:
-		return longWide
-	}
-	return oneWide
-}
-
-func newProduct(p plan.Product, t plan.Target, bias, onlyAny bool, arena *Arena) (*product, error) {
-	q := &product{Product: p, target: t, columns: p.Columns(), panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
+func newProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *Arena) (*product, error) {
+	q := &product{Product: p, target: t, panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
 	k0 := 0
 	for i, kc := range p.KBlocks {
 		b := kblock{k0: k0, kc: kc}
@@ -76,35 +53,32 @@ func newProduct(p plan.Product, t plan.Target, bias, onlyAny bool, arena *Arena)
 			return nil, err
 		}
 		b.tiles = *b.scratch
-		for w, nr := range widths {
-			for _, mr := range t.ShapedHeights(nr) {
-				k, ok := (plan.Kernel{ISA: t.ISA, MR: mr, NR: nr, Epilogue: p.BlockEpilogue(i)}).Shaped(p, b.segs)
-				if !ok || onlyAny {
-					continue
-				}
+		for w := range kernel.NumWidths {
+			if onlyAny {
+				break
+			}
+			for _, k := range cpu.Shaped(t, p, i, b.segs, w) {
 				if info, ok := kernel.Lookup(k.Name()); ok {
-					b.tiles[w][mr] = info.Func
+					b.tiles.put(info)
 				}
 			}
-		}
-		if i+1 < len(p.KBlocks) {
-			b.next = p.KBlocks[i+1]
 		}
 		q.blocks = append(q.blocks, b)
 		k0 += kc
 	}
 	q.allocate(bias, arena)
 	if len(p.N) == 1 && p.N[0].Store.Step > 1 && p.Epilogue == kernel.Linear {
-		q.spread = vec.For(t.ISA).NewSpread(p.N[0].Store.Step)
+		q.spread = vec.On(t).NewSpread(p.N[0].Store.Step)
 	}
 	return q, nil
 }
 
 // allocate makes room for the packed weights.
 func (q *product) allocate(bias bool, arena *Arena) {
-	q.pack = arena.Floats(q.Depth() * q.columns)
+	f, _ := kernel.F32.Format()
+	q.pack = kernel.NewPacked(f, kernel.Layout{Columns: q.Columns(), KBlocks: q.KBlocks}, arena.Bytes)
 	if bias {
-		q.bias = arena.Floats(q.columns)
+		q.bias = arena.Floats(q.Columns())
 	}
 }
 
@@ -116,10 +90,10 @@ func (q *product) packWeights(panel int, w []float32, f *plan.Factor) {
 	if q.Transposed {
 		ldCol, ldK = 1, f.In
 	}
-	cols := q.cols[panel*plan.Panel:]
-	cols = cols[:q.panelWidth(panel)]
-	for _, b := range q.blocks {
-		packPanel(q.panel(b, panel), w, cols, q.ks[b.k0:b.k0+b.kc], ldCol, ldK)
+	cols := q.cols[panel*kernel.Panel:]
+	cols = cols[:q.pack.Layout.Width(panel)]
+	for i, b := range q.blocks {
+		packPanel(kernel.Floats(q.pack.Panel(i, panel)), w, cols, q.ks[b.k0:b.k0+b.kc], ldCol, ldK)
 	}
 }
 
@@ -131,9 +105,9 @@ func (q *product) packBias(bias []float32, canon []int) {
 			q.bias[i] = bias[canon[at]]
 			continue
 		}
-		j := i/plan.HalfPanel*plan.Panel + i%plan.HalfPanel
+		j := i/kernel.HalfPanel*kernel.Panel + i%kernel.HalfPanel
 		q.bias[j] = bias[canon[at]]
-		q.bias[j+plan.HalfPanel] = bias[canon[q.DstWidth+at]]
+		q.bias[j+kernel.HalfPanel] = bias[canon[q.DstWidth+at]]
 	}
 }
 
@@ -178,17 +152,6 @@ func contiguous(idx []int) bool {
 	return idx[0] >= 0
 }
 
-func (q *product) panel(b kblock, panel int) []float32 {
-	return q.pack[b.k0*q.columns+panel*plan.Panel*b.kc:][:b.kc*q.panelWidth(panel)]
-}
-
-func (q *product) panelWidth(panel int) int {
-	if panel == q.panels-1 {
-		return q.LastPanel()
-	}
-	return plan.Panel
-}
-
 // operands are the rows of one product, from the first at work on, of SrcWidth,
 // DstWidth and PreWidth entries; pre and residual may be nil.
 type operands struct {
@@ -198,32 +161,32 @@ type operands struct {
 
 // run computes m rows of the results of panels [p0, p1). after is what will be
 // multiplied then.
-func (q *product) run(s *scratch, o operands, m, p0, p1 int, after []float32) {
+func (q *product) run(s *scratch, o operands, m, p0, p1 int, after []byte) {
 	full := q.FullPanels()
 	depth := q.blocks[0].kc
 	if !q.Direct {
 		depth = len(q.ks) // every tile passes over all blocks of k
 	}
 	for p0 < p1 {
-		n := min(q.target.PanelGroup(depth, m), p1-p0)
+		n := min(q.target.PanelGroup(q.pack.Format.PanelBytes(kernel.Panel, depth), m), p1-p0)
 		at, end := p0, p0+n
 		s.after = after
 		if end < p1 {
 			s.after = q.first(end, m)
 		}
 		if direct := min(end, full) - at; q.Direct && direct > 0 {
-			if q.target.Pairs(q.Product) && q.target.Wide(m, 4*q.SrcWidth) && direct >= 2 {
-				q.direct(s, o, m, at, direct/2, twoWide)
+			if cpu.Pairs(q.target, q.Product) && q.target.Wide(m, kernel.EntryBytes*q.SrcWidth) && direct >= 2 {
+				q.direct(s, o, m, at, direct/2, kernel.Pair)
 				at += direct &^ 1
 				direct &= 1
 			}
 			if direct > 0 {
-				q.direct(s, o, m, at, direct, oneWide)
+				q.direct(s, o, m, at, direct, kernel.Full)
 				at += direct
 			}
 		}
 		if q.Direct && at < end && at == full && q.LastDirect() {
-			q.direct(s, o, m, at, 1, widthClass(q.LastPanel()))
+			q.direct(s, o, m, at, 1, kernel.WidthOf(q.LastPanel()))
 			at++
 		}
 		if at < end {
@@ -235,42 +198,46 @@ func (q *product) run(s *scratch, o operands, m, p0, p1 int, after []float32) {
 
 // first is what a run of m rows from a panel on multiplies first: the panels of
 // one group in the first block of k.
-func (q *product) first(panel, m int) []float32 {
-	kc := q.blocks[0].kc
-	end := min(q.columns, (panel+q.target.PanelGroup(kc, m))*plan.Panel)
-	return q.pack[panel*plan.Panel*kc : end*kc]
+func (q *product) first(panel, m int) []byte {
+	return q.panelsFrom(0, panel, q.target.PanelGroup(q.pack.PanelStep(0), m))
 }
 
-const lineFloats = 16 // of a cache line
+// panelsFrom is up to n panels of a block of k.
+func (q *product) panelsFrom(block, panel, n int) []byte {
+	from := q.pack.From(block, panel)
+	return from[:min(len(from), n*q.pack.PanelStep(block))]
+}
+
+const lineBytes = 64 // of a cache line
 
 // direct runs n tiles of width class w, beginning at a panel, straight into
 // the destination. Meanwhile the row tiles ask for what comes next, each for its
 // share.
-func (q *product) direct(s *scratch, o operands, m, panel, n, w int) {
+func (q *product) direct(s *scratch, o operands, m, panel, n int, w kernel.Width) {
 	a := &s.args
 	col := q.store[0] + panel*q.results
 	for i := range q.blocks {
 		b := &q.blocks[i]
 		last := i == len(q.blocks)-1
 		*a = kernel.Args{
-			B:    unsafe.Pointer(&q.pack[b.k0*q.columns+panel*plan.Panel*b.kc]),
+			B:    unsafe.Pointer(&q.pack.From(i, panel)[0]),
 			Segs: unsafe.Pointer(&b.segs[0]), NSegs: len(b.segs),
-			LDA: 4 * q.SrcWidth, KStep: q.KStep(), LDC: 4 * q.DstWidth,
-			LDAux: 4 * q.PreWidth, UpAux: 4 * q.DstWidth,
-			NTiles: n, PanelStep: 4 * plan.Panel * b.kc,
-			NR: widths[w], Epilogue: q.BlockEpilogue(i),
+			LDA: kernel.EntryBytes * q.SrcWidth, KStep: q.KStep(), LDC: kernel.EntryBytes * q.DstWidth,
+			LDAux: kernel.EntryBytes * q.PreWidth, UpAux: kernel.EntryBytes * q.DstWidth,
+			NTiles: n, PanelStep: q.pack.PanelStep(i),
+			NR: kernel.Widths[w], Epilogue: q.BlockEpilogue(i),
 		}
 		q.setFlags(a, o.weight, i, panel)
 		next := s.after
 		if !last {
-			next = q.pack[(b.k0+b.kc)*q.columns+panel*plan.Panel*b.next:][:n*widths[w]*b.next]
+			next = q.panelsFrom(i+1, panel, ceilDiv(n*kernel.Widths[w], kernel.Panel))
 		}
 		for r := 0; r < m; r += a.MR {
-			a.MR = q.target.RowTile(m-r, widths[w])
+			a.MR = q.target.RowTile(m-r, w)
 			a.Ahead = 0
 			if len(next) > 0 && a.MR < m {
 				a.Ahead = uintptr(unsafe.Pointer(&next[0]))
-				next = next[min(len(next), n*b.kc/4*lineFloats*q.target.AheadLines(a.MR, widths[w])):]
+				next = next[min(len(next), n*b.kc/kernel.AheadK*lineBytes*b.tiles[w][a.MR].ahead):]
 			}
 			a.A = unsafe.Add(unsafe.Pointer(&o.src[r*q.SrcWidth]), b.base)
 			a.C = unsafe.Pointer(&o.dst[r*q.DstWidth+col])
@@ -280,7 +247,7 @@ func (q *product) direct(s *scratch, o operands, m, panel, n, w int) {
 			if o.pre != nil && (last || q.Epilogue.Gated()) {
 				a.Aux = unsafe.Pointer(&o.pre[r*q.PreWidth+col])
 			}
-			s.call(b.tiles[w][a.MR])
+			s.call(b.tiles[w][a.MR].run)
 		}
 	}
 }
@@ -293,7 +260,7 @@ func (q *product) setFlags(a *kernel.Args, w weight, block, panel int) {
 	if block < len(q.blocks)-1 {
 		a.Flags |= kernel.PreOnly
 	} else if q.bias != nil {
-		a.Bias = unsafe.Pointer(&q.bias[panel*plan.Panel])
+		a.Bias = unsafe.Pointer(&q.bias[panel*kernel.Panel])
 	}
 }
 
@@ -306,17 +273,17 @@ func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 		o.residual, o.weight.flags, add = o.dst, o.weight.flags&^kernel.Accumulate, false
 	}
 	a := &s.args
-	widest, tallest := max(plan.Panel, q.panelWidth(p1-1)), plan.RowTiles
-	if 4*q.SrcWidth%4096 == 0 {
-		tallest /= 2 // more rows would share too few sets of the L1 cache
+	widest, tallest := max(kernel.Panel, q.pack.Layout.Width(p1-1)), q.target.RowTiles
+	if kernel.EntryBytes*q.SrcWidth%q.target.SetBytes == 0 {
+		tallest = max(1, tallest/2) // more rows would share too few sets of the L1 cache
 	}
 	for r := 0; r < m; {
-		mr := q.target.RowTile(min(m-r, tallest), widest)
+		mr := q.target.RowTile(min(m-r, tallest), kernel.WidthOf(widest))
 		for panel := p0; panel < p1; panel++ {
-			w := widthClass(q.panelWidth(panel))
+			w := kernel.WidthOf(q.pack.Layout.Width(panel))
 			out := q.results
-			if w != oneWide {
-				out = widths[w]
+			if w != kernel.Full {
+				out = kernel.Widths[w]
 			}
 			if add {
 				q.gather(s, o, r, mr, panel*q.results, out)
@@ -325,18 +292,18 @@ func (q *product) indirect(s *scratch, o operands, m, p0, p1 int) {
 				b := &q.blocks[i]
 				*a = kernel.Args{
 					A:    unsafe.Add(unsafe.Pointer(&o.src[r*q.SrcWidth]), b.base),
-					B:    unsafe.Pointer(&q.pack[b.k0*q.columns+panel*plan.Panel*b.kc]),
+					B:    unsafe.Pointer(&q.pack.From(i, panel)[0]),
 					C:    unsafe.Pointer(&s.tile[0]),
 					Segs: unsafe.Pointer(&b.segs[0]), NSegs: len(b.segs),
-					LDA: 4 * q.SrcWidth, KStep: q.KStep(), LDC: 4 * out,
-					NTiles: 1, PanelStep: 4 * plan.Panel * b.kc,
-					MR: mr, NR: widths[w], Epilogue: q.BlockEpilogue(i),
+					LDA: kernel.EntryBytes * q.SrcWidth, KStep: q.KStep(), LDC: kernel.EntryBytes * out,
+					NTiles: 1, PanelStep: q.pack.PanelStep(i),
+					MR: mr, NR: kernel.Widths[w], Epilogue: q.BlockEpilogue(i),
 				}
 				if a.Epilogue != kernel.Linear {
-					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), 4*plan.LongPanel, 4*plan.HalfPanel
+					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), kernel.EntryBytes*kernel.LongPanel, kernel.EntryBytes*kernel.HalfPanel
 				}
 				q.setFlags(a, o.weight, i, panel)
-				s.call(b.scratch[w][mr])
+				s.call(b.scratch[w][mr].run)
 			}
 			q.scatter(s, o, r, mr, panel*q.results, out)
 		}
@@ -376,9 +343,9 @@ func (q *product) scatter(s *scratch, o operands, r, mr, c0, width int) {
 		}
 		pre := o.pre[(r+i)*q.PreWidth:][:q.PreWidth]
 		for j, at := range store {
-			pre[at] = s.pre[i*plan.LongPanel+j]
+			pre[at] = s.pre[i*kernel.LongPanel+j]
 			if q.Epilogue.Gated() {
-				pre[q.DstWidth+at] = s.pre[i*plan.LongPanel+plan.HalfPanel+j]
+				pre[q.DstWidth+at] = s.pre[i*kernel.LongPanel+kernel.HalfPanel+j]
 			}
 		}
 	}
@@ -390,9 +357,9 @@ func (q *product) gather(s *scratch, o operands, r, mr, c0, width int) {
 	store := q.store[c0:min(c0+width, len(q.store))]
 	for i := range mr {
 		if q.Epilogue.Gated() {
-			tile, pre := s.pre[i*plan.LongPanel:], o.pre[(r+i)*q.PreWidth:][:q.PreWidth]
+			tile, pre := s.pre[i*kernel.LongPanel:], o.pre[(r+i)*q.PreWidth:][:q.PreWidth]
 			for j, at := range store {
-				tile[j], tile[plan.HalfPanel+j] = pre[at], pre[q.DstWidth+at]
+				tile[j], tile[kernel.HalfPanel+j] = pre[at], pre[q.DstWidth+at]
 			}
 			continue
 		}
@@ -414,7 +381,7 @@ type scratch struct {
 	left, right, sums []float32
 	seg               kernel.Segment
 	// after is what the product at work will multiply next.
-	after []float32
+	after []byte
 	// crowded is the pool's, calls counts the calls of kernels.
 	crowded bool
 	calls   uint
@@ -437,7 +404,7 @@ func (s *scratch) elementwise(f func()) {
 	s.spent += time.Since(start)
 }
 
-const scratchTile = 16 * plan.LongPanel
+const scratchTile = 16 * kernel.LongPanel
 
 // call runs a kernel. Kernels are leaves that cannot be preempted; the
 // prologue of this method is where the garbage collector stops the loop.

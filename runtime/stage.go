@@ -1,6 +1,6 @@
 package runtime
 
-import "github.com/structuredffn/sffn/gen/plan"
+import "github.com/structuredffn/sffn/runtime/kernel"
 
 // stage is one step over all rows of a call: the products of one factor, or
 // an elementwise pass. Row i of its results needs row i of its operands only,
@@ -70,10 +70,11 @@ func (q *product) units() int { return (q.panels + 1) / 2 }
 // begin starts the stages of a call over m rows. Many rows are handed out in
 // blocks that pass through all stages; few rows in column units, stage by
 // stage.
-func (w *Workspace) begin(m int) {
+func (w *Workspace) begin(t *kernel.Target, m int) {
+	w.target = t
 	w.half = half{}
 	w.stages = w.stages[:0]
-	w.m, w.rowChunk = m, plan.RowChunk(m, w.pool.Threads())
+	w.m, w.rowChunk = m, w.target.RowChunk(m, w.pool.Threads())
 }
 
 // exec runs the stages.
@@ -86,13 +87,13 @@ func (w *Workspace) exec() {
 	for i := range w.stages {
 		st := &w.stages[i]
 		w.at = st
-		n := st.count(m)
-		if st.flops(m) < plan.InlineFlops {
+		n := w.count(st)
+		if st.flops(m) < w.target.InlineFlops {
 			w.chunk = n
 			w.chunkStep(0, 0)
 			continue
 		}
-		w.chunk = max(1, n/(8*w.pool.Threads()))
+		w.chunk = max(1, n/(w.target.UnitsPerThread*w.pool.Threads()))
 		w.pool.Run(ceilDiv(n, w.chunk), w.runChunks)
 	}
 }
@@ -100,7 +101,7 @@ func (w *Workspace) exec() {
 // chunkStep runs chunk i of the units of the stage at work: neighbours, because
 // their weights lie side by side in memory.
 func (w *Workspace) chunkStep(worker, i int) {
-	for u := i * w.chunk; u < min(w.at.count(w.m), (i+1)*w.chunk); u++ {
+	for u := i * w.chunk; u < min(w.count(w.at), (i+1)*w.chunk); u++ {
 		w.unitStep(worker, u)
 	}
 }
@@ -115,10 +116,10 @@ func (w *Workspace) nextUnit(unit int) int {
 	return unit
 }
 
-// count is the number of the stage's units over m rows.
-func (st *stage) count(m int) int {
+// count is the number of a stage's units.
+func (w *Workspace) count(st *stage) int {
 	if st.products == nil {
-		return ceilDiv(m, plan.RowTiles)
+		return ceilDiv(w.m, w.target.RowTiles)
 	}
 	return st.units
 }
@@ -126,7 +127,7 @@ func (st *stage) count(m int) int {
 func (st *stage) flops(m int) int {
 	n := 0
 	for _, p := range st.products {
-		n += 2 * m * p.Depth() * p.columns
+		n += 2 * m * p.Depth() * p.pack.Layout.Columns
 	}
 	return n
 }
@@ -152,11 +153,11 @@ func (w *Workspace) rowStep(worker, i int) {
 func (w *Workspace) unitStep(worker, unit int) {
 	st := w.at
 	if st.products == nil {
-		w.scratch[worker].elementwise(func() { w.rows(st, worker, unit*plan.RowTiles, min(w.m, (unit+1)*plan.RowTiles)) })
+		w.scratch[worker].elementwise(func() { w.rows(st, worker, unit*w.target.RowTiles, min(w.m, (unit+1)*w.target.RowTiles)) })
 		return
 	}
 	p, i := st.unit(unit)
-	var after []float32
+	var after []byte
 	if q, j := st.unit(w.nextUnit(unit)); q != nil {
 		after = q.first(2*j, w.m)
 	}
@@ -187,7 +188,7 @@ func (st *stage) unit(i int) (*product, int) {
 
 // following is what a block of rows multiplies after product j of stage k; the
 // next block begins again.
-func (w *Workspace) following(k, j, rows int) []float32 {
+func (w *Workspace) following(k, j, rows int) []byte {
 	if st := &w.stages[k]; j+1 < len(st.products) {
 		return st.products[j+1].first(0, rows)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -100,9 +101,9 @@ func TestThresholds(t *testing.T) {
 		n    int
 	}
 	points := map[point]string{}
-	for _, isa := range kernel.Available() {
+	for _, target := range available() {
 		for _, threads := range []int{1, 2, 3} {
-			for _, s := range plan.For(isa).Thresholds(threads) {
+			for _, s := range cpu.Thresholds(target, threads) {
 				if elsewhere[s.Axis] == "" {
 					for n := max(1, s.At-1); n <= s.At+1; n++ {
 						points[point{s.Axis, n}] += " " + s.Name
@@ -143,7 +144,8 @@ func everyWay(t *testing.T, u *subject, m int) {
 	x, res, dy := u.positive(m*u.in, 1), u.positive(m*u.out, 1), u.positive(m*u.out, 1)
 	wy, wdx, wg := u.reference(x, res, dy, m)
 	var first *outcome
-	for _, isa := range kernel.Available() {
+	for _, target := range available() {
+		isa := target.ISA
 		if isa == kernel.Portable {
 			if float64(m*u.weightCount()) > portableWork {
 				continue
@@ -151,7 +153,7 @@ func everyWay(t *testing.T, u *subject, m int) {
 			first = nil // Go has no fused multiply-add in float32
 		}
 		for _, threads := range []int{1, 2, 3} {
-			got := u.run(t, Options{ISA: isa, Pool: poolOf(threads), Train: true}, x, res, dy, m)
+			got := u.run(t, Options{Target: &target, Pool: poolOf(threads), Train: true}, x, res, dy, m)
 			u.check(t, fmt.Sprintf("y on %s", isa), got.y, wy, m)
 			u.check(t, fmt.Sprintf("dx on %s", isa), got.dx, wdx, m)
 			for i, g := range got.once {
@@ -167,7 +169,7 @@ func everyWay(t *testing.T, u *subject, m int) {
 				first = got
 				continue
 			}
-			got.same(t, fmt.Sprintf("%s, %d rows, %s with %d threads", u.name, m, isa, threads), first)
+			got.same(t, fmt.Sprintf("%s, %d rows, %s with %d threads", u.name, m, target.Name, threads), first)
 		}
 	}
 }
@@ -207,7 +209,7 @@ func (u *subject) run(t *testing.T, opt Options, x, res, dy []float32, m int) *o
 	defer ws.Close()
 	defer saved.Close()
 	o := &outcome{y: poisoned(m * u.out), dx: poisoned(m * u.in)}
-	what := fmt.Sprintf("%s, %d rows, %s with %d threads: ", u.name, m, opt.ISA, opt.Pool.Threads())
+	what := fmt.Sprintf("%s, %d rows, %s with %d threads: ", u.name, m, opt.Target.Name, opt.Pool.Threads())
 	b.forward(o.y, x, res, m, nil, ws)
 	other := slices.Clone(res)
 	b.forward(other, x, other, m, nil, ws)
@@ -231,6 +233,11 @@ func (u *subject) run(t *testing.T, opt Options, x, res, dy []float32, m int) *o
 	return o
 }
 
+// available lists the targets that this machine can run.
+func available() []kernel.Target {
+	return slices.DeleteFunc(kernel.Targets(), func(t kernel.Target) bool { return !slices.Contains(kernel.Available(), t.ISA) })
+}
+
 // pools are shared by the trials.
 var pools = map[int]*Pool{}
 
@@ -252,10 +259,11 @@ func everyAttention(t *testing.T, s AttentionSpec, n int) {
 	m, width, out := batch*n, s.rowWidth(), s.outWidth()
 	qkv, do := random(r, m*width, 1.5), random(r, m*out, 1)
 	want, dwant := referenceAttention(s, wide(qkv), wide(do), batch, n)
-	for _, isa := range kernel.Available() {
+	for _, target := range available() {
+		isa := target.Name
 		var first [][]float32
 		for _, threads := range []int{1, 3} {
-			a, err := NewAttention(s, Options{ISA: isa, Pool: poolOf(threads)})
+			a, err := NewAttention(s, Options{Target: &target, Pool: poolOf(threads)})
 			if err != nil {
 				t.Fatal(err)
 			}

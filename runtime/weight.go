@@ -13,7 +13,7 @@ import (
 // dY in strips of [row][MR], X in panels of [row][32]; every RowBlock rows are
 // one chain of fused multiply-adds.
 type gradient struct {
-	target plan.Target
+	target *kernel.Target
 	vec    *vec.Table
 	blocks []gradientBlock
 	// inWidth and outWidth are the entries of a row of x and of dy, nIn and
@@ -58,9 +58,9 @@ func columnRuns(canon []int, t *vec.Table) []columnRun {
 	return runs
 }
 
-func newGradient(f plan.Factor, t plan.Target) (*gradient, error) {
-	g := &gradient{target: t, vec: vec.For(t.ISA), inWidth: f.InWidth, outWidth: f.PreWidth, nIn: f.In, nOut: f.Out}
-	for _, p := range t.Gradients(f) {
+func newGradient(f plan.Factor, t *kernel.Target) (*gradient, error) {
+	g := &gradient{target: t, vec: vec.On(t), inWidth: f.InWidth, outWidth: f.PreWidth, nIn: f.In, nOut: f.Out}
+	for _, p := range plan.Gradients(f, &t.Schedule) {
 		b := gradientBlock{Gradient: p, direct: p.Direct()}
 		for _, s := range p.Strips {
 			b.steps = append(b.steps, plan.Step(s.Store))
@@ -90,7 +90,7 @@ type weightUnit struct {
 // addUnits splits the gradient into units of about the given number of
 // weights. Each packs its part of x again: units are tall rather than many.
 func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int, share weight) []weightUnit {
-	panels := ceilDiv(g.nIn, plan.Panel)
+	panels := ceilDiv(g.nIn, kernel.Panel)
 	groups := ceilDiv(panels, g.target.GradientPanels())
 	group := ceilDiv(panels, groups)
 	ranges := max(1, g.nIn*g.nOut/groups/weights)
@@ -109,13 +109,13 @@ func (g *gradient) addUnits(units []weightUnit, dw, dy, x []float32, weights int
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }
 
-// unitWeights is the number of weights of one unit where all are shared out: at
-// least 6 units a thread keep the last ones short. One thread has nobody to
+// unitWeights is the number of weights of one unit where all are shared out:
+// several units a thread keep the last ones short. One thread has nobody to
 // share with, and packs least in large units.
-func unitWeights(all, threads int) int {
-	n := max(1, ceilDiv(all, 6*threads))
+func unitWeights(t *kernel.Target, all, threads int) int {
+	n := max(1, ceilDiv(all, t.WeightUnitsPerThread*threads))
 	if threads == 1 {
-		n = max(n, plan.SmallUnit)
+		n = max(n, t.SmallUnit)
 	}
 	return n
 }
@@ -125,7 +125,7 @@ func (u *weightUnit) work() int {
 	if u.gradient == nil {
 		return u.s1 - u.s0
 	}
-	return (u.s1 - u.s0) * u.target.StripMR() * (u.p1 - u.p0) * plan.Panel
+	return (u.s1 - u.s0) * u.target.StripRows * (u.p1 - u.p0) * kernel.Panel
 }
 
 // execWeights runs the units of gradient work over m rows, the largest first.
@@ -147,12 +147,12 @@ func (w *Workspace) weightStep(worker, i int) {
 
 func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
 	var sums []float32
-	width := (u.p1 - u.p0) * plan.Panel
+	width := (u.p1 - u.p0) * kernel.Panel
 	if !u.block.direct {
-		sums = s.floats(&s.sums, (u.s1-u.s0)*u.target.StripMR()*width)
+		sums = s.floats(&s.sums, (u.s1-u.s0)*u.target.StripRows*width)
 	}
-	for m0 := 0; m0 < m || m0 == 0; m0 += plan.RowBlock {
-		rows := min(plan.RowBlock, m-m0)
+	for m0 := 0; m0 < m || m0 == 0; m0 += kernel.RowBlock {
+		rows := min(kernel.RowBlock, m-m0)
 		u.packRight(s, u.x[m0*u.inWidth:], rows)
 		for i := u.s0; i < u.s1; {
 			n := u.packLeft(s, u.dy[m0*u.outWidth:], rows, i)
@@ -162,8 +162,8 @@ func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
 				if u.block.direct {
 					u.direct(s, st, left, rows, accumulate || m0 > 0)
 				} else {
-					at := (i - u.s0) * u.target.StripMR() * width
-					u.strip(s, oneWide, st, left, s.right, sums[at:], 4*width, u.p1-u.p0, rows, m0 > 0)
+					at := (i - u.s0) * u.target.StripRows * width
+					u.strip(s, kernel.Full, st, left, s.right, sums[at:], kernel.EntryBytes*width, u.p1-u.p0, rows, m0 > 0)
 				}
 				left = left[rows*len(st.Store):]
 				i++
@@ -180,19 +180,19 @@ func (u *weightUnit) run(s *scratch, m int, accumulate bool) {
 // negative where a block's outputs are stored last row first.
 func (u *weightUnit) direct(s *scratch, st *plan.Strip, left []float32, rows int, add bool) {
 	row, ld := st.Row*u.nIn, st.RowStep*u.nIn
-	full := u.nIn / plan.Panel
+	full := u.nIn / kernel.Panel
 	if n := min(full, u.p1) - u.p0; n > 0 {
-		u.strip(s, oneWide, st, left, s.right, u.dw[row+u.p0*plan.Panel:], 4*ld, n, rows, add)
+		u.strip(s, kernel.Full, st, left, s.right, u.dw[row+u.p0*kernel.Panel:], kernel.EntryBytes*ld, n, rows, add)
 	}
 	if u.p1 <= full {
 		return
 	}
-	w := widthClass(u.panelWidth(full))
-	u.strip(s, w, st, left, s.right[(full-u.p0)*plan.Panel*rows:], s.tile, 4*widths[w], 1, rows, false)
-	n := u.nIn - full*plan.Panel
+	w := kernel.WidthOf(u.panelWidth(full))
+	u.strip(s, w, st, left, s.right[(full-u.p0)*kernel.Panel*rows:], s.tile, kernel.EntryBytes*kernel.Widths[w], 1, rows, false)
+	n := u.nIn - full*kernel.Panel
 	for i := range st.Store {
-		dst := u.dw[row+i*ld+full*plan.Panel:][:n]
-		src := s.tile[i*widths[w]:][:n]
+		dst := u.dw[row+i*ld+full*kernel.Panel:][:n]
+		src := s.tile[i*kernel.Widths[w]:][:n]
 		if !add {
 			copy(dst, src)
 			continue
@@ -209,11 +209,11 @@ func (u *weightUnit) order(sums []float32, width int, add bool) {
 		st := &u.block.Strips[k]
 		for i := range st.Store {
 			dst := u.dw[(st.Row+i*st.RowStep)*u.nIn:][:u.nIn]
-			src := sums[((k-u.s0)*u.target.StripMR()+i)*width:]
+			src := sums[((k-u.s0)*u.target.StripRows+i)*width:]
 			for _, r := range u.block.runs {
-				from, to := max(r.from, u.p0*plan.Panel), min(r.to, u.p1*plan.Panel)
+				from, to := max(r.from, u.p0*kernel.Panel), min(r.to, u.p1*kernel.Panel)
 				if from < to {
-					r.put(dst[r.first+(from-r.from)*r.step:], src[from-u.p0*plan.Panel:to-u.p0*plan.Panel], add)
+					r.put(dst[r.first+(from-r.from)*r.step:], src[from-u.p0*kernel.Panel:to-u.p0*kernel.Panel], add)
 				}
 			}
 		}
@@ -242,34 +242,34 @@ func (r *columnRun) put(dst, src []float32, add bool) {
 }
 
 // strip multiplies a packed strip with n packed panels of width class w.
-func (u *weightUnit) strip(s *scratch, w int, st *plan.Strip, left, right, dst []float32, ld, n, rows int, add bool) {
+func (u *weightUnit) strip(s *scratch, w kernel.Width, st *plan.Strip, left, right, dst []float32, ld, n, rows int, add bool) {
 	mr := len(st.Store)
 	s.seg = kernel.Segment{Len: rows}
 	s.args = kernel.Args{
-		A: unsafe.Pointer(&left[0]), LDA: 4, KStep: 4 * mr,
+		A: unsafe.Pointer(&left[0]), LDA: kernel.EntryBytes, KStep: kernel.EntryBytes * mr,
 		Segs: unsafe.Pointer(&s.seg), NSegs: 1,
-		B: unsafe.Pointer(&right[0]), PanelStep: 4 * plan.Panel * rows,
-		C: unsafe.Pointer(&dst[0]), LDC: ld, NTiles: n, MR: mr, NR: widths[w],
+		B: unsafe.Pointer(&right[0]), PanelStep: kernel.EntryBytes * kernel.Panel * rows,
+		C: unsafe.Pointer(&dst[0]), LDC: ld, NTiles: n, MR: mr, NR: kernel.Widths[w],
 		Alpha: u.weight.alpha, Flags: u.weight.flags,
 	}
 	if add {
 		s.args.Flags |= kernel.Accumulate
 	}
-	s.call(u.strips[w][mr])
+	s.call(u.strips[w][mr].run)
 }
 
 // packLeft packs strips i, i+1, ... of dY, one after the other as [row][MR],
 // and returns how many: neighbours as far as one pass takes them.
 func (u *weightUnit) packLeft(s *scratch, y []float32, rows, i int) int {
-	b, mr := u.block, u.target.StripMR()
+	b, mr := u.block, u.target.StripRows
 	n, step := 0, b.steps[i]
-	for i+n < u.s1 && n < plan.LeftStrips && step > 0 && b.steps[i+n] == step && len(b.Strips[i+n].Store) == mr &&
+	for i+n < u.s1 && n < u.target.LeftStrips && step > 0 && b.steps[i+n] == step && len(b.Strips[i+n].Store) == mr &&
 		b.Strips[i+n].Store[0] == b.Strips[i].Store[0]+n*mr*step {
 		n++
 	}
-	left := s.floats(&s.left, plan.LeftStrips*mr*plan.RowBlock)
+	left := s.floats(&s.left, u.target.LeftStrips*mr*kernel.RowBlock)
 	if n > 0 {
-		u.vec.PackStrips(left, y[b.Strips[i].Store[0]:], rows, n, step, u.outWidth)
+		u.vec.PackStrips(left, y[b.Strips[i].Store[0]:], rows, n, mr, step, u.outWidth)
 		return n
 	}
 	idx := b.Strips[i].Store
@@ -285,15 +285,15 @@ func (u *weightUnit) packLeft(s *scratch, y []float32, rows, i int) int {
 // packRight packs the unit's panels of X, each [row][32], a last one of 16
 // columns or fewer [row][16]; columns beyond the true ones are 0.
 func (u *weightUnit) packRight(s *scratch, x []float32, rows int) {
-	right := s.floats(&s.right, max(1, (u.p1-u.p0)*plan.Panel*rows))
+	right := s.floats(&s.right, max(1, (u.p1-u.p0)*kernel.Panel*rows))
 	for p := u.p0; p < u.p1; {
 		n := 0
-		for p+n < u.p1 && u.line(p+n) && u.block.In[(p+n)*plan.Panel] == u.block.In[p*plan.Panel]+n*plan.Panel {
+		for p+n < u.p1 && u.line(p+n) && u.block.In[(p+n)*kernel.Panel] == u.block.In[p*kernel.Panel]+n*kernel.Panel {
 			n++
 		}
-		dst := right[(p-u.p0)*plan.Panel*rows:]
+		dst := right[(p-u.p0)*kernel.Panel*rows:]
 		if n > 0 {
-			u.vec.PackPanels(dst, x[u.block.In[p*plan.Panel]:], rows, n, u.inWidth)
+			u.vec.PackPanels(dst, x[u.block.In[p*kernel.Panel]:], rows, n, u.inWidth)
 			p += n
 			continue
 		}
@@ -311,20 +311,20 @@ func (u *weightUnit) packRight(s *scratch, x []float32, rows int) {
 
 // columns lists the stored places of a panel's columns.
 func (u *weightUnit) columns(panel int) []int {
-	return u.block.In[panel*plan.Panel : min(u.nIn, (panel+1)*plan.Panel)]
+	return u.block.In[panel*kernel.Panel : min(u.nIn, (panel+1)*kernel.Panel)]
 }
 
 // line reports whether a panel is full and its columns lie side by side.
 func (u *weightUnit) line(panel int) bool {
 	cols := u.columns(panel)
-	return len(cols) == plan.Panel && plan.Step(cols) == 1
+	return len(cols) == kernel.Panel && plan.Step(cols) == 1
 }
 
 // panelWidth is the width of a packed panel: 16 where no more is needed and
 // its results go through the scratch tile.
 func (u *weightUnit) panelWidth(panel int) int {
-	if u.block.direct && len(u.columns(panel)) <= plan.HalfPanel {
-		return plan.HalfPanel
+	if u.block.direct && len(u.columns(panel)) <= kernel.HalfPanel {
+		return kernel.HalfPanel
 	}
-	return plan.Panel
+	return kernel.Panel
 }

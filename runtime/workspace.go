@@ -2,6 +2,8 @@ package runtime
 
 import (
 	"time"
+
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Workspace is the scratch memory of one caller. All of its layers share it;
@@ -15,6 +17,7 @@ type Workspace struct {
 
 	// The stages of the call at work, and the closures that the pool runs on
 	// them, made once so that a call allocates nothing.
+	target     *kernel.Target
 	stages     []stage
 	m          int
 	rowChunk   int
@@ -56,7 +59,7 @@ func NewWorkspace(pool *Pool) *Workspace {
 		s := &w.scratch[i]
 		s.tile = make([]float32, scratchTile)
 		s.pre = make([]float32, scratchTile)
-		s.crowded = pool.crowded
+		s.crowded = pool.Crowded()
 	}
 	w.runRows = w.rowStep
 	w.runChunks = w.chunkStep

@@ -10,12 +10,15 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/gen"
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/emit"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -29,7 +32,9 @@ type flags struct {
 	isa           []string
 	nvcc          string
 	precision     string
+	plan          string
 	explain, diff bool
+	json          bool
 }
 
 func newCommand() *cobra.Command {
@@ -38,7 +43,7 @@ func newCommand() *cobra.Command {
 		Use:   "sffngen",
 		Short: "Generate kernels specialised for structured feed-forward layers",
 		Example: `  sffngen --kind lowrank --hidden 768 --ffn 3072 --rank 384 --act gelu --bias --out ./ffn768
-  sffngen --kind blockshuffle --hidden 768 --ffn 3072 --blocks 4 --out ./ffn768
+  sffngen --kind blockdense --hidden 768 --ffn 3072 --rank 512 --blocks 2 --out ./ffn768
   sffngen --config gpt2s-lowrank-63 --out ./gpt2s`,
 		Version: cli.Version(""),
 		Args:    cli.NoArgs,
@@ -46,13 +51,15 @@ func newCommand() *cobra.Command {
 			if cmd.Flags().NFlag() == 0 {
 				return cmd.Help()
 			}
+			if f.plan != "" {
+				return f.emitPlan(cmd)
+			}
 			p, err := f.packageOf()
 			if err != nil {
 				return err
 			}
 			if f.explain {
-				_, err := cmd.OutOrStdout().Write(p.Explain())
-				return err
+				return f.print(cmd, p)
 			}
 			files, err := p.Files()
 			if err != nil {
@@ -76,14 +83,59 @@ func newCommand() *cobra.Command {
 	fl.StringVar(&f.nvcc, "nvcc", "", "CUDA compiler for --isa cuda (default: that of CUDA_HOME or PATH)")
 	fl.StringVar(&f.precision, "precision", "auto", "of the networks with --isa cuda: bf16 (tensor cores; widths of multiples of 8), float32 (any widths), or auto: bf16 where it can, float32 elsewhere")
 	fl.BoolVar(&f.explain, "explain", false, "print the plan instead of generating")
+	fl.BoolVar(&f.json, "json", false, "with --explain: all that the files for CPUs are made of, as JSON")
+	fl.StringVar(&f.plan, "plan", "", "generate from a file that --explain --json printed, and from nothing else")
 	fl.BoolVar(&f.diff, "diff", false, "write nothing; exit 1 if the folder is not what would be written")
 	cli.Complete(cmd, "kind", words(spec.Kinds())...)
 	cli.Complete(cmd, "act", words(spec.Acts())...)
 	cli.Complete(cmd, "isa", string(kernel.AVX512), string(kernel.AVX2), string(gen.CUDA))
-	cli.Complete(cmd, "precision", "auto", string(plan.BF16), string(plan.Float32s))
+	cli.Complete(cmd, "precision", "auto", string(gpu.BF16), string(gpu.Float32s))
 	cli.CompleteConfig(cmd, "config")
 	cmd.AddCommand(newAnyShape())
 	return cmd
+}
+
+// emitPlan generates the package that a file holds.
+func (f *flags) emitPlan(cmd *cobra.Command) error {
+	var other error
+	cmd.Flags().Visit(func(fl *pflag.Flag) {
+		if fl.Name != "plan" && fl.Name != "out" && fl.Name != "diff" {
+			other = cli.Usagef("--plan and --%s exclude each other: the file decides", fl.Name)
+		}
+	})
+	if other != nil {
+		return other
+	}
+	r, err := disk.Open(f.plan)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	p, err := emit.Read(r)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.plan, err)
+	}
+	files, err := p.Files()
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.plan, err)
+	}
+	return f.emit(cmd, files)
+}
+
+// print prints the plan of a package.
+func (f *flags) print(cmd *cobra.Command, p gen.Package) error {
+	text := p.Explain()
+	if f.json {
+		plan, err := p.Plan()
+		if err != nil {
+			return err
+		}
+		if text, err = plan.JSON(); err != nil {
+			return err
+		}
+	}
+	_, err := cmd.OutOrStdout().Write(text)
+	return err
 }
 
 func newAnyShape() *cobra.Command {
@@ -93,7 +145,15 @@ func newAnyShape() *cobra.Command {
 		Short: "Generate the kernels that serve shapes nobody generated",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			files, err := gen.AnyShape()
+			p := gen.AnyShape()
+			if f.json {
+				text, err := p.JSON()
+				if err == nil {
+					_, err = cmd.OutOrStdout().Write(text)
+				}
+				return err
+			}
+			files, err := p.Files()
 			if err != nil {
 				return err
 			}
@@ -102,6 +162,7 @@ func newAnyShape() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&f.out, "out", "", "folder to write")
 	cmd.Flags().BoolVar(&f.diff, "diff", false, "write nothing; exit 1 if the folder is not what would be written")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print all that the files are made of, as JSON, instead of generating")
 	return cmd
 }
 
@@ -128,11 +189,11 @@ func (f *flags) packageOf() (gen.Package, error) {
 	case len(f.configs) > 0:
 		var models []spec.Model
 		for _, name := range f.configs {
-			c, err := specfile.Load(name)
+			m, err := specfile.Load(name)
 			if err != nil {
 				return p, err
 			}
-			models = append(models, c.Model)
+			models = append(models, m)
 		}
 		p = gen.Of(f.pkg, models...)
 	case f.kind == "":
@@ -146,7 +207,7 @@ func (f *flags) packageOf() (gen.Package, error) {
 	}
 	p.NVCC, p.Dir = f.nvcc, f.out
 	if f.precision != "auto" {
-		p.Precision = plan.Precision(f.precision)
+		p.Precision = gpu.Precision(f.precision)
 	}
 	if err := p.Validate(); err != nil {
 		return p, &cli.UsageError{Err: err}

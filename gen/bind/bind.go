@@ -6,11 +6,11 @@ package bind
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/dave/jennifer/jen"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -45,51 +45,93 @@ func render(f *jen.File) ([]byte, error) {
 
 // Register writes the init function that puts the kernels, assembled in the
 // same package, into the registry.
-func Register(pkg string, kernels []plan.Kernel) ([]byte, error) {
+func Register(pkg string, kernels []kernel.Row) ([]byte, error) {
 	f := newFile(pkg)
 	f.HeaderComment("//go:build amd64 && !purego")
-	f.Comment("Kernels made for another layout of kernel.Args do not compile.")
-	f.Const().Id("_").Op("=").Uint().Call(jen.Qual(kernelPath, "ABI").Op("-").Lit(kernel.ABI))
-	f.Const().Id("_").Op("=").Uint().Call(jen.Lit(kernel.ABI).Op("-").Qual(kernelPath, "ABI"))
-	f.Func().Id("init").Params().BlockFunc(func(g *jen.Group) {
-		g.Qual(kernelPath, "Register").CallFunc(func(g *jen.Group) {
-			for _, k := range kernels {
-				g.Line().Add(info(k))
-			}
-			g.Line()
-		})
+	f.Comment("// The kernels do not compile with another layout of their arguments, other flags or\n// other sizes of sums than they were made for.")
+	f.Var().DefsFunc(func(g *jen.Group) {
+		same(g, uint64(kernel.ABI), jen.Qual(kernelPath, "ABI"))
+		layout(g, kernel.Args{})
+		layout(g, kernel.Segment{})
+		same(g, uint64(kernel.Accumulate), jen.Qual(kernelPath, "Accumulate"))
+		same(g, uint64(kernel.Scale), jen.Qual(kernelPath, "Scale"))
+		same(g, uint64(kernel.PreOnly), jen.Qual(kernelPath, "PreOnly"))
+		same(g, kernel.MaxKC, jen.Qual(kernelPath, "MaxKC"))
 	})
+	f.Func().Id("init").Params().Block(jen.Qual(kernelPath, "Register").CallFunc(func(g *jen.Group) {
+		for _, k := range kernels {
+			g.Line().Qual(kernelPath, "Info").Values(
+				jen.Id("Name").Op(":").Lit(k.Name()), jen.Id("Row").Op(":").Add(literal(reflect.ValueOf(k))), jen.Id("Func").Op(":").Id(k.Name()))
+		}
+		g.Line()
+	}))
 	return render(f)
 }
 
-func info(k plan.Kernel) jen.Code {
-	return jen.Qual(kernelPath, "Info").ValuesFunc(func(g *jen.Group) {
-		g.Id("Name").Op(":").Lit(k.Name())
-		g.Id("ISA").Op(":").Lit(string(k.ISA))
-		g.Id("MR").Op(":").Lit(k.MR)
-		g.Id("NR").Op(":").Lit(k.NR)
-		if k.Epilogue != kernel.Linear {
-			g.Id("Epilogue").Op(":").Lit(string(k.Epilogue))
+// same asserts at compile time that a constant has a value.
+func same(g *jen.Group, want uint64, constant jen.Code) {
+	g.Id("_").Index(jen.Id(fmt.Sprint(want))).Struct().Op("=").Index(constant).Struct().Values()
+}
+
+// layout asserts where the fields of an argument struct lie.
+func layout(g *jen.Group, args any) {
+	t := reflect.TypeOf(args)
+	for i := range t.NumField() {
+		field := t.Field(i)
+		same(g, uint64(field.Offset), jen.Qual("unsafe", "Offsetof").Call(jen.Qual(kernelPath, t.Name()).Values().Dot(field.Name)))
+	}
+	same(g, uint64(t.Size()), jen.Qual("unsafe", "Sizeof").Call(jen.Qual(kernelPath, t.Name()).Values()))
+}
+
+// Targets writes the init function that registers targets.
+func Targets(pkg string, targets []kernel.Target) ([]byte, error) {
+	f := newFile(pkg)
+	f.Func().Id("init").Params().Block(jen.Qual(kernelPath, "RegisterTargets").CallFunc(func(g *jen.Group) {
+		for _, t := range targets {
+			g.Line().Add(literal(reflect.ValueOf(t)))
 		}
-		if k.Strip {
-			g.Id("Strip").Op(":").True()
+		g.Line()
+	}))
+	return render(f)
+}
+
+// fields are those of a struct in braces.
+func fields(v reflect.Value) *jen.Statement {
+	return jen.ValuesFunc(func(g *jen.Group) {
+		for i := range v.NumField() {
+			if !v.Field(i).IsZero() {
+				g.Id(v.Type().Field(i).Name).Op(":").Add(literal(v.Field(i)))
+			}
 		}
-		if s := k.Shape; s != nil {
-			g.Id("Shape").Op(":").Op("&").Qual(kernelPath, "Shape").ValuesFunc(func(g *jen.Group) {
-				if k.MR > 1 {
-					g.Id("LDA").Op(":").Lit(s.LDA)
-					g.Id("LDC").Op(":").Lit(s.LDC)
-				}
-				g.Id("KStep").Op(":").Lit(s.KStep)
-				g.Id("Segs").Op(":").Index().Qual(kernelPath, "Segment").ValuesFunc(func(g *jen.Group) {
-					for _, seg := range s.Segs {
-						g.Values(jen.Dict{jen.Id("Off"): jen.Lit(seg.Off), jen.Id("Len"): jen.Lit(seg.Len)})
-					}
-				})
-			})
-		}
-		g.Id("Func").Op(":").Id(k.Name())
 	})
+}
+
+// literal is a value of a type of runtime/kernel as source; fields that are zero
+// are left out.
+func literal(v reflect.Value) *jen.Statement {
+	of := func(t reflect.Type) *jen.Statement { return jen.Qual(kernelPath, t.Name()) }
+	switch v.Kind() {
+	case reflect.Pointer:
+		return jen.Op("&").Add(literal(v.Elem()))
+	case reflect.Struct:
+		return of(v.Type()).Add(fields(v))
+	case reflect.Slice, reflect.Array:
+		index := jen.Index()
+		if v.Kind() == reflect.Array {
+			index = jen.Index(jen.Lit(v.Len()))
+		}
+		return index.Add(of(v.Type().Elem())).ValuesFunc(func(g *jen.Group) {
+			for i := range v.Len() {
+				g.Add(fields(v.Index(i)))
+			}
+		})
+	case reflect.String:
+		return jen.Lit(v.String())
+	case reflect.Bool:
+		return jen.Lit(v.Bool())
+	default:
+		return jen.Lit(int(v.Int()))
+	}
 }
 
 // Cudalib is the name of the package in a folder of its own, because Go's

@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/templates"
 )
@@ -20,13 +20,13 @@ import (
 type Files map[string][]byte
 
 // Sources writes the CUDA C of the kernels, and the device vocabulary.
-func Sources(kernels []plan.GPUKernel) (Files, error) {
+func Sources(kernels []gpu.Kernel) (Files, error) {
 	header, err := templates.FS.ReadFile("device.cuh")
 	if err != nil {
 		return nil, err
 	}
 	files := Files{Header: header}
-	for _, name := range plan.GPUFiles(kernels) {
+	for _, name := range gpu.Files(kernels) {
 		src, err := Source(name, kernels)
 		if err != nil {
 			return nil, err
@@ -162,7 +162,7 @@ func hash(data []byte) string { return fmt.Sprintf("%x", sha256.Sum256(data)) }
 // manifest. What lies in dir is taken where it is fresh and no nvcc is named;
 // otherwise nvcc, found as [Find] does, makes it, and PTX whose text is the same
 // stays as it lies there.
-func Build(dir, nvcc string, kernels []plan.GPUKernel) (Files, error) {
+func Build(dir, nvcc string, kernels []gpu.Kernel) (Files, error) {
 	files, err := Sources(kernels)
 	if err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func Build(dir, nvcc string, kernels []plan.GPUKernel) (Files, error) {
 
 // Compile adds PTX, machine code and the manifest to the sources, after it has
 // held every kernel to its plan.
-func (t *Toolkit) Compile(files Files, kernels []plan.GPUKernel) error {
+func (t *Toolkit) Compile(files Files, kernels []gpu.Kernel) error {
 	dir, err := os.MkdirTemp("", "sffn-cuda-")
 	if err != nil {
 		return err
@@ -298,7 +298,7 @@ func ParseManifest(text string) (Listing, error) {
 }
 
 // Check holds every kernel on every architecture to its plan.
-func (m Listing) Check(kernels []plan.GPUKernel) error {
+func (m Listing) Check(kernels []gpu.Kernel) error {
 	var errs []error
 	for _, k := range kernels {
 		for _, arch := range Architectures {

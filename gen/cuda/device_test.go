@@ -8,7 +8,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/internal/gpuproof/interpret"
@@ -36,7 +36,7 @@ func newProver(kernels map[string]*ptx.Kernel, draw, seed uint64, samples int) (
 }
 
 // loadPTX reads the PTX of a generated folder, which must be fresh.
-func loadPTX(t *testing.T, dir string, kernels []plan.GPUKernel) map[string]*ptx.Kernel {
+func loadPTX(t *testing.T, dir string, kernels []gpu.Kernel) map[string]*ptx.Kernel {
 	t.Helper()
 	files, err := Sources(kernels)
 	if err != nil {
@@ -46,7 +46,7 @@ func loadPTX(t *testing.T, dir string, kernels []plan.GPUKernel) map[string]*ptx
 		t.Fatalf("%v\nrun make generate with the CUDA toolkit", err)
 	}
 	found := map[string]*ptx.Kernel{}
-	for _, file := range plan.GPUFiles(kernels) {
+	for _, file := range gpu.Files(kernels) {
 		text, err := files.PTX(file)
 		if err != nil {
 			t.Fatal(err)
@@ -65,7 +65,7 @@ func loadPTX(t *testing.T, dir string, kernels []plan.GPUKernel) map[string]*ptx
 // input is an array that kernels read.
 func (d *device) input(b []byte) *ptx.Buffer {
 	d.t.Helper()
-	a, err := d.Alloc(plan.Read, b, len(b))
+	a, err := d.Alloc(gpu.Read, b, len(b))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ type (
 
 // run launches a kernel once. Findings, and outputs that it did not write
 // whole, are errors; outputs become inputs of the next launch.
-func (d *device) run(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf) error {
+func (d *device) run(k gpu.Kernel, a arrays, n numbers, c gpu.Counts) error {
 	for _, p := range k.Params {
 		if b := a[p.Name]; b != nil && len(b.(*ptx.Buffer).Bytes()) != p.Bytes(c) {
 			return fmt.Errorf("%s: %s has %d bytes, the plan says %d", k.Name, p.Name, len(b.(*ptx.Buffer).Bytes()), p.Bytes(c))
@@ -131,8 +131,8 @@ func (d *device) run(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf) 
 		return fmt.Errorf("%v: %w", c, err)
 	}
 	for _, p := range k.Params {
-		if b := a[p.Name]; b != nil && p.Access != plan.Read {
-			if n := b.(*ptx.Buffer).Unwritten(); n > 0 && p.Access == plan.Written {
+		if b := a[p.Name]; b != nil && p.Access != gpu.Read {
+			if n := b.(*ptx.Buffer).Unwritten(); n > 0 && p.Access == gpu.Written {
 				return fmt.Errorf("%s: %v: %d words of %s were not written", k.Name, c, n, p.Name)
 			}
 			b.(*ptx.Buffer).Freeze()
@@ -142,10 +142,10 @@ func (d *device) run(k plan.GPUKernel, a arrays, n numbers, c plan.GPUCountsOf) 
 }
 
 // output makes room for an array that a kernel writes.
-func (d *device) output(k plan.GPUKernel, name string, c plan.GPUCountsOf) *ptx.Buffer {
+func (d *device) output(k gpu.Kernel, name string, c gpu.Counts) *ptx.Buffer {
 	for _, p := range k.Params {
 		if p.Name == name {
-			b, _ := d.Alloc(plan.Written, nil, p.Bytes(c))
+			b, _ := d.Alloc(gpu.Written, nil, p.Bytes(c))
 			return b.(*ptx.Buffer)
 		}
 	}
@@ -155,8 +155,8 @@ func (d *device) output(k plan.GPUKernel, name string, c plan.GPUCountsOf) *ptx.
 
 // product runs a matrix product, the sum of backward-weight in the given
 // number of parts, and returns its results.
-func (d *device) product(p plan.GPUProduct, a arrays, tokens, parts int) (*ptx.Buffer, error) {
-	ks, c := p.Kernels(), plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: parts}
+func (d *device) product(p gpu.Product, a arrays, tokens, parts int) (*ptx.Buffer, error) {
+	ks, c := p.Kernels(), gpu.Counts{gpu.Tokens: tokens, gpu.Parts: parts}
 	out := d.output(ks[0], "c", c)
 	a["c"] = out
 	n := numbers{"split": uint32(p.PartStages(tokens, parts))}
@@ -173,7 +173,7 @@ func (d *device) product(p plan.GPUProduct, a arrays, tokens, parts int) (*ptx.B
 }
 
 // launch runs a matrix product that must go well.
-func (d *device) launch(p plan.GPUProduct, a arrays, tokens, parts int) *ptx.Buffer {
+func (d *device) launch(p gpu.Product, a arrays, tokens, parts int) *ptx.Buffer {
 	d.t.Helper()
 	c, err := d.product(p, a, tokens, parts)
 	if err != nil {
@@ -183,8 +183,8 @@ func (d *device) launch(p plan.GPUProduct, a arrays, tokens, parts int) *ptx.Buf
 }
 
 // array is a buffer of the values of a layer.
-func (d *device) array(v []float64, p plan.Precision) *ptx.Buffer {
-	if p == plan.Float32s {
+func (d *device) array(v []float64, p gpu.Precision) *ptx.Buffer {
+	if p == gpu.Float32s {
 		return d.float32(v)
 	}
 	return d.bf16(v)
@@ -192,35 +192,35 @@ func (d *device) array(v []float64, p plan.Precision) *ptx.Buffer {
 
 // sum adds up parts of n sums to what is there, or puts them in its place where
 // there is nothing.
-func (d *device) sum(p plan.GPUSum, parts *ptx.Buffer, n, count int, there []float64) []float64 {
+func (d *device) sum(p gpu.Sum, parts *ptx.Buffer, n, count int, there []float64) []float64 {
 	d.t.Helper()
 	accumulate := uint32(1)
 	if there == nil {
 		accumulate, there = 0, slices.Repeat([]float64{math.NaN()}, n)
 	}
 	there32 := d.float32(there).Bytes()
-	b, _ := d.Alloc(plan.Updated, there32, len(there32))
+	b, _ := d.Alloc(gpu.Updated, there32, len(there32))
 	sum := b.(*ptx.Buffer)
-	if err := d.run(p.Kernel(), arrays{"parts": parts, "sum": sum}, numbers{"accumulate": accumulate}, plan.GPUCountsOf{plan.Entries: n, plan.Parts: count}); err != nil {
+	if err := d.run(p.Kernel(), arrays{"parts": parts, "sum": sum}, numbers{"accumulate": accumulate}, gpu.Counts{gpu.Entries: n, gpu.Parts: count}); err != nil {
 		d.t.Fatal(err)
 	}
 	return values(sum, true)
 }
 
 // columns sums the columns of the rows of a layer's gradient.
-func (d *device) columns(p plan.GPUColumns, x *ptx.Buffer, tokens int, there []float64) []float64 {
+func (d *device) columns(p gpu.Columns, x *ptx.Buffer, tokens int, there []float64) []float64 {
 	d.t.Helper()
-	k, c := p.Kernel(), plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: p.Parts(tokens)}
+	k, c := p.Kernel(), gpu.Counts{gpu.Tokens: tokens, gpu.Parts: p.Parts(tokens)}
 	parts := d.output(k, "sums", c)
 	if err := d.run(k, arrays{"x": x, "sums": parts}, numbers{"rows": uint32(p.Rows(tokens))}, c); err != nil {
 		d.t.Fatal(err)
 	}
-	return d.sum(plan.SumRows, parts, p.Width, p.Parts(tokens), there)
+	return d.sum(gpu.SumRows, parts, p.Width, p.Parts(tokens), there)
 }
 
 // layer is a layer on the device: packed weights and what its passes leave.
 type layer struct {
-	plan  plan.GPULayer
+	plan  gpu.Layer
 	packs []*ptx.Buffer
 	bias  *ptx.Buffer
 	// z holds the input of each factor, dz the gradient of its output.
@@ -230,7 +230,7 @@ type layer struct {
 	biasGrad []float64
 }
 
-func (d *device) newLayer(p plan.GPULayer, w [][]float64, bias []float64) *layer {
+func (d *device) newLayer(p gpu.Layer, w [][]float64, bias []float64) *layer {
 	l := &layer{plan: p, dz: make([]*ptx.Buffer, len(w))}
 	for i, f := range p.Factors {
 		var pack []float64
@@ -286,7 +286,7 @@ func (d *device) backward(l *layer, dy *ptx.Buffer, tokens, parts int, few, accu
 		return nil
 	}
 	if l.bias != nil {
-		columns := plan.GPUColumns{Width: len(l.plan.Bias), Precision: l.plan.Precision}
+		columns := gpu.Columns{Width: len(l.plan.Bias), Precision: l.plan.Precision}
 		l.biasGrad = make([]float64, columns.Width)
 		for s, v := range d.columns(columns, dy, tokens, there(columns.Width)) {
 			l.biasGrad[l.plan.Bias[s]] = v
@@ -308,7 +308,7 @@ func (d *device) backward(l *layer, dy *ptx.Buffer, tokens, parts int, few, accu
 	l.grads = nil
 	for i, f := range l.plan.Factors {
 		n := f.Weights()
-		stored := d.sum(plan.SumParts, d.launch(f.BackwardWeight, arrays{"a": l.dz[i], "b": l.z[i]}, tokens, parts), n, parts, there(n))
+		stored := d.sum(gpu.SumParts, d.launch(f.BackwardWeight, arrays{"a": l.dz[i], "b": l.z[i]}, tokens, parts), n, parts, there(n))
 		g := make([]float64, n)
 		at := 0
 		for b := range f.Blocks {
@@ -343,11 +343,11 @@ var odd = []spec.FFN{
 	{Kind: spec.LowRank, Hidden: 30, FFN: 70, Rank: 13, Act: spec.SwiGLU, Bias: true},
 }
 
-func planned(t *testing.T, specs []spec.FFN) []plan.GPUFFN {
+func planned(t *testing.T, specs []spec.FFN) []gpu.FFN {
 	t.Helper()
-	var fs []plan.GPUFFN
+	var fs []gpu.FFN
 	for _, f := range specs {
-		p, err := plan.NewGPUFFN(f, "")
+		p, err := gpu.NewFFN(f, "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,14 +10,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 )
 
 // The committed reports of ptxas and of the disassembly hold every kernel to
 // its plan: registers, tensor-core instructions, 16-byte copies and stores, no
 // spills, shared memory. This needs no toolkit.
 func TestGates(t *testing.T) {
-	tables := map[string][]plan.GPUKernel{shippedDir: shipped(t)}
+	tables := map[string][]gpu.Kernel{shippedDir: shipped(t)}
 	for dir := range folders {
 		tables[dir] = table(t, dir)
 	}
@@ -74,9 +74,9 @@ func manifest(t *testing.T, dir string) (Listing, []byte) {
 }
 
 // committed lists the manifest and the files of some kinds.
-func committed(ks []plan.GPUKernel, kinds ...string) []string {
+func committed(ks []gpu.Kernel, kinds ...string) []string {
 	names := []string{Manifest}
-	for _, file := range plan.GPUFiles(ks) {
+	for _, file := range gpu.Files(ks) {
 		for _, kind := range kinds {
 			names = append(names, "z_"+file+kind)
 		}
@@ -91,7 +91,7 @@ func TestStale(t *testing.T) {
 	t.Run("machine code", func(t *testing.T) { testStale(t, shippedDir, shipped(t), Fatbin) })
 }
 
-func testStale(t *testing.T, from string, ks []plan.GPUKernel, kind string) {
+func testStale(t *testing.T, from string, ks []gpu.Kernel, kind string) {
 	sources, err := Sources(ks)
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func testStale(t *testing.T, from string, ks []plan.GPUKernel, kind string) {
 	if err := Fresh(dir, changed, kind); err == nil || !strings.Contains(err.Error(), "is stale: it was made from another") {
 		t.Error(err)
 	}
-	name := filepath.Join(dir, "z_"+string(plan.Forward)+kind)
+	name := filepath.Join(dir, "z_"+string(gpu.Forward)+kind)
 	data, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
@@ -160,8 +160,8 @@ func TestBuildWithoutToolkit(t *testing.T) {
 			t.Errorf("no %s", name)
 		}
 	}
-	name := filepath.Join(dir, fatbinName(string(plan.Forward)))
-	if err := os.WriteFile(name, files[fatbinName(string(plan.BackwardData))], 0o666); err != nil {
+	name := filepath.Join(dir, fatbinName(string(gpu.Forward)))
+	if err := os.WriteFile(name, files[fatbinName(string(gpu.BackwardData))], 0o666); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Build(dir, "", ks); !errors.Is(err, ErrNoToolkit) || !strings.Contains(err.Error(), "z_forward.fatbin is not what z_cuda.txt says") {
@@ -236,7 +236,7 @@ func TestReproducible(t *testing.T) {
 func TestFatbins(t *testing.T) {
 	tk := toolkit(t)
 	m, _ := manifest(t, shippedDir)
-	for _, file := range plan.GPUFiles(shipped(t)) {
+	for _, file := range gpu.Files(shipped(t)) {
 		fatbin, err := filepath.Abs(filepath.Join(shippedDir, fatbinName(file)))
 		if err != nil {
 			t.Fatal(err)
@@ -264,14 +264,14 @@ func TestFatbins(t *testing.T) {
 // A kernel that spills is an error, and the compilers' words are shown.
 func TestSpill(t *testing.T) {
 	tk := toolkit(t)
-	var ks []plan.GPUKernel
-	for _, k := range plan.GPUTable(planned(t, small[:1])...) {
-		if p, ok := k.Plan.(plan.GPUProduct); ok {
+	var ks []gpu.Kernel
+	for _, k := range gpu.Table(planned(t, small[:1])...) {
+		if p, ok := k.Plan.(gpu.Product); ok {
 			p.BlocksPerSM = 8
 			ks = append(ks, p.Kernel())
 		}
 	}
-	ks = plan.GPUUnique(ks)
+	ks = gpu.Unique(ks)
 	files, err := Sources(ks)
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,7 @@ package cuda
 import (
 	"path/filepath"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 )
 
@@ -49,21 +49,21 @@ var (
 )
 
 // goldenTable lists them.
-func goldenTable() ([]plan.GPUKernel, error) {
-	var of []interface{ Kernels() []plan.GPUKernel }
+func goldenTable() ([]gpu.Kernel, error) {
+	var of []interface{ Kernels() []gpu.Kernel }
 	for _, l := range goldenLayers {
-		p, err := plan.NewGPULayer(l, "")
+		p, err := gpu.NewLayer(l, "")
 		if err != nil {
 			return nil, err
 		}
 		of = append(of, p)
 	}
 	for _, f := range goldenFFNs {
-		p, err := plan.NewGPUFFN(f, "")
+		p, err := gpu.NewFFN(f, "")
 		if err != nil {
 			return nil, err
 		}
 		of = append(of, p)
 	}
-	return plan.GPUTable(of...), nil
+	return gpu.Table(of...), nil
 }

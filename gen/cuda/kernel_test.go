@@ -4,7 +4,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 )
@@ -12,32 +12,32 @@ import (
 // shippedDir holds the kernels of the paper's S shapes.
 var shippedDir = filepath.Join("..", "..", "generated", "gpt2s")
 
-func shippedConfigs(t *testing.T) (cs []*specfile.Config) {
+func shippedModels(t *testing.T) (ms []spec.Model) {
 	for _, name := range specfile.Shapes("gpt2s") {
-		c, err := specfile.Load(name)
+		m, err := specfile.Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		cs = append(cs, c)
+		ms = append(ms, m)
 	}
-	return cs
+	return ms
 }
 
-func shipped(t *testing.T) []plan.GPUKernel {
-	var models []spec.Model
-	var ks []plan.GPUKernel
-	for _, c := range shippedConfigs(t) {
-		m, err := plan.NewGPUModel(c.Model, "")
+func shipped(t *testing.T) []gpu.Kernel {
+	var ks []gpu.Kernel
+	models := shippedModels(t)
+	for _, m := range models {
+		p, err := gpu.NewModel(m, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		ks, models = append(ks, m.Kernels()...), append(models, c.Model)
+		ks = append(ks, p.Kernels()...)
 	}
 	passes, err := passTable(models)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return plan.GPUUnique(append(ks, passes...))
+	return gpu.Unique(append(ks, passes...))
 }
 
 // Every shipped kernel with one number of tokens each, in turn, and one
@@ -54,7 +54,7 @@ func TestShippedKernels(t *testing.T) {
 		t.Errorf("%d kernels are planned, %d are in the PTX", len(ks), len(kernels))
 	}
 	for i, k := range ks {
-		p, isProduct := k.Plan.(plan.GPUProduct)
+		p, isProduct := k.Plan.(gpu.Product)
 		counts, seeds := tokenCounts[i%len(tokenCounts):][:1], 1
 		if *full {
 			counts = tokenCounts
@@ -67,11 +67,11 @@ func TestShippedKernels(t *testing.T) {
 			for seed := range seeds {
 				for _, m := range counts {
 					if isProduct && p.Tile.M == 16 {
-						m = min(m, plan.FewTokens)
+						m = min(m, gpu.FewTokens)
 					}
 					d, r := newProver(kernels, uint64(seed), uint64(seed), 500)
 					if *full && isProduct && (seed > 0 || m != 17) {
-						n := share(k.Blocks(plan.GPUCountsOf{plan.Tokens: m, plan.Parts: 1}))
+						n := share(k.Blocks(gpu.Counts{gpu.Tokens: m, gpu.Parts: 1}))
 						d.Only = func(at [3]int) bool { return (at[0]+3*at[1]+m+seed)%n == 0 }
 						r.Only = d.Only
 					}

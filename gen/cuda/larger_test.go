@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 )
@@ -14,25 +14,25 @@ import (
 // GPUs only.
 var larger = []string{"gpt2m", "gpt2l"}
 
-func largerKernels(t *testing.T, pkg string) (dir string, ks []plan.GPUKernel) {
+func largerKernels(t *testing.T, pkg string) (dir string, ks []gpu.Kernel) {
 	t.Helper()
 	var models []spec.Model
 	for _, name := range specfile.Shapes(pkg) {
-		c, err := specfile.Load(name)
+		m, err := specfile.Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := plan.NewGPUModel(c.Model, "")
+		p, err := gpu.NewModel(m, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		ks, models = append(ks, m.Kernels()...), append(models, c.Model)
+		ks, models = append(ks, p.Kernels()...), append(models, m)
 	}
 	passes, err := passTable(models)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Join("..", "..", "generated", pkg), plan.GPUUnique(append(ks, passes...))
+	return filepath.Join("..", "..", "generated", pkg), gpu.Unique(append(ks, passes...))
 }
 
 // The committed kernels of the M and L shapes are those of the plan, within its
@@ -76,8 +76,8 @@ func TestLargerKernels(t *testing.T) {
 		dir, ks := largerKernels(t, pkg)
 		kernels := loadPTX(t, dir, ks)
 		for i, k := range ks {
-			p, ok := k.Plan.(plan.GPUProduct)
-			if !ok || known[k.Name] || !*full && slices.ContainsFunc(k.Params, func(p plan.GPUParam) bool { return p.Bytes(plan.GPUCountsOf{plan.Tokens: 17, plan.Parts: 1}) > largest }) {
+			p, ok := k.Plan.(gpu.Product)
+			if !ok || known[k.Name] || !*full && slices.ContainsFunc(k.Params, func(p gpu.Param) bool { return p.Bytes(gpu.Counts{gpu.Tokens: 17, gpu.Parts: 1}) > largest }) {
 				continue
 			}
 			known[k.Name] = true
@@ -85,10 +85,10 @@ func TestLargerKernels(t *testing.T) {
 				t.Parallel()
 				for _, m := range counts {
 					if p.Tile.M == 16 {
-						m = min(m, plan.FewTokens)
+						m = min(m, gpu.FewTokens)
 					}
 					d, r := newProver(kernels, uint64(m), uint64(i), 100)
-					if grid := k.Blocks(plan.GPUCountsOf{plan.Tokens: m, plan.Parts: 1}); !*full {
+					if grid := k.Blocks(gpu.Counts{gpu.Tokens: m, gpu.Parts: 1}); !*full {
 						each := max(1, grid[0]*grid[1]/3)
 						d.Only = func(at [3]int) bool { return (at[0]*grid[1]+at[1]+i)%each == 0 }
 						r.Only = d.Only

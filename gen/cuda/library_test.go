@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 )
 
 // A Go program links the library and finds the images in it, each with the
@@ -18,7 +18,7 @@ import (
 // embed.
 func TestLibrary(t *testing.T) {
 	tk := toolkit(t)
-	ks := plan.GPUUnique([]plan.GPUKernel{plan.SumRows.Kernel(), plan.PackBF16.Kernel()})
+	ks := gpu.Unique([]gpu.Kernel{gpu.SumRows.Kernel(), gpu.PackBF16.Kernel()})
 	files, err := Build(t.TempDir(), "", ks)
 	if err != nil {
 		t.Fatal(err)

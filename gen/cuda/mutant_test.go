@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/internal/ptx"
 )
@@ -68,10 +68,10 @@ func mutants(text string, registers bool) (ms []mutant) {
 }
 
 // kernelTexts cuts a module into its header and its kernels by name.
-func kernelTexts(t *testing.T, dir string, ks []plan.GPUKernel) (header string, texts map[string]string) {
+func kernelTexts(t *testing.T, dir string, ks []gpu.Kernel) (header string, texts map[string]string) {
 	t.Helper()
 	texts = map[string]string{}
-	for _, file := range plan.GPUFiles(ks) {
+	for _, file := range gpu.Files(ks) {
 		data, err := os.ReadFile(filepath.Join(dir, ptxName(file)))
 		if err != nil {
 			t.Fatal(err)
@@ -93,7 +93,7 @@ func kernelTexts(t *testing.T, dir string, ks []plan.GPUKernel) (header string, 
 
 // noticed runs a mutant and reports whether a finding or a wrong number gave
 // it away.
-func noticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
+func noticed(t *testing.T, k gpu.Kernel, header, text string) bool {
 	t.Helper()
 	m, err := ptx.Parse(header + text)
 	if err != nil {
@@ -101,7 +101,7 @@ func noticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
 	}
 	for seed := range uint64(3) {
 		tokens := 129
-		if k.Plan.(plan.GPUProduct).Tile.M == 16 {
+		if k.Plan.(gpu.Product).Tile.M == 16 {
 			tokens = 33
 		}
 		d, _ := newProver(m.Kernels, seed, seed, 500)
@@ -123,7 +123,7 @@ func TestMutants(t *testing.T) {
 	tiles := map[string]bool{}
 	n, missed := 0, 0
 	for _, k := range ks {
-		p, ok := k.Plan.(plan.GPUProduct)
+		p, ok := k.Plan.(gpu.Product)
 		if !ok {
 			continue
 		}
@@ -163,7 +163,7 @@ func TestDroppedTiles(t *testing.T) {
 	ks := table(t, smallDir)
 	kernels := loadPTX(t, smallDir, ks)
 	for _, k := range ks {
-		p, ok := k.Plan.(plan.GPUProduct)
+		p, ok := k.Plan.(gpu.Product)
 		if !ok {
 			continue
 		}
@@ -172,7 +172,7 @@ func TestDroppedTiles(t *testing.T) {
 			"rows":    func(l *ptx.Launch) { l.Grid[1]-- },
 			"stage":   func(l *ptx.Launch) { l.Args[len(l.Args)-1]-- },
 		} {
-			g := k.Blocks(plan.GPUCountsOf{plan.Tokens: 129, plan.Parts: 1})
+			g := k.Blocks(gpu.Counts{gpu.Tokens: 129, gpu.Parts: 1})
 			if what == "columns" && g[0] == 1 || what == "rows" && g[1] == 1 || what == "stage" && p.Depth() > 0 {
 				continue
 			}
@@ -192,7 +192,7 @@ func TestColumnsMutants(t *testing.T) {
 	header, texts := kernelTexts(t, smallDir, ks)
 	n := 0
 	for _, k := range ks {
-		if _, ok := k.Plan.(plan.GPUColumns); !ok {
+		if _, ok := k.Plan.(gpu.Columns); !ok {
 			continue
 		}
 		run := func(kernels map[string]*ptx.Kernel) error {

@@ -12,7 +12,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 )
 
 // Toolkit is an installed CUDA compiler.
@@ -106,7 +106,7 @@ func (t *Toolkit) compile(dir, source string) ([]byte, error) {
 type Compiled struct {
 	// Registers of a thread; Barriers of a block.
 	Registers, Barriers int
-	plan.GPUCounts
+	gpu.Instructions
 	// Local counts accesses to local memory.
 	Local int
 }

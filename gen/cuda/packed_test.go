@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gz"
 )
 
@@ -49,7 +49,7 @@ func TestPackedOtherwise(t *testing.T) {
 	}
 	write(Manifest, files[Manifest])
 	packed := map[string][]byte{}
-	for _, file := range plan.GPUFiles(ks) {
+	for _, file := range gpu.Files(ks) {
 		text, err := files.PTX(file)
 		if err != nil {
 			t.Fatal(err)
@@ -64,7 +64,7 @@ func TestPackedOtherwise(t *testing.T) {
 	if err := Fresh(dir, again, PTX); err != nil {
 		t.Fatal(err)
 	}
-	const other = string(plan.Forward)
+	const other = string(gpu.Forward)
 	text, err := files.PTX(other)
 	if err != nil {
 		t.Fatal(err)

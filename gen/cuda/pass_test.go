@@ -4,7 +4,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 )
 
@@ -24,19 +24,19 @@ var passModels = []spec.Model{
 	{Hidden: 2080, FFN: 64, Vocab: 101, QHeads: 2, KVHeads: 2, AttnDim: 256, Kind: spec.Dense, Norm: spec.RMSNorm, Position: spec.RoPE},
 }
 
-func passTable(models []spec.Model) ([]plan.GPUKernel, error) {
-	var ks []plan.GPUKernel
+func passTable(models []spec.Model) ([]gpu.Kernel, error) {
+	var ks []gpu.Kernel
 	for _, m := range models {
 		if m.Layers == 0 {
 			m.Layers, m.MaxPositions = 2, 40
 		}
-		p, err := plan.NewGPUPasses(m)
+		p, err := gpu.NewPasses(m)
 		if err != nil {
 			return nil, err
 		}
 		ks = append(ks, p.Kernels()...)
 	}
-	return plan.GPUUnique(ks), nil
+	return gpu.Unique(ks), nil
 }
 
 // Every kernel around the products, at every size, three schedules each, all

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/ptx"
 )
 
@@ -44,7 +44,7 @@ func passMutants(text string) []mutant {
 
 // passNoticed runs a mutant at several sizes and reports whether a finding or
 // a wrong number gave it away.
-func passNoticed(t *testing.T, k plan.GPUKernel, header, text string) bool {
+func passNoticed(t *testing.T, k gpu.Kernel, header, text string) bool {
 	t.Helper()
 	m, err := ptx.Parse(header + text)
 	if err != nil {

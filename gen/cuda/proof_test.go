@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/internal/ptx"
@@ -27,14 +27,14 @@ var (
 var smallDir = filepath.Join("testdata", "small")
 
 // folders are those of testdata, with the tables of their kernels.
-var folders = map[string]func() ([]plan.GPUKernel, error){
+var folders = map[string]func() ([]gpu.Kernel, error){
 	smallDir:  smallTable,
-	passDir:   func() ([]plan.GPUKernel, error) { return passTable(passModels) },
+	passDir:   func() ([]gpu.Kernel, error) { return passTable(passModels) },
 	goldenDir: goldenTable,
 	edgeDir:   edgeTable,
 }
 
-func table(t *testing.T, dir string) []plan.GPUKernel {
+func table(t *testing.T, dir string) []gpu.Kernel {
 	t.Helper()
 	ks, err := folders[dir]()
 	if err != nil {
@@ -65,23 +65,23 @@ func TestMain(m *testing.M) {
 var smallModel = spec.Model{Vocab: 131, Hidden: 264, FFN: 136, Layers: 1, AttnDim: 256, QHeads: 16, KVHeads: 8, Kind: spec.Dense, Act: spec.GELU, Bias: true}
 
 // smallTable lists the kernels of testdata/small.
-func smallTable() ([]plan.GPUKernel, error) {
-	m, err := plan.NewGPUModel(smallModel, "")
+func smallTable() ([]gpu.Kernel, error) {
+	m, err := gpu.NewModel(smallModel, "")
 	if err != nil {
 		return nil, err
 	}
-	of := []interface{ Kernels() []plan.GPUKernel }{m}
+	of := []interface{ Kernels() []gpu.Kernel }{m}
 	for _, f := range append(slices.Clone(small), odd...) {
-		p, err := plan.NewGPUFFN(f, "")
+		p, err := gpu.NewFFN(f, "")
 		if err != nil {
 			return nil, err
 		}
 		of = append(of, p)
 	}
-	return plan.GPUTable(of...), nil
+	return gpu.Table(of...), nil
 }
 
-func compileInto(dir string, ks []plan.GPUKernel) error {
+func compileInto(dir string, ks []gpu.Kernel) error {
 	files, err := Build(dir, "", ks)
 	if err != nil {
 		return err
@@ -110,8 +110,8 @@ const roundoff = 1.0 / 256
 // tanh.approx is good to 2^-11, its slope here to twice that. In float32 each
 // rounding stands for a sum of at most terms products, each half an ulp off, and
 // for the two ulp of an exponential and a quotient.
-func tolerance(p plan.Precision, roundings, terms int) float64 {
-	if p == plan.Float32s {
+func tolerance(p gpu.Precision, roundings, terms int) float64 {
+	if p == gpu.Float32s {
 		return float64(roundings*(terms+4)) / (1 << 24)
 	}
 	return math.Sqrt(float64(roundings)/3)*roundoff + 1.0/1024
@@ -149,7 +149,7 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
-func network(d *device, f plan.GPUFFN, m int, seed uint64) {
+func network(d *device, f gpu.FFN, m int, seed uint64) {
 	t, s := d.t, f.Spec
 	draw := func(l spec.Linear) (w [][]float64, bias []float64) {
 		for _, p := range l.Chain() {
@@ -174,14 +174,14 @@ func network(d *device, f plan.GPUFFN, m int, seed uint64) {
 	dx, dm1, db1 := f64ref.LinearBackward(m1, x, dh, m, l1.In, l1.Out)
 
 	fc1, fc2 := d.newLayer(f.FC1, w1, b1), d.newLayer(f.FC2, w2, b2)
-	dev, is32 := d.array(x, f.Precision), f.Precision == plan.Float32s
+	dev, is32 := d.array(x, f.Precision), f.Precision == gpu.Float32s
 	n, terms := 2*len(fc1.packs), max(l1.In, l1.Out, m)
 	last := f.FC1.Factors[len(f.FC1.Factors)-1].Forward
 	forward := func(few bool, pre *ptx.Buffer) {
 		got := values(d.forward(fc2, d.forward(fc1, dev, m, few, pre), m, few, nil), is32)
 		near(t, "y", unstored(got, f.Output, m), y, tolerance(f.Precision, n, terms))
 	}
-	pre := d.output(last.Kernel(), "pre", plan.GPUCountsOf{plan.Tokens: m})
+	pre := d.output(last.Kernel(), "pre", gpu.Counts{gpu.Tokens: m})
 	forward(false, pre)
 	stored := make([]float64, len(dy))
 	for r := range m {
@@ -224,8 +224,8 @@ func network(d *device, f plan.GPUFFN, m int, seed uint64) {
 		}
 	}
 	backward(false, seed == 2)
-	if m <= plan.FewTokens && !is32 {
-		pre = d.output(last.Kernel(), "pre", plan.GPUCountsOf{plan.Tokens: m})
+	if m <= gpu.FewTokens && !is32 {
+		pre = d.output(last.Kernel(), "pre", gpu.Counts{gpu.Tokens: m})
 		forward(true, pre)
 		backward(true, false)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/internal/gpuproof/interpret"
 	"github.com/structuredffn/sffn/internal/ptx"
@@ -24,7 +25,7 @@ func TestThresholdShapes(t *testing.T) {
 	sizes := map[axis]map[int]bool{}
 	found := map[string]bool{} // by family and threshold: some kernel's list has kernels on all sides
 	missing := map[string]string{}
-	var all []plan.GPUKernel
+	var all []gpu.Kernel
 	for dir := range folders {
 		all = append(all, table(t, dir)...)
 	}
@@ -71,7 +72,7 @@ func TestThresholdShapes(t *testing.T) {
 }
 
 // around are the sizes below, at and above a threshold.
-func around(s plan.GPUThreshold) (ns []int) {
+func around(s gpu.Threshold) (ns []int) {
 	for n := s.At - s.Step; n <= s.At+s.Step; n += s.Step {
 		if n > 0 {
 			ns = append(ns, n)
@@ -82,9 +83,9 @@ func around(s plan.GPUThreshold) (ns []int) {
 
 // walk runs a kernel with n of what an axis counts, and compares all results; of
 // long sequences only the blocks of rows that see the most of the other side run.
-func walk(d *gpuproof.Prover, r *interpret.Runner, k plan.GPUKernel, axis plan.Axis, n int) error {
-	if a, ok := k.Plan.(plan.GPUAttention); ok && a.Rows && axis == "seq" && n > 66 {
-		keys := a.Pass == plan.AttendKeys
+func walk(d *gpuproof.Prover, r *interpret.Runner, k gpu.Kernel, axis plan.Axis, n int) error {
+	if a, ok := k.Plan.(gpu.Attention); ok && a.Rows && axis == "seq" && n > 66 {
+		keys := a.Pass == gpu.AttendKeys
 		d.Only = func(at [3]int) bool { return keys && at[0] < 2 || !keys && at[0] >= n-2 }
 		r.Only = d.Only
 	}
@@ -96,8 +97,8 @@ var digits = regexp.MustCompile("[0-9]+")
 
 // variants picks, of the committed kernels that differ in nothing but constants and
 // have the same thresholds, the one with the smallest operands.
-func variants(t *testing.T) (ks []plan.GPUKernel, kernels map[string]*ptx.Kernel) {
-	best, least := map[string]plan.GPUKernel{}, map[string]int{}
+func variants(t *testing.T) (ks []gpu.Kernel, kernels map[string]*ptx.Kernel) {
+	best, least := map[string]gpu.Kernel{}, map[string]int{}
 	kernels = map[string]*ptx.Kernel{}
 	for _, dir := range slices.Sorted(maps.Keys(folders)) {
 		ks := table(t, dir)
@@ -112,7 +113,7 @@ func variants(t *testing.T) (ks []plan.GPUKernel, kernels map[string]*ptx.Kernel
 			cost := 0
 			for _, p := range k.Params {
 				if p.Type.Array() {
-					cost += p.Bytes(plan.GPUCountsOf{plan.Tokens: 64, plan.Sequences: 1, plan.SeqLen: 64, plan.Slots: 64, plan.Parts: 1})
+					cost += p.Bytes(gpu.Counts{gpu.Tokens: 64, gpu.Sequences: 1, gpu.SeqLen: 64, gpu.Slots: 64, gpu.Parts: 1})
 				}
 			}
 			if b, ok := best[key]; !ok || cost < least[key] || cost == least[key] && k.Name < b.Name {
@@ -123,7 +124,7 @@ func variants(t *testing.T) (ks []plan.GPUKernel, kernels map[string]*ptx.Kernel
 	for _, k := range best {
 		ks = append(ks, k)
 	}
-	return plan.GPUUnique(ks), kernels
+	return gpu.Unique(ks), kernels
 }
 
 // Every variant of every family of kernels at the sizes of launches below, at and
@@ -162,7 +163,7 @@ func TestEdges(t *testing.T) {
 		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel()
 			rows := 5
-			if _, ok := k.Plan.(plan.GPUProduct); ok {
+			if _, ok := k.Plan.(gpu.Product); ok {
 				rows += 40 * (i % 2)
 			}
 			d, _ := newProver(kernels, 3, uint64(i), 0)
@@ -182,7 +183,7 @@ var roundedUp = regexp.MustCompile(`add\.s32 \t%r\d+, %r\d+, (15|31|63);\s+(?:sh
 func TestThresholdMutants(t *testing.T) {
 	ks, kernels := variants(t)
 	// sharp runs a mutant around the thresholds of whole tiles.
-	sharp := func(what string, k plan.GPUKernel, kernels map[string]*ptx.Kernel, tile int, tamper func(tokens int) func(*ptx.Launch)) {
+	sharp := func(what string, k gpu.Kernel, kernels map[string]*ptx.Kernel, tile int, tamper func(tokens int) func(*ptx.Launch)) {
 		t.Helper()
 		n := 0
 		for _, s := range k.Thresholds() {
@@ -210,7 +211,7 @@ func TestThresholdMutants(t *testing.T) {
 		if tried[family] {
 			continue
 		}
-		if p, ok := k.Plan.(plan.GPUProduct); ok && p.Pass != plan.BackwardWeight {
+		if p, ok := k.Plan.(gpu.Product); ok && p.Pass != gpu.BackwardWeight {
 			tried[family] = true
 			sharp("a launch without the last row's tile", k, kernels, p.Tile.M, func(tokens int) func(*ptx.Launch) {
 				return func(l *ptx.Launch) {
@@ -221,9 +222,9 @@ func TestThresholdMutants(t *testing.T) {
 			})
 			continue
 		}
-		p, product := k.Plan.(plan.GPUProduct)
-		a, attention := k.Plan.(plan.GPUAttention)
-		if !(product && p.Precision == plan.BF16) && !(attention && k.Template == "attend" && !a.Cache && a.Pass != plan.AttendKeys) {
+		p, product := k.Plan.(gpu.Product)
+		a, attention := k.Plan.(gpu.Attention)
+		if !(product && p.Precision == gpu.BF16) && !(attention && k.Template == "attend" && !a.Cache && a.Pass != gpu.AttendKeys) {
 			continue
 		}
 		tried[family] = true

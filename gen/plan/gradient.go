@@ -1,6 +1,10 @@
 package plan
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
 
 // Gradient plans one block's weight gradient,
 //
@@ -44,18 +48,18 @@ func Step(idx []int) int {
 	return step
 }
 
-// Gradients lists the weight gradients of the factor's blocks.
-func (t Target) Gradients(f Factor) []Gradient {
+// Gradients lists the weight gradients of the factor's blocks on a schedule.
+func Gradients(f Factor, sched *kernel.Schedule) []Gradient {
 	var gs []Gradient
 	for i, b := range f.Blocks {
 		g := Gradient{Block: i}
-		for _, s := range stretches(slices.Concat(b.Out, b.Up), t.StripMR()) {
+		for _, s := range stretches(slices.Concat(b.Out, b.Up), sched.StripRows) {
 			for len(s) > 0 {
-				g.Strips = append(g.Strips, newStrip(s[:t.StripRows(len(s))]))
-				s = s[t.StripRows(len(s)):]
+				g.Strips = append(g.Strips, newStrip(s[:sched.NextStrip(len(s))]))
+				s = s[sched.NextStrip(len(s)):]
 			}
 		}
-		for _, s := range stretches(b.In, Panel) {
+		for _, s := range stretches(b.In, kernel.Panel) {
 			for _, p := range s {
 				g.In, g.Canon = append(g.In, p.store), append(g.Canon, p.canon)
 			}

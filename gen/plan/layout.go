@@ -59,7 +59,7 @@ type FFN struct {
 
 // NewLayer plans a single linear layer, input and output in their true order.
 func NewLayer(l spec.Linear) Layer {
-	return newLayer(l, identity(l.In), identity(l.Out), "")
+	return NewStoredLayer(l, Identity(l.In), Identity(l.Out), "")
 }
 
 // NewFFN plans a feed-forward network.
@@ -85,12 +85,13 @@ func NewFFN(f spec.FFN) FFN {
 	}
 	return FFN{
 		Spec: f,
-		FC1:  newLayer(fc1, identity(f.Hidden), pre, f.Act),
-		FC2:  newLayer(f.FC2(), hidden, identity(f.Hidden), ""),
+		FC1:  NewStoredLayer(fc1, Identity(f.Hidden), pre, f.Act),
+		FC2:  NewStoredLayer(f.FC2(), hidden, Identity(f.Hidden), ""),
 	}
 }
 
-func identity(n int) []int {
+// Identity is the order of n entries that lie as they are.
+func Identity(n int) []int {
 	p := make([]int, n)
 	for i := range p {
 		p[i] = i
@@ -98,9 +99,9 @@ func identity(n int) []int {
 	return p
 }
 
-// newLayer plans l, whose input j is stored at place in[j] and whose output j,
+// NewStoredLayer plans l, whose input j is stored at place in[j] and whose output j,
 // before the activation, at out[j].
-func newLayer(l spec.Linear, in, out []int, act spec.Act) Layer {
+func NewStoredLayer(l spec.Linear, in, out []int, act spec.Act) Layer {
 	p := Layer{Spec: l, Bias: make([]int, l.Out)}
 	for j, s := range out {
 		p.Bias[s] = j
@@ -112,8 +113,8 @@ func newLayer(l spec.Linear, in, out []int, act spec.Act) Layer {
 			p.Factors = append(p.Factors, newFactor(sf, src, out, act))
 			break
 		}
-		p.Factors = append(p.Factors, newFactor(sf, src, identity(sf.Blocks*sf.Out), ""))
-		src = identity(sf.Blocks * sf.Out)
+		p.Factors = append(p.Factors, newFactor(sf, src, Identity(sf.Blocks*sf.Out), ""))
+		src = Identity(sf.Blocks * sf.Out)
 	}
 	if l.Guide {
 		if !act.Gated() { // only kernels of gated ones know where the halves go

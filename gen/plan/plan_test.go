@@ -2,14 +2,12 @@ package plan
 
 import (
 	"math"
-	"reflect"
 	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -101,7 +99,7 @@ func readsAt(t *rapid.T, f Factor, p Product, places []int) {
 // gradientPlaces is where the gradient plan reads each input and output of a
 // block.
 func gradientPlaces(f Factor, block int) (in, out []int) {
-	g := For(kernel.AVX512).Gradients(f)[block]
+	g := Gradients(f, &kernel.Schedule{StripRows: 12})[block]
 	in, out = make([]int, f.In), make([]int, f.Out)
 	for i, at := range g.In {
 		in[g.Canon[i]] = at
@@ -119,8 +117,8 @@ func resultOf(p Product, i int, store []int) int {
 	if p.Epilogue != kernel.SwiGLU {
 		return store[i]
 	}
-	place := store[i/Panel*HalfPanel+i%HalfPanel]
-	if i%Panel >= HalfPanel {
+	place := store[i/kernel.Panel*kernel.HalfPanel+i%kernel.HalfPanel]
+	if i%kernel.Panel >= kernel.HalfPanel {
 		place += p.DstWidth
 	}
 	return place
@@ -166,17 +164,17 @@ func checkShape(t *rapid.T, p Product) {
 	sum := 0
 	for i, kc := range p.KBlocks {
 		sum += kc
-		if kc < 1 || kc > maxKC || i < len(p.KBlocks)-1 && kc%4 != 0 {
+		if kc < 1 || kc > kernel.MaxKC || i < len(p.KBlocks)-1 && kc%4 != 0 {
 			t.Fatalf("blocks of k %v", p.KBlocks)
 		}
 	}
-	if sum != p.Depth() || p.Columns()%HalfPanel != 0 || p.Columns() < p.Results() {
+	if sum != p.Depth() || p.Columns()%kernel.HalfPanel != 0 || p.Columns() < p.Results() {
 		t.Fatalf("blocks %v of %d products, %d columns for %d results", p.KBlocks, p.Depth(), p.Columns(), p.Results())
 	}
-	if last := p.LastPanel(); last != HalfPanel && last != Panel && last != LongPanel || (p.Panels()-1)*Panel+last != p.Columns() {
+	if last := p.LastPanel(); last != kernel.HalfPanel && last != kernel.Panel && last != kernel.LongPanel || (p.Panels()-1)*kernel.Panel+last != p.Columns() {
 		t.Fatalf("%d columns in %d panels, the last %d wide", p.Columns(), p.Panels(), last)
 	}
-	if p.Epilogue == kernel.SwiGLU && p.LastPanel() != Panel {
+	if p.Epilogue == kernel.SwiGLU && p.LastPanel() != kernel.Panel {
 		t.Fatal("a SwiGLU panel is not 32 wide")
 	}
 	if p.Direct {
@@ -197,129 +195,7 @@ func TestKBlocks(t *testing.T) {
 	}
 }
 
-// Tiles cover the rows, none is taller than its kernels, and tails are
-// balanced.
-func TestRows(t *testing.T) {
-	for _, target := range targets {
-		for _, w := range target.Widths() {
-			for m := range 200 {
-				sum := 0
-				for _, h := range target.Rows(m, w) {
-					sum += h
-					if h < 1 || h > target.MaxMR[w] {
-						t.Fatalf("%s: %d rows in tiles %v", target.ISA, m, target.Rows(m, w))
-					}
-				}
-				if sum != m {
-					t.Fatalf("%s: %d rows in tiles %v", target.ISA, m, target.Rows(m, w))
-				}
-			}
-		}
-	}
-	if got := For(kernel.AVX512).Rows(61, 2*Panel); !slices.Equal(got, []int{6, 6, 6, 6, 6, 6, 6, 6, 6, 4, 3}) {
-		t.Errorf("61 rows: %v", got)
-	}
-}
-
-// Which kernels serve the paper's shapes.
-func TestSpecialised(t *testing.T) {
-	names := func(l spec.Linear) (ns []string) {
-		for _, k := range For(kernel.AVX512).Kernels(NewLayer(l).Factors[0].Forward()[0]) {
-			ns = append(ns, k.Name())
-		}
-		return ns
-	}
-	for _, c := range []struct {
-		l    spec.Linear
-		want []string
-	}{
-		{spec.Linear{Kind: spec.Dense, In: 768, Out: 3072}, []string{"mul_f32_k768a768c3072_6x64_avx512", "mul_f32_k768_1x32_avx512"}},
-		{spec.Linear{Kind: spec.Dense, In: 768, Out: 96}, []string{"mul_f32_k768a768c96_6x64_avx512", "mul_f32_k768_1x32_avx512", "mul_f32_k768a768c96_12x32_avx512"}},
-		{spec.Linear{Kind: spec.Dense, In: 768, Out: 48}, []string{"mul_f32_k768a768c48_6x48_avx512", "mul_f32_k768_1x48_avx512"}},
-		{spec.Linear{Kind: spec.Dense, In: 768, Out: 16}, []string{"mul_f32_k768a768c16_12x16_avx512", "mul_f32_k768_1x16_avx512"}},
-		{spec.Linear{Kind: spec.Dense, In: 768, Out: 7}, nil},
-		{spec.Linear{Kind: spec.LowRank, In: 3072, Out: 768, Rank: 192}, []string{"mul_f32_k768a3072c192_6x64_avx512", "mul_f32_k768_1x32_avx512"}},
-	} {
-		if got := names(c.l); !slices.Equal(got, c.want) {
-			t.Errorf("%s: %v, want %v", c.l.Name(), got, c.want)
-		}
-	}
-}
-
-// Names carry the whole plan: kernels with one name are one kernel. The
-// specialised ones are those of all presets and of small layers of every form.
-func TestNamesAreUnique(t *testing.T) {
-	var layers []Layer
-	for _, name := range specfile.Presets() {
-		c, err := specfile.Load(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := c.Model
-		for i := range min(m.Layers, 2) { // the first one may be dense
-			f := NewFFN(m.LayerFFN(i))
-			layers = append(layers, f.FC1, f.FC2)
-		}
-		layers = append(layers, NewLayer(m.QKV()), NewLayer(m.Output()), NewLayer(m.Head()))
-	}
-	for i := range 200 {
-		f := NewFFN(rapid.Custom(drawFFN).Example(i))
-		layers = append(layers, f.FC1, f.FC2)
-	}
-	for _, target := range targets {
-		seen := map[string]Kernel{}
-		for _, k := range target.Any() {
-			if _, ok := seen[k.Name()]; ok {
-				t.Errorf("%s comes twice", k.Name())
-			}
-			seen[k.Name()] = k
-		}
-		// What the runtime looks up by name: every tile of every block of k.
-		for _, l := range layers {
-			factors := l.Factors
-			if l.Guide != nil {
-				factors = append(slices.Clone(factors), *l.Guide)
-			}
-			for _, f := range factors {
-				for _, p := range append(f.Forward(), f.BackwardData()...) {
-					k0 := 0
-					for i, kc := range p.KBlocks {
-						_, segs := Relative(p.Segments(k0, kc))
-						k0 += kc
-						for nr := range target.MaxMR {
-							for mr := range 2 { // one row leaves out the rows
-								k, ok := (Kernel{ISA: target.ISA, MR: 1 + mr, NR: nr, Epilogue: p.BlockEpilogue(i)}).Shaped(p, segs)
-								if !ok {
-									continue
-								}
-								if o, ok := seen[k.Name()]; ok && !reflect.DeepEqual(o, k) {
-									t.Fatalf("%s is the name of %+v and of %+v", k.Name(), o.Shape, k.Shape)
-								}
-								seen[k.Name()] = k
-							}
-						}
-					}
-				}
-			}
-		}
-		if n := len(target.Any()); len(seen) < 2*n {
-			t.Errorf("%s: %d kernels, %d of them for any shape", target.ISA, len(seen), n)
-		}
-	}
-}
-
-func TestPanelGroup(t *testing.T) {
-	for _, target := range targets {
-		for _, kc := range []int{1, 64, 192, 768} {
-			if n := target.PanelGroup(kc, 1); n != 2 {
-				t.Errorf("%s: one row passes over %d panels of depth %d", target.ISA, n, kc)
-			}
-			n := target.PanelGroup(kc, 2048)
-			if n < 2 || n%2 != 0 || n > 2 && 4*Panel*kc*n > target.L2/2 {
-				t.Errorf("%s: groups of %d panels of depth %d", target.ISA, n, kc)
-			}
-		}
-	}
+func TestPadding(t *testing.T) {
 	if p := (Product{N: []Seg{{Store: Run{Len: 1}}}}).Padding(); math.Abs(p-16) > 1e-9 {
 		t.Errorf("one result in 16 columns has padding %v", p)
 	}

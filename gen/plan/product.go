@@ -24,9 +24,9 @@ type Product struct {
 	Epilogue                     kernel.Epilogue
 }
 
-// minRun is the shortest run of neighbouring results worth a product of its
+// MinRun is the shortest run of neighbouring results worth a product of its
 // own; blocks with shorter ones go through the scratch tile as a whole.
-const minRun = HalfPanel
+const MinRun = kernel.HalfPanel
 
 // Forward lists the products of y = W x.
 func (f Factor) Forward() []Product {
@@ -55,7 +55,7 @@ func (f Factor) BackwardData() []Product {
 func split(p Product) []Product {
 	p.KBlocks = KBlocks(Len(p.K))
 	for _, s := range p.N {
-		if s.Store.Len > 1 && s.Store.Step != 1 || len(p.N) > 1 && s.Store.Len < minRun {
+		if s.Store.Len > 1 && s.Store.Step != 1 || len(p.N) > 1 && s.Store.Len < MinRun {
 			return []Product{p}
 		}
 	}
@@ -95,7 +95,7 @@ func (p Product) Results() int { return Len(p.N) }
 // Columns is the number of columns of the pack, padding included: a multiple
 // of 16.
 func (p Product) Columns() int {
-	n := (Len(p.N) + HalfPanel - 1) &^ (HalfPanel - 1)
+	n := (Len(p.N) + kernel.HalfPanel - 1) &^ (kernel.HalfPanel - 1)
 	if p.Epilogue.Gated() {
 		n *= 2
 	}
@@ -105,27 +105,29 @@ func (p Product) Columns() int {
 // PanelResults is the number of results of one panel: gated ones hold pairs.
 func (p Product) PanelResults() int {
 	if p.Epilogue.Gated() {
-		return HalfPanel
+		return kernel.HalfPanel
 	}
-	return Panel
+	return kernel.Panel
 }
 
 // Panels counts the panels of the pack.
-func (p Product) Panels() int { return max(1, p.Columns()/Panel) }
+func (p Product) Panels() int { return max(1, p.Columns()/kernel.Panel) }
 
 // LastPanel is the width of the last one.
-func (p Product) LastPanel() int { return p.Columns() - (p.Panels()-1)*Panel }
+func (p Product) LastPanel() int { return p.Columns() - (p.Panels()-1)*kernel.Panel }
 
 // FullPanels counts the panels that are 32 columns wide and without padding.
 func (p Product) FullPanels() int {
-	if p.LastPanel() != Panel {
+	if p.LastPanel() != kernel.Panel {
 		return p.Panels() - 1
 	}
 	return p.Results() / p.PanelResults()
 }
 
 // LastDirect reports whether a last panel that is not 32 wide has no padding.
-func (p Product) LastDirect() bool { return p.LastPanel() != Panel && p.Results() == p.Columns() }
+func (p Product) LastDirect() bool {
+	return p.LastPanel() != kernel.Panel && p.Results() == p.Columns()
+}
 
 // Depth is the number of products in each sum.
 func (p Product) Depth() int { return Len(p.K) }
@@ -136,14 +138,20 @@ func (p Product) Padding() float64 {
 	return float64(p.Columns()) / float64(useful)
 }
 
+// PanelBytes is the size of a panel of the pack over kc products.
+func (p Product) PanelBytes(kc int) int {
+	f, _ := kernel.F32.Format()
+	return f.PanelBytes(kernel.Panel, kc)
+}
+
 // KStep is the distance in bytes between neighbouring k of one segment.
 func (p Product) KStep() int {
 	for _, s := range p.K {
 		if s.Store.Len > 1 {
-			return 4 * s.Store.Step
+			return kernel.EntryBytes * s.Store.Step
 		}
 	}
-	return 4
+	return kernel.EntryBytes
 }
 
 // Segments lists, for one block of k, where its inputs lie, in bytes from the
@@ -154,7 +162,7 @@ func (p Product) Segments(k0, kc int) []kernel.Segment {
 		n := s.Store.Len
 		lo, hi := max(0, k0), min(n, k0+kc)
 		if lo < hi {
-			segs = append(segs, kernel.Segment{Off: 4 * s.Store.At(lo), Len: hi - lo})
+			segs = append(segs, kernel.Segment{Off: kernel.EntryBytes * s.Store.At(lo), Len: hi - lo})
 		}
 		k0 -= n
 	}
@@ -169,6 +177,34 @@ func (p Product) BlockEpilogue(i int) kernel.Epilogue {
 		return p.Epilogue
 	}
 	return kernel.Linear
+}
+
+// KBlocks splits k products into ceil(k/MaxKC) blocks of near-equal depth,
+// multiples of 4 but for the last. It depends on k alone: the sums of every
+// kernel on every target break at the same places.
+func KBlocks(k int) []int {
+	n := (k + kernel.MaxKC - 1) / kernel.MaxKC
+	if n == 0 {
+		return nil
+	}
+	kc := ((k+n-1)/n + 3) &^ 3
+	var blocks []int
+	for k > 0 {
+		b := min(kc, k)
+		blocks = append(blocks, b)
+		k -= b
+	}
+	return blocks
+}
+
+// Relative makes the offsets relative to the first segment's, which it
+// returns.
+func Relative(segs []kernel.Segment) (base int, rel []kernel.Segment) {
+	base = segs[0].Off
+	for _, s := range segs {
+		rel = append(rel, kernel.Segment{Off: s.Off - base, Len: s.Len})
+	}
+	return base, rel
 }
 
 // KIndex lists the block-local index of every k, in the order of the pack.
@@ -187,8 +223,8 @@ func (p Product) ColumnIndex() []int {
 	}
 	up := canon(p.Up)
 	for i, c := range canon(p.N) {
-		at := i/HalfPanel*Panel + i%HalfPanel
-		idx[at], idx[at+HalfPanel] = c, up[i]
+		at := i/kernel.HalfPanel*kernel.Panel + i%kernel.HalfPanel
+		idx[at], idx[at+kernel.HalfPanel] = c, up[i]
 	}
 	return idx
 }

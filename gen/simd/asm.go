@@ -1,6 +1,6 @@
 // Package simd emits the CPU kernels with avo. Emitters take plans and decide
-// nothing: there is one emitter an operation, parametrised by instruction set
-// and tile.
+// nothing: there is one emitter an operation, parametrised by register file,
+// format and tile.
 package simd
 
 import (
@@ -12,42 +12,41 @@ import (
 	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
-	"github.com/mmcloughlin/avo/pass"
 	"github.com/mmcloughlin/avo/printer"
 	"github.com/mmcloughlin/avo/reg"
 
+	"github.com/structuredffn/sffn/gen/simd/arch"
+	"github.com/structuredffn/sffn/gen/simd/pass"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // asm is one assembly file in the making, for one instruction set.
 type asm struct {
 	*build.Context
-	isa kernel.ISA
-	// lanes is the number of float32 in a vector register, bytes its size.
-	lanes, bytes int
+	arch.File
 
 	pool   operand.Mem // constants, each repeated to fill a register
 	consts map[uint32]int
 	names  []string // functions, in order
+	needs  pass.Needs
 	labels int
 	args   reg.GPVirtual
 
-	hasTailTable bool
+	vecRow kernel.VecRow // of elementwise kernels
 }
 
 func newAsm(isa kernel.ISA) *asm {
-	e := &asm{Context: build.NewContext(), isa: isa, lanes: 8, bytes: 32, consts: map[uint32]int{}}
-	if isa == kernel.AVX512 {
-		e.lanes, e.bytes = 16, 64
-	}
+	e := &asm{Context: build.NewContext(), consts: map[uint32]int{}, needs: pass.Needs{}}
+	e.File = arch.New(isa, e.Context, e.label)
 	e.ConstraintExpr("amd64,!purego")
 	e.pool = operand.NewDataAddr(operand.NewStaticSymbol("constants_"+string(isa)), 0)
 	return e
 }
 
-// function begins a kernel func(a *Args).
-func (e *asm) function(name string) {
+// function begins a kernel func(a *Args), which may use the features given.
+func (e *asm) function(name string, needs []kernel.Feature) {
 	e.names = append(e.names, name)
+	e.needs[name] = needs
 	e.Function(name)
 	e.Attributes(attr.NOSPLIT)
 	// The printed stub has the true type; avo only needs a pointer's size.
@@ -62,28 +61,13 @@ func (e *asm) done() {
 	e.RET()
 }
 
-// vec allocates a vector register.
-func (e *asm) vec() reg.VecVirtual {
-	if e.isa == kernel.AVX512 {
-		return e.ZMM()
-	}
-	return e.YMM()
-}
-
+// vecs allocates vector registers.
 func (e *asm) vecs(n int) []reg.VecVirtual {
 	v := make([]reg.VecVirtual, n)
 	for i := range v {
-		v[i] = e.vec()
+		v[i] = e.Vec()
 	}
 	return v
-}
-
-func (e *asm) zero(v reg.VecVirtual) {
-	if e.isa == kernel.AVX512 {
-		e.VPXORD(v, v, v)
-		return
-	}
-	e.VXORPS(v, v, v)
 }
 
 // label makes a name that is unique in the file's function.
@@ -111,7 +95,7 @@ func (e *asm) constant(f float32) operand.Mem { return e.bits(math.Float32bits(f
 func (e *asm) bits(u uint32) operand.Mem {
 	at, ok := e.consts[u]
 	if !ok {
-		at = len(e.consts) * e.bytes
+		at = len(e.consts) * e.Bytes()
 		e.consts[u] = at
 	}
 	return e.pool.Offset(at)
@@ -126,15 +110,15 @@ func indexed(base, index reg.Register, scale uint8, disp int) operand.Mem {
 // finish compiles the file and returns its text.
 func (e *asm) finish() ([]byte, error) {
 	if len(e.consts) > 0 {
-		e.StaticGlobal("constants_" + string(e.isa))
+		e.StaticGlobal(e.pool.Symbol.Name)
 		e.DataAttributes(attr.RODATA | attr.NOPTR)
 		byOffset := make([]uint32, len(e.consts))
 		for u, at := range e.consts {
-			byOffset[at/e.bytes] = u
+			byOffset[at/e.Bytes()] = u
 		}
 		for i, u := range byOffset {
-			for lane := range e.lanes {
-				e.AddDatum(i*e.bytes+4*lane, operand.U32(u))
+			for lane := range e.Lanes() {
+				e.AddDatum(i*e.Bytes()+kernel.EntryBytes*lane, operand.U32(u))
 			}
 		}
 	}
@@ -142,10 +126,7 @@ func (e *asm) finish() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := pass.Compile.Execute(f); err != nil {
-		return nil, err
-	}
-	if err := check(f, e.isa); err != nil {
+	if err := pass.Compile(f, e.needs); err != nil {
 		return nil, err
 	}
 	return printer.NewGoAsm(printer.Config{Name: "sffngen"}).Print(f)

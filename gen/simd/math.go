@@ -3,16 +3,13 @@ package simd
 import (
 	"math"
 
-	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
-
-	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // The functions here work on whole registers and need few temporaries, so
-// that a matrix product can call them while its accumulators are live. Both
-// instruction sets run the same operations in the same order: a lane has the
-// same bits on each.
+// that a matrix product can call them while its accumulators are live. All
+// register files run the same operations in the same order: a lane has the same
+// bits on each.
 
 // Minimax polynomials of degree 6 with p(0) = 1, relative error 2.0e-9.
 var (
@@ -24,15 +21,6 @@ var (
 
 const log2e = 1.4426950408889634
 
-// round rounds to the nearest integer, ties to even.
-func (e *asm) round(x, dst operand.Op) {
-	if e.isa == kernel.AVX512 {
-		e.VRNDSCALEPS(operand.U8(8), x, dst)
-		return
-	}
-	e.VROUNDPS(operand.U8(8), x, dst)
-}
-
 // poly evaluates the polynomial at f into p.
 func (e *asm) poly(c []float32, f, p reg.VecVirtual) {
 	e.VMOVUPS(e.constant(c[len(c)-1]), p)
@@ -41,28 +29,17 @@ func (e *asm) poly(c []float32, f, p reg.VecVirtual) {
 	}
 }
 
-// scale2 multiplies p by 2^n, n being integers as floats; n is destroyed.
-func (e *asm) scale2(n, p reg.VecVirtual) {
-	if e.isa == kernel.AVX512 {
-		e.VSCALEFPS(n, p, p)
-		return
-	}
-	e.VCVTPS2DQ(n, n)
-	e.VPSLLD(operand.U8(23), n, n)
-	e.VPADDD(n, p, p)
-}
-
 // exp2 replaces t by 2^t: from 128 on it is infinite, below -126 that of -126;
 // NaN counts as 128. At 128 the remainder is 0 and the polynomial 1, so that the
-// exponent's field alone overflows, on both instruction sets.
+// exponent's field alone overflows, however it is scaled.
 func (e *asm) exp2(t reg.VecVirtual) {
-	n, p := e.vec(), e.vec()
+	n, p := e.Vec(), e.Vec()
 	e.VMINPS(e.constant(128), t, t)
 	e.VMAXPS(e.constant(-126), t, t)
-	e.round(t, n)
+	e.Round(t, n)
 	e.VSUBPS(n, t, t)
 	e.poly(exp2Poly[:], t, p)
-	e.scale2(n, p)
+	e.Scale2(n, p)
 	e.VMOVAPS(p, t)
 }
 
@@ -75,36 +52,22 @@ const (
 // exp replaces x by e^x. Below -87.3, where the result would be subnormal, it
 // is 0; NaN stays NaN.
 func (e *asm) exp(x reg.VecVirtual) {
-	n, p, f := e.vec(), e.vec(), e.vec()
+	n, p, f := e.Vec(), e.Vec(), e.Vec()
 	// The first operand is what MINPS and MAXPS return for NaN: keep x there.
 	e.VMOVUPS(e.constant(expMax), f)
 	e.VMINPS(x, f, f)
 	e.VMOVUPS(e.constant(expMin), p)
 	e.VMAXPS(f, p, f)
 	e.VMULPS(e.constant(log2e), f, n)
-	e.round(n, n)
+	e.Round(n, n)
 	// Cody and Waite: ln2 in two parts, the first exact times any n.
 	const ln2Hi = 0.693359375
 	e.VFNMADD231PS(e.constant(ln2Hi), n, f)
 	e.VFNMADD231PS(e.constant(float32(math.Ln2-ln2Hi)), n, f)
 	e.poly(expPoly[:], f, p)
-	e.scale2(n, p)
-	e.zeroBelow(x, expMin, p)
+	e.Scale2(n, p)
+	e.ZeroBelow(x, e.constant(expMin), p)
 	e.VMOVAPS(p, x)
-}
-
-// zeroBelow clears the lanes of p where x < limit.
-func (e *asm) zeroBelow(x reg.VecVirtual, limit float32, p reg.VecVirtual) {
-	const notLess = 5 // NLT: unordered counts as not less
-	if e.isa == kernel.AVX512 {
-		k := e.K()
-		e.VCMPPS(operand.U8(notLess), e.constant(limit), x, k)
-		e.VMOVAPS_Z(p, k, p)
-		return
-	}
-	m := e.vec()
-	e.VCMPPS(operand.U8(notLess), e.constant(limit), x, m)
-	e.VANDPS(m, p, p)
 }
 
 // The tanh form of GELU is x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
@@ -117,7 +80,7 @@ var (
 // gelu replaces x by gelu(x). Absolute error below 1e-6 max(1, |x|); for large
 // negative x it divides by infinity, which gives 0, and NaN of minus infinity.
 func (e *asm) gelu(x reg.VecVirtual) {
-	t := e.vec()
+	t := e.Vec()
 	e.geluExp(x, t)
 	e.VADDPS(e.constant(1), t, t)
 	e.VDIVPS(t, x, x)

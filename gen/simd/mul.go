@@ -3,33 +3,35 @@ package simd
 import (
 	"cmp"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Mul assembles matrix-product kernels: one file an instruction set, and the
 // file of their declarations.
-func Mul(pkg string, kernels []plan.Kernel) (map[string][]byte, error) {
-	byISA := map[kernel.ISA][]plan.Kernel{}
+func Mul(pkg string, kernels []kernel.Row) (map[string][]byte, error) {
+	byISA := map[kernel.ISA][]kernel.Row{}
 	for _, k := range kernels {
 		byISA[k.ISA] = append(byISA[k.ISA], k)
 	}
 	files := map[string][]byte{}
 	var asms []*asm
-	for _, isa := range []kernel.ISA{kernel.AVX512, kernel.AVX2} {
+	for _, isa := range kernel.ISAs {
 		ks := byISA[isa]
 		if len(ks) == 0 {
 			continue
 		}
-		slices.SortFunc(ks, func(a, b plan.Kernel) int { return cmp.Compare(a.Name(), b.Name()) })
+		slices.SortFunc(ks, func(a, b kernel.Row) int { return cmp.Compare(a.Name(), b.Name()) })
 		e := newAsm(isa)
 		for _, k := range ks {
-			e.mul(k)
+			if err := e.mul(k); err != nil {
+				return nil, err
+			}
 		}
 		src, err := e.finish()
 		if err != nil {
@@ -46,20 +48,20 @@ func Mul(pkg string, kernels []plan.Kernel) (map[string][]byte, error) {
 //
 //	for t in tiles:
 //	    acc = 0
-//	    for seg in segments: for k in seg: acc[i][j] += A[i,k] * B[k,j]
+//	    for seg in segments: for k in seg: acc[i][j] += A[i,k] * B[k,j], by the format's inner step
 //	    epilogue: scale, accumulate, bias, residual, aux, activation, store
 type tile struct {
 	*asm
-	plan.Kernel
-	acc [][]reg.VecVirtual
-	// t counts the tiles done, b walks the panel; sweeps is the number of
-	// vector groups in which a tile is computed, one after the other.
-	t, b   reg.GPVirtual
-	sweeps int
-	// vecAt is the offset of each vector in a row of the panel; rowBytes the
-	// size of that row.
-	vecAt    []int
-	rowBytes int
+	kernel.Row
+	format kernel.Format
+	step   step
+	acc    [][]reg.VecVirtual
+	// t counts the tiles done, b walks the panel.
+	t, b reg.GPVirtual
+	// columnAt is the column of the panel at which each vector begins; groupBytes
+	// the size of one group of k of all columns of the panel.
+	columnAt   []int
+	groupBytes int
 	// paired tiles take their last vectors from the neighbouring panel,
 	// pairStep bytes on.
 	paired   bool
@@ -68,36 +70,46 @@ type tile struct {
 	ahead reg.GPVirtual
 }
 
-func (e *asm) mul(k plan.Kernel) {
-	e.function(k.Name())
-	m := &tile{asm: e, Kernel: k, sweeps: 1, rowBytes: 4 * plan.PanelWidth(k.NR), paired: k.NR == 2*plan.Panel}
-	vectors := k.NR / e.lanes
-	if e.isa == kernel.AVX2 && k.NR == plan.Panel {
-		m.sweeps, vectors = 2, vectors/2
+func (e *asm) mul(k kernel.Row) error {
+	m := &tile{asm: e, Row: k, paired: k.NR == 2*kernel.Panel}
+	var ok bool
+	if m.format, ok = k.Format.Format(); !ok {
+		return fmt.Errorf("simd: unknown format %q", k.Format)
 	}
-	if e.isa == kernel.AVX2 && k.NR == plan.LongPanel {
-		m.sweeps, vectors = 3, vectors/3
+	if m.step, ok = steps[m.format.Name]; !ok {
+		return fmt.Errorf("simd: format %s has no inner step", m.format.Name)
 	}
+	if m.step.k > 1 && (k.Strip || k.Shape != nil && k.Shape.KStep != kernel.EntryBytes) {
+		return fmt.Errorf("simd: kernel %s: format %s multiplies neighbours only", k.Name(), m.format.Name)
+	}
+	if activations[k.Epilogue] == nil {
+		return fmt.Errorf("simd: activation %q has no epilogue", k.Epilogue)
+	}
+	e.function(k.Name(), k.Needs())
+	m.groupBytes = kernel.PanelWidth(k.NR) * m.format.GroupBytes()
+	vectors := k.NR / e.Lanes() / k.Sweeps
 	for j := range vectors {
-		at := j * e.bytes % m.rowBytes
-		if k.Epilogue.Gated() && m.sweeps == 2 {
-			at = j * 4 * plan.HalfPanel // the gates' and the ups' half of the panel
+		at := j * e.Lanes() % kernel.PanelWidth(k.NR)
+		if k.Epilogue.Gated() && m.Sweeps == 2 {
+			at = j * kernel.HalfPanel // the gates' and the ups' half of the panel
 		}
-		m.vecAt = append(m.vecAt, at)
+		m.columnAt = append(m.columnAt, at)
 	}
 	m.t = e.GP64()
 	e.XORQ(m.t, m.t)
 	next := e.label("tile")
 	e.Label(next)
 	m.beginTile(vectors)
-	m.prefetch()
+	if k.PrefetchC {
+		m.prefetch()
+	}
 	m.beginAhead()
 	m.products()
 	m.endAhead()
 	m.epilogue()
 	e.INCQ(m.t)
 	n := e.load(argNTiles)
-	switch m.sweeps {
+	switch m.Sweeps {
 	case 2:
 		e.ADDQ(n, n)
 	case 3:
@@ -106,6 +118,7 @@ func (e *asm) mul(k plan.Kernel) {
 	e.CMPQ(m.t, n)
 	e.JL(e.jump(next))
 	e.done()
+	return nil
 }
 
 // beginTile clears the accumulators and points b at the tile's panel.
@@ -114,28 +127,24 @@ func (m *tile) beginTile(vectors int) {
 	for range m.MR {
 		row := m.vecs(vectors)
 		for _, v := range row {
-			m.zero(v)
+			m.Zero(v)
 		}
 		m.acc = append(m.acc, row)
 	}
 	m.b = m.GP64()
 	m.MOVQ(m.t, m.b)
-	if m.sweeps == 3 {
+	if m.Sweeps == 3 {
 		// A 48-wide panel is a product's last: there is no other tile.
-		m.SHLQ(operand.U8(6), m.b)
+		m.times(kernel.HalfPanel*m.format.GroupBytes(), m.b)
 		m.ADDQ(m.field(argB), m.b)
 		return
 	}
 	half := m.GP64()
-	if m.sweeps == 2 {
+	if m.Sweeps == 2 {
 		// Tile t is sweep t&1 of panel t>>1.
 		m.MOVQ(m.t, half)
 		m.ANDQ(operand.U32(1), half)
-		shift := 5 // plain sweeps are 64 bytes apart, gated ones 32
-		if !m.Epilogue.Gated() {
-			shift = 6
-		}
-		m.SHLQ(operand.U8(shift), half)
+		m.times(m.sweepColumns()*m.format.GroupBytes(), half)
 		m.SHRQ(operand.U8(1), m.b)
 	}
 	step := m.load(argPanelStep)
@@ -145,9 +154,26 @@ func (m *tile) beginTile(vectors int) {
 		m.ADDQ(m.b, m.b)
 	}
 	m.ADDQ(m.field(argB), m.b)
-	if m.sweeps == 2 {
+	if m.Sweeps == 2 {
 		m.ADDQ(half, m.b)
 	}
+}
+
+// sweepColumns is the distance of a panel's two sweeps: a gated one takes half of
+// the gates, and the ups that belong to them.
+func (m *tile) sweepColumns() int {
+	if m.Epilogue.Gated() {
+		return kernel.HalfPanel / 2
+	}
+	return kernel.HalfPanel
+}
+
+// times multiplies r by a power of two.
+func (m *tile) times(n int, r reg.GPVirtual) {
+	if n&(n-1) != 0 {
+		panic(fmt.Sprintf("simd: %d is no power of two", n))
+	}
+	m.SHLQ(operand.U8(bits.TrailingZeros(uint(n))), r)
 }
 
 // prefetch asks for the lines that the epilogue will store to: rows lie too far
@@ -185,10 +211,11 @@ func (m *tile) beginAhead() {
 	m.Label(some)
 }
 
-// askAhead asks for what comes next after the products of us k: every four.
+// askAhead asks for what comes next after the products of us k: so many lines
+// every four, nothing in rounds of one.
 func (m *tile) askAhead(us int) {
-	lines := m.aheadLines()
-	if us < unroll || lines == 0 {
+	lines := m.aheadLines() * us / aheadK
+	if us < m.Unroll || lines == 0 {
 		return
 	}
 	for i := range lines {
@@ -205,38 +232,45 @@ func (m *tile) endAhead() {
 }
 
 // aheadLines is the number of lines that one sweep asks for every four k.
-func (m *tile) aheadLines() int {
-	if m.Strip {
-		return 0
-	}
-	return plan.For(m.ISA).AheadLines(m.MR, m.NR) / m.sweeps
-}
+func (m *tile) aheadLines() int { return m.Ahead / m.Sweeps }
 
-// panelVec is where vector j of the u-th row of the panel lies.
-func (m *tile) panelVec(u, j int) operand.Mem {
-	disp := u*m.rowBytes + m.vecAt[j]
-	if m.paired && j >= len(m.vecAt)/2 {
+const aheadK = 4
+
+// panelVec is where vector j of the g-th group of k of the panel lies.
+func (m *tile) panelVec(g, j int) operand.Mem {
+	disp := g*m.groupBytes + m.columnAt[j]*m.format.GroupBytes()
+	if m.paired && j >= len(m.columnAt)/2 {
 		return indexed(m.b, m.pairStep, 1, disp)
 	}
 	return mem(m.b, disp)
 }
 
-// multiply adds the products of one k; a gives the left operand of each row.
-func (m *tile) multiply(u int, a func(i int) operand.Mem) {
-	bs := m.vecs(len(m.vecAt))
-	for j, b := range bs {
-		m.VMOVUPS(m.panelVec(u, j), b)
-	}
-	for i, row := range m.acc {
-		x := m.vec()
-		m.VBROADCASTSS(a(i), x)
+// round multiplies us k, from b on: one multiplication at a time, of which a gives
+// the left operand of row i at the u-th k, and next, where not nil, is called after
+// each.
+func (m *tile) round(us int, a func(u, i int) operand.Mem, next func()) {
+	for u := 0; u < us; u += m.step.k {
+		bs := m.vecs(len(m.columnAt))
 		for j, b := range bs {
-			m.VFMADD231PS(b, x, row[j])
+			m.step.load(m.asm, m.panelVec(u/m.format.KGroup, j), u%m.format.KGroup/m.step.k, b)
+		}
+		for i, row := range m.acc {
+			x := m.Vec()
+			m.step.left(m.asm, a(u, i), min(m.step.k, us-u), x)
+			for j, b := range bs {
+				m.step.multiply(m.asm, x, b, row[j])
+			}
+		}
+		if next != nil {
+			next()
 		}
 	}
 }
 
-const unroll = 4
+// advance moves b past us k.
+func (m *tile) advance(us int) {
+	m.ADDQ(operand.I32(int32(m.format.Groups(us)*m.groupBytes)), m.b)
+}
 
 func (m *tile) products() {
 	switch {
@@ -247,34 +281,56 @@ func (m *tile) products() {
 		segs, n := m.load(argSegs), m.GP64()
 		m.MOVQ(mem(segs, int(segLen)), n)
 		m.countedLoop(n, func(us int) {
-			for u := range us {
-				m.multiply(u, func(i int) operand.Mem { return mem(ap, 4*(u*m.MR+i)) })
-			}
-			m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
-			m.ADDQ(operand.I32(int32(us*4*m.MR)), ap)
+			m.round(us, func(u, i int) operand.Mem { return mem(ap, kernel.EntryBytes*(u*m.MR+i)) }, nil)
+			m.advance(us)
+			m.ADDQ(operand.I32(int32(us*kernel.EntryBytes*m.MR)), ap)
 		})
 	default:
 		m.stridedProducts()
 	}
 }
 
-// countedLoop runs body(4) n/4 times and body(1) n%4 times. n is destroyed.
+// countedLoop runs body(Unroll) n/Unroll times, then a group of k at a time, then
+// what is left of one. n is destroyed.
 func (m *tile) countedLoop(n reg.GPVirtual, body func(us int)) {
 	rest, end := m.label("rest"), m.label("end")
 	main, one := m.label("main"), m.label("one")
-	m.SUBQ(operand.I32(unroll), n)
+	m.SUBQ(operand.I32(int32(m.Unroll)), n)
 	m.JL(m.jump(rest))
 	m.Label(main)
-	body(unroll)
-	m.SUBQ(operand.I32(unroll), n)
+	body(m.Unroll)
+	m.SUBQ(operand.I32(int32(m.Unroll)), n)
 	m.JGE(m.jump(main))
 	m.Label(rest)
-	m.ADDQ(operand.I32(unroll), n)
+	m.ADDQ(operand.I32(int32(m.Unroll)), n)
 	m.JZ(m.jump(end))
+	group := m.format.KGroup
+	if group == 1 {
+		m.Label(one)
+		body(1)
+		m.DECQ(n)
+		m.JNZ(m.jump(one))
+		m.Label(end)
+		return
+	}
+	part := m.label("part")
+	m.SUBQ(operand.I32(int32(group)), n)
+	m.JL(m.jump(part))
 	m.Label(one)
-	body(1)
-	m.DECQ(n)
-	m.JNZ(m.jump(one))
+	body(group)
+	m.SUBQ(operand.I32(int32(group)), n)
+	m.JGE(m.jump(one))
+	m.Label(part)
+	m.ADDQ(operand.I32(int32(group)), n)
+	m.JZ(m.jump(end))
+	for us := 1; us < group; us++ {
+		more := m.label("more")
+		m.CMPQ(n, operand.I32(int32(us)))
+		m.JNE(m.jump(more))
+		body(us)
+		m.JMP(m.jump(end))
+		m.Label(more)
+	}
 	m.Label(end)
 }
 
@@ -284,13 +340,11 @@ func (m *tile) constantProducts() {
 	ap := m.load(argA)
 	n := len(s.Segs)
 	body := func() {
-		us := unroll
+		us := m.Unroll
 		block := func(us int) {
-			for u := range us {
-				m.multiply(u, func(i int) operand.Mem { return mem(ap, i*s.LDA+u*s.KStep) })
-			}
+			m.round(us, func(u, i int) operand.Mem { return mem(ap, i*s.LDA+u*s.KStep) }, nil)
 			m.askAhead(us)
-			m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
+			m.advance(us)
 			m.ADDQ(operand.I32(int32(us*s.KStep)), ap)
 		}
 		if c := s.Segs[0].Len / us; c > 0 {
@@ -322,7 +376,7 @@ func (m *tile) constantProducts() {
 // from pointers 5 rows apart: with the stride and three times the stride as
 // index registers, one pointer reaches rows 0 to 4 and 6, 8, 12.
 func (m *tile) stridedProducts() {
-	lda, lda3, step := m.load(argLDA), m.GP64(), m.load(argKStep)
+	lda, lda3, kStep := m.load(argLDA), m.GP64(), m.load(argKStep)
 	m.LEAQ(indexed(lda, lda, 2, 0), lda3)
 	segs, nsegs := m.load(argSegs), m.load(argNSegs)
 	l := m.label("seg")
@@ -338,7 +392,7 @@ func (m *tile) stridedProducts() {
 		m.LEAQ(indexed(ptrs[i-1], lda, 4, 0), ptrs[i])
 		m.ADDQ(lda, ptrs[i])
 	}
-	row := func(i int) operand.Mem {
+	row := func(_, i int) operand.Mem {
 		p := ptrs[i/5]
 		switch i % 5 {
 		case 0:
@@ -356,14 +410,15 @@ func (m *tile) stridedProducts() {
 	n := m.GP64()
 	m.MOVQ(mem(segs, int(segLen)), n)
 	m.countedLoop(n, func(us int) {
-		for u := range us {
-			m.multiply(u, row)
-			for _, p := range ptrs {
-				m.ADDQ(step, p)
+		m.round(us, row, func() {
+			for range m.step.k {
+				for _, p := range ptrs {
+					m.ADDQ(kStep, p)
+				}
 			}
-		}
+		})
 		m.askAhead(us)
-		m.ADDQ(operand.I32(int32(us*m.rowBytes)), m.b)
+		m.advance(us)
 	})
 	m.ADDQ(operand.I32(int32(segSize)), segs)
 	m.DECQ(nsegs)
@@ -372,7 +427,7 @@ func (m *tile) stridedProducts() {
 
 // stored is the number of bytes that one row of a tile (or sweep) stores.
 func (m *tile) stored() int {
-	n := len(m.vecAt) * m.bytes
+	n := len(m.columnAt) * m.Bytes()
 	if m.Epilogue.Gated() {
 		n /= 2
 	}
@@ -429,7 +484,7 @@ func (m *tile) flagged(f kernel.Flags, body func()) {
 func (m *tile) epilogue() {
 	gated := m.Epilogue.Gated()
 	m.flagged(kernel.Scale, func() {
-		alpha := m.vec()
+		alpha := m.Vec()
 		m.VBROADCASTSS(m.field(argAlpha), alpha)
 		for _, row := range m.acc {
 			for _, v := range row {
@@ -440,7 +495,7 @@ func (m *tile) epilogue() {
 	m.flagged(kernel.Accumulate, func() {
 		add := func(i int, p reg.GPVirtual, vs []reg.VecVirtual) {
 			for j, v := range vs {
-				m.VADDPS(mem(p, j*m.bytes), v, v)
+				m.VADDPS(mem(p, j*m.Bytes()), v, v)
 			}
 		}
 		if gated {
@@ -455,7 +510,7 @@ func (m *tile) epilogue() {
 		m.optional(argResidual, func() {
 			m.rows(argResidual, argLDC, 0, func(i int, p reg.GPVirtual) {
 				for j, v := range m.acc[i] {
-					m.VADDPS(mem(p, j*m.bytes), v, v)
+					m.VADDPS(mem(p, j*m.Bytes()), v, v)
 				}
 			})
 		})
@@ -465,8 +520,8 @@ func (m *tile) epilogue() {
 	}
 	store := func() {
 		m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) {
-			for j, v := range m.activate(i) {
-				m.VMOVUPS(v, mem(p, j*m.bytes))
+			for j, v := range activations[m.Epilogue](m, i) {
+				m.VMOVUPS(v, mem(p, j*m.Bytes()))
 			}
 		})
 	}
@@ -496,30 +551,25 @@ func (m *tile) half(i, h int) (vs []reg.VecVirtual) {
 // as they do in a row of the panel.
 func (m *tile) addBias() {
 	p := m.load(argBias)
-	if m.sweeps == 2 {
-		// Two sweeps share a panel of 128 bytes.
+	if m.Sweeps == 2 {
 		panel, half := m.GP64(), m.GP64()
 		m.MOVQ(m.t, panel)
 		m.SHRQ(operand.U8(1), panel)
-		m.SHLQ(operand.U8(7), panel)
+		m.times(kernel.Panel*kernel.EntryBytes, panel)
 		m.ADDQ(panel, p)
 		m.MOVQ(m.t, half)
 		m.ANDQ(operand.U32(1), half)
-		shift := 6
-		if m.Epilogue.Gated() {
-			shift = 5
-		}
-		m.SHLQ(operand.U8(shift), half)
+		m.times(m.sweepColumns()*kernel.EntryBytes, half)
 		m.ADDQ(half, p)
 	} else {
-		m.addColumns(p, len(m.vecAt)*m.bytes)
+		m.addColumns(p, len(m.columnAt)*m.Bytes())
 	}
-	for j := range m.vecAt {
-		at := j * m.bytes
-		if m.sweeps == 2 {
-			at = m.vecAt[j]
+	for j := range m.columnAt {
+		at := j * m.Bytes()
+		if m.Sweeps == 2 {
+			at = m.columnAt[j] * kernel.EntryBytes
 		}
-		b := m.vec()
+		b := m.Vec()
 		m.VMOVUPS(mem(p, at), b)
 		for _, row := range m.acc {
 			m.VADDPS(b, row[j], row[j])
@@ -530,7 +580,7 @@ func (m *tile) addBias() {
 func (m *tile) storeAux() {
 	store := func(vs []reg.VecVirtual, p reg.GPVirtual) {
 		for j, v := range vs {
-			m.VMOVUPS(v, mem(p, j*m.bytes))
+			m.VMOVUPS(v, mem(p, j*m.Bytes()))
 		}
 	}
 	if !m.Epilogue.Gated() {

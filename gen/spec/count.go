@@ -38,6 +38,17 @@ func (m Model) Count() Counts {
 	return c
 }
 
+// GuideParams counts the weights of the dense guides of all structured layers.
+func (m Model) GuideParams() int64 {
+	n := int64(0)
+	for i := range m.Layers {
+		if f := m.LayerFFN(i); f.Kind != Dense {
+			n += int64(f.FC1().In)*int64(f.FC1().Out) + int64(f.FC2().In)*int64(f.FC2().Out)
+		}
+	}
+	return n
+}
+
 func (m Model) attentionWeights() int64 {
 	return int64(m.QKV().Weights() + m.Output().Weights())
 }

@@ -30,6 +30,9 @@ type kind struct {
 	divided func(dims map[string]int, rank int) []string
 	// initialiser is the second stage of the first weights.
 	initialiser Initialiser
+	// rates are the factors' learning rates, as multiples of the run's; nil where
+	// all are 1, as in the paper.
+	rates func(l Linear) []float64
 }
 
 // Initialiser is what becomes of a layer's Gaussian draws (paper, appendix).

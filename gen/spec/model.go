@@ -31,11 +31,11 @@ type Model struct {
 	// MaxPositions is the longest sequence that the model accepts.
 	MaxPositions int
 
-	// Kind, Rank and Blocks are the structure of the feed-forward networks;
-	// layer 0 stays dense when FirstLayerDense.
-	Kind            Kind
-	Rank, Blocks    int
-	FirstLayerDense bool
+	// Kind, Rank and Blocks are the structure of the feed-forward networks, but for
+	// that of the layers which Except names.
+	Kind         Kind
+	Rank, Blocks int
+	Except       Exceptions
 	// Guided says that the structured layers have dense guides: in the guided
 	// phase of a training run.
 	Guided bool
@@ -76,12 +76,8 @@ func (m Model) Head() Linear {
 
 // LayerFFN is the feed-forward network of layer i, counted from 0.
 func (m Model) LayerFFN(i int) FFN {
-	f := FFN{Kind: m.Kind, Hidden: m.Hidden, FFN: m.FFN, Rank: m.Rank, Blocks: m.Blocks, Act: m.Act, Bias: m.Bias}
-	if i == 0 && m.FirstLayerDense {
-		f.Kind, f.Rank, f.Blocks = Dense, 0, 0
-	}
-	f.Guide = m.Guided && f.Kind != Dense
-	return f
+	s := m.Structure(i)
+	return FFN{Kind: s.Kind, Hidden: m.Hidden, FFN: m.FFN, Rank: s.Rank, Blocks: s.Blocks, Act: m.Act, Bias: m.Bias, Guide: m.Guided && s.Kind != Dense}
 }
 
 // Params lists the parameters of the model in the reference's names and order.
@@ -116,6 +112,23 @@ func (m Model) Params() []Param {
 		ps = append(ps, Param{"lm_head.weight", []int{m.Vocab, m.Hidden}})
 	}
 	return ps
+}
+
+// Rates lists the parameters whose learning rate is another multiple of the run's
+// than 1, by name; of is [Linear.Rates].
+func (m Model) Rates(of func(Linear) []float64) map[string]float64 {
+	rates := map[string]float64{}
+	for i := range m.Layers {
+		f := m.LayerFFN(i)
+		for name, l := range map[string]Linear{"fc1": f.FC1(), "fc2": f.FC2()} {
+			for j, rate := range of(l) {
+				if rate != 1 {
+					rates["model.layers."+strconv.Itoa(i)+".mlp."+name+"."+l.Chain()[j].Param] = rate
+				}
+			}
+		}
+	}
+	return rates
 }
 
 // Guides lists the guides of a guided model, fc1's before fc2's of each layer.

@@ -96,6 +96,19 @@ func (l Linear) Params() []Param {
 	return ps
 }
 
+// Rates are the learning rates of the factors' weights of a valid layer, in chain
+// order, as multiples of the run's. Biases and guides have the run's.
+func (l Linear) Rates() []float64 {
+	if row, _ := l.Kind.row(); row.rates != nil {
+		return row.rates(l)
+	}
+	rates := make([]float64, len(l.Chain()))
+	for i := range rates {
+		rates[i] = 1
+	}
+	return rates
+}
+
 // GuideParam is the dense guide, of a layer that has one.
 func (l Linear) GuideParam() Param { return Param{"guide_linear", []int{l.Out, l.In}} }
 

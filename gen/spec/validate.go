@@ -107,7 +107,8 @@ func (m Model) Validate() error {
 	ok = c.within("layers", m.Layers, MaxLayers) && ok
 	if ok {
 		c.heads(m)
-		c.ffn(m.structuredFFN())
+		c.ffn(m.LayerFFN(m.Layers))
+		c.exceptions(m)
 	}
 	if m.Norm != LayerNorm && m.Norm != RMSNorm {
 		c.fail("norm", "unknown norm %q; valid are layernorm, rmsnorm", m.Norm)
@@ -131,9 +132,6 @@ func (m Model) Validate() error {
 	}
 	return c.err()
 }
-
-// structuredFFN is the network of the layers that are not kept dense.
-func (m Model) structuredFFN() FFN { return m.LayerFFN(m.Layers) }
 
 // roughParams counts in floating point, where nothing overflows.
 func (m Model) roughParams() float64 {
@@ -164,7 +162,12 @@ func (l Linear) Warnings() []string {
 func (f FFN) Warnings() []string { return append(f.FC1().Warnings(), f.FC2().Warnings()...) }
 
 // Warnings names the structures that save nothing against a dense layer.
-func (m Model) Warnings() []string { return m.structuredFFN().Warnings() }
+func (m Model) Warnings() (all []string) {
+	for _, f := range m.FFNs() {
+		all = append(all, f.Warnings()...)
+	}
+	return all
+}
 
 // Name is the canonical name of the layer: lowrank_768x3072_r384_bias.
 func (l Linear) Name() string {

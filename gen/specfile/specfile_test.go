@@ -1,9 +1,7 @@
 package specfile
 
 import (
-	"encoding/json"
-	"math"
-	"os"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -12,13 +10,13 @@ import (
 
 func TestPresets(t *testing.T) {
 	for _, name := range Presets() {
-		c, err := Load(name)
+		m, err := Load(name)
 		if err != nil {
 			t.Error(err)
 			continue
 		}
-		if c.Model.Name != name {
-			t.Errorf("%s calls itself %s", name, c.Model.Name)
+		if m.Name != name {
+			t.Errorf("%s calls itself %s", name, m.Name)
 		}
 	}
 }
@@ -59,74 +57,14 @@ func TestCounts(t *testing.T) {
 		"gpt2l-gqa":              {729080832, 547356672, 1646851522560},
 		"gpt2l-wide":             {464428032, 339345408, 1027570925568},
 	} {
-		c, err := Load(name)
+		m, err := Load(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := c.Model.Count()
-		if got := [3]int64{n.Total, n.MLPWeights, int64(c.Model.ForwardFLOPs(1, 1024))}; got != want {
+		n := m.Count()
+		if got := [3]int64{n.Total, n.MLPWeights, int64(m.ForwardFLOPs(1, 1024))}; got != want {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
-	}
-}
-
-// Every configuration of the reference's file has a preset of its name, of its
-// size and of its plan.
-func TestPresetPlans(t *testing.T) {
-	src, err := os.ReadFile("../spec/testdata/params_flops.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var file struct {
-		Configs []struct {
-			Name  string
-			Total int64 `json:"total_params"`
-			FLOPs int64 `json:"flops_b1_s1024"`
-			Plan  struct {
-				LR     float64
-				Batch  int `json:"global_batch"`
-				Seq    int
-				Steps  int     `json:"steps_total"`
-				Guided int     `json:"guided_steps"`
-				FLOPs  float64 `json:"train_flops_total"`
-			}
-		}
-	}
-	if err := json.Unmarshal(src, &file); err != nil {
-		t.Fatal(err)
-	}
-	if len(file.Configs) < 50 {
-		t.Fatalf("%d configurations", len(file.Configs))
-	}
-	for _, want := range file.Configs {
-		c, err := Load(want.Name)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		p, tr := c.Course(), c.Train
-		if c.Model.Count().Total != want.Total || int64(c.Model.ForwardFLOPs(1, 1024)) != want.FLOPs || tr.LR != want.Plan.LR ||
-			tr.Batch*tr.Accumulate != want.Plan.Batch || tr.Seq != want.Plan.Seq || p.Steps != want.Plan.Steps || p.Guided != want.Plan.Guided ||
-			math.Abs(p.FLOPs/want.Plan.FLOPs-1) > 1e-12 {
-			t.Errorf("%s: %d parameters, %+v, %+v, want %+v", want.Name, c.Model.Count().Total, p, tr, want)
-		}
-	}
-}
-
-// What a guide section leaves out, and what a run of it comes to.
-func TestGuide(t *testing.T) {
-	c, err := Parse("g", []byte(good+"train: {steps: 10, guide: {max_step_ratio: 0.29, mode: fixedflop}}"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := (Guide{MaxStepRatio: 0.29, Schedule: "cosine", Mode: "fixedflop", Start: "merged"}); c.Train.Guide != want || !c.Model.Guided {
-		t.Errorf("%+v, want %+v", c.Train.Guide, want)
-	}
-	if n := c.Course(); n.Steps != 12 || n.Guided != 2 || n.Repeated != 2 {
-		t.Errorf("%+v", n)
-	}
-	if c, err = Parse("g", []byte(good)); err != nil || c.Train.Guide.On() || c.Model.Guided {
-		t.Errorf("guided without a guide section: %+v, %v", c, err)
 	}
 }
 
@@ -152,12 +90,6 @@ func TestErrors(t *testing.T) {
 		{"blocks divide", "kind: lowrank, rank: 16", "kind: blockshuffle, blocks: 3", "blocks: 3 does not divide ffn 256; valid are 1, 2, 4"},
 		{"kind", "lowrank", "lowrnk", "unknown kind \"lowrnk\"; valid are dense"},
 		{"heads", "q_heads: 4", "q_heads: 5", "q_heads: 5 does not divide attn_dim 64"},
-		{"seq", "rank: 16}", "rank: 16}\ntrain: {seq: 5000}", "seq: 5000 is more than the model's max_positions 1024"},
-		{"guide without structure", "mlp: {kind: lowrank, rank: 16}", "mlp: {kind: dense}\ntrain:\n  guide: {mode: fixedflop}", "bad.yaml:9:10: guide: no layer of the model is structured"},
-		{"guide's ratio", "rank: 16}", "rank: 16}\ntrain:\n  guide: {max_step_ratio: 1.5}", "bad.yaml:9:27: guide.max_step_ratio: 1.5 is out of range"},
-		{"guide's schedule", "rank: 16}", "rank: 16}\ntrain:\n  guide:\n    schedule: step", "bad.yaml:10:15: guide.schedule: unknown schedule \"step\"; valid are cosine, linear"},
-		{"guide's field", "rank: 16}", "rank: 16}\ntrain:\n  guide:\n    ratio: 1", "bad.yaml:10:5: unknown field \"ratio\""},
-		{"recompute", "rank: 16}", "rank: 16}\ntrain: {recompute: 2}", "recompute: 2"},
 		{"wrong type", "hidden: 64", "hidden: many", "hidden: many"},
 		{"empty section", good, "model:\n", "is empty"},
 		{"empty", good, "", "the file is empty"},
@@ -174,6 +106,106 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// The section train is not read, but for what no section may have and for its
+// guides.
+func TestTrainUnread(t *testing.T) {
+	for _, tt := range []struct{ train, want string }{
+		{"train: {steps: no number, unknown: [1, 2], lr: }", ""},
+		{"train: {steps: 1, steps: 2}", "f.yaml:8:19: mapping key \"steps\" already defined at [8:9]"},
+		{"train: {steps: 1\n", "f.yaml:8:"},
+		{"train: {a: &b 1}", "anchors and aliases (&, *) are not taken"},
+		{"train:\n", "f.yaml:8:1: train: is empty"},
+		{"trian: {}", "f.yaml:8:1: unknown field \"trian\""},
+	} {
+		_, err := Parse("f.yaml", []byte(good+tt.train))
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: got %v, want %q", tt.train, err, tt.want)
+		}
+	}
+	for train, want := range map[string]bool{"": false, "train: {steps: 5}": false, "train: {guide: {}}": true, "train:\n  steps: 5\n  guide:\n    mode: fixedstep\n": true} {
+		if m, err := Parse("f.yaml", []byte(good+train)); err != nil || m.Guided != want {
+			t.Errorf("%q: guided %v, %v, want %v", train, m.Guided, err, want)
+		}
+	}
+}
+
+// What sections and lists make of the layers.
+func TestLayers(t *testing.T) {
+	four := strings.Replace(good, "layers: 2", "layers: 4", 1)
+	for mlp, want := range map[string]string{
+		"{kind: dense}":             "0-3 dense",
+		"{kind: lowrank, rank: 16}": "0 dense, 1-3 lowrank_r16",
+		"{kind: lowrank, rank: 16, first_layer_dense: false}":                                                                    "0-3 lowrank_r16",
+		"{kind: lowrank, rank: 16, except: [{layers: 2-3, kind: dense}]}":                                                        "0 dense, 1 lowrank_r16, 2-3 dense",
+		"{kind: lowrank, rank: 16, except: [{layers: 0, kind: lowrank, rank: 4}]}":                                               "0 lowrank_r4, 1-3 lowrank_r16",
+		"{kind: lowrank, rank: 16, except: [{layers: 0, kind: lowrank, rank: 16}]}":                                              "0-3 lowrank_r16",
+		"{kind: lowrank, rank: 16, except: []}":                                                                                  "0 dense, 1-3 lowrank_r16",
+		"{rank: 0, except: [{layers: \"3\", kind: blockdense, rank: 8, blocks: 4}, {layers: 1, kind: blockshuffle, blocks: 2}]}": "0 dense, 1 blockshuffle_b2, 2 dense, 3 blockdense_r8_b4",
+		"[{kind: dense}, {kind: lowrank, rank: 16}, {layers: 2-3, kind: blockshuffle, blocks: 4}]":                               "0 dense, 1 lowrank_r16, 2-3 blockshuffle_b4",
+		"[{layers: 1-3, kind: lowrank, rank: 16}, {layers: 0, kind: dense}]":                                                     "0 dense, 1-3 lowrank_r16",
+		"[{layers: 0-3, kind: lowrank, rank: 16}]":                                                                               "0-3 lowrank_r16",
+		"\n    - kind: dense\n    - {layers: 1-2, kind: lowrank, rank: 16}\n    - kind: dense":                                   "0 dense, 1-2 lowrank_r16, 3 dense",
+	} {
+		m, err := Parse("f.yaml", []byte(strings.Replace(four, "{kind: lowrank, rank: 16}", mlp, 1)))
+		if err != nil {
+			t.Errorf("%s: %v", mlp, err)
+			continue
+		}
+		var got []string
+		for _, s := range m.Stretches() {
+			layers := fmt.Sprint(s.First)
+			if s.Last > s.First {
+				layers += fmt.Sprintf("-%d", s.Last)
+			}
+			got = append(got, layers+" "+m.Structure(s.First).String())
+		}
+		if text := strings.Join(got, ", "); text != want {
+			t.Errorf("%s: %s, want %s", mlp, text, want)
+		}
+	}
+}
+
+// Errors of single layers name the entry and its field.
+func TestLayerErrors(t *testing.T) {
+	for mlp, want := range map[string]string{ // the error points at ^
+		"{kind: dense, except: [{layers: 1, kind: lowrank, rank: ^65}]}":                            "mlp.except[0].rank: 65 is out of range for a 64 -> 256 lowrank layer, want 1 to 64",
+		"{kind: dense, except: [{layers: 0, kind: dense}, ^{layers: 1, kind: lowrank}]}":            "mlp.except[1].rank: 0 is out of range",
+		"{kind: dense, except: [{layers: 1, kind: ^lowrnk}]}":                                       "mlp.except[0].kind: unknown kind \"lowrnk\"; valid are dense",
+		"{kind: dense, except: [^{layers: 1}]}":                                                     "mlp.except[0].kind: unknown kind \"\"; valid are dense",
+		"{kind: dense, except: [{layers: 1, kind: blockshuffle, blocks: ^3}]}":                      "mlp.except[0].blocks: 3 does not divide ffn 256; valid are",
+		"{kind: dense, except: [{layers: 1, kind: dense, rank: ^3}]}":                               "mlp.except[0].rank: a dense layer has none, got 3; leave it out",
+		"{kind: dense, except: [{layers: ^2, kind: lowrank, rank: 3}]}":                             "mlp.except[0].layers: 2 is out of range; the model has layers 0 to 1",
+		"{kind: dense, except: [{layers: ^1-2, kind: lowrank, rank: 3}]}":                           "mlp.except[0].layers: 1-2 is out of range",
+		"{kind: dense, except: [{layers: ^1-0, kind: lowrank, rank: 3}]}":                           "mlp.except[0].layers: 1-0 is out of range",
+		"{kind: dense, except: [{layers: ^last, kind: lowrank, rank: 3}]}":                          "mlp.except[0].layers: \"last\" names no layers; want a layer such as 3, or several such as 0-3",
+		"{kind: dense, except: [^{kind: lowrank, rank: 3}]}":                                        "mlp.except[0].layers: \"\" names no layers",
+		"{kind: dense, except: [{layers: ^99999999999999999999, kind: dense}]}":                     "layers: 99999999999999999999 is a number, want a layer such as 3",
+		"{kind: dense, except: [{layers: ^1.5, kind: dense}]}":                                      "layers: 1.5 is a number, want a layer such as 3",
+		"{kind: dense, except: [{layers: 0-1, kind: dense}, {layers: ^1, kind: lowrank, rank: 3}]}": "mlp.except[1].layers: layer 1 is in mlp.except[0], too; want it once",
+		"{kind: dense, except: ^{layers: 1, kind: dense}}":                                          "except: the value is no list, want a list",
+		"{kind: dense, except: [{layers: 1, kind: dense, ^depth: 3}]}":                              "unknown field \"depth\"",
+		"{kind: dense, except: [{layers: 1, kind: lowrank, rank: ^many}]}":                          "rank: many is no whole number",
+		"{kind: dense, except: [{layers: 1, kind: lowrank, ^rank: }]}":                              "rank: is empty",
+		"{kind: lowrank, rank: 65, except: [{layers: 1, kind: lowrank, rank: ^66}]}":                "mlp.except[0].rank: 66 is out of range",
+		"{kind: lowrank, rank: ^65, except: [{layers: 1, kind: lowrank, rank: 66}]}":                "rank: 65 is out of range",
+		"[{kind: dense}, {kind: lowrank, rank: ^65}]":                                               "mlp[1].rank: 65 is out of range for a 64 -> 256 lowrank layer, want 1 to 64",
+		"^[{kind: dense}]": "mlp: layer 1 is in no entry of the list; want each of 0 to 1",
+		"^[]":              "mlp: layer 0 is in no entry",
+		"[{kind: dense}, {kind: dense}, ^{kind: dense}]": "mlp[2].layers: 2 is out of range; the model has layers 0 to 1",
+		"[{kind: dense}, {layers: ^0, kind: dense}]":     "mlp[1].layers: layer 0 is in mlp[0], too; want it once",
+		"[{kind: dense}, {^first_layer_dense: true}]":    "unknown field \"first_layer_dense\"",
+		"[^dense, dense]": "",
+		"^dense":          "",
+	} {
+		before, after, _ := strings.Cut(mlp, "^")
+		_, err := Parse("f.yaml", []byte(strings.Replace(good, "{kind: lowrank, rank: 16}", before+after, 1)))
+		want := fmt.Sprintf("f.yaml:7:%d: %s", len("  mlp: ")+len(before)+1, want)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", mlp, err, want)
+		}
+	}
+}
+
 func TestWarning(t *testing.T) {
 	f := spec.FFN{Kind: spec.LowRank, Hidden: 64, FFN: 64, Rank: 40, Act: spec.GELU}
 	if len(f.Warnings()) != 2 {
@@ -185,14 +217,16 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("model: {vocab: 1}"))
 	f.Add([]byte("model: &a {mlp: *a}"))
+	f.Add([]byte(strings.Replace(good, "rank: 16", "rank: 16, except: [{layers: 1, kind: dense}]", 1)))
+	f.Add([]byte(strings.Replace(good, "{kind: lowrank, rank: 16}", "[{kind: dense}, {layers: 1-1, kind: lowrank, rank: 3}]", 1)))
 	f.Add([]byte(bomb()))
 	f.Add([]byte(deepMap(20)))
 	f.Add([]byte(manyKeys(20)))
 	f.Add([]byte("model: " + strings.Repeat("[", maxDepth)))
 	f.Add([]byte("\ufeff---\n" + good + "train: {steps: 5.9, seed: !!int \"1.5\"}\n...\n"))
 	f.Fuzz(func(t *testing.T, src []byte) {
-		c, err := Parse("fuzz.yaml", src)
-		if err == nil && c.Model.Validate() != nil {
+		m, err := Parse("fuzz.yaml", src)
+		if err == nil && m.Validate() != nil {
 			t.Error("an invalid model was accepted")
 		}
 	})

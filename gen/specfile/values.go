@@ -40,6 +40,15 @@ func CheckValues(name string, src []byte, v any) error {
 	return nil
 }
 
+// CheckSection is CheckValues for a section of a larger document, or for none; its
+// errors are the YAML library's, with line and column.
+func CheckSection(n ast.Node, v any) error {
+	if n == nil {
+		return nil
+	}
+	return checkValue(n, reflect.TypeOf(v))
+}
+
 // valueError is worded as the YAML library words its own.
 func valueError(t *token.Token, format string, args ...any) error {
 	return fmt.Errorf("[%d:%d] %s", t.Position.Line, t.Position.Column, fmt.Sprintf(format, args...))
@@ -79,6 +88,9 @@ func checkField(key string, at *token.Token, n ast.Node, t reflect.Type) error {
 	if n == nil || n.Type() == ast.NullType {
 		return valueError(at, "%s: is empty, want %s; leave the key out for its default", key, wanted(t))
 	}
+	if _, ok := n.(*ast.SequenceNode); ok && t == reflect.TypeFor[MLP]() {
+		t = reflect.TypeFor[[]LayerMLP]()
+	}
 	switch t.Kind() {
 	case reflect.Struct:
 		return checkValue(n, t)
@@ -96,7 +108,7 @@ func checkField(key string, at *token.Token, n ast.Node, t reflect.Type) error {
 	case reflect.Interface: // a section whose schema is known elsewhere
 		return nil
 	}
-	if is := otherThan(t.Kind(), n); is != "" {
+	if is := otherThan(t.Kind(), n); is != "" && !(t == reflect.TypeFor[Layers]() && otherThan(reflect.Int, n) == "") {
 		return valueError(n.GetToken(), "%s: %s is %s, want %s", key, written(n), is, wanted(t))
 	}
 	return nil
@@ -164,6 +176,9 @@ func otherThan(kind reflect.Kind, n ast.Node) string {
 
 // wanted says what a key takes.
 func wanted(t reflect.Type) string {
+	if t == reflect.TypeFor[Layers]() {
+		return wantedLayers
+	}
 	switch t.Kind() {
 	case reflect.Slice:
 		return "a list, [...]"

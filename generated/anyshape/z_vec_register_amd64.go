@@ -7,7 +7,7 @@ package anyshape
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 func init() {
-	kernel.RegisterVec("avx512", map[kernel.VecOp]kernel.VecFunc{
+	kernel.RegisterVec(kernel.VecRow{ISA: "avx512", StripRows: 12, PackAhead: 16}, map[kernel.VecOp]kernel.VecFunc{
 		0:  vec_f32_gelu_avx512,
 		1:  vec_f32_gelubackward_avx512,
 		2:  vec_f32_swiglu_avx512,
@@ -34,7 +34,7 @@ func init() {
 		23: vec_f32_read_avx512,
 		24: vec_f32_peak_avx512,
 	})
-	kernel.RegisterVec("avx2", map[kernel.VecOp]kernel.VecFunc{
+	kernel.RegisterVec(kernel.VecRow{ISA: "avx2", StripRows: 6, PackAhead: 16}, map[kernel.VecOp]kernel.VecFunc{
 		0:  vec_f32_gelu_avx2,
 		1:  vec_f32_gelubackward_avx2,
 		2:  vec_f32_swiglu_avx2,

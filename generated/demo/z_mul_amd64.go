@@ -31,6 +31,9 @@ func mul_f32_k128a128c384_12x32_swiglu_avx512(a *kernel.Args)
 func mul_f32_k257_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k257a257c128_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k257a257c128_6x64_avx512(a *kernel.Args)
 
 //go:noescape
@@ -52,6 +55,9 @@ func mul_f32_k32a32c384_12x32_swiglu_avx512(a *kernel.Args)
 func mul_f32_k384_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k384a384c128_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k384a384c128_6x64_avx512(a *kernel.Args)
 
 //go:noescape
@@ -59,6 +65,9 @@ func mul_f32_k384a384c32_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768s2x384_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768s2x384a768c128_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768s2x384a768c128_6x64_avx512(a *kernel.Args)

@@ -3,191 +3,90 @@
 
 package demo
 
-import "github.com/structuredffn/sffn/runtime/kernel"
+import (
+	"github.com/structuredffn/sffn/runtime/kernel"
+	"unsafe"
+)
 
-// Kernels made for another layout of kernel.Args do not compile.
-const _ = uint(kernel.ABI - 3)
-const _ = uint(3 - kernel.ABI)
+// The kernels do not compile with another layout of their arguments, other flags or
+// other sizes of sums than they were made for.
+var (
+	_ [3]struct{}   = [kernel.ABI]struct{}{}
+	_ [0]struct{}   = [unsafe.Offsetof(kernel.Args{}.A)]struct{}{}
+	_ [8]struct{}   = [unsafe.Offsetof(kernel.Args{}.B)]struct{}{}
+	_ [16]struct{}  = [unsafe.Offsetof(kernel.Args{}.C)]struct{}{}
+	_ [24]struct{}  = [unsafe.Offsetof(kernel.Args{}.Bias)]struct{}{}
+	_ [32]struct{}  = [unsafe.Offsetof(kernel.Args{}.Residual)]struct{}{}
+	_ [40]struct{}  = [unsafe.Offsetof(kernel.Args{}.Aux)]struct{}{}
+	_ [48]struct{}  = [unsafe.Offsetof(kernel.Args{}.Segs)]struct{}{}
+	_ [56]struct{}  = [unsafe.Offsetof(kernel.Args{}.NSegs)]struct{}{}
+	_ [64]struct{}  = [unsafe.Offsetof(kernel.Args{}.LDA)]struct{}{}
+	_ [72]struct{}  = [unsafe.Offsetof(kernel.Args{}.KStep)]struct{}{}
+	_ [80]struct{}  = [unsafe.Offsetof(kernel.Args{}.LDC)]struct{}{}
+	_ [88]struct{}  = [unsafe.Offsetof(kernel.Args{}.LDAux)]struct{}{}
+	_ [96]struct{}  = [unsafe.Offsetof(kernel.Args{}.UpAux)]struct{}{}
+	_ [104]struct{} = [unsafe.Offsetof(kernel.Args{}.NTiles)]struct{}{}
+	_ [112]struct{} = [unsafe.Offsetof(kernel.Args{}.PanelStep)]struct{}{}
+	_ [120]struct{} = [unsafe.Offsetof(kernel.Args{}.Ahead)]struct{}{}
+	_ [128]struct{} = [unsafe.Offsetof(kernel.Args{}.Alpha)]struct{}{}
+	_ [132]struct{} = [unsafe.Offsetof(kernel.Args{}.Flags)]struct{}{}
+	_ [136]struct{} = [unsafe.Offsetof(kernel.Args{}.MR)]struct{}{}
+	_ [144]struct{} = [unsafe.Offsetof(kernel.Args{}.NR)]struct{}{}
+	_ [152]struct{} = [unsafe.Offsetof(kernel.Args{}.Epilogue)]struct{}{}
+	_ [168]struct{} = [unsafe.Sizeof(kernel.Args{})]struct{}{}
+	_ [0]struct{}   = [unsafe.Offsetof(kernel.Segment{}.Off)]struct{}{}
+	_ [8]struct{}   = [unsafe.Offsetof(kernel.Segment{}.Len)]struct{}{}
+	_ [16]struct{}  = [unsafe.Sizeof(kernel.Segment{})]struct{}{}
+	_ [1]struct{}   = [kernel.Accumulate]struct{}{}
+	_ [2]struct{}   = [kernel.Scale]struct{}{}
+	_ [4]struct{}   = [kernel.PreOnly]struct{}{}
+	_ [768]struct{} = [kernel.MaxKC]struct{}{}
+)
 
 func init() {
 	kernel.Register(
-		kernel.Info{Name: "mul_f32_k128_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k128_1x32_swiglu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128_1x32_swiglu_avx512},
-		kernel.Info{Name: "mul_f32_k128a128c128_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c128_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k128a128c257_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c257_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k128a128c32_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c32_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k128a128c384_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c384_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k128a128c384_12x32_swiglu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c384_12x32_swiglu_avx512},
-		kernel.Info{Name: "mul_f32_k257_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 257,
-			Off: 0,
-		}}}, Func: mul_f32_k257_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k257a257c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1028, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 257,
-			Off: 0,
-		}}}, Func: mul_f32_k257a257c128_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k32_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 32,
-			Off: 0,
-		}}}, Func: mul_f32_k32_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k32_1x32_swiglu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 32,
-			Off: 0,
-		}}}, Func: mul_f32_k32_1x32_swiglu_avx512},
-		kernel.Info{Name: "mul_f32_k32a32c128_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 128, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 32,
-			Off: 0,
-		}}}, Func: mul_f32_k32a32c128_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k32a32c384_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 32,
-			Off: 0,
-		}}}, Func: mul_f32_k32a32c384_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k32a32c384_12x32_swiglu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 32,
-			Off: 0,
-		}}}, Func: mul_f32_k32a32c384_12x32_swiglu_avx512},
-		kernel.Info{Name: "mul_f32_k384_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k384a384c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1536, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a384c128_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384a384c32_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1536, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a384c32_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k768s2x384_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}, {
-			Len: 384,
-			Off: 1536,
-		}}}, Func: mul_f32_k768s2x384_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k768s2x384a768c128_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}, {
-			Len: 384,
-			Off: 1536,
-		}}}, Func: mul_f32_k768s2x384a768c128_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768s2x384a768c32_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}, {
-			Len: 384,
-			Off: 1536,
-		}}}, Func: mul_f32_k768s2x384a768c32_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k128_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k128_1x32_swiglu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128_1x32_swiglu_avx2},
-		kernel.Info{Name: "mul_f32_k128a128c128_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c128_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k128a128c257_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 1028, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c257_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k128a128c32_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c32_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k128a128c384_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c384_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k128a128c384_6x32_swiglu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 512, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a128c384_6x32_swiglu_avx2},
-		kernel.Info{Name: "mul_f32_k257_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 257,
-			Off: 0,
-		}}}, Func: mul_f32_k257_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k257a257c128_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1028, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 257,
-			Off: 0,
-		}}}, Func: mul_f32_k257a257c128_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k32_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 32,
-			Off: 0,
-		}}}, Func: mul_f32_k32_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k32_1x32_swiglu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 32,
-			Off: 0,
-		}}}, Func: mul_f32_k32_1x32_swiglu_avx2},
-		kernel.Info{Name: "mul_f32_k32a32c128_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 128, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 32,
-			Off: 0,
-		}}}, Func: mul_f32_k32a32c128_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k32a32c384_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 32,
-			Off: 0,
-		}}}, Func: mul_f32_k32a32c384_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k32a32c384_6x32_swiglu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 128, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 32,
-			Off: 0,
-		}}}, Func: mul_f32_k32a32c384_6x32_swiglu_avx2},
-		kernel.Info{Name: "mul_f32_k384_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k384a384c128_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1536, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a384c128_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k384a384c32_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1536, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a384c32_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768s2x384_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}, {
-			Len: 384,
-			Off: 1536,
-		}}}, Func: mul_f32_k768s2x384_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k768s2x384a768c128_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 512, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}, {
-			Len: 384,
-			Off: 1536,
-		}}}, Func: mul_f32_k768s2x384a768c128_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768s2x384a768c32_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 128, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}, {
-			Len: 384,
-			Off: 1536,
-		}}}, Func: mul_f32_k768s2x384a768c32_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k128_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k128_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k128_1x32_swiglu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k128_1x32_swiglu_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c128_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a128c128_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c257_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, KStep: 4, LDC: 1028, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a128c257_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c32_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, KStep: 4, LDC: 128, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a128c32_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c384_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 512, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a128c384_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a128c384_12x32_swiglu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 512, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a128c384_12x32_swiglu_avx512},
+		kernel.Info{Name: "mul_f32_k257_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 257}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k257_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k257a257c128_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1028, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 257}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k257a257c128_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k32_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 32}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k32_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k32_1x32_swiglu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 32}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k32_1x32_swiglu_avx512},
+		kernel.Info{Name: "mul_f32_k32a32c128_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 128, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 32}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k32a32c128_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k32a32c384_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 128, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 32}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k32a32c384_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k32a32c384_12x32_swiglu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 128, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 32}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k32a32c384_12x32_swiglu_avx512},
+		kernel.Info{Name: "mul_f32_k384_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k384_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c128_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384a384c128_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c32_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 128, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a384c32_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768s2x384_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 384}, {Off: 1536, Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k768s2x384_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k768s2x384a768c128_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 384}, {Off: 1536, Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768s2x384a768c128_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768s2x384a768c32_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 128, Segs: []kernel.Segment{{Len: 384}, {Off: 1536, Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768s2x384a768c32_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k257a257c128_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1028, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 257}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k257a257c128_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c128_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a384c128_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768s2x384a768c128_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 384}, {Off: 1536, Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768s2x384a768c128_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k128_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k128_1x32_swiglu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k128_1x32_swiglu_avx2},
+		kernel.Info{Name: "mul_f32_k128a128c128_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a128c128_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k128a128c257_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, KStep: 4, LDC: 1028, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a128c257_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k128a128c32_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, KStep: 4, LDC: 128, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a128c32_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k128a128c384_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 512, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a128c384_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k128a128c384_6x32_swiglu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 512, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a128c384_6x32_swiglu_avx2},
+		kernel.Info{Name: "mul_f32_k257_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 257}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k257_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k257a257c128_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1028, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 257}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k257a257c128_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k32_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 32}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k32_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k32_1x32_swiglu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 32}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k32_1x32_swiglu_avx2},
+		kernel.Info{Name: "mul_f32_k32a32c128_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 128, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 32}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k32a32c128_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k32a32c384_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 128, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 32}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k32a32c384_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k32a32c384_6x32_swiglu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Epilogue: "swiglu", Shape: &kernel.Shape{LDA: 128, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 32}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k32a32c384_6x32_swiglu_avx2},
+		kernel.Info{Name: "mul_f32_k384_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k384_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k384a384c128_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a384c128_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k384a384c32_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 128, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a384c32_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768s2x384_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 384}, {Off: 1536, Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k768s2x384_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k768s2x384a768c128_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 512, Segs: []kernel.Segment{{Len: 384}, {Off: 1536, Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768s2x384a768c128_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768s2x384a768c32_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 128, Segs: []kernel.Segment{{Len: 384}, {Off: 1536, Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768s2x384a768c32_6x32_avx2},
 	)
 }

@@ -67,7 +67,13 @@ func mul_f32_k256a256c3072_12x32_gelu_avx512(a *kernel.Args)
 func mul_f32_k256a256c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k256a512c3072_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k256a512c3072_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k256a512c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k256a512c768_6x64_avx512(a *kernel.Args)
@@ -79,22 +85,43 @@ func mul_f32_k384_1x32_avx512(a *kernel.Args)
 func mul_f32_k384_1x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k384a384c3072_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k384a384c3072_12x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k384a384c3072_6x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k384a384c3072_6x64_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k384a384c768_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k384a384c768_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k384a768c256_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k384a768c256_6x64_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k384a768c3072_12x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k384a768c3072_6x64_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k384a768c512_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k384a768c512_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k384a768c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k384a768c768_6x64_avx512(a *kernel.Args)
@@ -103,13 +130,22 @@ func mul_f32_k384a768c768_6x64_avx512(a *kernel.Args)
 func mul_f32_k384s2x384_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k384s2x384a768c3072_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k384s2x384a768c3072_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k384s2x384a768c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k384s2x384a768c768_6x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k384t2_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k384t2a768c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k384t2a768c768_6x64_avx512(a *kernel.Args)
@@ -121,7 +157,13 @@ func mul_f32_k512_1x32_avx512(a *kernel.Args)
 func mul_f32_k512_1x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k512a512c3072_12x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k512a512c3072_6x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k512a512c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k512a512c768_6x64_avx512(a *kernel.Args)
@@ -130,10 +172,16 @@ func mul_f32_k512a512c768_6x64_avx512(a *kernel.Args)
 func mul_f32_k676_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k676a32000c768_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k676a32000c768_6x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k764_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k764a32000c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k764a32000c768_6x64_avx512(a *kernel.Args)
@@ -145,31 +193,64 @@ func mul_f32_k768_1x32_avx512(a *kernel.Args)
 func mul_f32_k768_1x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k768a2304c768_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k768a2304c768_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768a3072c192_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768a3072c192_6x64_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k768a3072c256_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k768a3072c256_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768a3072c384_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768a3072c384_6x64_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k768a3072c512_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k768a3072c512_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768a3072c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768a3072c768_6x64_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k768a768c192_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k768a768c192_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768a768c2304_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768a768c2304_6x64_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k768a768c256_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k768a768c256_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768a768c3072_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768a768c3072_12x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768a768c3072_6x64_avx512(a *kernel.Args)
@@ -178,13 +259,25 @@ func mul_f32_k768a768c3072_6x64_avx512(a *kernel.Args)
 func mul_f32_k768a768c3072_6x64_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k768a768c32000_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k768a768c32000_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768a768c384_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768a768c384_6x64_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k768a768c512_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k768a768c512_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768a768c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768a768c768_6x64_avx512(a *kernel.Args)

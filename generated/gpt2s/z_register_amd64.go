@@ -3,625 +3,204 @@
 
 package gpt2s
 
-import "github.com/structuredffn/sffn/runtime/kernel"
+import (
+	"github.com/structuredffn/sffn/runtime/kernel"
+	"unsafe"
+)
 
-// Kernels made for another layout of kernel.Args do not compile.
-const _ = uint(kernel.ABI - 3)
-const _ = uint(3 - kernel.ABI)
+// The kernels do not compile with another layout of their arguments, other flags or
+// other sizes of sums than they were made for.
+var (
+	_ [3]struct{}   = [kernel.ABI]struct{}{}
+	_ [0]struct{}   = [unsafe.Offsetof(kernel.Args{}.A)]struct{}{}
+	_ [8]struct{}   = [unsafe.Offsetof(kernel.Args{}.B)]struct{}{}
+	_ [16]struct{}  = [unsafe.Offsetof(kernel.Args{}.C)]struct{}{}
+	_ [24]struct{}  = [unsafe.Offsetof(kernel.Args{}.Bias)]struct{}{}
+	_ [32]struct{}  = [unsafe.Offsetof(kernel.Args{}.Residual)]struct{}{}
+	_ [40]struct{}  = [unsafe.Offsetof(kernel.Args{}.Aux)]struct{}{}
+	_ [48]struct{}  = [unsafe.Offsetof(kernel.Args{}.Segs)]struct{}{}
+	_ [56]struct{}  = [unsafe.Offsetof(kernel.Args{}.NSegs)]struct{}{}
+	_ [64]struct{}  = [unsafe.Offsetof(kernel.Args{}.LDA)]struct{}{}
+	_ [72]struct{}  = [unsafe.Offsetof(kernel.Args{}.KStep)]struct{}{}
+	_ [80]struct{}  = [unsafe.Offsetof(kernel.Args{}.LDC)]struct{}{}
+	_ [88]struct{}  = [unsafe.Offsetof(kernel.Args{}.LDAux)]struct{}{}
+	_ [96]struct{}  = [unsafe.Offsetof(kernel.Args{}.UpAux)]struct{}{}
+	_ [104]struct{} = [unsafe.Offsetof(kernel.Args{}.NTiles)]struct{}{}
+	_ [112]struct{} = [unsafe.Offsetof(kernel.Args{}.PanelStep)]struct{}{}
+	_ [120]struct{} = [unsafe.Offsetof(kernel.Args{}.Ahead)]struct{}{}
+	_ [128]struct{} = [unsafe.Offsetof(kernel.Args{}.Alpha)]struct{}{}
+	_ [132]struct{} = [unsafe.Offsetof(kernel.Args{}.Flags)]struct{}{}
+	_ [136]struct{} = [unsafe.Offsetof(kernel.Args{}.MR)]struct{}{}
+	_ [144]struct{} = [unsafe.Offsetof(kernel.Args{}.NR)]struct{}{}
+	_ [152]struct{} = [unsafe.Offsetof(kernel.Args{}.Epilogue)]struct{}{}
+	_ [168]struct{} = [unsafe.Sizeof(kernel.Args{})]struct{}{}
+	_ [0]struct{}   = [unsafe.Offsetof(kernel.Segment{}.Off)]struct{}{}
+	_ [8]struct{}   = [unsafe.Offsetof(kernel.Segment{}.Len)]struct{}{}
+	_ [16]struct{}  = [unsafe.Sizeof(kernel.Segment{})]struct{}{}
+	_ [1]struct{}   = [kernel.Accumulate]struct{}{}
+	_ [2]struct{}   = [kernel.Scale]struct{}{}
+	_ [4]struct{}   = [kernel.PreOnly]struct{}{}
+	_ [768]struct{} = [kernel.MaxKC]struct{}{}
+)
 
 func init() {
 	kernel.Register(
-		kernel.Info{Name: "mul_f32_k128_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k128a256c3072_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a256c3072_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k128a256c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a256c768_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k192_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k192_1x32_gelu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192_1x32_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k192_1x48_avx512", ISA: "avx512", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192_1x48_avx512},
-		kernel.Info{Name: "mul_f32_k192a192c3072_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 768, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a192c3072_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k192a192c3072_12x32_gelu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 768, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a192c3072_12x32_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k192a192c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 768, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a192c768_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k192a768c3072_12x32_gelu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a768c3072_12x32_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k192a768c768_6x48_avx512", ISA: "avx512", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a768c768_6x48_avx512},
-		kernel.Info{Name: "mul_f32_k192s4x192_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 48,
-			Off: 0,
-		}, {
-			Len: 48,
-			Off: 768,
-		}, {
-			Len: 48,
-			Off: 1536,
-		}, {
-			Len: 48,
-			Off: 2304,
-		}}}, Func: mul_f32_k192s4x192_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k192s4x192a768c3072_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 48,
-			Off: 0,
-		}, {
-			Len: 48,
-			Off: 768,
-		}, {
-			Len: 48,
-			Off: 1536,
-		}, {
-			Len: 48,
-			Off: 2304,
-		}}}, Func: mul_f32_k192s4x192a768c3072_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k192s4x192a768c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 48,
-			Off: 0,
-		}, {
-			Len: 48,
-			Off: 768,
-		}, {
-			Len: 48,
-			Off: 1536,
-		}, {
-			Len: 48,
-			Off: 2304,
-		}}}, Func: mul_f32_k192s4x192a768c768_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k192t4_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 16, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192t4_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k192t4a768c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 16, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192t4a768c768_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k256_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k256_1x32_gelu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256_1x32_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c3072_12x32_gelu_avx512", ISA: "avx512", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1024, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a256c3072_12x32_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k256a256c768_12x32_avx512", ISA: "avx512", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a256c768_12x32_avx512},
-		kernel.Info{Name: "mul_f32_k256a512c3072_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 2048, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a512c3072_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k256a512c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 2048, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a512c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k384_1x32_gelu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384_1x32_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k384a384c3072_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1536, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a384c3072_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384a384c3072_6x64_gelu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1536, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a384c3072_6x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k384a384c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1536, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a384c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384a768c256_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a768c256_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384a768c3072_6x64_gelu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a768c3072_6x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k384a768c512_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 2048, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a768c512_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384a768c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a768c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384s2x384_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 1536,
-		}}}, Func: mul_f32_k384s2x384_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k384s2x384a768c3072_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 1536,
-		}}}, Func: mul_f32_k384s2x384a768c3072_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384s2x384a768c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 1536,
-		}}}, Func: mul_f32_k384s2x384a768c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k384t2_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 8, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384t2_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k384t2a768c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 8, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384t2a768c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k512_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
-			Off: 0,
-		}}}, Func: mul_f32_k512_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k512_1x32_gelu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
-			Off: 0,
-		}}}, Func: mul_f32_k512_1x32_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k512a512c3072_6x64_gelu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 2048, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
-			Off: 0,
-		}}}, Func: mul_f32_k512a512c3072_6x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k512a512c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 2048, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
-			Off: 0,
-		}}}, Func: mul_f32_k512a512c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k676_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 676,
-			Off: 0,
-		}}}, Func: mul_f32_k676_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k676a32000c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 128000, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 676,
-			Off: 0,
-		}}}, Func: mul_f32_k676a32000c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k764_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 764,
-			Off: 0,
-		}}}, Func: mul_f32_k764_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k764a32000c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 128000, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 764,
-			Off: 0,
-		}}}, Func: mul_f32_k764a32000c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768_1x32_avx512", ISA: "avx512", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768_1x32_avx512},
-		kernel.Info{Name: "mul_f32_k768_1x32_gelu_avx512", ISA: "avx512", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768_1x32_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k768a2304c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 9216, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a2304c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a3072c192_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 12288, LDC: 768, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a3072c192_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a3072c256_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 12288, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a3072c256_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a3072c384_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 12288, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a3072c384_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a3072c512_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 12288, LDC: 2048, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a3072c512_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a3072c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 12288, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a3072c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a768c192_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 768, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c192_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a768c2304_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 9216, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c2304_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a768c256_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c256_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a768c3072_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c3072_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a768c3072_6x64_gelu_avx512", ISA: "avx512", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c3072_6x64_gelu_avx512},
-		kernel.Info{Name: "mul_f32_k768a768c32000_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 128000, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c32000_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a768c384_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c384_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a768c512_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 2048, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c512_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768a768c768_6x64_avx512", ISA: "avx512", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c768_6x64_avx512},
-		kernel.Info{Name: "mul_f32_k768s4x768_1x48_avx512", ISA: "avx512", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 3072,
-		}, {
-			Len: 192,
-			Off: 6144,
-		}, {
-			Len: 192,
-			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768_1x48_avx512},
-		kernel.Info{Name: "mul_f32_k768s4x768a3072c768_6x48_avx512", ISA: "avx512", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 12288, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 3072,
-		}, {
-			Len: 192,
-			Off: 6144,
-		}, {
-			Len: 192,
-			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768a3072c768_6x48_avx512},
-		kernel.Info{Name: "mul_f32_k128_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k128a256c3072_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a256c3072_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k128a256c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 128,
-			Off: 0,
-		}}}, Func: mul_f32_k128a256c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k192_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k192_1x32_gelu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192_1x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k192_1x48_avx2", ISA: "avx2", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192_1x48_avx2},
-		kernel.Info{Name: "mul_f32_k192a192c3072_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 768, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a192c3072_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k192a192c3072_6x32_gelu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 768, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a192c3072_6x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k192a192c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 768, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a192c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k192a768c3072_6x32_gelu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a768c3072_6x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k192a768c768_6x48_avx2", ISA: "avx2", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192a768c768_6x48_avx2},
-		kernel.Info{Name: "mul_f32_k192s4x192_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 48,
-			Off: 0,
-		}, {
-			Len: 48,
-			Off: 768,
-		}, {
-			Len: 48,
-			Off: 1536,
-		}, {
-			Len: 48,
-			Off: 2304,
-		}}}, Func: mul_f32_k192s4x192_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k192s4x192a768c3072_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 48,
-			Off: 0,
-		}, {
-			Len: 48,
-			Off: 768,
-		}, {
-			Len: 48,
-			Off: 1536,
-		}, {
-			Len: 48,
-			Off: 2304,
-		}}}, Func: mul_f32_k192s4x192a768c3072_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k192s4x192a768c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 48,
-			Off: 0,
-		}, {
-			Len: 48,
-			Off: 768,
-		}, {
-			Len: 48,
-			Off: 1536,
-		}, {
-			Len: 48,
-			Off: 2304,
-		}}}, Func: mul_f32_k192s4x192a768c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k192t4_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 16, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192t4_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k192t4a768c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 16, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}}}, Func: mul_f32_k192t4a768c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k256_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k256_1x32_gelu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256_1x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k256a256c3072_6x32_gelu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1024, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a256c3072_6x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k256a256c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a256c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k256a512c3072_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 2048, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a512c3072_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k256a512c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 2048, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 256,
-			Off: 0,
-		}}}, Func: mul_f32_k256a512c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k384_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k384_1x32_gelu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384_1x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k384a384c3072_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1536, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a384c3072_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k384a384c3072_6x32_gelu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1536, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a384c3072_6x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k384a384c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1536, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a384c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k384a768c256_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a768c256_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k384a768c3072_6x32_gelu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a768c3072_6x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k384a768c512_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 2048, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a768c512_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k384a768c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384a768c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k384s2x384_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 1536,
-		}}}, Func: mul_f32_k384s2x384_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k384s2x384a768c3072_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 1536,
-		}}}, Func: mul_f32_k384s2x384a768c3072_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k384s2x384a768c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 1536,
-		}}}, Func: mul_f32_k384s2x384a768c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k384t2_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 8, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384t2_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k384t2a768c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 8, Segs: []kernel.Segment{{
-			Len: 384,
-			Off: 0,
-		}}}, Func: mul_f32_k384t2a768c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k512_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
-			Off: 0,
-		}}}, Func: mul_f32_k512_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k512_1x32_gelu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
-			Off: 0,
-		}}}, Func: mul_f32_k512_1x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k512a512c3072_6x32_gelu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 2048, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
-			Off: 0,
-		}}}, Func: mul_f32_k512a512c3072_6x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k512a512c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 2048, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 512,
-			Off: 0,
-		}}}, Func: mul_f32_k512a512c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k676_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 676,
-			Off: 0,
-		}}}, Func: mul_f32_k676_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k676a32000c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 128000, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 676,
-			Off: 0,
-		}}}, Func: mul_f32_k676a32000c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k764_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 764,
-			Off: 0,
-		}}}, Func: mul_f32_k764_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k764a32000c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 128000, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 764,
-			Off: 0,
-		}}}, Func: mul_f32_k764a32000c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768_1x32_avx2", ISA: "avx2", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768_1x32_avx2},
-		kernel.Info{Name: "mul_f32_k768_1x32_gelu_avx2", ISA: "avx2", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768_1x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k768a2304c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 9216, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a2304c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a3072c192_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, LDC: 768, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a3072c192_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a3072c256_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a3072c256_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a3072c384_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a3072c384_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a3072c512_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, LDC: 2048, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a3072c512_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a3072c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a3072c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a768c192_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 768, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c192_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a768c2304_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 9216, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c2304_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a768c256_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 1024, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c256_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a768c3072_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c3072_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a768c3072_6x32_gelu_avx2", ISA: "avx2", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, LDC: 12288, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c3072_6x32_gelu_avx2},
-		kernel.Info{Name: "mul_f32_k768a768c32000_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 128000, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c32000_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a768c384_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 1536, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c384_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a768c512_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 2048, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c512_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768a768c768_6x32_avx2", ISA: "avx2", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 768,
-			Off: 0,
-		}}}, Func: mul_f32_k768a768c768_6x32_avx2},
-		kernel.Info{Name: "mul_f32_k768s4x768_1x48_avx2", ISA: "avx2", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 3072,
-		}, {
-			Len: 192,
-			Off: 6144,
-		}, {
-			Len: 192,
-			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768_1x48_avx2},
-		kernel.Info{Name: "mul_f32_k768s4x768a3072c768_6x48_avx2", ISA: "avx2", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 12288, LDC: 3072, KStep: 4, Segs: []kernel.Segment{{
-			Len: 192,
-			Off: 0,
-		}, {
-			Len: 192,
-			Off: 3072,
-		}, {
-			Len: 192,
-			Off: 6144,
-		}, {
-			Len: 192,
-			Off: 9216,
-		}}}, Func: mul_f32_k768s4x768a3072c768_6x48_avx2},
+		kernel.Info{Name: "mul_f32_k128_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k128_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a256c3072_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a256c3072_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128a256c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a256c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k192_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k192_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k192_1x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k192_1x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k192_1x48_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k192_1x48_avx512},
+		kernel.Info{Name: "mul_f32_k192a192c3072_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 768, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192a192c3072_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k192a192c3072_12x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 768, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192a192c3072_12x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k192a192c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 768, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192a192c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k192a768c3072_12x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192a768c3072_12x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k192a768c768_6x48_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 6}, Func: mul_f32_k192a768c768_6x48_avx512},
+		kernel.Info{Name: "mul_f32_k192s4x192_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 48}, {Off: 768, Len: 48}, {Off: 1536, Len: 48}, {Off: 2304, Len: 48}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k192s4x192_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k192s4x192a768c3072_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 48}, {Off: 768, Len: 48}, {Off: 1536, Len: 48}, {Off: 2304, Len: 48}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192s4x192a768c3072_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k192s4x192a768c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 48}, {Off: 768, Len: 48}, {Off: 1536, Len: 48}, {Off: 2304, Len: 48}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192s4x192a768c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k192t4_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 16, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k192t4_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k192t4a768c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 16, LDC: 3072, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192t4a768c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k256_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k256_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k256_1x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k256_1x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k256a256c3072_12x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1024, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k256a256c3072_12x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k256a256c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1024, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k256a256c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k256a512c3072_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k256a512c3072_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k256a512c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k256a512c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k384_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k384_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k384_1x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k384_1x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c3072_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384a384c3072_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c3072_6x64_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384a384c3072_6x64_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384a384c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k384a768c256_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 1024, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384a768c256_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k384a768c3072_6x64_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384a768c3072_6x64_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k384a768c512_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 2048, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384a768c512_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k384a768c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384a768c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k384s2x384_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 192}, {Off: 1536, Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k384s2x384_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k384s2x384a768c3072_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 192}, {Off: 1536, Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384s2x384a768c3072_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k384s2x384a768c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 192}, {Off: 1536, Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384s2x384a768c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k384t2_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 8, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k384t2_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k384t2a768c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 8, LDC: 3072, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k384t2a768c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k512_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 512}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k512_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k512_1x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 512}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k512_1x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k512a512c3072_6x64_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 512}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k512a512c3072_6x64_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k512a512c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 512}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k512a512c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k676_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 676}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k676_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k676a32000c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 128000, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 676}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k676a32000c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k764_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 764}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k764_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k764a32000c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 128000, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 764}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k764a32000c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k768_1x32_avx512},
+		kernel.Info{Name: "mul_f32_k768_1x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k768_1x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k768a2304c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 9216, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a2304c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a3072c192_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 768, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a3072c192_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a3072c256_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 1024, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a3072c256_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a3072c384_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a3072c384_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a3072c512_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 2048, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a3072c512_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a3072c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a3072c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c192_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 768, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a768c192_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c2304_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 9216, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a768c2304_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c256_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 1024, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a768c256_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c3072_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a768c3072_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c3072_6x64_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a768c3072_6x64_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c32000_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 128000, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a768c32000_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c384_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a768c384_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c512_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 2048, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a768c512_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c768_6x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 64, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 8}, Func: mul_f32_k768a768c768_6x64_avx512},
+		kernel.Info{Name: "mul_f32_k768s4x768_1x48_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 192}, {Off: 3072, Len: 192}, {Off: 6144, Len: 192}, {Off: 9216, Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_k768s4x768_1x48_avx512},
+		kernel.Info{Name: "mul_f32_k768s4x768a3072c768_6x48_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 192}, {Off: 3072, Len: 192}, {Off: 6144, Len: 192}, {Off: 9216, Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 6}, Func: mul_f32_k768s4x768a3072c768_6x48_avx512},
+		kernel.Info{Name: "mul_f32_k256a512c3072_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k256a512c3072_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k256a512c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k256a512c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c3072_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a384c3072_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c3072_12x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a384c3072_12x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k384a384c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a384c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k384a768c256_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 1024, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a768c256_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k384a768c3072_12x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a768c3072_12x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k384a768c512_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 2048, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a768c512_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k384a768c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a768c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k384s2x384a768c3072_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 192}, {Off: 1536, Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384s2x384a768c3072_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k384s2x384a768c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 192}, {Off: 1536, Len: 192}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384s2x384a768c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k384t2a768c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 8, LDC: 3072, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384t2a768c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k512a512c3072_12x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 512}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k512a512c3072_12x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k512a512c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 512}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k512a512c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k676a32000c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 128000, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 676}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k676a32000c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k764a32000c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 128000, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 764}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k764a32000c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a2304c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 9216, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a2304c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a3072c192_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 768, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a3072c192_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a3072c256_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 1024, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a3072c256_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a3072c384_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a3072c384_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a3072c512_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 2048, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a3072c512_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a3072c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a3072c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c192_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 768, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c192_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c2304_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 9216, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c2304_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c256_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 1024, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c256_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c3072_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c3072_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c3072_12x32_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c3072_12x32_gelu_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c32000_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 128000, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c32000_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c384_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c384_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c512_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 2048, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c512_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k768a768c768_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c768_12x32_avx512},
+		kernel.Info{Name: "mul_f32_k128_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k128_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k128a256c3072_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a256c3072_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k128a256c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 128}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k128a256c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k192_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k192_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k192_1x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k192_1x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k192_1x48_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 3, Unroll: 4, PrefetchC: true}, Func: mul_f32_k192_1x48_avx2},
+		kernel.Info{Name: "mul_f32_k192a192c3072_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 768, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192a192c3072_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k192a192c3072_6x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 768, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192a192c3072_6x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k192a192c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 768, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192a192c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k192a768c3072_6x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192a768c3072_6x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k192a768c768_6x48_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 3, Unroll: 4, PrefetchC: true, Ahead: 6}, Func: mul_f32_k192a768c768_6x48_avx2},
+		kernel.Info{Name: "mul_f32_k192s4x192_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 48}, {Off: 768, Len: 48}, {Off: 1536, Len: 48}, {Off: 2304, Len: 48}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k192s4x192_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k192s4x192a768c3072_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 48}, {Off: 768, Len: 48}, {Off: 1536, Len: 48}, {Off: 2304, Len: 48}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192s4x192a768c3072_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k192s4x192a768c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 48}, {Off: 768, Len: 48}, {Off: 1536, Len: 48}, {Off: 2304, Len: 48}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192s4x192a768c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k192t4_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 16, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k192t4_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k192t4a768c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 16, LDC: 3072, Segs: []kernel.Segment{{Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k192t4a768c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k256_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k256_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k256_1x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k256_1x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k256a256c3072_6x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1024, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k256a256c3072_6x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k256a256c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1024, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k256a256c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k256a512c3072_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k256a512c3072_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k256a512c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 256}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k256a512c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k384_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k384_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k384_1x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k384_1x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k384a384c3072_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a384c3072_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k384a384c3072_6x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a384c3072_6x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k384a384c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 1536, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a384c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k384a768c256_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 1024, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a768c256_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k384a768c3072_6x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a768c3072_6x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k384a768c512_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 2048, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a768c512_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k384a768c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384a768c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k384s2x384_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 192}, {Off: 1536, Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k384s2x384_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k384s2x384a768c3072_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 192}, {Off: 1536, Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384s2x384a768c3072_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k384s2x384a768c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 192}, {Off: 1536, Len: 192}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384s2x384a768c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k384t2_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 8, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k384t2_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k384t2a768c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 8, LDC: 3072, Segs: []kernel.Segment{{Len: 384}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k384t2a768c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k512_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 512}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k512_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k512_1x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 512}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k512_1x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k512a512c3072_6x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 512}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k512a512c3072_6x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k512a512c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 2048, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 512}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k512a512c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k676_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 676}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k676_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k676a32000c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 128000, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 676}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k676a32000c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k764_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 764}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k764_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k764a32000c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 128000, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 764}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k764a32000c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k768_1x32_avx2},
+		kernel.Info{Name: "mul_f32_k768_1x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_k768_1x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k768a2304c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 9216, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a2304c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a3072c192_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 768, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a3072c192_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a3072c256_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 1024, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a3072c256_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a3072c384_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a3072c384_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a3072c512_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 2048, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a3072c512_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a3072c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a3072c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a768c192_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 768, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c192_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a768c2304_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 9216, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c2304_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a768c256_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 1024, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c256_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a768c3072_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c3072_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a768c3072_6x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Epilogue: "gelu", Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 12288, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c3072_6x32_gelu_avx2},
+		kernel.Info{Name: "mul_f32_k768a768c32000_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 128000, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c32000_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a768c384_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 1536, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c384_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a768c512_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 2048, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c512_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768a768c768_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 32, Shape: &kernel.Shape{LDA: 3072, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 768}}}, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 4}, Func: mul_f32_k768a768c768_6x32_avx2},
+		kernel.Info{Name: "mul_f32_k768s4x768_1x48_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 48, Shape: &kernel.Shape{KStep: 4, Segs: []kernel.Segment{{Len: 192}, {Off: 3072, Len: 192}, {Off: 6144, Len: 192}, {Off: 9216, Len: 192}}}, Sweeps: 3, Unroll: 4, PrefetchC: true}, Func: mul_f32_k768s4x768_1x48_avx2},
+		kernel.Info{Name: "mul_f32_k768s4x768a3072c768_6x48_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 6, NR: 48, Shape: &kernel.Shape{LDA: 12288, KStep: 4, LDC: 3072, Segs: []kernel.Segment{{Len: 192}, {Off: 3072, Len: 192}, {Off: 6144, Len: 192}, {Off: 9216, Len: 192}}}, Sweeps: 3, Unroll: 4, PrefetchC: true, Ahead: 6}, Func: mul_f32_k768s4x768a3072c768_6x48_avx2},
 	)
 }

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -164,15 +163,12 @@ func (l *literal) permute(c spec.Factor, activate bool, f spec.FFN) {
 		l.Pool.Run((l.rows+chunk-1)/chunk, func(worker, i int) {
 			for r := i * chunk; r < min(l.rows, (i+1)*chunk); r++ {
 				src, dst, mid := x[r*width:(r+1)*width], y[r*out:(r+1)*out], moved[worker*width:(worker+1)*width]
-				switch {
-				case !activate:
-					move(dst, src)
-				case f.Act == spec.GELU:
-					move(dst, src)
-					t.GELU(dst, dst)
-				default:
-					move(mid, src)
-					t.SwiGLU(dst, mid[:out], mid[out:])
+				if !activate || !f.Act.Gated() {
+					mid = dst
+				}
+				move(mid, src)
+				if activate {
+					t.Activate(kernel.Epilogue(f.Act), dst, mid, out)
 				}
 			}
 		})
@@ -196,12 +192,12 @@ func (l *literal) close() {
 
 // deal sends entry i of a row to pile i mod n, at place i div n.
 func deal(t *vec.Table, isa kernel.ISA, dst, src []float32, n int) {
-	q, strip := len(src)/n, plan.For(isa).StripMR()
+	q, strip := len(src)/n, kernel.For(isa).StripRows
 	whole := q / strip * strip
 	for pile := range n {
 		d := dst[pile*q : (pile+1)*q]
 		if whole > 0 {
-			t.PackStrips(d, src[pile:], 1, whole/strip, n, len(src))
+			t.PackStrips(d, src[pile:], 1, whole/strip, strip, n, len(src))
 		}
 		for a := whole; a < q; a++ {
 			d[a] = src[a*n+pile]

@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -19,10 +19,13 @@ func (d *data) modelSpec() (spec.Model, error) {
 	s := spec.Model{
 		Name: d.Name, Vocab: m.Vocab, Hidden: m.Hidden, FFN: m.FFN, Layers: m.Layers,
 		AttnDim: m.AttnDim, QHeads: m.QHeads, KVHeads: m.KVHeads, MaxPositions: m.MaxPositions,
-		Kind: kind(k.Name), Rank: k.Kwargs.Rank, Blocks: k.Kwargs.Blocks, FirstLayerDense: k.Kwargs.FirstLayer == nil || *k.Kwargs.FirstLayer,
+		Kind: kind(k.Name), Rank: k.Kwargs.Rank, Blocks: k.Kwargs.Blocks,
 		Act: spec.Act(m.Act), Bias: m.Bias, Norm: spec.Norm(m.Norm), Position: spec.Position(m.Position.Name), RotaryBase: m.Position.Base,
 		Guided:           k.Kwargs.Training.Enabled || d.Training.guided(),
 		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.Init.Range,
+	}
+	if first := k.Kwargs.FirstLayer; first == nil || *first {
+		s.SetStructure(0, 0, spec.Structure{Kind: spec.Dense})
 	}
 	if err := s.Validate(); err != nil {
 		return s, fmt.Errorf("manifest.json: %w", err)
@@ -274,12 +277,12 @@ func (s *sequences) Read(ids, targets []int32, first uint64, rows int) error {
 }
 
 // config is the run that a case describes.
-func (d *data) config(s spec.Model) (*specfile.Config, error) {
+func (d *data) config(s spec.Model) (*config.Config, error) {
 	o, lr, k := d.Optimizer, d.LR, d.Training.Kwargs
 	if lr.LR == 0 {
 		lr.LR = o.LR
 	}
-	c := &specfile.Config{Model: s, Train: specfile.Train{
+	c := &config.Config{Model: s, Train: config.Train{
 		Steps: d.Steps - d.Repeated, Batch: d.Micro, Accumulate: d.Accum, Seq: d.Seq,
 		// Half a step more: the share is cut to whole steps.
 		LR: lr.LR, MinLR: lr.EtaMin / lr.LR, Warmup: (float64(lr.Warmup) + 0.5) / float64(lr.TMax),
@@ -289,7 +292,7 @@ func (d *data) config(s spec.Model) (*specfile.Config, error) {
 		if !(k.Ratio > 0 && k.Ratio <= 1) {
 			return nil, fmt.Errorf("manifest.json: max_step_ratio %v is out of range", k.Ratio)
 		}
-		c.Train.Guide = specfile.Guide{MaxStepRatio: k.Ratio, Schedule: string(k.Scheduler), Mode: k.Mode, ReduceFLOP: k.Reduce}
+		c.Train.Guide = config.Guide{MaxStepRatio: k.Ratio, Schedule: string(k.Scheduler), Mode: k.Mode, ReduceFLOP: k.Reduce}
 	}
 	if got := c.Course(); c.Train.Steps < 1 || got.Guided != d.Guided || got.Steps != d.Steps {
 		return nil, fmt.Errorf("manifest.json: %d steps, %d guided and %d repeated do not follow from max_step_ratio %v and mode %q", d.Steps, d.Guided, d.Repeated, k.Ratio, k.Mode)
@@ -302,7 +305,7 @@ func (d *data) config(s spec.Model) (*specfile.Config, error) {
 
 // guidance compares the guides' ratios, and takes the place of random numbers
 // from the file, where the case has any.
-func (d *data) guidance(c *specfile.Config) (uniform func(u []float64, step, micro int), err error) {
+func (d *data) guidance(c *config.Config) (uniform func(u []float64, step, micro int), err error) {
 	if !d.Training.guided() {
 		return nil, nil
 	}

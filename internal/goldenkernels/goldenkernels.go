@@ -9,7 +9,7 @@ import (
 	"io/fs"
 	"sync"
 
-	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
@@ -42,10 +42,10 @@ var Register = sync.OnceFunc(func() {
 })
 
 // Config is the configuration of a model.
-func Config(name string) (*specfile.Config, error) {
+func Config(name string) (*config.Config, error) {
 	src, err := configs.ReadFile(name + ".yaml")
 	if err != nil {
 		return nil, fmt.Errorf("no golden model %s", name)
 	}
-	return specfile.Parse(name+".yaml", src)
+	return config.Parse(name+".yaml", src)
 }

@@ -3,15 +3,16 @@ package gpucheck
 import (
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 // Defaults fills in what a user with a GPU wants where nothing is said. The
 // models are those whose kernels the program has.
 func (c *Config) Defaults() {
 	sizes := []string{"gpt2s", "gpt2m", "gpt2l"}
-	presets := func(names ...string) (cs []*specfile.Config) {
+	presets := func(names ...string) (cs []*config.Config) {
 		for _, name := range names {
-			cfg, err := specfile.Load(name)
+			cfg, err := config.Load(name)
 			if err != nil {
 				panic("gpucheck: " + err.Error())
 			}
@@ -26,7 +27,7 @@ func (c *Config) Defaults() {
 		if err != nil {
 			panic("gpucheck: " + err.Error())
 		}
-		c.Trained = append([]*specfile.Config{cfg}, c.Trained...)
+		c.Trained = append([]*config.Config{cfg}, c.Trained...)
 	}
 	goldenkernels.Register()
 	c.TimedRows, c.Contexts = []int{1, 16, 64, 1024, 8192}, []int{1024}

@@ -7,12 +7,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	plan "github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
 	vectors "github.com/structuredffn/sffn/internal/golden"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/model/safetensors"
@@ -254,7 +254,7 @@ func (c *check) goldenModel(g *goldenCase, name string) error {
 	return errors.Join(errs...)
 }
 
-func (c *check) goldenDecode(g *goldenCase, cfg *specfile.Config, p *model.Params, prompt, want, all []int32, graphs bool) error {
+func (c *check) goldenDecode(g *goldenCase, cfg *config.Config, p *model.Params, prompt, want, all []int32, graphs bool) error {
 	pool := rt.NewPool(1)
 	defer pool.Close()
 	dec, err := gpu.NewDecoder(c.d, p, 2, len(all))
@@ -297,7 +297,7 @@ func (c *check) graphs() []bool {
 }
 
 // engine puts a training run on the device, of batches of one size.
-func (c *check) engine(cfg *specfile.Config, s train.Start, batch, seq int) (*gpu.Engine, error) {
+func (c *check) engine(cfg *config.Config, s train.Start, batch, seq int) (*gpu.Engine, error) {
 	ks, err := gpu.Kernels(cfg.Model)
 	if err != nil {
 		return nil, err

@@ -12,9 +12,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/plan"
-	"github.com/structuredffn/sffn/gen/specfile"
+	plan "github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gpuproof"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
@@ -29,7 +29,7 @@ type Config struct {
 	Quick bool
 	// Kernels are the models whose kernels are proven and timed; Trained those that
 	// take Steps steps and decode, Timed those of the tables of steps and tokens.
-	Kernels, Trained, Timed []*specfile.Config
+	Kernels, Trained, Timed []*config.Config
 	Steps                   int
 	// Match, where not nil, leaves out kernels of other names in the parts that
 	// prove and time them.
@@ -200,8 +200,8 @@ func version() string {
 }
 
 // table lists the kernels of the models, by name.
-func (c *check) table() ([]plan.GPUKernel, error) {
-	var ks []plan.GPUKernel
+func (c *check) table() ([]plan.Kernel, error) {
+	var ks []plan.Kernel
 	for _, m := range c.Kernels {
 		k, err := gpu.Kernels(m.Model)
 		if err != nil {
@@ -210,17 +210,17 @@ func (c *check) table() ([]plan.GPUKernel, error) {
 		ks = append(ks, k...)
 	}
 	if c.Match != nil {
-		ks = slices.DeleteFunc(ks, func(k plan.GPUKernel) bool { return !c.Match.MatchString(k.Name) })
+		ks = slices.DeleteFunc(ks, func(k plan.Kernel) bool { return !c.Match.MatchString(k.Name) })
 	}
 	if len(ks) == 0 {
 		return nil, fmt.Errorf("%w: no kernel is left", errNothing)
 	}
-	return plan.GPUUnique(ks), nil
+	return plan.Unique(ks), nil
 }
 
 // compile has the driver take kernels that nobody has tried.
-func (c *check) compile(ks []plan.GPUKernel) error {
-	var wanted []plan.GPUKernel
+func (c *check) compile(ks []plan.Kernel) error {
+	var wanted []plan.Kernel
 	for _, k := range ks {
 		if c.loaded[k.Name] == nil {
 			wanted = append(wanted, k)

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 )
 
 // KernelProof is what came of one kernel.
@@ -31,16 +31,16 @@ func (c *check) kernels() error {
 	if err != nil {
 		return err
 	}
-	cost := func(k plan.GPUKernel) int {
+	cost := func(k gpu.Kernel) int {
 		n := 0
 		for _, p := range k.Params {
 			if p.Type.Array() {
-				n += p.Bytes(plan.GPUCountsOf{plan.Tokens: 1000, plan.Parts: 1, plan.Sequences: 1, plan.SeqLen: 1000})
+				n += p.Bytes(gpu.Counts{gpu.Tokens: 1000, gpu.Parts: 1, gpu.Sequences: 1, gpu.SeqLen: 1000})
 			}
 		}
 		return n
 	}
-	slices.SortStableFunc(ks, func(a, b plan.GPUKernel) int { return cost(a) - cost(b) })
+	slices.SortStableFunc(ks, func(a, b gpu.Kernel) int { return cost(a) - cost(b) })
 	ks = ks[min(c.from, len(ks)):] // the others are proven, or have ended a process
 	if err := c.compile(ks); err != nil {
 		return err
@@ -78,13 +78,13 @@ func (c *check) kernels() error {
 const largeArrays = 32 << 20
 
 // fewMost bounds the rows of kernels for few tokens, which models run with up to
-// plan.FewTokens of them.
+// gpu.FewTokens of them.
 const fewMost = 1000
 
 // rowsOf are the rows that a kernel is proven at whose arrays have so many bytes:
 // all where none of those that are asked for is among them.
-func (c *check) rowsOf(k plan.GPUKernel, bytes int) (rows []int) {
-	p, product := k.Plan.(plan.GPUProduct)
+func (c *check) rowsOf(k gpu.Kernel, bytes int) (rows []int) {
+	p, product := k.Plan.(gpu.Product)
 	few := product && p.Tile.M == 16
 	for _, n := range c.Rows {
 		if few && n > fewMost || bytes > largeArrays && n < edges[len(edges)-1] && !slices.Contains(edges, n) {

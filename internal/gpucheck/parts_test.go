@@ -14,10 +14,10 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/fakecuda"
 	vectors "github.com/structuredffn/sffn/internal/golden"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/runtime/cuda"
@@ -50,7 +50,7 @@ func passes(t *testing.T, c *check, log *bytes.Buffer, err error) {
 	}
 }
 
-var tinyModel = func(t *testing.T) []*specfile.Config { return []*specfile.Config{modelOf(t, "tiny")} }
+var tinyModel = func(t *testing.T) []*config.Config { return []*config.Config{modelOf(t, "tiny")} }
 
 // Where each launch is waited for no graph is recorded: parts leave graphs out, and
 // say so.

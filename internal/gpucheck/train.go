@@ -10,8 +10,8 @@ import (
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/model/initial"
@@ -68,7 +68,7 @@ type host struct {
 	adam  *train.AdamW
 }
 
-func newHost(cfg *specfile.Config, start *model.Params, pool *rt.Pool) (*host, error) {
+func newHost(cfg *config.Config, start *model.Params, pool *rt.Pool) (*host, error) {
 	m, t := cfg.Model, cfg.Train
 	p := model.NewParams(m)
 	copy(p.Data, start.Data)
@@ -235,7 +235,7 @@ func (c *check) train() error {
 	return nil
 }
 
-func (c *check) trainModel(cfg *specfile.Config) error {
+func (c *check) trainModel(cfg *config.Config) error {
 	m, seq := cfg.Model, min(trainSeq, cfg.Model.MaxPositions)
 	pool := rt.NewPool(0)
 	defer pool.Close()
@@ -300,7 +300,7 @@ func compareAt(steps int) []int { return []int{0, steps / 2, steps - 1} }
 
 // onCPU takes the steps on the CPU and returns their losses. On the way it has the
 // device run a few of the passes, from the same parameters, and compares them.
-func (c *check) onCPU(cfg *specfile.Config, start *model.Params, pool *rt.Pool) (losses []float64, err error) {
+func (c *check) onCPU(cfg *config.Config, start *model.Params, pool *rt.Pool) (losses []float64, err error) {
 	h, err := newHost(cfg, start, pool)
 	if err != nil {
 		return nil, err
@@ -334,7 +334,7 @@ func (c *check) onCPU(cfg *specfile.Config, start *model.Params, pool *rt.Pool) 
 }
 
 // pass runs one pass on the device.
-func (c *check) pass(cfg *specfile.Config, p *model.Params, x, y []int32, lr float64) (got point, err error) {
+func (c *check) pass(cfg *config.Config, p *model.Params, x, y []int32, lr float64) (got point, err error) {
 	e, err := c.engine(cfg, train.Start{Spec: cfg.Model, Params: p, Train: cfg.Train}, trainBatch, len(x)/trainBatch)
 	if err != nil {
 		return got, err
@@ -367,7 +367,7 @@ func (c *check) decode() error {
 	return nil
 }
 
-func (c *check) decodeModel(cfg *specfile.Config) error {
+func (c *check) decodeModel(cfg *config.Config) error {
 	m := cfg.Model
 	pool := rt.NewPool(0)
 	defer pool.Close()

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
+	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -34,7 +34,7 @@ func disturb(v []float32, pool *rt.Pool, seed uint64, size float32) {
 // disturbedPass is a pass of weights that are rounded to bf16 and moved by up to
 // size of themselves, as are its gradients: noise of the rounded activations,
 // which this process cannot reach, shows as that of the weights that multiply them.
-func disturbedPass(t *testing.T, h *host, cfg *specfile.Config, step int, size float32) (p point) {
+func disturbedPass(t *testing.T, h *host, cfg *config.Config, step int, size float32) (p point) {
 	t.Helper()
 	pool, kept := h.cpu.Pool(), slices.Clone(h.p.Data)
 	disturb(h.p.Data, pool, uint64(2*step), size)
@@ -59,7 +59,7 @@ type trial struct {
 }
 
 // simulate takes the steps of part train, and disturbed ones at any rate.
-func simulate(t *testing.T, cfg *specfile.Config, size float32, disturbedRate func(int) float64) (r trial) {
+func simulate(t *testing.T, cfg *config.Config, size float32, disturbedRate func(int) float64) (r trial) {
 	t.Helper()
 	pool := rt.NewPool(0)
 	defer pool.Close()
@@ -106,11 +106,11 @@ func (h *host) norm() float64 {
 	return math.Sqrt(sum)
 }
 
-func modelOf(t *testing.T, name string) *specfile.Config {
+func modelOf(t *testing.T, name string) *config.Config {
 	t.Helper()
 	cfg, err := goldenkernels.Config(name)
 	if err != nil {
-		cfg, err = specfile.Load(name)
+		cfg, err = config.Load(name)
 	}
 	if err != nil {
 		t.Fatal(err)

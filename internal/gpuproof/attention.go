@@ -3,13 +3,13 @@ package gpuproof
 import (
 	"math"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 )
 
 // heads is causal attention as its kernels see it: key and value of a position of
 // a sequence, wherever they lie.
 type heads struct {
-	plan.GPUAttention
+	gpu.Attention
 	scale float64
 	seq   int // tokens of the longest sequence
 	// query, key and value are the first entry of a head's vector in q, k and v.
@@ -70,11 +70,11 @@ func (a *heads) tolerance(abs float64) float64 {
 
 // attention tries sequences of n tokens; those of a cache go on after five.
 func attention(t *trial, n int) {
-	p := t.Plan.(plan.GPUAttention)
+	p := t.Plan.(gpu.Attention)
 	switch {
 	case p.Cache:
 		cached(t, p, 5, n)
-	case p.Pass == plan.AttendDelta:
+	case p.Pass == gpu.AttendDelta:
 		delta(t, p, n)
 	default:
 		batch(t, p, n)
@@ -84,11 +84,11 @@ func attention(t *trial, n int) {
 // keys tries sequences that go on by a row or two that see n keys in all.
 func keys(t *trial, n int) {
 	rows := min(n, 2)
-	cached(t, t.Plan.(plan.GPUAttention), n-rows, rows)
+	cached(t, t.Plan.(gpu.Attention), n-rows, rows)
 }
 
-func delta(t *trial, p plan.GPUAttention, tokens int) {
-	t.counts[plan.Tokens] = tokens
+func delta(t *trial, p gpu.Attention, tokens int) {
+	t.counts[gpu.Tokens] = tokens
 	do, o := t.draw("do", 1), t.draw("o", 1)
 	t.each("delta", func(i int) (v, tol float64) {
 		abs := 0.0
@@ -101,16 +101,16 @@ func delta(t *trial, p plan.GPUAttention, tokens int) {
 }
 
 // batch tries whole sequences of one length, forward or backward.
-func batch(t *trial, p plan.GPUAttention, seq int) {
+func batch(t *trial, p gpu.Attention, seq int) {
 	sequences := 1
 	if seq <= 65 {
 		sequences = 2
 	}
 	tokens := sequences * seq
-	t.counts[plan.Tokens], t.counts[plan.Sequences], t.counts[plan.SeqLen] = tokens, sequences, seq
+	t.counts[gpu.Tokens], t.counts[gpu.Sequences], t.counts[gpu.SeqLen] = tokens, sequences, seq
 	qkv := t.draw("qkv", 1)
 	width, hd := p.Width(), p.HeadDim
-	a := &heads{GPUAttention: p, scale: float64(float32(1 / math.Sqrt(float64(hd)))), seq: seq, q: qkv, k: qkv, v: qkv,
+	a := &heads{Attention: p, scale: float64(float32(1 / math.Sqrt(float64(hd)))), seq: seq, q: qkv, k: qkv, v: qkv,
 		query:    func(row, head int) int { return row*width + head*hd },
 		keyAt:    func(s, pos, head int) int { return (s*seq+pos)*width + (p.Heads+head)*hd },
 		valueAt:  func(s, pos, head int) int { return (s*seq+pos)*width + (p.Heads+p.KVHeads+head)*hd },
@@ -118,7 +118,7 @@ func batch(t *trial, p plan.GPUAttention, seq int) {
 		pos:      func(row int) int { return row % seq },
 	}
 	t.numbers["scale"] = math.Float32bits(float32(a.scale))
-	if p.Pass == plan.AttendForward {
+	if p.Pass == gpu.AttendForward {
 		t.left["lse"] = !t.choose()
 		forward(t, a, tokens)
 		return
@@ -191,7 +191,7 @@ func backward(t *trial, a *heads, rows int) {
 		}
 	}
 	slots := a.Heads + 2*a.KVHeads
-	t.stays["dqkv"] = func(i int) bool { return (i%width/hd < a.Heads) != (a.Pass == plan.AttendQueries) }
+	t.stays["dqkv"] = func(i int) bool { return (i%width/hd < a.Heads) != (a.Pass == gpu.AttendQueries) }
 	t.points = rows * slots
 	t.wants = func() func(int, wanted) {
 		return func(n int, want wanted) {
@@ -203,7 +203,7 @@ func backward(t *trial, a *heads, rows int) {
 			}
 			seq, pos := a.sequence(row), a.pos(row)
 			switch query := slot < a.Heads; {
-			case query != (a.Pass == plan.AttendQueries): // the other kernel's
+			case query != (a.Pass == gpu.AttendQueries): // the other kernel's
 				for i := range hd {
 					want(d, row*width+slot*hd+i, there.at(row*width+slot*hd+i), 0)
 				}
@@ -249,14 +249,14 @@ func backward(t *trial, a *heads, rows int) {
 
 // cached tries sequences that hold different numbers of tokens already and go on
 // by different numbers of rows.
-func cached(t *trial, p plan.GPUAttention, before, n int) {
+func cached(t *trial, p gpu.Attention, before, n int) {
 	const slots = 3
 	seq := before + n
 	capacity, hd := seq+7, p.HeadDim
 	type span struct{ seq, pos, first, rows int }
 	spans := []span{{2, before, 0, n}, {0, seq - 1 - n/3, n, 1 + n/3}}
 	rows := n + 1 + n/3
-	t.counts[plan.Tokens], t.counts[plan.Sequences], t.counts[plan.SeqLen], t.counts[plan.Slots] = rows, len(spans), n, slots*capacity
+	t.counts[gpu.Tokens], t.counts[gpu.Sequences], t.counts[gpu.SeqLen], t.counts[gpu.Slots] = rows, len(spans), n, slots*capacity
 	of := func(row int) span {
 		if row < n {
 			return spans[0]
@@ -264,7 +264,7 @@ func cached(t *trial, p plan.GPUAttention, before, n int) {
 		return spans[1]
 	}
 	at := func(seq, pos, head int) int { return ((seq*p.KVHeads+head)*capacity + pos) * hd }
-	a := &heads{GPUAttention: p, scale: float64(float32(1 / math.Sqrt(float64(hd)))), seq: seq, q: t.draw("qkv", 1), k: t.draw("keys", 1), v: t.draw("values", 1),
+	a := &heads{Attention: p, scale: float64(float32(1 / math.Sqrt(float64(hd)))), seq: seq, q: t.draw("qkv", 1), k: t.draw("keys", 1), v: t.draw("values", 1),
 		query: func(row, head int) int { return row*p.Width() + head*hd },
 		keyAt: at, valueAt: at,
 		sequence: func(row int) int { return of(row).seq },

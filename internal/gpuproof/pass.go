@@ -3,13 +3,13 @@ package gpuproof
 import (
 	"math"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 )
 
 // norm tries a norm on rows of so many tokens, forward or backward.
 func norm(t *trial, tokens int) {
-	p := t.Plan.(plan.GPUNorm)
-	t.counts[plan.Tokens] = tokens
+	p := t.Plan.(gpu.Norm)
+	t.counts[gpu.Tokens] = tokens
 	h := p.Hidden
 	// stored is the place of entry i of a row of y.
 	stored := func(i int) int { return i%p.Blocks*(h/p.Blocks) + i/p.Blocks }
@@ -26,7 +26,7 @@ func norm(t *trial, tokens int) {
 	}
 	if p.Add && !p.Backward {
 		y, x := t.draw("y", 1), s
-		s = newValues(plan.ArrayFloat32, x.len())
+		s = newValues(gpu.ArrayFloat32, x.len())
 		for i := range s.len() {
 			s.set(i, x.at(i)+y.at(i/h*h+stored(i%h)))
 		}
@@ -54,7 +54,7 @@ func norm(t *trial, tokens int) {
 	normBackward(t, p, w, s, mean, rstd, e, stored)
 }
 
-func normForward(t *trial, p plan.GPUNorm, w, s values, mean, rstd []float64, e float64) {
+func normForward(t *trial, p gpu.Norm, w, s values, mean, rstd []float64, e float64) {
 	h := p.Hidden
 	var b values
 	if !p.RMS {
@@ -95,7 +95,7 @@ func normForward(t *trial, p plan.GPUNorm, w, s values, mean, rstd []float64, e 
 	}
 }
 
-func normBackward(t *trial, p plan.GPUNorm, w, s values, mean, rstd []float64, e float64, stored func(int) int) {
+func normBackward(t *trial, p gpu.Norm, w, s values, mean, rstd []float64, e float64, stored func(int) int) {
 	tokens, h := len(mean), p.Hidden
 	dout, dx := t.draw("dout", 1), values{}
 	if t.choose() {
@@ -139,7 +139,7 @@ func normBackward(t *trial, p plan.GPUNorm, w, s values, mean, rstd []float64, e
 			if at >= rows { // a sum over the rows of a part
 				at -= rows
 				i, v, abs := at%p.Width(), 0.0, 0.0
-				for r := at / p.Width() * plan.NormRows; r < min(tokens, (at/p.Width()+1)*plan.NormRows); r++ {
+				for r := at / p.Width() * gpu.NormRows; r < min(tokens, (at/p.Width()+1)*gpu.NormRows); r++ {
 					d, f, size := dout.at(r*h+i%h), 1.0, 1.0
 					if i < h {
 						f, size = n(r, i)
@@ -147,7 +147,7 @@ func normBackward(t *trial, p plan.GPUNorm, w, s values, mean, rstd []float64, e
 					v += d * f
 					abs += math.Abs(d) * size
 				}
-				want(sums, at, v, (plan.NormRows+4)*ulp32*abs)
+				want(sums, at, v, (gpu.NormRows+4)*ulp32*abs)
 				return
 			}
 			r, i := at/h, at%h
@@ -174,9 +174,9 @@ func normBackward(t *trial, p plan.GPUNorm, w, s values, mean, rstd []float64, e
 // embed tries the embeddings of so many tokens, or their gradients. Both are sums
 // in a fixed order: the same float32.
 func embed(t *trial, tokens int) {
-	p := t.Plan.(plan.GPUEmbed)
+	p := t.Plan.(gpu.Embed)
 	h := p.Hidden
-	t.counts[plan.Tokens] = tokens
+	t.counts[gpu.Tokens] = tokens
 	if !p.Backward {
 		ids, table := t.fill("ids", func(int) float64 { return float64(t.rng.IntN(p.Vocab)) }), t.draw("table", 1)
 		var positions, places values
@@ -193,7 +193,7 @@ func embed(t *trial, tokens int) {
 		return
 	}
 	rows := 1 + tokens/2 // some tokens come more than once, and some rows have none
-	t.counts[plan.TableRows] = rows
+	t.counts[gpu.TableRows] = rows
 	of := make([][]int, rows) // the tokens of each row
 	for token := range tokens {
 		row := t.rng.IntN(rows)
@@ -225,10 +225,10 @@ func embed(t *trial, tokens int) {
 // rotate tries the rotation of queries and keys of so many tokens, in place or
 // into a cache of several sequences.
 func rotate(t *trial, tokens int) {
-	p := t.Plan.(plan.GPURotate)
+	p := t.Plan.(gpu.Rotate)
 	const positions, capacity = 50, 61
 	seqs := 1 + tokens/positions
-	t.counts[plan.Tokens], t.counts[plan.Positions], t.counts[plan.Slots] = tokens, positions, seqs*capacity
+	t.counts[gpu.Tokens], t.counts[gpu.Positions], t.counts[gpu.Slots] = tokens, positions, seqs*capacity
 	hd, half, w := p.HeadDim, p.HeadDim/2, p.Width()
 	at := func(token int) (seq, pos int) { return token % seqs, token / seqs % positions }
 	token := make([]int, seqs*capacity) // 1 + the token of a slot of the cache
@@ -315,9 +315,9 @@ func rotate(t *trial, tokens int) {
 
 // loss tries the cross entropy of so many rows.
 func loss(t *trial, tokens int) {
-	p := t.Plan.(plan.GPULoss)
+	p := t.Plan.(gpu.Loss)
 	const scale = 0.125
-	t.counts[plan.Tokens] = tokens
+	t.counts[gpu.Tokens] = tokens
 	gradient := t.choose()
 	if !gradient {
 		t.stays["logits"] = func(int) bool { return true }

@@ -5,7 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/f64ref"
 )
 
@@ -14,7 +14,7 @@ type operands struct{ a, b values }
 
 // place is the index of an operand's entry: i counts the rows or columns that are
 // not summed, k those that are.
-func place(o plan.Operand, block, i, k int) int {
+func place(o gpu.Operand, block, i, k int) int {
 	if o.Summed {
 		i, k = k, i
 	}
@@ -23,7 +23,7 @@ func place(o plan.Operand, block, i, k int) int {
 
 // sum adds products lo to hi of entry (i,j) of one block, and their absolute
 // values, to which the error of float32 sums is relative.
-func (o operands) sum(k plan.GPUProduct, block, i, j, lo, hi int) (sum, abs float64) {
+func (o operands) sum(k gpu.Product, block, i, j, lo, hi int) (sum, abs float64) {
 	for n := lo; n < hi; n++ {
 		p := o.a.at(place(k.A, block, i, n)) * o.b.at(place(k.B, block, j, n))
 		sum += p
@@ -38,14 +38,14 @@ func lost(n int, sum, abs float64) float64 { return float64(n+2) * ulp32 * (abs 
 // product tries a matrix product. Each part of a sum in parts is a result of its
 // own.
 func product(t *trial, tokens int) {
-	k := t.Plan.(plan.GPUProduct)
+	k := t.Plan.(gpu.Product)
 	parts := max(1, k.Parts)
-	t.counts[plan.Tokens], t.counts[plan.Parts] = tokens, 1
-	if k.Pass == plan.BackwardWeight {
+	t.counts[gpu.Tokens], t.counts[gpu.Parts] = tokens, 1
+	if k.Pass == gpu.BackwardWeight {
 		parts = k.WeightParts(tokens)
-		t.counts[plan.Parts] = parts
+		t.counts[gpu.Parts] = parts
 	}
-	stages := k.PartStages(tokens, t.counts[plan.Parts])
+	stages := k.PartStages(tokens, t.counts[gpu.Parts])
 	t.numbers["split"] = uint32(stages)
 	depth := cmp.Or(k.Depth(), tokens)
 	// part is a part's first product and the one after its last.
@@ -53,9 +53,9 @@ func product(t *trial, tokens int) {
 		each := depth
 		switch {
 		case k.Split():
-			each = k.PartSteps() * plan.GPUDepth
-		case k.Pass == plan.BackwardWeight:
-			each = stages * plan.GPUDepth
+			each = k.PartSteps() * gpu.StageDepth
+		case k.Pass == gpu.BackwardWeight:
+			each = stages * gpu.StageDepth
 		}
 		return min(depth, n*each), min(depth, (n+1)*each)
 	}
@@ -76,7 +76,7 @@ func product(t *trial, tokens int) {
 					v, abs := o.sum(k, block, i, j, lo, hi)
 					want(c, (p*tokens+i)*k.C.Pitch+k.C.Cols.At(block, j), v, lost(hi-lo, v, abs))
 				}
-			case k.Pass == plan.BackwardWeight:
+			case k.Pass == gpu.BackwardWeight:
 				each := t.out[c].len() / parts
 				for p := range parts {
 					lo, hi := part(p)
@@ -105,7 +105,7 @@ const mostTiles = 2048
 
 // sampleTiles adds an entry of every tile of a product's results, or of so many,
 // and some of the last row, most of whose tile may be missing.
-func sampleTiles(rng *rand.Rand, k plan.GPUProduct, rows, cols int, add func(int)) {
+func sampleTiles(rng *rand.Rand, k gpu.Product, rows, cols int, add func(int)) {
 	tiles := func(n, side int) int { return (n + side - 1) / side }
 	down, across := tiles(rows, k.Tile.M), tiles(cols, k.Tile.N)
 	each := max(1, k.Blocks*down*across/mostTiles)
@@ -140,7 +140,7 @@ func (t *trial) stored(array int, v, tol float64) float64 {
 // epilogue is what follows a product's sums.
 type epilogue struct {
 	*trial
-	plan.GPUProduct
+	gpu.Product
 	bias, before values
 	c, pre       int
 	keeps        bool // stores the values before the activation
@@ -148,9 +148,9 @@ type epilogue struct {
 }
 
 // epilogue draws what a product's epilogue reads.
-func (t *trial) epilogue(k plan.GPUProduct) epilogue {
-	e := epilogue{trial: t, GPUProduct: k, c: t.array("c"), pre: t.array("pre"), tanh: 1.0 / 2048}
-	if k.Precision == plan.Float32s {
+func (t *trial) epilogue(k gpu.Product) epilogue {
+	e := epilogue{trial: t, Product: k, c: t.array("c"), pre: t.array("pre"), tanh: 1.0 / 2048}
+	if k.Precision == gpu.Float32s {
 		e.tanh = 1.0 / (1 << 19)
 	}
 	// A product that leaves parts has its epilogue in the kernel that finishes them.
@@ -160,9 +160,9 @@ func (t *trial) epilogue(k plan.GPUProduct) epilogue {
 		return e
 	}
 	switch k.Epilogue {
-	case plan.GPUGELUBackward, plan.GPUSwiGLUBackward:
+	case gpu.GELUBackward, gpu.SwiGLUBackward:
 		e.before = t.draw("pre", 1)
-	case plan.GPUGELU, plan.GPUSwiGLU:
+	case gpu.GELU, gpu.SwiGLU:
 		t.left["pre"] = !t.choose()
 		e.keeps = !t.left["pre"]
 	}
@@ -184,11 +184,11 @@ func (k epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int)
 		return v, lost(n, v, abs)
 	}
 	v, e := whole(j)
-	at := i*k.GPUProduct.C.Pitch + col(j)
+	at := i*k.Product.C.Pitch + col(j)
 	store := func(place int, v, e float64) { want(k.c, place, v, k.stored(k.c, v, e)) }
 	// Gates and ups take turns, or those of a row come one after the other.
 	act, gate, up := at/2, 2*at, 2*at+1
-	if k.Precision == plan.Float32s {
+	if k.Precision == gpu.Float32s {
 		act, gate, up = i*k.C.Pitch/2+col(j), 2*i*k.C.Pitch+col(j), (2*i+1)*k.C.Pitch+col(j)
 	}
 	if k.keeps {
@@ -197,21 +197,21 @@ func (k epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int)
 	switch k.Epilogue {
 	case "":
 		store(place(k.C, block, i, j), v, e)
-	case plan.GPUGELU:
+	case gpu.GELU:
 		y, slope := f64ref.GELU(v)
 		store(at, y, e*(math.Abs(slope)+0.1)+math.Abs(v)*k.tanh)
-	case plan.GPUSwiGLU:
+	case gpu.SwiGLU:
 		if j%2 == 1 {
 			return
 		}
 		u, eu := whole(j + 1)
 		s, slope := f64ref.SiLU(v)
 		store(act, s*u, (e*(math.Abs(slope)+0.1)+math.Abs(v)*k.tanh)*(math.Abs(u)+eu)+math.Abs(s)*eu)
-	case plan.GPUGELUBackward:
+	case gpu.GELUBackward:
 		h := k.before.at(at)
 		_, slope := f64ref.GELU(h)
 		store(at, v*slope, e*math.Abs(slope)+math.Abs(v)*k.tanh*(0.5+math.Abs(h)*(1+0.14*h*h)))
-	case plan.GPUSwiGLUBackward:
+	case gpu.SwiGLUBackward:
 		g, u := k.before.at(gate), k.before.at(up)
 		s, slope := f64ref.SiLU(g)
 		store(gate, v*u*slope, (e*math.Abs(slope)+math.Abs(v)*k.tanh*(1+math.Abs(g)))*math.Abs(u))
@@ -221,8 +221,8 @@ func (k epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int)
 
 // finish tries the kernel that adds the parts of a product's sums.
 func finish(t *trial, tokens int) {
-	k := t.Plan.(plan.GPUFinish).GPUProduct
-	t.counts[plan.Tokens] = tokens
+	k := t.Plan.(gpu.Finish).Product
+	t.counts[gpu.Tokens] = tokens
 	parts := t.draw("parts", 1)
 	e := t.epilogue(k)
 	cols := k.Cols()

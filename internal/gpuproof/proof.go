@@ -16,6 +16,7 @@ import (
 	"sync"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 )
 
 // Array is an array of a launch, as its runner knows it.
@@ -33,9 +34,9 @@ type Runner interface {
 	// Alloc makes an array of n bytes for one launch: data where there is any,
 	// which the runner may keep and change, and bits all 1 otherwise, NaN as bf16
 	// and as float32.
-	Alloc(access plan.GPUAccess, data []byte, n int) (Array, error)
+	Alloc(access gpu.Access, data []byte, n int) (Array, error)
 	// Launch runs a kernel once.
-	Launch(k plan.GPUKernel, c plan.GPUCountsOf, a Arrays, n Numbers) error
+	Launch(k gpu.Kernel, c gpu.Counts, a Arrays, n Numbers) error
 	// Read waits for the launch and returns the bytes of an array.
 	Read(a Array) ([]byte, error)
 	// Free gives all arrays back, and says whether anything was written beside
@@ -67,7 +68,7 @@ type Prover struct {
 // Mismatch says that a kernel stored something else than it should.
 type Mismatch struct {
 	Kernel, Array string
-	Counts        plan.GPUCountsOf
+	Counts        gpu.Counts
 	Entry         int
 	// Got is not Want within Within.
 	Got, Want, Within float64
@@ -124,16 +125,16 @@ func Knows(template string) bool { return families[template].rows != nil }
 // Prove tries a kernel with so many rows of a batch, or for kernels that know no
 // rows with a size that follows from it. An error is a *Mismatch, or what the
 // runner says.
-func (p *Prover) Prove(k plan.GPUKernel, rows int) error {
+func (p *Prover) Prove(k gpu.Kernel, rows int) error {
 	return p.try(k, families[k.Template].rows, rows)
 }
 
 // ProveAt tries a kernel with so many of what its launches vary in.
-func (p *Prover) ProveAt(k plan.GPUKernel, axis plan.Axis, n int) error {
+func (p *Prover) ProveAt(k gpu.Kernel, axis plan.Axis, n int) error {
 	return p.try(k, families[k.Template].axes[axis], n)
 }
 
-func (p *Prover) try(k plan.GPUKernel, prepare func(*trial, int), n int) error {
+func (p *Prover) try(k gpu.Kernel, prepare func(*trial, int), n int) error {
 	if prepare == nil {
 		return unknown(k)
 	}
@@ -155,17 +156,17 @@ func (p *Prover) try(k plan.GPUKernel, prepare func(*trial, int), n int) error {
 	}
 }
 
-func unknown(k plan.GPUKernel) error {
+func unknown(k gpu.Kernel) error {
 	return fmt.Errorf("%s: nobody knows how to prove kernels of %s there", k.Name, k.Template)
 }
 
 // trial is one launch, and what must come of it.
 type trial struct {
-	plan.GPUKernel
+	gpu.Kernel
 	rng *rand.Rand
 	// variant has a bit for each choice that was made so far.
 	variant, choices int
-	counts           plan.GPUCountsOf
+	counts           gpu.Counts
 	in               map[string]values // what arrays hold before
 	numbers          Numbers
 	left             map[string]bool // optional arrays that are written, left out
@@ -194,10 +195,10 @@ func (t *trial) choose() bool {
 	return yes
 }
 
-func newTrial(k plan.GPUKernel, seed uint64, n, variant int) *trial {
+func newTrial(k gpu.Kernel, seed uint64, n, variant int) *trial {
 	h := fnv.New64a()
 	fmt.Fprintln(h, k.Name, n, variant)
-	return &trial{GPUKernel: k, rng: rand.New(rand.NewPCG(seed, h.Sum64())), variant: variant, counts: plan.GPUCountsOf{}, stays: map[string]func(int) bool{}, in: map[string]values{}, out: make([]values, len(k.Params)), numbers: Numbers{}, left: map[string]bool{}}
+	return &trial{Kernel: k, rng: rand.New(rand.NewPCG(seed, h.Sum64())), variant: variant, counts: gpu.Counts{}, stays: map[string]func(int) bool{}, in: map[string]values{}, out: make([]values, len(k.Params)), numbers: Numbers{}, left: map[string]bool{}}
 }
 
 // wanted takes what must be stored at a place of an array, and how far it may be
@@ -216,7 +217,7 @@ func (t *trial) array(name string) int {
 
 // has reports whether the kernel has a parameter, and the launch gives it one.
 func (t *trial) has(name string) bool {
-	return !t.left[name] && slices.ContainsFunc(t.Params, func(p plan.GPUParam) bool { return p.Name == name && p.Len.In(t.counts) > 0 })
+	return !t.left[name] && slices.ContainsFunc(t.Params, func(p gpu.Param) bool { return p.Name == name && p.Len.In(t.counts) > 0 })
 }
 
 // draw makes normal numbers for a parameter.
@@ -259,11 +260,11 @@ func (p *Prover) run(t *trial) error {
 	for i, q := range t.Params {
 		switch {
 		case p.Only != nil || len(out[i].data) == 0:
-		case q.Access == plan.Written:
+		case q.Access == gpu.Written:
 			if n := out[i].unwritten(); n > 0 {
 				return fmt.Errorf("%d entries of %s were not written", n, q.Name)
 			}
-		case q.Access == plan.Updated:
+		case q.Access == gpu.Updated:
 			if err := changes(q.Name, t.in[q.Name], out[i], t.stays[q.Name]); err != nil {
 				return err
 			}
@@ -289,27 +290,27 @@ func (p *Prover) launch(t *trial) (out []values, err error) {
 		switch {
 		case given && len(v.data) != size:
 			return nil, fmt.Errorf("%s has %d bytes, the plan says %d", q.Name, len(v.data), size)
-		case t.left[q.Name] || !given && q.Access != plan.Written || size == 0:
+		case t.left[q.Name] || !given && q.Access != gpu.Written || size == 0:
 			if !q.Optional {
 				return nil, fmt.Errorf("no %s", q.Name)
 			}
 			continue
-		case q.Access == plan.Updated:
+		case q.Access == gpu.Updated:
 			v.data = bytes.Clone(v.data)
 		}
 		if a[q.Name], err = p.Alloc(q.Access, v.data, size); err != nil {
 			return nil, err
 		}
 	}
-	if err := p.Launch(t.GPUKernel, t.counts, a, t.numbers); err != nil {
+	if err := p.Launch(t.Kernel, t.counts, a, t.numbers); err != nil {
 		return nil, err
 	}
 	out = make([]values, len(t.Params))
 	for i, q := range t.Params {
-		if a[q.Name] == nil || q.Access == plan.Read && len(t.in[q.Name].data) > mostRead {
+		if a[q.Name] == nil || q.Access == gpu.Read && len(t.in[q.Name].data) > mostRead {
 			continue
 		}
-		if q.Access == plan.Read {
+		if q.Access == gpu.Read {
 			if got, err := p.Read(a[q.Name]); err != nil || !bytes.Equal(got, t.in[q.Name].data) {
 				return nil, errors.Join(err, fmt.Errorf("%s has changed, which is only read", q.Name))
 			}
@@ -400,7 +401,7 @@ const (
 // Inputs are what a launch is given, for measurements: the bytes of arrays that
 // are read or updated, and the sizes of those that are written.
 type Inputs struct {
-	Counts  plan.GPUCountsOf
+	Counts  gpu.Counts
 	Arrays  map[string][]byte
 	Written map[string]int
 	Numbers Numbers
@@ -418,7 +419,7 @@ func (in *Inputs) Bytes() (n int) {
 }
 
 // Prepare draws what a proof with so many rows of a batch gives a kernel.
-func Prepare(k plan.GPUKernel, rows int) (*Inputs, error) {
+func Prepare(k gpu.Kernel, rows int) (*Inputs, error) {
 	f := families[k.Template]
 	if f.rows == nil {
 		return nil, unknown(k)
@@ -435,7 +436,7 @@ func Prepare(k plan.GPUKernel, rows int) (*Inputs, error) {
 		case size == 0 || t.left[p.Name]:
 		case given:
 			in.Arrays[p.Name] = v.data
-		case p.Access == plan.Written:
+		case p.Access == gpu.Written:
 			in.Written[p.Name] = size
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/structuredffn/sffn/cmd/sffn/tool"
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -48,13 +48,13 @@ func TestDifferences(t *testing.T) {
 	if err := sffn.prepare(t.Context(), text); err != nil {
 		t.Fatal(err)
 	}
-	var config string
+	var file string
 	for _, f := range files {
 		if filepath.Base(f) == "lowrank-guided.yaml" {
-			config = f
+			file = f
 		}
 	}
-	isas, err := sffn.isas(t.Context(), config)
+	isas, err := sffn.isas(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestDifferences(t *testing.T) {
 	}
 	base, head := filepath.Join(dir, "base"), filepath.Join(dir, "head")
 	for _, result := range []string{base, head} {
-		if err := sffn.results(t.Context(), job{config: config, steps: 2, isa: isas[0]}, result); err != nil {
+		if err := sffn.results(t.Context(), job{config: file, steps: 2, isa: isas[0]}, result); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,7 +71,7 @@ func TestDifferences(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf, err := specfile.Load(config)
+	conf, err := config.Load(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestConfigs(t *testing.T) {
 	}
 	reached := map[string]bool{}
 	for _, file := range files {
-		c, err := specfile.Load(file)
+		c, err := config.Load(file)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,9 +26,9 @@ import (
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/safetensors"
 )
 
@@ -211,7 +211,7 @@ func readText(name string) ([]byte, error) {
 }
 
 // Describe reads the configuration and state of a checkpoint.
-func Describe(dir string) (*specfile.Config, State, error) {
+func Describe(dir string) (*config.Config, State, error) {
 	var s State
 	sums, err := readSums(dir)
 	if err != nil {
@@ -232,7 +232,7 @@ func Describe(dir string) (*specfile.Config, State, error) {
 	if err != nil {
 		return nil, s, err
 	}
-	c, err := specfile.ParseSaved(filepath.Join(dir, configFile), src)
+	c, err := config.ParseSaved(filepath.Join(dir, configFile), src)
 	if err != nil {
 		return nil, s, err
 	}
@@ -259,7 +259,7 @@ func LoadMoments(dir string, m, v *model.Params) error {
 
 // Verify reads the header of a checkpoint's model and checks that it has the
 // parameters, and no others, before anything of their size is allocated.
-func Verify(dir string, c *specfile.Config) error {
+func Verify(dir string, c *config.Config) error {
 	f, err := safetensors.Open(filepath.Join(dir, modelFile))
 	if err != nil {
 		return err

@@ -8,21 +8,21 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 const source = "model: {vocab: 11, hidden: 8, ffn: 16, layers: 1, q_heads: 2, mlp: {kind: lowrank, rank: 2}}\n"
 
-func newParams() (*specfile.Config, *model.Params, error) {
-	c, err := specfile.Parse("small", []byte(source))
+func newParams() (*config.Config, *model.Params, error) {
+	c, err := config.Parse("small", []byte(source))
 	if err != nil {
 		return nil, nil, err
 	}
 	return c, model.NewParams(c.Model), nil
 }
 
-func params(t testing.TB) (*specfile.Config, *model.Params) {
+func params(t testing.TB) (*config.Config, *model.Params) {
 	t.Helper()
 	c, p, err := newParams()
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"log"
 	"strings"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/train"
@@ -42,7 +42,7 @@ func (letters) Read(ids, targets []int32, _ uint64, _ int) error {
 func ExampleDecoder_Generate() {
 	pool := rt.NewPool(0) // a thread for each core
 	defer pool.Close()
-	c, err := specfile.Parse("tiny", []byte(tiny))
+	c, err := config.Parse("tiny", []byte(tiny))
 	if err != nil {
 		log.Fatal(err)
 	}

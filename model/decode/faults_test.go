@@ -99,7 +99,7 @@ func (u *subject) check() error {
 func subjects() []spec.Model {
 	all := slices.Clone(modeltest.Forms)
 	for i := range all {
-		all[i].FirstLayerDense, all[i].InitStd = false, 1
+		all[i].Except, all[i].InitStd = "", 1
 	}
 	return all
 }

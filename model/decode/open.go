@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
 )
@@ -14,7 +14,7 @@ import (
 // Checkpoint is a trained model on disk.
 type Checkpoint struct {
 	Dir       string
-	Config    *specfile.Config
+	Config    *config.Config
 	State     checkpoint.State
 	Tokenizer token.Tokenizer
 }
@@ -22,11 +22,11 @@ type Checkpoint struct {
 // Open describes a checkpoint, whose header has to be that of its configuration's
 // model. Guides are left out: they are for training only.
 func Open(dir string) (*Checkpoint, error) {
-	config, state, err := checkpoint.Describe(dir)
+	cfg, state, err := checkpoint.Describe(dir)
 	if err != nil {
 		return nil, err
 	}
-	c := &Checkpoint{Dir: dir, Config: config, State: state}
+	c := &Checkpoint{Dir: dir, Config: cfg, State: state}
 	c.Config.Model.Guided = false
 	if err := checkpoint.Verify(dir, c.Config); err != nil {
 		return nil, err

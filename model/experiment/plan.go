@@ -16,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 // Plan is what a file says: studies, and the runs that they need.
@@ -54,7 +55,7 @@ type Point struct {
 // Run is one training.
 type Run struct {
 	Name   string
-	Config *specfile.Config
+	Config *config.Config
 }
 
 // The schema of the file.
@@ -129,7 +130,7 @@ func Parse(name string, src []byte) (*Plan, error) {
 		return nil, fmt.Errorf("%s: studies: is empty, want one or more", name)
 	}
 	p := &Plan{Name: name, Source: src, Corpus: f.Corpus, Text: f.Text}
-	base := specfile.NewDraft()
+	base := config.NewDraft()
 	if err := base.Overlay(f.Model, f.Train); err != nil {
 		return nil, specfile.SyntaxError(name, err)
 	}
@@ -238,7 +239,7 @@ func newName(what, name string, seen map[string]bool) error {
 // builder turns studies into runs.
 type builder struct {
 	*Plan
-	base     specfile.Draft
+	base     config.Draft
 	bySource map[string]*Run
 }
 
@@ -284,7 +285,7 @@ func (b *builder) wrong(s studyFile, z sizeFile, v variantFile, err error) error
 }
 
 // run returns the run of a configuration, which studies share.
-func (b *builder) run(d specfile.Draft, study, size, variant string, seed uint64) (*Run, error) {
+func (b *builder) run(d config.Draft, study, size, variant string, seed uint64) (*Run, error) {
 	parts := []string{study, variant, fmt.Sprintf("s%d", seed)}
 	if size != "" {
 		parts = []string{study, size, variant, fmt.Sprintf("s%d", seed)}
@@ -306,7 +307,7 @@ func (b *builder) run(d specfile.Draft, study, size, variant string, seed uint64
 const maxSteps = 1 << 30
 
 // equalFLOPs sets the steps with which training comes nearest to so many FLOPs.
-func equalFLOPs(d *specfile.Draft, want float64) error {
+func equalFLOPs(d *config.Draft, want float64) error {
 	d.SetSteps(1)
 	c, err := d.Config("")
 	if err != nil {

@@ -1,7 +1,7 @@
 package gpu
 
 import (
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/runtime/cuda"
@@ -27,7 +27,7 @@ const align = 8
 
 func newLayout(p plans) layout {
 	var l layout
-	m := p.GPUModel.Spec
+	m := p.Model.Spec
 	l.canonical("", m.Params())
 	for i, f := range p.FFN {
 		l.linear(model.LayerName(i)+".mlp.fc1", p.FFNs[f].FC1)
@@ -51,7 +51,7 @@ func (l *layout) canonical(prefix string, ps []spec.Param) {
 }
 
 // linear puts the parameters of a layer in the order of its kernels.
-func (l *layout) linear(name string, g plan.GPULayer) {
+func (l *layout) linear(name string, g gpu.Layer) {
 	for _, f := range g.Factors {
 		l.change(name+"."+f.Param, func(s *slot) { s.stored = factorOrder(f) })
 	}
@@ -89,7 +89,7 @@ func headName(m spec.Model) string {
 }
 
 // factorOrder is the order of a factor's packed weights.
-func factorOrder(f plan.GPUFactor) func(visit func(stored, canonical int)) {
+func factorOrder(f gpu.Factor) func(visit func(stored, canonical int)) {
 	return func(visit func(stored, canonical int)) {
 		at := 0
 		for b := range f.Blocks {
@@ -170,7 +170,7 @@ func newWeights(r *runner, l layout, get func(name string) []float32) (*weights,
 		return nil, err
 	}
 	w.master.upload(r, get)
-	r.launch(plan.PackBF16.Kernel(), plan.GPUCountsOf{plan.Entries: w.size}, cuda.Args{"w": w.master.Buffer, "pack": w.bf16.Buffer})
+	r.launch(gpu.PackBF16.Kernel(), gpu.Counts{gpu.Entries: w.size}, cuda.Args{"w": w.master.Buffer, "pack": w.bf16.Buffer})
 	if r.err != nil {
 		w.close()
 		return nil, r.err

@@ -1,7 +1,7 @@
 package gpu
 
 import (
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
@@ -10,15 +10,15 @@ func (t *trace) attend(r *runner, l *layer, c *layerTrace, batch, seq int) {
 	r.launch(t.Attend.Forward, attendCounts(batch, seq), cuda.Args{"qkv": c.qkv, "o": c.attn, "lse": c.lse, "scale": l.scale})
 }
 
-func attendCounts(batch, seq int) plan.GPUCountsOf {
-	return plan.GPUCountsOf{plan.Tokens: batch * seq, plan.Sequences: batch, plan.SeqLen: seq}
+func attendCounts(batch, seq int) gpu.Counts {
+	return gpu.Counts{gpu.Tokens: batch * seq, gpu.Sequences: batch, gpu.SeqLen: seq}
 }
 
 // attendBackward computes dqkv from dattn.
 func (t *trace) attendBackward(r *runner, l *layer, c *layerTrace, batch, seq int) {
 	n := attendCounts(batch, seq)
 	r.launch(t.Attend.Delta, n, cuda.Args{"do": t.dattn, "o": c.attn, "delta": t.delta})
-	for _, k := range []plan.GPUKernel{t.Attend.Queries, t.Attend.Keys} {
+	for _, k := range []gpu.Kernel{t.Attend.Queries, t.Attend.Keys} {
 		r.launch(k, n, cuda.Args{"qkv": c.qkv, "do": t.dattn, "lse": c.lse, "delta": t.delta, "dqkv": t.dqkv, "scale": l.scale})
 	}
 }
@@ -27,7 +27,7 @@ func (t *trace) attendBackward(r *runner, l *layer, c *layerTrace, batch, seq in
 // row's attention on its sequence up to itself.
 func (t *Decoder) extend(r *runner, l *layer, c cache, n int, s spans) {
 	b, slots := &t.room, len(t.pos)*t.capacity
-	counts := plan.GPUCountsOf{plan.Tokens: n, plan.Positions: t.spec.MaxPositions, plan.Slots: slots, plan.Sequences: s.count, plan.SeqLen: s.longest}
+	counts := gpu.Counts{gpu.Tokens: n, gpu.Positions: t.spec.MaxPositions, gpu.Slots: slots, gpu.Sequences: s.count, gpu.SeqLen: s.longest}
 	a := cuda.Args{"qkv": b.qkv, "positions": s.positions, "seqs": s.seqs, "keys": c.keys, "values": c.values, "capacity": cuda.Int(t.capacity)}
 	if t.cos.Size() > 0 {
 		a["cos"], a["sin"], a["sign"] = t.cos, t.sin, cuda.Float32(1)
@@ -38,7 +38,7 @@ func (t *Decoder) extend(r *runner, l *layer, c cache, n int, s spans) {
 	if s.longest > 1 {
 		k = t.Attend.Prefill
 	}
-	if k.Plan.(plan.GPUAttention).Rows {
+	if k.Plan.(gpu.Attention).Rows {
 		a["positions"], a["seqs"] = s.positions, s.seqs
 	} else {
 		a["spans"] = s.list

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
@@ -48,7 +48,7 @@ type room struct {
 }
 
 // promptRows bounds the rows of one pass over a prompt; tests lower it.
-var promptRows = plan.GPUPromptRows
+var promptRows = gpu.PromptRows
 
 // NewDecoder puts a model on a device, with room for batch sequences of up to
 // capacity tokens.
@@ -111,7 +111,7 @@ func (t *Decoder) makeRoom(rows, batch int) {
 	t.room = room{rows: rows, in: mem.bytes(spanBytes(rows)), x: mem.float32(rows * h), s1: mem.float32(rows * h), s2: mem.float32(rows * h), n: mem.bf16(rows * h),
 		qkv: mem.bf16(rows * m.QKV().Out), attn: mem.bf16(rows * m.AttnDim), y: mem.bf16(rows * h), ffns: make([]ffnSaved, len(t.FFNs)), scratch: make([]ffnScratch, len(t.FFNs))}
 	t.last, t.logits = mem.bf16(batch*h), mem.float32(batch*t.Logits)
-	parts := t.head.partBytes(min(batch, plan.FewTokens), false)
+	parts := t.head.partBytes(min(batch, gpu.FewTokens), false)
 	for i, l := range t.network.layers {
 		parts = max(parts, l.qkv.partBytes(rows, false), l.out.partBytes(rows, false), l.ffn.partBytes(rows, false))
 		if f := t.FFN[i]; t.room.ffns[f].act.Size() == 0 {
@@ -291,8 +291,8 @@ func (t *Decoder) pass(n int, s spans) {
 // choose runs the head on n rows and brings their logits to the host.
 func (t *Decoder) choose(x cuda.Buffer, n int) {
 	h, f := t.spec.Hidden, t.head.factors[0]
-	for at := 0; at < n; at += plan.FewTokens {
-		k := min(plan.FewTokens, n-at)
+	for at := 0; at < n; at += gpu.FewTokens {
+		k := min(gpu.FewTokens, n-at)
 		f.few.run(&t.r, k, t.room.parts, cuda.Args{"a": x.Slice(2*at*h, 2*k*h), "b": f.w, "c": t.logits.Slice(4*at*t.Logits, 4*k*t.Logits)})
 	}
 	t.r.do(func() error { return t.r.s.Pull(t.out, t.logits, 4*n*t.Logits) })

@@ -24,7 +24,7 @@ const (
 )
 
 func testDecode(t *testing.T, name string) {
-	c := config(t, name)
+	c := golden(t, name)
 	m := c.Model
 	room := min(promptRoom, m.MaxPositions)
 	opt := rt.Options{Pool: rt.NewPool(1)}
@@ -64,7 +64,7 @@ func testDecode(t *testing.T, name string) {
 // With graphs and without, a decoder leaves the same bits; a device that waits for
 // each kernel records none.
 func TestGraphs(t *testing.T) {
-	c := config(t, models[0])
+	c := golden(t, models[0])
 	m := c.Model
 	opt := rt.Options{Pool: rt.NewPool(1)}
 	defer opt.Pool.Close()

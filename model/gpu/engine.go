@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/train"
 	"github.com/structuredffn/sffn/runtime/cuda"
@@ -53,7 +53,7 @@ func (e *Engine) fill(p plans) (err error) {
 		e.mem.all = append(e.mem.all, a.Buffer)
 	}
 	// One sum more for each parameter, where they are summed one by one.
-	e.sums, e.norm = e.mem.float32((e.w.size+plan.SquaresEach-1)/plan.SquaresEach+len(e.w.names)), e.mem.float32(2)
+	e.sums, e.norm = e.mem.float32((e.w.size+gpu.SquaresEach-1)/gpu.SquaresEach+len(e.w.names)), e.mem.float32(2)
 	if e.mem.err != nil {
 		return e.mem.err
 	}
@@ -131,16 +131,16 @@ func (e *Engine) Loss(ids, targets []int32, batch int) (float64, error) {
 }
 
 var (
-	sumSquares = plan.SumSquares.Kernel()
-	clipNorm   = plan.ClipNorm.Kernel()
-	adamW      = plan.AdamW.Kernel()
+	sumSquares = gpu.SumSquares.Kernel()
+	clipNorm   = gpu.ClipNorm.Kernel()
+	adamW      = gpu.AdamW.Kernel()
 )
 
 // Step is that of [train.Engine]: AdamW as the CPU has it, on float32.
 func (e *Engine) Step(lr float64) (float64, error) {
-	t, all := e.start.Train, plan.GPUCountsOf{plan.Entries: e.w.size}
+	t, all := e.start.Train, gpu.Counts{gpu.Entries: e.w.size}
 	e.r.launch(sumSquares, all, cuda.Args{"grad": e.grads.Buffer, "sums": e.sums})
-	e.r.launch(clipNorm, plan.GPUCountsOf{plan.Entries: (e.w.size + plan.SquaresEach - 1) / plan.SquaresEach}, cuda.Args{"sums": e.sums, "norm": e.norm, "limit": cuda.Float32(t.Clip)})
+	e.r.launch(clipNorm, gpu.Counts{gpu.Entries: (e.w.size + gpu.SquaresEach - 1) / gpu.SquaresEach}, cuda.Args{"sums": e.sums, "norm": e.norm, "limit": cuda.Float32(t.Clip)})
 	steps := float64(e.steps + 1)
 	bias1, bias2 := 1-math.Pow(t.Beta1, steps), 1-math.Pow(t.Beta2, steps)
 	e.r.launch(adamW, all, cuda.Args{"w": e.w.master.Buffer, "m": e.m.Buffer, "v": e.v.Buffer, "grad": e.grads.Buffer, "pack": e.w.bf16.Buffer, "norm": e.norm,
@@ -170,13 +170,13 @@ func (e *Engine) norms(a arena) (map[string]float64, error) {
 		at := 0
 		for _, name := range e.w.names {
 			entries := (e.w.slots[name].size + align - 1) / align * align
-			n := (entries + plan.SquaresEach - 1) / plan.SquaresEach
+			n := (entries + gpu.SquaresEach - 1) / gpu.SquaresEach
 			f(name, entries, at, n)
 			at += n
 		}
 	}
 	each(func(name string, entries, at, n int) {
-		e.r.launch(sumSquares, plan.GPUCountsOf{plan.Entries: entries},
+		e.r.launch(sumSquares, gpu.Counts{gpu.Entries: entries},
 			cuda.Args{"grad": a.Slice(4*e.w.slots[name].offset, 4*entries), "sums": e.sums.Slice(4*at, 4*n)})
 	})
 	sums := make([]float32, e.sums.Size()/4)

@@ -8,17 +8,17 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
-// config is one of the models.
-func config(t *testing.T, name string) *specfile.Config {
+// golden is the configuration of one of the models.
+func golden(t *testing.T, name string) *config.Config {
 	t.Helper()
 	c, err := goldenkernels.Config(name)
 	must(t, err)
@@ -36,7 +36,7 @@ func ids(n, vocab int, seed uint64) []int32 {
 }
 
 // weightsOf draws parameters that make every part of a model matter.
-func weightsOf(t *testing.T, c *specfile.Config, pool *rt.Pool) *model.Params {
+func weightsOf(t *testing.T, c *config.Config, pool *rt.Pool) *model.Params {
 	t.Helper()
 	m := c.Model
 	m.InitStd = 0.1
@@ -63,7 +63,7 @@ func copyOf(t *testing.T, p *model.Params) *model.Params {
 }
 
 // newEngine opens a device of its own for a model; seed picks the schedules.
-func newEngine(t *testing.T, c *specfile.Config, p, m, v *model.Params, steps int, seed uint64) *Engine {
+func newEngine(t *testing.T, c *config.Config, p, m, v *model.Params, steps int, seed uint64) *Engine {
 	t.Helper()
 	d, fake := open(t)
 	fake.Seed = seed
@@ -88,7 +88,7 @@ func (e *Engine) gradients(t *testing.T) *model.Params {
 // rounds 2n+7 activations, 2n+2 weights and 2n+8 gradients; five come at the end.
 // Errors of logits and scores come back times their size, a few units: twice the
 // count.
-func roundings(c *specfile.Config) int {
+func roundings(c *config.Config) int {
 	n := 5
 	for i := range c.Model.Layers {
 		n += 6*len(c.Model.LayerFFN(i).FC1().Chain()) + 17
@@ -105,7 +105,7 @@ func TestGradients(t *testing.T) {
 }
 
 func testGradients(t *testing.T, name string, batch, seq int) {
-	c := config(t, name)
+	c := golden(t, name)
 	opt := rt.Options{Pool: rt.NewPool(2), Train: true}
 	defer opt.Pool.Close()
 	p := weightsOf(t, c, opt.Pool)
@@ -177,7 +177,7 @@ func byKind(p *model.Params) map[string]float64 {
 func TestSteps(t *testing.T) {
 	for _, name := range []string{"golden-absolute", "tiny"} {
 		t.Run(name, func(t *testing.T) {
-			c := config(t, name)
+			c := golden(t, name)
 			opt := rt.Options{Pool: rt.NewPool(2), Train: true}
 			defer opt.Pool.Close()
 			start := weightsOf(t, c, opt.Pool)
@@ -253,7 +253,7 @@ func TestSteps(t *testing.T) {
 
 // A gradient that is not finite leaves everything as it is.
 func TestNotFinite(t *testing.T) {
-	c := config(t, "golden-dense")
+	c := golden(t, "golden-dense")
 	pool := rt.NewPool(1)
 	defer pool.Close()
 	p := weightsOf(t, c, pool)
@@ -284,7 +284,7 @@ func TestNotFinite(t *testing.T) {
 
 // A device that is too small says so and keeps nothing.
 func TestMemory(t *testing.T) {
-	c := config(t, "golden-dense")
+	c := golden(t, "golden-dense")
 	pool := rt.NewPool(1)
 	defer pool.Close()
 	p := weightsOf(t, c, pool)
@@ -312,7 +312,7 @@ func TestMemory(t *testing.T) {
 // Moments that are not given are 0, whatever was in the device's memory, and are
 // not fetched.
 func TestNoMoments(t *testing.T) {
-	c := config(t, "tiny") // whose layers have an order of their own
+	c := golden(t, "tiny") // whose layers have an order of their own
 	pool := rt.NewPool(1)
 	defer pool.Close()
 	start := weightsOf(t, c, pool)

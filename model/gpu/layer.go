@@ -4,18 +4,18 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
 // Layer is a layer or network by itself on a device, as models run it: for
 // comparisons with other programs. Rows are in their true order in the order of
-// the packs' outputs where Precision says bf16, see [plan.GPUFFN].
+// the packs' outputs where Precision says bf16, see [gpu.FFN].
 type Layer struct {
-	Precision plan.Precision
+	Precision gpu.Precision
 	in, out   int
-	kernels   []plan.GPUKernel
+	kernels   []gpu.Kernel
 	layout    layout
 	bind      func(w *weights, grads *arena) func(r *runner, m *memory, io layerIO) error
 	// casts says that vectors are bf16 although products are float32.
@@ -39,7 +39,7 @@ type LayerResult struct {
 // NewLinear plans a layer, or says why no device computes it. Its parameters'
 // names are those of the spec.
 func NewLinear(l spec.Linear) (*Layer, error) {
-	p, err := plan.NewGPULayer(l, "")
+	p, err := gpu.NewLayer(l, "")
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
@@ -66,7 +66,7 @@ func NewLinear(l spec.Linear) (*Layer, error) {
 
 // NewFFN plans a network. Parameters have the prefix fc1. or fc2.
 func NewFFN(f spec.FFN) (*Layer, error) {
-	p, err := plan.NewGPUFFN(f, "")
+	p, err := gpu.NewFFN(f, "")
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
@@ -74,7 +74,7 @@ func NewFFN(f spec.FFN) (*Layer, error) {
 	for _, l := range []struct {
 		name string
 		spec spec.Linear
-		plan plan.GPULayer
+		plan gpu.Layer
 	}{{"l.fc1", f.FC1(), p.FC1}, {"l.fc2", f.FC2(), p.FC2}} {
 		y.layout.canonical(l.name+".", l.spec.Params())
 		y.layout.linear(l.name, l.plan)
@@ -97,8 +97,8 @@ func NewFFN(f spec.FFN) (*Layer, error) {
 }
 
 // Kernels lists what the layer runs.
-func (l *Layer) Kernels() []plan.GPUKernel {
-	return plan.GPUUnique(append(l.kernels, plan.PackBF16.Kernel()))
+func (l *Layer) Kernels() []gpu.Kernel {
+	return gpu.Unique(append(l.kernels, gpu.PackBF16.Kernel()))
 }
 
 // Run computes a layer of given parameters, forward and back, of rows x and the
@@ -129,7 +129,7 @@ func (l *Layer) Run(d *cuda.Device, get func(param string) []float32, x, dy []fl
 	defer d.Free(grads.Buffer)
 	p := l.Precision
 	if l.casts {
-		p = plan.BF16
+		p = gpu.BF16
 	}
 	io := layerIO{rows, mem.entries(p, len(x)), mem.entries(p, len(dy)), mem.entries(p, len(x)), mem.entries(p, len(dy))}
 	if mem.err != nil {
@@ -154,8 +154,8 @@ func (l *Layer) Run(d *cuda.Device, get func(param string) []float32, x, dy []fl
 }
 
 // upload copies numbers to a buffer, rounded to its precision.
-func upload(s *cuda.Stream, to cuda.Buffer, p plan.Precision, v []float32) error {
-	if p == plan.Float32s {
+func upload(s *cuda.Stream, to cuda.Buffer, p gpu.Precision, v []float32) error {
+	if p == gpu.Float32s {
 		return cuda.Upload(s, to, v)
 	}
 	u := make([]uint16, len(v))
@@ -167,8 +167,8 @@ func upload(s *cuda.Stream, to cuda.Buffer, p plan.Precision, v []float32) error
 }
 
 // download copies a buffer to numbers.
-func download(s *cuda.Stream, v []float32, from cuda.Buffer, p plan.Precision) error {
-	if p == plan.Float32s {
+func download(s *cuda.Stream, v []float32, from cuda.Buffer, p gpu.Precision) error {
+	if p == gpu.Float32s {
 		return cuda.Download(s, v, from)
 	}
 	u := make([]uint16, len(v))

@@ -1,22 +1,22 @@
 package gpu
 
 import (
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
 // product is a planned product with the rows of the kernel table that it runs:
 // its own, and what finishes it where its sums come in parts.
 type product struct {
-	plan.GPUProduct
-	kernels []plan.GPUKernel
+	gpu.Product
+	kernels []gpu.Kernel
 }
 
-func newProduct(p plan.GPUProduct) product { return product{p, p.Kernels()} }
+func newProduct(p gpu.Product) product { return product{p, p.Kernels()} }
 
 // run computes the array c from a and b and what the epilogue needs.
 func (p product) run(r *runner, tokens int, parts cuda.Buffer, a cuda.Args) {
-	c := plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: 1}
+	c := gpu.Counts{gpu.Tokens: tokens, gpu.Parts: 1}
 	if len(p.kernels) == 1 {
 		a["split"] = cuda.Int(p.PartStages(tokens, 1))
 		r.launch(p.kernels[0], c, a)
@@ -36,7 +36,7 @@ func (p product) partBytes(tokens int) int {
 	}
 	for _, q := range p.kernels[0].Params {
 		if q.Name == "c" {
-			return q.Bytes(plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: 1})
+			return q.Bytes(gpu.Counts{gpu.Tokens: tokens, gpu.Parts: 1})
 		}
 	}
 	return 0
@@ -44,23 +44,23 @@ func (p product) partBytes(tokens int) int {
 
 // factor is one factor of a layer.
 type factor struct {
-	plan.GPUFactor
+	gpu.Factor
 	forward, few, data, fewData, weight product
 	w, g                                cuda.Buffer // of the parameter: packed, and its gradient
 }
 
 // linear is a layer on the device. It does not own its buffers.
 type linear struct {
-	plan    plan.GPULayer
+	plan    gpu.Layer
 	factors []factor
 	// bias is float32; columns sums its gradient.
 	bias, biasGrad cuda.Buffer
-	columns        plan.GPUColumns
-	sumColumns     plan.GPUKernel
+	columns        gpu.Columns
+	sumColumns     gpu.Kernel
 }
 
 // newLinear finds a layer's weights, and gradients if there are any.
-func newLinear(l plan.GPULayer, name string, w *weights, grads *arena) *linear {
+func newLinear(l gpu.Layer, name string, w *weights, grads *arena) *linear {
 	get := func(param string) (b cuda.Buffer) {
 		if grads != nil {
 			b = grads.get(param)
@@ -69,15 +69,15 @@ func newLinear(l plan.GPULayer, name string, w *weights, grads *arena) *linear {
 	}
 	n := &linear{plan: l}
 	from := w.bf16
-	if l.Precision == plan.Float32s {
+	if l.Precision == gpu.Float32s {
 		from = w.master
 	}
 	for _, f := range l.Factors {
 		param := name + "." + f.Param
-		n.factors = append(n.factors, factor{GPUFactor: f,
+		n.factors = append(n.factors, factor{Factor: f,
 			forward: newProduct(f.Forward), few: newProduct(f.Few), data: newProduct(f.BackwardData), fewData: newProduct(f.FewBackward), weight: newProduct(f.BackwardWeight),
 			w: from.get(param), g: get(param)})
-		n.columns = plan.GPUColumns{Width: f.Forward.C.Pitch, Precision: l.Precision}
+		n.columns = gpu.Columns{Width: f.Forward.C.Pitch, Precision: l.Precision}
 	}
 	if l.Spec.Bias {
 		n.bias, n.biasGrad = w.master.get(name+".bias"), get(name+".bias")
@@ -100,7 +100,7 @@ func (l *linear) intermediates(m *memory, rows int) []cuda.Buffer {
 func (l *linear) run(r *runner, y, x cuda.Buffer, z []cuda.Buffer, pre cuda.Buffer, tokens int, parts cuda.Buffer) {
 	for i, f := range l.factors {
 		p, out := f.forward, y
-		if tokens <= plan.FewTokens && !f.few.Sums { // those are for decoding
+		if tokens <= gpu.FewTokens && !f.few.Sums { // those are for decoding
 			p = f.few
 		}
 		if i < len(z) {
@@ -110,7 +110,7 @@ func (l *linear) run(r *runner, y, x cuda.Buffer, z []cuda.Buffer, pre cuda.Buff
 		if p.Bias {
 			a["bias"] = l.bias
 		}
-		if p.Epilogue != plan.GPULinear && pre.Size() > 0 {
+		if p.Epilogue != gpu.Plain && pre.Size() > 0 {
 			a["pre"] = pre
 		}
 		p.run(r, tokens, parts, a)
@@ -124,14 +124,14 @@ func (l *linear) backward(r *runner, dx, dy cuda.Buffer, dz []cuda.Buffer, pre c
 	for i := len(l.factors) - 1; i >= 0; i-- {
 		f := l.factors[i]
 		p, out := f.data, dx
-		if tokens <= plan.FewTokens {
+		if tokens <= gpu.FewTokens {
 			p = f.fewData
 		}
 		if i > 0 {
 			out = dz[i-1]
 		}
 		a := cuda.Args{"a": dy, "b": f.w, "c": out}
-		if p.Epilogue != plan.GPULinear {
+		if p.Epilogue != gpu.Plain {
 			a["pre"] = pre
 		}
 		p.run(r, tokens, parts, a)
@@ -150,23 +150,23 @@ func (l *linear) gradients(r *runner, dy, x cuda.Buffer, z, dz []cuda.Buffer, to
 			d = dz[i]
 		}
 		n := f.weight.WeightParts(tokens)
-		r.launch(f.weight.kernels[0], plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: n},
+		r.launch(f.weight.kernels[0], gpu.Counts{gpu.Tokens: tokens, gpu.Parts: n},
 			cuda.Args{"a": d, "b": in, "c": parts, "split": cuda.Int(f.weight.PartStages(tokens, n))})
 		addUp(r, sumParts, f.g, parts, n, accumulate)
 	}
 	if l.plan.Spec.Bias {
 		n := l.columns.Parts(tokens)
-		r.launch(l.sumColumns, plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: n},
+		r.launch(l.sumColumns, gpu.Counts{gpu.Tokens: tokens, gpu.Parts: n},
 			cuda.Args{"x": dy, "sums": parts, "rows": cuda.Int(l.columns.Rows(tokens))})
 		addUp(r, sumRows, l.biasGrad, parts, n, accumulate)
 	}
 }
 
-var sumParts, sumRows = plan.SumParts.Kernel(), plan.SumRows.Kernel()
+var sumParts, sumRows = gpu.SumParts.Kernel(), gpu.SumRows.Kernel()
 
 // addUp adds up n parts of many sums.
-func addUp(r *runner, k plan.GPUKernel, sum, parts cuda.Buffer, n int, accumulate bool) {
-	r.launch(k, plan.GPUCountsOf{plan.Entries: sum.Size() / 4, plan.Parts: n},
+func addUp(r *runner, k gpu.Kernel, sum, parts cuda.Buffer, n int, accumulate bool) {
+	r.launch(k, gpu.Counts{gpu.Entries: sum.Size() / 4, gpu.Parts: n},
 		cuda.Args{"parts": parts, "sum": sum, "accumulate": truth(accumulate)})
 }
 
@@ -182,7 +182,7 @@ func truth(b bool) cuda.Uint32 {
 func (l *linear) partBytes(tokens int, train bool) int {
 	n := 0
 	for _, f := range l.factors {
-		n = max(n, f.few.partBytes(min(tokens, plan.FewTokens)), f.fewData.partBytes(min(tokens, plan.FewTokens)))
+		n = max(n, f.few.partBytes(min(tokens, gpu.FewTokens)), f.fewData.partBytes(min(tokens, gpu.FewTokens)))
 		if train {
 			n = max(n, 4*f.Weights()*f.weight.MostWeightParts(tokens))
 		}

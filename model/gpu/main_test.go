@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	gencuda "github.com/structuredffn/sffn/gen/cuda"
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/fakecuda"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/runtime/cuda"
@@ -63,8 +63,8 @@ func prepare() error {
 
 // testKernels are those of all models, and of the networks that the tests of
 // single ones use.
-func testKernels() ([]plan.GPUKernel, error) {
-	var ks []plan.GPUKernel
+func testKernels() ([]gpu.Kernel, error) {
+	var ks []gpu.Kernel
 	for _, name := range models {
 		c, err := goldenkernels.Config(name)
 		if err != nil {
@@ -76,7 +76,7 @@ func testKernels() ([]plan.GPUKernel, error) {
 		}
 		ks = append(ks, k...)
 	}
-	return plan.GPUUnique(ks), nil
+	return gpu.Unique(ks), nil
 }
 
 // open opens a fake device and demands that nothing is left of it at the end.
@@ -108,7 +108,7 @@ func TestSelfTest(t *testing.T) {
 	must(t, err)
 	d, _ := open(t)
 	must(t, d.Load(ks))
-	byTemplate := map[string][]plan.GPUKernel{}
+	byTemplate := map[string][]gpu.Kernel{}
 	for _, k := range ks {
 		byTemplate[k.Template] = append(byTemplate[k.Template], k)
 	}
@@ -131,7 +131,7 @@ func TestSelfTest(t *testing.T) {
 }
 
 // changeAll makes each change of a kernel's text that has something to change.
-func changeAll(t *testing.T, k plan.GPUKernel) {
+func changeAll(t *testing.T, k gpu.Kernel) {
 	t.Helper()
 	noticed := 0
 	for _, c := range tampers {
@@ -144,7 +144,7 @@ func changeAll(t *testing.T, k plan.GPUKernel) {
 		}
 		d, err := cuda.Open(fake.API(), "")
 		must(t, err)
-		if err = d.Load([]plan.GPUKernel{k}); changed && err != nil {
+		if err = d.Load([]gpu.Kernel{k}); changed && err != nil {
 			noticed++
 		} else if changed {
 			t.Errorf("%s: %s for %s is not noticed", k.Name, c.to, c)

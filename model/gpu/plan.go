@@ -7,14 +7,14 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 )
 
 // plans are all kernels of a model.
 type plans struct {
-	plan.GPUModel
-	plan.GPUPasses
+	gpu.Model
+	gpu.Passes
 }
 
 // ErrUnsupported says that no device computes a model.
@@ -23,10 +23,10 @@ var ErrUnsupported = errors.New("no GPU kernels for this model")
 func newPlans(m spec.Model) (plans, error) {
 	var p plans
 	var err error
-	if p.GPUModel, err = plan.NewGPUModel(m, ""); err != nil {
+	if p.Model, err = gpu.NewModel(m, ""); err != nil {
 		return p, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
-	if p.GPUPasses, err = plan.NewGPUPasses(m); err != nil {
+	if p.Passes, err = gpu.NewPasses(m); err != nil {
 		return p, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	return p, nil
@@ -34,10 +34,10 @@ func newPlans(m spec.Model) (plans, error) {
 
 // Kernels lists what a model runs on a device, or says which part of it no
 // device computes.
-func Kernels(m spec.Model) ([]plan.GPUKernel, error) {
+func Kernels(m spec.Model) ([]gpu.Kernel, error) {
 	p, err := newPlans(m)
 	if err != nil {
 		return nil, err
 	}
-	return plan.GPUTable[interface{ Kernels() []plan.GPUKernel }](p.GPUModel, p.GPUPasses), nil
+	return gpu.Table[interface{ Kernels() []gpu.Kernel }](p.Model, p.Passes), nil
 }

@@ -1,7 +1,7 @@
 package gpu
 
 import (
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
@@ -12,7 +12,7 @@ type runner struct {
 	err error
 }
 
-func (r *runner) launch(k plan.GPUKernel, c plan.GPUCountsOf, a cuda.Args) {
+func (r *runner) launch(k gpu.Kernel, c gpu.Counts, a cuda.Args) {
 	if r.err == nil {
 		r.err = r.s.Launch(r.d.Kernel(k), c, a)
 	}
@@ -37,8 +37,8 @@ func (m *memory) bf16(n int) cuda.Buffer    { return m.bytes(2 * n) }
 func (m *memory) float32(n int) cuda.Buffer { return m.bytes(4 * n) }
 
 // entries allocates as many of a layer's precision.
-func (m *memory) entries(p plan.Precision, n int) cuda.Buffer {
-	if p == plan.Float32s {
+func (m *memory) entries(p gpu.Precision, n int) cuda.Buffer {
+	if p == gpu.Float32s {
 		return m.float32(n)
 	}
 	return m.bf16(n)

@@ -6,10 +6,11 @@ import (
 	"os"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/specfile"
 	_ "github.com/structuredffn/sffn/generated/gpt2s"
 	"github.com/structuredffn/sffn/internal/gz"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 var full = flag.Bool("full", false, "load all shipped kernels, which takes a minute or two")
@@ -31,7 +32,7 @@ func TestShippedMachineCode(t *testing.T) {
 		must(t, err)
 		return string(src)
 	}
-	must(t, d.Load([]plan.GPUKernel{plan.PackBF16.Kernel()}))
+	must(t, d.Load([]gpu.Kernel{gpu.PackBF16.Kernel()}))
 	if taken != 1 || d.FromPTX != nil {
 		t.Errorf("%d images were loaded; from PTX because of %v", taken, d.FromPTX)
 	}
@@ -46,7 +47,7 @@ func TestShipped(t *testing.T) {
 	d, fake := open(t)
 	fake.Memory = 16 << 30
 	for _, name := range specfile.Shapes("gpt2s") {
-		c, err := specfile.Load(name)
+		c, err := config.Load(name)
 		must(t, err)
 		ks, err := Kernels(c.Model)
 		must(t, err)

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 )
 
 // lower sets a bound of rows for a test.
@@ -21,7 +21,7 @@ func lower(t *testing.T, bound *int, n int) {
 func TestEngineThresholds(t *testing.T) {
 	const name = "golden-dense" // the smallest
 	walks := map[string]func(t *testing.T, step int){
-		"FewTokens": func(t *testing.T, step int) { testGradients(t, name, 1, plan.FewTokens+step) },
+		"FewTokens": func(t *testing.T, step int) { testGradients(t, name, 1, gpu.FewTokens+step) },
 		"GPUHeadRows": func(t *testing.T, step int) {
 			lower(t, &headRows, 40)
 			testGradients(t, name, 1, headRows+step)
@@ -31,7 +31,7 @@ func TestEngineThresholds(t *testing.T) {
 			testDecode(t, name)
 		},
 	}
-	for _, s := range plan.GPUEngineThresholds() {
+	for _, s := range gpu.EngineThresholds() {
 		walk := walks[s.Name]
 		if walk == nil {
 			t.Errorf("nothing walks %s", s.Name)

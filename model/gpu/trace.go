@@ -5,7 +5,7 @@ import (
 	"math"
 	"slices"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/runtime/cuda"
@@ -34,16 +34,16 @@ type layer struct {
 // norm is a layer or RMS norm; grad is that of weight and bias, one after the
 // other.
 type norm struct {
-	plan.GPUNorms
+	gpu.Norms
 	w, b, grad cuda.Buffer
 	width      int // of a row of partial sums
 }
 
 func newNetwork(r *runner, p plans, w *weights, grads *arena) (*network, error) {
-	m := p.GPUModel.Spec
+	m := p.Model.Spec
 	n := &network{plans: p, spec: m, w: w, mem: memory{d: r.d}, wte: w.master.get("model.wte.weight"), wpe: w.master.get("model.wpe.weight")}
-	bind := func(k plan.GPUNorms, name string) norm {
-		b := norm{GPUNorms: k, w: w.master.get(name + ".weight"), b: w.master.get(name + ".bias"), width: m.Hidden}
+	bind := func(k gpu.Norms, name string) norm {
+		b := norm{Norms: k, w: w.master.get(name + ".weight"), b: w.master.get(name + ".bias"), width: m.Hidden}
 		if b.b.Size() > 0 {
 			b.width *= 2
 		}
@@ -96,7 +96,7 @@ func (n norm) forward(r *runner, out, s, x, y, stats cuda.Buffer, tokens int) {
 	if y.Size() > 0 {
 		a["y"], a["s"] = y, s
 	}
-	r.launch(n.Forward, plan.GPUCountsOf{plan.Tokens: tokens}, a)
+	r.launch(n.Forward, gpu.Counts{gpu.Tokens: tokens}, a)
 }
 
 // backward computes ds, the gradient of s, from that of the norm's output and
@@ -110,8 +110,8 @@ func (n norm) backward(r *runner, ds, dy, dout, s, stats, dx, sums cuda.Buffer, 
 	if dy.Size() > 0 {
 		a["dy"] = dy
 	}
-	r.launch(n.Backward, plan.GPUCountsOf{plan.Tokens: tokens}, a)
-	addUp(r, sumRows, n.grad, sums, (tokens+plan.NormRows-1)/plan.NormRows, accumulate)
+	r.launch(n.Backward, gpu.Counts{gpu.Tokens: tokens}, a)
+	addUp(r, sumRows, n.grad, sums, (tokens+gpu.NormRows-1)/gpu.NormRows, accumulate)
 }
 
 // trace is room for the activations of up to rows tokens.
@@ -142,7 +142,7 @@ type layerTrace struct {
 }
 
 // headRows bounds the logits that exist at one time; tests lower it.
-var headRows = plan.GPUHeadRows
+var headRows = gpu.HeadRows
 
 func (n *network) newTrace(rows int) (*trace, error) {
 	m := n.spec
@@ -169,7 +169,7 @@ func (n *network) newTrace(rows int) (*trace, error) {
 	t.logits, t.losses = mem.bf16(t.lossRows*n.Logits), mem.float32(rows)
 	t.dnorm, t.dy, t.dqkv, t.dattn = mem.bf16(rows*h), mem.bf16(rows*h), mem.bf16(rows*qkv), mem.bf16(rows*m.AttnDim)
 	t.ds = [2]cuda.Buffer{mem.float32(rows * h), mem.float32(rows * h)}
-	t.sums, t.delta = mem.float32(2*h*((rows+plan.NormRows-1)/plan.NormRows)), mem.float32(rows*m.QHeads)
+	t.sums, t.delta = mem.float32(2*h*((rows+gpu.NormRows-1)/gpu.NormRows)), mem.float32(rows*m.QHeads)
 	t.parts = mem.bytes(parts)
 	size := 4 * (5*rows + m.Vocab + m.MaxPositions + 2)
 	t.in.device = mem.bytes(size)
@@ -259,7 +259,7 @@ func (n *network) embed(r *runner, x, ids, positions cuda.Buffer, tokens int) {
 	if n.wpe.Size() > 0 {
 		a["positions"], a["places"] = positions, n.wpe
 	}
-	r.launch(n.Embed, plan.GPUCountsOf{plan.Tokens: tokens}, a)
+	r.launch(n.Embed, gpu.Counts{gpu.Tokens: tokens}, a)
 }
 
 // rotate turns queries and keys to their positions, or back.
@@ -267,7 +267,7 @@ func (n *network) rotate(r *runner, qkv, positions cuda.Buffer, tokens int, sign
 	if n.cos.Size() == 0 {
 		return
 	}
-	r.launch(n.Rotate, plan.GPUCountsOf{plan.Tokens: tokens, plan.Positions: n.spec.MaxPositions},
+	r.launch(n.Rotate, gpu.Counts{gpu.Tokens: tokens, gpu.Positions: n.spec.MaxPositions},
 		cuda.Args{"qkv": qkv, "positions": positions, "cos": n.cos, "sin": n.sin, "sign": cuda.Float32(sign)})
 }
 
@@ -302,7 +302,7 @@ func (t *trace) loss(r *runner, m int, scale float64, gradients, accumulate bool
 		n := min(t.lossRows, m-at)
 		x := t.n.Slice(2*at*h, 2*n*h)
 		t.head.run(r, t.logits, x, nil, cuda.Buffer{}, n, t.parts)
-		r.launch(t.Loss, plan.GPUCountsOf{plan.Tokens: n}, cuda.Args{"logits": t.logits, "targets": t.in.targets.Slice(4*at, 4*n), "losses": t.losses.Slice(4*at, 4*n),
+		r.launch(t.Loss, gpu.Counts{gpu.Tokens: n}, cuda.Args{"logits": t.logits, "targets": t.in.targets.Slice(4*at, 4*n), "losses": t.losses.Slice(4*at, 4*n),
 			"scale": cuda.Float32(scale), "gradient": truth(gradients)})
 		if gradients {
 			t.head.backward(r, t.dnorm.Slice(2*at*h, 2*n*h), t.logits, nil, cuda.Buffer{}, n, t.parts)
@@ -354,7 +354,7 @@ func (t *trace) backward(r *runner, batch, seq int, accumulate bool, grads *aren
 
 // embedBackward adds the rows of dx to the table's rows that they came from.
 func (t *trace) embedBackward(r *runner, grad, dx cuda.Buffer, by sorted, tokens int, accumulate bool) {
-	r.launch(t.EmbedBackward, plan.GPUCountsOf{plan.Tokens: tokens, plan.TableRows: by.keys},
+	r.launch(t.EmbedBackward, gpu.Counts{gpu.Tokens: tokens, gpu.TableRows: by.keys},
 		cuda.Args{"dx": dx, "order": by.order, "starts": by.starts, "grad": grad, "accumulate": truth(accumulate)})
 }
 

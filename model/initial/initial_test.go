@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -88,7 +88,7 @@ func TestRepeatedEigenvalues(t *testing.T) {
 }
 
 func TestModel(t *testing.T) {
-	c, err := specfile.Load("demo")
+	c, err := config.Load("demo")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestModel(t *testing.T) {
 func BenchmarkStart(b *testing.B) {
 	for _, name := range []string{"gpt2s-lowrank-63", "gpt2s-blockdense-63", "gpt2s-blockshuffle-63"} {
 		b.Run(name, func(b *testing.B) {
-			c, err := specfile.Load(name)
+			c, err := config.Load(name)
 			if err != nil {
 				b.Fatal(err)
 			}

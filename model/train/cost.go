@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 // Cost is the size of a model, and what its training takes.
@@ -29,7 +29,7 @@ type Cost struct {
 }
 
 // NewCost counts what a configuration takes on so many threads.
-func NewCost(c *specfile.Config, threads int) Cost {
+func NewCost(c *config.Config, threads int) Cost {
 	n, t, course := c.Model.Count(), c.Train, c.Course()
 	mem := model.PredictMemory(c.Model, true, t.Recompute, threads)
 	guides := int64(0)

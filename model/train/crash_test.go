@@ -18,9 +18,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/data"
 	rt "github.com/structuredffn/sffn/runtime"
 )
@@ -67,7 +67,7 @@ func child(t *testing.T, dir, before string, prefix ...string) *exec.Cmd {
 
 // trainChild trains, or resumes, saving after each step.
 func trainChild(dir, before string) error {
-	c, err := specfile.Parse("tiny", []byte(tiny))
+	c, err := config.Parse("tiny", []byte(tiny))
 	if err != nil {
 		return err
 	}

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -42,7 +42,7 @@ type Start struct {
 	Spec         spec.Model
 	Params, M, V *model.Params
 	Steps        int
-	Train        specfile.Train
+	Train        config.Train
 }
 
 // cpu is the engine of the CPU's kernels.
@@ -54,7 +54,7 @@ type cpu struct {
 }
 
 // newCPU returns an engine with zero moments.
-func newCPU(m spec.Model, p *model.Params, t specfile.Train, opt rt.Options) (*cpu, error) {
+func newCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options) (*cpu, error) {
 	opt.Train = true
 	mod, err := model.New(m, p, opt)
 	if err != nil {
@@ -116,6 +116,8 @@ func (r *Run) CheckDevice() error {
 	switch t := r.Config.Train; {
 	case r.Config.Course().Guided > 0:
 		return errors.New("guide: self-guided training runs on the CPU only")
+	case len(r.Config.Model.Rates(spec.Linear.Rates)) > 0:
+		return errors.New("mlp: only the CPU updates kinds whose factors have learning rates of their own")
 	case t.Recompute:
 		return errors.New("recompute: only the CPU computes activations again")
 	case r.Reduce != nil:

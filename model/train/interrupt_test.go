@@ -83,7 +83,7 @@ func TestInterruptInside(t *testing.T) {
 	src = strings.Replace(src, "eval_every: 10", "eval_every: 2", 1)
 	begin := func(name string) *Run {
 		r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, name), 1, "")
-		r.Config = config(t, src)
+		r.Config = parse(t, src)
 		return r
 	}
 	whole, all := trainOn(t, begin("whole"), func(*counted, func()) {})

@@ -10,6 +10,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 // Loop runs the steps of a run. It knows nothing of the run's folder: that is
@@ -27,7 +28,7 @@ type Loop struct {
 	params, m, v *model.Params
 	// guidance is nil outside the guided phase of a run.
 	guidance *Guidance
-	course   spec.Course
+	course   config.Course
 	watch    watch
 	data     Sequences
 	lr       LRSchedule

@@ -1,8 +1,11 @@
 package train
 
 import (
+	"cmp"
 	"math"
+	"slices"
 
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
@@ -22,12 +25,21 @@ type AdamW struct {
 
 	m      *model.Model
 	chunks []chunk
-	sums   []float64
+	// rates are the stretches of the parameters whose learning rate is another one,
+	// in rising order, with its multiple of the step's.
+	rates []rated
+	sums  []float64
 	// The step at work, and what the pool runs on it, made once so that a step
 	// allocates nothing.
 	grads               []float32
 	step                vec.AdamWStep
 	runSquares, runStep func(worker, i int)
+}
+
+// rated is a stretch of the parameters with a learning rate of its own.
+type rated struct {
+	model.Span
+	rate float64
 }
 
 // chunk is a stretch of the parameters: of the guide of that number, or, where
@@ -62,8 +74,18 @@ func (o *AdamW) cut() {
 		add(s, i)
 	}
 	add(rest, -1)
+	o.setRates(o.m.Spec.Rates(spec.Linear.Rates))
 	o.sums = make([]float64, len(o.chunks))
 	o.GuideSteps = make([]int, len(guides))
+}
+
+// setRates gives parameters, by name, other learning rates.
+func (o *AdamW) setRates(rates map[string]float64) {
+	o.rates = nil
+	for name, rate := range rates {
+		o.rates = append(o.rates, rated{o.m.Params.Span(name), rate})
+	}
+	slices.SortFunc(o.rates, func(a, b rated) int { return cmp.Compare(a.Lo, b.Lo) })
 }
 
 // DropGuides forgets the guides' moments, after the model has dropped its
@@ -126,7 +148,22 @@ func (o *AdamW) update(_, i int) {
 	}
 	step := o.step
 	step.Bias1, step.Bias2 = 1-math.Pow(o.Beta1, float64(steps)), 1-math.Pow(o.Beta2, float64(steps))
-	o.m.Vec().AdamW(o.m.Params.Data[c.Lo:c.Hi], o.grads[c.Lo:c.Hi], o.M.Data[c.Lo:c.Hi], o.V.Data[c.Lo:c.Hi], step)
+	run := func(lo, hi int, rate float64) {
+		if lo < hi {
+			s := step
+			s.LR *= rate
+			o.m.Vec().AdamW(o.m.Params.Data[lo:hi], o.grads[lo:hi], o.M.Data[lo:hi], o.V.Data[lo:hi], s)
+		}
+	}
+	lo := c.Lo
+	for _, r := range o.rates {
+		if r.Hi > lo && r.Lo < c.Hi {
+			run(lo, r.Lo, 1)
+			lo = min(r.Hi, c.Hi)
+			run(max(r.Lo, c.Lo), lo, r.rate)
+		}
+	}
+	run(lo, c.Hi, 1)
 }
 
 // used reports whether the guide of that number, or everything else, has a

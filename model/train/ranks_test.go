@@ -95,7 +95,7 @@ func ranks(t *testing.T, dataDir, dir string, world int, change func(tr *trainer
 	var wg sync.WaitGroup
 	for rank := range world {
 		r := newRun(t, dataDir, filepath.Join(dir, fmt.Sprint(rank)), 1, "")
-		r.Config = config(t, strings.Replace(tiny, "steps: 30, batch: 2, accumulate: 2", "steps: 12, batch: 1, accumulate: 1", 1))
+		r.Config = parse(t, strings.Replace(tiny, "steps: 30, batch: 2, accumulate: 2", "steps: 12, batch: 1, accumulate: 1", 1))
 		r.Rank, r.World = rank, world
 		r.Reduce = func(x []float32) error { return group.reduce(rank, x) }
 		tr, err := r.begin()
@@ -145,7 +145,7 @@ func TestRanks(t *testing.T) {
 		}
 	}
 	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "one"), 1, "")
-	r.Config = config(t, strings.Replace(tiny, "steps: 30, batch: 2, accumulate: 2", "steps: 12, batch: 1, accumulate: 3", 1))
+	r.Config = parse(t, strings.Replace(tiny, "steps: 30, batch: 2, accumulate: 2", "steps: 12, batch: 1, accumulate: 3", 1))
 	one := train(t, r)
 	want, _, err := ReadMetrics(r.Dir, 12)
 	if err != nil {

@@ -12,10 +12,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/initial"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -24,7 +24,7 @@ import (
 
 // Run describes a training run.
 type Run struct {
-	Config *specfile.Config
+	Config *config.Config
 	Data   *data.Set
 	// Dir is the run's folder: checkpoints, metrics, loss curve.
 	Dir string
@@ -97,7 +97,7 @@ type trainer struct {
 // preset, or, where that is empty, of the checkpoint that the run resumes from,
 // whose number of steps is the default. steps replaces it where it is not 0.
 func (r *Run) Configure(name string, steps int) (err error) {
-	var saved *specfile.Config
+	var saved *config.Config
 	if r.Resume {
 		latest, err := checkpoint.Find(r.Dir)
 		switch {
@@ -111,7 +111,7 @@ func (r *Run) Configure(name string, steps int) (err error) {
 	}
 	r.Config = saved
 	if name != "" {
-		if r.Config, err = specfile.Load(name); err != nil {
+		if r.Config, err = config.Load(name); err != nil {
 			return err
 		}
 		if saved != nil {

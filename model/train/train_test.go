@@ -13,9 +13,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/token"
@@ -35,9 +35,9 @@ model:
 train: {steps: 30, batch: 2, accumulate: 2, seq: 32, lr: 0.01, eval_every: 10, eval_tokens: 512}
 `
 
-func config(t testing.TB, src string) *specfile.Config {
+func parse(t testing.TB, src string) *config.Config {
 	t.Helper()
-	c, err := specfile.Parse("tiny", []byte(src))
+	c, err := config.Parse("tiny", []byte(src))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func newRun(t testing.TB, dataDir, out string, threads int, isa kernel.ISA) *Run
 	t.Cleanup(set.Close)
 	pool := rt.NewPool(threads)
 	t.Cleanup(pool.Close)
-	return &Run{Config: config(t, tiny), Data: set, Dir: out, Keep: 2, Options: rt.Options{Pool: pool, ISA: isa}}
+	return &Run{Config: parse(t, tiny), Data: set, Dir: out, Keep: 2, Options: rt.Options{Pool: pool, ISA: isa}}
 }
 
 func train(t testing.TB, r *Run) *Result {
@@ -176,7 +176,7 @@ func TestRecompute(t *testing.T) {
 	whole := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "whole"), 2, ""))
 	ctx, cancel := context.WithCancel(context.Background())
 	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "recomputed"), 2, "")
-	r.Config = config(t, strings.Replace(tiny, "steps: 30", "recompute: true, steps: 30", 1))
+	r.Config = parse(t, strings.Replace(tiny, "steps: 30", "recompute: true, steps: 30", 1))
 	r.OnStep = func(p Progress) {
 		if p.Step == 13 {
 			cancel()
@@ -206,7 +206,7 @@ func TestGuidedResume(t *testing.T) {
 		src = strings.Replace(src, "lowrank, rank: 8", "blockshuffle, blocks: 4", 1)
 		begin := func(name string, threads int) *Run {
 			r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, fmt.Sprint(name, i)), threads, "")
-			r.Config, r.Keep = config(t, src), 100
+			r.Config, r.Keep = parse(t, src), 100
 			return r
 		}
 		r := begin("whole", 2)
@@ -271,7 +271,7 @@ func TestUniforms(t *testing.T) {
 // A guide that no micro-batch used is left alone: no decay, no moments, no
 // count; a used one moves, and the norm has both phases' parameters.
 func TestUnusedGuide(t *testing.T) {
-	m := config(t, strings.Replace(tiny, "steps: 30", "guide: {}, steps: 30", 1)).Model
+	m := parse(t, strings.Replace(tiny, "steps: 30", "guide: {}, steps: 30", 1)).Model
 	pool := rt.NewPool(2)
 	defer pool.Close()
 	p := model.NewParams(m)
@@ -505,7 +505,7 @@ func TestStepAllocatesNothing(t *testing.T) {
 	} {
 		for _, threads := range []int{1, 2} {
 			r := newRun(t, dataDir, t.TempDir(), threads, "")
-			r.Config = config(t, strings.Replace(tiny, change[0], change[1], 1))
+			r.Config = parse(t, strings.Replace(tiny, change[0], change[1], 1))
 			r.Config.Train.NormEvery = 0 // a map for each step's line
 			tr, err := r.begin()
 			if err != nil {

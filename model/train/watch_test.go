@@ -82,7 +82,7 @@ func TestHalt(t *testing.T) {
 	step := 0
 	spoil := func(at int, f func([]float32)) *Run {
 		r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "run"), 2, "")
-		r.Config, r.SaveEvery, r.Keep = config(t, src), 1, 1
+		r.Config, r.SaveEvery, r.Keep = parse(t, src), 1, 1
 		r.Rank, r.World = 0, 1
 		r.OnStep = func(p Progress) { step = p.Step }
 		r.Reduce = func(g []float32) error {

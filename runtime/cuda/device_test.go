@@ -17,7 +17,7 @@ import (
 	"unsafe"
 	"weak"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/fakecuda"
 	"github.com/structuredffn/sffn/internal/gpuproof"
@@ -211,18 +211,18 @@ var small = []spec.FFN{
 	{Kind: spec.LowRank, Hidden: 72, FFN: 208, Rank: 40, Act: spec.GELU},
 }
 
-func kernels(t *testing.T, fs ...spec.FFN) []plan.GPUKernel {
+func kernels(t *testing.T, fs ...spec.FFN) []gpu.Kernel {
 	t.Helper()
 	for _, dir := range []string{"gen/cuda/testdata/small", "gen/cuda/testdata/edges", "gen/cuda/testdata/passes", "internal/goldenkernels/layers"} {
 		Register(os.DirFS("../../" + dir))
 	}
-	var ps []plan.GPUFFN
+	var ps []gpu.FFN
 	for _, f := range fs {
-		p, err := plan.NewGPU(f)
+		p, err := gpu.NewBF16(f)
 		must(t, err)
 		ps = append(ps, p)
 	}
-	return plan.GPUTable(ps...)
+	return gpu.Table(ps...)
 }
 
 // Kernels are compared with the CPU's when they are loaded, once.
@@ -244,17 +244,17 @@ func TestLoad(t *testing.T) {
 	if m := d.Memory(); m.Used != 0 || m.Cached != 0 {
 		t.Errorf("the self-test left memory: %+v", m)
 	}
-	wide := plan.GPUKernel{Name: "gemm_bf16_of_nothing"}
+	wide := gpu.Kernel{Name: "gemm_bf16_of_nothing"}
 	var missing *MissingError
-	if err := d.Load([]plan.GPUKernel{ks[0], wide}); !errors.As(err, &missing) || err.Error() != "1 GPU kernels are not in this program (gemm_bf16_of_nothing)" {
+	if err := d.Load([]gpu.Kernel{ks[0], wide}); !errors.As(err, &missing) || err.Error() != "1 GPU kernels are not in this program (gemm_bf16_of_nothing)" {
 		t.Errorf("%v", err)
 	}
-	p := ks[slices.IndexFunc(ks, func(k plan.GPUKernel) bool { return k.Template == "gemm" && !k.Plan.(plan.GPUProduct).Split() })].Plan.(plan.GPUProduct)
+	p := ks[slices.IndexFunc(ks, func(k gpu.Kernel) bool { return k.Template == "gemm" && !k.Plan.(gpu.Product).Split() })].Plan.(gpu.Product)
 	// The same product with another pipeline, or for other registers, is another kernel.
 	stages, blocks := p, p
 	stages.Stages, blocks.BlocksPerSM = 2*p.Stages, 1
-	for _, p := range []plan.GPUProduct{stages, blocks} {
-		if err := d.Load([]plan.GPUKernel{p.Kernel()}); !errors.As(err, &missing) {
+	for _, p := range []gpu.Product{stages, blocks} {
+		if err := d.Load([]gpu.Kernel{p.Kernel()}); !errors.As(err, &missing) {
 			t.Errorf("%s: %v", p.Name(), err)
 		}
 	}
@@ -277,7 +277,7 @@ func TestDamagedPTX(t *testing.T) {
 		Register(fstest.MapFS{"z_" + name + ".ptx.gz": {Data: c.data}, "z_cuda.txt": {Data: []byte("no PTX")}})
 		d := open(t, fakecuda.New())
 		for range 2 {
-			if err := d.Load([]plan.GPUKernel{{Name: "none"}}); err == nil || err.Error() != c.want {
+			if err := d.Load([]gpu.Kernel{{Name: "none"}}); err == nil || err.Error() != c.want {
 				t.Errorf("%s: %v, want %s", name, err, c.want)
 			}
 		}
@@ -296,7 +296,7 @@ func TestMachineCode(t *testing.T) {
 	must(t, err)
 	committed, err := os.ReadFile(dir + "/z_passes.fatbin")
 	must(t, err)
-	ks := plan.GPUUnique([]plan.GPUKernel{plan.PackBF16.Kernel(), plan.SumSquares.Kernel()})
+	ks := gpu.Unique([]gpu.Kernel{gpu.PackBF16.Kernel(), gpu.SumSquares.Kernel()})
 	for _, c := range []struct {
 		name    string
 		compute [2]int
@@ -406,20 +406,20 @@ func TestRefusal(t *testing.T) {
 }
 
 // launchable loads one forward kernel and its operands.
-func launchable(t *testing.T, d *Device, s *Stream, tokens int) (*Kernel, plan.GPUCountsOf, Args) {
+func launchable(t *testing.T, d *Device, s *Stream, tokens int) (*Kernel, gpu.Counts, Args) {
 	t.Helper()
-	p, err := plan.NewGPU(small[0])
+	p, err := gpu.NewBF16(small[0])
 	must(t, err)
 	k := p.FC2.Factors[0].Few.Kernel()
 	kernels(t, small[0])
-	must(t, d.Load([]plan.GPUKernel{k}))
-	c := plan.GPUCountsOf{plan.Tokens: tokens, plan.Parts: 1}
+	must(t, d.Load([]gpu.Kernel{k}))
+	c := gpu.Counts{gpu.Tokens: tokens, gpu.Parts: 1}
 	args := Args{"split": Uint32(1)}
 	for _, q := range k.Params {
 		if q.Type.Array() && !q.Optional {
 			b := alloc(t, d, q.Bytes(c))
 			args[q.Name] = b
-			if q.Access == plan.Read {
+			if q.Access == gpu.Read {
 				must(t, Upload(s, b, bytes.Repeat([]byte{0x80, 0x3f}, b.size/2))) // ones
 			}
 		}
@@ -518,29 +518,29 @@ func TestCounts(t *testing.T) {
 	ran := fake.Launches()[k.Name]
 	const most = 1<<32 - 1
 	for _, e := range []struct {
-		change func(k *Kernel, c plan.GPUCountsOf, a Args)
+		change func(k *Kernel, c gpu.Counts, a Args)
 		want   string
 	}{
-		{func(_ *Kernel, c plan.GPUCountsOf, _ Args) { c[plan.Tokens] = most + 1 + 3 }, "tokens is 4294967299, want 0 to 4294967295"},
-		{func(_ *Kernel, c plan.GPUCountsOf, _ Args) { c[plan.Tokens] = -3 }, "tokens is -3, want 0 to 4294967295"},
-		{func(_ *Kernel, c plan.GPUCountsOf, _ Args) { c[plan.Tokens] = 0 }, "a grid of 0 blocks in direction y for map[parts:1 tokens:0], want 1 to 65535"},
-		{func(k *Kernel, _ plan.GPUCountsOf, _ Args) {
-			k.Grid[0] = plan.GPUExtent{N: 1 << 30, Of: plan.Tokens, Plus: 1 << 30}
+		{func(_ *Kernel, c gpu.Counts, _ Args) { c[gpu.Tokens] = most + 1 + 3 }, "tokens is 4294967299, want 0 to 4294967295"},
+		{func(_ *Kernel, c gpu.Counts, _ Args) { c[gpu.Tokens] = -3 }, "tokens is -3, want 0 to 4294967295"},
+		{func(_ *Kernel, c gpu.Counts, _ Args) { c[gpu.Tokens] = 0 }, "a grid of 0 blocks in direction y for map[parts:1 tokens:0], want 1 to 65535"},
+		{func(k *Kernel, _ gpu.Counts, _ Args) {
+			k.Grid[0] = gpu.Extent{N: 1 << 30, Of: gpu.Tokens, Plus: 1 << 30}
 		}, "a grid of 4294967296 blocks in direction x"},
-		{func(k *Kernel, c plan.GPUCountsOf, _ Args) {
-			k.Grid[1] = plan.GPUExtent{N: 1, Of: plan.Tokens}
-			c[plan.Tokens] = 65536
+		{func(k *Kernel, c gpu.Counts, _ Args) {
+			k.Grid[1] = gpu.Extent{N: 1, Of: gpu.Tokens}
+			c[gpu.Tokens] = 65536
 		}, "a grid of 65536 blocks in direction y for map[parts:1 tokens:65536], want 1 to 65535"},
-		{func(k *Kernel, c plan.GPUCountsOf, _ Args) {
-			k.Grid[1], k.Grid[2] = plan.GPUExtent{N: 1}, plan.GPUExtent{N: 1 << 62, Of: plan.Tokens, Times: plan.Parts}
-			c[plan.Tokens], c[plan.Parts] = most, most
+		{func(k *Kernel, c gpu.Counts, _ Args) {
+			k.Grid[1], k.Grid[2] = gpu.Extent{N: 1}, gpu.Extent{N: 1 << 62, Of: gpu.Tokens, Times: gpu.Parts}
+			c[gpu.Tokens], c[gpu.Parts] = most, most
 		}, "a grid of 18446744073709551615 blocks in direction z"},
-		{func(k *Kernel, c plan.GPUCountsOf, _ Args) {
-			k.Params[0].Len = plan.GPUExtent{N: 1 << 62, Of: plan.Tokens}
-			c[plan.Tokens] = 4
+		{func(k *Kernel, c gpu.Counts, _ Args) {
+			k.Params[0].Len = gpu.Extent{N: 1 << 62, Of: gpu.Tokens}
+			c[gpu.Tokens] = 4
 		}, "want 18446744073709551615 for map"},
-		{func(_ *Kernel, _ plan.GPUCountsOf, a Args) { a["split"] = Int(most + 2) }, "split is 4294967297, want 0 to 4294967295"},
-		{func(_ *Kernel, _ plan.GPUCountsOf, a Args) { a["split"] = Int(-1) }, "split is -1, want 0 to 4294967295"},
+		{func(_ *Kernel, _ gpu.Counts, a Args) { a["split"] = Int(most + 2) }, "split is 4294967297, want 0 to 4294967295"},
+		{func(_ *Kernel, _ gpu.Counts, a Args) { a["split"] = Int(-1) }, "split is -1, want 0 to 4294967295"},
 	} {
 		k2, c2, a2 := *k, maps.Clone(c), maps.Clone(args)
 		k2.Params = slices.Clone(k.Params)

@@ -10,14 +10,14 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
 // Kernel is a kernel on a device.
 type Kernel struct {
-	plan.GPUKernel
+	gpu.Kernel
 	// MachineCode reports whether it is that of the program; the driver has compiled
 	// it from PTX otherwise.
 	MachineCode bool
@@ -70,7 +70,7 @@ type image struct {
 // device: its PTX serves instead. Which devices the code is for is written in it,
 // and only the driver, which may be older than the code, knows whether it can
 // take it: so it is asked, once a file.
-func (d *Device) assembled(p plan.GPUKernel) (*Kernel, error) {
+func (d *Device) assembled(p gpu.Kernel) (*Kernel, error) {
 	if d.PTXOnly {
 		return nil, nil
 	}
@@ -200,10 +200,10 @@ func (e *MissingError) Error() string {
 // Load makes kernels ready for use. Each is proven once for a device and a driver,
 // on a problem of some tiles: where one stores something else than float64 says,
 // none of them is used, and the error is a *MismatchError.
-func (d *Device) Load(ks []plan.GPUKernel) error {
-	var wanted []plan.GPUKernel
+func (d *Device) Load(ks []gpu.Kernel) error {
+	var wanted []gpu.Kernel
 	for _, k := range ks {
-		if d.kernels[k.Name] == nil && !slices.ContainsFunc(wanted, func(o plan.GPUKernel) bool { return o.Name == k.Name }) {
+		if d.kernels[k.Name] == nil && !slices.ContainsFunc(wanted, func(o gpu.Kernel) bool { return o.Name == k.Name }) {
 			wanted = append(wanted, k)
 		}
 	}
@@ -220,7 +220,7 @@ func (d *Device) Load(ks []plan.GPUKernel) error {
 
 // Compile gives kernels to the driver, as machine code that it takes or as PTX
 // that it compiles, and returns them by name. Nobody has tried them.
-func (d *Device) Compile(ks []plan.GPUKernel) (map[string]*Kernel, error) {
+func (d *Device) Compile(ks []gpu.Kernel) (map[string]*Kernel, error) {
 	var missing []string
 	texts, loaded := map[string]text{}, map[string]*Kernel{}
 	bodies := map[string][]string{} // by head
@@ -268,7 +268,7 @@ func (d *Device) Compile(ks []plan.GPUKernel) (map[string]*Kernel, error) {
 }
 
 // load has the driver compile a module and finds the wanted kernels in it.
-func (d *Device) load(src string, wanted []plan.GPUKernel, loaded map[string]*Kernel) error {
+func (d *Device) load(src string, wanted []gpu.Kernel, loaded map[string]*Kernel) error {
 	m, err := d.module(driver.CString(src))
 	if errors.Is(err, driver.UnsupportedPTX) {
 		return fmt.Errorf("%w for PTX %s: %w", ErrOldDriver, ptxVersion(src), err)
@@ -308,8 +308,8 @@ func (d *Device) module(image *byte) (m driver.Module, err error) {
 }
 
 // find looks a kernel up in a module, and is nil where that has it not.
-func (d *Device) find(p plan.GPUKernel, m driver.Module) (*Kernel, error) {
-	k := &Kernel{GPUKernel: p}
+func (d *Device) find(p gpu.Kernel, m driver.Module) (*Kernel, error) {
+	k := &Kernel{Kernel: p}
 	err := d.do("cuModuleGetFunction of "+p.Name, func() driver.Result { return d.api.ModuleGetFunction(&k.function, m, driver.CString(p.Name)) })
 	if errors.Is(err, driver.NotFound) {
 		return nil, nil
@@ -337,7 +337,7 @@ func ptxVersion(src string) string {
 }
 
 // Kernel is a loaded kernel; it panics where Load was not called for it.
-func (d *Device) Kernel(p plan.GPUKernel) *Kernel {
+func (d *Device) Kernel(p gpu.Kernel) *Kernel {
 	k := d.kernels[p.Name]
 	if k == nil {
 		panic("cuda: " + p.Name + " was not loaded")

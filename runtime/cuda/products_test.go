@@ -3,7 +3,7 @@ package cuda
 import (
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/fakecuda"
 )
@@ -12,18 +12,18 @@ import (
 // epilogue, and the sums of gradients: a device that runs them right is taken.
 func TestProducts(t *testing.T) {
 	kernels(t) // registers the PTX
-	var ks []plan.GPUKernel
+	var ks []gpu.Kernel
 	for _, f := range []spec.FFN{
 		{Kind: spec.Dense, Hidden: 520, FFN: 72, Act: spec.SwiGLU, Bias: true},
 		{Kind: spec.Dense, Hidden: 67, FFN: 131, Act: spec.GELU, Bias: true},
 		{Kind: spec.LowRank, Hidden: 30, FFN: 70, Rank: 13, Act: spec.SwiGLU, Bias: true},
 		{Kind: spec.BlockShuffle, Hidden: 24, FFN: 42, Blocks: 3, Act: spec.SwiGLU},
 	} {
-		p, err := plan.NewGPUFFN(f, "")
+		p, err := gpu.NewFFN(f, "")
 		must(t, err)
 		ks = append(ks, p.Kernels()...)
 	}
-	ks = plan.GPUUnique(ks)
+	ks = gpu.Unique(ks)
 	seen := map[string]bool{}
 	for _, k := range ks {
 		seen[k.Template] = true

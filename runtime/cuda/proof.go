@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
@@ -43,7 +43,7 @@ func (d *Device) NewRunner(kernels map[string]*Kernel) (*Runner, error) {
 func (r *Runner) Close() error { return errors.Join(r.Free(), r.s.Close()) }
 
 // Alloc is that of [gpuproof.Runner].
-func (r *Runner) Alloc(_ plan.GPUAccess, data []byte, n int) (gpuproof.Array, error) {
+func (r *Runner) Alloc(_ gpu.Access, data []byte, n int) (gpuproof.Array, error) {
 	b, err := r.d.Alloc(n + 2*canary)
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (r *Runner) Alloc(_ plan.GPUAccess, data []byte, n int) (gpuproof.Array, er
 }
 
 // Launch is that of [gpuproof.Runner].
-func (r *Runner) Launch(k plan.GPUKernel, c plan.GPUCountsOf, a gpuproof.Arrays, n gpuproof.Numbers) error {
+func (r *Runner) Launch(k gpu.Kernel, c gpu.Counts, a gpuproof.Arrays, n gpuproof.Numbers) error {
 	loaded := r.kernels[k.Name]
 	if loaded == nil {
 		return fmt.Errorf("cuda: %s was not loaded", k.Name)
@@ -68,9 +68,9 @@ func (r *Runner) Launch(k plan.GPUKernel, c plan.GPUCountsOf, a gpuproof.Arrays,
 	}
 	for _, p := range k.Params {
 		switch {
-		case p.Type == plan.Float32:
+		case p.Type == gpu.Float32:
 			args[p.Name] = Float32Bits(n[p.Name])
-		case p.Type == plan.Uint32 && p.Count == "":
+		case p.Type == gpu.Uint32 && p.Count == "":
 			args[p.Name] = Uint32(n[p.Name])
 		}
 	}

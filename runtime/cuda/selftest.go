@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gpuproof"
 )
 
@@ -32,8 +32,8 @@ const (
 )
 
 // testSize is the number of rows that a kernel is tried with.
-func testSize(k plan.GPUKernel) int {
-	if _, ok := k.Plan.(plan.GPUAttention); ok {
+func testSize(k gpu.Kernel) int {
+	if _, ok := k.Plan.(gpu.Attention); ok {
 		return testPositions
 	}
 	return testTokens
@@ -41,9 +41,9 @@ func testSize(k plan.GPUKernel) int {
 
 // selfTest proves kernels on the device before anybody else may use them, but for
 // those that have passed there before.
-func (d *Device) selfTest(ks []plan.GPUKernel, loaded map[string]*Kernel) (err error) {
+func (d *Device) selfTest(ks []gpu.Kernel, loaded map[string]*Kernel) (err error) {
 	passed := d.verdicts()
-	var wanted []plan.GPUKernel
+	var wanted []gpu.Kernel
 	for _, k := range ks {
 		if !passed.has(loaded[k.Name]) {
 			wanted = append(wanted, k)

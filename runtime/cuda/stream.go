@@ -7,7 +7,7 @@ import (
 	"runtime"
 	"unsafe"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
 
@@ -74,7 +74,7 @@ type Args map[string]Arg
 // Launch runs a kernel once. Arrays that are smaller than the plan says, names
 // that it has not, counts and grids that are out of range are errors, and with
 // [Device.Sync] so is what the kernel does wrong.
-func (s *Stream) Launch(k *Kernel, c plan.GPUCountsOf, a Args) error {
+func (s *Stream) Launch(k *Kernel, c gpu.Counts, a Args) error {
 	if err := checkCounts(k, c); err != nil {
 		return err
 	}
@@ -135,14 +135,14 @@ func (s *Stream) settle() error {
 }
 
 // fits reports whether an argument is of the parameter's type.
-func fits(p plan.GPUParam, a Arg) bool {
+func fits(p gpu.Param, a Arg) bool {
 	switch a.(type) {
 	case Buffer:
 		return p.Type.Array()
 	case Uint32, Int:
-		return p.Type == plan.Uint32
+		return p.Type == gpu.Uint32
 	case Float32:
-		return p.Type == plan.Float32
+		return p.Type == gpu.Float32
 	}
 	return false
 }

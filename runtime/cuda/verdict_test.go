@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/fakecuda"
 )
@@ -91,20 +91,20 @@ func TestVerdicts(t *testing.T) {
 // added to what is there and in its place, rotations forward and back, with and
 // without what is optional.
 func TestVariants(t *testing.T) {
-	p, err := plan.NewGPUPasses(spec.Model{Hidden: 136, FFN: 64, Vocab: 101, QHeads: 4, KVHeads: 2, AttnDim: 64, Layers: 2, MaxPositions: 40, Kind: spec.Dense, Norm: spec.LayerNorm, Position: spec.RoPE})
+	p, err := gpu.NewPasses(spec.Model{Hidden: 136, FFN: 64, Vocab: 101, QHeads: 4, KVHeads: 2, AttnDim: 64, Layers: 2, MaxPositions: 40, Kind: spec.Dense, Norm: spec.LayerNorm, Position: spec.RoPE})
 	must(t, err)
 	kernels(t) // registers the PTX
 	for _, c := range []struct {
-		kernel plan.GPUKernel
+		kernel gpu.Kernel
 		number string
 		value  Uint32
 	}{
-		{plan.SumRows.Kernel(), "accumulate", 0}, {plan.SumRows.Kernel(), "accumulate", 1},
+		{gpu.SumRows.Kernel(), "accumulate", 0}, {gpu.SumRows.Kernel(), "accumulate", 1},
 		{p.EmbedBackward, "accumulate", 0}, {p.EmbedBackward, "accumulate", 1},
 		{p.Rotate, "sign", Uint32(math.Float32bits(1))}, {p.Rotate, "sign", Uint32(math.Float32bits(-1))},
 		{p.Loss, "gradient", 0}, {p.Loss, "gradient", 1},
 	} {
-		at := slices.IndexFunc(c.kernel.Params, func(q plan.GPUParam) bool { return q.Name == c.number })
+		at := slices.IndexFunc(c.kernel.Params, func(q gpu.Param) bool { return q.Name == c.number })
 		fake := fakecuda.New()
 		forced := false
 		// The parameter is read as a constant.
@@ -119,7 +119,7 @@ func TestVariants(t *testing.T) {
 				return fmt.Sprintf("mov.u32 \t%s, %d;", m[2], c.value)
 			})
 		}
-		err := open(t, fake).Load([]plan.GPUKernel{c.kernel})
+		err := open(t, fake).Load([]gpu.Kernel{c.kernel})
 		if !forced {
 			t.Fatalf("%s: no load of %s", c.kernel.Name, c.number)
 		}

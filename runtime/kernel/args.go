@@ -16,7 +16,8 @@ type Args struct {
 	// A + i*LDA + the place of k, where the segments list the places of all k
 	// in order.
 	A unsafe.Pointer
-	// B is the first packed panel: [k][32] float32 (or [k][16] where NR = 16).
+	// B is the first packed panel: [group of k][32] in the kernel's format (or 16, or
+	// 48, where NR is). Segments but the last are whole groups.
 	B unsafe.Pointer
 	// C is the first row of the tile.
 	C unsafe.Pointer
@@ -37,7 +38,7 @@ type Args struct {
 	// the next.
 	NTiles, PanelStep int
 	// Ahead, where not 0, is the address of what the call asks the level-2 cache for while it
-	// multiplies: plan.AheadLines cache lines every four k from there on. The call
+	// multiplies: its row's lines every four k from there on. The call
 	// leaves it at the next line, so it may point past a buffer: nothing is read
 	// through it. Strip kernels ask for nothing.
 	Ahead uintptr
@@ -67,11 +68,14 @@ const (
 
 // Segment is a stretch of Len values of k, the first Off bytes from the row's
 // start.
-type Segment struct{ Off, Len int }
+type Segment struct {
+	Off int `json:"offset"`
+	Len int `json:"length"`
+}
 
 // Func is a matrix-product kernel.
 type Func func(*Args)
 
-// ABI is the version of the layout and the meaning of Args. Generated packages
-// assert theirs when they are compiled.
+// ABI counts the meanings that the fields of Args have had. Generated packages
+// assert theirs when they are compiled, and the layout of the struct with it.
 const ABI = 3

@@ -18,12 +18,25 @@ type epilogue struct {
 	// one, the up: panels of 32 columns hold 16 of each, and half as many columns are
 	// stored as are multiplied.
 	gated bool
+	// forward and backward are the elementwise operations that compute the same, and
+	// its derivative.
+	forward, backward VecOp
 }
 
 var epilogues = []epilogue{
-	{Linear, false},
-	{GELU, false},
-	{SwiGLU, true},
+	{Linear, false, noOp, noOp},
+	{GELU, false, OpGELU, OpGELUBackward},
+	{SwiGLU, true, OpSwiGLU, OpSwiGLUBackward},
+}
+
+// row is an epilogue's row.
+func (e Epilogue) row() *epilogue {
+	for i := range epilogues {
+		if epilogues[i].name == e {
+			return &epilogues[i]
+		}
+	}
+	panic("kernel: unknown epilogue " + string(e))
 }
 
 // Epilogues lists them.
@@ -35,11 +48,8 @@ func Epilogues() (names []Epilogue) {
 }
 
 // Gated reports whether two columns of sums make one result: a gate and an up.
-func (e Epilogue) Gated() bool {
-	for _, row := range epilogues {
-		if row.name == e {
-			return row.gated
-		}
-	}
-	panic("kernel: unknown epilogue " + string(e))
-}
+func (e Epilogue) Gated() bool { return e.row().gated }
+
+// Ops are the elementwise operations that compute an activation, and its
+// derivative.
+func (e Epilogue) Ops() (forward, backward VecOp) { return e.row().forward, e.row().backward }

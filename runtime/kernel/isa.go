@@ -1,13 +1,12 @@
 // Package kernel is the leaf that kernels and their callers share: the
-// argument structs, the instruction sets, the keys and the registry. It
-// imports nothing of this module, so that generated packages can register
+// argument structs, the instruction sets and targets, the keys and the registry.
+// It imports nothing of this module, so that generated packages can register
 // themselves without dragging the runtime in.
 package kernel
 
 import (
 	"fmt"
-	"os"
-	"sync"
+	"slices"
 )
 
 // ISA is an instruction set that kernels are written for.
@@ -15,23 +14,54 @@ type ISA string
 
 // The instruction sets, best first.
 const (
-	AVX512   ISA = "avx512"   // F, DQ, BW, VL and FMA
-	AVX2     ISA = "avx2"     // AVX2 and FMA
+	AVX512   ISA = "avx512"
+	AVX2     ISA = "avx2"
 	Portable ISA = "portable" // Go
 )
 
 // ISAs lists every instruction set, best first.
 var ISAs = []ISA{AVX512, AVX2, Portable}
 
-// EnvISA is the environment variable that forces an instruction set.
-const EnvISA = "SFFN_ISA"
+// Feature is something that a processor and its operating system have or have not,
+// by the name that the assembler's tables give it.
+type Feature string
+
+// The features that kernels are chosen by, one by one.
+const (
+	HasAVX2       Feature = "AVX2"
+	HasFMA        Feature = "FMA3"
+	HasF16C       Feature = "F16C"
+	HasAVXVNNI    Feature = "AVXVNNI"
+	HasAVX512F    Feature = "AVX512F"
+	HasAVX512DQ   Feature = "AVX512DQ"
+	HasAVX512BW   Feature = "AVX512BW"
+	HasAVX512VL   Feature = "AVX512VL"
+	HasAVX512BF16 Feature = "AVX512BF16"
+	HasAVX512VNNI Feature = "AVX512VNNI"
+)
+
+// Features lists them.
+func Features() []Feature {
+	return []Feature{HasAVX2, HasFMA, HasF16C, HasAVXVNNI, HasAVX512F, HasAVX512DQ, HasAVX512BW, HasAVX512VL, HasAVX512BF16, HasAVX512VNNI}
+}
+
+// Needs are the features that every kernel of an instruction set may use.
+func (isa ISA) Needs() []Feature {
+	switch isa {
+	case AVX512:
+		return []Feature{HasAVX2, HasFMA, HasAVX512F, HasAVX512DQ, HasAVX512BW, HasAVX512VL}
+	case AVX2:
+		return []Feature{HasAVX2, HasFMA}
+	}
+	return nil
+}
 
 // Available lists the instruction sets of this machine and build, best first.
 // Portable is always among them.
 func Available() []ISA {
 	var a []ISA
 	for _, isa := range ISAs {
-		if isa == Portable || cpuHas(isa) {
+		if isa == Portable || assembly && Has(isa.Needs()...) {
 			a = append(a, isa)
 		}
 	}
@@ -41,30 +71,11 @@ func Available() []ISA {
 // Parse returns the instruction set named s if this machine has it, and an
 // error that lists the available ones otherwise.
 func Parse(s string) (ISA, error) {
-	for _, isa := range Available() {
-		if string(isa) == s {
-			return isa, nil
-		}
-	}
-	for _, isa := range ISAs {
-		if string(isa) == s {
-			return "", fmt.Errorf("%s is not available on this machine or in this build; available: %v", s, Available())
-		}
+	switch isa := ISA(s); {
+	case slices.Contains(Available(), isa):
+		return isa, nil
+	case slices.Contains(ISAs, isa):
+		return "", fmt.Errorf("%s is not available on this machine or in this build; available: %v", s, Available())
 	}
 	return "", fmt.Errorf("unknown instruction set %q; valid: %v", s, ISAs)
 }
-
-var selected = sync.OnceValues(func() (ISA, error) {
-	if s := os.Getenv(EnvISA); s != "" {
-		isa, err := Parse(s)
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", EnvISA, err)
-		}
-		return isa, nil
-	}
-	return Available()[0], nil
-})
-
-// Default is the instruction set that SFFN_ISA names, or else the best one of
-// this machine. The environment is read once.
-func Default() (ISA, error) { return selected() }

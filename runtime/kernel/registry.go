@@ -6,34 +6,11 @@ import (
 	"sync"
 )
 
-// Info describes one registered matrix-product kernel. Its name carries the
-// same facts; gen/plan documents the grammar.
+// Info is a registered matrix-product kernel.
 type Info struct {
-	Name     string
-	ISA      ISA
-	MR, NR   int
-	Epilogue Epilogue
-	// Strip kernels read A packed as [k][MR].
-	Strip bool
-	// Shape is what a specialised kernel is compiled for; nil for the
-	// any-shape kernels.
-	Shape *Shape
-	Func  Func
-}
-
-// Shape holds the constants of a specialised kernel, in the units of [Args].
-type Shape struct {
-	LDA, KStep, LDC int
-	Segs            []Segment
-}
-
-// K is the number of products in each of the kernel's sums.
-func (s *Shape) K() int {
-	k := 0
-	for _, seg := range s.Segs {
-		k += seg.Len
-	}
-	return k
+	Name string
+	Row
+	Func Func
 }
 
 var registry struct {

@@ -1,6 +1,9 @@
 package kernel
 
-import "unsafe"
+import (
+	"fmt"
+	"unsafe"
+)
 
 // VecArgs is what every elementwise kernel takes. What the operands are is
 // said at each operation's portable form, in runtime/vec.
@@ -50,18 +53,66 @@ const (
 	NumVecOps
 )
 
-var vecNames = [NumVecOps]string{"gelu", "gelubackward", "swiglu", "swiglubackward", "sum", "sumdeviations", "normalize", "normsums", "normapply", "max", "expsum", "softmaxbackward", "dot", "scale", "axpy", "colsum", "rotate", "adamw", "spread", "spreadadd", "packpanels", "packstrips", "packstripsstep", "read", "peak"}
+// noOp is the operation of what has none.
+const noOp VecOp = -1
 
-func (op VecOp) String() string { return vecNames[op] }
+// vecNames are the names of operations; those of activations have their epilogue's.
+var vecNames = [NumVecOps]string{
+	OpSum: "sum", OpSumDeviations: "sumdeviations", OpNormalize: "normalize", OpNormSums: "normsums", OpNormApply: "normapply", OpMax: "max",
+	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
+	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
+	OpPackStripsStep: "packstripsstep", OpRead: "read", OpPeak: "peak",
+}
+
+func (op VecOp) String() string {
+	for _, e := range epilogues {
+		switch op {
+		case e.forward:
+			return string(e.name)
+		case e.backward:
+			return string(e.name) + "backward"
+		}
+	}
+	return vecNames[op]
+}
 
 // VecFunc is an elementwise kernel.
 type VecFunc func(*VecArgs)
 
-var vecRegistry = map[ISA]map[VecOp]VecFunc{}
+// VecRow is what the emitters of an instruction set's elementwise kernels are
+// given.
+type VecRow struct {
+	ISA ISA `json:"isa"`
+	// StripRows is the width of the strips that are packed, PackAhead the number of
+	// rows by which packing prefetches.
+	StripRows int `json:"strip_rows"`
+	PackAhead int `json:"pack_ahead"`
+}
+
+// Validate says what of a row no kernels can be made of.
+func (r VecRow) Validate() error {
+	if len(r.ISA.Needs()) == 0 {
+		return fmt.Errorf("isa: %q has no assembly", r.ISA)
+	}
+	if r.StripRows < 1 || r.StripRows > MaxMR || r.PackAhead < 1 || r.PackAhead > 1<<10 {
+		return fmt.Errorf("strips of %d columns, %d rows ahead: want 1 to %d, and 1 to %d", r.StripRows, r.PackAhead, MaxMR, 1<<10)
+	}
+	return nil
+}
+
+type vecTable struct {
+	row VecRow
+	fs  map[VecOp]VecFunc
+}
+
+var vecRegistry = map[ISA]vecTable{}
 
 // RegisterVec adds the elementwise kernels of an instruction set. It is for
 // init functions only.
-func RegisterVec(isa ISA, fs map[VecOp]VecFunc) { vecRegistry[isa] = fs }
+func RegisterVec(row VecRow, fs map[VecOp]VecFunc) { vecRegistry[row.ISA] = vecTable{row, fs} }
 
 // Vec returns the kernel of an operation, nil where the set has none.
-func Vec(isa ISA, op VecOp) VecFunc { return vecRegistry[isa][op] }
+func Vec(isa ISA, op VecOp) VecFunc { return vecRegistry[isa].fs[op] }
+
+// VecRowOf is what the elementwise kernels of an instruction set were made of.
+func VecRowOf(isa ISA) VecRow { return vecRegistry[isa].row }

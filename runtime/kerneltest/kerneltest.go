@@ -11,7 +11,6 @@ import (
 	"testing"
 	"unsafe"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/internal/bound"
 	"github.com/structuredffn/sffn/internal/guard"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -109,7 +108,7 @@ func newProblem(r *rand.Rand, k kernel.Info, lens []int, step, tiles int) *probl
 	if !k.Strip {
 		p.lda = off + 3
 	}
-	if k.NR == plan.LongPanel {
+	if k.NR == kernel.LongPanel {
 		p.tiles = 1 // a product's last columns
 	}
 	stored := k.NR
@@ -132,7 +131,7 @@ func newProblem(r *rand.Rand, k kernel.Info, lens []int, step, tiles int) *probl
 		end = max(end, s.Off/4+(s.Len-1)*step+1)
 	}
 	p.a = poison((k.MR-1)*p.lda + end)
-	width := plan.PanelWidth(k.NR)
+	width := kernel.PanelWidth(k.NR)
 	panels := p.columns / width
 	p.panelStep = width * (p.depth + 1) // panels apart, as in a cache of keys
 	p.b = poison((panels-1)*p.panelStep + width*p.depth)
@@ -219,7 +218,7 @@ type call struct {
 	*problem
 	c, aux []float32
 	// What the call finds, tight: bias by packed column, the others by row and
-	// stored column, aux with two columns for SwiGLU's one.
+	// stored column, aux with two columns for a gated one.
 	bias, res, cBefore, auxBefore []float32
 }
 
@@ -229,7 +228,7 @@ const (
 	scale
 	withBias
 	// withResidual adds a residual, which is C itself where the buffers begin
-	// at a protected page. SwiGLU has none: it leaves the activation out, if
+	// at a protected page. Gated kernels have none: they leave the activation out, if
 	// there is room for its halves.
 	withResidual
 	// withAux gives room for the values before the activation. A kernel without
@@ -313,8 +312,8 @@ type result struct {
 func (c *call) want(i, j int) (w result) {
 	cols := []int{j}
 	if c.Epilogue.Gated() {
-		col := j/plan.HalfPanel*plan.Panel + j%plan.HalfPanel
-		cols = []int{col, col + plan.HalfPanel}
+		col := j/kernel.HalfPanel*kernel.Panel + j%kernel.HalfPanel
+		cols = []int{col, col + kernel.HalfPanel}
 	}
 	for h, col := range cols {
 		v, bits := c.sums[i*c.columns+col], c.bits[i*c.columns+col]
@@ -340,12 +339,12 @@ func (c *call) want(i, j int) (w result) {
 		}
 		w.pre = append(w.pre, v)
 	}
-	switch c.Epilogue {
-	case kernel.Linear:
+	switch {
+	case c.Epilogue == kernel.Linear:
 		w.c = w.pre[0]
-	case kernel.GELU:
+	case c.Epilogue == kernel.GELU:
 		w.c, _ = w.pre[0].GELU()
-	case kernel.SwiGLU:
+	case c.Epilogue.Gated():
 		w.c, _ = w.pre[0].SiLU()
 		w.c = w.c.Mul(w.pre[1])
 	}

@@ -79,13 +79,13 @@ func TestActivationsAtTheEdges(t *testing.T) {
 				same(t, string(isa)+" "+name+"'", v, d[i], slope, 4*tol)
 			}
 		}
-		tab.GELU(y, x)
-		tab.GELUBackward(a, d, x, one)
+		tab.each(kernel.OpGELU, kernel.VecArgs{}, y, x)
+		tab.each(kernel.OpGELUBackward, kernel.VecArgs{}, a, d, x, one)
 		check("gelu", GELU, 20)
 		bits := [][]float32{y, a, d}
 		y, a, d = make([]float32, n), make([]float32, n), make([]float32, n)
-		tab.SwiGLU(y, x, one)
-		tab.SwiGLUBackward(a, d, up, x, one, one)
+		tab.each(kernel.OpSwiGLU, kernel.VecArgs{}, y, x, one)
+		tab.each(kernel.OpSwiGLUBackward, kernel.VecArgs{}, a, d, up, x, one, one)
 		check("silu", SiLU, 120)
 		copy(a, up)
 		check("silu", SiLU, 120)
@@ -118,8 +118,8 @@ func TestSwiGLUOfLargeEntries(t *testing.T) {
 	n := len(g)
 	for _, isa := range kernel.Available() {
 		y, a, dg, du := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
-		For(isa).SwiGLU(y, g, u)
-		For(isa).SwiGLUBackward(a, dg, du, g, u, u)
+		For(isa).each(kernel.OpSwiGLU, kernel.VecArgs{}, y, g, u)
+		For(isa).each(kernel.OpSwiGLUBackward, kernel.VecArgs{}, a, dg, du, g, u, u)
 		for i := range g {
 			s, slope := SiLU(g[i])
 			tol := 16 * ulp * (1 + math.Abs(f(s))) * math.Abs(f(u[i]))

@@ -10,7 +10,7 @@ import (
 // The scheduler can stop a loop of kernels between any two of them, and none
 // takes more than a stretch of its operands.
 func TestPreemption(t *testing.T) {
-	var table Table
+	table := Table{columnRows: 256}
 	calls := 0
 	for op := range kernel.NumVecOps {
 		table.fns[op] = func(a *kernel.VecArgs) {
@@ -25,10 +25,10 @@ func TestPreemption(t *testing.T) {
 	}
 	const n = 3*chunk + 5
 	x := make([]float32, n)
-	table.GELU(x, x)
-	table.GELUBackward(x, x, x, x)
-	table.SwiGLU(x, x, x)
-	table.SwiGLUBackward(x, x, x, x, x, x)
+	table.Activate(kernel.GELU, x, x, n)
+	table.ActivationBackward(kernel.GELU, x, x, x, n)
+	table.Activate(kernel.SwiGLU, x[:n/2], x, n/2)
+	table.ActivationBackward(kernel.SwiGLU, x[:n/2], x, x, n/2)
 	table.LayerNorm(x, x, x, x, x, x, 1, n)
 	table.RMSNorm(x, x, x, x, x, 1, n)
 	table.Max(x)

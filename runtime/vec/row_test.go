@@ -8,7 +8,6 @@ import (
 	"testing"
 	"unsafe"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/internal/bound"
 	"github.com/structuredffn/sffn/internal/guard"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -143,7 +142,7 @@ func packRow(width func(kernel.ISA) int, steps ...int) row {
 	}
 }
 
-func stripMR(isa kernel.ISA) int { return plan.For(isa).StripMR() }
+func stripMR(isa kernel.ISA) int { return kernel.For(isa).StripRows }
 
 // around draws arguments of activations: normal ones, and some far out.
 func around(r *rand.Rand, i int) float32 {
@@ -294,7 +293,7 @@ var rows = map[kernel.VecOp]row{
 			return [][]num{sums}
 		},
 	},
-	kernel.OpPackPanels:     packRow(func(kernel.ISA) int { return plan.Panel }, 1),
+	kernel.OpPackPanels:     packRow(func(kernel.ISA) int { return kernel.Panel }, 1),
 	kernel.OpPackStrips:     packRow(stripMR, 1),
 	kernel.OpPackStripsStep: packRow(stripMR, 2, 3, 8),
 	kernel.OpRead:           {operands: "i"},
@@ -419,7 +418,7 @@ func (m room) run(f kernel.VecFunc, c *call, side guard.Side, to, from int) (out
 	for p, kind := range c.operands {
 		switch {
 		case kind == 't':
-			a.P[p] = unsafe.Pointer(&tables[kernel.Portable].NewSpread(c.step).table[0])
+			a.P[p] = unsafe.Pointer(&For(kernel.Portable).NewSpread(c.step).table[0])
 			continue
 		case kind == '-' || p == to:
 			continue

@@ -8,9 +8,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"sync"
 	"unsafe"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	_ "github.com/structuredffn/sffn/generated/anyshape" // registers the assembly
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -23,33 +23,43 @@ const Eps = 1e-5
 // panics.
 type Table struct {
 	fns [kernel.NumVecOps]kernel.VecFunc
-	// strip is the width of the strips that backward-weight packs.
+	// columnRows is the number of rows of one call that sums columns.
+	columnRows int
+	// strip is the width of the strips that the kernel packs, 0 for any.
 	strip int
 }
 
-var tables = func() map[kernel.ISA]*Table {
-	ts := map[kernel.ISA]*Table{}
-	for _, isa := range kernel.ISAs {
-		t := &Table{strip: plan.For(isa).StripMR()}
-		for op := range kernel.NumVecOps {
-			t.fns[op] = portable[op]
-			if f := kernel.Vec(isa, op); f != nil {
-				t.fns[op] = f
-			}
-		}
-		ts[isa] = t
+var tables sync.Map // of *Table, by kernel.Target
+
+// On returns the table of a target whose instruction set this machine has.
+func On(target *kernel.Target) *Table {
+	if known, ok := tables.Load(*target); ok {
+		return known.(*Table)
 	}
-	return ts
-}()
+	t := &Table{columnRows: target.ColumnRows, strip: kernel.VecRowOf(target.ISA).StripRows}
+	for op := range kernel.NumVecOps {
+		t.fns[op] = portable[op]
+		if f := kernel.Vec(target.ISA, op); f != nil {
+			t.fns[op] = f
+		}
+	}
+	known, _ := tables.LoadOrStore(*target, t)
+	return known.(*Table)
+}
 
 // For returns the table of an instruction set that this machine has.
-func For(isa kernel.ISA) *Table { return tables[isa] }
+func For(isa kernel.ISA) *Table {
+	t := kernel.For(isa)
+	return On(&t)
+}
 
-// call runs a kernel. The prologue of this method is where the garbage
+// run runs a kernel. The prologue of this function is where the garbage
 // collector stops a loop of calls: kernels are leaves.
 //
 //go:noinline
-func (t *Table) call(op kernel.VecOp, a *kernel.VecArgs) { t.fns[op](noEscape(a)) }
+func run(f kernel.VecFunc, a *kernel.VecArgs) { f(noEscape(a)) }
+
+func (t *Table) call(op kernel.VecOp, a *kernel.VecArgs) { run(t.fns[op], a) }
 
 // noEscape hides from the compiler that a kernel gets the pointer: no kernel
 // keeps it, but a call through a function value would move every VecArgs to
@@ -59,7 +69,7 @@ func noEscape(a *kernel.VecArgs) *kernel.VecArgs {
 	return *(**kernel.VecArgs)(unsafe.Pointer(&p))
 }
 
-const chunk = plan.VecChunk
+const chunk = kernel.VecChunk
 
 // each calls op on stretches of the operands.
 func (t *Table) each(op kernel.VecOp, a kernel.VecArgs, xs ...[]float32) {
@@ -93,45 +103,35 @@ func (t *Table) reduce(op kernel.VecOp, a *kernel.VecArgs, xs ...[]float32) (r0,
 	return r0, r1
 }
 
-// GELU computes y = gelu(x), the tanh form; y may be x.
-func (t *Table) GELU(y, x []float32) { t.each(kernel.OpGELU, kernel.VecArgs{}, y, x) }
-
-// GELUBackward computes a = gelu(h) and dh = da * gelu'(h); dh may be da, a
-// may be h.
-func (t *Table) GELUBackward(a, dh, h, da []float32) {
-	t.each(kernel.OpGELUBackward, kernel.VecArgs{}, a, dh, h, da)
-}
-
-// SwiGLU computes y = silu(g) * u.
-func (t *Table) SwiGLU(y, g, u []float32) { t.each(kernel.OpSwiGLU, kernel.VecArgs{}, y, g, u) }
-
-// SwiGLUBackward computes a = silu(g)*u, dg = da*u*silu'(g), du = da*silu(g);
-// a may be da.
-func (t *Table) SwiGLUBackward(a, dg, du, g, u, da []float32) {
-	t.each(kernel.OpSwiGLUBackward, kernel.VecArgs{}, a, dg, du, g, u, da)
-}
-
-// backward are the derivatives of activations, of rows of n results, by the name
-// of the epilogue that computes them: each replaces the gradient of results in a by
-// the results, and fills dpre, the gradients of the columns that they are made of.
-var backward = map[kernel.Epilogue]func(t *Table, a, dpre, pre []float32, n int){
-	kernel.GELU: func(t *Table, a, dpre, pre []float32, _ int) {
-		copy(dpre, a)
-		t.GELUBackward(a, dpre, pre, dpre)
-	},
-	kernel.SwiGLU: func(t *Table, a, dpre, pre []float32, n int) {
-		for at := 0; at < len(a); at += n {
-			d, h := dpre[2*at:2*(at+n)], pre[2*at:2*(at+n)]
-			t.SwiGLUBackward(a[at:at+n], d[:n], d[n:], h[:n], h[n:], a[at:at+n])
-		}
-	},
+// Activate computes activations of rows of n results from pre, the values before
+// them: rows of n, or of gated ones of n gates and n ups. y may be pre where a result
+// has one column.
+func (t *Table) Activate(e kernel.Epilogue, y, pre []float32, n int) {
+	op, _ := e.Ops()
+	if !e.Gated() {
+		t.each(op, kernel.VecArgs{}, y, pre)
+		return
+	}
+	for at := 0; at < len(y); at += n {
+		h := pre[2*at : 2*(at+n)]
+		t.each(op, kernel.VecArgs{}, y[at:at+n], h[:n], h[n:])
+	}
 }
 
 // ActivationBackward replaces the gradient of an activation's results in a, rows of
 // n, by the results, computed again from pre, the values before it, and fills dpre,
 // their gradients.
 func (t *Table) ActivationBackward(e kernel.Epilogue, a, dpre, pre []float32, n int) {
-	backward[e](t, a, dpre, pre, n)
+	_, op := e.Ops()
+	if !e.Gated() {
+		copy(dpre, a)
+		t.each(op, kernel.VecArgs{}, a, dpre, pre, dpre)
+		return
+	}
+	for at := 0; at < len(a); at += n {
+		y, d, h := a[at:at+n], dpre[2*at:2*(at+n)], pre[2*at:2*(at+n)]
+		t.each(op, kernel.VecArgs{}, y, d[:n], d[n:], h[:n], h[n:], y)
+	}
 }
 
 // LayerNorm normalises rows of h entries: y = (x-mean)*rstd*w + b, with the
@@ -249,8 +249,8 @@ func (t *Table) Dot(x, y []float32) float32 {
 func (t *Table) SumSquares(x []float32) float64 {
 	var a kernel.VecArgs
 	sum := 0.0
-	for at := 0; at < len(x); at += plan.SquaresChunk {
-		s, _ := t.reduce(kernel.OpSumDeviations, &a, x[at:min(len(x), at+plan.SquaresChunk)])
+	for at := 0; at < len(x); at += kernel.SquaresChunk {
+		s, _ := t.reduce(kernel.OpSumDeviations, &a, x[at:min(len(x), at+kernel.SquaresChunk)])
 		sum += float64(s)
 	}
 	return sum
@@ -275,8 +275,8 @@ func (t *Table) ColSum(dst, x []float32, rows, cols, ld int) {
 		return
 	}
 	_ = dst[cols-1]
-	for r := 0; r < rows; r += plan.ColumnRows {
-		n := min(plan.ColumnRows, rows-r)
+	for r := 0; r < rows; r += t.columnRows {
+		n := min(t.columnRows, rows-r)
 		_ = x[(r+n-1)*ld+cols-1]
 		a := kernel.VecArgs{N: cols, Rows: n, Stride: 4 * ld}
 		a.P[0], a.P[1] = unsafe.Pointer(&dst[0]), unsafe.Pointer(&x[r*ld])
@@ -370,28 +370,31 @@ func (s *Spread) Run(dst, tile, add []float32, rows, n, ld int) {
 // PackPanels packs panels of 32 neighbouring columns: dst is [panel][row][32],
 // src the first column of rows that are ld entries apart.
 func (t *Table) PackPanels(dst, src []float32, rows, panels, ld int) {
-	t.pack(kernel.OpPackPanels, dst, src, rows, panels, plan.Panel, 1, ld)
+	t.pack(t.fns[kernel.OpPackPanels], dst, src, rows, panels, kernel.Panel, 1, ld)
 }
 
-// PackStrips packs strips of columns that are step entries apart, each as many
-// as the target's StripMR: dst is [strip][row][StripMR], src the first column
-// of rows that are ld entries apart.
-func (t *Table) PackStrips(dst, src []float32, rows, strips, step, ld int) {
+// PackStrips packs strips of mr columns that are step entries apart: dst is
+// [strip][row][mr], src the first column of rows that are ld entries apart.
+func (t *Table) PackStrips(dst, src []float32, rows, strips, mr, step, ld int) {
 	op := kernel.OpPackStrips
 	if step > 1 {
 		op = kernel.OpPackStripsStep
 	}
-	t.pack(op, dst, src, rows, strips, t.strip, step, ld)
+	f := t.fns[op]
+	if mr != t.strip {
+		f = portable[op]
+	}
+	t.pack(f, dst, src, rows, strips, mr, step, ld)
 }
 
-func (t *Table) pack(op kernel.VecOp, dst, src []float32, rows, groups, n, step, ld int) {
+func (t *Table) pack(f kernel.VecFunc, dst, src []float32, rows, groups, n, step, ld int) {
 	if rows == 0 {
 		return
 	}
 	_, _ = dst[groups*rows*n-1], src[(rows-1)*ld+(groups*n-1)*step]
 	a := kernel.VecArgs{N: n, Rows: rows, Groups: groups, Stride: 4 * ld, Step: 4 * step}
 	a.P[0], a.P[1] = unsafe.Pointer(&dst[0]), unsafe.Pointer(&src[0])
-	t.call(op, &a)
+	run(f, &a)
 }
 
 // Read loads every entry of x and does nothing with it: the fastest that the

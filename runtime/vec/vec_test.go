@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/internal/guard"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -75,7 +76,7 @@ func f(x float32) float64 { return float64(x) }
 // about every threshold. Kernels meet all their tails in TestRows.
 var lengths = func() []int {
 	ns := []int{0, 1, 2, 15, 16, 31, 32, 48, 64, 127, 768}
-	for _, s := range plan.For(kernel.Portable).Thresholds(1) {
+	for _, s := range cpu.Thresholds(kernel.For(kernel.Portable), 1) {
 		if s.Axis == plan.AxisEntries {
 			ns = append(ns, s.At-1, s.At, s.At+1)
 		}
@@ -117,20 +118,35 @@ func testActivations(tab *Table, o operands, n int) {
 		x[0], x[1], x[2], x[3] = 0, 100, -100, 30
 	}
 	y := o.poisoned(n)
-	tab.GELU(y, x)
+	tab.Activate(kernel.GELU, y, x, n)
 	o.close("gelu", y, func(i int) float64 { v, _ := gelu64(f(x[i])); return v }, 8*ulp, 1)
 	a, dh := o.poisoned(n), o.poisoned(n)
-	tab.GELUBackward(a, dh, x, da)
+	copy(a, da)
+	tab.ActivationBackward(kernel.GELU, a, dh, x, n)
 	o.close("gelu again", a, func(i int) float64 { v, _ := gelu64(f(x[i])); return v }, 8*ulp, 1)
 	o.close("gelu'", dh, func(i int) float64 { _, d := gelu64(f(x[i])); return d * f(da[i]) }, 32*ulp, 1)
-	tab.SwiGLU(y, x, u)
-	swiglu := func(i int) float64 { v, _ := silu64(f(x[i])); return v * f(u[i]) }
-	o.close("swiglu", y, swiglu, 8*ulp, 1)
-	dg, du := o.poisoned(n), o.poisoned(n)
-	tab.SwiGLUBackward(a, dg, du, x, u, da)
-	o.close("swiglu again", a, swiglu, 8*ulp, 1)
-	o.close("d gate", dg, func(i int) float64 { _, d := silu64(f(x[i])); return d * f(da[i]) * f(u[i]) }, 32*ulp, 1)
-	o.close("d up", du, func(i int) float64 { v, _ := silu64(f(x[i])); return v * f(da[i]) }, 8*ulp, 1)
+	// One, two and three rows of gates and ups.
+	for rows := 1; rows <= min(3, n); rows++ {
+		n := n / rows
+		x, u, da := x[:rows*n], u[:rows*n], da[:rows*n]
+		y, a, d, pre := o.poisoned(rows*n), o.poisoned(rows*n), o.poisoned(2*rows*n), o.poisoned(2*rows*n)
+		copy(a, da)
+		for r := range rows {
+			copy(pre[2*r*n:], x[r*n:(r+1)*n])
+			copy(pre[(2*r+1)*n:], u[r*n:(r+1)*n])
+		}
+		swiglu := func(i int) float64 { v, _ := silu64(f(x[i])); return v * f(u[i]) }
+		tab.Activate(kernel.SwiGLU, y, pre, n)
+		o.close("swiglu", y, swiglu, 8*ulp, 1)
+		tab.ActivationBackward(kernel.SwiGLU, a, d, pre, n)
+		o.close("swiglu again", a, swiglu, 8*ulp, 1)
+		var dg, du []float32
+		for r := range rows {
+			dg, du = append(dg, d[2*r*n:(2*r+1)*n]...), append(du, d[(2*r+1)*n:(2*r+2)*n]...)
+		}
+		o.close("d gate", dg, func(i int) float64 { _, d := silu64(f(x[i])); return d * f(da[i]) * f(u[i]) }, 32*ulp, 1)
+		o.close("d up", du, func(i int) float64 { v, _ := silu64(f(x[i])); return v * f(da[i]) }, 8*ulp, 1)
+	}
 }
 
 func testLinear(tab *Table, o operands, n int) {
@@ -362,17 +378,18 @@ func testSpread(tab *Table, o operands, n, step int) {
 }
 
 func testPack(tab *Table, o operands) {
+	strip := max(6, tab.strip) // of kernels that take any
 	for _, rows := range []int{1, 2, 9, 21} {
 		for _, groups := range []int{1, 2, 5} {
-			for _, c := range []struct{ width, step int }{{plan.Panel, 1}, {tab.strip, 1}, {tab.strip, 2}, {tab.strip, 3}, {tab.strip, 8}} {
+			for _, c := range []struct{ width, step int }{{kernel.Panel, 1}, {5, 2}, {strip, 1}, {strip, 2}, {strip, 3}, {strip, 8}} {
 				span := (groups*c.width-1)*c.step + 1
 				ld := span + 5
 				src := o.normal((rows-1)*ld+span, 1)
 				dst := o.poisoned(rows * groups * c.width)
-				if c.width == plan.Panel {
+				if c.width == kernel.Panel {
 					tab.PackPanels(dst, src, rows, groups, ld)
 				} else {
-					tab.PackStrips(dst, src, rows, groups, c.step, ld)
+					tab.PackStrips(dst, src, rows, groups, c.width, c.step, ld)
 				}
 				for i, got := range dst {
 					g, r, j := i/c.width/rows, i/c.width%rows, i%c.width

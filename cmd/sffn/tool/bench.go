@@ -15,6 +15,7 @@ import (
 	"github.com/structuredffn/sffn/internal/build"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/internal/term"
+	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -153,7 +154,7 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 func (b *benchmark) layers() ([]spec.FFN, error) {
 	var fs []spec.FFN
 	for _, name := range b.configs {
-		c, err := specfile.Load(name)
+		c, err := config.Load(name)
 		if err != nil {
 			return nil, err
 		}
@@ -319,7 +320,7 @@ func fitting(length int, m spec.Model, spare int) int {
 func (b *benchmark) models() ([]spec.Model, error) {
 	var ms []spec.Model
 	for _, name := range b.configs {
-		c, err := specfile.Load(name)
+		c, err := config.Load(name)
 		if err != nil {
 			return nil, err
 		}

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/build"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 func newBuild() *cobra.Command {
@@ -34,18 +34,18 @@ toolchain.`,
 				return cli.Usagef("give --config FILE|PRESET, --model RUN or both")
 			}
 			for _, name := range configs {
-				c, err := specfile.Load(name)
+				c, err := config.Load(name)
 				if err != nil {
 					return err
 				}
-				p.Configs = append(p.Configs, c)
+				p.Configs = append(p.Configs, c.Source)
 			}
 			for _, name := range models {
 				c, err := runConfig(name)
 				if err != nil {
 					return err
 				}
-				p.Configs = append(p.Configs, c)
+				p.Configs = append(p.Configs, c.Source)
 			}
 			if info, err := os.Stat(p.Out); err == nil && info.IsDir() {
 				return cli.Usagef("--out: %s is a folder, want the program to write", p.Out)

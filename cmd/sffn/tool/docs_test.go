@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 // The commands of docs/scaling.md print what the page shows. A command is an
@@ -182,7 +182,7 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config, err := specfile.Load("demo")
+	config, err := config.Load("demo")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,10 +8,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -20,12 +22,24 @@ import (
 // information is what info prints with --json.
 type information struct {
 	train.Cost
-	Kernels   []model.LayerKernels `json:"kernels"`
-	CPU       string               `json:"cpu"`
-	ISA       kernel.ISA           `json:"isa"`
-	Available []kernel.ISA         `json:"isa_available"`
-	Threads   int                  `json:"threads"`
-	Warnings  []string             `json:"warnings"`
+	Structures []stretch            `json:"structures"`
+	Kernels    []model.LayerKernels `json:"kernels"`
+	CPU        string               `json:"cpu"`
+	ISA        kernel.ISA           `json:"isa"`
+	Target     string               `json:"target"`
+	Available  []kernel.ISA         `json:"isa_available"`
+	Threads    int                  `json:"threads"`
+	Warnings   []string             `json:"warnings"`
+}
+
+// stretch is a run of layers whose networks are of one structure: First to Last,
+// counted from 0.
+type stretch struct {
+	First  int       `json:"first_layer"`
+	Last   int       `json:"last_layer"`
+	Kind   spec.Kind `json:"kind"`
+	Rank   int       `json:"rank,omitempty"`
+	Blocks int       `json:"blocks,omitempty"`
 }
 
 func newInfo() *cobra.Command {
@@ -50,8 +64,7 @@ func newInfo() *cobra.Command {
 			if err != nil {
 				return &cli.UsageError{Err: err}
 			}
-			threads := rt.DefaultThreads()
-			i := information{train.NewCost(c, threads), model.Kernels(c.Model, isa), cpuid.CPU.BrandName, isa, kernel.Available(), threads, c.Model.Warnings()}
+			i := inform(c, isa)
 			if asJSON {
 				return term.JSON(cmd.OutOrStdout(), i)
 			}
@@ -69,12 +82,12 @@ func newInfo() *cobra.Command {
 
 var errWhatInfo = cli.Usagef("give one of --config FILE|PRESET, --model RUN or --presets")
 
-func infoConfig(config, name string) (*specfile.Config, error) {
+func infoConfig(file, name string) (*config.Config, error) {
 	switch {
-	case (config == "") == (name == ""):
+	case (file == "") == (name == ""):
 		return nil, errWhatInfo
-	case config != "":
-		return specfile.Load(config)
+	case file != "":
+		return config.Load(file)
 	}
 	return runConfig(name)
 }
@@ -92,19 +105,13 @@ func printPresets(w io.Writer, asJSON bool) error {
 	}
 	rows := [][]string{{"preset", "parameters", "ffn weights", "structure"}}
 	for _, name := range specfile.Presets() {
-		c, err := specfile.Load(name)
+		c, err := config.Load(name)
 		if err != nil {
 			return err
 		}
 		m := c.Model
 		m.Guided = false // guides are gone after training
-		s := string(m.Kind)
-		if m.Rank > 0 {
-			s += fmt.Sprintf(", rank %d", m.Rank)
-		}
-		if m.Blocks > 0 {
-			s += fmt.Sprintf(", %d blocks", m.Blocks)
-		}
+		s := structureOf(m.Structure(m.Layers))
 		if c.Model.Guided {
 			s += ", guided"
 		}
@@ -118,9 +125,21 @@ func printPresets(w io.Writer, asJSON bool) error {
 	return term.Table(w, rows)
 }
 
+// structureOf says in words what a layer's network is.
+func structureOf(s spec.Structure) string {
+	text := string(s.Kind)
+	if s.Rank > 0 {
+		text += fmt.Sprintf(", rank %d", s.Rank)
+	}
+	if s.Blocks > 0 {
+		text += fmt.Sprintf(", %d blocks", s.Blocks)
+	}
+	return text
+}
+
 // runConfig reads the configuration of a run or checkpoint, as it decodes:
 // without guides.
-func runConfig(name string) (*specfile.Config, error) {
+func runConfig(name string) (*config.Config, error) {
 	dir, err := checkpoint.Find(name)
 	if err != nil {
 		return nil, fmt.Errorf("--model: %w", err)
@@ -133,9 +152,31 @@ func runConfig(name string) (*specfile.Config, error) {
 	return c, nil
 }
 
+func inform(c *config.Config, isa kernel.ISA) information {
+	threads := rt.DefaultThreads()
+	i := information{Cost: train.NewCost(c, threads), Kernels: model.Kernels(c.Model, isa), CPU: cpuid.CPU.BrandName,
+		ISA: isa, Target: kernel.For(isa).Name, Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings()}
+	for _, s := range c.Model.Stretches() {
+		i.Structures = append(i.Structures, stretch{s.First, s.Last, s.Kind, s.Rank, s.Blocks})
+	}
+	return i
+}
+
 func (i information) print(w io.Writer) error {
 	i.Cost.Print(w)
-	fmt.Fprintf(w, "\n%s: %s of %v, %d threads\n\n", i.CPU, i.ISA, i.Available, i.Threads)
+	fmt.Fprintln(w)
+	structures := [][]string{{"layers", "feed-forward network"}}
+	for _, s := range i.Structures {
+		layers := fmt.Sprint(s.First)
+		if s.Last > s.First {
+			layers += fmt.Sprintf(" to %d", s.Last)
+		}
+		structures = append(structures, []string{layers, structureOf(spec.Structure{Kind: s.Kind, Rank: s.Rank, Blocks: s.Blocks})})
+	}
+	if err := term.Table(w, structures); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\n%s: target %s; %s of %v, %d threads\n\n", i.CPU, i.Target, i.ISA, i.Available, i.Threads)
 	kernels := [][]string{{"layer", "count", "specialised kernels linked"}}
 	for _, k := range i.Kernels {
 		kernels = append(kernels, []string{k.Layer, fmt.Sprint(k.Count), fmt.Sprintf("%d of %d", k.Linked, k.Wanted)})

@@ -31,7 +31,9 @@ one, /dev/stdin or what a shell passes as /dev/fd/N. Other pipes and devices are
 refused.
 
 The environment variable SFFN_ISA forces an instruction set: avx512, avx2 or
-portable.`,
+portable; SFFN_TARGET a row of the table of targets, which sizes what suits a
+kind of processors: avx512, avx512full, avx2 or portable. Neither changes results
+beyond what an instruction set's order of sums in norms does.`,
 		Version: cli.Version(build.Revision()),
 		Args:    cli.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

@@ -9,11 +9,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/memory"
 	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/internal/trainlog"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -146,7 +146,7 @@ func trained(res *train.Result, dir string) string {
 }
 
 // checkMemory refuses what cannot fit.
-func checkMemory(c *specfile.Config, threads int) error {
+func checkMemory(c *config.Config, threads int) error {
 	need := train.NewCost(c, threads).TrainMemory
 	free, ok := memory.Available()
 	if !ok || need <= free {
@@ -160,7 +160,7 @@ func checkMemory(c *specfile.Config, threads int) error {
 }
 
 // describe says what is about to be trained, and where.
-func describe(w io.Writer, c *specfile.Config, where string) {
+func describe(w io.Writer, c *config.Config, where string) {
 	n := c.Model.Count()
 	fmt.Fprintf(w, "%s: %s parameters, %s of them in feed-forward weights; %s\n",
 		c.Model.Name, term.Count(float64(n.Total)), term.Count(float64(n.MLPWeights)), where)
@@ -172,7 +172,7 @@ func describe(w io.Writer, c *specfile.Config, where string) {
 // advise says in a line that layers have no specialised kernels in this program,
 // with the command that makes one which has them; info lists them. config is
 // empty for a run in dir that resumes with its own.
-func advise(w io.Writer, c *specfile.Config, isa kernel.ISA, config, dir string) {
+func advise(w io.Writer, c *config.Config, isa kernel.ISA, config, dir string) {
 	have, wanted := 0, 0
 	for _, k := range model.Kernels(c.Model, isa) {
 		have, wanted = have+k.Linked, wanted+k.Wanted

@@ -110,10 +110,17 @@ func (t Torch) Start(job Job) (*Process, error) {
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
+	var networks []spec.FFN // of the model's layers
+	if m := job.Model; m != nil {
+		for i := range m.Layers {
+			networks = append(networks, m.LayerFFN(i))
+		}
+	}
 	line, err := json.Marshal(struct {
 		Job
-		Compile bool
-	}{job, t.Compile})
+		Networks []spec.FFN
+		Compile  bool
+	}{job, networks, t.Compile})
 	if err != nil {
 		return nil, err
 	}

@@ -131,16 +131,15 @@ class FFN(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, m, i):
+    def __init__(self, m, i, network):
         super().__init__()
         norm = {"layernorm": lambda: nn.LayerNorm(m["Hidden"]), "rmsnorm": lambda: nn.RMSNorm(m["Hidden"], eps=1e-5)}[m["Norm"]]
         self.q_heads, self.kv_heads, self.head_dim = m["QHeads"], m["KVHeads"], m["AttnDim"] // m["QHeads"]
         self.scale = 1 / math.sqrt(self.head_dim) / (i + 1 if m["ScaleAttnByLayer"] else 1)
-        first = i == 0 and m["FirstLayerDense"]
         self.ln1, self.ln2 = norm(), norm()
         self.qkv_linear = Dense(m["Hidden"], m["AttnDim"] + 2 * self.kv_heads * self.head_dim, m["Bias"])
         self.o_linear = Dense(m["AttnDim"], m["Hidden"], m["Bias"])
-        self.mlp = FFN(m | {"Kind": "dense"} if first else m)
+        self.mlp = FFN(network)
 
     def forward(self, x, angles, attend):
         batch, seq, _ = x.shape
@@ -163,19 +162,19 @@ def causal(q, k, v, **how):
 
 
 class Transformer(nn.Module):
-    def __init__(self, m):
+    def __init__(self, m, networks):
         super().__init__()
         self.wte = nn.Embedding(m["Vocab"], m["Hidden"])
         if m["Position"] == "absolute":
             self.wpe = nn.Embedding(m["MaxPositions"], m["Hidden"])
-        self.layers = nn.ModuleList(Layer(m, i) for i in range(m["Layers"]))
+        self.layers = nn.ModuleList(Layer(m, i, f) for i, f in enumerate(networks))
         self.ln_f = nn.LayerNorm(m["Hidden"]) if m["Norm"] == "layernorm" else nn.RMSNorm(m["Hidden"], eps=1e-5)
 
 
 class LM(nn.Module):
-    def __init__(self, m):
+    def __init__(self, m, networks):
         super().__init__()
-        self.model = Transformer(m)
+        self.model = Transformer(m, networks)
         self.lm_head = nn.Linear(m["Hidden"], m["Vocab"], bias=False)
         nn.init.normal_(self.model.wte.weight, std=0.02)
         if m["TieEmbeddings"]:
@@ -231,7 +230,7 @@ def ffn_ops(job, tensors):
 
 
 def train_ops(job, tensors):
-    lm = LM(job["Model"])
+    lm = LM(job["Model"], job["Networks"])
     load(lm, tensors)
     ids, targets = (torch.tensor(job[k]).view(job["Batch"], -1) for k in ("IDs", "Targets"))
     loss_of = compiled(job, lm.loss)

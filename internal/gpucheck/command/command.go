@@ -20,10 +20,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/internal/gpucheck"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
@@ -168,7 +168,7 @@ func parse(args []string, stderr io.Writer) (c *gpucheck.Config, o options, code
 			wrong("-match: %w", e)
 		}
 	}
-	set := func(to *[]*specfile.Config, names list) {
+	set := func(to *[]*config.Config, names list) {
 		if names != nil {
 			var e error
 			*to, e = configs(names)
@@ -356,13 +356,13 @@ func (l *locked) Write(b []byte) (int, error) {
 }
 
 // configs loads presets, golden models and files.
-func configs(names []string) (cs []*specfile.Config, err error) {
+func configs(names []string) (cs []*config.Config, err error) {
 	for _, name := range names {
 		c, e := goldenkernels.Config(name)
 		if e == nil {
 			goldenkernels.Register()
 		} else {
-			c, e = specfile.Load(name)
+			c, e = config.Load(name)
 		}
 		err = errors.Join(err, e)
 		cs = append(cs, c)

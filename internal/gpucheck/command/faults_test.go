@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	plan "github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/fakecuda"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/internal/gpucheck"
@@ -190,7 +190,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-func kernelsOf(t *testing.T, model, prefix string) []plan.GPUKernel {
+func kernelsOf(t *testing.T, model, prefix string) []plan.Kernel {
 	t.Helper()
 	goldenkernels.Register()
 	cfg, err := goldenkernels.Config(model)
@@ -201,5 +201,5 @@ func kernelsOf(t *testing.T, model, prefix string) []plan.GPUKernel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(ks, func(k plan.GPUKernel) bool { return !strings.HasPrefix(k.Name, prefix) })
+	return slices.DeleteFunc(ks, func(k plan.Kernel) bool { return !strings.HasPrefix(k.Name, prefix) })
 }

@@ -4,7 +4,7 @@ package interpret
 import (
 	"fmt"
 
-	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/internal/ptx"
 )
@@ -23,18 +23,18 @@ type Runner struct {
 }
 
 // Alloc is that of [gpuproof.Runner].
-func (r *Runner) Alloc(access plan.GPUAccess, data []byte, n int) (gpuproof.Array, error) {
+func (r *Runner) Alloc(access gpu.Access, data []byte, n int) (gpuproof.Array, error) {
 	switch access {
-	case plan.Read:
+	case gpu.Read:
 		return r.mem.Input(data), nil
-	case plan.Updated:
+	case gpu.Updated:
 		return r.mem.Update(data), nil
 	}
 	return r.mem.Output(n), nil
 }
 
 // Launch is that of [gpuproof.Runner].
-func (r *Runner) Launch(k plan.GPUKernel, c plan.GPUCountsOf, a gpuproof.Arrays, n gpuproof.Numbers) error {
+func (r *Runner) Launch(k gpu.Kernel, c gpu.Counts, a gpuproof.Arrays, n gpuproof.Numbers) error {
 	p := r.Kernels[k.Name]
 	if p == nil {
 		return fmt.Errorf("no PTX of %s", k.Name)
@@ -58,7 +58,7 @@ func (r *Runner) Launch(k plan.GPUKernel, c plan.GPUCountsOf, a gpuproof.Arrays,
 		r.Tamper(&l)
 	}
 	switch k.Plan.(type) {
-	case plan.GPUProduct, plan.GPUAttention:
+	case gpu.Product, gpu.Attention:
 		l.Only = r.Only
 	}
 	report, err := p.Run(&r.mem, l)

@@ -110,13 +110,24 @@ func readRun(root, dir string) (row Row, note string, err error) {
 }
 
 // Kind names the structure of a model's feed-forward networks: dense, or the
-// kind with the share of the dense weights that a structured one has.
+// kind with the share of the dense weights that a structured one has. Where the
+// layers differ after the first, which may be dense, the kind is called mixed and
+// the share is that of all layers.
 func Kind(m spec.Model) string {
-	f := m.LayerFFN(m.Layers) // past a dense first layer
-	if f.Kind == spec.Dense {
-		return string(f.Kind)
+	of := m.Stretches()
+	if len(of) == 2 && of[1].First == 1 && of[0].Kind == spec.Dense {
+		of = of[1:]
 	}
-	fc1, fc2 := f.FC1(), f.FC2()
-	share := float64(fc1.Weights()+fc2.Weights()) / float64(fc1.In*fc1.Out+fc2.In*fc2.Out)
-	return fmt.Sprintf("%s %.0f %%", f.Kind, math.Round(100*share))
+	kind, weights, dense := string(of[0].Kind), 0.0, 0.0
+	for _, s := range of {
+		n, fc1, fc2 := float64(s.Last-s.First+1), s.FC1(), s.FC2()
+		weights += n * float64(fc1.Weights()+fc2.Weights())
+		dense += n * float64(fc1.In*fc1.Out+fc2.In*fc2.Out)
+	}
+	if len(of) > 1 {
+		kind = "mixed"
+	} else if of[0].Kind == spec.Dense {
+		return kind
+	}
+	return fmt.Sprintf("%s %.0f %%", kind, math.Round(100*weights/dense))
 }

@@ -3,7 +3,7 @@ package runs
 import (
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 func TestKind(t *testing.T) {
@@ -11,7 +11,7 @@ func TestKind(t *testing.T) {
 		"gpt2s-dense": "dense", "gpt2s-lowrank-63": "lowrank 63 %", "gpt2s-lowrank-32": "lowrank 31 %",
 		"gpt2m-blockdense-63": "blockdense 59 %", "gpt2s-blockshuffle-32": "blockshuffle 31 %",
 	} {
-		c, err := specfile.Load(preset)
+		c, err := config.Load(preset)
 		if err != nil {
 			t.Fatal(err)
 		}

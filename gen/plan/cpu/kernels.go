@@ -1,0 +1,142 @@
+package cpu
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// row is the kernel of a tile as a target's schedule asks for it.
+func row(t *kernel.Target, mr int, w kernel.Width, e kernel.Epilogue, strip bool) kernel.Row {
+	k := kernel.Row{ISA: t.ISA, Format: kernel.F32, MR: mr, NR: kernel.Widths[w], Epilogue: e, Strip: strip, Sweeps: t.Tiles[w].Sweeps, Unroll: t.Unroll, PrefetchC: t.PrefetchC}
+	if !strip {
+		k.Ahead = t.AheadLines(k.MR, k.NR)
+	}
+	return k
+}
+
+// shaped is a kernel made for one block of a product, or false where no
+// specialised kernel exists: results that pass through scratch, and segments
+// of different lengths or distances, run any-shape kernels.
+func shaped(k kernel.Row, p plan.Product, segs []kernel.Segment) (kernel.Row, bool) {
+	if !p.Direct || !kernel.Uniform(segs) {
+		return k, false
+	}
+	s := &kernel.Shape{LDA: kernel.EntryBytes * p.SrcWidth, KStep: p.KStep(), LDC: kernel.EntryBytes * p.DstWidth, Segs: segs}
+	if k.MR == 1 {
+		s.LDA, s.LDC = 0, 0
+	}
+	k.Shape = s
+	return k, true
+}
+
+// Any lists the any-shape kernels of a target: every tile height and width
+// with every epilogue, and the strip kernels of backward-weight.
+func Any(t kernel.Target) []kernel.Row {
+	var ks []kernel.Row
+	for w := range kernel.NumWidths {
+		for mr := 1; mr <= t.Tiles[w].Max; mr++ {
+			for _, e := range kernel.Epilogues() {
+				// Gated panels are all full ones.
+				if e.Gated() && kernel.Widths[w]%kernel.Panel != 0 {
+					continue
+				}
+				ks = append(ks, row(&t, mr, w, e, false))
+			}
+		}
+	}
+	for _, w := range []kernel.Width{kernel.Full, kernel.Half} {
+		for mr := 1; mr <= t.StripRows; mr++ {
+			ks = append(ks, row(&t, mr, w, kernel.Linear, true))
+		}
+	}
+	return ks
+}
+
+// Specialised lists the kernels worth emitting for the layers on a target,
+// sorted by name. Layers that need the same kernel share it.
+func Specialised(t kernel.Target, layers ...plan.Layer) []kernel.Row {
+	byName := map[string]kernel.Row{}
+	for _, l := range layers {
+		factors := l.Factors
+		if l.Guide != nil {
+			factors = append(slices.Clone(factors), *l.Guide)
+		}
+		for _, f := range factors {
+			for _, p := range append(f.Forward(), f.BackwardData()...) {
+				for _, k := range Kernels(t, p) {
+					byName[k.Name()] = k
+				}
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Values(byName), func(a, b kernel.Row) int { return cmp.Compare(a.Name(), b.Name()) })
+}
+
+// Kernels lists the specialised kernels of a product: for each block of k the
+// main tile of each width and the decode tile of one row. Tails of rows run
+// any-shape kernels.
+func Kernels(t kernel.Target, p plan.Product) []kernel.Row {
+	var ks []kernel.Row
+	k0 := 0
+	for i, kc := range p.KBlocks {
+		_, segs := plan.Relative(p.Segments(k0, kc))
+		k0 += kc
+		for _, w := range widths(&t, p) {
+			for _, k := range Shaped(&t, p, i, segs, w) {
+				if !slices.ContainsFunc(ks, func(o kernel.Row) bool { return o.Name() == k.Name() }) {
+					ks = append(ks, k)
+				}
+			}
+		}
+	}
+	return ks
+}
+
+// Shaped lists the specialised kernels that may exist for tiles of one width over
+// the i-th block of k of a product, whose segments are relative: the main tile, and
+// that of one row, which runs pairs panel by panel.
+func Shaped(t *kernel.Target, p plan.Product, i int, segs []kernel.Segment, w kernel.Width) (ks []kernel.Row) {
+	if t.Tiles[w].Max == 0 || p.Epilogue.Gated() && kernel.Widths[w]%kernel.Panel != 0 {
+		return nil
+	}
+	one := w
+	if w == kernel.Pair {
+		one = kernel.Full
+	}
+	for _, k := range []kernel.Row{row(t, t.Tiles[w].Main, w, p.BlockEpilogue(i), false), row(t, 1, one, p.BlockEpilogue(i), false)} {
+		if k, ok := shaped(k, p, segs); ok {
+			ks = append(ks, k)
+		}
+	}
+	return ks
+}
+
+// Pairs reports whether the product's panels run in pairs.
+func Pairs(t *kernel.Target, p plan.Product) bool {
+	return t.Tiles[kernel.Pair].Max > 0 && !(len(p.KBlocks) > 0 && t.Shallow(p.PanelBytes(p.KBlocks[0]), kernel.EntryBytes*p.SrcWidth))
+}
+
+// widths lists those of the tiles that store a product's results themselves. A
+// last panel with padding goes through the scratch tile.
+func widths(t *kernel.Target, p plan.Product) []kernel.Width {
+	panels := p.FullPanels()
+	var ws []kernel.Width
+	for _, w := range []kernel.Width{kernel.Pair, kernel.Long, kernel.Full, kernel.Half} {
+		switch {
+		case w == kernel.Pair && panels >= 2 && Pairs(t, p):
+			if t.PairTall {
+				panels %= 2
+			}
+		case w == kernel.Full && panels > 0:
+		case kernel.Widths[w] == p.LastPanel() && w != kernel.Full && w != kernel.Pair && p.LastDirect():
+		default:
+			continue
+		}
+		ws = append(ws, w)
+	}
+	return ws
+}

@@ -1,0 +1,512 @@
+// Package gpu plans kernels for NVIDIA GPUs: tiles, stages, where every entry of a
+// row lies, what each launch reads and writes, and the roofline. Like all of the plan
+// it is a pure function of the spec, never of the machine that it runs on.
+package gpu
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/gen/spec"
+)
+
+// Pass is one of the three products that a factor takes part in.
+type Pass string
+
+// The passes.
+const (
+	Forward        Pass = "forward"
+	BackwardData   Pass = "backward_data"
+	BackwardWeight Pass = "backward_weight"
+)
+
+// Epilogue is what a GPU kernel does with its sums before it stores them.
+type Epilogue string
+
+// The epilogues. The forward ones add the bias and can save the values before
+// the activation; the backward ones multiply by the activation's derivative
+// there. SwiGLU's gates and ups alternate in a row before the activation.
+const (
+	Plain          Epilogue = ""
+	GELU           Epilogue = "gelu"
+	SwiGLU         Epilogue = "swiglu"
+	GELUBackward   Epilogue = "dgelu"
+	SwiGLUBackward Epilogue = "dswiglu"
+)
+
+// Places says where the entries of one block lie in a stored row: runs of Run
+// neighbours, Step apart, block b's first entry at b*Block.
+type Places struct {
+	Len, Run, Step, Block int
+	// Then is, for float32 products, the shuffle of the entries of all Of blocks.
+	Then spec.Shuffle
+	Of   int
+	// Pairs takes gates and ups, the first and the second half of a block's
+	// entries, by turns.
+	Pairs bool
+}
+
+// At is the place of entry i of block b.
+func (p Places) At(b, i int) int {
+	if p.Pairs {
+		i = p.Paired(i)
+	}
+	if p.Then != spec.NoShuffle {
+		return spec.Factor{Blocks: p.Of, Out: p.Len, Then: p.Then}.Shuffled(b*p.Len + i)
+	}
+	return b*p.Block + i/p.Run*p.Step + i%p.Run
+}
+
+// Paired is the entry that comes i-th where gates and ups take turns.
+func (p Places) Paired(i int) int { return i%2*(p.Len/2) + i/2 }
+
+// contiguous is a block stored as one run.
+func contiguous(n int) Places { return Places{Len: n, Run: n, Step: n, Block: n} }
+
+// Operand is a stored matrix with one part a block.
+type Operand struct {
+	// Rows counts the stored rows, 0 where they are the tokens; Pitch is the
+	// distance from one to the next and BlockRows that between blocks.
+	Rows, Pitch, BlockRows int
+	// Cols are the places in a row.
+	Cols Places
+	// Summed operands are summed over their rows, others over their columns.
+	Summed bool
+	// Pairs takes the rows of gates and of ups by turns.
+	Pairs bool
+}
+
+// At is the index of the entry in a row and column of a block.
+func (o Operand) At(block, row, col int) int {
+	if o.BlockRows == 0 {
+		return row*o.Pitch + o.Cols.At(block, col)
+	}
+	if o.Pairs {
+		row = Places{Len: o.Rows}.Paired(row)
+	}
+	return (block*o.BlockRows+row)*o.Pitch + col
+}
+
+// Tile is the share of a thread block and of its warps.
+type Tile struct {
+	// M and N are the rows and columns of results, WarpsM x WarpsN the warps
+	// that share them.
+	M, N, WarpsM, WarpsN int
+}
+
+// Threads counts the threads of a block.
+func (t Tile) Threads() int { return 32 * t.WarpsM * t.WarpsN }
+
+// Depth of a stage of the pipeline, and of one tensor-core instruction.
+const (
+	StageDepth = 32
+	mmaM       = 16
+	mmaN       = 8
+	mmaK       = 16
+)
+
+// chunk is the number of bf16 that one 16-byte copy moves.
+const chunk = 8
+
+// Sides of tiles: a high one, or a low one where that leaves less of a tile
+// empty; and the rows of a tile for few tokens.
+const (
+	lowSide  = 64
+	highSide = 128
+	fewTile  = 16
+)
+
+// Product plans a matrix product: for each block C[i,j] = epilogue(sum_k A[i,k]*B[j,k]).
+// Every number but the count of tokens is a constant of the kernel.
+type Product struct {
+	Pass      Pass
+	Precision Precision
+	Blocks    int
+	A, B, C   Operand
+	Tile      Tile
+	// Stages of the pipeline of asynchronous copies.
+	Stages int
+	// BlocksPerSM is how many thread blocks share a multiprocessor: it bounds
+	// registers and shared memory.
+	BlocksPerSM int
+	Epilogue    Epilogue
+	Bias        bool
+	// Sums says that results are stored as float32 although operands are bf16.
+	Sums bool
+	// Parts is how many thread blocks share each sum, where they are more than
+	// one: the product then stores float32 parts, which a second kernel adds up
+	// and finishes.
+	Parts int
+}
+
+// Precision of a layer's operands. Sums are always float32.
+type Precision string
+
+// The precisions: bf16 on tensor cores, for widths and runs that are multiples
+// of 8, and float32 on CUDA cores, for all others.
+const (
+	BF16     Precision = "bf16"
+	Float32s Precision = "float32"
+)
+
+// Factor is one factor with its kernels and the order of its packed
+// weights.
+type Factor struct {
+	spec.Factor
+	// Out and In list, for each block, the canonical row and column of every
+	// row and column of the pack.
+	Out, In [][]int
+	// Forward and BackwardData run any number of tokens, Few and FewBackward
+	// best up to FewTokens of them.
+	Forward, Few, BackwardData, FewBackward, BackwardWeight Product
+}
+
+// Products lists the factor's products.
+func (f Factor) Products() []Product {
+	return []Product{f.Forward, f.Few, f.BackwardData, f.FewBackward, f.BackwardWeight}
+}
+
+// Numbers of rows at which the engine runs other kernels, or the same ones
+// several times.
+const (
+	// FewTokens is the number of tokens up to which the Few kernels run.
+	FewTokens = 64
+	// PromptRows bounds the rows of one pass over a prompt, HeadRows the
+	// logits that exist at one time.
+	PromptRows = 512
+	HeadRows   = 4096
+)
+
+// Layer is a planned linear layer; Bias maps each stored output before the
+// activation to its entry of the bias.
+type Layer struct {
+	Spec      spec.Linear
+	Precision Precision
+	Factors   []Factor
+	Bias      []int
+}
+
+// FFN is a planned network. Output lists the stored place of each output: a
+// last shuffle is left out, and they lie block by block, because whoever adds the residual
+// reads each row once and can do so in any order.
+type FFN struct {
+	Spec      spec.FFN
+	Precision Precision
+	// Why is what bf16 refused, where float32 was chosen for that.
+	Why      error
+	FC1, FC2 Layer
+	Output   []int
+}
+
+// NewBF16 plans a network in bf16, or says which of its widths the tensor cores
+// cannot serve.
+func NewBF16(f spec.FFN) (FFN, error) {
+	hidden := blockMajor(f.FC1(), f.FFN)
+	var pre []int // the columns of an activation lie side by side
+	for column := range f.Act.Columns() {
+		for _, s := range hidden {
+			pre = append(pre, f.Act.Columns()*s+column)
+		}
+	}
+	p := FFN{Spec: f, Precision: BF16, Output: blockMajor(f.FC2(), f.Hidden)}
+	act := epilogues[f.Act]
+	var err error
+	if p.FC1, err = newBF16(plan.NewStoredLayer(f.FC1(), plan.Identity(f.Hidden), pre, ""), act[0], ""); err != nil {
+		return p, fmt.Errorf("%s: fc1: %w", f.Name(), err)
+	}
+	if p.FC2, err = newBF16(plan.NewStoredLayer(f.FC2(), hidden, p.Output, ""), "", act[1]); err != nil {
+		return p, fmt.Errorf("%s: fc2: %w", f.Name(), err)
+	}
+	return p, nil
+}
+
+// epilogues are the epilogues of an activation, forward and backward.
+var epilogues = map[spec.Act][2]Epilogue{spec.GELU: {GELU, GELUBackward}, spec.SwiGLU: {SwiGLU, SwiGLUBackward}}
+
+// blockMajor is the place of each of the first n outputs where the last
+// factor's blocks store them one after the other.
+func blockMajor(l spec.Linear, n int) []int {
+	places := make([]int, n)
+	chain := l.Chain()
+	last := chain[len(chain)-1]
+	next := 0
+	for i := range l.Out {
+		if j := last.Shuffled(i); j < n {
+			places[j] = next
+			next++
+		}
+	}
+	return places
+}
+
+var errGuided = errors.New("guided layers have no GPU kernels")
+
+func newBF16(l plan.Layer, forward, backward Epilogue) (Layer, error) {
+	g := Layer{Spec: l.Spec, Precision: BF16, Bias: l.Bias}
+	if l.Spec.Guide {
+		return g, errGuided
+	}
+	for i, f := range l.Factors {
+		gf := Factor{Factor: f.Factor}
+		var ins, outs [][]int
+		for _, b := range f.Blocks {
+			in, inCanon := flatten(b.In)
+			out, outCanon := flatten(b.Out)
+			ins, outs = append(ins, in), append(outs, out)
+			gf.In, gf.Out = append(gf.In, inCanon), append(gf.Out, outCanon)
+		}
+		in, err := placesOf(ins)
+		if err != nil {
+			return g, fmt.Errorf("inputs of %s: %w", f.Param, err)
+		}
+		out, err := placesOf(outs)
+		if err != nil {
+			return g, fmt.Errorf("outputs of %s: %w", f.Param, err)
+		}
+		first, last := i == 0, i == len(l.Factors)-1
+		x := Operand{Pitch: f.InWidth, Cols: in}
+		w := Operand{Rows: f.Out, Pitch: f.In, BlockRows: f.Out, Cols: Places{Len: f.In, Run: f.In, Step: f.In}}
+		y := Operand{Pitch: f.OutWidth, Cols: out}
+		k := Product{Pass: Forward, Precision: BF16, Blocks: f.Factor.Blocks, A: x, B: w, C: y}
+		if last {
+			k.Epilogue, k.Bias = forward, l.Spec.Bias
+		}
+		if k.Epilogue == SwiGLU && out.Run%(2*chunk) != 0 {
+			return g, fmt.Errorf("outputs of %s: runs of %d gates and ups, want a multiple of %d", f.Param, out.Run, 2*chunk)
+		}
+		gf.Forward, gf.Few = k.tiled(), k.few()
+		k = Product{Pass: BackwardData, Precision: BF16, Blocks: f.Factor.Blocks, A: y, B: w.summed(), C: x}
+		if first {
+			k.Epilogue = backward
+		}
+		gf.BackwardData, gf.FewBackward = k.tiled(), k.few()
+		gf.BackwardWeight = Product{Pass: BackwardWeight, Precision: BF16, Blocks: f.Factor.Blocks, A: y.summed(), B: x.summed(), C: w}.tiled()
+		g.Factors = append(g.Factors, gf)
+	}
+	return g, nil
+}
+
+func (o Operand) summed() Operand {
+	o.Summed = true
+	return o
+}
+
+// flatten lists the stored and the canonical place of each entry.
+func flatten(segs []plan.Seg) (store, canon []int) {
+	for _, s := range segs {
+		for i := range s.Store.Len {
+			store, canon = append(store, s.Store.At(i)), append(canon, s.Canon.At(i))
+		}
+	}
+	return store, canon
+}
+
+// placesOf describes the places of all blocks, or says why 16-byte copies
+// cannot reach them.
+func placesOf(blocks [][]int) (Places, error) {
+	p := contiguous(len(blocks[0]))
+	at := blocks[0]
+	for i := 1; i < len(at); i++ {
+		if at[i] != at[i-1]+1 {
+			p.Run, p.Step = i, at[i]-at[0]
+			break
+		}
+	}
+	if len(blocks) > 1 {
+		p.Block = blocks[1][0] - blocks[0][0]
+	}
+	if n := cmp.Or(p.Len%chunk, p.Run%chunk, p.Step%chunk, p.Block%chunk); n != 0 {
+		return p, fmt.Errorf("blocks of %d in runs of %d: GPU kernels copy %d neighbours at a time and need multiples of that", p.Len, p.Run, chunk)
+	}
+	for b, at := range blocks {
+		for i, a := range at {
+			if a != p.At(b, i) {
+				return p, fmt.Errorf("blocks of %d in runs of unequal length: GPU kernels need equal ones", p.Len)
+			}
+		}
+	}
+	return p, nil
+}
+
+// tiled chooses the tile of a kernel that has tokens enough: high sides for 256
+// threads, or low ones where that leaves less of a tile empty.
+func (k Product) tiled() Product {
+	k.Tile = Tile{M: highSide, N: side(k.Cols()), WarpsM: 2, WarpsN: 4}
+	if k.A.Summed {
+		k.Tile.M = side(k.A.Cols.Len)
+	}
+	k.Stages, k.BlocksPerSM = 3, 2
+	return k
+}
+
+// few chooses a low tile for few tokens: the weights pass once, and narrow
+// tiles, or parts of their sums, fill the chip. The number of parts is the one
+// with the shortest modelled time for a tile of tokens; a part has no fewer
+// stages than the pipeline.
+func (k Product) few() Product {
+	k.Tile = Tile{M: fewTile, N: lowSide, WarpsM: 1, WarpsN: 4}
+	k.Stages, k.BlocksPerSM = 4, 4
+	best, least := k, k.seconds(Chips[0], k.Tile.M)
+	for k.Parts = 2; k.PartSteps() >= k.Stages; k.Parts++ {
+		if s := k.seconds(Chips[0], k.Tile.M); s < least && (k.Parts-1)*k.PartSteps() < k.Steps() {
+			best, least = k, s
+		}
+	}
+	return best
+}
+
+// Steps counts the stages of a sum of constant length, PartSteps those of each
+// part but the last, which has what is left.
+func (k Product) Steps() int     { return up(k.Depth(), StageDepth) / StageDepth }
+func (k Product) PartSteps() int { return up(k.Steps(), k.Parts) / k.Parts }
+
+// Split reports whether the sums are stored in parts.
+func (k Product) Split() bool { return k.Parts > 1 }
+
+func side(n int) int {
+	if up(n, lowSide) < up(n, highSide) {
+		return lowSide
+	}
+	return highSide
+}
+
+func up(n, to int) int { return (n + to - 1) / to * to }
+
+// Rows, Cols and Depth are the sizes of one block's product; 0 stands for the
+// tokens.
+func (k Product) Rows() int  { return k.A.outer() }
+func (k Product) Cols() int  { return k.B.outer() }
+func (k Product) Depth() int { return k.A.inner() }
+
+func (o Operand) outer() int {
+	if o.Summed {
+		return o.Cols.Len
+	}
+	return o.Rows
+}
+
+func (o Operand) inner() int {
+	if o.Summed {
+		return o.Rows
+	}
+	return o.Cols.Len
+}
+
+// Float32 products have float32 results, others bf16.
+func (k Product) Float32() bool {
+	return k.Pass == BackwardWeight || k.Sums || k.Precision == Float32s
+}
+
+// StageBytes is the shared memory of the two operands of one stage.
+func (k Product) StageBytes() int { return 2 * StageDepth * (k.Tile.M + k.Tile.N) }
+
+// StagingPitch is the distance in bytes of the rows of float32 sums that wait
+// in shared memory for 16-byte stores. It is 8 banks off a multiple of all.
+func (k Product) StagingPitch() int { return 4*k.Tile.N + 32 }
+
+// SharedBytes is the dynamic shared memory of a thread block: the stages, and
+// later the sums in their place.
+func (k Product) SharedBytes() int {
+	return max(k.Stages*k.StageBytes(), k.Tile.M*k.StagingPitch())
+}
+
+// TilesM and TilesN count 16x8 tensor-core tiles of a warp; MMA counts the
+// tensor-core instructions of one stage.
+func (k Product) TilesM() int { return k.Tile.M / k.Tile.WarpsM / mmaM }
+func (k Product) TilesN() int { return k.Tile.N / k.Tile.WarpsN / mmaN }
+func (k Product) MMA() int    { return k.TilesM() * k.TilesN() * StageDepth / mmaK }
+
+// LDMatrix counts the loads of four 8x8 fragments in one stage.
+func (k Product) LDMatrix() int { return (k.TilesM() + k.TilesN()/2) * StageDepth / mmaK }
+
+// Copies counts the 16-byte asynchronous copies that a thread issues for one
+// operand's stage of n rows or columns.
+func (k Product) Copies(n int) int {
+	return (n*StageDepth/chunk + k.Tile.Threads() - 1) / k.Tile.Threads()
+}
+
+// StaticCopies counts the copies in the text of the kernel: those of the
+// stages that fill the pipeline, and of one more in the loop where the sum is
+// long enough.
+func (k Product) StaticCopies() int {
+	stages := k.Stages
+	if k.Depth() > 0 {
+		stages = min(stages, k.Steps())
+	}
+	return stages * (k.Copies(k.Tile.M) + k.Copies(k.Tile.N))
+}
+
+// Stores counts the 16-byte stores of the epilogue in the text of a kernel.
+func (k Product) Stores() int {
+	switch k.Epilogue {
+	case GELU, SwiGLUBackward:
+		return 2
+	case SwiGLU:
+		return 3
+	}
+	return 1
+}
+
+// Name of the kernel, that of its row:
+//
+//	gemm_<precision>_<pass>_<blocks>x<in>x<out>[_i<places>][_o<places>]_<M>x<N>x<depth>_s<stages>[_p<parts>][_bias][_<epilogue>][_sums]_r<row>
+//
+// Places other than one block after the other are <run>s<step>b<block>w<width>,
+// or the name of a shuffle. Depth is that of a stage of the pipeline. The bias, the
+// epilogue and sums of a product in parts are left to the kernel that adds them up.
+func (k Product) Name() string { return k.Kernel().Name }
+
+// base is the name but for the row.
+func (k Product) base() string {
+	x, y := k.A, k.C
+	switch k.Pass {
+	case BackwardData:
+		x, y = k.C, k.A
+	case BackwardWeight:
+		x, y = k.B, k.A
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "gemm_%s_%s_%dx%dx%d", k.Precision, k.Pass, k.Blocks, x.Cols.Len, y.Cols.Len)
+	for _, o := range []struct {
+		name string
+		Operand
+	}{{"i", x}, {"o", y}} {
+		p := o.Cols
+		if p.Then != spec.NoShuffle {
+			fmt.Fprintf(&b, "_%s%s", o.name, p.Then)
+		} else if p != contiguous(p.Len) || o.Pitch != k.Blocks*p.Len {
+			fmt.Fprintf(&b, "_%s%ds%db%dw%d", o.name, p.Run, p.Step, p.Block, o.Pitch)
+		}
+	}
+	depth := StageDepth
+	if k.Precision == Float32s {
+		depth = Float32Depth
+	}
+	fmt.Fprintf(&b, "_%dx%dx%d_s%d", k.Tile.M, k.Tile.N, depth, k.Stages)
+	if k.Split() {
+		fmt.Fprintf(&b, "_p%d", k.Parts)
+		return b.String()
+	}
+	return b.String() + k.suffix()
+}
+
+// suffix names the epilogue.
+func (k Product) suffix() string {
+	s := ""
+	if k.Bias {
+		s += "_bias"
+	}
+	if k.Epilogue != "" {
+		s += "_" + string(k.Epilogue)
+	}
+	if k.Sums {
+		s += "_sums"
+	}
+	return s
+}
+
+// Layers lists the network's layers.
+func (f FFN) Layers() []Layer { return []Layer{f.FC1, f.FC2} }

@@ -1,0 +1,95 @@
+package arch
+
+import (
+	"math"
+
+	"github.com/mmcloughlin/avo/attr"
+	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// ymm are the 16 registers of 256 bits, with lanes masked by the sign bits of
+// another one.
+type ymm struct {
+	*build.Context
+	hasMasks bool
+}
+
+func (*ymm) Lanes() int            { return 8 }
+func (*ymm) Bytes() int            { return 32 }
+func (y *ymm) Vec() reg.VecVirtual { return y.YMM() }
+
+func (y *ymm) Zero(v reg.VecVirtual)   { y.VXORPS(v, v, v) }
+func (y *ymm) Round(x, dst operand.Op) { y.VROUNDPS(operand.U8(nearest), x, dst) }
+
+// Scale2 adds to the exponent's field.
+func (y *ymm) Scale2(n, p reg.VecVirtual) {
+	y.VCVTPS2DQ(n, n)
+	y.VPSLLD(operand.U8(23), n, n)
+	y.VPADDD(n, p, p)
+}
+
+func (y *ymm) ZeroBelow(x reg.VecVirtual, limit operand.Mem, p reg.VecVirtual) {
+	m := y.Vec()
+	y.VCMPPS(operand.U8(notLess), limit, x, m)
+	y.VANDPS(m, p, p)
+}
+
+const maskTable = "tail_mask"
+
+// FirstLanes loads from a table of as many lanes set as there are, and as many
+// clear, n before the border.
+func (y *ymm) FirstLanes(n reg.GPVirtual) Mask {
+	r := y.GP64()
+	if !y.hasMasks {
+		y.hasMasks = true
+		y.StaticGlobal(maskTable)
+		y.DataAttributes(attr.RODATA | attr.NOPTR)
+		for i := range 2 * y.Lanes() {
+			v := uint32(0)
+			if i < y.Lanes() {
+				v = math.MaxUint32
+			}
+			y.AddDatum(kernel.EntryBytes*i, operand.U32(v))
+		}
+	}
+	y.LEAQ(operand.NewDataAddr(operand.NewStaticSymbol(maskTable), y.Bytes()), r)
+	back := y.GP64()
+	y.MOVQ(n, back)
+	y.NEGQ(back)
+	bits := y.Vec()
+	y.VMOVUPS(indexed(r, back, kernel.EntryBytes), bits)
+	return Mask{bits: bits}
+}
+
+func (y *ymm) LoadMasked(m operand.Mem, k Mask, v reg.VecVirtual)  { y.VMASKMOVPS(m, k.bits, v) }
+func (y *ymm) StoreMasked(v reg.VecVirtual, k Mask, m operand.Mem) { y.VMASKMOVPS(v, k.bits, m) }
+func (y *ymm) Keep(k Mask, v reg.VecVirtual)                       { y.VANDPS(k.bits, v, v) }
+
+func (y *ymm) Fill(c operand.Mem, k Mask, v reg.VecVirtual) {
+	t := y.Vec()
+	y.VMOVUPS(c, t)
+	y.VBLENDVPS(k.bits, v, t, v)
+}
+
+func (y *ymm) Fold(v reg.VecVirtual, op func(...operand.Op)) reg.Register {
+	return foldY(y.Context, v, op)
+}
+
+// Spread moves one entry: there is no masked store worth the name.
+func (y *ymm) Spread(s Spread) {
+	x := y.XMM()
+	y.VMOVSS(at(s.Src), x)
+	if s.Res != nil {
+		y.VADDSS(indexed(s.Res, s.At, 1), x, x)
+	}
+	y.VMOVSS(x, indexed(s.Dst, s.At, 1))
+	step := y.GP64()
+	y.MOVQ(s.Step, step)
+	y.ADDQ(step, s.At)
+	y.ADDQ(operand.U32(kernel.EntryBytes), s.Src)
+	y.DECQ(s.N)
+}

@@ -1,0 +1,86 @@
+package arch
+
+import (
+	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// zmm are the 32 registers of 512 bits, with lanes masked by registers of their own.
+type zmm struct {
+	*build.Context
+	label func(string) string
+}
+
+func (*zmm) Lanes() int            { return 16 }
+func (*zmm) Bytes() int            { return 64 }
+func (z *zmm) Vec() reg.VecVirtual { return z.ZMM() }
+
+func (z *zmm) Zero(v reg.VecVirtual)      { z.VPXORD(v, v, v) }
+func (z *zmm) Round(x, dst operand.Op)    { z.VRNDSCALEPS(operand.U8(nearest), x, dst) }
+func (z *zmm) Scale2(n, p reg.VecVirtual) { z.VSCALEFPS(n, p, p) }
+
+func (z *zmm) ZeroBelow(x reg.VecVirtual, limit operand.Mem, p reg.VecVirtual) {
+	k := z.K()
+	z.VCMPPS(operand.U8(notLess), limit, x, k)
+	z.VMOVAPS_Z(p, k, p)
+}
+
+func (z *zmm) FirstLanes(n reg.GPVirtual) Mask {
+	r, k := z.GP64(), z.K()
+	z.MOVQ(n, reg.RCX)
+	z.MOVQ(operand.U32(1), r)
+	z.SHLQ(reg.CL, r)
+	z.DECQ(r)
+	z.KMOVW(r.As32(), k)
+	return Mask{k: k}
+}
+
+func (z *zmm) LoadMasked(m operand.Mem, k Mask, v reg.VecVirtual)  { z.VMOVUPS_Z(m, k.k, v) }
+func (z *zmm) StoreMasked(v reg.VecVirtual, k Mask, m operand.Mem) { z.VMOVUPS(v, k.k, m) }
+func (z *zmm) Keep(k Mask, v reg.VecVirtual)                       { z.VMOVAPS_Z(v, k.k, v) }
+
+func (z *zmm) Fill(c operand.Mem, k Mask, v reg.VecVirtual) {
+	t := z.Vec()
+	z.VMOVUPS(c, t)
+	z.VMOVAPS(v, k.k, t)
+	z.VMOVAPS(t, v)
+}
+
+func (z *zmm) Fold(v reg.VecVirtual, op func(...operand.Op)) reg.Register {
+	y, h := v.AsY(), z.YMM()
+	z.VEXTRACTF64X4(operand.U8(1), v, h)
+	op(h, y, y)
+	return foldY(z.Context, v, op)
+}
+
+// spreadEntry is the size of one entry of vec.spreadTable: the lanes of a
+// permutation, and its mask.
+const spreadEntry = 68
+
+// Spread turns a vector into Step/4 vectors with holes, by the permutations and
+// masks of the table.
+func (z *zmm) Spread(s Spread) {
+	x, v, table, count, l := z.Vec(), z.Vec(), z.GP64(), z.GP64(), z.label("vector")
+	z.MOVQ(s.Table, table)
+	z.MOVQ(s.Step, count)
+	z.SHRQ(operand.U8(2), count)
+	z.VMOVUPS(at(s.Src), x)
+	z.Label(l)
+	idx, k := z.Vec(), z.K()
+	z.VMOVUPS(at(table), idx)
+	z.KMOVW(at(table).Offset(64), k)
+	z.VPERMPS(x, idx, v)
+	if s.Res != nil {
+		old := z.Vec()
+		z.VMOVUPS_Z(indexed(s.Res, s.At, 1), k, old)
+		z.VADDPS(old, v, v)
+	}
+	z.VMOVUPS(v, k, indexed(s.Dst, s.At, 1))
+	z.ADDQ(operand.U32(spreadEntry), table)
+	z.ADDQ(operand.U32(uint32(z.Bytes())), s.At)
+	z.DECQ(count)
+	z.JNZ(operand.LabelRef(l))
+	z.ADDQ(operand.U32(uint32(z.Bytes())), s.Src)
+	z.SUBQ(operand.U32(uint32(z.Lanes())), s.N)
+}

@@ -1,0 +1,129 @@
+// Package config reads the YAML files that say what a model is and how it is
+// trained. Of their two sections, model: is gen/specfile's, and train: is here.
+package config
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/gen/specfile"
+)
+
+// Config is what a file says: the model, and how to train it.
+type Config struct {
+	Model spec.Model
+	Train Train
+	// Source is the file's text, as it was read.
+	Source []byte
+}
+
+// file mirrors the YAML schema.
+type file struct {
+	Model *specfile.Section `yaml:"model"`
+	Train *Train            `yaml:"train"`
+}
+
+func defaults() file {
+	m, t := specfile.NewSection(), newTrain()
+	return file{&m, &t}
+}
+
+// Load reads a file, or the preset of that name.
+func Load(name string) (*Config, error) {
+	src, err := specfile.Source(name)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(name, src)
+}
+
+// Parse reads the text of a file; name is for messages and the model's name.
+// Unknown fields, duplicate keys, values of the wrong kind (see
+// [specfile.CheckValues]) and values out of range are errors with line and column.
+func Parse(name string, src []byte) (*Config, error) {
+	text, err := specfile.Check(name, src)
+	if err != nil {
+		return nil, err
+	}
+	if err := specfile.CheckValues(name, text, file{}); err != nil {
+		return nil, err
+	}
+	return ParseSaved(name, text)
+}
+
+// ParseSaved reads what Parse has read before, an earlier version's too: what that
+// took is taken as it was.
+func ParseSaved(name string, src []byte) (*Config, error) {
+	src, err := specfile.Check(name, src)
+	if err != nil {
+		return nil, err
+	}
+	f := defaults()
+	if err := specfile.Decode(name, src, &f); err != nil {
+		return nil, err
+	}
+	if f.Model == nil || f.Train == nil { // what is saved may have none
+		return nil, fmt.Errorf("%s: the section model: or train: is empty", name)
+	}
+	c, err := f.config(specfile.ModelName(name), src)
+	if err != nil {
+		return nil, specfile.Locate(name, src, err)
+	}
+	return c, nil
+}
+
+// setSeq fills in the length of sequences.
+func (f *file) setSeq() {
+	if f.Train.Seq == unset {
+		f.Train.Seq = min(256, max(1, f.Model.MaxPositions))
+	}
+}
+
+// config is the configuration of that name; its errors are field errors.
+func (f *file) config(name string, src []byte) (*Config, error) {
+	f.setSeq()
+	m, err := f.Model.Spec(name)
+	m.Guided = f.Train.Guide.On()
+	return &Config{Model: m, Train: *f.Train, Source: src}, errors.Join(err, f.Train.validate(m))
+}
+
+// Course is what training comes to.
+type Course struct {
+	// Steps is the number of all optimizer steps, of which Guided are guided
+	// and Repeated see data a second time.
+	Steps, Guided, Repeated int
+	// FLOPs is the cost of all steps, a backward pass counted as two forward
+	// passes.
+	FLOPs float64
+}
+
+// Course computes the steps and the cost of training.
+func (c *Config) Course() Course {
+	m, t := c.Model, c.Train
+	m.Guided = false // guides are counted by their phase
+	batch, to := t.Batch*t.Accumulate, Course{Steps: t.Steps}
+	guides := 0.0 // guided steps' worth of guides
+	if g := t.Guide; g.On() {
+		to.Guided = int(float64(t.Steps) * g.MaxStepRatio)
+		if g.Mode == "fixedflop" {
+			to.Repeated = to.Guided
+			to.Steps += to.Guided
+		}
+		guides = float64(to.Guided)
+		if g.ReduceFLOP {
+			guides /= 2 // on average
+		}
+	}
+	guide := 2 * float64(batch) * float64(t.Seq) * float64(m.GuideParams())
+	to.FLOPs = 3 * (float64(to.Steps)*m.ForwardFLOPs(batch, t.Seq) + guides*guide)
+	return to
+}
+
+// SameRun reports whether two configurations train the same model through the
+// same states, bit for bit.
+func (c *Config) SameRun(d *Config) bool {
+	t := d.Train
+	t.Recompute = c.Train.Recompute
+	return c.Model.SameLayers(d.Model) && c.Train == t
+}
