@@ -6,6 +6,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // roofTokens are the numbers of tokens that the roofline is shown for.
@@ -18,7 +19,7 @@ func explainGPU(b *bytes.Buffer, f gpu.FFN) {
 		fmt.Fprintf(b, "  bf16 cannot serve it: %v\n", f.Why)
 	}
 	explainKernels(b, gpu.Table(f))
-	if f.Precision != gpu.BF16 {
+	if f.Precision != table.BF16 {
 		return // the roofline is that of tensor cores
 	}
 	explainRoofline(b, []string{"fc1", "fc2"}, f.Layers())
@@ -36,7 +37,7 @@ func explainKernels(b *bytes.Buffer, ks []gpu.Kernel) {
 	for _, k := range ks {
 		fmt.Fprintf(b, "  %s: %d threads, %d bytes of shared memory, %d blocks a multiprocessor, at most %d registers", k.Name, k.Threads, k.SharedBytes, k.BlocksPerSM, k.MaxRegisters())
 		if p, ok := k.Plan.(gpu.Product); ok && k.Counts.MMA > 0 {
-			fmt.Fprintf(b, "; %d x %d warps, %d stages; a stage: %d mma, %d ldmatrix; shared memory feeds %.0f FLOP a clock", p.Tile.WarpsM, p.Tile.WarpsN, p.Stages, k.Counts.MMA, k.Counts.LDMatrix, p.Tile.SharedFLOPs())
+			fmt.Fprintf(b, "; %d x %d warps, %d stages; a stage: %d mma, %d ldmatrix; shared memory feeds %.0f FLOP a clock", p.Tile.WarpsM, p.Tile.WarpsN, p.Stages, k.Counts.MMA, k.Counts.LDMatrix, gpu.SharedFLOPs(p.Tile))
 			if p.Split() {
 				fmt.Fprintf(b, "; %d parts of %d stages", p.Parts, p.PartSteps())
 			}

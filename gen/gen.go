@@ -22,6 +22,7 @@ import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -46,7 +47,7 @@ type Package struct {
 	NVCC, Dir string
 	// Precision of the networks on GPUs; empty means bf16 where their widths
 	// allow it, and float32 elsewhere.
-	Precision gpu.Precision
+	Precision table.Precision
 }
 
 // CUDA among the ISAs adds the kernels of the networks for NVIDIA GPUs.
@@ -92,8 +93,8 @@ func (p Package) Validate() error {
 			errs = append(errs, fmt.Errorf("isa %q: valid are %v and %s", isa, CPUs, CUDA))
 		}
 	}
-	if p.Precision != "" && p.Precision != gpu.BF16 && p.Precision != gpu.Float32s {
-		errs = append(errs, fmt.Errorf("precision %q: valid are auto, %s and %s", p.Precision, gpu.BF16, gpu.Float32s))
+	if p.Precision != "" && p.Precision != table.BF16 && p.Precision != table.Float32s {
+		errs = append(errs, fmt.Errorf("precision %q: valid are auto, %s and %s", p.Precision, table.BF16, table.Float32s))
 	}
 	return errors.Join(errs...)
 }
@@ -216,7 +217,7 @@ func (p Package) cudaFiles() (files []File, err error) {
 	var ptx, fatbins []string
 	for name, data := range built {
 		switch {
-		case strings.HasSuffix(name, cuda.PTX):
+		case strings.HasSuffix(name, cuda.PTX), name == cuda.Rows:
 			ptx = append(ptx, name)
 		case strings.HasSuffix(name, cuda.Fatbin):
 			fatbins = append(fatbins, name)
@@ -272,7 +273,7 @@ func stale(dir string, files []File) ([]string, error) {
 			if err != nil {
 				return nil, err
 			}
-			if bytes.HasPrefix(data, []byte(generatedMark)) || strings.HasSuffix(name, cuda.Fatbin) || strings.HasSuffix(name, cuda.PTX) {
+			if bytes.HasPrefix(data, []byte(generatedMark)) || strings.HasSuffix(name, cuda.Fatbin) || strings.HasSuffix(name, cuda.PTX) || name == cuda.Rows {
 				names = append(names, name)
 			}
 		}

@@ -15,10 +15,10 @@ import (
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/gen"
 	"github.com/structuredffn/sffn/gen/emit"
-	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -89,7 +89,7 @@ func newCommand() *cobra.Command {
 	cli.Complete(cmd, "kind", words(spec.Kinds())...)
 	cli.Complete(cmd, "act", words(spec.Acts())...)
 	cli.Complete(cmd, "isa", string(kernel.AVX512), string(kernel.AVX2), string(gen.CUDA))
-	cli.Complete(cmd, "precision", "auto", string(gpu.BF16), string(gpu.Float32s))
+	cli.Complete(cmd, "precision", "auto", string(table.BF16), string(table.Float32s))
 	cli.CompleteConfig(cmd, "config")
 	cmd.AddCommand(newAnyShape())
 	return cmd
@@ -207,7 +207,7 @@ func (f *flags) packageOf() (gen.Package, error) {
 	}
 	p.NVCC, p.Dir = f.nvcc, f.out
 	if f.precision != "auto" {
-		p.Precision = gpu.Precision(f.precision)
+		p.Precision = table.Precision(f.precision)
 	}
 	if err := p.Validate(); err != nil {
 		return p, &cli.UsageError{Err: err}

@@ -83,23 +83,27 @@ func (f Files) made(file, kind string) (name string, data []byte, err error) {
 	return fatbinName(file), f[fatbinName(file)], nil
 }
 
-// keep takes the PTX in dir for that which unpacks to the same text: another
-// version of Go packs it in another way.
+// keep takes the PTX and the rows in dir for those which unpack to the same text:
+// another version of Go packs them in another way.
 func (f Files) keep(dir string) error {
+	packed := []string{Rows}
 	for _, file := range f.names() {
-		data, err := os.ReadFile(filepath.Join(dir, ptxName(file)))
+		packed = append(packed, ptxName(file))
+	}
+	for _, name := range packed {
+		data, err := os.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		want, err := f.PTX(file)
+		want, err := gz.Unpack(f[name])
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		if text, err := gz.Unpack(data); err == nil && bytes.Equal(text, want) {
-			f[ptxName(file)] = data
+			f[name] = data
 		}
 	}
 	return nil
@@ -169,7 +173,7 @@ func Build(dir, nvcc string, kernels []gpu.Kernel) (Files, error) {
 	}
 	stale := Fresh(dir, files, PTX, Fatbin)
 	if stale == nil && nvcc == "" {
-		return files, nil
+		return files, errors.Join(files.AddRows(kernels), files.keep(dir))
 	}
 	t, err := Find(nvcc)
 	if err != nil {
@@ -181,7 +185,7 @@ func Build(dir, nvcc string, kernels []gpu.Kernel) (Files, error) {
 	if err := t.Compile(files, kernels); err != nil {
 		return nil, err
 	}
-	return files, files.keep(dir)
+	return files, errors.Join(files.AddRows(kernels), files.keep(dir))
 }
 
 // Compile adds PTX, machine code and the manifest to the sources, after it has

@@ -13,6 +13,7 @@ import (
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/internal/gpuproof/interpret"
 	"github.com/structuredffn/sffn/internal/ptx"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // device runs whole networks on the PTX interpreter and fails the test on
@@ -65,7 +66,7 @@ func loadPTX(t *testing.T, dir string, kernels []gpu.Kernel) map[string]*ptx.Ker
 // input is an array that kernels read.
 func (d *device) input(b []byte) *ptx.Buffer {
 	d.t.Helper()
-	a, err := d.Alloc(gpu.Read, b, len(b))
+	a, err := d.Alloc(table.Read, b, len(b))
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -121,18 +122,18 @@ type (
 
 // run launches a kernel once. Findings, and outputs that it did not write
 // whole, are errors; outputs become inputs of the next launch.
-func (d *device) run(k gpu.Kernel, a arrays, n numbers, c gpu.Counts) error {
+func (d *device) run(k gpu.Kernel, a arrays, n numbers, c table.Counts) error {
 	for _, p := range k.Params {
 		if b := a[p.Name]; b != nil && len(b.(*ptx.Buffer).Bytes()) != p.Bytes(c) {
 			return fmt.Errorf("%s: %s has %d bytes, the plan says %d", k.Name, p.Name, len(b.(*ptx.Buffer).Bytes()), p.Bytes(c))
 		}
 	}
-	if err := d.Launch(k, c, a, n); err != nil {
+	if err := d.Launch(k.Kernel, c, a, n); err != nil {
 		return fmt.Errorf("%v: %w", c, err)
 	}
 	for _, p := range k.Params {
-		if b := a[p.Name]; b != nil && p.Access != gpu.Read {
-			if n := b.(*ptx.Buffer).Unwritten(); n > 0 && p.Access == gpu.Written {
+		if b := a[p.Name]; b != nil && p.Access != table.Read {
+			if n := b.(*ptx.Buffer).Unwritten(); n > 0 && p.Access == table.Written {
 				return fmt.Errorf("%s: %v: %d words of %s were not written", k.Name, c, n, p.Name)
 			}
 			b.(*ptx.Buffer).Freeze()
@@ -142,10 +143,10 @@ func (d *device) run(k gpu.Kernel, a arrays, n numbers, c gpu.Counts) error {
 }
 
 // output makes room for an array that a kernel writes.
-func (d *device) output(k gpu.Kernel, name string, c gpu.Counts) *ptx.Buffer {
+func (d *device) output(k gpu.Kernel, name string, c table.Counts) *ptx.Buffer {
 	for _, p := range k.Params {
 		if p.Name == name {
-			b, _ := d.Alloc(gpu.Written, nil, p.Bytes(c))
+			b, _ := d.Alloc(table.Written, nil, p.Bytes(c))
 			return b.(*ptx.Buffer)
 		}
 	}
@@ -156,10 +157,11 @@ func (d *device) output(k gpu.Kernel, name string, c gpu.Counts) *ptx.Buffer {
 // product runs a matrix product, the sum of backward-weight in the given
 // number of parts, and returns its results.
 func (d *device) product(p gpu.Product, a arrays, tokens, parts int) (*ptx.Buffer, error) {
-	ks, c := p.Kernels(), gpu.Counts{gpu.Tokens: tokens, gpu.Parts: parts}
+	ks, c := p.Kernels(), table.Counts{table.Tokens: tokens, table.Parts: parts}
+	stages := (tokens + gpu.StageDepth - 1) / gpu.StageDepth
 	out := d.output(ks[0], "c", c)
 	a["c"] = out
-	n := numbers{"split": uint32(p.PartStages(tokens, parts))}
+	n := numbers{"split": uint32((stages + parts - 1) / parts)}
 	if len(ks) == 1 {
 		return out, d.run(ks[0], a, n, c)
 	}
@@ -183,8 +185,8 @@ func (d *device) launch(p gpu.Product, a arrays, tokens, parts int) *ptx.Buffer 
 }
 
 // array is a buffer of the values of a layer.
-func (d *device) array(v []float64, p gpu.Precision) *ptx.Buffer {
-	if p == gpu.Float32s {
+func (d *device) array(v []float64, p table.Precision) *ptx.Buffer {
+	if p == table.Float32s {
 		return d.float32(v)
 	}
 	return d.bf16(v)
@@ -199,9 +201,9 @@ func (d *device) sum(p gpu.Sum, parts *ptx.Buffer, n, count int, there []float64
 		accumulate, there = 0, slices.Repeat([]float64{math.NaN()}, n)
 	}
 	there32 := d.float32(there).Bytes()
-	b, _ := d.Alloc(gpu.Updated, there32, len(there32))
+	b, _ := d.Alloc(table.Updated, there32, len(there32))
 	sum := b.(*ptx.Buffer)
-	if err := d.run(p.Kernel(), arrays{"parts": parts, "sum": sum}, numbers{"accumulate": accumulate}, gpu.Counts{gpu.Entries: n, gpu.Parts: count}); err != nil {
+	if err := d.run(p.Kernel(), arrays{"parts": parts, "sum": sum}, numbers{"accumulate": accumulate}, table.Counts{table.Entries: n, table.Parts: count}); err != nil {
 		d.t.Fatal(err)
 	}
 	return values(sum, true)
@@ -210,12 +212,12 @@ func (d *device) sum(p gpu.Sum, parts *ptx.Buffer, n, count int, there []float64
 // columns sums the columns of the rows of a layer's gradient.
 func (d *device) columns(p gpu.Columns, x *ptx.Buffer, tokens int, there []float64) []float64 {
 	d.t.Helper()
-	k, c := p.Kernel(), gpu.Counts{gpu.Tokens: tokens, gpu.Parts: p.Parts(tokens)}
+	k, c := p.Kernel(), table.Counts{table.Tokens: tokens, table.Parts: p.Kernel().Cut.Parts(tokens)}
 	parts := d.output(k, "sums", c)
-	if err := d.run(k, arrays{"x": x, "sums": parts}, numbers{"rows": uint32(p.Rows(tokens))}, c); err != nil {
+	if err := d.run(k, arrays{"x": x, "sums": parts}, numbers{"rows": uint32(k.Cut.Units(tokens) * k.Cut.Unit)}, c); err != nil {
 		d.t.Fatal(err)
 	}
-	return d.sum(gpu.SumRows, parts, p.Width, p.Parts(tokens), there)
+	return d.sum(gpu.SumRows, parts, p.Width, k.Cut.Parts(tokens), there)
 }
 
 // layer is a layer on the device: packed weights and what its passes leave.
@@ -286,7 +288,7 @@ func (d *device) backward(l *layer, dy *ptx.Buffer, tokens, parts int, few, accu
 		return nil
 	}
 	if l.bias != nil {
-		columns := gpu.Columns{Width: len(l.plan.Bias), Precision: l.plan.Precision}
+		columns := gpu.Columns{Columns: table.Columns{Width: len(l.plan.Bias), Precision: l.plan.Precision}}
 		l.biasGrad = make([]float64, columns.Width)
 		for s, v := range d.columns(columns, dy, tokens, there(columns.Width)) {
 			l.biasGrad[l.plan.Bias[s]] = v

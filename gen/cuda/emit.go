@@ -9,7 +9,7 @@ import (
 	"text/template"
 
 	"github.com/structuredffn/sffn/gen/plan/gpu"
-	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 	"github.com/structuredffn/sffn/templates"
 )
 
@@ -36,7 +36,7 @@ func newView(k gpu.Product) view {
 	switch {
 	case k.Float32() || k.Split():
 		v.Each = 4
-	case k.Epilogue == gpu.SwiGLU:
+	case k.Epilogue == table.SwiGLU:
 		v.Each = 16
 	}
 	return v
@@ -53,7 +53,7 @@ type load struct {
 	At, Ok                string
 }
 
-func newLoad(v view, name string, o gpu.Operand, side, outer int) load {
+func newLoad(v view, name string, o table.Operand, side, outer int) load {
 	l := load{Name: name, Summed: o.Summed, Copies: v.Copies(side), Chunks: gpu.StageDepth / 8, Total: side * gpu.StageDepth / 8}
 	if o.Summed {
 		l.Chunks = side / 8
@@ -85,15 +85,15 @@ func newLoad(v view, name string, o gpu.Operand, side, outer int) load {
 
 // cplace is the C expression of an entry's place in a stored row. The packed
 // weights have one block after the other in rows of their own.
-func cplace(o gpu.Operand, block, col string) string {
+func cplace(o table.Operand, block, col string) string {
 	p := o.Cols
 	if p.Pairs {
 		col = paired(col, p.Len)
 	}
 	switch all := fmt.Sprintf("(%s * %d + %s)", block, p.Len, col); p.Then {
-	case spec.Deal:
+	case table.Deal:
 		return fmt.Sprintf("%s %% %d * %d + %s / %d", all, p.Of, p.Len, all, p.Of)
-	case spec.Riffle:
+	case table.Riffle:
 		return fmt.Sprintf("%s %% %d * %d + %s / %d", all, p.Len, p.Of, all, p.Len)
 	}
 	at := fmt.Sprintf("(%s)", col)
@@ -106,7 +106,7 @@ func cplace(o gpu.Operand, block, col string) string {
 	return at
 }
 
-// paired is the C expression of gpu.Places.Paired.
+// paired is the C expression of table.Places.Paired.
 func paired(i string, n int) string { return fmt.Sprintf("(%s %% 2 * %d + %s / 2)", i, n/2, i) }
 
 // float32View is what the template of float32 products needs beside the plan.
@@ -120,7 +120,7 @@ type float32View struct {
 func newFloat32View(p any) any {
 	v := newView(p.(gpu.Product))
 	v.K, v.Each = gpu.Float32Depth, 1
-	if v.Epilogue == gpu.SwiGLU {
+	if v.Epilogue == table.SwiGLU {
 		v.Each = 2
 	}
 	return float32View{v, gpu.Float32Pitch, gpu.StageDepth}
@@ -128,7 +128,7 @@ func newFloat32View(p any) any {
 
 // entry is the C expression of the index of an operand's entry: i counts the
 // rows or columns that are not summed, k those that are.
-func entry(o gpu.Operand, i, k string) string {
+func entry(o table.Operand, i, k string) string {
 	row, col := i, k
 	if o.Summed {
 		row, col = k, i
@@ -145,13 +145,13 @@ func entry(o gpu.Operand, i, k string) string {
 // outer and inner are the C expressions of the row or column and of the
 // product, in its stage, that a thread loads in its q-th turn: neighbouring lanes
 // load neighbours, and store them in different banks.
-func outer(o gpu.Operand) string {
+func outer(o table.Operand) string {
 	if o.Summed {
 		return "thread % 64"
 	}
 	return "thread / 8 + q / 2 * 32"
 }
-func inner(o gpu.Operand) string {
+func inner(o table.Operand) string {
 	if o.Summed {
 		return "thread / 64 + q * 4"
 	}
@@ -159,7 +159,7 @@ func inner(o gpu.Operand) string {
 }
 
 // swizzle is the C expression of a chunk's place in a stage.
-func swizzle(o gpu.Operand, side int) string {
+func swizzle(o table.Operand, side int) string {
 	if o.Summed {
 		return fmt.Sprintf("row * %d + ((chunk ^ (row & 7)) << 4)", 2*side)
 	}
@@ -168,7 +168,7 @@ func swizzle(o gpu.Operand, side int) string {
 
 // views make of a family's plan what its template is executed with; families
 // that are not here give their templates the plan itself.
-var views = map[string]func(any) any{
+var views = map[table.Role]func(any) any{
 	"gemm":  func(p any) any { return newView(p.(gpu.Product)) },
 	"sgemm": newFloat32View,
 }
@@ -189,11 +189,11 @@ func Source(file string, kernels []gpu.Kernel) ([]byte, error) {
 			continue
 		}
 		data := k.Plan
-		if v, ok := views[k.Template]; ok {
+		if v, ok := views[k.Role]; ok {
 			data = v(data)
 		}
 		b.WriteByte('\n')
-		if err := kernelTemplates.ExecuteTemplate(&b, k.Template+".cu.tmpl", data); err != nil {
+		if err := kernelTemplates.ExecuteTemplate(&b, string(k.Role)+".cu.tmpl", data); err != nil {
 			return nil, fmt.Errorf("cuda: %s: %w", k.Name, err)
 		}
 	}

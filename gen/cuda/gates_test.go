@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan/gpu"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // The committed reports of ptxas and of the disassembly hold every kernel to
@@ -19,7 +20,7 @@ import (
 func TestGates(t *testing.T) {
 	tables := map[string][]gpu.Kernel{shippedDir: shipped(t)}
 	for dir := range folders {
-		tables[dir] = table(t, dir)
+		tables[dir] = tableOf(t, dir)
 	}
 	for dir, ks := range tables {
 		m, text := manifest(t, dir)
@@ -87,7 +88,7 @@ func committed(ks []gpu.Kernel, kinds ...string) []string {
 // Stale or edited PTX or machine code is an error that says so, without a
 // toolkit.
 func TestStale(t *testing.T) {
-	t.Run("PTX", func(t *testing.T) { testStale(t, smallDir, table(t, smallDir), PTX) })
+	t.Run("PTX", func(t *testing.T) { testStale(t, smallDir, tableOf(t, smallDir), PTX) })
 	t.Run("machine code", func(t *testing.T) { testStale(t, shippedDir, shipped(t), Fatbin) })
 }
 
@@ -116,7 +117,7 @@ func testStale(t *testing.T, from string, ks []gpu.Kernel, kind string) {
 	if err := Fresh(dir, changed, kind); err == nil || !strings.Contains(err.Error(), "is stale: it was made from another") {
 		t.Error(err)
 	}
-	name := filepath.Join(dir, "z_"+string(gpu.Forward)+kind)
+	name := filepath.Join(dir, "z_"+string(table.Forward)+kind)
 	data, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
@@ -160,8 +161,8 @@ func TestBuildWithoutToolkit(t *testing.T) {
 			t.Errorf("no %s", name)
 		}
 	}
-	name := filepath.Join(dir, fatbinName(string(gpu.Forward)))
-	if err := os.WriteFile(name, files[fatbinName(string(gpu.BackwardData))], 0o666); err != nil {
+	name := filepath.Join(dir, fatbinName(string(table.Forward)))
+	if err := os.WriteFile(name, files[fatbinName(string(table.BackwardData))], 0o666); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Build(dir, "", ks); !errors.Is(err, ErrNoToolkit) || !strings.Contains(err.Error(), "z_forward.fatbin is not what z_cuda.txt says") {
@@ -206,7 +207,7 @@ func toolkit(t *testing.T) *Toolkit {
 func TestReproducible(t *testing.T) {
 	tk := toolkit(t)
 	for dir := range folders {
-		ks := table(t, dir)
+		ks := tableOf(t, dir)
 		files, err := Sources(ks)
 		if err != nil {
 			t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // shippedDir holds the kernels of the paper's S shapes.
@@ -71,11 +72,11 @@ func TestShippedKernels(t *testing.T) {
 					}
 					d, r := newProver(kernels, uint64(seed), uint64(seed), 500)
 					if *full && isProduct && (seed > 0 || m != 17) {
-						n := share(k.Blocks(gpu.Counts{gpu.Tokens: m, gpu.Parts: 1}))
+						n := share(k.Blocks(table.Counts{table.Tokens: m, table.Parts: 1}))
 						d.Only = func(at [3]int) bool { return (at[0]+3*at[1]+m+seed)%n == 0 }
 						r.Only = d.Only
 					}
-					if err := d.Prove(k, m); err != nil {
+					if err := d.Prove(k.Kernel, m); err != nil {
 						t.Error(err)
 					}
 				}
@@ -98,12 +99,12 @@ func share(grid [3]int) int {
 // each.
 func TestSmallKernels(t *testing.T) {
 	for _, dir := range []string{smallDir, goldenDir} {
-		ks := table(t, dir)
+		ks := tableOf(t, dir)
 		kernels := loadPTX(t, dir, ks)
 		for i, k := range ks {
 			for _, m := range tokenCounts[3*(i%2):][:2] {
 				d, _ := newProver(kernels, 1, uint64(i), 0)
-				if err := d.Prove(k, m); err != nil {
+				if err := d.Prove(k.Kernel, m); err != nil {
 					t.Error(err)
 				}
 			}

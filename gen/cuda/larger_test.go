@@ -8,6 +8,7 @@ import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // larger are the packages of the paper's M and L shapes, which have kernels for
@@ -77,7 +78,7 @@ func TestLargerKernels(t *testing.T) {
 		kernels := loadPTX(t, dir, ks)
 		for i, k := range ks {
 			p, ok := k.Plan.(gpu.Product)
-			if !ok || known[k.Name] || !*full && slices.ContainsFunc(k.Params, func(p gpu.Param) bool { return p.Bytes(gpu.Counts{gpu.Tokens: 17, gpu.Parts: 1}) > largest }) {
+			if !ok || known[k.Name] || !*full && slices.ContainsFunc(k.Params, func(p table.Param) bool { return p.Bytes(table.Counts{table.Tokens: 17, table.Parts: 1}) > largest }) {
 				continue
 			}
 			known[k.Name] = true
@@ -88,12 +89,12 @@ func TestLargerKernels(t *testing.T) {
 						m = min(m, gpu.FewTokens)
 					}
 					d, r := newProver(kernels, uint64(m), uint64(i), 100)
-					if grid := k.Blocks(gpu.Counts{gpu.Tokens: m, gpu.Parts: 1}); !*full {
+					if grid := k.Blocks(table.Counts{table.Tokens: m, table.Parts: 1}); !*full {
 						each := max(1, grid[0]*grid[1]/3)
 						d.Only = func(at [3]int) bool { return (at[0]*grid[1]+at[1]+i)%each == 0 }
 						r.Only = d.Only
 					}
-					if err := d.Prove(k, m); err != nil {
+					if err := d.Prove(k.Kernel, m); err != nil {
 						t.Error(err)
 					}
 				}

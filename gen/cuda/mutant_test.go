@@ -12,6 +12,7 @@ import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/internal/ptx"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // mutant is a kernel with one mistake. Site names the mistake's place in the
@@ -105,7 +106,7 @@ func noticed(t *testing.T, k gpu.Kernel, header, text string) bool {
 			tokens = 33
 		}
 		d, _ := newProver(m.Kernels, seed, seed, 500)
-		if d.Prove(k, tokens) != nil {
+		if d.Prove(k.Kernel, tokens) != nil {
 			return true
 		}
 	}
@@ -116,7 +117,7 @@ func noticed(t *testing.T, k gpu.Kernel, header, text string) bool {
 // stages: a barrier can be redundant at one shape and needed at another.
 // Exchanged registers must be noticed by every kernel.
 func TestMutants(t *testing.T) {
-	ks := table(t, smallDir)
+	ks := tableOf(t, smallDir)
 	header, texts := kernelTexts(t, smallDir, ks)
 	alive := map[string][]string{} // by site, the kernels that miss it
 	total := map[string]int{}
@@ -160,7 +161,7 @@ func TestMutants(t *testing.T) {
 // Launches that leave out the last tile of rows or of columns, or the last
 // stage of a sum over tokens, are noticed by every kernel.
 func TestDroppedTiles(t *testing.T) {
-	ks := table(t, smallDir)
+	ks := tableOf(t, smallDir)
 	kernels := loadPTX(t, smallDir, ks)
 	for _, k := range ks {
 		p, ok := k.Plan.(gpu.Product)
@@ -172,13 +173,13 @@ func TestDroppedTiles(t *testing.T) {
 			"rows":    func(l *ptx.Launch) { l.Grid[1]-- },
 			"stage":   func(l *ptx.Launch) { l.Args[len(l.Args)-1]-- },
 		} {
-			g := k.Blocks(gpu.Counts{gpu.Tokens: 129, gpu.Parts: 1})
+			g := k.Blocks(table.Counts{table.Tokens: 129, table.Parts: 1})
 			if what == "columns" && g[0] == 1 || what == "rows" && g[1] == 1 || what == "stage" && p.Depth() > 0 {
 				continue
 			}
 			d, r := newProver(kernels, 1, 0, 500)
 			r.Tamper = tamper
-			if d.Prove(k, 129) == nil {
+			if d.Prove(k.Kernel, 129) == nil {
 				t.Errorf("%s: the last %s left out: not noticed", k.Name, what)
 			}
 		}
@@ -187,7 +188,7 @@ func TestDroppedTiles(t *testing.T) {
 
 // The sums of columns need their barrier, whatever the type of the rows.
 func TestColumnsMutants(t *testing.T) {
-	ks := table(t, smallDir)
+	ks := tableOf(t, smallDir)
 	kernels := loadPTX(t, smallDir, ks)
 	header, texts := kernelTexts(t, smallDir, ks)
 	n := 0
@@ -197,7 +198,7 @@ func TestColumnsMutants(t *testing.T) {
 		}
 		run := func(kernels map[string]*ptx.Kernel) error {
 			d, _ := newProver(kernels, 1, 0, 1)
-			return d.Prove(k, 129)
+			return d.Prove(k.Kernel, 129)
 		}
 		if err := run(kernels); err != nil {
 			t.Fatal(err)

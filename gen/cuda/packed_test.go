@@ -10,6 +10,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gz"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // otherwise packs a text as another version of Go may.
@@ -32,7 +33,7 @@ func otherwise(t *testing.T, text []byte) []byte {
 // PTX is known by its text: what another version of Go packed is fresh, and stays
 // as it is where the text is made again. Another text does not.
 func TestPackedOtherwise(t *testing.T) {
-	ks := table(t, smallDir)
+	ks := tableOf(t, smallDir)
 	files, err := Sources(ks)
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +65,7 @@ func TestPackedOtherwise(t *testing.T) {
 	if err := Fresh(dir, again, PTX); err != nil {
 		t.Fatal(err)
 	}
-	const other = string(gpu.Forward)
+	const other = string(table.Forward)
 	text, err := files.PTX(other)
 	if err != nil {
 		t.Fatal(err)

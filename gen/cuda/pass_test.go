@@ -42,7 +42,7 @@ func passTable(models []spec.Model) ([]gpu.Kernel, error) {
 // Every kernel around the products, at every size, three schedules each, all
 // results.
 func TestPasses(t *testing.T) {
-	ks := table(t, passDir)
+	ks := tableOf(t, passDir)
 	kernels := loadPTX(t, passDir, ks)
 	for _, k := range ks {
 		t.Run(k.Name, func(t *testing.T) {
@@ -50,7 +50,7 @@ func TestPasses(t *testing.T) {
 			for _, n := range tokenCounts {
 				for seed := range uint64(3) {
 					d, _ := newProver(kernels, seed, 1000*seed, 0)
-					if err := d.Prove(k, n); err != nil {
+					if err := d.Prove(k.Kernel, n); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -52,7 +52,7 @@ func passNoticed(t *testing.T, k gpu.Kernel, header, text string) bool {
 	}
 	for _, n := range []int{5, 17, 33, 64, 129} { // small ones tell most mistakes, and are quick
 		d, _ := newProver(m.Kernels, uint64(n), uint64(n), 0)
-		if d.Prove(k, n) != nil {
+		if d.Prove(k.Kernel, n) != nil {
 			return true
 		}
 	}
@@ -66,7 +66,7 @@ func TestPassMutants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	loadPTX(t, passDir, table(t, passDir))
+	loadPTX(t, passDir, tableOf(t, passDir))
 	header, texts := kernelTexts(t, passDir, ks)
 	for _, k := range ks {
 		t.Run(k.Name, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestPassDroppedBlocks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kernels := loadPTX(t, passDir, table(t, passDir))
+	kernels := loadPTX(t, passDir, tableOf(t, passDir))
 	for _, k := range ks {
 		for i := range 3 {
 			dropped := false
@@ -101,13 +101,13 @@ func TestPassDroppedBlocks(t *testing.T) {
 					dropped = true
 				}
 			}
-			if err := d.Prove(k, 129); err == nil && dropped {
+			if err := d.Prove(k.Kernel, 129); err == nil && dropped {
 				t.Errorf("%s: the last block of direction %d left out: not noticed", k.Name, i)
 			}
 			// And where next to nothing is compared: what is not written, or not
 			// changed, shows.
 			d.Samples = 1
-			if err := d.Prove(k, 129); err == nil && dropped {
+			if err := d.Prove(k.Kernel, 129); err == nil && dropped {
 				t.Errorf("%s: the last block of direction %d left out: not noticed with one entry", k.Name, i)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/internal/ptx"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 var (
@@ -34,7 +35,7 @@ var folders = map[string]func() ([]gpu.Kernel, error){
 	edgeDir:   edgeTable,
 }
 
-func table(t *testing.T, dir string) []gpu.Kernel {
+func tableOf(t *testing.T, dir string) []gpu.Kernel {
 	t.Helper()
 	ks, err := folders[dir]()
 	if err != nil {
@@ -49,8 +50,8 @@ var tokenCounts = []int{1, 17, 64, 65, 128, 129}
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if *update {
-		for dir, table := range folders {
-			ks, err := table()
+		for dir, kernels := range folders {
+			ks, err := kernels()
 			if err := errors.Join(err, compileInto(dir, ks)); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
@@ -82,7 +83,7 @@ func smallTable() ([]gpu.Kernel, error) {
 }
 
 func compileInto(dir string, ks []gpu.Kernel) error {
-	files, err := Build(dir, "", ks)
+	files, err := Proven(dir, ks)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func compileInto(dir string, ks []gpu.Kernel) error {
 		return err
 	}
 	for name, data := range files {
-		if name != Manifest && !strings.HasSuffix(name, PTX) {
+		if name != Manifest && name != Rows && !strings.HasSuffix(name, PTX) {
 			continue // sources are written again by the tests, machine code is not run
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
@@ -110,8 +111,8 @@ const roundoff = 1.0 / 256
 // tanh.approx is good to 2^-11, its slope here to twice that. In float32 each
 // rounding stands for a sum of at most terms products, each half an ulp off, and
 // for the two ulp of an exponential and a quotient.
-func tolerance(p gpu.Precision, roundings, terms int) float64 {
-	if p == gpu.Float32s {
+func tolerance(p table.Precision, roundings, terms int) float64 {
+	if p == table.Float32s {
 		return float64(roundings*(terms+4)) / (1 << 24)
 	}
 	return math.Sqrt(float64(roundings)/3)*roundoff + 1.0/1024
@@ -134,8 +135,8 @@ func near(t *testing.T, what string, got, want []float64, tol float64) {
 // and backward, each launch with another schedule, against float64.
 func TestNetworks(t *testing.T) {
 	fs := planned(t, slices.Concat(small, odd, goldenFFNs))
-	kernels := loadPTX(t, smallDir, table(t, smallDir))
-	maps.Copy(kernels, loadPTX(t, goldenDir, table(t, goldenDir)))
+	kernels := loadPTX(t, smallDir, tableOf(t, smallDir))
+	maps.Copy(kernels, loadPTX(t, goldenDir, tableOf(t, goldenDir)))
 	for _, f := range fs {
 		for _, m := range tokenCounts {
 			t.Run(fmt.Sprintf("%s/%d", f.Spec.Name(), m), func(t *testing.T) {
@@ -174,14 +175,14 @@ func network(d *device, f gpu.FFN, m int, seed uint64) {
 	dx, dm1, db1 := f64ref.LinearBackward(m1, x, dh, m, l1.In, l1.Out)
 
 	fc1, fc2 := d.newLayer(f.FC1, w1, b1), d.newLayer(f.FC2, w2, b2)
-	dev, is32 := d.array(x, f.Precision), f.Precision == gpu.Float32s
+	dev, is32 := d.array(x, f.Precision), f.Precision == table.Float32s
 	n, terms := 2*len(fc1.packs), max(l1.In, l1.Out, m)
 	last := f.FC1.Factors[len(f.FC1.Factors)-1].Forward
 	forward := func(few bool, pre *ptx.Buffer) {
 		got := values(d.forward(fc2, d.forward(fc1, dev, m, few, pre), m, few, nil), is32)
 		near(t, "y", unstored(got, f.Output, m), y, tolerance(f.Precision, n, terms))
 	}
-	pre := d.output(last.Kernel(), "pre", gpu.Counts{gpu.Tokens: m})
+	pre := d.output(last.Kernel(), "pre", table.Counts{table.Tokens: m})
 	forward(false, pre)
 	stored := make([]float64, len(dy))
 	for r := range m {
@@ -225,7 +226,7 @@ func network(d *device, f gpu.FFN, m int, seed uint64) {
 	}
 	backward(false, seed == 2)
 	if m <= gpu.FewTokens && !is32 {
-		pre = d.output(last.Kernel(), "pre", gpu.Counts{gpu.Tokens: m})
+		pre = d.output(last.Kernel(), "pre", table.Counts{table.Tokens: m})
 		forward(true, pre)
 		backward(true, false)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/internal/gpuproof/interpret"
 	"github.com/structuredffn/sffn/internal/ptx"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Every constant of a kernel's text at which its family's plan changes has
@@ -27,7 +28,7 @@ func TestThresholdShapes(t *testing.T) {
 	missing := map[string]string{}
 	var all []gpu.Kernel
 	for dir := range folders {
-		all = append(all, table(t, dir)...)
+		all = append(all, tableOf(t, dir)...)
 	}
 	for _, k := range all {
 		for _, s := range k.Thresholds() {
@@ -85,11 +86,11 @@ func around(s gpu.Threshold) (ns []int) {
 // long sequences only the blocks of rows that see the most of the other side run.
 func walk(d *gpuproof.Prover, r *interpret.Runner, k gpu.Kernel, axis plan.Axis, n int) error {
 	if a, ok := k.Plan.(gpu.Attention); ok && a.Rows && axis == "seq" && n > 66 {
-		keys := a.Pass == gpu.AttendKeys
+		keys := a.Pass == table.AttendKeys
 		d.Only = func(at [3]int) bool { return keys && at[0] < 2 || !keys && at[0] >= n-2 }
 		r.Only = d.Only
 	}
-	return d.ProveAt(k, axis, n)
+	return d.ProveAt(k.Kernel, table.Count(axis), n)
 }
 
 // digits of a name are the sizes of a kernel, which its variant leaves out.
@@ -101,7 +102,7 @@ func variants(t *testing.T) (ks []gpu.Kernel, kernels map[string]*ptx.Kernel) {
 	best, least := map[string]gpu.Kernel{}, map[string]int{}
 	kernels = map[string]*ptx.Kernel{}
 	for _, dir := range slices.Sorted(maps.Keys(folders)) {
-		ks := table(t, dir)
+		ks := tableOf(t, dir)
 		maps.Copy(kernels, loadPTX(t, dir, ks))
 		for _, k := range ks {
 			key := digits.ReplaceAllString(k.Name, "#")
@@ -113,7 +114,7 @@ func variants(t *testing.T) (ks []gpu.Kernel, kernels map[string]*ptx.Kernel) {
 			cost := 0
 			for _, p := range k.Params {
 				if p.Type.Array() {
-					cost += p.Bytes(gpu.Counts{gpu.Tokens: 64, gpu.Sequences: 1, gpu.SeqLen: 64, gpu.Slots: 64, gpu.Parts: 1})
+					cost += p.Bytes(table.Counts{table.Tokens: 64, table.Sequences: 1, table.SeqLen: 64, table.Slots: 64, table.Parts: 1})
 				}
 			}
 			if b, ok := best[key]; !ok || cost < least[key] || cost == least[key] && k.Name < b.Name {
@@ -157,7 +158,7 @@ func TestThresholds(t *testing.T) {
 
 // Every kernel of edges, all results.
 func TestEdges(t *testing.T) {
-	ks := table(t, edgeDir)
+	ks := tableOf(t, edgeDir)
 	kernels := loadPTX(t, edgeDir, ks)
 	for i, k := range ks {
 		t.Run(k.Name, func(t *testing.T) {
@@ -167,7 +168,7 @@ func TestEdges(t *testing.T) {
 				rows += 40 * (i % 2)
 			}
 			d, _ := newProver(kernels, 3, uint64(i), 0)
-			if err := d.Prove(k, rows); err != nil {
+			if err := d.Prove(k.Kernel, rows); err != nil {
 				t.Error(err)
 			}
 		})
@@ -207,11 +208,11 @@ func TestThresholdMutants(t *testing.T) {
 	}
 	tried := map[string]bool{}
 	for _, k := range ks {
-		family := k.Template + k.Family()
+		family := k.Family()
 		if tried[family] {
 			continue
 		}
-		if p, ok := k.Plan.(gpu.Product); ok && p.Pass != gpu.BackwardWeight {
+		if p, ok := k.Plan.(gpu.Product); ok && p.Pass != table.BackwardWeight {
 			tried[family] = true
 			sharp("a launch without the last row's tile", k, kernels, p.Tile.M, func(tokens int) func(*ptx.Launch) {
 				return func(l *ptx.Launch) {
@@ -224,12 +225,12 @@ func TestThresholdMutants(t *testing.T) {
 		}
 		p, product := k.Plan.(gpu.Product)
 		a, attention := k.Plan.(gpu.Attention)
-		if !(product && p.Precision == gpu.BF16) && !(attention && k.Template == "attend" && !a.Cache && a.Pass != gpu.AttendKeys) {
+		if !(product && p.Precision == table.BF16) && !(attention && k.Role == "attend" && !a.Cache && a.Pass != table.AttendKeys) {
 			continue
 		}
 		tried[family] = true
 		for _, dir := range slices.Sorted(maps.Keys(folders)) {
-			header, texts := kernelTexts(t, dir, table(t, dir))
+			header, texts := kernelTexts(t, dir, tableOf(t, dir))
 			text, ok := texts[k.Name]
 			if !ok {
 				continue

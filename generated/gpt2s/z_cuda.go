@@ -7,7 +7,7 @@ import (
 	"github.com/structuredffn/sffn/runtime/cuda"
 )
 
-//go:embed z_attention.ptx.gz z_backward_data.ptx.gz z_backward_weight.ptx.gz z_forward.ptx.gz z_passes.ptx.gz z_sums.ptx.gz
+//go:embed z_attention.ptx.gz z_backward_data.ptx.gz z_backward_weight.ptx.gz z_forward.ptx.gz z_kernels.json.gz z_passes.ptx.gz z_sums.ptx.gz
 var ptx embed.FS
 
 func init() {

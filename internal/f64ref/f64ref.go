@@ -4,9 +4,8 @@
 package f64ref
 
 import (
-	"math"
-
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/f64ref/act"
 )
 
 // Merged is the dense [out, in] matrix of a layer whose factors are given in
@@ -147,29 +146,16 @@ func LinearBackward(w, x, dy []float64, m, in, out int) (dx, dw, db []float64) {
 	return dx, dw, db
 }
 
-// GELU is the tanh form and its derivative.
-func GELU(h float64) (y, dy float64) {
-	c := math.Sqrt(2 / math.Pi)
-	t := math.Tanh(c * (h + 0.044715*h*h*h))
-	return 0.5 * h * (1 + t), 0.5*(1+t) + 0.5*h*(1-t*t)*c*(1+3*0.044715*h*h)
-}
-
-// SiLU is h*sigmoid(h) and its derivative.
-func SiLU(h float64) (y, dy float64) {
-	s := 1 / (1 + math.Exp(-h))
-	return h * s, s + h*s*(1-s)
-}
-
 // Activate computes the FFN's activation of h [m, fc1 out].
 func Activate(f spec.FFN, h []float64, m int) []float64 {
 	a := make([]float64, m*f.FFN)
 	for r := range m {
 		for j := range f.FFN {
 			if f.Act == spec.GELU {
-				a[r*f.FFN+j], _ = GELU(h[r*f.FFN+j])
+				a[r*f.FFN+j], _ = act.GELU(h[r*f.FFN+j])
 				continue
 			}
-			s, _ := SiLU(h[r*2*f.FFN+j])
+			s, _ := act.SiLU(h[r*2*f.FFN+j])
 			a[r*f.FFN+j] = s * h[r*2*f.FFN+f.FFN+j]
 		}
 	}
@@ -183,12 +169,12 @@ func ActivateBackward(f spec.FFN, h, da []float64, m int) []float64 {
 		for j := range f.FFN {
 			d := da[r*f.FFN+j]
 			if f.Act == spec.GELU {
-				_, g := GELU(h[r*f.FFN+j])
+				_, g := act.GELU(h[r*f.FFN+j])
 				dh[r*f.FFN+j] = d * g
 				continue
 			}
 			g, u := r*2*f.FFN+j, r*2*f.FFN+f.FFN+j
-			s, ds := SiLU(h[g])
+			s, ds := act.SiLU(h[g])
 			dh[g], dh[u] = d*h[u]*ds, d*s
 		}
 	}

@@ -55,7 +55,7 @@ func (c *check) device() error {
 		return err
 	}
 	start := time.Now()
-	if err := c.compile(ks); err != nil {
+	if ks, err = c.compile(ks); err != nil {
 		return err
 	}
 	info.Loading = time.Since(start).Seconds()
@@ -94,7 +94,7 @@ func (c *check) device() error {
 		}
 		tried := map[string]bool{}
 		for _, k := range ks {
-			family := k.Template + " " + k.Family()
+			family := k.Family()
 			if tried[family] {
 				continue
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // goldenCase is a case of the reference's, whose tensors are read.
@@ -142,7 +143,7 @@ func (c *check) layer(g *goldenCase, l *gpu.Layer, in int, y, grads, weights flo
 			return err
 		}
 		tolY, tolG, tolW := y, grads, weights
-		if l.Precision == plan.Float32s && y == 0 { // a layer by itself: n sums, each with half an ulp a product
+		if l.Precision == table.Float32s && y == 0 { // a layer by itself: n sums, each with half an ulp a product
 			n := float64((3*weightsOf(r)+1)*(max(in, len(dy)/tokens, times*tokens)+4)) / (1 << 24)
 			tolY, tolG, tolW = n, n, n
 		} else if y == 0 {

@@ -4,6 +4,7 @@
 package gpucheck
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os/exec"
@@ -12,11 +13,11 @@ import (
 	"slices"
 	"time"
 
-	plan "github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Config says what is checked.
@@ -200,8 +201,8 @@ func version() string {
 }
 
 // table lists the kernels of the models, by name.
-func (c *check) table() ([]plan.Kernel, error) {
-	var ks []plan.Kernel
+func (c *check) table() ([]table.Kernel, error) {
+	var ks []table.Kernel
 	for _, m := range c.Kernels {
 		k, err := gpu.Kernels(m.Model)
 		if err != nil {
@@ -210,17 +211,20 @@ func (c *check) table() ([]plan.Kernel, error) {
 		ks = append(ks, k...)
 	}
 	if c.Match != nil {
-		ks = slices.DeleteFunc(ks, func(k plan.Kernel) bool { return !c.Match.MatchString(k.Name) })
+		ks = slices.DeleteFunc(ks, func(k table.Kernel) bool { return !c.Match.MatchString(k.Name) })
 	}
 	if len(ks) == 0 {
 		return nil, fmt.Errorf("%w: no kernel is left", errNothing)
 	}
-	return plan.Unique(ks), nil
+	byName := func(a, b table.Kernel) int { return cmp.Compare(a.Name, b.Name) }
+	slices.SortFunc(ks, byName)
+	return slices.CompactFunc(ks, func(a, b table.Kernel) bool { return byName(a, b) == 0 }), nil
 }
 
-// compile has the driver take kernels that nobody has tried.
-func (c *check) compile(ks []plan.Kernel) error {
-	var wanted []plan.Kernel
+// compile has the driver take kernels that nobody has tried, and returns the rows of
+// what the program has for those that are asked for.
+func (c *check) compile(ks []table.Kernel) (rows []table.Kernel, err error) {
+	var wanted []table.Kernel
 	for _, k := range ks {
 		if c.loaded[k.Name] == nil {
 			wanted = append(wanted, k)
@@ -228,12 +232,15 @@ func (c *check) compile(ks []plan.Kernel) error {
 	}
 	found, err := c.d.Compile(wanted)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for name, k := range found {
-		c.loaded[name] = k
+		c.loaded[name], c.loaded[k.Name] = k, k
 	}
-	return nil
+	for _, k := range ks {
+		rows = append(rows, c.loaded[k.Name].Kernel)
+	}
+	return rows, nil
 }
 
 // prover is one on the device.

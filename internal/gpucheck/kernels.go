@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // KernelProof is what came of one kernel.
@@ -31,18 +31,18 @@ func (c *check) kernels() error {
 	if err != nil {
 		return err
 	}
-	cost := func(k gpu.Kernel) int {
+	cost := func(k table.Kernel) int {
 		n := 0
 		for _, p := range k.Params {
 			if p.Type.Array() {
-				n += p.Bytes(gpu.Counts{gpu.Tokens: 1000, gpu.Parts: 1, gpu.Sequences: 1, gpu.SeqLen: 1000})
+				n += p.Bytes(table.Counts{table.Tokens: 1000, table.Parts: 1, table.Sequences: 1, table.SeqLen: 1000})
 			}
 		}
 		return n
 	}
-	slices.SortStableFunc(ks, func(a, b gpu.Kernel) int { return cost(a) - cost(b) })
+	slices.SortStableFunc(ks, func(a, b table.Kernel) int { return cost(a) - cost(b) })
 	ks = ks[min(c.from, len(ks)):] // the others are proven, or have ended a process
-	if err := c.compile(ks); err != nil {
+	if ks, err = c.compile(ks); err != nil {
 		return err
 	}
 	p, r, err := c.prover(c.loaded, proofSamples)
@@ -78,14 +78,13 @@ func (c *check) kernels() error {
 const largeArrays = 32 << 20
 
 // fewMost bounds the rows of kernels for few tokens, which models run with up to
-// gpu.FewTokens of them.
+// fewer of them.
 const fewMost = 1000
 
 // rowsOf are the rows that a kernel is proven at whose arrays have so many bytes:
 // all where none of those that are asked for is among them.
-func (c *check) rowsOf(k gpu.Kernel, bytes int) (rows []int) {
-	p, product := k.Plan.(gpu.Product)
-	few := product && p.Tile.M == 16
+func (c *check) rowsOf(k table.Kernel, bytes int) (rows []int) {
+	few := k.Shape.Product != nil && k.Rows.To > 0
 	for _, n := range c.Rows {
 		if few && n > fewMost || bytes > largeArrays && n < edges[len(edges)-1] && !slices.Contains(edges, n) {
 			continue

@@ -10,6 +10,7 @@ import (
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Timing is the median of several measurements, and their quartiles, in
@@ -61,7 +62,7 @@ func (c *check) speed() error {
 	if err != nil {
 		return err
 	}
-	if err := c.compile(ks); err != nil {
+	if ks, err = c.compile(ks); err != nil {
 		return err
 	}
 	if c.d.Sync {
@@ -73,9 +74,8 @@ func (c *check) speed() error {
 			if err := c.at("%s, %d rows", k.Name, rows); err != nil {
 				return err
 			}
-			p, product := k.Plan.(gpu.Product)
-			few := product && p.Tile.M == 16
-			if few != (rows <= gpu.FewTokens) && product && p.Precision == gpu.BF16 {
+			p := k.Shape.Product
+			if p != nil && (k.Rows.To > 0) != (rows <= gpu.FewTokens) && p.Precision == table.BF16 {
 				continue // each runs where models run it
 			}
 			in, err := gpuproof.Prepare(k, rows)
@@ -100,7 +100,7 @@ func (c *check) speed() error {
 			}
 			rate := func(n float64) float64 { return n / (t.Median / 1e6) }
 			gbs := rate(float64(in.Bytes())) / 1e9
-			if !product {
+			if p == nil {
 				c.report.Passes = append(c.report.Passes, PassTime{Kernel: k.Name, Rows: rows, Time: t, GBs: gbs, TFLOPS: rate(attentionFLOPs(k, rows)) / 1e12})
 				continue
 			}
@@ -124,12 +124,12 @@ func (c *check) speed() error {
 // attentionFLOPs are those of a pass of causal attention over a sequence, halved,
 // 0 for other kernels: two products forward, three for the queries' gradients, four
 // for those of keys and values.
-func attentionFLOPs(k gpu.Kernel, rows int) float64 {
-	a, ok := k.Plan.(gpu.Attention)
-	products := map[gpu.AttendPass]float64{gpu.AttendForward: 2, gpu.AttendQueries: 3, gpu.AttendKeys: 4}[a.Pass]
-	if !ok || a.Cache {
+func attentionFLOPs(k table.Kernel, rows int) float64 {
+	a := k.Shape.Attention
+	if a == nil || a.Cache {
 		return 0
 	}
+	products := map[table.AttendPass]float64{table.AttendForward: 2, table.AttendQueries: 3, table.AttendKeys: 4}[a.Pass]
 	sequences := 1.0
 	if rows <= 65 {
 		sequences = 2
@@ -162,7 +162,7 @@ func slotSize(n int) int { return (n + 255) &^ 255 }
 
 // rotate gives a kernel so many sets of its inputs. Arrays of all sets lie in one
 // piece of memory each, of which the first part comes from the host.
-func (c *check) rotate(s *cuda.Stream, k gpu.Kernel, in *gpuproof.Inputs, sets int) (args []cuda.Args, free func(), err error) {
+func (c *check) rotate(s *cuda.Stream, k table.Kernel, in *gpuproof.Inputs, sets int) (args []cuda.Args, free func(), err error) {
 	var all []cuda.Buffer
 	free = func() {
 		for _, b := range all {
@@ -209,7 +209,7 @@ func (c *check) rotate(s *cuda.Stream, k gpu.Kernel, in *gpuproof.Inputs, sets i
 	for _, p := range k.Params {
 		n, ok := in.Numbers[p.Name]
 		for _, a := range args {
-			if ok && p.Type == gpu.Float32 {
+			if ok && p.Type == table.Float32 {
 				a[p.Name] = cuda.Float32Bits(n)
 			} else if ok {
 				a[p.Name] = cuda.Uint32(n)
@@ -220,7 +220,7 @@ func (c *check) rotate(s *cuda.Stream, k gpu.Kernel, in *gpuproof.Inputs, sets i
 }
 
 // time measures a kernel on inputs.
-func (c *check) time(k gpu.Kernel, in *gpuproof.Inputs) (t Timing, err error) {
+func (c *check) time(k table.Kernel, in *gpuproof.Inputs) (t Timing, err error) {
 	left, _, err := c.d.FreeMemory()
 	if err != nil {
 		return t, err
@@ -255,7 +255,7 @@ var errNoTime = errors.New("the time between two events is no time")
 
 // microseconds measures so many launches several times, once more to warm up, and
 // says what one takes. Where each launch is waited for, the host's time is in it.
-func (c *check) microseconds(s *cuda.Stream, k gpu.Kernel, in *gpuproof.Inputs, args []cuda.Args, launches, repeats int) (us []float64, err error) {
+func (c *check) microseconds(s *cuda.Stream, k table.Kernel, in *gpuproof.Inputs, args []cuda.Args, launches, repeats int) (us []float64, err error) {
 	work := func() error {
 		for i := range launches {
 			if err := s.Launch(c.loaded[k.Name], in.Counts, args[i%len(args)]); err != nil {

@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 //go:embed torch.py
@@ -117,7 +117,7 @@ func (c *check) talkTorch(in io.Writer, out *bufio.Reader, answered func()) erro
 			return err
 		}
 		p := &c.report.Products[i]
-		s := shape{Blocks: p.Blocks, M: p.M, N: p.N, K: p.K, Transposed: p.Pass == string(gpu.BackwardWeight), DType: p.Precision}
+		s := shape{Blocks: p.Blocks, M: p.M, N: p.N, K: p.K, Transposed: p.Pass == string(table.BackwardWeight), DType: p.Precision}
 		if known[s] == 0 {
 			ask := s
 			ask.Buffers, ask.Launches, ask.Repeats = p.Time.Buffers, p.Time.Launches, max(1, c.Repeats)

@@ -3,13 +3,13 @@ package gpuproof
 import (
 	"math"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // heads is causal attention as its kernels see it: key and value of a position of
 // a sequence, wherever they lie.
 type heads struct {
-	gpu.Attention
+	table.Attention
 	scale float64
 	seq   int // tokens of the longest sequence
 	// query, key and value are the first entry of a head's vector in q, k and v.
@@ -70,11 +70,11 @@ func (a *heads) tolerance(abs float64) float64 {
 
 // attention tries sequences of n tokens; those of a cache go on after five.
 func attention(t *trial, n int) {
-	p := t.Plan.(gpu.Attention)
+	p := *t.Shape.Attention
 	switch {
 	case p.Cache:
 		cached(t, p, 5, n)
-	case p.Pass == gpu.AttendDelta:
+	case p.Pass == table.AttendDelta:
 		delta(t, p, n)
 	default:
 		batch(t, p, n)
@@ -84,11 +84,11 @@ func attention(t *trial, n int) {
 // keys tries sequences that go on by a row or two that see n keys in all.
 func keys(t *trial, n int) {
 	rows := min(n, 2)
-	cached(t, t.Plan.(gpu.Attention), n-rows, rows)
+	cached(t, *t.Shape.Attention, n-rows, rows)
 }
 
-func delta(t *trial, p gpu.Attention, tokens int) {
-	t.counts[gpu.Tokens] = tokens
+func delta(t *trial, p table.Attention, tokens int) {
+	t.counts[table.Tokens] = tokens
 	do, o := t.draw("do", 1), t.draw("o", 1)
 	t.each("delta", func(i int) (v, tol float64) {
 		abs := 0.0
@@ -101,13 +101,13 @@ func delta(t *trial, p gpu.Attention, tokens int) {
 }
 
 // batch tries whole sequences of one length, forward or backward.
-func batch(t *trial, p gpu.Attention, seq int) {
+func batch(t *trial, p table.Attention, seq int) {
 	sequences := 1
 	if seq <= 65 {
 		sequences = 2
 	}
 	tokens := sequences * seq
-	t.counts[gpu.Tokens], t.counts[gpu.Sequences], t.counts[gpu.SeqLen] = tokens, sequences, seq
+	t.counts[table.Tokens], t.counts[table.Sequences], t.counts[table.SeqLen] = tokens, sequences, seq
 	qkv := t.draw("qkv", 1)
 	width, hd := p.Width(), p.HeadDim
 	a := &heads{Attention: p, scale: float64(float32(1 / math.Sqrt(float64(hd)))), seq: seq, q: qkv, k: qkv, v: qkv,
@@ -118,7 +118,7 @@ func batch(t *trial, p gpu.Attention, seq int) {
 		pos:      func(row int) int { return row % seq },
 	}
 	t.numbers["scale"] = math.Float32bits(float32(a.scale))
-	if p.Pass == gpu.AttendForward {
+	if p.Pass == table.AttendForward {
 		t.left["lse"] = !t.choose()
 		forward(t, a, tokens)
 		return
@@ -191,7 +191,7 @@ func backward(t *trial, a *heads, rows int) {
 		}
 	}
 	slots := a.Heads + 2*a.KVHeads
-	t.stays["dqkv"] = func(i int) bool { return (i%width/hd < a.Heads) != (a.Pass == gpu.AttendQueries) }
+	t.stays["dqkv"] = func(i int) bool { return (i%width/hd < a.Heads) != (a.Pass == table.AttendQueries) }
 	t.points = rows * slots
 	t.wants = func() func(int, wanted) {
 		return func(n int, want wanted) {
@@ -203,7 +203,7 @@ func backward(t *trial, a *heads, rows int) {
 			}
 			seq, pos := a.sequence(row), a.pos(row)
 			switch query := slot < a.Heads; {
-			case query != (a.Pass == gpu.AttendQueries): // the other kernel's
+			case query != (a.Pass == table.AttendQueries): // the other kernel's
 				for i := range hd {
 					want(d, row*width+slot*hd+i, there.at(row*width+slot*hd+i), 0)
 				}
@@ -249,14 +249,14 @@ func backward(t *trial, a *heads, rows int) {
 
 // cached tries sequences that hold different numbers of tokens already and go on
 // by different numbers of rows.
-func cached(t *trial, p gpu.Attention, before, n int) {
+func cached(t *trial, p table.Attention, before, n int) {
 	const slots = 3
 	seq := before + n
 	capacity, hd := seq+7, p.HeadDim
 	type span struct{ seq, pos, first, rows int }
 	spans := []span{{2, before, 0, n}, {0, seq - 1 - n/3, n, 1 + n/3}}
 	rows := n + 1 + n/3
-	t.counts[gpu.Tokens], t.counts[gpu.Sequences], t.counts[gpu.SeqLen], t.counts[gpu.Slots] = rows, len(spans), n, slots*capacity
+	t.counts[table.Tokens], t.counts[table.Sequences], t.counts[table.SeqLen], t.counts[table.Slots] = rows, len(spans), n, slots*capacity
 	of := func(row int) span {
 		if row < n {
 			return spans[0]

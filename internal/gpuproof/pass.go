@@ -3,13 +3,13 @@ package gpuproof
 import (
 	"math"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // norm tries a norm on rows of so many tokens, forward or backward.
 func norm(t *trial, tokens int) {
-	p := t.Plan.(gpu.Norm)
-	t.counts[gpu.Tokens] = tokens
+	p := *t.Shape.Norm
+	t.counts[table.Tokens] = tokens
 	h := p.Hidden
 	// stored is the place of entry i of a row of y.
 	stored := func(i int) int { return i%p.Blocks*(h/p.Blocks) + i/p.Blocks }
@@ -26,7 +26,7 @@ func norm(t *trial, tokens int) {
 	}
 	if p.Add && !p.Backward {
 		y, x := t.draw("y", 1), s
-		s = newValues(gpu.ArrayFloat32, x.len())
+		s = newValues(table.ArrayFloat32, x.len())
 		for i := range s.len() {
 			s.set(i, x.at(i)+y.at(i/h*h+stored(i%h)))
 		}
@@ -54,7 +54,7 @@ func norm(t *trial, tokens int) {
 	normBackward(t, p, w, s, mean, rstd, e, stored)
 }
 
-func normForward(t *trial, p gpu.Norm, w, s values, mean, rstd []float64, e float64) {
+func normForward(t *trial, p table.Norm, w, s values, mean, rstd []float64, e float64) {
 	h := p.Hidden
 	var b values
 	if !p.RMS {
@@ -95,7 +95,7 @@ func normForward(t *trial, p gpu.Norm, w, s values, mean, rstd []float64, e floa
 	}
 }
 
-func normBackward(t *trial, p gpu.Norm, w, s values, mean, rstd []float64, e float64, stored func(int) int) {
+func normBackward(t *trial, p table.Norm, w, s values, mean, rstd []float64, e float64, stored func(int) int) {
 	tokens, h := len(mean), p.Hidden
 	dout, dx := t.draw("dout", 1), values{}
 	if t.choose() {
@@ -139,7 +139,7 @@ func normBackward(t *trial, p gpu.Norm, w, s values, mean, rstd []float64, e flo
 			if at >= rows { // a sum over the rows of a part
 				at -= rows
 				i, v, abs := at%p.Width(), 0.0, 0.0
-				for r := at / p.Width() * gpu.NormRows; r < min(tokens, (at/p.Width()+1)*gpu.NormRows); r++ {
+				for r := at / p.Width() * p.Rows; r < min(tokens, (at/p.Width()+1)*p.Rows); r++ {
 					d, f, size := dout.at(r*h+i%h), 1.0, 1.0
 					if i < h {
 						f, size = n(r, i)
@@ -147,7 +147,7 @@ func normBackward(t *trial, p gpu.Norm, w, s values, mean, rstd []float64, e flo
 					v += d * f
 					abs += math.Abs(d) * size
 				}
-				want(sums, at, v, (gpu.NormRows+4)*ulp32*abs)
+				want(sums, at, v, float64(p.Rows+4)*ulp32*abs)
 				return
 			}
 			r, i := at/h, at%h
@@ -174,9 +174,9 @@ func normBackward(t *trial, p gpu.Norm, w, s values, mean, rstd []float64, e flo
 // embed tries the embeddings of so many tokens, or their gradients. Both are sums
 // in a fixed order: the same float32.
 func embed(t *trial, tokens int) {
-	p := t.Plan.(gpu.Embed)
+	p := *t.Shape.Embed
 	h := p.Hidden
-	t.counts[gpu.Tokens] = tokens
+	t.counts[table.Tokens] = tokens
 	if !p.Backward {
 		ids, table := t.fill("ids", func(int) float64 { return float64(t.rng.IntN(p.Vocab)) }), t.draw("table", 1)
 		var positions, places values
@@ -193,7 +193,7 @@ func embed(t *trial, tokens int) {
 		return
 	}
 	rows := 1 + tokens/2 // some tokens come more than once, and some rows have none
-	t.counts[gpu.TableRows] = rows
+	t.counts[table.TableRows] = rows
 	of := make([][]int, rows) // the tokens of each row
 	for token := range tokens {
 		row := t.rng.IntN(rows)
@@ -225,10 +225,10 @@ func embed(t *trial, tokens int) {
 // rotate tries the rotation of queries and keys of so many tokens, in place or
 // into a cache of several sequences.
 func rotate(t *trial, tokens int) {
-	p := t.Plan.(gpu.Rotate)
+	p := *t.Shape.Rotate
 	const positions, capacity = 50, 61
 	seqs := 1 + tokens/positions
-	t.counts[gpu.Tokens], t.counts[gpu.Positions], t.counts[gpu.Slots] = tokens, positions, seqs*capacity
+	t.counts[table.Tokens], t.counts[table.Positions], t.counts[table.Slots] = tokens, positions, seqs*capacity
 	hd, half, w := p.HeadDim, p.HeadDim/2, p.Width()
 	at := func(token int) (seq, pos int) { return token % seqs, token / seqs % positions }
 	token := make([]int, seqs*capacity) // 1 + the token of a slot of the cache
@@ -240,7 +240,7 @@ func rotate(t *trial, tokens int) {
 	t.fill("positions", func(i int) float64 { _, pos := at(i); return float64(pos) })
 	sign := 1.0
 	var cos, sin values
-	if p.Rotate {
+	if p.Turn {
 		if !t.choose() {
 			sign = -1
 		}
@@ -265,7 +265,7 @@ func rotate(t *trial, tokens int) {
 		want     func(i int) (v, tol float64)
 	}
 	var parts []part
-	if p.Rotate {
+	if p.Turn {
 		stays := func(i int) bool { head := i % w / hd; return head >= last || head >= p.Heads && p.Cache }
 		t.stays["qkv"] = stays
 		parts = append(parts, part{t.array("qkv"), qkv.len(), func(i int) (float64, float64) {
@@ -289,7 +289,7 @@ func rotate(t *trial, tokens int) {
 				switch {
 				case from < 0:
 					return there.at(i), 0
-				case p.Rotate && head < last:
+				case p.Turn && head < last:
 					return turned(from, head, i%hd)
 				}
 				return qkv.at(from*w + head*hd + i%hd), 0
@@ -315,9 +315,9 @@ func rotate(t *trial, tokens int) {
 
 // loss tries the cross entropy of so many rows.
 func loss(t *trial, tokens int) {
-	p := t.Plan.(gpu.Loss)
+	p := *t.Shape.Loss
 	const scale = 0.125
-	t.counts[gpu.Tokens] = tokens
+	t.counts[table.Tokens] = tokens
 	gradient := t.choose()
 	if !gradient {
 		t.stays["logits"] = func(int) bool { return true }

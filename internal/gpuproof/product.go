@@ -5,8 +5,8 @@ import (
 	"math"
 	"math/rand/v2"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
-	"github.com/structuredffn/sffn/internal/f64ref"
+	"github.com/structuredffn/sffn/internal/f64ref/act"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // operands are the two matrices of a product.
@@ -14,7 +14,7 @@ type operands struct{ a, b values }
 
 // place is the index of an operand's entry: i counts the rows or columns that are
 // not summed, k those that are.
-func place(o gpu.Operand, block, i, k int) int {
+func place(o table.Operand, block, i, k int) int {
 	if o.Summed {
 		i, k = k, i
 	}
@@ -23,7 +23,7 @@ func place(o gpu.Operand, block, i, k int) int {
 
 // sum adds products lo to hi of entry (i,j) of one block, and their absolute
 // values, to which the error of float32 sums is relative.
-func (o operands) sum(k gpu.Product, block, i, j, lo, hi int) (sum, abs float64) {
+func (o operands) sum(k table.Product, block, i, j, lo, hi int) (sum, abs float64) {
 	for n := lo; n < hi; n++ {
 		p := o.a.at(place(k.A, block, i, n)) * o.b.at(place(k.B, block, j, n))
 		sum += p
@@ -38,24 +38,27 @@ func lost(n int, sum, abs float64) float64 { return float64(n+2) * ulp32 * (abs 
 // product tries a matrix product. Each part of a sum in parts is a result of its
 // own.
 func product(t *trial, tokens int) {
-	k := t.Plan.(gpu.Product)
+	k := *t.Shape.Product
 	parts := max(1, k.Parts)
-	t.counts[gpu.Tokens], t.counts[gpu.Parts] = tokens, 1
-	if k.Pass == gpu.BackwardWeight {
-		parts = k.WeightParts(tokens)
-		t.counts[gpu.Parts] = parts
+	t.counts[table.Tokens], t.counts[table.Parts] = tokens, 1
+	// A weight's gradient is cut, and the kernel is told how many units a part has.
+	split, units := t.Params[t.array("split")].Unit, 0
+	if k.Pass == table.BackwardWeight {
+		parts, units = t.Cut.Parts(tokens), t.Cut.Units(tokens)
+		t.counts[table.Parts], split = parts, t.Cut.Unit
+	} else {
+		units = (tokens + split - 1) / max(1, split)
 	}
-	stages := k.PartStages(tokens, t.counts[gpu.Parts])
-	t.numbers["split"] = uint32(stages)
+	t.numbers["split"] = uint32(units)
 	depth := cmp.Or(k.Depth(), tokens)
 	// part is a part's first product and the one after its last.
 	part := func(n int) (lo, hi int) {
 		each := depth
 		switch {
 		case k.Split():
-			each = k.PartSteps() * gpu.StageDepth
-		case k.Pass == gpu.BackwardWeight:
-			each = stages * gpu.StageDepth
+			each = k.PartDepth
+		case k.Pass == table.BackwardWeight:
+			each = units * split
 		}
 		return min(depth, n*each), min(depth, (n+1)*each)
 	}
@@ -76,7 +79,7 @@ func product(t *trial, tokens int) {
 					v, abs := o.sum(k, block, i, j, lo, hi)
 					want(c, (p*tokens+i)*k.C.Pitch+k.C.Cols.At(block, j), v, lost(hi-lo, v, abs))
 				}
-			case k.Pass == gpu.BackwardWeight:
+			case k.Pass == table.BackwardWeight:
 				each := t.out[c].len() / parts
 				for p := range parts {
 					lo, hi := part(p)
@@ -91,12 +94,12 @@ func product(t *trial, tokens int) {
 			}
 		}
 	}
-	tilesN := (cols + k.Tile.N - 1) / k.Tile.N
+	tilesN := (cols + t.Tile.N - 1) / t.Tile.N
 	t.ran = func(n int, only func([3]int) bool) bool {
 		block, i, j := point(n)
-		return only([3]int{block*tilesN + j/k.Tile.N, i / k.Tile.M, 0})
+		return only([3]int{block*tilesN + j/t.Tile.N, i / t.Tile.M, 0})
 	}
-	t.sample = func(add func(int)) { sampleTiles(t.rng, k, rows, cols, add) }
+	t.sample = func(add func(int)) { sampleTiles(t.rng, t.Kernel, rows, cols, add) }
 }
 
 // mostTiles bounds the tiles of which an entry is compared. Those of the last
@@ -105,12 +108,13 @@ const mostTiles = 2048
 
 // sampleTiles adds an entry of every tile of a product's results, or of so many,
 // and some of the last row, most of whose tile may be missing.
-func sampleTiles(rng *rand.Rand, k gpu.Product, rows, cols int, add func(int)) {
+func sampleTiles(rng *rand.Rand, k table.Kernel, rows, cols int, add func(int)) {
+	blocks := k.Shape.Product.Blocks
 	tiles := func(n, side int) int { return (n + side - 1) / side }
 	down, across := tiles(rows, k.Tile.M), tiles(cols, k.Tile.N)
-	each := max(1, k.Blocks*down*across/mostTiles)
+	each := max(1, blocks*down*across/mostTiles)
 	skip := rng.IntN(each)
-	for block := range k.Blocks {
+	for block := range blocks {
 		for i := range down {
 			for j := range across {
 				if ((block*down+i)*across+j)%each != skip && i < down-1 && j < across-1 {
@@ -140,7 +144,7 @@ func (t *trial) stored(array int, v, tol float64) float64 {
 // epilogue is what follows a product's sums.
 type epilogue struct {
 	*trial
-	gpu.Product
+	table.Product
 	bias, before values
 	c, pre       int
 	keeps        bool // stores the values before the activation
@@ -148,21 +152,18 @@ type epilogue struct {
 }
 
 // epilogue draws what a product's epilogue reads.
-func (t *trial) epilogue(k gpu.Product) epilogue {
+func (t *trial) epilogue(k table.Product) epilogue {
 	e := epilogue{trial: t, Product: k, c: t.array("c"), pre: t.array("pre"), tanh: 1.0 / 2048}
-	if k.Precision == gpu.Float32s {
+	if k.Precision == table.Float32s {
 		e.tanh = 1.0 / (1 << 19)
 	}
-	// A product that leaves parts has its epilogue in the kernel that finishes them.
-	if here := t.Template == "finish" || !k.Split(); here && k.Bias {
+	if k.Bias {
 		e.bias = t.draw("bias", 0.5)
-	} else if !here {
-		return e
 	}
 	switch k.Epilogue {
-	case gpu.GELUBackward, gpu.SwiGLUBackward:
+	case table.GELUBackward, table.SwiGLUBackward:
 		e.before = t.draw("pre", 1)
-	case gpu.GELU, gpu.SwiGLU:
+	case table.GELU, table.SwiGLU:
 		t.left["pre"] = !t.choose()
 		e.keeps = !t.left["pre"]
 	}
@@ -187,9 +188,9 @@ func (k epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int)
 	at := i*k.Product.C.Pitch + col(j)
 	store := func(place int, v, e float64) { want(k.c, place, v, k.stored(k.c, v, e)) }
 	// Gates and ups take turns, or those of a row come one after the other.
-	act, gate, up := at/2, 2*at, 2*at+1
-	if k.Precision == gpu.Float32s {
-		act, gate, up = i*k.C.Pitch/2+col(j), 2*i*k.C.Pitch+col(j), (2*i+1)*k.C.Pitch+col(j)
+	result, gate, up := at/2, 2*at, 2*at+1
+	if k.Precision == table.Float32s {
+		result, gate, up = i*k.C.Pitch/2+col(j), 2*i*k.C.Pitch+col(j), (2*i+1)*k.C.Pitch+col(j)
 	}
 	if k.keeps {
 		want(k.pre, at, v, k.stored(k.pre, v, e))
@@ -197,23 +198,23 @@ func (k epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int)
 	switch k.Epilogue {
 	case "":
 		store(place(k.C, block, i, j), v, e)
-	case gpu.GELU:
-		y, slope := f64ref.GELU(v)
+	case table.GELU:
+		y, slope := act.GELU(v)
 		store(at, y, e*(math.Abs(slope)+0.1)+math.Abs(v)*k.tanh)
-	case gpu.SwiGLU:
+	case table.SwiGLU:
 		if j%2 == 1 {
 			return
 		}
 		u, eu := whole(j + 1)
-		s, slope := f64ref.SiLU(v)
-		store(act, s*u, (e*(math.Abs(slope)+0.1)+math.Abs(v)*k.tanh)*(math.Abs(u)+eu)+math.Abs(s)*eu)
-	case gpu.GELUBackward:
+		s, slope := act.SiLU(v)
+		store(result, s*u, (e*(math.Abs(slope)+0.1)+math.Abs(v)*k.tanh)*(math.Abs(u)+eu)+math.Abs(s)*eu)
+	case table.GELUBackward:
 		h := k.before.at(at)
-		_, slope := f64ref.GELU(h)
+		_, slope := act.GELU(h)
 		store(at, v*slope, e*math.Abs(slope)+math.Abs(v)*k.tanh*(0.5+math.Abs(h)*(1+0.14*h*h)))
-	case gpu.SwiGLUBackward:
+	case table.SwiGLUBackward:
 		g, u := k.before.at(gate), k.before.at(up)
-		s, slope := f64ref.SiLU(g)
+		s, slope := act.SiLU(g)
 		store(gate, v*u*slope, (e*math.Abs(slope)+math.Abs(v)*k.tanh*(1+math.Abs(g)))*math.Abs(u))
 		store(up, v*s, e*math.Abs(s)+math.Abs(v*g)*k.tanh)
 	}
@@ -221,22 +222,24 @@ func (k epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int)
 
 // finish tries the kernel that adds the parts of a product's sums.
 func finish(t *trial, tokens int) {
-	k := t.Plan.(gpu.Finish).Product
-	t.counts[gpu.Tokens] = tokens
+	f := *t.Shape.Finish
+	rows := table.Operand{Pitch: f.Width, Cols: table.Contiguous(f.Width)}
+	k := table.Product{Precision: f.Precision, Blocks: 1, A: rows, C: rows, Epilogue: f.Epilogue, Bias: f.Bias, Sums: f.Sums}
+	t.counts[table.Tokens] = tokens
 	parts := t.draw("parts", 1)
 	e := t.epilogue(k)
-	cols := k.Cols()
-	t.points = k.Blocks * tokens * cols
+	cols := f.Width
+	t.points = tokens * cols
 	t.wants = func() func(int, wanted) {
 		return func(n int, want wanted) {
-			block, i, j := n/cols/tokens, n/cols%tokens, n%cols
-			e.wants(block, i, j, func(j int) (v, abs float64, n int) {
-				for part := range k.Parts {
-					p := parts.at((part*tokens+i)*k.C.Pitch + k.C.Cols.At(block, j))
+			i, j := n/cols, n%cols
+			e.wants(0, i, j, func(j int) (v, abs float64, n int) {
+				for part := range f.Parts {
+					p := parts.at((part*tokens+i)*f.Width + j)
 					v += p
 					abs += math.Abs(p)
 				}
-				return v, abs, k.Parts
+				return v, abs, f.Parts
 			}, want)
 		}
 	}

@@ -15,8 +15,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/structuredffn/sffn/gen/plan"
-	"github.com/structuredffn/sffn/gen/plan/gpu"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Array is an array of a launch, as its runner knows it.
@@ -34,9 +33,9 @@ type Runner interface {
 	// Alloc makes an array of n bytes for one launch: data where there is any,
 	// which the runner may keep and change, and bits all 1 otherwise, NaN as bf16
 	// and as float32.
-	Alloc(access gpu.Access, data []byte, n int) (Array, error)
+	Alloc(access table.Access, data []byte, n int) (Array, error)
 	// Launch runs a kernel once.
-	Launch(k gpu.Kernel, c gpu.Counts, a Arrays, n Numbers) error
+	Launch(k table.Kernel, c table.Counts, a Arrays, n Numbers) error
 	// Read waits for the launch and returns the bytes of an array.
 	Read(a Array) ([]byte, error)
 	// Free gives all arrays back, and says whether anything was written beside
@@ -68,7 +67,7 @@ type Prover struct {
 // Mismatch says that a kernel stored something else than it should.
 type Mismatch struct {
 	Kernel, Array string
-	Counts        gpu.Counts
+	Counts        table.Counts
 	Entry         int
 	// Got is not Want within Within.
 	Got, Want, Within float64
@@ -78,32 +77,35 @@ func (e *Mismatch) Error() string {
 	return fmt.Sprintf("%s: %v: entry %d of %s is %v, want %v within %.2g", e.Kernel, e.Counts, e.Entry, e.Array, e.Got, e.Want, e.Within)
 }
 
-// family is how kernels of one template are tried: rows with so many rows of a
+// family is how kernels of one role are tried: rows with so many rows of a
 // batch, and axes with so many of what launches vary in.
 type family struct {
 	rows func(t *trial, n int)
-	axes map[plan.Axis]func(t *trial, n int)
+	axes map[table.Count]func(t *trial, n int)
 }
 
-// families has one for each template.
-var families = map[string]family{
-	"gemm":        {product, map[plan.Axis]func(*trial, int){"tokens": product}},
-	"sgemm":       {product, map[plan.Axis]func(*trial, int){"tokens": product}},
+// Keys is the axis of attention in a cache: what the rows of a launch see.
+const Keys table.Count = "keys"
+
+// families has one for each role.
+var families = map[table.Role]family{
+	"gemm":        {product, map[table.Count]func(*trial, int){"tokens": product}},
+	"sgemm":       {product, map[table.Count]func(*trial, int){"tokens": product}},
 	"finish":      {finish, nil},
-	"columns":     {columns, map[plan.Axis]func(*trial, int){"tokens": columns}},
-	"sum":         {sumOfRows, map[plan.Axis]func(*trial, int){"entries": func(t *trial, n int) { sum(t, n, 3) }, "parts": func(t *trial, n int) { sum(t, 5, n) }}},
-	"cast":        {func(t *trial, n int) { cast(t, 40*n) }, map[plan.Axis]func(*trial, int){"entries": cast}},
-	"norm":        {norm, map[plan.Axis]func(*trial, int){"tokens": norm}},
+	"columns":     {columns, map[table.Count]func(*trial, int){"tokens": columns}},
+	"sum":         {sumOfRows, map[table.Count]func(*trial, int){"entries": func(t *trial, n int) { sum(t, n, 3) }, "parts": func(t *trial, n int) { sum(t, 5, n) }}},
+	"cast":        {func(t *trial, n int) { cast(t, 40*n) }, map[table.Count]func(*trial, int){"entries": cast}},
+	"norm":        {norm, map[table.Count]func(*trial, int){"tokens": norm}},
 	"embed":       {embed, nil},
 	"rotate":      {rotate, nil},
 	"loss":        {loss, nil},
-	"attend":      {attention, map[plan.Axis]func(*trial, int){"seq": attention, plan.AxisKeys: keys}},
-	"attend_rows": {attention, map[plan.Axis]func(*trial, int){"seq": attention, plan.AxisKeys: keys}},
+	"attend":      {attention, map[table.Count]func(*trial, int){"seq": attention, Keys: keys}},
+	"attend_rows": {attention, map[table.Count]func(*trial, int){"seq": attention, Keys: keys}},
 	"delta":       {attention, nil},
-	"adamw":       {func(t *trial, n int) { adamW(t, 8*flat(n, 20, 3)) }, map[plan.Axis]func(*trial, int){"entries": adamW}},
-	"pack_bf16":   {func(t *trial, n int) { pack(t, 8*flat(n, 5, 0)) }, map[plan.Axis]func(*trial, int){"entries": pack}},
-	"sum_squares": {func(t *trial, n int) { squares(t, 8*flat(n, 25, 0)) }, map[plan.Axis]func(*trial, int){"entries": squares}},
-	"clip_norm":   {func(t *trial, n int) { clip(t, 5*n) }, map[plan.Axis]func(*trial, int){"entries": clip}},
+	"adamw":       {func(t *trial, n int) { adamW(t, 8*flat(n, 20, 3)) }, map[table.Count]func(*trial, int){"entries": adamW}},
+	"pack_bf16":   {func(t *trial, n int) { pack(t, 8*flat(n, 5, 0)) }, map[table.Count]func(*trial, int){"entries": pack}},
+	"sum_squares": {func(t *trial, n int) { squares(t, 8*flat(n, 25, 0)) }, map[table.Count]func(*trial, int){"entries": squares}},
+	"clip_norm":   {func(t *trial, n int) { clip(t, 5*n) }, map[table.Count]func(*trial, int){"entries": clip}},
 }
 
 // many is the number of rows from which on kernels that pass over arrays of any
@@ -119,22 +121,22 @@ func flat(rows, each, plus int) int {
 	return each*rows + plus
 }
 
-// Knows reports whether kernels of a template can be proven.
-func Knows(template string) bool { return families[template].rows != nil }
+// Knows reports whether kernels of a role can be proven.
+func Knows(role table.Role) bool { return families[role].rows != nil }
 
 // Prove tries a kernel with so many rows of a batch, or for kernels that know no
 // rows with a size that follows from it. An error is a *Mismatch, or what the
 // runner says.
-func (p *Prover) Prove(k gpu.Kernel, rows int) error {
-	return p.try(k, families[k.Template].rows, rows)
+func (p *Prover) Prove(k table.Kernel, rows int) error {
+	return p.try(k, families[k.Role].rows, rows)
 }
 
 // ProveAt tries a kernel with so many of what its launches vary in.
-func (p *Prover) ProveAt(k gpu.Kernel, axis plan.Axis, n int) error {
-	return p.try(k, families[k.Template].axes[axis], n)
+func (p *Prover) ProveAt(k table.Kernel, axis table.Count, n int) error {
+	return p.try(k, families[k.Role].axes[axis], n)
 }
 
-func (p *Prover) try(k gpu.Kernel, prepare func(*trial, int), n int) error {
+func (p *Prover) try(k table.Kernel, prepare func(*trial, int), n int) error {
 	if prepare == nil {
 		return unknown(k)
 	}
@@ -143,8 +145,11 @@ func (p *Prover) try(k gpu.Kernel, prepare func(*trial, int), n int) error {
 		if p.InTurn {
 			t.variant = (n + n/16) % mostVariants
 		}
-		prepare(t, n)
-		if err := p.run(t); err != nil {
+		err := consistent(func() error {
+			prepare(t, n)
+			return p.run(t)
+		})
+		if err != nil {
 			if e := (*Mismatch)(nil); errors.As(err, &e) {
 				return err
 			}
@@ -156,17 +161,28 @@ func (p *Prover) try(k gpu.Kernel, prepare func(*trial, int), n int) error {
 	}
 }
 
-func unknown(k gpu.Kernel) error {
-	return fmt.Errorf("%s: nobody knows how to prove kernels of %s there", k.Name, k.Template)
+// consistent runs f, for which a row whose shape, arrays and counts contradict each
+// other is an error.
+func consistent(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("its row contradicts itself: %v", r)
+		}
+	}()
+	return f()
+}
+
+func unknown(k table.Kernel) error {
+	return fmt.Errorf("%s: nobody knows how to prove kernels of %s there", k.Name, k.Role)
 }
 
 // trial is one launch, and what must come of it.
 type trial struct {
-	gpu.Kernel
+	table.Kernel
 	rng *rand.Rand
 	// variant has a bit for each choice that was made so far.
 	variant, choices int
-	counts           gpu.Counts
+	counts           table.Counts
 	in               map[string]values // what arrays hold before
 	numbers          Numbers
 	left             map[string]bool // optional arrays that are written, left out
@@ -195,10 +211,10 @@ func (t *trial) choose() bool {
 	return yes
 }
 
-func newTrial(k gpu.Kernel, seed uint64, n, variant int) *trial {
+func newTrial(k table.Kernel, seed uint64, n, variant int) *trial {
 	h := fnv.New64a()
 	fmt.Fprintln(h, k.Name, n, variant)
-	return &trial{Kernel: k, rng: rand.New(rand.NewPCG(seed, h.Sum64())), variant: variant, counts: gpu.Counts{}, stays: map[string]func(int) bool{}, in: map[string]values{}, out: make([]values, len(k.Params)), numbers: Numbers{}, left: map[string]bool{}}
+	return &trial{Kernel: k, rng: rand.New(rand.NewPCG(seed, h.Sum64())), variant: variant, counts: table.Counts{}, stays: map[string]func(int) bool{}, in: map[string]values{}, out: make([]values, len(k.Params)), numbers: Numbers{}, left: map[string]bool{}}
 }
 
 // wanted takes what must be stored at a place of an array, and how far it may be
@@ -217,13 +233,26 @@ func (t *trial) array(name string) int {
 
 // has reports whether the kernel has a parameter, and the launch gives it one.
 func (t *trial) has(name string) bool {
-	return !t.left[name] && slices.ContainsFunc(t.Params, func(p gpu.Param) bool { return p.Name == name && p.Len.In(t.counts) > 0 })
+	return !t.left[name] && slices.ContainsFunc(t.Params, func(p table.Param) bool { return p.Name == name && p.Len.In(t.counts) > 0 })
+}
+
+// mostEntries bounds an array of a proof: more than the largest model's table has, and
+// less than a machine runs out of for a row that claims it.
+const mostEntries = 1 << 31
+
+// entries of a parameter. More than mostEntries are no array of a kernel.
+func (t *trial) entries(p table.Param) int {
+	n := p.Len.In(t.counts)
+	if n > mostEntries {
+		panic(fmt.Sprintf("%s has %d entries", p.Name, n))
+	}
+	return n
 }
 
 // draw makes normal numbers for a parameter.
 func (t *trial) draw(name string, scale float64) values {
 	p := t.Params[t.array(name)]
-	v := normal(t.rng, p.Type, p.Len.In(t.counts), scale)
+	v := normal(t.rng, p.Type, t.entries(p), scale)
 	t.in[name] = v
 	return v
 }
@@ -231,7 +260,7 @@ func (t *trial) draw(name string, scale float64) values {
 // fill makes the numbers of a parameter one by one.
 func (t *trial) fill(name string, f func(i int) float64) values {
 	p := t.Params[t.array(name)]
-	v := newValues(p.Type, p.Len.In(t.counts))
+	v := newValues(p.Type, t.entries(p))
 	for i := range v.len() {
 		v.set(i, f(i))
 	}
@@ -260,11 +289,11 @@ func (p *Prover) run(t *trial) error {
 	for i, q := range t.Params {
 		switch {
 		case p.Only != nil || len(out[i].data) == 0:
-		case q.Access == gpu.Written:
+		case q.Access == table.Written:
 			if n := out[i].unwritten(); n > 0 {
 				return fmt.Errorf("%d entries of %s were not written", n, q.Name)
 			}
-		case q.Access == gpu.Updated:
+		case q.Access == table.Updated:
 			if err := changes(q.Name, t.in[q.Name], out[i], t.stays[q.Name]); err != nil {
 				return err
 			}
@@ -285,17 +314,17 @@ func (p *Prover) launch(t *trial) (out []values, err error) {
 		if !q.Type.Array() {
 			continue
 		}
-		size := q.Bytes(t.counts)
+		size := q.Type.Bytes() * t.entries(q)
 		v, given := t.in[q.Name]
 		switch {
 		case given && len(v.data) != size:
-			return nil, fmt.Errorf("%s has %d bytes, the plan says %d", q.Name, len(v.data), size)
-		case t.left[q.Name] || !given && q.Access != gpu.Written || size == 0:
+			return nil, fmt.Errorf("%s has %d bytes, its row says %d", q.Name, len(v.data), size)
+		case t.left[q.Name] || !given && q.Access != table.Written || size == 0:
 			if !q.Optional {
 				return nil, fmt.Errorf("no %s", q.Name)
 			}
 			continue
-		case q.Access == gpu.Updated:
+		case q.Access == table.Updated:
 			v.data = bytes.Clone(v.data)
 		}
 		if a[q.Name], err = p.Alloc(q.Access, v.data, size); err != nil {
@@ -307,10 +336,10 @@ func (p *Prover) launch(t *trial) (out []values, err error) {
 	}
 	out = make([]values, len(t.Params))
 	for i, q := range t.Params {
-		if a[q.Name] == nil || q.Access == gpu.Read && len(t.in[q.Name].data) > mostRead {
+		if a[q.Name] == nil || q.Access == table.Read && len(t.in[q.Name].data) > mostRead {
 			continue
 		}
-		if q.Access == gpu.Read {
+		if q.Access == table.Read {
 			if got, err := p.Read(a[q.Name]); err != nil || !bytes.Equal(got, t.in[q.Name].data) {
 				return nil, errors.Join(err, fmt.Errorf("%s has changed, which is only read", q.Name))
 			}
@@ -334,18 +363,21 @@ func (p *Prover) compare(t *trial) error {
 	for w := range workers {
 		part := points[w*len(points)/workers : (w+1)*len(points)/workers]
 		wg.Go(func() {
-			wants := t.wants()
-			for _, i := range part {
-				wants(i, func(array, place int, value, tol float64) {
-					// Only the first of a worker's mismatches is kept: they come in order.
-					if got := t.out[array].at(place); errs[w] == nil && !near(got, value, tol) {
-						errs[w] = &Mismatch{t.Name, t.Params[array].Name, t.counts, place, got, value, tol}
+			errs[w] = consistent(func() (err error) {
+				wants := t.wants()
+				for _, i := range part {
+					wants(i, func(array, place int, value, tol float64) {
+						// Only the first of a worker's mismatches is kept: they come in order.
+						if got := t.out[array].at(place); err == nil && !near(got, value, tol) {
+							err = &Mismatch{t.Name, t.Params[array].Name, t.counts, place, got, value, tol}
+						}
+					})
+					if err != nil {
+						return err
 					}
-				})
-				if errs[w] != nil {
-					return
 				}
-			}
+				return nil
+			})
 		})
 	}
 	wg.Wait()
@@ -401,7 +433,7 @@ const (
 // Inputs are what a launch is given, for measurements: the bytes of arrays that
 // are read or updated, and the sizes of those that are written.
 type Inputs struct {
-	Counts  gpu.Counts
+	Counts  table.Counts
 	Arrays  map[string][]byte
 	Written map[string]int
 	Numbers Numbers
@@ -419,13 +451,15 @@ func (in *Inputs) Bytes() (n int) {
 }
 
 // Prepare draws what a proof with so many rows of a batch gives a kernel.
-func Prepare(k gpu.Kernel, rows int) (*Inputs, error) {
-	f := families[k.Template]
+func Prepare(k table.Kernel, rows int) (*Inputs, error) {
+	f := families[k.Role]
 	if f.rows == nil {
 		return nil, unknown(k)
 	}
 	t := newTrial(k, 0, rows, 0)
-	f.rows(t, rows)
+	if err := consistent(func() error { f.rows(t, rows); return nil }); err != nil {
+		return nil, fmt.Errorf("%s: %w", k.Name, err)
+	}
 	in := &Inputs{Counts: t.counts, Arrays: map[string][]byte{}, Written: map[string]int{}, Numbers: t.numbers}
 	for _, p := range k.Params {
 		size := 0
@@ -436,7 +470,7 @@ func Prepare(k gpu.Kernel, rows int) (*Inputs, error) {
 		case size == 0 || t.left[p.Name]:
 		case given:
 			in.Arrays[p.Name] = v.data
-		case p.Access == gpu.Written:
+		case p.Access == table.Written:
 			in.Written[p.Name] = size
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/plan/gpu"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // packer is a runner of pack_bf16 in Go; change is a mistake of its.
@@ -22,8 +22,8 @@ type packer struct {
 	free    error
 }
 
-func (p *packer) Alloc(access gpu.Access, data []byte, n int) (Array, error) {
-	if access == gpu.Read {
+func (p *packer) Alloc(access table.Access, data []byte, n int) (Array, error) {
+	if access == table.Read {
 		p.in = bytes.Clone(data)
 		return p.in, nil
 	}
@@ -34,8 +34,8 @@ func (p *packer) Alloc(access gpu.Access, data []byte, n int) (Array, error) {
 	return p.out, nil
 }
 
-func (p *packer) Launch(k gpu.Kernel, c gpu.Counts, a Arrays, n Numbers) error {
-	for i := range c[gpu.Entries] {
+func (p *packer) Launch(k table.Kernel, c table.Counts, a Arrays, n Numbers) error {
+	for i := range c[table.Entries] {
 		x := math.Float32frombits(binary.LittleEndian.Uint32(p.in[4*i:]))
 		binary.LittleEndian.PutUint16(p.out[2*i:], roundBits(float64(x)))
 	}
@@ -55,7 +55,7 @@ func (p *packer) Free() error                  { return p.free }
 // A prover takes what is right, and says what is wrong: an entry, one that was not
 // written, other bits the second time, and what a runner says.
 func TestProver(t *testing.T) {
-	k := gpu.PackBF16.Kernel()
+	k := gpu.PackBF16.Kernel().Kernel
 	for _, c := range []struct {
 		name, want string
 		samples    int
@@ -72,7 +72,7 @@ func TestProver(t *testing.T) {
 		{"canaries", "beside an array", 7, nil, errors.New("the kernel wrote beside an array")},
 	} {
 		p := &Prover{Runner: &packer{change: c.change, free: c.free}, Seed: 1, Samples: c.samples, Twice: true}
-		err := p.ProveAt(k, plan.Axis(gpu.Entries), 200)
+		err := p.ProveAt(k, table.Count(table.Entries), 200)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
@@ -81,10 +81,10 @@ func TestProver(t *testing.T) {
 		}
 	}
 	p := &Prover{Runner: &packer{input: true}}
-	if err := p.ProveAt(k, plan.Axis(gpu.Entries), 200); err == nil || !strings.Contains(err.Error(), "w has changed, which is only read") {
+	if err := p.ProveAt(k, table.Count(table.Entries), 200); err == nil || !strings.Contains(err.Error(), "w has changed, which is only read") {
 		t.Errorf("a kernel that writes into its input: %v", err)
 	}
-	if err := (&Prover{}).Prove(gpu.Kernel{Name: "k", Template: "none"}, 1); err == nil || !strings.Contains(err.Error(), "nobody knows how to prove") {
+	if err := (&Prover{}).Prove(table.Kernel{Name: "k", Role: "none"}, 1); err == nil || !strings.Contains(err.Error(), "nobody knows how to prove") {
 		t.Errorf("%v", err)
 	}
 }
@@ -92,7 +92,7 @@ func TestProver(t *testing.T) {
 // Of products an entry of every tile is compared, or of 2,048 of them, those of the
 // last rows and columns among them.
 func TestSampledTiles(t *testing.T) {
-	p := gpu.Product{Blocks: 2, Tile: gpu.Tile{M: 16, N: 64}}
+	p := table.Kernel{Shape: table.Shape{Product: &table.Product{Blocks: 2}}, Tile: table.Tile{M: 16, N: 64}}
 	for _, c := range []struct{ rows, cols, all int }{{129, 200, 0}, {8192, 3072, 1}} {
 		tile := map[[3]int]bool{}
 		last := 0
@@ -125,7 +125,7 @@ func TestSampledTiles(t *testing.T) {
 // Numbers of large arrays are drawn from some thousand, which are as they should
 // be; those of an array are rounded to its type.
 func TestNormal(t *testing.T) {
-	for _, typ := range []gpu.Type{gpu.ArrayBF16, gpu.ArrayFloat32} {
+	for _, typ := range []table.Type{table.ArrayBF16, table.ArrayFloat32} {
 		const n, scale = 1 << 17, 0.5
 		v := normal(rand.New(rand.NewPCG(1, 1)), typ, n, scale)
 		mean, dev := 0.0, 0.0
@@ -145,7 +145,7 @@ func TestNormal(t *testing.T) {
 // kernel's, and nowhere else.
 func TestChanges(t *testing.T) {
 	const n = 1000
-	before := normal(rand.New(rand.NewPCG(1, 1)), gpu.ArrayFloat32, n, 1)
+	before := normal(rand.New(rand.NewPCG(1, 1)), table.ArrayFloat32, n, 1)
 	mine := func(i int) bool { return i < 200 || i >= 600 }
 	for _, c := range []struct {
 		what, want string

@@ -3,7 +3,7 @@ package gpuproof
 import (
 	"math"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 func flag(b bool) uint32 {
@@ -32,17 +32,17 @@ func sumOfRows(t *trial, rows int) {
 	switch {
 	case rows < many:
 		sum(t, 71, rows)
-	case t.Plan.(gpu.Sum).Down == 1:
+	case t.Shape.Sum.Down == 1:
 		sum(t, 8*flat(rows, 0, 0)+5, 3)
 	default:
-		sum(t, 1537, rows/gpu.NormRows)
+		sum(t, 1537, rows/16)
 	}
 }
 
 // sum tries sums of so many parts of n entries.
 func sum(t *trial, n, parts int) {
-	down := t.Plan.(gpu.Sum).Down
-	t.counts[gpu.Entries], t.counts[gpu.Parts] = n, parts
+	down := t.Shape.Sum.Down
+	t.counts[table.Entries], t.counts[table.Parts] = n, parts
 	x, there := t.draw("parts", 1), t.draw("sum", 1)
 	accumulate := t.choose()
 	t.numbers["accumulate"] = flag(accumulate)
@@ -62,9 +62,9 @@ func sum(t *trial, n, parts int) {
 
 // columns tries sums over the rows of so many tokens, in parts.
 func columns(t *trial, tokens int) {
-	k := t.Plan.(gpu.Columns)
-	rows := k.Rows(tokens)
-	t.counts[gpu.Tokens], t.counts[gpu.Parts] = tokens, k.Parts(tokens)
+	k := *t.Shape.Columns
+	rows := t.Cut.Units(tokens) * t.Cut.Unit
+	t.counts[table.Tokens], t.counts[table.Parts] = tokens, t.Cut.Parts(tokens)
 	t.numbers["rows"] = uint32(rows)
 	x := t.draw("x", 1)
 	t.each("sums", func(i int) (v, tol float64) {
@@ -80,34 +80,34 @@ func columns(t *trial, tokens int) {
 
 // cast tries the change of so many entries' type.
 func cast(t *trial, n int) {
-	t.counts[gpu.Entries] = n
+	t.counts[table.Entries] = n
 	x := t.draw("x", 1)
 	t.each("y", func(i int) (float64, float64) { return Rounded(x.at(i)), 0 })
 }
 
 // pack tries the rounding of so many parameters.
 func pack(t *trial, n int) {
-	t.counts[gpu.Entries] = n
+	t.counts[table.Entries] = n
 	w := t.draw("w", 1)
 	t.each("pack", func(i int) (float64, float64) { return Rounded(w.at(i)), 0 })
 }
 
 // squares tries the sums of squares of so many gradients.
 func squares(t *trial, n int) {
-	t.counts[gpu.Entries] = n
+	t.counts[table.Entries] = n
 	g := t.draw("grad", 1)
 	t.each("sums", func(i int) (v, tol float64) {
-		for j := i * gpu.SquaresEach; j < min(n, (i+1)*gpu.SquaresEach); j++ {
+		for j := i * t.Shape.Update.Each; j < min(n, (i+1)*t.Shape.Update.Each); j++ {
 			v += g.at(j) * g.at(j)
 		}
-		return v, float64(gpu.SquaresEach/t.Threads+16) * ulp32 * v
+		return v, float64(t.Shape.Update.Each/t.Threads+16) * ulp32 * v
 	})
 }
 
 // clip tries the norm of so many sums of squares; the norms of gradients that are
 // not finite are what they are.
 func clip(t *trial, n int) {
-	t.counts[gpu.Entries] = n
+	t.counts[table.Entries] = n
 	finite, limit := t.choose(), 3.0
 	if !t.choose() {
 		limit = 1e6 // nothing to clip
@@ -138,7 +138,7 @@ func clip(t *trial, n int) {
 // adamW tries a step of the optimizer on n parameters; one with a norm that is
 // not finite leaves everything as it is.
 func adamW(t *trial, n int) {
-	t.counts[gpu.Entries] = n
+	t.counts[table.Entries] = n
 	finite := t.choose()
 	const lr, beta1, beta2, eps, decay, clip, steps = 1e-2, 0.9, 0.95, 1e-3, 0.1, 0.3, 4 // an eps that shows
 	w, m, g := t.draw("w", 1), t.draw("m", 0.1), t.draw("grad", 1)

@@ -10,7 +10,7 @@ import (
 	"runtime"
 	"sync"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // values are the numbers of an array, as kernels have them.
@@ -19,9 +19,9 @@ type values struct {
 	data []byte
 }
 
-var types = map[gpu.Type]byte{gpu.ArrayBF16: 'b', gpu.ArrayFloat32: 'f', gpu.ArrayInt32: 'i'}
+var types = map[table.Type]byte{table.ArrayBF16: 'b', table.ArrayFloat32: 'f', table.ArrayInt32: 'i'}
 
-func newValues(t gpu.Type, n int) values { return values{types[t], make([]byte, n*t.Bytes())} }
+func newValues(t table.Type, n int) values { return values{types[t], make([]byte, n*t.Bytes())} }
 
 func (v values) size() int {
 	if v.typ == 'b' {
@@ -148,7 +148,7 @@ func changes(name string, before, after values, stays func(i int) bool) error {
 const drawn = 1 << 13
 
 // normal makes n numbers of a normal distribution, rounded to the type.
-func normal(rng *rand.Rand, typ gpu.Type, n int, scale float64) values {
+func normal(rng *rand.Rand, typ table.Type, n int, scale float64) values {
 	table := newValues(typ, min(n, drawn))
 	for i := range table.len() {
 		table.set(i, scale*rng.NormFloat64())

@@ -5,6 +5,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // slot is where a parameter lies in the device's arenas, and in which order:
@@ -170,7 +171,7 @@ func newWeights(r *runner, l layout, get func(name string) []float32) (*weights,
 		return nil, err
 	}
 	w.master.upload(r, get)
-	r.launch(gpu.PackBF16.Kernel(), gpu.Counts{gpu.Entries: w.size}, cuda.Args{"w": w.master.Buffer, "pack": w.bf16.Buffer})
+	r.launch(gpu.PackBF16.Kernel(), table.Counts{table.Entries: w.size}, cuda.Args{"w": w.master.Buffer, "pack": w.bf16.Buffer})
 	if r.err != nil {
 		w.close()
 		return nil, r.err

@@ -3,6 +3,7 @@ package gpu
 import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // attend runs attention over batch sequences of a layer's rows.
@@ -10,8 +11,8 @@ func (t *trace) attend(r *runner, l *layer, c *layerTrace, batch, seq int) {
 	r.launch(t.Attend.Forward, attendCounts(batch, seq), cuda.Args{"qkv": c.qkv, "o": c.attn, "lse": c.lse, "scale": l.scale})
 }
 
-func attendCounts(batch, seq int) gpu.Counts {
-	return gpu.Counts{gpu.Tokens: batch * seq, gpu.Sequences: batch, gpu.SeqLen: seq}
+func attendCounts(batch, seq int) table.Counts {
+	return table.Counts{table.Tokens: batch * seq, table.Sequences: batch, table.SeqLen: seq}
 }
 
 // attendBackward computes dqkv from dattn.
@@ -27,7 +28,7 @@ func (t *trace) attendBackward(r *runner, l *layer, c *layerTrace, batch, seq in
 // row's attention on its sequence up to itself.
 func (t *Decoder) extend(r *runner, l *layer, c cache, n int, s spans) {
 	b, slots := &t.room, len(t.pos)*t.capacity
-	counts := gpu.Counts{gpu.Tokens: n, gpu.Positions: t.spec.MaxPositions, gpu.Slots: slots, gpu.Sequences: s.count, gpu.SeqLen: s.longest}
+	counts := table.Counts{table.Tokens: n, table.Positions: t.spec.MaxPositions, table.Slots: slots, table.Sequences: s.count, table.SeqLen: s.longest}
 	a := cuda.Args{"qkv": b.qkv, "positions": s.positions, "seqs": s.seqs, "keys": c.keys, "values": c.values, "capacity": cuda.Int(t.capacity)}
 	if t.cos.Size() > 0 {
 		a["cos"], a["sin"], a["sign"] = t.cos, t.sin, cuda.Float32(1)
@@ -38,7 +39,7 @@ func (t *Decoder) extend(r *runner, l *layer, c cache, n int, s spans) {
 	if s.longest > 1 {
 		k = t.Attend.Prefill
 	}
-	if k.Plan.(gpu.Attention).Rows {
+	if r.d.Kernel(k.Kernel).Shape.Attention.Rows {
 		a["positions"], a["seqs"] = s.positions, s.seqs
 	} else {
 		a["spans"] = s.list

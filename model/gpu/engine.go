@@ -8,6 +8,7 @@ import (
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/train"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Engine trains a model on a device. It is a [train.Engine].
@@ -138,9 +139,9 @@ var (
 
 // Step is that of [train.Engine]: AdamW as the CPU has it, on float32.
 func (e *Engine) Step(lr float64) (float64, error) {
-	t, all := e.start.Train, gpu.Counts{gpu.Entries: e.w.size}
+	t, all := e.start.Train, table.Counts{table.Entries: e.w.size}
 	e.r.launch(sumSquares, all, cuda.Args{"grad": e.grads.Buffer, "sums": e.sums})
-	e.r.launch(clipNorm, gpu.Counts{gpu.Entries: (e.w.size + gpu.SquaresEach - 1) / gpu.SquaresEach}, cuda.Args{"sums": e.sums, "norm": e.norm, "limit": cuda.Float32(t.Clip)})
+	e.r.launch(clipNorm, table.Counts{table.Entries: (e.w.size + gpu.SquaresEach - 1) / gpu.SquaresEach}, cuda.Args{"sums": e.sums, "norm": e.norm, "limit": cuda.Float32(t.Clip)})
 	steps := float64(e.steps + 1)
 	bias1, bias2 := 1-math.Pow(t.Beta1, steps), 1-math.Pow(t.Beta2, steps)
 	e.r.launch(adamW, all, cuda.Args{"w": e.w.master.Buffer, "m": e.m.Buffer, "v": e.v.Buffer, "grad": e.grads.Buffer, "pack": e.w.bf16.Buffer, "norm": e.norm,
@@ -176,7 +177,7 @@ func (e *Engine) norms(a arena) (map[string]float64, error) {
 		}
 	}
 	each(func(name string, entries, at, n int) {
-		e.r.launch(sumSquares, gpu.Counts{gpu.Entries: entries},
+		e.r.launch(sumSquares, table.Counts{table.Entries: entries},
 			cuda.Args{"grad": a.Slice(4*e.w.slots[name].offset, 4*entries), "sums": e.sums.Slice(4*at, 4*n)})
 	})
 	sums := make([]float32, e.sums.Size()/4)

@@ -4,6 +4,7 @@ import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // ffn is a network on the device. Networks in float32 have bf16 inputs and
@@ -33,7 +34,7 @@ func preWidth(f spec.FFN) int {
 func (f *ffn) save(m *memory, rows int, backward bool) ffnSaved {
 	p := f.plan.Precision
 	s := ffnSaved{act: m.entries(p, rows*f.plan.Spec.FFN), z1: f.fc1.intermediates(m, rows), z2: f.fc2.intermediates(m, rows)}
-	if p == gpu.Float32s {
+	if p == table.Float32s {
 		s.x = m.float32(rows * f.plan.Spec.Hidden)
 	}
 	if backward {
@@ -50,7 +51,7 @@ type ffnScratch struct {
 
 func (f *ffn) scratch(m *memory, rows int, backward bool) ffnScratch {
 	p, s := f.plan.Precision, ffnScratch{}
-	if p == gpu.Float32s {
+	if p == table.Float32s {
 		s.y = m.float32(rows * f.plan.Spec.Hidden)
 	}
 	if !backward {
@@ -58,31 +59,31 @@ func (f *ffn) scratch(m *memory, rows int, backward bool) ffnScratch {
 	}
 	s.dpre = m.entries(p, rows*preWidth(f.plan.Spec))
 	s.dz1, s.dz2 = f.fc1.intermediates(m, rows), f.fc2.intermediates(m, rows)
-	if p == gpu.Float32s {
+	if p == table.Float32s {
 		s.dx = m.float32(rows * f.plan.Spec.Hidden)
 	}
 	return s
 }
 
 var (
-	widen  = gpu.Cast{Widen: true}.Kernel()
+	widen  = gpu.Cast{Cast: table.Cast{Widen: true}}.Kernel()
 	narrow = gpu.Cast{}.Kernel()
 )
 
 func cast(r *runner, k gpu.Kernel, y, x cuda.Buffer, n int) {
-	r.launch(k, gpu.Counts{gpu.Entries: n}, cuda.Args{"x": x, "y": y})
+	r.launch(k, table.Counts{table.Entries: n}, cuda.Args{"x": x, "y": y})
 }
 
 // run computes y, in the order of the plan's Output, from x.
 func (f *ffn) run(r *runner, y, x cuda.Buffer, s ffnSaved, t ffnScratch, tokens int, parts cuda.Buffer) {
 	n, out := tokens*f.plan.Spec.Hidden, y
-	if f.plan.Precision == gpu.Float32s {
+	if f.plan.Precision == table.Float32s {
 		cast(r, widen, s.x, x, n)
 		x, out = s.x, t.y
 	}
 	f.fc1.run(r, s.act, x, s.z1, s.pre, tokens, parts)
 	f.fc2.run(r, out, s.act, s.z2, cuda.Buffer{}, tokens, parts)
-	if f.plan.Precision == gpu.Float32s {
+	if f.plan.Precision == table.Float32s {
 		cast(r, narrow, y, t.y, n)
 	}
 }
@@ -91,7 +92,7 @@ func (f *ffn) run(r *runner, y, x cuda.Buffer, s ffnSaved, t ffnScratch, tokens 
 // the gradients of the parameters.
 func (f *ffn) backward(r *runner, dx, dy, x cuda.Buffer, s ffnSaved, t ffnScratch, tokens int, accumulate bool, parts cuda.Buffer) {
 	n, out := tokens*f.plan.Spec.Hidden, dx
-	if f.plan.Precision == gpu.Float32s {
+	if f.plan.Precision == table.Float32s {
 		cast(r, widen, t.y, dy, n)
 		x, dy, out = s.x, t.y, t.dx
 	}
@@ -99,7 +100,7 @@ func (f *ffn) backward(r *runner, dx, dy, x cuda.Buffer, s ffnSaved, t ffnScratc
 	f.fc1.backward(r, out, t.dpre, t.dz1, cuda.Buffer{}, tokens, parts)
 	f.fc2.gradients(r, dy, s.act, s.z2, t.dz2, tokens, accumulate, parts)
 	f.fc1.gradients(r, t.dpre, x, s.z1, t.dz1, tokens, accumulate, parts)
-	if f.plan.Precision == gpu.Float32s {
+	if f.plan.Precision == table.Float32s {
 		cast(r, narrow, dx, t.dx, n)
 	}
 }

@@ -7,13 +7,14 @@ import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Layer is a layer or network by itself on a device, as models run it: for
 // comparisons with other programs. Rows are in their true order in the order of
 // the packs' outputs where Precision says bf16, see [gpu.FFN].
 type Layer struct {
-	Precision gpu.Precision
+	Precision table.Precision
 	in, out   int
 	kernels   []gpu.Kernel
 	layout    layout
@@ -97,8 +98,8 @@ func NewFFN(f spec.FFN) (*Layer, error) {
 }
 
 // Kernels lists what the layer runs.
-func (l *Layer) Kernels() []gpu.Kernel {
-	return gpu.Unique(append(l.kernels, gpu.PackBF16.Kernel()))
+func (l *Layer) Kernels() []table.Kernel {
+	return gpu.Rows(gpu.Unique(append(l.kernels, gpu.PackBF16.Kernel())))
 }
 
 // Run computes a layer of given parameters, forward and back, of rows x and the
@@ -129,7 +130,7 @@ func (l *Layer) Run(d *cuda.Device, get func(param string) []float32, x, dy []fl
 	defer d.Free(grads.Buffer)
 	p := l.Precision
 	if l.casts {
-		p = gpu.BF16
+		p = table.BF16
 	}
 	io := layerIO{rows, mem.entries(p, len(x)), mem.entries(p, len(dy)), mem.entries(p, len(x)), mem.entries(p, len(dy))}
 	if mem.err != nil {
@@ -154,8 +155,8 @@ func (l *Layer) Run(d *cuda.Device, get func(param string) []float32, x, dy []fl
 }
 
 // upload copies numbers to a buffer, rounded to its precision.
-func upload(s *cuda.Stream, to cuda.Buffer, p gpu.Precision, v []float32) error {
-	if p == gpu.Float32s {
+func upload(s *cuda.Stream, to cuda.Buffer, p table.Precision, v []float32) error {
+	if p == table.Float32s {
 		return cuda.Upload(s, to, v)
 	}
 	u := make([]uint16, len(v))
@@ -167,8 +168,8 @@ func upload(s *cuda.Stream, to cuda.Buffer, p gpu.Precision, v []float32) error 
 }
 
 // download copies a buffer to numbers.
-func download(s *cuda.Stream, v []float32, from cuda.Buffer, p gpu.Precision) error {
-	if p == gpu.Float32s {
+func download(s *cuda.Stream, v []float32, from cuda.Buffer, p table.Precision) error {
+	if p == table.Float32s {
 		return cuda.Download(s, v, from)
 	}
 	u := make([]uint16, len(v))

@@ -3,30 +3,38 @@ package gpu
 import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
-// product is a planned product with the rows of the kernel table that it runs:
-// its own, and what finishes it where its sums come in parts.
+// product is a planned product with the kernels that were loaded for it: its own, and
+// what finishes it where its sums come in parts.
 type product struct {
 	gpu.Product
-	kernels []gpu.Kernel
+	kernels []*cuda.Kernel
 }
 
-func newProduct(p gpu.Product) product { return product{p, p.Kernels()} }
+func newProduct(d *cuda.Device, p gpu.Product) product {
+	q := product{Product: p}
+	for _, k := range p.Kernels() {
+		q.kernels = append(q.kernels, d.Kernel(k.Kernel))
+	}
+	return q
+}
 
 // run computes the array c from a and b and what the epilogue needs.
 func (p product) run(r *runner, tokens int, parts cuda.Buffer, a cuda.Args) {
-	c := gpu.Counts{gpu.Tokens: tokens, gpu.Parts: 1}
+	c := table.Counts{table.Tokens: tokens, table.Parts: 1}
 	if len(p.kernels) == 1 {
-		a["split"] = cuda.Int(p.PartStages(tokens, 1))
-		r.launch(p.kernels[0], c, a)
+		split, _ := p.kernels[0].Param("split")
+		a["split"] = cuda.Int((tokens + split.Unit - 1) / max(1, split.Unit))
+		r.run(p.kernels[0], c, a)
 		return
 	}
-	r.launch(p.kernels[0], c, cuda.Args{"a": a["a"], "b": a["b"], "c": parts, "split": cuda.Int(0)})
+	r.run(p.kernels[0], c, cuda.Args{"a": a["a"], "b": a["b"], "c": parts, "split": cuda.Int(0)})
 	delete(a, "a")
 	delete(a, "b")
 	a["parts"] = parts
-	r.launch(p.kernels[1], c, a)
+	r.run(p.kernels[1], c, a)
 }
 
 // partBytes is the memory of the parts that a product leaves.
@@ -34,12 +42,8 @@ func (p product) partBytes(tokens int) int {
 	if len(p.kernels) == 1 {
 		return 0
 	}
-	for _, q := range p.kernels[0].Params {
-		if q.Name == "c" {
-			return q.Bytes(gpu.Counts{gpu.Tokens: tokens, gpu.Parts: 1})
-		}
-	}
-	return 0
+	parts, _ := p.kernels[0].Param("c")
+	return parts.Bytes(table.Counts{table.Tokens: tokens, table.Parts: 1})
 }
 
 // factor is one factor of a layer.
@@ -53,10 +57,9 @@ type factor struct {
 type linear struct {
 	plan    gpu.Layer
 	factors []factor
-	// bias is float32; columns sums its gradient.
+	// bias is float32; columns, nil where there is none, sums its gradient.
 	bias, biasGrad cuda.Buffer
-	columns        gpu.Columns
-	sumColumns     gpu.Kernel
+	columns        *cuda.Kernel
 }
 
 // newLinear finds a layer's weights, and gradients if there are any.
@@ -69,19 +72,18 @@ func newLinear(l gpu.Layer, name string, w *weights, grads *arena) *linear {
 	}
 	n := &linear{plan: l}
 	from := w.bf16
-	if l.Precision == gpu.Float32s {
+	if l.Precision == table.Float32s {
 		from = w.master
 	}
 	for _, f := range l.Factors {
 		param := name + "." + f.Param
 		n.factors = append(n.factors, factor{Factor: f,
-			forward: newProduct(f.Forward), few: newProduct(f.Few), data: newProduct(f.BackwardData), fewData: newProduct(f.FewBackward), weight: newProduct(f.BackwardWeight),
+			forward: newProduct(w.d, f.Forward), few: newProduct(w.d, f.Few), data: newProduct(w.d, f.BackwardData), fewData: newProduct(w.d, f.FewBackward), weight: newProduct(w.d, f.BackwardWeight),
 			w: from.get(param), g: get(param)})
-		n.columns = gpu.Columns{Width: f.Forward.C.Pitch, Precision: l.Precision}
 	}
 	if l.Spec.Bias {
 		n.bias, n.biasGrad = w.master.get(name+".bias"), get(name+".bias")
-		n.sumColumns = n.columns.Kernel()
+		n.columns = w.d.Kernel(l.BiasKernel().Kernel)
 	}
 	return n
 }
@@ -110,7 +112,7 @@ func (l *linear) run(r *runner, y, x cuda.Buffer, z []cuda.Buffer, pre cuda.Buff
 		if p.Bias {
 			a["bias"] = l.bias
 		}
-		if p.Epilogue != gpu.Plain && pre.Size() > 0 {
+		if p.Epilogue != table.Plain && pre.Size() > 0 {
 			a["pre"] = pre
 		}
 		p.run(r, tokens, parts, a)
@@ -131,7 +133,7 @@ func (l *linear) backward(r *runner, dx, dy cuda.Buffer, dz []cuda.Buffer, pre c
 			out = dz[i-1]
 		}
 		a := cuda.Args{"a": dy, "b": f.w, "c": out}
-		if p.Epilogue != gpu.Plain {
+		if p.Epilogue != table.Plain {
 			a["pre"] = pre
 		}
 		p.run(r, tokens, parts, a)
@@ -149,15 +151,17 @@ func (l *linear) gradients(r *runner, dy, x cuda.Buffer, z, dz []cuda.Buffer, to
 		if i < len(dz) {
 			d = dz[i]
 		}
-		n := f.weight.WeightParts(tokens)
-		r.launch(f.weight.kernels[0], gpu.Counts{gpu.Tokens: tokens, gpu.Parts: n},
-			cuda.Args{"a": d, "b": in, "c": parts, "split": cuda.Int(f.weight.PartStages(tokens, n))})
+		k := f.weight.kernels[0]
+		n := k.Cut.Parts(tokens)
+		r.run(k, table.Counts{table.Tokens: tokens, table.Parts: n},
+			cuda.Args{"a": d, "b": in, "c": parts, "split": cuda.Int(k.Cut.Units(tokens))})
 		addUp(r, sumParts, f.g, parts, n, accumulate)
 	}
 	if l.plan.Spec.Bias {
-		n := l.columns.Parts(tokens)
-		r.launch(l.sumColumns, gpu.Counts{gpu.Tokens: tokens, gpu.Parts: n},
-			cuda.Args{"x": dy, "sums": parts, "rows": cuda.Int(l.columns.Rows(tokens))})
+		cut := l.columns.Cut
+		n := cut.Parts(tokens)
+		r.run(l.columns, table.Counts{table.Tokens: tokens, table.Parts: n},
+			cuda.Args{"x": dy, "sums": parts, "rows": cuda.Int(cut.Units(tokens) * cut.Unit)})
 		addUp(r, sumRows, l.biasGrad, parts, n, accumulate)
 	}
 }
@@ -166,7 +170,7 @@ var sumParts, sumRows = gpu.SumParts.Kernel(), gpu.SumRows.Kernel()
 
 // addUp adds up n parts of many sums.
 func addUp(r *runner, k gpu.Kernel, sum, parts cuda.Buffer, n int, accumulate bool) {
-	r.launch(k, gpu.Counts{gpu.Entries: sum.Size() / 4, gpu.Parts: n},
+	r.launch(k, table.Counts{table.Entries: sum.Size() / 4, table.Parts: n},
 		cuda.Args{"parts": parts, "sum": sum, "accumulate": truth(accumulate)})
 }
 
@@ -184,11 +188,11 @@ func (l *linear) partBytes(tokens int, train bool) int {
 	for _, f := range l.factors {
 		n = max(n, f.few.partBytes(min(tokens, gpu.FewTokens)), f.fewData.partBytes(min(tokens, gpu.FewTokens)))
 		if train {
-			n = max(n, 4*f.Weights()*f.weight.MostWeightParts(tokens))
+			n = max(n, 4*f.Weights()*f.weight.kernels[0].Cut.MostParts(tokens))
 		}
 	}
-	if train {
-		n = max(n, 4*l.columns.Width*l.columns.MostParts(tokens))
+	if train && l.columns != nil {
+		n = max(n, 4*l.columns.Shape.Columns.Width*l.columns.Cut.MostParts(tokens))
 	}
 	return n
 }

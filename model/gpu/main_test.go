@@ -13,6 +13,7 @@ import (
 	"github.com/structuredffn/sffn/internal/fakecuda"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 var update = flag.Bool("update", false, "compile the kernels of golden models again; needs the CUDA toolkit")
@@ -44,11 +45,11 @@ func prepare() error {
 		return err
 	}
 	if *update {
-		if files, err = gencuda.Build(kernelsDir, "", ks); err != nil {
+		if files, err = gencuda.Proven(kernelsDir, ks); err != nil {
 			return err
 		}
 		for name, data := range files {
-			if name == gencuda.Manifest || strings.HasSuffix(name, gencuda.PTX) {
+			if name == gencuda.Manifest || name == gencuda.Rows || strings.HasSuffix(name, gencuda.PTX) {
 				if err := os.WriteFile(filepath.Join(kernelsDir, name), data, 0o644); err != nil {
 					return err
 				}
@@ -70,11 +71,11 @@ func testKernels() ([]gpu.Kernel, error) {
 		if err != nil {
 			return nil, err
 		}
-		k, err := Kernels(c.Model)
+		p, err := newPlans(c.Model)
 		if err != nil {
 			return nil, err
 		}
-		ks = append(ks, k...)
+		ks = append(append(ks, p.Model.Kernels()...), p.Passes.Kernels()...)
 	}
 	return gpu.Unique(ks), nil
 }
@@ -104,20 +105,21 @@ func must(t testing.TB, err error) {
 // Every family of kernels is compared with the CPU's before anybody uses it, and
 // what computes something else is refused.
 func TestSelfTest(t *testing.T) {
-	ks, err := testKernels()
+	planned, err := testKernels()
 	must(t, err)
+	ks := gpu.Rows(planned)
 	d, _ := open(t)
 	must(t, d.Load(ks))
-	byTemplate := map[string][]gpu.Kernel{}
+	byTemplate := map[table.Role][]table.Kernel{}
 	for _, k := range ks {
-		byTemplate[k.Template] = append(byTemplate[k.Template], k)
+		byTemplate[k.Role] = append(byTemplate[k.Role], k)
 	}
 	files, err := filepath.Glob("../../templates/*.cu.tmpl")
 	must(t, err)
 	for _, f := range files {
 		name := filepath.Base(f)
 		name = name[:len(name)-len(".cu.tmpl")]
-		of := byTemplate[name]
+		of := byTemplate[table.Role(name)]
 		if name == "epilogue" { // a part of others
 			continue
 		}
@@ -131,7 +133,7 @@ func TestSelfTest(t *testing.T) {
 }
 
 // changeAll makes each change of a kernel's text that has something to change.
-func changeAll(t *testing.T, k gpu.Kernel) {
+func changeAll(t *testing.T, k table.Kernel) {
 	t.Helper()
 	noticed := 0
 	for _, c := range tampers {
@@ -144,7 +146,7 @@ func changeAll(t *testing.T, k gpu.Kernel) {
 		}
 		d, err := cuda.Open(fake.API(), "")
 		must(t, err)
-		if err = d.Load([]gpu.Kernel{k}); changed && err != nil {
+		if err = d.Load([]table.Kernel{k}); changed && err != nil {
 			noticed++
 		} else if changed {
 			t.Errorf("%s: %s for %s is not noticed", k.Name, c.to, c)

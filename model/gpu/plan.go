@@ -9,6 +9,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // plans are all kernels of a model.
@@ -32,12 +33,13 @@ func newPlans(m spec.Model) (plans, error) {
 	return p, nil
 }
 
-// Kernels lists what a model runs on a device, or says which part of it no
-// device computes.
-func Kernels(m spec.Model) ([]gpu.Kernel, error) {
+// Kernels lists what a model asks a device for: the rows of the plan, of which
+// [cuda.Device.Load] takes the role, the shape and the range of rows, and finds what
+// the program has for them. An error says which part of the model no device computes.
+func Kernels(m spec.Model) ([]table.Kernel, error) {
 	p, err := newPlans(m)
 	if err != nil {
 		return nil, err
 	}
-	return gpu.Table[interface{ Kernels() []gpu.Kernel }](p.Model, p.Passes), nil
+	return gpu.Rows(gpu.Table[interface{ Kernels() []gpu.Kernel }](p.Model, p.Passes)), nil
 }

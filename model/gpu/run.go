@@ -3,6 +3,7 @@ package gpu
 import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // runner enqueues work and keeps the first error.
@@ -12,9 +13,17 @@ type runner struct {
 	err error
 }
 
-func (r *runner) launch(k gpu.Kernel, c gpu.Counts, a cuda.Args) {
+// launch runs what was loaded for a planned kernel.
+func (r *runner) launch(k gpu.Kernel, c table.Counts, a cuda.Args) {
 	if r.err == nil {
-		r.err = r.s.Launch(r.d.Kernel(k), c, a)
+		r.run(r.d.Kernel(k.Kernel), c, a)
+	}
+}
+
+// run launches a kernel once.
+func (r *runner) run(k *cuda.Kernel, c table.Counts, a cuda.Args) {
+	if r.err == nil {
+		r.err = r.s.Launch(k, c, a)
 	}
 }
 
@@ -37,8 +46,8 @@ func (m *memory) bf16(n int) cuda.Buffer    { return m.bytes(2 * n) }
 func (m *memory) float32(n int) cuda.Buffer { return m.bytes(4 * n) }
 
 // entries allocates as many of a layer's precision.
-func (m *memory) entries(p gpu.Precision, n int) cuda.Buffer {
-	if p == gpu.Float32s {
+func (m *memory) entries(p table.Precision, n int) cuda.Buffer {
+	if p == table.Float32s {
 		return m.float32(n)
 	}
 	return m.bf16(n)

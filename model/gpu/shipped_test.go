@@ -11,6 +11,7 @@ import (
 	_ "github.com/structuredffn/sffn/generated/gpt2s"
 	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 var full = flag.Bool("full", false, "load all shipped kernels, which takes a minute or two")
@@ -32,7 +33,7 @@ func TestShippedMachineCode(t *testing.T) {
 		must(t, err)
 		return string(src)
 	}
-	must(t, d.Load([]gpu.Kernel{gpu.PackBF16.Kernel()}))
+	must(t, d.Load([]table.Kernel{gpu.PackBF16.Kernel().Kernel}))
 	if taken != 1 || d.FromPTX != nil {
 		t.Errorf("%d images were loaded; from PTX because of %v", taken, d.FromPTX)
 	}

@@ -22,11 +22,11 @@ func TestEngineThresholds(t *testing.T) {
 	const name = "golden-dense" // the smallest
 	walks := map[string]func(t *testing.T, step int){
 		"FewTokens": func(t *testing.T, step int) { testGradients(t, name, 1, gpu.FewTokens+step) },
-		"GPUHeadRows": func(t *testing.T, step int) {
+		"HeadRows": func(t *testing.T, step int) {
 			lower(t, &headRows, 40)
 			testGradients(t, name, 1, headRows+step)
 		},
-		"GPUPromptRows": func(t *testing.T, step int) {
+		"PromptRows": func(t *testing.T, step int) {
 			lower(t, &promptRows, promptAll-step)
 			testDecode(t, name)
 		},

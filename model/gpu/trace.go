@@ -9,6 +9,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // network is a model bound to its weights on a device.
@@ -96,7 +97,7 @@ func (n norm) forward(r *runner, out, s, x, y, stats cuda.Buffer, tokens int) {
 	if y.Size() > 0 {
 		a["y"], a["s"] = y, s
 	}
-	r.launch(n.Forward, gpu.Counts{gpu.Tokens: tokens}, a)
+	r.launch(n.Forward, table.Counts{table.Tokens: tokens}, a)
 }
 
 // backward computes ds, the gradient of s, from that of the norm's output and
@@ -110,7 +111,7 @@ func (n norm) backward(r *runner, ds, dy, dout, s, stats, dx, sums cuda.Buffer, 
 	if dy.Size() > 0 {
 		a["dy"] = dy
 	}
-	r.launch(n.Backward, gpu.Counts{gpu.Tokens: tokens}, a)
+	r.launch(n.Backward, table.Counts{table.Tokens: tokens}, a)
 	addUp(r, sumRows, n.grad, sums, (tokens+gpu.NormRows-1)/gpu.NormRows, accumulate)
 }
 
@@ -259,7 +260,7 @@ func (n *network) embed(r *runner, x, ids, positions cuda.Buffer, tokens int) {
 	if n.wpe.Size() > 0 {
 		a["positions"], a["places"] = positions, n.wpe
 	}
-	r.launch(n.Embed, gpu.Counts{gpu.Tokens: tokens}, a)
+	r.launch(n.Embed, table.Counts{table.Tokens: tokens}, a)
 }
 
 // rotate turns queries and keys to their positions, or back.
@@ -267,7 +268,7 @@ func (n *network) rotate(r *runner, qkv, positions cuda.Buffer, tokens int, sign
 	if n.cos.Size() == 0 {
 		return
 	}
-	r.launch(n.Rotate, gpu.Counts{gpu.Tokens: tokens, gpu.Positions: n.spec.MaxPositions},
+	r.launch(n.Rotate, table.Counts{table.Tokens: tokens, table.Positions: n.spec.MaxPositions},
 		cuda.Args{"qkv": qkv, "positions": positions, "cos": n.cos, "sin": n.sin, "sign": cuda.Float32(sign)})
 }
 
@@ -302,7 +303,7 @@ func (t *trace) loss(r *runner, m int, scale float64, gradients, accumulate bool
 		n := min(t.lossRows, m-at)
 		x := t.n.Slice(2*at*h, 2*n*h)
 		t.head.run(r, t.logits, x, nil, cuda.Buffer{}, n, t.parts)
-		r.launch(t.Loss, gpu.Counts{gpu.Tokens: n}, cuda.Args{"logits": t.logits, "targets": t.in.targets.Slice(4*at, 4*n), "losses": t.losses.Slice(4*at, 4*n),
+		r.launch(t.Loss, table.Counts{table.Tokens: n}, cuda.Args{"logits": t.logits, "targets": t.in.targets.Slice(4*at, 4*n), "losses": t.losses.Slice(4*at, 4*n),
 			"scale": cuda.Float32(scale), "gradient": truth(gradients)})
 		if gradients {
 			t.head.backward(r, t.dnorm.Slice(2*at*h, 2*n*h), t.logits, nil, cuda.Buffer{}, n, t.parts)
@@ -354,7 +355,7 @@ func (t *trace) backward(r *runner, batch, seq int, accumulate bool, grads *aren
 
 // embedBackward adds the rows of dx to the table's rows that they came from.
 func (t *trace) embedBackward(r *runner, grad, dx cuda.Buffer, by sorted, tokens int, accumulate bool) {
-	r.launch(t.EmbedBackward, gpu.Counts{gpu.Tokens: tokens, gpu.TableRows: by.keys},
+	r.launch(t.EmbedBackward, table.Counts{table.Tokens: tokens, table.TableRows: by.keys},
 		cuda.Args{"dx": dx, "order": by.order, "starts": by.starts, "grad": grad, "accumulate": truth(accumulate)})
 }
 

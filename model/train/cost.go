@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
 )
@@ -26,6 +28,17 @@ type Cost struct {
 	Recompute               bool         `json:"recompute"`    // activations are computed again
 	Memory                  model.Memory `json:"memory"`
 	TrainMemory             int64        `json:"train_memory"`
+	Structures              []Stretch    `json:"structures"`
+}
+
+// Stretch is a run of layers whose networks are of one structure: First to Last,
+// counted from 0.
+type Stretch struct {
+	First  int       `json:"first_layer"`
+	Last   int       `json:"last_layer"`
+	Kind   spec.Kind `json:"kind"`
+	Rank   int       `json:"rank,omitempty"`
+	Blocks int       `json:"blocks,omitempty"`
 }
 
 // NewCost counts what a configuration takes on so many threads.
@@ -36,8 +49,13 @@ func NewCost(c *config.Config, threads int) Cost {
 	if c.Model.Guided {
 		guides = c.Model.GuideParams()
 	}
+	var structures []Stretch
+	for _, s := range c.Model.Stretches() {
+		structures = append(structures, Stretch{s.First, s.Last, s.Kind, s.Rank, s.Blocks})
+	}
 	return Cost{
-		Name: c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
+		Structures: structures,
+		Name:       c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
 		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
 		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
 		Recompute: t.Recompute, Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq),
@@ -45,7 +63,7 @@ func NewCost(c *config.Config, threads int) Cost {
 }
 
 // Print writes the cost, a line for each figure.
-func (c Cost) Print(w io.Writer) {
+func (c Cost) Print(w io.Writer) error {
 	mib := func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 	fmt.Fprintf(w, "%s\n\n", c.Name)
 	activations := "activations of a token"
@@ -72,6 +90,28 @@ func (c Cost) Print(w io.Writer) {
 	for _, r := range rows {
 		fmt.Fprintf(w, "%34s  %s\n", r[0], r[1])
 	}
+	fmt.Fprintln(w)
+	structures := [][]string{{"layers", "feed-forward network"}}
+	for _, s := range c.Structures {
+		layers := fmt.Sprint(s.First)
+		if s.Last > s.First {
+			layers += fmt.Sprintf(" to %d", s.Last)
+		}
+		structures = append(structures, []string{layers, StructureText(spec.Structure{Kind: s.Kind, Rank: s.Rank, Blocks: s.Blocks})})
+	}
+	return term.Table(w, structures)
+}
+
+// StructureText says in words what a layer's network is.
+func StructureText(s spec.Structure) string {
+	text := string(s.Kind)
+	if s.Rank > 0 {
+		text += fmt.Sprintf(", rank %d", s.Rank)
+	}
+	if s.Blocks > 0 {
+		text += fmt.Sprintf(", %d blocks", s.Blocks)
+	}
+	return text
 }
 
 // flops writes a count exactly as far as it is exact.

@@ -23,6 +23,7 @@ import (
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // open opens the fake device and demands at the end that nothing is left of it.
@@ -211,7 +212,7 @@ var small = []spec.FFN{
 	{Kind: spec.LowRank, Hidden: 72, FFN: 208, Rank: 40, Act: spec.GELU},
 }
 
-func kernels(t *testing.T, fs ...spec.FFN) []gpu.Kernel {
+func kernels(t *testing.T, fs ...spec.FFN) []table.Kernel {
 	t.Helper()
 	for _, dir := range []string{"gen/cuda/testdata/small", "gen/cuda/testdata/edges", "gen/cuda/testdata/passes", "internal/goldenkernels/layers"} {
 		Register(os.DirFS("../../" + dir))
@@ -222,7 +223,7 @@ func kernels(t *testing.T, fs ...spec.FFN) []gpu.Kernel {
 		must(t, err)
 		ps = append(ps, p)
 	}
-	return gpu.Table(ps...)
+	return gpu.Rows(gpu.Table(ps...))
 }
 
 // Kernels are compared with the CPU's when they are loaded, once.
@@ -244,19 +245,26 @@ func TestLoad(t *testing.T) {
 	if m := d.Memory(); m.Used != 0 || m.Cached != 0 {
 		t.Errorf("the self-test left memory: %+v", m)
 	}
-	wide := gpu.Kernel{Name: "gemm_bf16_of_nothing"}
+	wide := table.Kernel{Name: "gemm_bf16_of_nothing"}
 	var missing *MissingError
-	if err := d.Load([]gpu.Kernel{ks[0], wide}); !errors.As(err, &missing) || err.Error() != "1 GPU kernels are not in this program (gemm_bf16_of_nothing)" {
+	if err := d.Load([]table.Kernel{ks[0], wide}); !errors.As(err, &missing) || err.Error() != "1 GPU kernels are not in this program (gemm_bf16_of_nothing)" {
 		t.Errorf("%v", err)
 	}
-	p := ks[slices.IndexFunc(ks, func(k gpu.Kernel) bool { return k.Template == "gemm" && !k.Plan.(gpu.Product).Split() })].Plan.(gpu.Product)
-	// The same product with another pipeline, or for other registers, is another kernel.
-	stages, blocks := p, p
-	stages.Stages, blocks.BlocksPerSM = 2*p.Stages, 1
-	for _, p := range []gpu.Product{stages, blocks} {
-		if err := d.Load([]gpu.Kernel{p.Kernel()}); !errors.As(err, &missing) {
-			t.Errorf("%s: %v", p.Name(), err)
-		}
+	// What is asked for is a product, not the threads and the pipeline of one that does
+	// it: what runs is the program's, by its own row.
+	p, err := gpu.NewBF16(small[0])
+	must(t, err)
+	other, own := p.FC1.Factors[0].Forward, p.FC1.Factors[0].Forward.Kernel()
+	other.Stages, other.BlocksPerSM = 2*other.Stages, 1
+	asked := other.Kernel().Kernel
+	must(t, d.Load([]table.Kernel{asked}))
+	if got := d.Kernel(asked); got.Name != own.Name || got.SharedBytes != own.SharedBytes || asked.Name == own.Name {
+		t.Errorf("%s runs as %s with %d bytes of shared memory, want %s with %d", asked.Name, got.Name, got.SharedBytes, own.Name, own.SharedBytes)
+	}
+	// Another product is missing.
+	other.Bias = !other.Bias
+	if err := d.Load([]table.Kernel{other.Kernel().Kernel}); !errors.As(err, &missing) {
+		t.Errorf("%s: %v", other.Name(), err)
 	}
 }
 
@@ -274,10 +282,12 @@ func TestDamagedPTX(t *testing.T) {
 		"as it should": {gz.Pack([]byte(".version 7.0\n")), "1 GPU kernels are not in this program (none)"},
 	} {
 		sources.unread = nil
-		Register(fstest.MapFS{"z_" + name + ".ptx.gz": {Data: c.data}, "z_cuda.txt": {Data: []byte("no PTX")}})
+		rows, err := table.Encode(nil)
+		must(t, err)
+		Register(fstest.MapFS{"z_" + name + ".ptx.gz": {Data: c.data}, "z_cuda.txt": {Data: []byte("no PTX")}, table.File: {Data: gz.Pack(rows)}})
 		d := open(t, fakecuda.New())
 		for range 2 {
-			if err := d.Load([]gpu.Kernel{{Name: "none"}}); err == nil || err.Error() != c.want {
+			if err := d.Load([]table.Kernel{{Name: "none"}}); err == nil || err.Error() != c.want {
 				t.Errorf("%s: %v, want %s", name, err, c.want)
 			}
 		}
@@ -296,7 +306,7 @@ func TestMachineCode(t *testing.T) {
 	must(t, err)
 	committed, err := os.ReadFile(dir + "/z_passes.fatbin")
 	must(t, err)
-	ks := gpu.Unique([]gpu.Kernel{gpu.PackBF16.Kernel(), gpu.SumSquares.Kernel()})
+	ks := gpu.Rows(gpu.Unique([]gpu.Kernel{gpu.PackBF16.Kernel(), gpu.SumSquares.Kernel()}))
 	for _, c := range []struct {
 		name    string
 		compute [2]int
@@ -364,8 +374,8 @@ func TestMachineCode(t *testing.T) {
 // Every template has a self-test.
 func TestFamilies(t *testing.T) {
 	for _, k := range kernels(t, small...) {
-		if !gpuproof.Knows(k.Template) {
-			t.Errorf("%s: no self-test", k.Template)
+		if !gpuproof.Knows(k.Role) {
+			t.Errorf("%s: no self-test", k.Role)
 		}
 	}
 }
@@ -406,20 +416,20 @@ func TestRefusal(t *testing.T) {
 }
 
 // launchable loads one forward kernel and its operands.
-func launchable(t *testing.T, d *Device, s *Stream, tokens int) (*Kernel, gpu.Counts, Args) {
+func launchable(t *testing.T, d *Device, s *Stream, tokens int) (*Kernel, table.Counts, Args) {
 	t.Helper()
 	p, err := gpu.NewBF16(small[0])
 	must(t, err)
-	k := p.FC2.Factors[0].Few.Kernel()
+	k := p.FC2.Factors[0].Few.Kernel().Kernel
 	kernels(t, small[0])
-	must(t, d.Load([]gpu.Kernel{k}))
-	c := gpu.Counts{gpu.Tokens: tokens, gpu.Parts: 1}
+	must(t, d.Load([]table.Kernel{k}))
+	c := table.Counts{table.Tokens: tokens, table.Parts: 1}
 	args := Args{"split": Uint32(1)}
 	for _, q := range k.Params {
 		if q.Type.Array() && !q.Optional {
 			b := alloc(t, d, q.Bytes(c))
 			args[q.Name] = b
-			if q.Access == gpu.Read {
+			if q.Access == table.Read {
 				must(t, Upload(s, b, bytes.Repeat([]byte{0x80, 0x3f}, b.size/2))) // ones
 			}
 		}
@@ -518,29 +528,29 @@ func TestCounts(t *testing.T) {
 	ran := fake.Launches()[k.Name]
 	const most = 1<<32 - 1
 	for _, e := range []struct {
-		change func(k *Kernel, c gpu.Counts, a Args)
+		change func(k *Kernel, c table.Counts, a Args)
 		want   string
 	}{
-		{func(_ *Kernel, c gpu.Counts, _ Args) { c[gpu.Tokens] = most + 1 + 3 }, "tokens is 4294967299, want 0 to 4294967295"},
-		{func(_ *Kernel, c gpu.Counts, _ Args) { c[gpu.Tokens] = -3 }, "tokens is -3, want 0 to 4294967295"},
-		{func(_ *Kernel, c gpu.Counts, _ Args) { c[gpu.Tokens] = 0 }, "a grid of 0 blocks in direction y for map[parts:1 tokens:0], want 1 to 65535"},
-		{func(k *Kernel, _ gpu.Counts, _ Args) {
-			k.Grid[0] = gpu.Extent{N: 1 << 30, Of: gpu.Tokens, Plus: 1 << 30}
+		{func(_ *Kernel, c table.Counts, _ Args) { c[table.Tokens] = most + 1 + 3 }, "tokens is 4294967299, want 0 to 4294967295"},
+		{func(_ *Kernel, c table.Counts, _ Args) { c[table.Tokens] = -3 }, "tokens is -3, want 0 to 4294967295"},
+		{func(_ *Kernel, c table.Counts, _ Args) { c[table.Tokens] = 0 }, "a grid of 0 blocks in direction y for map[parts:1 tokens:0], want 1 to 65535"},
+		{func(k *Kernel, _ table.Counts, _ Args) {
+			k.Grid[0] = table.Extent{N: 1 << 30, Of: table.Tokens, Plus: 1 << 30}
 		}, "a grid of 4294967296 blocks in direction x"},
-		{func(k *Kernel, c gpu.Counts, _ Args) {
-			k.Grid[1] = gpu.Extent{N: 1, Of: gpu.Tokens}
-			c[gpu.Tokens] = 65536
+		{func(k *Kernel, c table.Counts, _ Args) {
+			k.Grid[1] = table.Extent{N: 1, Of: table.Tokens}
+			c[table.Tokens] = 65536
 		}, "a grid of 65536 blocks in direction y for map[parts:1 tokens:65536], want 1 to 65535"},
-		{func(k *Kernel, c gpu.Counts, _ Args) {
-			k.Grid[1], k.Grid[2] = gpu.Extent{N: 1}, gpu.Extent{N: 1 << 62, Of: gpu.Tokens, Times: gpu.Parts}
-			c[gpu.Tokens], c[gpu.Parts] = most, most
-		}, "a grid of 18446744073709551615 blocks in direction z"},
-		{func(k *Kernel, c gpu.Counts, _ Args) {
-			k.Params[0].Len = gpu.Extent{N: 1 << 62, Of: gpu.Tokens}
-			c[gpu.Tokens] = 4
-		}, "want 18446744073709551615 for map"},
-		{func(_ *Kernel, _ gpu.Counts, a Args) { a["split"] = Int(most + 2) }, "split is 4294967297, want 0 to 4294967295"},
-		{func(_ *Kernel, _ gpu.Counts, a Args) { a["split"] = Int(-1) }, "split is -1, want 0 to 4294967295"},
+		{func(k *Kernel, c table.Counts, _ Args) {
+			k.Grid[1], k.Grid[2] = table.Extent{N: 1}, table.Extent{N: 1 << 62, Of: table.Tokens, Times: table.Parts}
+			c[table.Tokens], c[table.Parts] = most, most
+		}, "a grid of 9223372036854775807 blocks in direction z"},
+		{func(k *Kernel, c table.Counts, _ Args) {
+			k.Params[0].Len = table.Extent{N: 1 << 62, Of: table.Tokens}
+			c[table.Tokens] = 4
+		}, "want 9223372036854775807 for map"},
+		{func(_ *Kernel, _ table.Counts, a Args) { a["split"] = Int(most + 2) }, "split is 4294967297, want 0 to 4294967295"},
+		{func(_ *Kernel, _ table.Counts, a Args) { a["split"] = Int(-1) }, "split is -1, want 0 to 4294967295"},
 	} {
 		k2, c2, a2 := *k, maps.Clone(c), maps.Clone(args)
 		k2.Params = slices.Clone(k.Params)

@@ -5,19 +5,18 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gz"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Kernel is a kernel on a device.
 type Kernel struct {
-	gpu.Kernel
+	table.Kernel
 	// MachineCode reports whether it is that of the program; the driver has compiled
 	// it from PTX otherwise.
 	MachineCode bool
@@ -26,17 +25,21 @@ type Kernel struct {
 	hash     string // of what it was made from, and of how it is launched
 }
 
-// text is the PTX of one kernel, and what its file has outside of kernels.
-type text struct{ head, body string }
+// linked is a row with its kernel's text.
+type linked struct {
+	table.Kernel
+	text table.Text
+}
 
-// sources are the folders of PTX that the program links, and what is in those
-// that have been read: nothing is before a device needs it. images finds
-// machine code.
+// sources are the folders of kernels that the program links, and what is in those
+// that have been read: nothing is before a device needs it. variants are the rows
+// that may stand in for each other, by what is asked for. images finds machine code.
 var sources struct {
 	sync.Mutex
-	unread  []fs.FS
-	kernels map[string]text
-	images  []func(file string) *byte
+	unread   []fs.FS
+	kernels  map[string]linked
+	variants map[string][]string
+	images   []func(file string) *byte
 }
 
 // Embedded finds the machine code of a file of the kernel table in a folder, as
@@ -70,7 +73,7 @@ type image struct {
 // device: its PTX serves instead. Which devices the code is for is written in it,
 // and only the driver, which may be older than the code, knows whether it can
 // take it: so it is asked, once a file.
-func (d *Device) assembled(p gpu.Kernel) (*Kernel, error) {
+func (d *Device) assembled(p table.Kernel) (*Kernel, error) {
 	if d.PTXOnly {
 		return nil, nil
 	}
@@ -103,28 +106,52 @@ func (d *Device) assembled(p gpu.Kernel) (*Kernel, error) {
 // packedPTX is how the names of files of PTX end, in which sffngen packs them.
 const packedPTX = ".ptx.gz"
 
-// Register adds the kernels of a folder's PTX (*.ptx.gz), by name, to those that
-// devices load; generated packages call it when they are linked. A kernel that
-// several packages bring is the same one. Files are read when a device first needs
-// a kernel.
+// Register adds the kernels of a folder, PTX (*.ptx.gz) with its rows ([table.File]),
+// to those that devices load; generated packages call it when they are linked. A
+// kernel that several packages bring is the same one. Files are read when a device
+// first needs a kernel.
 func Register(files fs.FS) {
 	sources.Lock()
 	defer sources.Unlock()
 	sources.unread = append(sources.unread, files)
 }
 
-// registered is the text of a kernel.
-func registered(name string) (t text, ok bool, err error) {
+// row looks for one of the role, shape and range of rows of the wanted one, and
+// takes the best for the device.
+func (d *Device) row(wanted table.Kernel) (best linked, ok bool, err error) {
 	sources.Lock()
 	defer sources.Unlock()
 	for len(sources.unread) > 0 {
 		if err := read(sources.unread[0]); err != nil {
-			return t, false, err
+			return best, false, err
 		}
 		sources.unread = sources.unread[1:]
 	}
-	t, ok = sources.kernels[name]
-	return t, ok, nil
+	const tens = 10
+	compute := tens*d.Major + d.Minor
+	better := func(a, b linked) bool { // where the device runs both
+		if fits := a.SharedBytes <= d.MaxShared; fits != (b.SharedBytes <= d.MaxShared) {
+			return fits
+		}
+		if a.Compute != b.Compute {
+			return a.Compute > b.Compute
+		}
+		return a.Name == wanted.Name // the one that this program would make
+	}
+	variants := sources.variants[wanted.Purpose()]
+	for _, name := range variants {
+		if k := sources.kernels[name]; k.Compute <= compute && (!ok || better(k, best)) {
+			best, ok = k, true
+		}
+	}
+	if ok {
+		if err := best.Check(best.text); err != nil {
+			return best, false, fmt.Errorf("cuda: %w; generate the kernels again", err)
+		}
+	} else if len(variants) > 0 {
+		return best, false, fmt.Errorf("%w: %s has compute capability %d.%d, all kernels for %s need more", ErrDevice, d.Name, d.Major, d.Minor, wanted.Name)
+	}
+	return best, ok, nil
 }
 
 // read adds what a folder has.
@@ -133,55 +160,51 @@ func read(files fs.FS) error {
 	if err != nil {
 		return fmt.Errorf("cuda: %w", err)
 	}
+	unpack := func(name string) ([]byte, error) {
+		data, err := fs.ReadFile(files, name)
+		if err != nil {
+			return nil, fmt.Errorf("cuda: %w", err)
+		}
+		text, err := gz.Unpack(data)
+		if err != nil {
+			return nil, fmt.Errorf("cuda: %s: %w", name, err)
+		}
+		return text, nil
+	}
+	texts := map[string]table.Text{}
 	for _, f := range entries {
 		if !strings.HasSuffix(f.Name(), packedPTX) {
 			continue
 		}
-		data, err := fs.ReadFile(files, f.Name())
+		src, err := unpack(f.Name())
 		if err != nil {
-			return fmt.Errorf("cuda: %w", err)
+			return err
 		}
-		src, err := gz.Unpack(data)
-		if err != nil {
-			return fmt.Errorf("cuda: %s: %w", f.Name(), err)
-		}
-		add(string(src))
+		maps.Copy(texts, table.Split(string(src)))
 	}
+	data, err := unpack(table.File)
+	if err != nil {
+		return err
+	}
+	rows, err := table.Decode(data)
+	if err != nil {
+		return fmt.Errorf("cuda: %s: %w", table.File, err)
+	}
+	add(rows, texts)
 	return nil
 }
 
-func add(src string) {
+func add(rows []table.Kernel, texts map[string]table.Text) {
 	if sources.kernels == nil {
-		sources.kernels = map[string]text{}
+		sources.kernels, sources.variants = map[string]linked{}, map[string][]string{}
 	}
-	for name, t := range split(src) {
-		sources.kernels[name] = t
-	}
-}
-
-var entry = regexp.MustCompile(`(?m)^\.visible \.entry (\w+)\(`)
-
-// split takes a module's text apart, so that a device compiles only what it
-// needs.
-func split(src string) map[string]text {
-	var head strings.Builder
-	bodies := map[string]string{}
-	at := 0
-	for _, m := range entry.FindAllStringSubmatchIndex(src, -1) {
-		n := strings.Index(src[m[0]:], "\n}\n")
-		if n < 0 {
-			n = len(src) - m[0] - len("\n}\n")
+	for _, k := range rows {
+		if _, ok := sources.kernels[k.Name]; !ok {
+			p := k.Purpose()
+			sources.variants[p] = append(sources.variants[p], k.Name)
 		}
-		head.WriteString(src[at:m[0]])
-		at = m[0] + n + len("\n}\n")
-		bodies[src[m[2]:m[3]]] = src[m[0]:at]
+		sources.kernels[k.Name] = linked{k, texts[k.Name]}
 	}
-	head.WriteString(src[at:])
-	ts := map[string]text{}
-	for name, b := range bodies {
-		ts[name] = text{head.String(), b}
-	}
-	return ts
 }
 
 // MissingError lists kernels that the program does not have, or only as another
@@ -200,10 +223,10 @@ func (e *MissingError) Error() string {
 // Load makes kernels ready for use. Each is proven once for a device and a driver,
 // on a problem of some tiles: where one stores something else than float64 says,
 // none of them is used, and the error is a *MismatchError.
-func (d *Device) Load(ks []gpu.Kernel) error {
-	var wanted []gpu.Kernel
+func (d *Device) Load(ks []table.Kernel) error {
+	var wanted []table.Kernel
 	for _, k := range ks {
-		if d.kernels[k.Name] == nil && !slices.ContainsFunc(wanted, func(o gpu.Kernel) bool { return o.Name == k.Name }) {
+		if d.kernels[k.Name] == nil && !slices.ContainsFunc(wanted, func(o table.Kernel) bool { return o.Name == k.Name }) {
 			wanted = append(wanted, k)
 		}
 	}
@@ -218,57 +241,65 @@ func (d *Device) Load(ks []gpu.Kernel) error {
 	return nil
 }
 
-// Compile gives kernels to the driver, as machine code that it takes or as PTX
-// that it compiles, and returns them by name. Nobody has tried them.
-func (d *Device) Compile(ks []gpu.Kernel) (map[string]*Kernel, error) {
+// Compile finds the rows of kernels that are asked for by role, shape and range of
+// rows, gives them to the driver, as machine code that it takes or as PTX that it
+// compiles, and returns them by the names that were asked for. Nobody has tried them.
+func (d *Device) Compile(ks []table.Kernel) (map[string]*Kernel, error) {
 	var missing []string
-	texts, loaded := map[string]text{}, map[string]*Kernel{}
-	bodies := map[string][]string{} // by head
+	rows := map[string]linked{} // by what was asked for
 	for _, k := range ks {
-		t, ok, err := registered(k.Name)
+		row, ok, err := d.row(k)
 		if err != nil {
 			return nil, err
 		}
 		if !ok {
 			missing = append(missing, k.Name)
 		}
-		texts[k.Name] = t
+		rows[k.Name] = row
 	}
 	if missing != nil {
 		return nil, &MissingError{missing}
 	}
+	loaded := map[string]*Kernel{} // by name of the row
+	var wanted []table.Kernel
+	bodies := map[string][]string{} // by head
 	for _, k := range ks {
-		if loaded[k.Name] != nil {
+		row := rows[k.Name]
+		if loaded[row.Name] != nil {
 			continue
 		}
-		a, err := d.assembled(k)
+		a, err := d.assembled(row.Kernel)
 		if err != nil {
 			return nil, err
 		}
 		if a != nil {
-			loaded[k.Name] = a
+			loaded[row.Name] = a
 			continue
 		}
-		t := texts[k.Name]
-		if !slices.Contains(bodies[t.head], t.body) {
-			bodies[t.head] = append(bodies[t.head], t.body)
+		wanted = append(wanted, row.Kernel)
+		if t := row.text; !slices.Contains(bodies[t.Head], t.Body) {
+			bodies[t.Head] = append(bodies[t.Head], t.Body)
 		}
 	}
 	for _, head := range slices.Sorted(maps.Keys(bodies)) {
-		if err := d.load(head+strings.Join(bodies[head], "\n"), ks, loaded); err != nil {
+		if err := d.load(head+strings.Join(bodies[head], "\n"), wanted, loaded); err != nil {
 			return nil, err
 		}
 	}
-	for name, k := range loaded {
+	for _, k := range loaded {
 		if k.hash != "" || !k.MachineCode {
-			k.hash += identify(k, texts[name])
+			k.hash += k.Hash
 		}
 	}
-	return loaded, nil
+	asked := map[string]*Kernel{}
+	for name, row := range rows {
+		asked[name] = loaded[row.Name]
+	}
+	return asked, nil
 }
 
 // load has the driver compile a module and finds the wanted kernels in it.
-func (d *Device) load(src string, wanted []gpu.Kernel, loaded map[string]*Kernel) error {
+func (d *Device) load(src string, wanted []table.Kernel, loaded map[string]*Kernel) error {
 	m, err := d.module(driver.CString(src))
 	if errors.Is(err, driver.UnsupportedPTX) {
 		return fmt.Errorf("%w for PTX %s: %w", ErrOldDriver, ptxVersion(src), err)
@@ -308,7 +339,7 @@ func (d *Device) module(image *byte) (m driver.Module, err error) {
 }
 
 // find looks a kernel up in a module, and is nil where that has it not.
-func (d *Device) find(p gpu.Kernel, m driver.Module) (*Kernel, error) {
+func (d *Device) find(p table.Kernel, m driver.Module) (*Kernel, error) {
 	k := &Kernel{Kernel: p}
 	err := d.do("cuModuleGetFunction of "+p.Name, func() driver.Result { return d.api.ModuleGetFunction(&k.function, m, driver.CString(p.Name)) })
 	if errors.Is(err, driver.NotFound) {
@@ -320,7 +351,7 @@ func (d *Device) find(p gpu.Kernel, m driver.Module) (*Kernel, error) {
 	return k, d.allowShared(k)
 }
 
-// allowShared lets a kernel have the shared memory that its plan says.
+// allowShared lets a kernel have the shared memory that its row says.
 func (d *Device) allowShared(k *Kernel) error {
 	if k.SharedBytes > d.MaxShared {
 		return fmt.Errorf("%w: %s needs %d bytes of shared memory, %s has %d", ErrDevice, k.Name, k.SharedBytes, d.Name, d.MaxShared)
@@ -336,8 +367,9 @@ func ptxVersion(src string) string {
 	return v
 }
 
-// Kernel is a loaded kernel; it panics where Load was not called for it.
-func (d *Device) Kernel(p gpu.Kernel) *Kernel {
+// Kernel is what Load found for a kernel that was asked for; it panics where it was
+// not called for it.
+func (d *Device) Kernel(p table.Kernel) *Kernel {
 	k := d.kernels[p.Name]
 	if k == nil {
 		panic("cuda: " + p.Name + " was not loaded")

@@ -6,13 +6,14 @@ import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/fakecuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // The self-test knows the products of every precision, sums in parts before every
 // epilogue, and the sums of gradients: a device that runs them right is taken.
 func TestProducts(t *testing.T) {
 	kernels(t) // registers the PTX
-	var ks []gpu.Kernel
+	var ks []table.Kernel
 	for _, f := range []spec.FFN{
 		{Kind: spec.Dense, Hidden: 520, FFN: 72, Act: spec.SwiGLU, Bias: true},
 		{Kind: spec.Dense, Hidden: 67, FFN: 131, Act: spec.GELU, Bias: true},
@@ -21,12 +22,11 @@ func TestProducts(t *testing.T) {
 	} {
 		p, err := gpu.NewFFN(f, "")
 		must(t, err)
-		ks = append(ks, p.Kernels()...)
+		ks = append(ks, gpu.Rows(p.Kernels())...)
 	}
-	ks = gpu.Unique(ks)
 	seen := map[string]bool{}
 	for _, k := range ks {
-		seen[k.Template] = true
+		seen[string(k.Role)] = true
 	}
 	for _, want := range []string{"gemm", "sgemm", "finish", "sum", "columns", "cast"} {
 		if !seen[want] {

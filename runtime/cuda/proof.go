@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Runner runs kernels of a device for proofs: it is a [gpuproof.Runner]. Each
@@ -43,7 +43,7 @@ func (d *Device) NewRunner(kernels map[string]*Kernel) (*Runner, error) {
 func (r *Runner) Close() error { return errors.Join(r.Free(), r.s.Close()) }
 
 // Alloc is that of [gpuproof.Runner].
-func (r *Runner) Alloc(_ gpu.Access, data []byte, n int) (gpuproof.Array, error) {
+func (r *Runner) Alloc(_ table.Access, data []byte, n int) (gpuproof.Array, error) {
 	b, err := r.d.Alloc(n + 2*canary)
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (r *Runner) Alloc(_ gpu.Access, data []byte, n int) (gpuproof.Array, error)
 }
 
 // Launch is that of [gpuproof.Runner].
-func (r *Runner) Launch(k gpu.Kernel, c gpu.Counts, a gpuproof.Arrays, n gpuproof.Numbers) error {
+func (r *Runner) Launch(k table.Kernel, c table.Counts, a gpuproof.Arrays, n gpuproof.Numbers) error {
 	loaded := r.kernels[k.Name]
 	if loaded == nil {
 		return fmt.Errorf("cuda: %s was not loaded", k.Name)
@@ -68,9 +68,9 @@ func (r *Runner) Launch(k gpu.Kernel, c gpu.Counts, a gpuproof.Arrays, n gpuproo
 	}
 	for _, p := range k.Params {
 		switch {
-		case p.Type == gpu.Float32:
+		case p.Type == table.Float32:
 			args[p.Name] = Float32Bits(n[p.Name])
-		case p.Type == gpu.Uint32 && p.Count == "":
+		case p.Type == table.Uint32 && p.Count == "":
 			args[p.Name] = Uint32(n[p.Name])
 		}
 	}

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gpuproof"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // MismatchError says that a device does not compute what a kernel should.
@@ -32,8 +32,8 @@ const (
 )
 
 // testSize is the number of rows that a kernel is tried with.
-func testSize(k gpu.Kernel) int {
-	if _, ok := k.Plan.(gpu.Attention); ok {
+func testSize(k table.Kernel) int {
+	if k.Shape.Attention != nil {
 		return testPositions
 	}
 	return testTokens
@@ -41,19 +41,21 @@ func testSize(k gpu.Kernel) int {
 
 // selfTest proves kernels on the device before anybody else may use them, but for
 // those that have passed there before.
-func (d *Device) selfTest(ks []gpu.Kernel, loaded map[string]*Kernel) (err error) {
+func (d *Device) selfTest(ks []table.Kernel, loaded map[string]*Kernel) (err error) {
 	passed := d.verdicts()
-	var wanted []gpu.Kernel
+	var wanted []table.Kernel
+	byName := map[string]*Kernel{} // of rows, of which several may be asked for as one
 	for _, k := range ks {
-		if !passed.has(loaded[k.Name]) {
-			wanted = append(wanted, k)
+		if l := loaded[k.Name]; !passed.has(l) && byName[l.Name] == nil {
+			byName[l.Name] = l
+			wanted = append(wanted, l.Kernel)
 		}
 	}
 	d.Tested = len(wanted)
 	if len(wanted) == 0 {
 		return nil
 	}
-	r, err := d.NewRunner(loaded)
+	r, err := d.NewRunner(byName)
 	if err != nil {
 		return err
 	}
@@ -61,14 +63,14 @@ func (d *Device) selfTest(ks []gpu.Kernel, loaded map[string]*Kernel) (err error
 	defer func() { d.VerdictError = passed.save() }()
 	defer func() { err = errors.Join(err, r.Close(), d.Trim()) }()
 	for _, k := range wanted {
-		if !gpuproof.Knows(k.Template) {
-			return fmt.Errorf("cuda: no self-test for kernels of %s", k.Template)
+		if !gpuproof.Knows(k.Role) {
+			return fmt.Errorf("cuda: no self-test for kernels of %s", k.Role)
 		}
 		p := gpuproof.Prover{Runner: r, Seed: 1, Samples: testSamples}
 		if err := p.Prove(k, testSize(k)); err != nil {
 			return &MismatchError{d.Name, k.Name, err}
 		}
-		passed.add(loaded[k.Name])
+		passed.add(byName[k.Name])
 	}
 	return nil
 }

@@ -7,8 +7,8 @@ import (
 	"runtime"
 	"unsafe"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Stream is work in order. Its methods only enqueue, but for those that say that
@@ -22,7 +22,7 @@ type Stream struct {
 }
 
 // maxArgs bounds the parameters of a kernel.
-const maxArgs = 32
+const maxArgs = table.MaxParams
 
 // NewStream returns an empty stream.
 func (d *Device) NewStream() (*Stream, error) {
@@ -67,14 +67,14 @@ func (n Uint32) value() uint64  { return uint64(n) }
 func (n Int) value() uint64     { return uint64(n) }
 func (f Float32) value() uint64 { return uint64(math.Float32bits(float32(f))) }
 
-// Args are the arguments of a launch, by the names of the plan's parameters.
+// Args are the arguments of a launch, by the names of the row's parameters.
 // Counts need not be given, nor optional arrays.
 type Args map[string]Arg
 
-// Launch runs a kernel once. Arrays that are smaller than the plan says, names
+// Launch runs a kernel once. Arrays that are smaller than the row says, names
 // that it has not, counts and grids that are out of range are errors, and with
 // [Device.Sync] so is what the kernel does wrong.
-func (s *Stream) Launch(k *Kernel, c gpu.Counts, a Args) error {
+func (s *Stream) Launch(k *Kernel, c table.Counts, a Args) error {
 	if err := checkCounts(k, c); err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (s *Stream) Launch(k *Kernel, c gpu.Counts, a Args) error {
 		case ok && !fits(p, v):
 			return fmt.Errorf("cuda: %s: %s is no %s", k.Name, p.Name, p.Type)
 		case ok && p.Type.Array():
-			if b, want := v.(Buffer), times(uint64(p.Type.Bytes()), extent(p.Len, c)); uint64(b.size) < want {
+			if b, want := v.(Buffer), p.Bytes(c); b.size < want {
 				return fmt.Errorf("cuda: %s: %s has %d bytes, want %d for %v", k.Name, p.Name, b.size, want, c)
 			}
 			values[i] = v.value()
@@ -135,14 +135,14 @@ func (s *Stream) settle() error {
 }
 
 // fits reports whether an argument is of the parameter's type.
-func fits(p gpu.Param, a Arg) bool {
+func fits(p table.Param, a Arg) bool {
 	switch a.(type) {
 	case Buffer:
 		return p.Type.Array()
 	case Uint32, Int:
-		return p.Type == gpu.Uint32
+		return p.Type == table.Uint32
 	case Float32:
-		return p.Type == gpu.Float32
+		return p.Type == table.Float32
 	}
 	return false
 }

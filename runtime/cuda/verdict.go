@@ -88,15 +88,6 @@ func (v *verdicts) save() error {
 	return disk.Replace(v.name, func(w io.Writer) error { _, err := w.Write(append(data, '\n')); return err })
 }
 
-// identify hashes what a kernel is: its text, from which its machine code was
-// made, too, and how it is launched.
-func identify(k *Kernel, t text) string {
-	h := sha256.New()
-	fmt.Fprintf(h, "%q %q\n", t.head, t.body)
-	fmt.Fprintln(h, k.Threads, k.SharedBytes, k.Grid, k.Params)
-	return hex.EncodeToString(h.Sum(nil))
-}
-
 // imageHash is that of an image of machine code, whose head holds its size: 16
 // bytes, of which the last eight are the size of the rest. It is empty for any
 // other image, of which nobody knows the size.

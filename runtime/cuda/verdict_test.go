@@ -15,6 +15,7 @@ import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/fakecuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // What has passed the self-test on a device with a driver is not tried again,
@@ -54,7 +55,10 @@ func TestVerdicts(t *testing.T) {
 	// One kernel of another text.
 	name := ks[0].Name
 	old := sources.kernels[name]
-	sources.kernels[name] = text{old.head, strings.Replace(old.body, "{", "{\n// another", 1)}
+	changed := old
+	changed.text.Body = strings.Replace(old.text.Body, "{", "{\n// another", 1)
+	changed.Hash = changed.Sum(changed.text)
+	sources.kernels[name] = changed
 	if d := load(same, dir); d.Tested != 1 {
 		t.Errorf("another text of one kernel: %d kernels were tried", d.Tested)
 	}
@@ -95,16 +99,16 @@ func TestVariants(t *testing.T) {
 	must(t, err)
 	kernels(t) // registers the PTX
 	for _, c := range []struct {
-		kernel gpu.Kernel
+		kernel table.Kernel
 		number string
 		value  Uint32
 	}{
-		{gpu.SumRows.Kernel(), "accumulate", 0}, {gpu.SumRows.Kernel(), "accumulate", 1},
-		{p.EmbedBackward, "accumulate", 0}, {p.EmbedBackward, "accumulate", 1},
-		{p.Rotate, "sign", Uint32(math.Float32bits(1))}, {p.Rotate, "sign", Uint32(math.Float32bits(-1))},
-		{p.Loss, "gradient", 0}, {p.Loss, "gradient", 1},
+		{gpu.SumRows.Kernel().Kernel, "accumulate", 0}, {gpu.SumRows.Kernel().Kernel, "accumulate", 1},
+		{p.EmbedBackward.Kernel, "accumulate", 0}, {p.EmbedBackward.Kernel, "accumulate", 1},
+		{p.Rotate.Kernel, "sign", Uint32(math.Float32bits(1))}, {p.Rotate.Kernel, "sign", Uint32(math.Float32bits(-1))},
+		{p.Loss.Kernel, "gradient", 0}, {p.Loss.Kernel, "gradient", 1},
 	} {
-		at := slices.IndexFunc(c.kernel.Params, func(q gpu.Param) bool { return q.Name == c.number })
+		at := slices.IndexFunc(c.kernel.Params, func(q table.Param) bool { return q.Name == c.number })
 		fake := fakecuda.New()
 		forced := false
 		// The parameter is read as a constant.
@@ -119,7 +123,7 @@ func TestVariants(t *testing.T) {
 				return fmt.Sprintf("mov.u32 \t%s, %d;", m[2], c.value)
 			})
 		}
-		err := open(t, fake).Load([]gpu.Kernel{c.kernel})
+		err := open(t, fake).Load([]table.Kernel{c.kernel})
 		if !forced {
 			t.Fatalf("%s: no load of %s", c.kernel.Name, c.number)
 		}

@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model"
@@ -22,24 +21,13 @@ import (
 // information is what info prints with --json.
 type information struct {
 	train.Cost
-	Structures []stretch            `json:"structures"`
-	Kernels    []model.LayerKernels `json:"kernels"`
-	CPU        string               `json:"cpu"`
-	ISA        kernel.ISA           `json:"isa"`
-	Target     string               `json:"target"`
-	Available  []kernel.ISA         `json:"isa_available"`
-	Threads    int                  `json:"threads"`
-	Warnings   []string             `json:"warnings"`
-}
-
-// stretch is a run of layers whose networks are of one structure: First to Last,
-// counted from 0.
-type stretch struct {
-	First  int       `json:"first_layer"`
-	Last   int       `json:"last_layer"`
-	Kind   spec.Kind `json:"kind"`
-	Rank   int       `json:"rank,omitempty"`
-	Blocks int       `json:"blocks,omitempty"`
+	Kernels   []model.LayerKernels `json:"kernels"`
+	CPU       string               `json:"cpu"`
+	ISA       kernel.ISA           `json:"isa"`
+	Target    string               `json:"target"`
+	Available []kernel.ISA         `json:"isa_available"`
+	Threads   int                  `json:"threads"`
+	Warnings  []string             `json:"warnings"`
 }
 
 func newInfo() *cobra.Command {
@@ -64,7 +52,9 @@ func newInfo() *cobra.Command {
 			if err != nil {
 				return &cli.UsageError{Err: err}
 			}
-			i := inform(c, isa)
+			threads := rt.DefaultThreads()
+			i := information{Cost: train.NewCost(c, threads), Kernels: model.Kernels(c.Model, isa), CPU: cpuid.CPU.BrandName, ISA: isa, Target: kernel.For(isa).Name,
+				Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings()}
 			if asJSON {
 				return term.JSON(cmd.OutOrStdout(), i)
 			}
@@ -111,7 +101,7 @@ func printPresets(w io.Writer, asJSON bool) error {
 		}
 		m := c.Model
 		m.Guided = false // guides are gone after training
-		s := structureOf(m.Structure(m.Layers))
+		s := train.StructureText(m.Structure(m.Layers))
 		if c.Model.Guided {
 			s += ", guided"
 		}
@@ -123,18 +113,6 @@ func printPresets(w io.Writer, asJSON bool) error {
 		return term.JSON(w, out)
 	}
 	return term.Table(w, rows)
-}
-
-// structureOf says in words what a layer's network is.
-func structureOf(s spec.Structure) string {
-	text := string(s.Kind)
-	if s.Rank > 0 {
-		text += fmt.Sprintf(", rank %d", s.Rank)
-	}
-	if s.Blocks > 0 {
-		text += fmt.Sprintf(", %d blocks", s.Blocks)
-	}
-	return text
 }
 
 // runConfig reads the configuration of a run or checkpoint, as it decodes:
@@ -152,28 +130,8 @@ func runConfig(name string) (*config.Config, error) {
 	return c, nil
 }
 
-func inform(c *config.Config, isa kernel.ISA) information {
-	threads := rt.DefaultThreads()
-	i := information{Cost: train.NewCost(c, threads), Kernels: model.Kernels(c.Model, isa), CPU: cpuid.CPU.BrandName,
-		ISA: isa, Target: kernel.For(isa).Name, Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings()}
-	for _, s := range c.Model.Stretches() {
-		i.Structures = append(i.Structures, stretch{s.First, s.Last, s.Kind, s.Rank, s.Blocks})
-	}
-	return i
-}
-
 func (i information) print(w io.Writer) error {
-	i.Cost.Print(w)
-	fmt.Fprintln(w)
-	structures := [][]string{{"layers", "feed-forward network"}}
-	for _, s := range i.Structures {
-		layers := fmt.Sprint(s.First)
-		if s.Last > s.First {
-			layers += fmt.Sprintf(" to %d", s.Last)
-		}
-		structures = append(structures, []string{layers, structureOf(spec.Structure{Kind: s.Kind, Rank: s.Rank, Blocks: s.Blocks})})
-	}
-	if err := term.Table(w, structures); err != nil {
+	if err := i.Cost.Print(w); err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "\n%s: target %s; %s of %v, %d threads\n\n", i.CPU, i.Target, i.ISA, i.Available, i.Threads)

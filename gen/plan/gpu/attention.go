@@ -3,44 +3,15 @@ package gpu
 import (
 	"fmt"
 	"math/bits"
+
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
-// What the launches of attention depend on: the number of sequences of a batch
-// and the tokens of each, or of the longest where their numbers differ. Tokens
-// are all rows.
-const (
-	Sequences Count = "sequences"
-	SeqLen    Count = "seq"
-)
-
-// AttendPass is one of the kernels of causal attention,
-//
-//	P = softmax(scale Q K^T), O = P V
-//	dS = P*(dO V^T - rowsum(dO*O))*scale, dQ = dS K, dK = dS^T Q, dV = P^T dO
-//
-// where forward leaves lse [tokens, heads], the logarithms to base 2 of the
-// rows' sums, and Delta the sums over dO*O. Query heads share key heads in groups,
-// whose gradients are summed in order.
-type AttendPass string
-
-// The passes.
-const (
-	AttendForward AttendPass = "forward"
-	AttendDelta   AttendPass = "delta"
-	AttendQueries AttendPass = "queries"
-	AttendKeys    AttendPass = "keys"
-)
-
-// Attention is one kernel of attention. With Cache, which forward has, keys
-// and values are those of a cache, and the rows of a launch continue sequences.
-// Tensor cores run tiles of 64 rows of one head against tiles of the other side;
-// Rows kernels run one row of one head, its sum in parts over a block's warps: for
-// few rows, and for heads that tensor cores do not fit.
-type Attention struct {
-	Heads, KVHeads, HeadDim int
-	Pass                    AttendPass
-	Cache, Rows             bool
-}
+// Attention is the plan of one kernel of attention. Tensor cores run tiles of 64
+// rows of one head against tiles of the other side; Rows kernels run one row of one
+// head, its sum in parts over a block's warps: for few rows, and for heads that
+// tensor cores do not fit.
+type Attention struct{ table.Attention }
 
 // widestHead is the largest head size of tensor cores.
 const widestHead = 128
@@ -49,12 +20,6 @@ const widestHead = 128
 func (a Attention) Matrix() bool {
 	return a.HeadDim >= mmaK && a.HeadDim <= widestHead && bits.OnesCount(uint(a.HeadDim)) == 1
 }
-
-// Group is the number of query heads that share a key head, and Width that of
-// the entries of a row of qkv.
-func (a Attention) Group() int { return a.Heads / a.KVHeads }
-func (a Attention) Width() int { return (a.Heads + 2*a.KVHeads) * a.HeadDim }
-func (a Attention) Out() int   { return a.Heads * a.HeadDim }
 
 // attendRows are the rows of a tile on tensor cores, 16 for each of its warps, and
 // attendStages the stages that tiles of the other side pass through.
@@ -69,16 +34,15 @@ const wideHead = 64
 
 // Other is the number of rows of a tile of the other side.
 func (a Attention) Other() int {
-	if a.Pass != AttendForward && a.HeadDim > wideHead {
+	if a.Pass != table.AttendForward && a.HeadDim > wideHead {
 		return mmaK
 	}
 	return attendRows
 }
 
-// TileRows is attendRows, Chunks the 16-byte pieces of a row, and Shift what
+// Chunks are the 16-byte pieces of a row, and Shift what
 // permutes them so that the eight rows of a fragment lie in different banks.
-func (a Attention) TileRows() int { return attendRows }
-func (a Attention) Chunks() int   { return a.HeadDim / chunk }
+func (a Attention) Chunks() int { return a.HeadDim / chunk }
 func (a Attention) Shift() string {
 	switch a.Chunks() {
 	case 2:
@@ -94,7 +58,7 @@ func (a Attention) Shift() string {
 func (a Attention) TileBytes() int  { return 2 * attendRows * a.HeadDim }
 func (a Attention) StageBytes() int { return 4 * a.Other() * a.HeadDim }
 func (a Attention) Fixed() int {
-	if a.Pass == AttendForward {
+	if a.Pass == table.AttendForward {
 		return 1
 	}
 	return 2
@@ -102,7 +66,7 @@ func (a Attention) Fixed() int {
 
 // SumsBytes is the room for the numbers of a stage's queries: lse and delta.
 func (a Attention) SumsBytes() int {
-	if a.Pass == AttendKeys {
+	if a.Pass == table.AttendKeys {
 		return 8 * a.Other()
 	}
 	return 0
@@ -135,14 +99,14 @@ func (a Attention) Warps() int { return a.Threads() / 32 }
 
 // Sums is the number of vectors that a Rows kernel sums.
 func (a Attention) Sums() int {
-	if a.Pass == AttendKeys {
+	if a.Pass == table.AttendKeys {
 		return 2
 	}
 	return 1
 }
 
 // tiled reports whether the kernel is one of tiles on tensor cores.
-func (a Attention) tiled() bool { return !a.Rows && a.Pass != AttendDelta }
+func (a Attention) tiled() bool { return !a.Rows && a.Pass != table.AttendDelta }
 
 // base is the name but for the row:
 //
@@ -168,72 +132,75 @@ func (a Attention) base() string {
 func (a Attention) Kernel() Kernel { return a.row().named(a.base()) }
 
 func (a Attention) row() Kernel {
-	k := Kernel{File: "attention", Plan: a, Threads: a.Threads(), BlocksPerSM: 2}
-	array := func(name string, t Type, access Access, n Extent) Param {
-		return Param{Name: name, Type: t, Access: access, Len: n}
+	k := Kernel{Kernel: table.Kernel{File: "attention", Shape: table.Shape{Attention: &a.Attention}, Threads: a.Threads()}, Plan: a, BlocksPerSM: 2}
+	if a.Rows && a.Matrix() { // tiles are for more
+		k.Rows.To = 1
 	}
-	qkv := array("qkv", ArrayBF16, Read, tokenRows(a.Width()))
-	out := array("o", ArrayBF16, Read, tokenRows(a.Out()))
-	lse := array("lse", ArrayFloat32, Read, tokenRows(a.Heads))
+	array := func(name string, t table.Type, access table.Access, n table.Extent) table.Param {
+		return table.Param{Name: name, Type: t, Access: access, Len: n}
+	}
+	qkv := array("qkv", table.ArrayBF16, table.Read, tokenRows(a.Width()))
+	out := array("o", table.ArrayBF16, table.Read, tokenRows(a.Out()))
+	lse := array("lse", table.ArrayFloat32, table.Read, tokenRows(a.Heads))
 	dout, delta, dqkv := out, lse, qkv
-	dout.Name, delta.Name, dqkv.Name, dqkv.Access = "do", "delta", "dqkv", Updated
-	seq := Param{Name: "seq", Type: Uint32, Count: SeqLen}
-	scale := Param{Name: "scale", Type: Float32}
+	dout.Name, delta.Name, dqkv.Name, dqkv.Access = "do", "delta", "dqkv", table.Updated
+	seq := table.Param{Name: "seq", Type: table.Uint32, Count: table.SeqLen}
+	scale := table.Param{Name: "scale", Type: table.Float32}
 	heads := a.Heads
 	switch a.Pass {
-	case AttendForward:
-		out.Access, lse.Access, lse.Optional = Written, Written, true
-		k.Params = []Param{qkv, out, lse}
+	case table.AttendForward:
+		out.Access, lse.Access, lse.Optional = table.Written, table.Written, true
+		k.Params = []table.Param{qkv, out, lse}
 		if a.Cache {
-			cache := array("keys", ArrayBF16, Read, Extent{N: a.KVHeads * a.HeadDim, Of: Slots})
+			cache := array("keys", table.ArrayBF16, table.Read, table.Extent{N: a.KVHeads * a.HeadDim, Of: table.Slots})
 			values := cache
 			values.Name = "values"
-			k.Params = []Param{qkv, out, cache, values}
+			k.Params = []table.Param{qkv, out, cache, values}
 			if a.Rows {
-				k.Params = append(k.Params, array("positions", ArrayInt32, Read, tokenRows(1)), array("seqs", ArrayInt32, Read, tokenRows(1)))
+				k.Params = append(k.Params, array("positions", table.ArrayInt32, table.Read, tokenRows(1)), array("seqs", table.ArrayInt32, table.Read, tokenRows(1)))
 			} else {
 				// Of each sequence: its number in the cache, the position and the row
 				// of its first new token, and how many there are.
-				k.Params = append(k.Params, array("spans", ArrayInt32, Read, Extent{N: 4, Of: Sequences}))
+				k.Params = append(k.Params, array("spans", table.ArrayInt32, table.Read, table.Extent{N: 4, Of: table.Sequences}))
 			}
-			seq = Param{Name: "capacity", Type: Uint32}
+			seq = table.Param{Name: "capacity", Type: table.Uint32}
 		}
-	case AttendDelta:
-		delta.Access = Written
-		k.Template = "delta"
-		k.Grid = [3]Extent{tokenRows(1), fixed(1), fixed(1)}
-		k.Params = []Param{dout, out, delta}
+	case table.AttendDelta:
+		delta.Access = table.Written
+		k.Role = table.RoleDelta
+		k.Grid = [3]table.Extent{tokenRows(1), fixed(1), fixed(1)}
+		k.Params = []table.Param{dout, out, delta}
 		k.Counts.OtherStores = 1
 		k.BlocksPerSM = 4
 		return k
-	case AttendQueries:
-		k.Params = []Param{qkv, dout, lse, delta, dqkv}
-	case AttendKeys:
-		k.Params = []Param{qkv, dout, lse, delta, dqkv}
+	case table.AttendQueries:
+		k.Params = []table.Param{qkv, dout, lse, delta, dqkv}
+	case table.AttendKeys:
+		k.Params = []table.Param{qkv, dout, lse, delta, dqkv}
 		heads = a.KVHeads
 	}
 	k.Params = append(k.Params, seq, scale)
 	if a.Rows {
-		k.Template = "attend_rows"
-		k.Grid = [3]Extent{tokenRows(1), fixed(heads), fixed(1)}
+		k.Role = table.RoleAttendRows
+		k.Grid = [3]table.Extent{tokenRows(1), fixed(heads), fixed(1)}
 		k.SharedBytes = up(4*a.Warps()*(a.Sums()*a.HeadDim+2), 16)
 		k.Counts.OtherStores = a.Sums()
-		if a.Pass == AttendForward && !a.Cache {
+		if a.Pass == table.AttendForward && !a.Cache {
 			k.Counts.OtherStores++
 		}
 		return k
 	}
-	k.Template = "attend"
-	k.Grid = [3]Extent{{N: 1, Of: SeqLen, Each: attendRows}, fixed(heads), {N: 1, Of: Sequences}}
+	k.Role = table.RoleAttend
+	k.Grid = [3]table.Extent{{N: 1, Of: table.SeqLen, Each: attendRows}, fixed(heads), {N: 1, Of: table.Sequences}}
 	k.SharedBytes = a.Fixed()*a.TileBytes() + attendStages*(a.StageBytes()+a.SumsBytes())
 	depth, other := a.HeadDim/mmaK, a.Other()/mmaK
-	scores := map[bool]int{true: 1, false: 2}[a.Pass == AttendForward]
+	scores := map[bool]int{true: 1, false: 2}[a.Pass == table.AttendForward]
 	k.Counts.MMA = scores*depth*2*other + a.Sums()*other*2*depth
 	k.Counts.LDMatrix = scores*depth*(1+other) + a.Sums()*other*depth
 	each := a.Chunks() / 2 // copies a thread for a tile of attendRows
 	k.Counts.Copies = a.Fixed()*each + attendStages*2*each*a.Other()/attendRows
 	k.Counts.Stores = a.Sums() * each
-	if a.Pass == AttendForward && !a.Cache {
+	if a.Pass == table.AttendForward && !a.Cache {
 		k.Counts.OtherStores = 2
 	}
 	return k
@@ -247,17 +214,17 @@ type Attends struct {
 }
 
 func newAttends(heads, kvHeads, size int) Attends {
-	a := Attention{Heads: heads, KVHeads: kvHeads, HeadDim: size}
+	a := Attention{table.Attention{Heads: heads, KVHeads: kvHeads, HeadDim: size}}
 	a.Rows = !a.Matrix()
-	kernel := func(p AttendPass, cache, rows bool) Kernel {
+	kernel := func(p table.AttendPass, cache, rows bool) Kernel {
 		b := a
 		b.Pass, b.Cache, b.Rows = p, cache, rows
 		return b.Kernel()
 	}
 	return Attends{
-		Forward: kernel(AttendForward, false, a.Rows), Delta: kernel(AttendDelta, false, false),
-		Queries: kernel(AttendQueries, false, a.Rows), Keys: kernel(AttendKeys, false, a.Rows),
-		Prefill: kernel(AttendForward, true, a.Rows), Decode: kernel(AttendForward, true, true),
+		Forward: kernel(table.AttendForward, false, a.Rows), Delta: kernel(table.AttendDelta, false, false),
+		Queries: kernel(table.AttendQueries, false, a.Rows), Keys: kernel(table.AttendKeys, false, a.Rows),
+		Prefill: kernel(table.AttendForward, true, a.Rows), Decode: kernel(table.AttendForward, true, true),
 	}
 }
 

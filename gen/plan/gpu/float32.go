@@ -5,13 +5,14 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // NewFloat32 plans a network in float32 on CUDA cores: the fallback for
 // widths that tensor cores cannot serve. Nothing is packed, and every vector is
 // in its true order: shuffles are places of single entries.
 func NewFloat32(f spec.FFN) (FFN, error) {
-	p := FFN{Spec: f, Precision: Float32s, Output: plan.Identity(f.Hidden)}
+	p := FFN{Spec: f, Precision: table.Float32s, Output: plan.Identity(f.Hidden)}
 	if f.Guide {
 		return p, fmt.Errorf("%s: %w", f.Name(), errGuided)
 	}
@@ -21,38 +22,38 @@ func NewFloat32(f spec.FFN) (FFN, error) {
 	return p, nil
 }
 
-func newFloat32(l spec.Linear, forward, backward Epilogue) Layer {
-	g := Layer{Spec: l, Precision: Float32s, Bias: plan.Identity(l.Out)}
+func newFloat32(l spec.Linear, forward, backward table.Epilogue) Layer {
+	g := Layer{Spec: l, Precision: table.Float32s, Bias: plan.Identity(l.Out)}
 	chain := l.Chain()
 	for i, f := range chain {
-		x := Operand{Pitch: f.Blocks * f.In, Cols: contiguous(f.In)}
-		w := Operand{Rows: f.Out, Pitch: f.In, BlockRows: f.Out, Cols: Places{Len: f.In, Run: f.In, Step: f.In}}
-		y := Operand{Pitch: f.Blocks * f.Out, Cols: contiguous(f.Out)}
+		x := table.Operand{Pitch: f.Blocks * f.In, Cols: table.Contiguous(f.In)}
+		w := table.Operand{Rows: f.Out, Pitch: f.In, BlockRows: f.Out, Cols: table.Places{Len: f.In, Run: f.In, Step: f.In}}
+		y := table.Operand{Pitch: f.Blocks * f.Out, Cols: table.Contiguous(f.Out)}
 		if f.Then != spec.NoShuffle {
-			y.Cols.Then, y.Cols.Of = f.Then, f.Blocks
+			y.Cols.Then, y.Cols.Of = table.Shuffle(f.Then), f.Blocks
 		}
-		product := func(pass Pass, a, b, c Operand) Product {
-			return Product{Pass: pass, Precision: Float32s, Blocks: f.Blocks, A: a, B: b, C: c,
-				Tile: Tile{M: lowSide, N: lowSide, WarpsM: 2, WarpsN: 4}, Stages: 1, BlocksPerSM: 2}
+		product := func(pass table.Pass, a, b, c table.Operand) Product {
+			return Product{Product: table.Product{Pass: pass, Precision: table.Float32s, Blocks: f.Blocks, A: a, B: b, C: c},
+				Tile: table.Tile{M: lowSide, N: lowSide, WarpsM: 2, WarpsN: 4}, Stages: 1, BlocksPerSM: 2}
 		}
 		gf := Factor{Factor: f}
 		for range f.Blocks {
 			gf.In, gf.Out = append(gf.In, plan.Identity(f.In)), append(gf.Out, plan.Identity(f.Out))
 		}
-		k := product(Forward, x, w, y)
+		k := product(table.Forward, x, w, y)
 		if i == len(chain)-1 {
 			k.Epilogue, k.Bias = forward, l.Bias
 		}
-		if k.Epilogue == SwiGLU {
+		if k.Epilogue == table.SwiGLU {
 			k.B.Pairs, k.C.Cols.Pairs = true, true
 		}
 		gf.Forward, gf.Few = k, k
-		k = product(BackwardData, y, w.summed(), x)
+		k = product(table.BackwardData, y, summed(w), x)
 		if i == 0 {
 			k.Epilogue = backward
 		}
 		gf.BackwardData, gf.FewBackward = k, k
-		gf.BackwardWeight = product(BackwardWeight, y.summed(), x.summed(), w)
+		gf.BackwardWeight = product(table.BackwardWeight, summed(y), summed(x), w)
 		g.Factors = append(g.Factors, gf)
 	}
 	return g
@@ -68,12 +69,12 @@ const (
 
 // float32 turns the row of the kernel table into that of a float32 kernel.
 func (k Product) float32(g *Kernel) {
-	g.Template, g.File = "sgemm", "float32"
+	g.Role, g.File = table.RoleSGEMM, "float32"
 	g.SharedBytes = 4 * max(2*Float32Depth, k.Tile.M) * Float32Pitch // a stage, and later the sums
 	g.Counts = Instructions{OtherStores: k.Stores()}
 	for i := range g.Params {
-		if g.Params[i].Type == ArrayBF16 {
-			g.Params[i].Type = ArrayFloat32
+		if g.Params[i].Type == table.ArrayBF16 {
+			g.Params[i].Type = table.ArrayFloat32
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Model is every matrix product of a model.
@@ -24,7 +25,7 @@ type Model struct {
 // NewModel plans the products of a model, or says which width the GPU kernels
 // cannot serve. Networks that bf16 cannot serve are planned in float32; the rest
 // of a model has to be of widths that bf16 can.
-func NewModel(m spec.Model, p Precision) (Model, error) {
+func NewModel(m spec.Model, p table.Precision) (Model, error) {
 	g := Model{Spec: m, Logits: up(m.Vocab, chunk)}
 	at := map[spec.FFN]int{}
 	for i := range m.Layers {
@@ -47,7 +48,7 @@ func NewModel(m spec.Model, p Precision) (Model, error) {
 		to   *Layer
 	}{{"qkv", m.QKV(), &g.QKV}, {"attention output", m.Output(), &g.Output}, {"head", head, &g.Head}} {
 		var err error
-		if *l.to, err = NewLayer(l.spec, BF16); err != nil {
+		if *l.to, err = NewLayer(l.spec, table.BF16); err != nil {
 			return g, fmt.Errorf("%s: %w", l.name, err)
 		}
 	}
@@ -70,12 +71,12 @@ func (g Model) Kernels() []Kernel {
 
 // NewFFN plans a network in a precision, or, where none is given, in bf16 if
 // its widths allow it and in float32 otherwise.
-func NewFFN(f spec.FFN, p Precision) (FFN, error) {
-	if p == Float32s {
+func NewFFN(f spec.FFN, p table.Precision) (FFN, error) {
+	if p == table.Float32s {
 		return NewFloat32(f)
 	}
 	g, err := NewBF16(f)
-	if err == nil || p == BF16 || f.Guide {
+	if err == nil || p == table.BF16 || f.Guide {
 		return g, err
 	}
 	fallback, ferr := NewFloat32(f)
@@ -85,8 +86,8 @@ func NewFFN(f spec.FFN, p Precision) (FFN, error) {
 
 // NewLayer plans a single layer the same way, input and output in their true
 // order.
-func NewLayer(l spec.Linear, p Precision) (Layer, error) {
-	if p == Float32s && !l.Guide {
+func NewLayer(l spec.Linear, p table.Precision) (Layer, error) {
+	if p == table.Float32s && !l.Guide {
 		return newFloat32(l, "", ""), nil
 	}
 	g, err := newBF16(plan.NewLayer(l), "", "")

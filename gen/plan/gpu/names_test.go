@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // launchOf is all of a row that a launcher goes by, and the gates' numbers.
 func launchOf(k Kernel) Kernel {
-	k.Name, k.Plan = "", nil
+	k.Name, k.Plan, k.Shape, k.Tile = "", nil, table.Shape{}, table.Tile{}
 	return k
 }
 
@@ -46,14 +47,14 @@ func changes(leaf reflect.Value, f func()) {
 	case reflect.String:
 		words := []string{"", old.String() + "x"}
 		switch leaf.Interface().(type) {
-		case Pass:
-			words = []string{string(Forward), string(BackwardData), string(BackwardWeight)}
-		case Epilogue:
-			words = []string{string(Plain), string(GELU), string(SwiGLU), string(GELUBackward), string(SwiGLUBackward)}
-		case Precision:
-			words = []string{string(BF16), string(Float32s)}
-		case AttendPass:
-			words = []string{string(AttendForward), string(AttendDelta), string(AttendQueries), string(AttendKeys)}
+		case table.Pass:
+			words = []string{string(table.Forward), string(table.BackwardData), string(table.BackwardWeight)}
+		case table.Epilogue:
+			words = []string{string(table.Plain), string(table.GELU), string(table.SwiGLU), string(table.GELUBackward), string(table.SwiGLUBackward)}
+		case table.Precision:
+			words = []string{string(table.BF16), string(table.Float32s)}
+		case table.AttendPass:
+			words = []string{string(table.AttendForward), string(table.AttendDelta), string(table.AttendQueries), string(table.AttendKeys)}
 		}
 		for _, w := range words {
 			leaf.SetString(w)
@@ -83,7 +84,7 @@ func TestKernelNames(t *testing.T) {
 				o := plan.Interface().(interface{ Kernel() Kernel }).Kernel()
 				check(" with another "+path, o)
 				if !reflect.DeepEqual(launchOf(o), launchOf(k)) {
-					changed[k.Template] = true
+					changed[string(k.Role)] = true
 				}
 			})
 		})
@@ -99,15 +100,11 @@ func TestKernelNames(t *testing.T) {
 // row, of any family, is another name.
 func TestKernelRows(t *testing.T) {
 	for _, k := range gpuKernels(t) {
-		k.Params = append([]Param(nil), k.Params...)
+		k.Params = append([]table.Param(nil), k.Params...)
 		name := k.named("").Name
 		v := reflect.ValueOf(&k).Elem()
-		for i := range v.NumField() {
-			field := v.Type().Field(i).Name
-			if field == "Name" || field == "Plan" {
-				continue
-			}
-			leaves(v.Field(i), func(path string, leaf reflect.Value) {
+		for _, field := range []string{"Role", "File", "Threads", "SharedBytes", "BlocksPerSM", "Counts", "Grid", "Params"} {
+			leaves(v.FieldByName(field), func(path string, leaf reflect.Value) {
 				old := leaf.Interface()
 				changes(leaf, func() {
 					if !reflect.DeepEqual(leaf.Interface(), old) && k.named("").Name == name {

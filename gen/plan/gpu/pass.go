@@ -5,16 +5,7 @@ import (
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
-)
-
-// What launches of the kernels around the products depend on, beside Tokens.
-const (
-	// Entries of an array that is handled one by one: parameters, gradients.
-	Entries Count = "entries"
-	// Rows of a table or of a matrix that is summed over its rows.
-	TableRows Count = "rows"
-	// Positions of the rotary table.
-	Positions Count = "positions"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // The file of the kernels that pass once over their data.
@@ -35,22 +26,8 @@ func shares(n, threads int) int { return up(n, threads) / threads }
 // sumBytes is the shared memory of sums of so many floats over the block.
 func sumBytes(floats, threads int) int { return up(4*floats*threads/32, 16) }
 
-// Norm is a layer or RMS norm over rows of Hidden entries, forward
-//
-//	s = x + y, n = (s - mean)*rstd, out = n*w + b
-//
-// and backward, with g = dout*w,
-//
-//	ds = dx + rstd*(g - mean(g) - n*mean(g*n)), dw = sum dout*n, db = sum dout
-//
-// where y, the output of the sublayer before, is there with Add, and RMS norms
-// have neither mean nor b. Chains that end with a shuffle store y block by block:
-// Blocks of them, one otherwise. Backward leaves ds, and with Add in bf16 and y's
-// order for that sublayer's backward pass; sums over rows in parts of NormRows.
-type Norm struct {
-	Hidden, Blocks     int
-	RMS, Add, Backward bool
-}
+// Norm is the plan of a layer or RMS norm over rows.
+type Norm struct{ table.Norm }
 
 // NormRows are the rows of one partial sum of a norm's parameter gradients.
 const NormRows = 16
@@ -71,25 +48,6 @@ func (n Norm) Shares() int  { return shares(n.Pieces(), n.Threads()) }
 
 // Guarded kernels have threads without a piece.
 func (n Norm) Guarded() bool { return n.Shares()*n.Threads() != n.Pieces() }
-
-// Width of a row of partial sums: dw, and db of layer norms.
-func (n Norm) Width() int {
-	if n.RMS {
-		return n.Hidden
-	}
-	return 2 * n.Hidden
-}
-
-// Rows of one partial sum.
-func (n Norm) Rows() int { return NormRows }
-
-// Stats are the numbers that a row leaves for its backward pass.
-func (n Norm) Stats() int {
-	if n.RMS {
-		return 1
-	}
-	return 2
-}
 
 // SumBytes is the shared memory of one pair of sums.
 func (n Norm) SumBytes() int { return sumBytes(2, n.Threads()) }
@@ -126,49 +84,50 @@ func (n Norm) BlocksPerSM() int { return 1024 / n.Threads() / 2 }
 func (n Norm) Kernel() Kernel { return n.row().named(n.base()) }
 
 func (n Norm) row() Kernel {
-	k := Kernel{Template: "norm", File: passFile, Plan: n, Threads: n.Threads(), BlocksPerSM: n.BlocksPerSM()}
+	n.Rows = NormRows
+	k := Kernel{Kernel: table.Kernel{Role: table.RoleNorm, File: passFile, Shape: table.Shape{Norm: &n.Norm}, Threads: n.Threads()}, Plan: n, BlocksPerSM: n.BlocksPerSM()}
 	row := tokenRows(n.Hidden)
 	stats := tokenRows(n.Stats())
-	weight := Param{Name: "w", Type: ArrayFloat32, Access: Read, Len: fixed(n.Hidden)}
-	x := Param{Name: "x", Type: ArrayFloat32, Access: Read, Len: row}
+	weight := table.Param{Name: "w", Type: table.ArrayFloat32, Access: table.Read, Len: fixed(n.Hidden)}
+	x := table.Param{Name: "x", Type: table.ArrayFloat32, Access: table.Read, Len: row}
 	if !n.Backward {
 		k.SharedBytes = n.SumBytes()
-		k.Grid = [3]Extent{tokenRows(1), fixed(1), fixed(1)}
+		k.Grid = [3]table.Extent{tokenRows(1), fixed(1), fixed(1)}
 		k.Params = append(k.Params, x)
 		k.Counts = Instructions{Stores: n.Shares() * n.Piece() / chunk, OtherStores: 1}
 		if n.Add {
-			k.Params = append(k.Params, Param{Name: "y", Type: ArrayBF16, Access: Read, Len: row},
-				Param{Name: "s", Type: ArrayFloat32, Access: Written, Len: row})
+			k.Params = append(k.Params, table.Param{Name: "y", Type: table.ArrayBF16, Access: table.Read, Len: row},
+				table.Param{Name: "s", Type: table.ArrayFloat32, Access: table.Written, Len: row})
 			k.Counts.Stores += n.Shares() * n.Piece() / quad
 		}
 		k.Params = append(k.Params, weight)
 		if !n.RMS {
-			k.Params = append(k.Params, Param{Name: "b", Type: ArrayFloat32, Access: Read, Len: fixed(n.Hidden)})
+			k.Params = append(k.Params, table.Param{Name: "b", Type: table.ArrayFloat32, Access: table.Read, Len: fixed(n.Hidden)})
 		}
-		k.Params = append(k.Params, Param{Name: "out", Type: ArrayBF16, Access: Written, Len: row},
-			Param{Name: "stats", Type: ArrayFloat32, Access: Written, Len: stats, Optional: true})
+		k.Params = append(k.Params, table.Param{Name: "out", Type: table.ArrayBF16, Access: table.Written, Len: row},
+			table.Param{Name: "stats", Type: table.ArrayFloat32, Access: table.Written, Len: stats, Optional: true})
 		return k
 	}
 	k.SharedBytes = 2 * n.SumBytes()
-	k.Grid = [3]Extent{{N: 1, Of: Tokens, Each: NormRows}, fixed(1), fixed(1)}
+	k.Grid = [3]table.Extent{{N: 1, Of: table.Tokens, Each: NormRows}, fixed(1), fixed(1)}
 	k.Counts.Stores = n.Shares() * n.Piece() / quad * (1 + n.Stats())
-	k.Params = []Param{
-		{Name: "dout", Type: ArrayBF16, Access: Read, Len: row},
-		{Name: "s", Type: ArrayFloat32, Access: Read, Len: row},
-		{Name: "stats", Type: ArrayFloat32, Access: Read, Len: stats}, weight,
-		{Name: "dx", Type: ArrayFloat32, Access: Read, Len: row, Optional: true},
-		{Name: "ds", Type: ArrayFloat32, Access: Written, Len: row},
+	k.Params = []table.Param{
+		{Name: "dout", Type: table.ArrayBF16, Access: table.Read, Len: row},
+		{Name: "s", Type: table.ArrayFloat32, Access: table.Read, Len: row},
+		{Name: "stats", Type: table.ArrayFloat32, Access: table.Read, Len: stats}, weight,
+		{Name: "dx", Type: table.ArrayFloat32, Access: table.Read, Len: row, Optional: true},
+		{Name: "ds", Type: table.ArrayFloat32, Access: table.Written, Len: row},
 	}
 	if n.Add {
-		k.Params = append(k.Params, Param{Name: "dy", Type: ArrayBF16, Access: Written, Len: row})
+		k.Params = append(k.Params, table.Param{Name: "dy", Type: table.ArrayBF16, Access: table.Written, Len: row})
 		if stores := n.Shares() * n.Blocks; n.Run() == chunk {
 			k.Counts.Stores += stores
 		} else {
 			k.Counts.OtherStores += stores
 		}
 	}
-	k.Params = append(k.Params, Param{Name: "sums", Type: ArrayFloat32, Access: Written, Len: Extent{N: n.Width(), Of: Tokens, Each: NormRows}},
-		Param{Name: "tokens", Type: Uint32, Count: Tokens})
+	k.Params = append(k.Params, table.Param{Name: "sums", Type: table.ArrayFloat32, Access: table.Written, Len: table.Extent{N: n.Width(), Of: table.Tokens, Each: NormRows}},
+		table.Param{Name: "tokens", Type: table.Uint32, Count: table.Tokens})
 	return k
 }
 
@@ -187,22 +146,16 @@ func interleave(places []int) (int, error) {
 	return blocks, nil
 }
 
-// Embed sums the embeddings of a token and, where they are learned, of its
-// position; Backward adds the rows of the gradient to the rows of one table,
-// in the order of the tokens: for each row of the table, order lists the tokens
-// from starts[row] to starts[row+1].
+// Embed is the plan of the sums of embeddings, or of their gradients.
 type Embed struct {
-	Hidden               int
-	Positions            int // rows of the table of positions, 0 for none
-	Vocab                int
-	Backward             bool
+	table.Embed
 	Threads, Each, Quads int
 }
 
 func newEmbed(hidden, vocab, positions int, backward bool) Embed {
 	q := hidden / quad
 	t := rowThreads(q)
-	return Embed{Hidden: hidden, Positions: positions, Vocab: vocab, Backward: backward, Threads: t, Each: shares(q, t), Quads: q}
+	return Embed{Embed: table.Embed{Hidden: hidden, Positions: positions, Vocab: vocab, Backward: backward}, Threads: t, Each: shares(q, t), Quads: q}
 }
 
 // Guarded kernels have threads without a piece.
@@ -211,44 +164,38 @@ func (e Embed) Guarded() bool { return e.Each*e.Threads != e.Quads }
 // Kernel is the row of the kernel table: embed_<width>[_positions]_r<row> or
 // embed_backward_<width>_r<row>.
 func (e Embed) Kernel() Kernel {
-	k := Kernel{Template: "embed", File: passFile, Plan: e, Threads: e.Threads, BlocksPerSM: 1024 / e.Threads, Counts: Instructions{Stores: e.Each}}
-	ids := func(name string) Param {
-		return Param{Name: name, Type: ArrayInt32, Access: Read, Len: tokenRows(1)}
+	shape := table.Embed{Hidden: e.Hidden, Backward: e.Backward} // back, tables may have any rows
+	if !e.Backward {
+		shape.Vocab, shape.Positions = e.Vocab, max(0, e.Positions)
 	}
-	x := Param{Name: "x", Type: ArrayFloat32, Access: Written, Len: tokenRows(e.Hidden)}
+	k := Kernel{Kernel: table.Kernel{Role: table.RoleEmbed, File: passFile, Shape: table.Shape{Embed: &shape}, Threads: e.Threads}, Plan: e, BlocksPerSM: 1024 / e.Threads, Counts: Instructions{Stores: e.Each}}
+	ids := func(name string) table.Param {
+		return table.Param{Name: name, Type: table.ArrayInt32, Access: table.Read, Len: tokenRows(1)}
+	}
+	x := table.Param{Name: "x", Type: table.ArrayFloat32, Access: table.Written, Len: tokenRows(e.Hidden)}
 	if e.Backward {
-		k.Grid = [3]Extent{{N: 1, Of: TableRows}, fixed(1), fixed(1)}
-		x.Access = Read
+		k.Grid = [3]table.Extent{{N: 1, Of: table.TableRows}, fixed(1), fixed(1)}
+		x.Access = table.Read
 		x.Name = "dx"
-		k.Params = []Param{x, ids("order"),
-			{Name: "starts", Type: ArrayInt32, Access: Read, Len: Extent{N: 1, Of: TableRows, Plus: 1}},
-			{Name: "grad", Type: ArrayFloat32, Access: Updated, Len: Extent{N: e.Hidden, Of: TableRows}},
-			{Name: "accumulate", Type: Uint32}}
+		k.Params = []table.Param{x, ids("order"),
+			{Name: "starts", Type: table.ArrayInt32, Access: table.Read, Len: table.Extent{N: 1, Of: table.TableRows, Plus: 1}},
+			{Name: "grad", Type: table.ArrayFloat32, Access: table.Updated, Len: table.Extent{N: e.Hidden, Of: table.TableRows}},
+			{Name: "accumulate", Type: table.Uint32}}
 		return k.named(fmt.Sprintf("embed_backward_%d", e.Hidden))
 	}
-	k.Grid = [3]Extent{tokenRows(1), fixed(1), fixed(1)}
+	k.Grid = [3]table.Extent{tokenRows(1), fixed(1), fixed(1)}
 	name := fmt.Sprintf("embed_%d", e.Hidden)
-	k.Params = []Param{ids("ids"), {Name: "table", Type: ArrayFloat32, Access: Read, Len: fixed(e.Vocab * e.Hidden)}}
+	k.Params = []table.Param{ids("ids"), {Name: "table", Type: table.ArrayFloat32, Access: table.Read, Len: fixed(e.Vocab * e.Hidden)}}
 	if e.Positions > 0 {
 		name += "_positions"
-		k.Params = append(k.Params, ids("positions"), Param{Name: "places", Type: ArrayFloat32, Access: Read, Len: fixed(e.Positions * e.Hidden)})
+		k.Params = append(k.Params, ids("positions"), table.Param{Name: "places", Type: table.ArrayFloat32, Access: table.Read, Len: fixed(e.Positions * e.Hidden)})
 	}
 	k.Params = append(k.Params, x)
 	return k.named(name)
 }
 
-// Rotate turns the queries and keys of rows of qkv to their positions, in
-// place: entries j and j+HeadDim/2 of a head are a pair, (a, c) -> (a cos - c
-// sin, c cos + a sin), and back where sign is -1. With Cache, keys and values
-// go to the cache [sequence, head, capacity, HeadDim] instead, the keys turned
-// where Rotate, and queries are turned in place.
-type Rotate struct {
-	Heads, KVHeads, HeadDim int
-	Rotate, Cache           bool
-}
-
-// Width of a row of qkv.
-func (r Rotate) Width() int { return (r.Heads + 2*r.KVHeads) * r.HeadDim }
+// Rotate is the plan of the rotation of queries and keys, in place or to the cache.
+type Rotate struct{ table.Rotate }
 
 // Run is the number of neighbours that a thread moves at once: eight where the
 // halves of heads allow, or all of a half in words.
@@ -266,7 +213,7 @@ func (r Rotate) Wide() bool { return r.Run() == chunk }
 // head has HeadPieces of them; heads before First are left alone.
 func (r Rotate) HeadPieces() int { return r.HeadDim / 2 / r.Run() }
 func (r Rotate) First() int {
-	if r.Rotate {
+	if r.Turn {
 		return 0
 	}
 	return r.Heads
@@ -284,52 +231,42 @@ func (r Rotate) Threads() int { return rowThreads(r.Pieces()) }
 // heads>x<head size>_r<row>.
 func (r Rotate) Kernel() Kernel {
 	var b []string
-	if r.Rotate {
+	if r.Turn {
 		b = append(b, "rotate")
 	}
 	if r.Cache {
 		b = append(b, "cache")
 	}
-	k := Kernel{Template: "rotate", File: passFile, Plan: r, Threads: r.Threads(), BlocksPerSM: 1024 / r.Threads(),
-		Grid: [3]Extent{tokenRows(1), fixed(1), fixed(1)}}
+	k := Kernel{Kernel: table.Kernel{Role: table.RoleRotate, File: passFile, Shape: table.Shape{Rotate: &r.Rotate}, Threads: r.Threads(),
+		Grid: [3]table.Extent{tokenRows(1), fixed(1), fixed(1)}}, Plan: r, BlocksPerSM: 1024 / r.Threads()}
 	if n := 2; r.Wide() {
 		k.Counts.Stores = n
 	} else {
 		k.Counts.OtherStores = r.HeadDim / 2 // words of a head
 	}
-	qkv := Param{Name: "qkv", Type: ArrayBF16, Access: Updated, Len: tokenRows(r.Width())}
-	if !r.Rotate {
-		qkv.Access = Read
+	qkv := table.Param{Name: "qkv", Type: table.ArrayBF16, Access: table.Updated, Len: tokenRows(r.Width())}
+	if !r.Turn {
+		qkv.Access = table.Read
 	}
-	k.Params = []Param{qkv, {Name: "positions", Type: ArrayInt32, Access: Read, Len: tokenRows(1)}}
-	if r.Rotate {
-		half := Extent{N: r.HeadDim / 2, Of: Positions}
-		k.Params = append(k.Params, Param{Name: "cos", Type: ArrayFloat32, Access: Read, Len: half},
-			Param{Name: "sin", Type: ArrayFloat32, Access: Read, Len: half},
-			Param{Name: "sign", Type: Float32})
+	k.Params = []table.Param{qkv, {Name: "positions", Type: table.ArrayInt32, Access: table.Read, Len: tokenRows(1)}}
+	if r.Turn {
+		half := table.Extent{N: r.HeadDim / 2, Of: table.Positions}
+		k.Params = append(k.Params, table.Param{Name: "cos", Type: table.ArrayFloat32, Access: table.Read, Len: half},
+			table.Param{Name: "sin", Type: table.ArrayFloat32, Access: table.Read, Len: half},
+			table.Param{Name: "sign", Type: table.Float32})
 	}
 	if r.Cache {
-		c := Param{Type: ArrayBF16, Access: Updated, Len: Extent{N: r.KVHeads * r.HeadDim, Of: Slots}}
+		c := table.Param{Type: table.ArrayBF16, Access: table.Updated, Len: table.Extent{N: r.KVHeads * r.HeadDim, Of: table.Slots}}
 		keys, values := c, c
 		keys.Name, values.Name = "keys", "values"
-		k.Params = append(k.Params, Param{Name: "seqs", Type: ArrayInt32, Access: Read, Len: tokenRows(1)}, keys, values,
-			Param{Name: "capacity", Type: Uint32})
+		k.Params = append(k.Params, table.Param{Name: "seqs", Type: table.ArrayInt32, Access: table.Read, Len: tokenRows(1)}, keys, values,
+			table.Param{Name: "capacity", Type: table.Uint32})
 	}
 	return k.named(fmt.Sprintf("%s_%dx%dx%d", strings.Join(b, "_"), r.Heads, r.KVHeads, r.HeadDim))
 }
 
-// Slots are the positions of all sequences of a cache: sequences times
-// capacity.
-const Slots Count = "slots"
-
-// Loss is the cross entropy of rows of logits, which it replaces by their
-// gradient times scale where its number gradient is not 0:
-//
-//	loss = log(sum exp(logit)) - logit[target], dlogit = (softmax - [target])*scale
-//
-// Rows whose target is negative count for nothing. Columns from Vocab on are
-// padding: their logits are ignored, and their gradient is 0.
-type Loss struct{ Vocab, Pitch int }
+// Loss is the plan of the cross entropy of rows of logits.
+type Loss struct{ table.Loss }
 
 // Threads and Warps of a block; each thread handles eight neighbours at once.
 func (l Loss) Threads() int { return rowThreads(l.Pitch / chunk) }
@@ -340,16 +277,17 @@ func (l Loss) SumBytes() int { return sumBytes(1, l.Threads()) }
 
 // Kernel is the row of the kernel table: loss_<vocabulary>_r<row>.
 func (l Loss) Kernel() Kernel {
-	return Kernel{Template: "loss", File: passFile, Plan: l,
-		Threads: l.Threads(), BlocksPerSM: 1024 / l.Threads(), SharedBytes: 2 * l.SumBytes(), Counts: Instructions{Stores: 1, OtherStores: 1},
-		Grid: [3]Extent{tokenRows(1), fixed(1), fixed(1)},
-		Params: []Param{
-			{Name: "logits", Type: ArrayBF16, Access: Updated, Len: tokenRows(l.Pitch)},
-			{Name: "targets", Type: ArrayInt32, Access: Read, Len: tokenRows(1)},
-			{Name: "losses", Type: ArrayFloat32, Access: Written, Len: tokenRows(1)},
-			{Name: "scale", Type: Float32},
-			{Name: "gradient", Type: Uint32},
-		}}.named(fmt.Sprintf("loss_%d", l.Vocab))
+	return Kernel{Plan: l, BlocksPerSM: 1024 / l.Threads(), Counts: Instructions{Stores: 1, OtherStores: 1}, Kernel: table.Kernel{
+		Role: table.RoleLoss, File: passFile, Shape: table.Shape{Loss: &l.Loss},
+		Threads: l.Threads(), SharedBytes: 2 * l.SumBytes(),
+		Grid: [3]table.Extent{tokenRows(1), fixed(1), fixed(1)},
+		Params: []table.Param{
+			{Name: "logits", Type: table.ArrayBF16, Access: table.Updated, Len: tokenRows(l.Pitch)},
+			{Name: "targets", Type: table.ArrayInt32, Access: table.Read, Len: tokenRows(1)},
+			{Name: "losses", Type: table.ArrayFloat32, Access: table.Written, Len: tokenRows(1)},
+			{Name: "scale", Type: table.Float32},
+			{Name: "gradient", Type: table.Uint32},
+		}}}.named(fmt.Sprintf("loss_%d", l.Vocab))
 }
 
 // Update is one of the kernels that pass over arrays of any length, of which
@@ -393,37 +331,37 @@ func (u Update) Name() string { return u.Kernel().Name }
 
 // Kernel is the row of the kernel table: <update>_r<row>.
 func (u Update) Kernel() Kernel {
-	k := Kernel{Template: string(u), File: passFile, Plan: u, Threads: u.Threads(), BlocksPerSM: u.BlocksPerSM(),
-		Grid: [3]Extent{{N: 1, Of: Entries, Each: chunk * passThreads}, fixed(1), fixed(1)}}
-	all := Extent{N: 1, Of: Entries}
-	entries := Param{Name: "entries", Type: Uint32, Count: Entries}
-	numbers := func(names ...string) (ps []Param) {
+	k := Kernel{Kernel: table.Kernel{Role: table.Role(u), File: passFile, Shape: table.Shape{Update: &table.Update{}}, Threads: u.Threads(),
+		Grid: [3]table.Extent{{N: 1, Of: table.Entries, Each: chunk * passThreads}, fixed(1), fixed(1)}}, Plan: u, BlocksPerSM: u.BlocksPerSM()}
+	all := table.Extent{N: 1, Of: table.Entries}
+	entries := table.Param{Name: "entries", Type: table.Uint32, Count: table.Entries}
+	numbers := func(names ...string) (ps []table.Param) {
 		for _, n := range names {
-			ps = append(ps, Param{Name: n, Type: Float32})
+			ps = append(ps, table.Param{Name: n, Type: table.Float32})
 		}
 		return ps
 	}
-	array := func(name string, t Type, a Access, n Extent) Param {
-		return Param{Name: name, Type: t, Access: a, Len: n}
+	array := func(name string, t table.Type, a table.Access, n table.Extent) table.Param {
+		return table.Param{Name: name, Type: t, Access: a, Len: n}
 	}
 	switch u {
 	case AdamW:
-		k.Params = []Param{array("w", ArrayFloat32, Updated, all), array("m", ArrayFloat32, Updated, all), array("v", ArrayFloat32, Updated, all),
-			array("grad", ArrayFloat32, Read, all), array("pack", ArrayBF16, Updated, all), array("norm", ArrayFloat32, Read, fixed(2)), entries}
+		k.Params = []table.Param{array("w", table.ArrayFloat32, table.Updated, all), array("m", table.ArrayFloat32, table.Updated, all), array("v", table.ArrayFloat32, table.Updated, all),
+			array("grad", table.ArrayFloat32, table.Read, all), array("pack", table.ArrayBF16, table.Updated, all), array("norm", table.ArrayFloat32, table.Read, fixed(2)), entries}
 		k.Params = append(k.Params, numbers("keep", "beta1", "rest1", "beta2", "rest2", "rate", "scale2", "eps")...)
 		k.Counts.Stores = 7
 	case PackBF16:
-		k.Params = []Param{array("w", ArrayFloat32, Read, all), array("pack", ArrayBF16, Written, all), entries}
+		k.Params = []table.Param{array("w", table.ArrayFloat32, table.Read, all), array("pack", table.ArrayBF16, table.Written, all), entries}
 		k.Counts.Stores = 1
 	case SumSquares:
-		k.Grid[0].Each = SquaresEach
+		k.Grid[0].Each, k.Shape.Update.Each = SquaresEach, SquaresEach
 		k.SharedBytes = sumBytes(1, k.Threads)
-		k.Params = []Param{array("grad", ArrayFloat32, Read, all), array("sums", ArrayFloat32, Written, k.Grid[0]), entries}
+		k.Params = []table.Param{array("grad", table.ArrayFloat32, table.Read, all), array("sums", table.ArrayFloat32, table.Written, k.Grid[0]), entries}
 		k.Counts.OtherStores = 1
 	case ClipNorm:
 		k.Grid[0] = fixed(1)
 		k.SharedBytes = sumBytes(1, k.Threads)
-		k.Params = append([]Param{array("sums", ArrayFloat32, Read, all), array("norm", ArrayFloat32, Written, fixed(2)), entries}, numbers("limit")...)
+		k.Params = append([]table.Param{array("sums", table.ArrayFloat32, table.Read, all), array("norm", table.ArrayFloat32, table.Written, fixed(2)), entries}, numbers("limit")...)
 		k.Counts.OtherStores = 1
 	}
 	return k.named(string(u))

@@ -7,6 +7,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // However a network's outputs are stored, norms find them: each place is that
@@ -19,7 +20,7 @@ func TestNormPlaces(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", f.Name(), err)
 		}
-		n := Norm{Hidden: f.Hidden, Blocks: blocks, Add: true}
+		n := Norm{Norm: table.Norm{Hidden: f.Hidden, Blocks: blocks, Add: true}}
 		if n.Pieces()*n.Piece() != n.Hidden || n.Piece()%chunk != 0 {
 			t.Fatalf("%+v: %d pieces of %d", n, n.Pieces(), n.Piece())
 		}
@@ -57,7 +58,7 @@ func TestPassTable(t *testing.T) {
 				if k.Threads%32 != 0 || k.Threads > 1024 || k.SharedBytes%16 != 0 || k.BlocksPerSM*(k.SharedBytes+1024) > 164<<10 || k.MaxRegisters() < 32 {
 					t.Errorf("%s: %d threads, %d bytes of shared memory, %d blocks", k.Name, k.Threads, k.SharedBytes, k.BlocksPerSM)
 				}
-				c := Counts{Tokens: 6, Sequences: 2, SeqLen: 3, Slots: 8, Entries: 64, TableRows: 5, Positions: 64, Parts: 1}
+				c := table.Counts{table.Tokens: 6, table.Sequences: 2, table.SeqLen: 3, table.Slots: 8, table.Entries: 64, table.TableRows: 5, table.Positions: 64, table.Parts: 1}
 				for _, n := range k.Blocks(c) {
 					if n < 1 {
 						t.Errorf("%s: grid %v", k.Name, k.Blocks(c))
@@ -92,16 +93,16 @@ func TestPassErrors(t *testing.T) {
 }
 
 func TestExtent(t *testing.T) {
-	c := Counts{Tokens: 33, TableRows: 5}
+	c := table.Counts{table.Tokens: 33, table.TableRows: 5}
 	for _, x := range []struct {
-		e    Extent
+		e    table.Extent
 		want int
 	}{
-		{Extent{N: 7}, 7},
-		{Extent{N: 7, Of: Tokens}, 231},
-		{Extent{N: 7, Of: Tokens, Each: 16}, 21},
-		{Extent{N: 2, Of: Tokens, Times: TableRows}, 330},
-		{Extent{N: 1, Of: TableRows, Plus: 1}, 6},
+		{table.Extent{N: 7}, 7},
+		{table.Extent{N: 7, Of: table.Tokens}, 231},
+		{table.Extent{N: 7, Of: table.Tokens, Each: 16}, 21},
+		{table.Extent{N: 2, Of: table.Tokens, Times: table.TableRows}, 330},
+		{table.Extent{N: 1, Of: table.TableRows, Plus: 1}, 6},
 	} {
 		if got := x.e.In(c); got != x.want {
 			t.Errorf("%+v: %d, want %d", x.e, got, x.want)

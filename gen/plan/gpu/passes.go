@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Passes are the kernels around a model's products, by their places in a
@@ -40,7 +41,7 @@ func NewPasses(m spec.Model) (Passes, error) {
 		return p, fmt.Errorf("heads of %d: GPU kernels take up to %d", m.HeadDim(), 2*attendThreads)
 	}
 	norms := func(add bool, blocks int) Norms {
-		n := Norm{Hidden: m.Hidden, Blocks: blocks, RMS: m.Norm == spec.RMSNorm, Add: add}
+		n := Norm{table.Norm{Hidden: m.Hidden, Blocks: blocks, RMS: m.Norm == spec.RMSNorm, Add: add}}
 		b := n
 		b.Backward = true
 		return Norms{n.Kernel(), b.Kernel()}
@@ -61,14 +62,14 @@ func NewPasses(m spec.Model) (Passes, error) {
 	}
 	p.Embed = newEmbed(m.Hidden, m.Vocab, positions, false).Kernel()
 	p.EmbedBackward = newEmbed(m.Hidden, m.Vocab, positions, true).Kernel()
-	r := Rotate{Heads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Rotate: m.Position == spec.RoPE}
-	if r.Rotate {
+	r := Rotate{table.Rotate{Heads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Turn: m.Position == spec.RoPE}}
+	if r.Turn {
 		p.Rotate = r.Kernel()
 	}
 	r.Cache = true
 	p.Cache = r.Kernel()
 	p.Attend = newAttends(m.QHeads, m.KVHeads, m.HeadDim())
-	p.Loss = Loss{Vocab: m.Vocab, Pitch: up(m.Vocab, chunk)}.Kernel()
+	p.Loss = Loss{table.Loss{Vocab: m.Vocab, Pitch: up(m.Vocab, chunk)}}.Kernel()
 	return p, nil
 }
 

@@ -11,94 +11,8 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
-
-// Pass is one of the three products that a factor takes part in.
-type Pass string
-
-// The passes.
-const (
-	Forward        Pass = "forward"
-	BackwardData   Pass = "backward_data"
-	BackwardWeight Pass = "backward_weight"
-)
-
-// Epilogue is what a GPU kernel does with its sums before it stores them.
-type Epilogue string
-
-// The epilogues. The forward ones add the bias and can save the values before
-// the activation; the backward ones multiply by the activation's derivative
-// there. SwiGLU's gates and ups alternate in a row before the activation.
-const (
-	Plain          Epilogue = ""
-	GELU           Epilogue = "gelu"
-	SwiGLU         Epilogue = "swiglu"
-	GELUBackward   Epilogue = "dgelu"
-	SwiGLUBackward Epilogue = "dswiglu"
-)
-
-// Places says where the entries of one block lie in a stored row: runs of Run
-// neighbours, Step apart, block b's first entry at b*Block.
-type Places struct {
-	Len, Run, Step, Block int
-	// Then is, for float32 products, the shuffle of the entries of all Of blocks.
-	Then spec.Shuffle
-	Of   int
-	// Pairs takes gates and ups, the first and the second half of a block's
-	// entries, by turns.
-	Pairs bool
-}
-
-// At is the place of entry i of block b.
-func (p Places) At(b, i int) int {
-	if p.Pairs {
-		i = p.Paired(i)
-	}
-	if p.Then != spec.NoShuffle {
-		return spec.Factor{Blocks: p.Of, Out: p.Len, Then: p.Then}.Shuffled(b*p.Len + i)
-	}
-	return b*p.Block + i/p.Run*p.Step + i%p.Run
-}
-
-// Paired is the entry that comes i-th where gates and ups take turns.
-func (p Places) Paired(i int) int { return i%2*(p.Len/2) + i/2 }
-
-// contiguous is a block stored as one run.
-func contiguous(n int) Places { return Places{Len: n, Run: n, Step: n, Block: n} }
-
-// Operand is a stored matrix with one part a block.
-type Operand struct {
-	// Rows counts the stored rows, 0 where they are the tokens; Pitch is the
-	// distance from one to the next and BlockRows that between blocks.
-	Rows, Pitch, BlockRows int
-	// Cols are the places in a row.
-	Cols Places
-	// Summed operands are summed over their rows, others over their columns.
-	Summed bool
-	// Pairs takes the rows of gates and of ups by turns.
-	Pairs bool
-}
-
-// At is the index of the entry in a row and column of a block.
-func (o Operand) At(block, row, col int) int {
-	if o.BlockRows == 0 {
-		return row*o.Pitch + o.Cols.At(block, col)
-	}
-	if o.Pairs {
-		row = Places{Len: o.Rows}.Paired(row)
-	}
-	return (block*o.BlockRows+row)*o.Pitch + col
-}
-
-// Tile is the share of a thread block and of its warps.
-type Tile struct {
-	// M and N are the rows and columns of results, WarpsM x WarpsN the warps
-	// that share them.
-	M, N, WarpsM, WarpsN int
-}
-
-// Threads counts the threads of a block.
-func (t Tile) Threads() int { return 32 * t.WarpsM * t.WarpsN }
 
 // Depth of a stage of the pipeline, and of one tensor-core instruction.
 const (
@@ -119,38 +33,17 @@ const (
 	fewTile  = 16
 )
 
-// Product plans a matrix product: for each block C[i,j] = epilogue(sum_k A[i,k]*B[j,k]).
-// Every number but the count of tokens is a constant of the kernel.
+// Product plans a matrix product. Every number but the count of tokens is a constant
+// of the kernel.
 type Product struct {
-	Pass      Pass
-	Precision Precision
-	Blocks    int
-	A, B, C   Operand
-	Tile      Tile
+	table.Product
+	Tile table.Tile
 	// Stages of the pipeline of asynchronous copies.
 	Stages int
 	// BlocksPerSM is how many thread blocks share a multiprocessor: it bounds
 	// registers and shared memory.
 	BlocksPerSM int
-	Epilogue    Epilogue
-	Bias        bool
-	// Sums says that results are stored as float32 although operands are bf16.
-	Sums bool
-	// Parts is how many thread blocks share each sum, where they are more than
-	// one: the product then stores float32 parts, which a second kernel adds up
-	// and finishes.
-	Parts int
 }
-
-// Precision of a layer's operands. Sums are always float32.
-type Precision string
-
-// The precisions: bf16 on tensor cores, for widths and runs that are multiples
-// of 8, and float32 on CUDA cores, for all others.
-const (
-	BF16     Precision = "bf16"
-	Float32s Precision = "float32"
-)
 
 // Factor is one factor with its kernels and the order of its packed
 // weights.
@@ -184,7 +77,7 @@ const (
 // activation to its entry of the bias.
 type Layer struct {
 	Spec      spec.Linear
-	Precision Precision
+	Precision table.Precision
 	Factors   []Factor
 	Bias      []int
 }
@@ -194,7 +87,7 @@ type Layer struct {
 // reads each row once and can do so in any order.
 type FFN struct {
 	Spec      spec.FFN
-	Precision Precision
+	Precision table.Precision
 	// Why is what bf16 refused, where float32 was chosen for that.
 	Why      error
 	FC1, FC2 Layer
@@ -211,7 +104,7 @@ func NewBF16(f spec.FFN) (FFN, error) {
 			pre = append(pre, f.Act.Columns()*s+column)
 		}
 	}
-	p := FFN{Spec: f, Precision: BF16, Output: blockMajor(f.FC2(), f.Hidden)}
+	p := FFN{Spec: f, Precision: table.BF16, Output: blockMajor(f.FC2(), f.Hidden)}
 	act := epilogues[f.Act]
 	var err error
 	if p.FC1, err = newBF16(plan.NewStoredLayer(f.FC1(), plan.Identity(f.Hidden), pre, ""), act[0], ""); err != nil {
@@ -224,7 +117,7 @@ func NewBF16(f spec.FFN) (FFN, error) {
 }
 
 // epilogues are the epilogues of an activation, forward and backward.
-var epilogues = map[spec.Act][2]Epilogue{spec.GELU: {GELU, GELUBackward}, spec.SwiGLU: {SwiGLU, SwiGLUBackward}}
+var epilogues = map[spec.Act][2]table.Epilogue{spec.GELU: {table.GELU, table.GELUBackward}, spec.SwiGLU: {table.SwiGLU, table.SwiGLUBackward}}
 
 // blockMajor is the place of each of the first n outputs where the last
 // factor's blocks store them one after the other.
@@ -244,8 +137,8 @@ func blockMajor(l spec.Linear, n int) []int {
 
 var errGuided = errors.New("guided layers have no GPU kernels")
 
-func newBF16(l plan.Layer, forward, backward Epilogue) (Layer, error) {
-	g := Layer{Spec: l.Spec, Precision: BF16, Bias: l.Bias}
+func newBF16(l plan.Layer, forward, backward table.Epilogue) (Layer, error) {
+	g := Layer{Spec: l.Spec, Precision: table.BF16, Bias: l.Bias}
 	if l.Spec.Guide {
 		return g, errGuided
 	}
@@ -267,29 +160,29 @@ func newBF16(l plan.Layer, forward, backward Epilogue) (Layer, error) {
 			return g, fmt.Errorf("outputs of %s: %w", f.Param, err)
 		}
 		first, last := i == 0, i == len(l.Factors)-1
-		x := Operand{Pitch: f.InWidth, Cols: in}
-		w := Operand{Rows: f.Out, Pitch: f.In, BlockRows: f.Out, Cols: Places{Len: f.In, Run: f.In, Step: f.In}}
-		y := Operand{Pitch: f.OutWidth, Cols: out}
-		k := Product{Pass: Forward, Precision: BF16, Blocks: f.Factor.Blocks, A: x, B: w, C: y}
+		x := table.Operand{Pitch: f.InWidth, Cols: in}
+		w := table.Operand{Rows: f.Out, Pitch: f.In, BlockRows: f.Out, Cols: table.Places{Len: f.In, Run: f.In, Step: f.In}}
+		y := table.Operand{Pitch: f.OutWidth, Cols: out}
+		k := Product{Product: table.Product{Pass: table.Forward, Precision: table.BF16, Blocks: f.Factor.Blocks, A: x, B: w, C: y}}
 		if last {
 			k.Epilogue, k.Bias = forward, l.Spec.Bias
 		}
-		if k.Epilogue == SwiGLU && out.Run%(2*chunk) != 0 {
+		if k.Epilogue == table.SwiGLU && out.Run%(2*chunk) != 0 {
 			return g, fmt.Errorf("outputs of %s: runs of %d gates and ups, want a multiple of %d", f.Param, out.Run, 2*chunk)
 		}
 		gf.Forward, gf.Few = k.tiled(), k.few()
-		k = Product{Pass: BackwardData, Precision: BF16, Blocks: f.Factor.Blocks, A: y, B: w.summed(), C: x}
+		k = Product{Product: table.Product{Pass: table.BackwardData, Precision: table.BF16, Blocks: f.Factor.Blocks, A: y, B: summed(w), C: x}}
 		if first {
 			k.Epilogue = backward
 		}
 		gf.BackwardData, gf.FewBackward = k.tiled(), k.few()
-		gf.BackwardWeight = Product{Pass: BackwardWeight, Precision: BF16, Blocks: f.Factor.Blocks, A: y.summed(), B: x.summed(), C: w}.tiled()
+		gf.BackwardWeight = Product{Product: table.Product{Pass: table.BackwardWeight, Precision: table.BF16, Blocks: f.Factor.Blocks, A: summed(y), B: summed(x), C: w}}.tiled()
 		g.Factors = append(g.Factors, gf)
 	}
 	return g, nil
 }
 
-func (o Operand) summed() Operand {
+func summed(o table.Operand) table.Operand {
 	o.Summed = true
 	return o
 }
@@ -306,8 +199,8 @@ func flatten(segs []plan.Seg) (store, canon []int) {
 
 // placesOf describes the places of all blocks, or says why 16-byte copies
 // cannot reach them.
-func placesOf(blocks [][]int) (Places, error) {
-	p := contiguous(len(blocks[0]))
+func placesOf(blocks [][]int) (table.Places, error) {
+	p := table.Contiguous(len(blocks[0]))
 	at := blocks[0]
 	for i := 1; i < len(at); i++ {
 		if at[i] != at[i-1]+1 {
@@ -334,7 +227,7 @@ func placesOf(blocks [][]int) (Places, error) {
 // tiled chooses the tile of a kernel that has tokens enough: high sides for 256
 // threads, or low ones where that leaves less of a tile empty.
 func (k Product) tiled() Product {
-	k.Tile = Tile{M: highSide, N: side(k.Cols()), WarpsM: 2, WarpsN: 4}
+	k.Tile = table.Tile{M: highSide, N: side(k.Cols()), WarpsM: 2, WarpsN: 4}
 	if k.A.Summed {
 		k.Tile.M = side(k.A.Cols.Len)
 	}
@@ -347,7 +240,7 @@ func (k Product) tiled() Product {
 // with the shortest modelled time for a tile of tokens; a part has no fewer
 // stages than the pipeline.
 func (k Product) few() Product {
-	k.Tile = Tile{M: fewTile, N: lowSide, WarpsM: 1, WarpsN: 4}
+	k.Tile = table.Tile{M: fewTile, N: lowSide, WarpsM: 1, WarpsN: 4}
 	k.Stages, k.BlocksPerSM = 4, 4
 	best, least := k, k.seconds(Chips[0], k.Tile.M)
 	for k.Parts = 2; k.PartSteps() >= k.Stages; k.Parts++ {
@@ -363,9 +256,6 @@ func (k Product) few() Product {
 func (k Product) Steps() int     { return up(k.Depth(), StageDepth) / StageDepth }
 func (k Product) PartSteps() int { return up(k.Steps(), k.Parts) / k.Parts }
 
-// Split reports whether the sums are stored in parts.
-func (k Product) Split() bool { return k.Parts > 1 }
-
 func side(n int) int {
 	if up(n, lowSide) < up(n, highSide) {
 		return lowSide
@@ -374,31 +264,6 @@ func side(n int) int {
 }
 
 func up(n, to int) int { return (n + to - 1) / to * to }
-
-// Rows, Cols and Depth are the sizes of one block's product; 0 stands for the
-// tokens.
-func (k Product) Rows() int  { return k.A.outer() }
-func (k Product) Cols() int  { return k.B.outer() }
-func (k Product) Depth() int { return k.A.inner() }
-
-func (o Operand) outer() int {
-	if o.Summed {
-		return o.Cols.Len
-	}
-	return o.Rows
-}
-
-func (o Operand) inner() int {
-	if o.Summed {
-		return o.Rows
-	}
-	return o.Cols.Len
-}
-
-// Float32 products have float32 results, others bf16.
-func (k Product) Float32() bool {
-	return k.Pass == BackwardWeight || k.Sums || k.Precision == Float32s
-}
 
 // StageBytes is the shared memory of the two operands of one stage.
 func (k Product) StageBytes() int { return 2 * StageDepth * (k.Tile.M + k.Tile.N) }
@@ -442,9 +307,9 @@ func (k Product) StaticCopies() int {
 // Stores counts the 16-byte stores of the epilogue in the text of a kernel.
 func (k Product) Stores() int {
 	switch k.Epilogue {
-	case GELU, SwiGLUBackward:
+	case table.GELU, table.SwiGLUBackward:
 		return 2
-	case SwiGLU:
+	case table.SwiGLU:
 		return 3
 	}
 	return 1
@@ -463,26 +328,26 @@ func (k Product) Name() string { return k.Kernel().Name }
 func (k Product) base() string {
 	x, y := k.A, k.C
 	switch k.Pass {
-	case BackwardData:
+	case table.BackwardData:
 		x, y = k.C, k.A
-	case BackwardWeight:
+	case table.BackwardWeight:
 		x, y = k.B, k.A
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "gemm_%s_%s_%dx%dx%d", k.Precision, k.Pass, k.Blocks, x.Cols.Len, y.Cols.Len)
 	for _, o := range []struct {
 		name string
-		Operand
+		table.Operand
 	}{{"i", x}, {"o", y}} {
 		p := o.Cols
-		if p.Then != spec.NoShuffle {
+		if p.Then != table.NoShuffle {
 			fmt.Fprintf(&b, "_%s%s", o.name, p.Then)
-		} else if p != contiguous(p.Len) || o.Pitch != k.Blocks*p.Len {
+		} else if p != table.Contiguous(p.Len) || o.Pitch != k.Blocks*p.Len {
 			fmt.Fprintf(&b, "_%s%ds%db%dw%d", o.name, p.Run, p.Step, p.Block, o.Pitch)
 		}
 	}
 	depth := StageDepth
-	if k.Precision == Float32s {
+	if k.Precision == table.Float32s {
 		depth = Float32Depth
 	}
 	fmt.Fprintf(&b, "_%dx%dx%d_s%d", k.Tile.M, k.Tile.N, depth, k.Stages)

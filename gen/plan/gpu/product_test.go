@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Every place of a row belongs to one entry, packs hold every weight once, and
@@ -66,7 +67,7 @@ func drawFFN(t *rapid.T, unit int) spec.FFN {
 	return f
 }
 
-func covers(t *rapid.T, blocks int, o Operand) {
+func covers(t *rapid.T, blocks int, o table.Operand) {
 	seen := make([]int, o.Pitch)
 	for b := range blocks {
 		for i := range o.Cols.Len {
@@ -150,18 +151,18 @@ func TestSharedFLOPs(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		tile       Tile
+		tile       table.Tile
 		want       float64
 		a100, h100 string // what binds a product that is large enough
 	}{
 		// (8 warps x (64+32) + 128+128) x 2 bytes in 128 a clock, for 2 x 128 x 128
-		{Tile{128, 128, 2, 4}, 2048, "tensor cores", "shared memory"},
-		{Tile{128, 64, 2, 4}, 16384 / 13.0, "shared memory", "shared memory"},
-		{Tile{64, 64, 2, 4}, 1024, "shared memory", "shared memory"},
-		{Tile{16, 64, 1, 4}, 2048 / 3.25, "shared memory", "shared memory"},
-		{Tile{256, 128, 2, 2}, 65536 / 18.0, "tensor cores", "tensor cores"},
+		{table.Tile{M: 128, N: 128, WarpsM: 2, WarpsN: 4}, 2048, "tensor cores", "shared memory"},
+		{table.Tile{M: 128, N: 64, WarpsM: 2, WarpsN: 4}, 16384 / 13.0, "shared memory", "shared memory"},
+		{table.Tile{M: 64, N: 64, WarpsM: 2, WarpsN: 4}, 1024, "shared memory", "shared memory"},
+		{table.Tile{M: 16, N: 64, WarpsM: 1, WarpsN: 4}, 2048 / 3.25, "shared memory", "shared memory"},
+		{table.Tile{M: 256, N: 128, WarpsM: 2, WarpsN: 2}, 65536 / 18.0, "tensor cores", "tensor cores"},
 	} {
-		if got := c.tile.SharedFLOPs(); math.Abs(got-c.want) > 1e-9*c.want {
+		if got := SharedFLOPs(c.tile); math.Abs(got-c.want) > 1e-9*c.want {
 			t.Errorf("%+v: %v operations a clock, want %v", c.tile, got, c.want)
 		}
 		for i, want := range []string{c.a100, c.h100} {
@@ -185,14 +186,14 @@ func TestLayer(t *testing.T) {
 	guided.Guide = true
 	for _, c := range []struct {
 		l    spec.Linear
-		p    Precision
-		want Precision
+		p    table.Precision
+		want table.Precision
 		err  string
 	}{
-		{even, "", BF16, ""}, {even, BF16, BF16, ""}, {even, Float32s, Float32s, ""},
-		{odd, "", Float32s, ""}, {odd, Float32s, Float32s, ""},
-		{odd, BF16, "", "blockshuffle_48x96_b4: inputs of blkdiag1: blocks of 12 in runs of 12"},
-		{guided, "", "", "guided layers have no GPU kernels"}, {guided, BF16, "", "guided layers"}, {guided, Float32s, "", "guided layers"},
+		{even, "", table.BF16, ""}, {even, table.BF16, table.BF16, ""}, {even, table.Float32s, table.Float32s, ""},
+		{odd, "", table.Float32s, ""}, {odd, table.Float32s, table.Float32s, ""},
+		{odd, table.BF16, "", "blockshuffle_48x96_b4: inputs of blkdiag1: blocks of 12 in runs of 12"},
+		{guided, "", "", "guided layers have no GPU kernels"}, {guided, table.BF16, "", "guided layers"}, {guided, table.Float32s, "", "guided layers"},
 	} {
 		g, err := NewLayer(c.l, c.p)
 		if c.err != "" {

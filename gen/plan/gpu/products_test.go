@@ -7,6 +7,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Parts of a sum are never empty, cover it, and are no shorter than the pipeline;
@@ -14,7 +15,7 @@ import (
 func TestParts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := spec.Linear{Kind: spec.Dense, In: 8 * rapid.IntRange(1, 2000).Draw(t, "in"), Out: 8 * rapid.IntRange(1, 2000).Draw(t, "out")}
-		g, err := NewLayer(l, BF16)
+		g, err := NewLayer(l, table.BF16)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -36,19 +37,20 @@ func TestParts(t *testing.T) {
 		}
 		tokens := rapid.IntRange(1, 40000).Draw(t, "tokens")
 		k := f.BackwardWeight
-		n := k.WeightParts(tokens)
-		if per := k.PartStages(tokens, n) * StageDepth; n < 1 || n*per < tokens || (n-1)*per >= tokens {
+		weight := k.Kernel().Cut
+		n := weight.Parts(tokens)
+		if per := weight.Units(tokens) * StageDepth; n < 1 || n*per < tokens || (n-1)*per >= tokens {
 			t.Errorf("%s: %d tokens in %d parts of %d", k.Name(), tokens, n, per)
 		}
 		fewer := rapid.IntRange(1, tokens).Draw(t, "fewer")
-		if n, most := k.WeightParts(fewer), k.MostWeightParts(tokens); n > most {
+		if n, most := weight.Parts(fewer), weight.MostParts(tokens); n > most {
 			t.Errorf("%s: %d tokens in %d parts, %d and fewer in %d at most", k.Name(), fewer, n, tokens, most)
 		}
-		c := Columns{Width: l.Out}
+		c := Columns{Columns: table.Columns{Width: l.Out, Precision: table.BF16}}.Kernel().Cut
 		if n, most := c.Parts(fewer), c.MostParts(tokens); n > most {
 			t.Errorf("%d tokens in %d parts, %d and fewer in %d at most", fewer, n, tokens, most)
 		}
-		if n, rows := c.Parts(tokens), c.Rows(tokens); n > 32 || n*rows < tokens || (n-1)*rows >= tokens {
+		if n, rows := c.Parts(tokens), c.Units(tokens)*c.Unit; n > 32 || n*rows < tokens || (n-1)*rows >= tokens {
 			t.Errorf("%d tokens in %d parts of %d rows", tokens, n, rows)
 		}
 	})
@@ -58,7 +60,7 @@ func TestParts(t *testing.T) {
 // chip idle, 500 do not; a sum of seven stages is too short for two parts.
 func TestPartsKnown(t *testing.T) {
 	for _, c := range []struct{ in, out, parts int }{{3072, 768, 9}, {768, 32000, 0}, {224, 768, 0}} {
-		g, err := NewLayer(spec.Linear{Kind: spec.Dense, In: c.in, Out: c.out}, BF16)
+		g, err := NewLayer(spec.Linear{Kind: spec.Dense, In: c.in, Out: c.out}, table.BF16)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +81,7 @@ func TestFloat32Places(t *testing.T) {
 		}
 		for _, l := range p.Layers() {
 			for _, g := range l.Factors {
-				for _, o := range []Operand{g.Forward.A, g.Forward.C, g.BackwardData.A, g.BackwardData.C} {
+				for _, o := range []table.Operand{g.Forward.A, g.Forward.C, g.BackwardData.A, g.BackwardData.C} {
 					seen := make([]int, o.Pitch)
 					for b := range g.Blocks {
 						for i := range o.Cols.Len {
@@ -106,10 +108,10 @@ func TestModel(t *testing.T) {
 	if g.Logits != 136 || g.QKV.Spec.Out != 48+2*2*8 || !g.Head.Factors[0].Few.Sums || g.Head.Factors[0].Forward.Float32() {
 		t.Errorf("%+v", g)
 	}
-	if !slices.Equal(g.FFN, []int{0, 1, 1}) || g.FFNs[0].Precision != BF16 || g.FFNs[1].Precision != Float32s || g.FFNs[1].Why == nil {
+	if !slices.Equal(g.FFN, []int{0, 1, 1}) || g.FFNs[0].Precision != table.BF16 || g.FFNs[1].Precision != table.Float32s || g.FFNs[1].Why == nil {
 		t.Errorf("networks %v: %v", g.FFN, g.FFNs)
 	}
-	if _, err := NewModel(m, BF16); err == nil {
+	if _, err := NewModel(m, table.BF16); err == nil {
 		t.Error("a rank of 12 in bf16")
 	}
 	m.AttnDim, m.QHeads = 60, 6

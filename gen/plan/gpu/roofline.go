@@ -3,6 +3,7 @@ package gpu
 import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Chip describes a chip for the roofline. Nothing of it is measured.
@@ -31,8 +32,8 @@ var Chips = []Chip{
 
 // tensor are the operations a second that the tensor cores are assumed to reach,
 // shared those for which shared memory has the operands of a tile.
-func (g Chip) tensor() float64       { return g.Reached * g.perSecond(g.MMA) }
-func (g Chip) shared(t Tile) float64 { return g.perSecond(t.SharedFLOPs()) }
+func (g Chip) tensor() float64             { return g.Reached * g.perSecond(g.MMA) }
+func (g Chip) shared(t table.Tile) float64 { return g.perSecond(SharedFLOPs(t)) }
 
 // perSecond is a number of a clock and multiprocessor for the chip and a second.
 func (g Chip) perSecond(n float64) float64 { return n * g.Clock * float64(g.Multiprocessors) }
@@ -44,7 +45,7 @@ const sharedClock = 128
 // SharedFLOPs are the operations in a clock for which shared memory has the
 // operands: each warp reads its rows and columns of a stage, and the block's copies
 // have written all of them before. Both are as long as the stage is deep, in bf16.
-func (t Tile) SharedFLOPs() float64 {
+func SharedFLOPs(t table.Tile) float64 {
 	reads := t.WarpsM * t.WarpsN * (t.M/t.WarpsM + t.N/t.WarpsN)
 	writes := t.M + t.N
 	return sharedClock * 2 * float64(t.M*t.N) / float64(2*(reads+writes))
@@ -89,7 +90,7 @@ func (e *Estimate) add(g Chip, flops, shared, bytes float64, blocks int) {
 // through memory where it is split, and then the one that adds them up.
 func (e *Estimate) product(g Chip, k Product, tokens int) {
 	blocks := func(k Kernel) int {
-		n := k.Blocks(Counts{Tokens: tokens, Parts: 1})
+		n := k.Blocks(table.Counts{table.Tokens: tokens, table.Parts: 1})
 		return n[0] * n[1] * n[2]
 	}
 	m := float64(tokens)

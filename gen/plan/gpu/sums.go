@@ -1,6 +1,10 @@
 package gpu
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/structuredffn/sffn/runtime/cuda/table"
+)
 
 // Kernels lists the launches of a product: its own and, where that leaves
 // parts, in its array c, the one that adds them up, as its array parts.
@@ -41,7 +45,7 @@ func (k Finish) Each() int {
 	switch {
 	case k.Sums:
 		return 4
-	case k.Epilogue == SwiGLU:
+	case k.Epilogue == table.SwiGLU:
 		return 16
 	}
 	return 8
@@ -62,27 +66,26 @@ func (k Finish) Kernel() Kernel {
 	whole := k.Product
 	whole.Parts = 1
 	p := whole.Kernel().Params // a, b, bias, pre, c, tokens, split
-	return Kernel{
-		Template: "finish", File: "sums", Plan: k,
-		Threads: finishThreads, BlocksPerSM: k.BlocksPerSM,
-		Counts: Instructions{Stores: k.Stores()},
-		Grid:   [3]Extent{{N: 1, Of: Tokens}, fixed(up(k.Groups(), finishThreads) / finishThreads), fixed(1)},
-		Params: []Param{
-			{Name: "parts", Type: ArrayFloat32, Access: Read, Len: tokenRows(k.Parts * k.C.Pitch)},
+	f := table.Finish{Width: k.C.Pitch, Parts: k.Parts, Precision: k.Precision, Epilogue: k.Epilogue, Bias: k.Bias, Sums: k.Sums}
+	return Kernel{Plan: k, BlocksPerSM: k.BlocksPerSM, Counts: Instructions{Stores: k.Stores()}, Kernel: table.Kernel{
+		Role: table.RoleFinish, File: "sums", Shape: table.Shape{Finish: &f}, Rows: table.Range{To: FewTokens},
+		Threads: finishThreads,
+		Grid:    [3]table.Extent{{N: 1, Of: table.Tokens}, fixed(up(k.Groups(), finishThreads) / finishThreads), fixed(1)},
+		Params: []table.Param{
+			{Name: "parts", Type: table.ArrayFloat32, Access: table.Read, Len: tokenRows(k.Parts * k.C.Pitch)},
 			p[2], p[3], p[4], p[5],
 		},
-	}.named(fmt.Sprintf("finish_%dx%d%s", k.C.Pitch, k.Parts, k.suffix()))
+	}}.named(fmt.Sprintf("finish_%dx%d%s", k.C.Pitch, k.Parts, k.suffix()))
 }
 
-// Sum adds up parts of float32 sums, in a fixed order, to or in place of what
-// is there: gradients. Down threads share an entry.
-type Sum struct{ Down int }
+// Sum is the plan of sums of parts.
+type Sum struct{ table.Sum }
 
 // SumParts is made for few parts of many entries, like those of weights, SumRows
 // for many of few, like those of biases and norms.
 var (
-	SumParts = Sum{Down: 1}
-	SumRows  = Sum{Down: sumThreads / 32}
+	SumParts = Sum{table.Sum{Down: 1}}
+	SumRows  = Sum{table.Sum{Down: sumThreads / 32}}
 )
 
 // Threads and BlocksPerSM are those of the kernel, for its template, and Across
@@ -101,50 +104,31 @@ func (s Sum) Kernel() Kernel {
 	if s.Down > 1 {
 		shared = 4 * sumThreads
 	}
-	return Kernel{
-		Template: "sum", File: "sums", Plan: s,
-		Threads: sumThreads, SharedBytes: shared, BlocksPerSM: s.BlocksPerSM(),
-		Counts: Instructions{OtherStores: 1},
-		Grid:   [3]Extent{{N: 1, Of: Entries, Each: s.Across()}, fixed(1), fixed(1)},
-		Params: []Param{
-			{Name: "parts", Type: ArrayFloat32, Access: Read, Len: Extent{N: 1, Of: Entries, Times: Parts}},
-			{Name: "sum", Type: ArrayFloat32, Access: Updated, Len: Extent{N: 1, Of: Entries}},
-			{Name: "n", Type: Uint32, Count: Entries},
-			{Name: "count", Type: Uint32, Count: Parts},
-			{Name: "accumulate", Type: Uint32},
+	return Kernel{Plan: s, BlocksPerSM: s.BlocksPerSM(), Counts: Instructions{OtherStores: 1}, Kernel: table.Kernel{
+		Role: table.RoleSum, File: "sums", Shape: table.Shape{Sum: &s.Sum},
+		Threads: sumThreads, SharedBytes: shared,
+		Grid: [3]table.Extent{{N: 1, Of: table.Entries, Each: s.Across()}, fixed(1), fixed(1)},
+		Params: []table.Param{
+			{Name: "parts", Type: table.ArrayFloat32, Access: table.Read, Len: table.Extent{N: 1, Of: table.Entries, Times: table.Parts}},
+			{Name: "sum", Type: table.ArrayFloat32, Access: table.Updated, Len: table.Extent{N: 1, Of: table.Entries}},
+			{Name: "n", Type: table.Uint32, Count: table.Entries},
+			{Name: "count", Type: table.Uint32, Count: table.Parts},
+			{Name: "accumulate", Type: table.Uint32},
 		},
-	}.named(fmt.Sprintf("sum_%d", s.Down))
+	}}.named(fmt.Sprintf("sum_%d", s.Down))
 }
 
-// WeightParts is the number of parts that a sum over so many tokens is cut
-// into: as many as fill a chip, of no fewer than partStages each.
-func (k Product) WeightParts(tokens int) int {
-	n, stages := k.MostWeightParts(tokens), up(tokens, StageDepth)/StageDepth
-	return up(stages, k.PartStages(tokens, n)) / k.PartStages(tokens, n)
+// cut says how a weight's gradient is cut: into as many parts as fill the largest
+// chip, of no fewer than partStages each, where a part has so many tiles.
+func cut(tiles int) table.Cut {
+	return table.Cut{Unit: StageDepth, Least: partStages, Most: ceil(Chips[len(Chips)-1].Multiprocessors, tiles)}
 }
 
-// MostWeightParts is the most parts of so many tokens and of fewer: as parts are
-// whole stages, fewer tokens can have more.
-func (k Product) MostWeightParts(tokens int) int {
-	g := k.Kernel().Grid
-	tiles, stages := g[0].N*g[1].N, up(tokens, StageDepth)/StageDepth
-	most := Chips[len(Chips)-1].Multiprocessors
-	return max(1, min(up(most, tiles)/tiles, stages/partStages))
-}
+func ceil(n, by int) int { return up(n, by) / by }
 
-// PartStages is the number of stages of each of so many parts, but the last,
-// of a sum over tokens: the kernel's argument split.
-func (k Product) PartStages(tokens, parts int) int {
-	return up(up(tokens, StageDepth)/StageDepth, parts) / parts
-}
-
-// Columns sums the columns of rows in parts: the gradient of a bias, of
-// Width entries, from that of the layer's output, as it is stored. [SumRows]
-// adds the parts.
-type Columns struct {
-	Width     int
-	Precision Precision
-}
+// Columns is the plan of the sums of the columns of rows in parts: the gradient of a
+// bias, from that of the layer's output, as it is stored. [SumRows] adds the parts.
+type Columns struct{ table.Columns }
 
 // Each is the number of neighbouring columns that a thread sums, Across the
 // threads side by side and Down those below each other.
@@ -165,47 +149,35 @@ func (k Columns) Threads() int     { return sumThreads }
 func (k Columns) BlocksPerSM() int { return 8 }
 
 // Float32 reports whether the rows are float32.
-func (k Columns) Float32() bool { return k.Precision == Float32s }
+func (k Columns) Float32() bool { return k.Precision == table.Float32s }
 
 // Name of the kernel, that of its row.
 func (k Columns) Name() string { return k.Kernel().Name }
 
-// Parts is the number of parts for a number of tokens, and Rows how many rows
-// each has: the kernel's argument rows.
-func (k Columns) Parts(tokens int) int { return up(tokens, k.Rows(tokens)) / k.Rows(tokens) }
-func (k Columns) Rows(tokens int) int {
-	return max(columnsRows, up(up(tokens, columnsParts)/columnsParts, columnsRows/2))
-}
-
-// MostParts is the most parts of so many tokens and of fewer.
-func (k Columns) MostParts(tokens int) int {
-	return min(columnsParts, up(tokens, columnsRows)/columnsRows)
-}
-
 // Kernel is the row of the kernel table: columns_<precision>_<width>_r<row>.
 func (k Columns) Kernel() Kernel {
-	x, counts := ArrayBF16, Instructions{Stores: 1}
+	x, counts := table.ArrayBF16, Instructions{Stores: 1}
 	if k.Float32() {
-		x, counts = ArrayFloat32, Instructions{OtherStores: 1}
+		x, counts = table.ArrayFloat32, Instructions{OtherStores: 1}
 	}
 	side := k.Across() * k.Each()
-	return Kernel{
-		Template: "columns", File: "sums", Plan: k,
-		Threads: sumThreads, BlocksPerSM: 8, SharedBytes: 4 * k.Each() * sumThreads,
-		Counts: counts,
-		Grid:   [3]Extent{fixed(up(k.Width, side) / side), {N: 1, Of: Parts}, fixed(1)},
-		Params: []Param{
-			{Name: "x", Type: x, Access: Read, Len: tokenRows(k.Width)},
-			{Name: "sums", Type: ArrayFloat32, Access: Written, Len: Extent{N: k.Width, Of: Parts}},
-			{Name: "tokens", Type: Uint32, Count: Tokens},
-			{Name: "rows", Type: Uint32},
+	return Kernel{Plan: k, BlocksPerSM: 8, Counts: counts, Kernel: table.Kernel{
+		Role: table.RoleColumns, File: "sums", Shape: table.Shape{Columns: &k.Columns},
+		Threads: sumThreads, SharedBytes: 4 * k.Each() * sumThreads,
+		Cut:  table.Cut{Unit: columnsRows / 2, Least: 2, Most: columnsParts, Short: true},
+		Grid: [3]table.Extent{fixed(up(k.Width, side) / side), {N: 1, Of: table.Parts}, fixed(1)},
+		Params: []table.Param{
+			{Name: "x", Type: x, Access: table.Read, Len: tokenRows(k.Width)},
+			{Name: "sums", Type: table.ArrayFloat32, Access: table.Written, Len: table.Extent{N: k.Width, Of: table.Parts}},
+			{Name: "tokens", Type: table.Uint32, Count: table.Tokens},
+			{Name: "rows", Type: table.Uint32},
 		},
-	}.named(fmt.Sprintf("columns_%s_%d", k.Precision, k.Width))
+	}}.named(fmt.Sprintf("columns_%s_%d", k.Precision, k.Width))
 }
 
-// Cast rounds float32 to bf16, or widens bf16: between a float32 layer and
-// the bf16 kernels around it. The number of entries is a multiple of 8.
-type Cast struct{ Widen bool }
+// Cast is the plan of the change of a type, between a float32 layer and the bf16
+// kernels around it.
+type Cast struct{ table.Cast }
 
 // Name of the kernel, that of its row.
 func (k Cast) Name() string { return k.Kernel().Name }
@@ -217,20 +189,19 @@ func (Cast) BlocksPerSM() int { return 8 }
 // Kernel is the row of the kernel table: cast_float32_bf16_r<row>, or
 // cast_bf16_float32_r<row>.
 func (k Cast) Kernel() Kernel {
-	name, x, y, stores := "cast_float32_bf16", ArrayFloat32, ArrayBF16, 1
+	name, x, y, stores := "cast_float32_bf16", table.ArrayFloat32, table.ArrayBF16, 1
 	if k.Widen {
 		name, x, y, stores = "cast_bf16_float32", y, x, 2
 	}
-	n := Extent{N: 1, Of: Entries}
-	return Kernel{
-		Template: "cast", File: "sums", Plan: k,
-		Threads: sumThreads, BlocksPerSM: 8,
-		Counts: Instructions{Stores: stores},
-		Grid:   [3]Extent{{N: 1, Of: Entries, Each: 8 * sumThreads}, fixed(1), fixed(1)},
-		Params: []Param{
-			{Name: "x", Type: x, Access: Read, Len: n},
-			{Name: "y", Type: y, Access: Written, Len: n},
-			{Name: "n", Type: Uint32, Count: Entries},
+	n := table.Extent{N: 1, Of: table.Entries}
+	return Kernel{Plan: k, BlocksPerSM: 8, Counts: Instructions{Stores: stores}, Kernel: table.Kernel{
+		Role: table.RoleCast, File: "sums", Shape: table.Shape{Cast: &k.Cast},
+		Threads: sumThreads,
+		Grid:    [3]table.Extent{{N: 1, Of: table.Entries, Each: 8 * sumThreads}, fixed(1), fixed(1)},
+		Params: []table.Param{
+			{Name: "x", Type: x, Access: table.Read, Len: n},
+			{Name: "y", Type: y, Access: table.Written, Len: n},
+			{Name: "n", Type: table.Uint32, Count: table.Entries},
 		},
-	}.named(name)
+	}}.named(name)
 }

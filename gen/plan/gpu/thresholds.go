@@ -2,9 +2,9 @@ package gpu
 
 import (
 	"cmp"
-	"fmt"
 
 	"github.com/structuredffn/sffn/gen/plan"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Threshold is a size at which a GPU kernel, or the plan of its family,
@@ -40,13 +40,8 @@ func (k Kernel) Thresholds() []Threshold {
 	return k.Plan.(interface{ thresholds() []Threshold }).thresholds()
 }
 
-// Family names the kernels whose widths one list of thresholds is for.
-func (k Kernel) Family() string {
-	return k.Plan.(interface{ family() string }).family()
-}
-
 // counted is a threshold of a count of launches.
-func counted(name string, of Count, at, step int, what string) Threshold {
+func counted(name string, of table.Count, at, step int, what string) Threshold {
 	return Threshold{plan.Threshold{Name: name, Axis: plan.Axis(of), At: at, What: what}, step, 0}
 }
 
@@ -55,29 +50,18 @@ func fixedAt(name string, axis plan.Axis, at, step, size int, what string) Thres
 	return Threshold{plan.Threshold{Name: name, Axis: axis, At: at, What: what}, step, size}
 }
 
-func (k Product) family() string {
-	f := "product " + string(k.Precision) + " " + string(k.Pass)
-	switch {
-	case k.Split():
-		f += " parts"
-	case k.Tile.M == fewTile:
-		f += " few"
-	}
-	return f
-}
-
 func (k Product) thresholds() (ts []Threshold) {
 	cols, step := k.Cols(), chunk
-	if k.Precision == Float32s {
+	if k.Precision == table.Float32s {
 		step = 1
 		ts = append(ts, fixedAt("Tile.N", plan.AxisColumns, k.Tile.N, 1, cols, "two tiles of columns"))
-		if k.Pass == BackwardWeight {
+		if k.Pass == table.BackwardWeight {
 			return append(ts, fixedAt("Tile.M", plan.AxisOutputs, k.Tile.M, 1, k.Rows(), "two tiles of rows"),
-				counted("Float32Depth", Tokens, Float32Depth, 1, "two stages"),
-				counted("2 Float32Depth", Tokens, 2*Float32Depth, 1, "three stages"),
-				counted("StageDepth", Tokens, StageDepth, 1, "a part's second stage"))
+				counted("Float32Depth", table.Tokens, Float32Depth, 1, "two stages"),
+				counted("2 Float32Depth", table.Tokens, 2*Float32Depth, 1, "three stages"),
+				counted("StageDepth", table.Tokens, StageDepth, 1, "a part's second stage"))
 		}
-		return append(ts, counted("Tile.M", Tokens, k.Tile.M, 1, "two tiles of rows"),
+		return append(ts, counted("Tile.M", table.Tokens, k.Tile.M, 1, "two tiles of rows"),
 			fixedAt("Float32Depth", plan.AxisDepth, Float32Depth, 1, k.Depth(), "two stages"),
 			fixedAt("2 Float32Depth", plan.AxisDepth, 2*Float32Depth, 1, k.Depth(), "three stages"))
 	}
@@ -92,16 +76,16 @@ func (k Product) thresholds() (ts []Threshold) {
 		add("Stages", k.Stages*StageDepth, "the room of a stage used again")
 		add("2 Stages", 2*k.Stages*StageDepth, "the room of a stage used a third time")
 	}
-	if k.Pass == BackwardWeight {
+	if k.Pass == table.BackwardWeight {
 		sides(plan.AxisColumns, cols)
 		sides(plan.AxisOutputs, k.Rows())
-		pipeline(func(name string, at int, what string) { ts = append(ts, counted(name, Tokens, at, 1, what)) })
-		return append(ts, counted("partStages", Tokens, (2*partStages-1)*StageDepth, 1, "a sum in two parts"))
+		pipeline(func(name string, at int, what string) { ts = append(ts, counted(name, table.Tokens, at, 1, what)) })
+		return append(ts, counted("partStages", table.Tokens, (2*partStages-1)*StageDepth, 1, "a sum in two parts"))
 	}
 	depth := func(name string, at int, what string) {
 		ts = append(ts, fixedAt(name, plan.AxisDepth, at, step, k.Depth(), what))
 	}
-	ts = append(ts, counted("Tile.M", Tokens, k.Tile.M, 1, "two tiles of rows"))
+	ts = append(ts, counted("Tile.M", table.Tokens, k.Tile.M, 1, "two tiles of rows"))
 	switch {
 	case k.Split():
 		// Where the model of launches cuts a sum, parts have no fewer stages than
@@ -117,39 +101,35 @@ func (k Product) thresholds() (ts []Threshold) {
 	return ts
 }
 
-func (k Finish) family() string { return "finish" }
 func (k Finish) thresholds() []Threshold {
 	return []Threshold{fixedAt("finishThreads", plan.AxisColumns, finishThreads*k.Each(), cmp.Or(k.Each(), chunk), k.C.Pitch, "two blocks a row")}
 }
 
-func (s Sum) family() string { return fmt.Sprintf("sum_%d", s.Down) }
 func (s Sum) thresholds() []Threshold {
 	return []Threshold{
-		counted("Across", Entries, s.Across(), 1, "two blocks"),
-		counted("Down", Parts, s.Down, 1, "a second part for a thread"),
-		counted("unrolled", Parts, (unrolled-1)*s.Down, 1, "loads of several parts at a time"),
+		counted("Across", table.Entries, s.Across(), 1, "two blocks"),
+		counted("Down", table.Parts, s.Down, 1, "a second part for a thread"),
+		counted("unrolled", table.Parts, (unrolled-1)*s.Down, 1, "loads of several parts at a time"),
 	}
 }
 
-func (k Columns) family() string { return "columns " + string(k.Precision) }
 func (k Columns) thresholds() []Threshold {
 	several := (unrolled - 1) * k.Down() // rows of a part
 	if several > columnsRows {
 		several *= columnsParts
 	}
 	return []Threshold{
-		counted("Down", Tokens, k.Down(), 1, "a second row for a thread"),
-		counted("unrolled", Tokens, several, 1, "loads of several rows at a time"),
-		counted("columnsRows", Tokens, columnsRows, 1, "two parts"),
-		counted("columnsParts", Tokens, columnsParts*columnsRows, 1, "longer parts"),
+		counted("Down", table.Tokens, k.Down(), 1, "a second row for a thread"),
+		counted("unrolled", table.Tokens, several, 1, "loads of several rows at a time"),
+		counted("columnsRows", table.Tokens, columnsRows, 1, "two parts"),
+		counted("columnsParts", table.Tokens, columnsParts*columnsRows, 1, "longer parts"),
 		fixedAt("Across", plan.AxisColumns, k.Across()*k.Each(), k.Each(), k.Width, "two blocks of columns"),
 	}
 }
 
 func (k Cast) thresholds() []Threshold {
-	return []Threshold{counted("sumThreads", Entries, chunk*sumThreads, chunk, "two blocks")}
+	return []Threshold{counted("sumThreads", table.Entries, chunk*sumThreads, chunk, "two blocks")}
 }
-func (k Cast) family() string { return fmt.Sprintf("cast, widening: %v", k.Widen) }
 
 // pieced are the thresholds of blocks that share so many pieces of a row.
 func pieced(pieces, step int) []Threshold {
@@ -159,65 +139,35 @@ func pieced(pieces, step int) []Threshold {
 	}
 }
 
-func (n Norm) family() string {
-	if n.Backward {
-		return "norm backward"
-	}
-	return "norm"
-}
 func (n Norm) thresholds() []Threshold {
 	ts := pieced(n.Pieces(), 1)
 	if n.Backward {
-		ts = append(ts, counted("NormRows", Tokens, NormRows, 1, "two partial sums"))
+		ts = append(ts, counted("NormRows", table.Tokens, NormRows, 1, "two partial sums"))
 	}
 	return ts
 }
 
-func (e Embed) family() string {
-	if e.Backward {
-		return "embed backward"
-	}
-	return "embed"
-}
 func (e Embed) thresholds() []Threshold { return pieced(e.Quads, chunk/quad) }
 
-func (r Rotate) family() string {
-	f := "rotate"
-	if !r.Rotate {
-		f = "no rotation"
-	}
-	if r.Cache {
-		f += " into the cache"
-	}
-	return f
-}
 func (r Rotate) thresholds() []Threshold {
-	if !r.Rotate {
+	if !r.Turn {
 		return pieced(r.Pieces(), 2) // keys and values
 	}
 	return pieced(r.Pieces(), 1)
 }
 
-func (l Loss) family() string          { return "loss" }
 func (l Loss) thresholds() []Threshold { return pieced(l.Pitch/chunk, 1) }
 
-func (a Attention) family() string {
-	f := "attention " + string(a.Pass)
-	if a.Cache {
-		f += " cache"
-	}
-	return f
-}
 func (a Attention) thresholds() []Threshold {
-	if a.Pass == AttendDelta {
+	if a.Pass == table.AttendDelta {
 		return []Threshold{fixedAt("heads of a block", AxisHeads, a.Threads()/a.Lanes(), 1, a.Heads, "a second head for a thread")}
 	}
 	// Rows of the other side, of all heads that share one.
-	other, heads := SeqLen, 1
+	other, heads := table.SeqLen, 1
 	if a.Cache {
-		other = Count(plan.AxisKeys)
+		other = table.Count(plan.AxisKeys)
 	}
-	if a.Pass == AttendKeys {
+	if a.Pass == table.AttendKeys {
 		heads = a.Group()
 	}
 	var ts []Threshold
@@ -231,26 +181,25 @@ func (a Attention) thresholds() []Threshold {
 			counted("Warps", other, max(1, all/heads), 1, "keys for a warp's second turn"),
 			counted("2 Warps", other, max(1, 2*all/heads), 1, "and for its third"))
 	}
-	if a.Pass != AttendForward { // other sizes are powers of two
+	if a.Pass != table.AttendForward { // other sizes are powers of two
 		ts = append(ts, fixedAt("wideHead", plan.AxisHeadSize, wideHead, wideHead, a.HeadDim, "lower tiles of the other side"))
 	}
-	return append(ts, counted("attendRows", SeqLen, attendRows, 1, "two tiles of rows"),
+	return append(ts, counted("attendRows", table.SeqLen, attendRows, 1, "two tiles of rows"),
 		counted("Other", other, a.Other(), 1, "two tiles of the other side"),
 		counted("2 Other", other, attendStages*a.Other(), 1, "the room of a stage used again"))
 }
 
-func (u Update) family() string { return string(u) }
 func (u Update) thresholds() []Threshold {
 	switch u {
 	case SumSquares:
 		return []Threshold{
-			counted("passThreads", Entries, quad*passThreads, quad, "a second piece for a thread"),
-			counted("SquaresEach", Entries, SquaresEach, quad, "two sums"),
+			counted("passThreads", table.Entries, quad*passThreads, quad, "a second piece for a thread"),
+			counted("SquaresEach", table.Entries, SquaresEach, quad, "two sums"),
 		}
 	case ClipNorm:
-		return []Threshold{counted("passThreads", Entries, passThreads, 1, "a second sum for a thread")}
+		return []Threshold{counted("passThreads", table.Entries, passThreads, 1, "a second sum for a thread")}
 	case AdamW, PackBF16:
-		return []Threshold{counted("passThreads", Entries, chunk*passThreads, chunk, "two blocks")}
+		return []Threshold{counted("passThreads", table.Entries, chunk*passThreads, chunk, "two blocks")}
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/constants"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // notSizes are the constants that decide nothing by the size of an operand.
@@ -54,7 +55,7 @@ func TestConstantsAreListed(t *testing.T) {
 
 // gpuKernels are of every family.
 func gpuKernels(t *testing.T) (ks []Kernel) {
-	for _, p := range []Precision{BF16, Float32s} {
+	for _, p := range []table.Precision{table.BF16, table.Float32s} {
 		for _, act := range []spec.Act{spec.GELU, spec.SwiGLU} {
 			m := model(64, 4, 16, spec.RoPE)
 			m.Act, m.FFN, m.Bias = act, 1024, true // sums in parts
@@ -82,7 +83,7 @@ func gpuKernels(t *testing.T) (ks []Kernel) {
 func TestThresholds(t *testing.T) {
 	templates := map[string]bool{}
 	for _, k := range gpuKernels(t) {
-		templates[k.Template] = true
+		templates[string(k.Role)] = true
 		ts := k.Thresholds()
 		if len(ts) == 0 {
 			t.Errorf("%s lists no thresholds", k.Name)
@@ -114,12 +115,12 @@ func TestWidths(t *testing.T) {
 	for n := 1; n <= 3*chunk; n++ {
 		for _, l := range []spec.Linear{{Kind: spec.Dense, In: n, Out: 16}, {Kind: spec.Dense, In: 16, Out: n}, {Kind: spec.LowRank, In: 16, Out: 16, Rank: n}} {
 			g, err := NewLayer(l, "")
-			if err != nil || (g.Precision == BF16) != (n%chunk == 0) {
+			if err != nil || (g.Precision == table.BF16) != (n%chunk == 0) {
 				t.Errorf("%s: %s, %v", l.Name(), g.Precision, err)
 			}
 		}
 		f, err := NewFFN(spec.FFN{Kind: spec.Dense, Hidden: 16, FFN: n, Act: spec.SwiGLU}, "")
-		if err != nil || (f.Precision == BF16) != (n%chunk == 0) || (f.Why == nil) != (n%chunk == 0) {
+		if err != nil || (f.Precision == table.BF16) != (n%chunk == 0) || (f.Why == nil) != (n%chunk == 0) {
 			t.Errorf("SwiGLU of %d: %s, %v, %v", n, f.Precision, f.Why, err)
 		}
 	}

@@ -10,12 +10,12 @@ import (
 	"testing"
 	"time"
 
-	plan "github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/fakecuda"
 	"github.com/structuredffn/sffn/internal/goldenkernels"
 	"github.com/structuredffn/sffn/internal/gpucheck"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // attention is the kernel of attention on tensor cores that mistakes are put in.
@@ -190,7 +190,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-func kernelsOf(t *testing.T, model, prefix string) []plan.Kernel {
+func kernelsOf(t *testing.T, model, prefix string) []table.Kernel {
 	t.Helper()
 	goldenkernels.Register()
 	cfg, err := goldenkernels.Config(model)
@@ -201,5 +201,5 @@ func kernelsOf(t *testing.T, model, prefix string) []plan.Kernel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(ks, func(k plan.Kernel) bool { return !strings.HasPrefix(k.Name, prefix) })
+	return slices.DeleteFunc(ks, func(k table.Kernel) bool { return !strings.HasPrefix(k.Name, prefix) })
 }

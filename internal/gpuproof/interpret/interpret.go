@@ -4,9 +4,9 @@ package interpret
 import (
 	"fmt"
 
-	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gpuproof"
 	"github.com/structuredffn/sffn/internal/ptx"
+	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
 // Runner is a [gpuproof.Runner] whose kernels are PTX. Findings are errors.
@@ -23,18 +23,18 @@ type Runner struct {
 }
 
 // Alloc is that of [gpuproof.Runner].
-func (r *Runner) Alloc(access gpu.Access, data []byte, n int) (gpuproof.Array, error) {
+func (r *Runner) Alloc(access table.Access, data []byte, n int) (gpuproof.Array, error) {
 	switch access {
-	case gpu.Read:
+	case table.Read:
 		return r.mem.Input(data), nil
-	case gpu.Updated:
+	case table.Updated:
 		return r.mem.Update(data), nil
 	}
 	return r.mem.Output(n), nil
 }
 
 // Launch is that of [gpuproof.Runner].
-func (r *Runner) Launch(k gpu.Kernel, c gpu.Counts, a gpuproof.Arrays, n gpuproof.Numbers) error {
+func (r *Runner) Launch(k table.Kernel, c table.Counts, a gpuproof.Arrays, n gpuproof.Numbers) error {
 	p := r.Kernels[k.Name]
 	if p == nil {
 		return fmt.Errorf("no PTX of %s", k.Name)
@@ -57,8 +57,7 @@ func (r *Runner) Launch(k gpu.Kernel, c gpu.Counts, a gpuproof.Arrays, n gpuproo
 	if r.Tamper != nil {
 		r.Tamper(&l)
 	}
-	switch k.Plan.(type) {
-	case gpu.Product, gpu.Attention:
+	if k.Shape.Product != nil || k.Shape.Attention != nil {
 		l.Only = r.Only
 	}
 	report, err := p.Run(&r.mem, l)
