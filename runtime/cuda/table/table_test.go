@@ -196,8 +196,8 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("%+v", k.Cut)
 			}
 			if p := k.Shape.Product; p != nil {
-				p.C.At(p.Blocks-1, 0, p.C.Cols.Len-1)
-				k.Tile.Threads()
+				_ = p.C.At(p.Blocks-1, 0, p.C.Cols.Len-1)
+				_ = k.Tile.Threads()
 			}
 			_ = k.Check(table.Text{Body: ".visible .entry x(\n)\n{"})
 			_ = k.Family()

@@ -1,3 +1,6 @@
+// Package runtime binds structured layers to their weights and runs them: linear layers,
+// feed-forward networks and attention, forward and backward, on the kernels that fit the
+// machine, with the same bits on any number of threads.
 package runtime
 
 import (
