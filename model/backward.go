@@ -14,7 +14,7 @@ func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale 
 	if err != nil {
 		return 0, err
 	}
-	t, m := tr.m, len(ids)
+	t, rows := tr.m, len(ids)
 	tr.forward(ids, batch, seq)
 	if !accumulate {
 		// The sums over rows add to what is there.
@@ -22,9 +22,9 @@ func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale 
 		clear(grads.wpe)
 	}
 	loss := tr.crossEntropy(targets, grads, scale, accumulate)
-	dx := tr.dstream[:m*t.Spec.Hidden]
+	dx := tr.dstream[:rows*t.Spec.Hidden]
 	clear(dx)
-	tr.pass.normBackward(&t.norm, grads.final, dx, tr.dfinal, tr.out, tr.fstats, m, tr.partial, accumulate)
+	tr.pass.normBackward(&t.norm, grads.final, dx, tr.dfinal, tr.out, tr.fstats, rows, tr.partial, accumulate)
 	for i := len(tr.layers) - 1; i >= 0; i-- {
 		if tr.recompute && i+1 < len(tr.layers) { // the last one's are still there
 			tr.layerForward(nil, i)
@@ -38,32 +38,32 @@ func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale 
 // layerBackward adds layer i's gradient to dx, the residual stream's, and
 // leaves that of its parameters in g.
 func (tr *Trace) layerBackward(g *layerWeights, dx []float32, i int, accumulate bool) {
-	t, m := tr.m, tr.batch*tr.seq
+	t, rows := tr.m, tr.batch*tr.seq
 	l, c := &t.layers[i], &tr.layers[i]
 	start := time.Now()
-	l.ffn.Backward(tr.dnorm, g.ffn, dx, c.Norm2, m, c.savedFFN, accumulate, tr.pass.Workspace)
+	l.ffn.Backward(tr.dnorm, g.ffn, dx, c.Norm2, rows, c.savedFFN, accumulate, tr.pass.Workspace)
 	t.prof.since(&t.prof.FFN, start)
-	tr.pass.normBackward(&l.ln2, g.ln2, dx, tr.dnorm, c.Mid, c.stats2, m, tr.partial, accumulate)
+	tr.pass.normBackward(&l.ln2, g.ln2, dx, tr.dnorm, c.Mid, c.stats2, rows, tr.partial, accumulate)
 	start = time.Now()
-	l.out.Backward(tr.dattn, g.out, dx, c.Attn, m, c.savedOut, accumulate, tr.pass.Workspace)
+	l.out.Backward(tr.dattn, g.out, dx, c.Attn, rows, c.savedOut, accumulate, tr.pass.Workspace)
 	t.prof.since(&t.prof.Projections, start)
 	start = time.Now()
 	l.attn.Backward(tr.dqkv, tr.dattn, c.Attn, c.attnSums, c.QKV, tr.batch, tr.seq, tr.pass.Attention)
 	t.prof.since(&t.prof.Attention, start)
-	tr.pass.rotate(tr.dqkv, m, true)
+	tr.pass.rotate(tr.dqkv, rows, true)
 	start = time.Now()
-	l.qkv.Backward(tr.dnorm, g.qkv, tr.dqkv, c.Norm1, m, c.savedQKV, accumulate, tr.pass.Workspace)
+	l.qkv.Backward(tr.dnorm, g.qkv, tr.dqkv, c.Norm1, rows, c.savedQKV, accumulate, tr.pass.Workspace)
 	t.prof.since(&t.prof.Projections, start)
-	tr.pass.normBackward(&l.ln1, g.ln1, dx, tr.dnorm, c.X, c.stats1, m, tr.partial, accumulate)
+	tr.pass.normBackward(&l.ln1, g.ln1, dx, tr.dnorm, c.X, c.stats1, rows, tr.partial, accumulate)
 }
 
 // normBackward adds the norm's gradient to dx, and to its parameters' g the
 // sums of chunks of rows, in order. partial is scratch for two rows of each
 // chunk.
-func (p *Pass) normBackward(n *norm, g normWeights, dx, dy, x []float32, s stats, m int, partial []float32, accumulate bool) {
+func (p *Pass) normBackward(n *norm, g normWeights, dx, dy, x []float32, s stats, rows int, partial []float32, accumulate bool) {
 	defer p.t.prof.since(&p.t.prof.Norm, time.Now())
 	p.n, p.dx, p.y, p.x, p.s, p.partial = n, dx, dy, x, s, partial
-	p.run(m, p.runNormBackward)
+	p.run(rows, p.runNormBackward)
 	for j, g := range [2][]float32{g.w, g.b} {
 		if g == nil {
 			continue
@@ -71,12 +71,12 @@ func (p *Pass) normBackward(n *norm, g normWeights, dx, dy, x []float32, s stats
 		if !accumulate {
 			clear(g)
 		}
-		p.t.vec.ColSum(g, partial[j*n.h:], rowChunks(m), n.h, 2*n.h)
+		p.t.vec.ColSum(g, partial[j*n.h:], rowChunks(rows), n.h, 2*n.h)
 	}
 }
 
 func (p *Pass) normBackwardStep(_, i int) {
-	r0, r1 := p.rows(i)
+	r0, r1 := p.chunk(i)
 	h := p.n.h
 	part := p.partial[i*2*h:][:2*h]
 	clear(part)

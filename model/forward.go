@@ -18,8 +18,8 @@ type Pass struct {
 	Attention *rt.AttnWorkspace
 
 	t *Model
-	// The elementwise step at work: m rows of its operands.
-	m       int
+	// The elementwise step at work: so many rows of its operands.
+	rows    int
 	n       *norm
 	y, x    []float32
 	dx      []float32
@@ -76,70 +76,70 @@ func (t *Model) NewActivations(arena *rt.Arena, rows int) *Activations {
 	return &Activations{X: stream, Norm1: norm, QKV: f(rows * s.QKV().Out), Attn: f(rows * s.AttnDim), Mid: stream, Norm2: norm, stats1: both, stats2: both}
 }
 
-// Layer runs layer i on m rows of a.X, with that feed-forward network, into next;
+// Layer runs layer i on so many rows of a.X, with that feed-forward network, into next;
 // where that is nil, only what the layer's backward pass needs is computed. attend
 // computes a.Attn from a.QKV.
-func (p *Pass) Layer(next []float32, i int, ffn *rt.FFN, a *Activations, m int, attend func(i int) error) error {
+func (p *Pass) Layer(next []float32, i int, ffn *rt.FFN, a *Activations, rows int, attend func(i int) error) error {
 	t := p.t
 	l := &t.layers[i]
-	p.norm(&l.ln1, a.Norm1, a.X, a.stats1, m)
+	p.norm(&l.ln1, a.Norm1, a.X, a.stats1, rows)
 	start := time.Now()
-	l.qkv.Forward(a.QKV, a.Norm1, nil, m, a.savedQKV, p.Workspace)
+	l.qkv.Forward(a.QKV, a.Norm1, nil, rows, a.savedQKV, p.Workspace)
 	t.prof.since(&t.prof.Projections, start)
-	p.rotate(a.QKV, m, false)
+	p.rotate(a.QKV, rows, false)
 	start = time.Now()
 	if err := attend(i); err != nil {
 		return err
 	}
 	t.prof.since(&t.prof.Attention, start)
 	start = time.Now()
-	l.out.Forward(a.Mid, a.Attn, a.X, m, a.savedOut, p.Workspace)
+	l.out.Forward(a.Mid, a.Attn, a.X, rows, a.savedOut, p.Workspace)
 	t.prof.since(&t.prof.Projections, start)
-	p.norm(&l.ln2, a.Norm2, a.Mid, a.stats2, m)
+	p.norm(&l.ln2, a.Norm2, a.Mid, a.stats2, rows)
 	start = time.Now()
-	ffn.Forward(next, a.Norm2, a.Mid, m, a.savedFFN, p.Workspace)
+	ffn.Forward(next, a.Norm2, a.Mid, rows, a.savedFFN, p.Workspace)
 	t.prof.since(&t.prof.FFN, start)
 	return nil
 }
 
-// Final runs the last norm on m rows of the stream a.X.
-func (p *Pass) Final(y []float32, a *Activations, m int) {
-	p.norm(&p.t.norm, y, a.X, a.stats1, m)
+// Final runs the last norm on so many rows of the stream a.X.
+func (p *Pass) Final(y []float32, a *Activations, rows int) {
+	p.norm(&p.t.norm, y, a.X, a.stats1, rows)
 }
 
-// Head computes the logits [m, vocab] of m rows that the last norm gave.
-func (p *Pass) Head(logits, x []float32, m int) {
+// Head computes the logits [rows, vocab] of rows that the last norm gave.
+func (p *Pass) Head(logits, x []float32, rows int) {
 	defer p.t.prof.since(&p.t.prof.Head, time.Now())
-	p.t.head.Forward(logits, x, nil, m, nil, p.Workspace)
+	p.t.head.Forward(logits, x, nil, rows, nil, p.Workspace)
 }
 
 const rowChunk = plan.PassRows
 
-// run calls step for each chunk of m rows.
-func (p *Pass) run(m int, step func(worker, i int)) {
-	p.m = m
-	p.t.opt.Pool.Run(rowChunks(m), step)
+// run calls step for each chunk of so many rows.
+func (p *Pass) run(rows int, step func(worker, i int)) {
+	p.rows = rows
+	p.t.opt.Pool.Run(rowChunks(rows), step)
 }
 
-func rowChunks(m int) int { return (m + rowChunk - 1) / rowChunk }
+func rowChunks(rows int) int { return (rows + rowChunk - 1) / rowChunk }
 
-// rows are those of chunk i.
-func (p *Pass) rows(i int) (r0, r1 int) { return i * rowChunk, min(p.m, (i+1)*rowChunk) }
+// chunk is the rows of chunk i.
+func (p *Pass) chunk(i int) (r0, r1 int) { return i * rowChunk, min(p.rows, (i+1)*rowChunk) }
 
 // norm computes y = n(x), and s for the backward pass.
-func (p *Pass) norm(n *norm, y, x []float32, s stats, m int) {
+func (p *Pass) norm(n *norm, y, x []float32, s stats, rows int) {
 	defer p.t.prof.since(&p.t.prof.Norm, time.Now())
 	p.n, p.y, p.x, p.s = n, y, x, s
-	p.run(m, p.runNorm)
+	p.run(rows, p.runNorm)
 }
 
 func (p *Pass) normStep(_, i int) {
-	r0, r1 := p.rows(i)
+	r0, r1 := p.chunk(i)
 	p.n.forward(p.t.vec, p.y, p.x, p.s, r0, r1)
 }
 
 // rotate turns the queries and keys of rows of qkv to their positions, or back.
-func (p *Pass) rotate(qkv []float32, m int, back bool) {
+func (p *Pass) rotate(qkv []float32, rows int, back bool) {
 	if p.t.Spec.Position != spec.RoPE {
 		return
 	}
@@ -148,11 +148,11 @@ func (p *Pass) rotate(qkv []float32, m int, back bool) {
 	if back {
 		p.rope = p.rotateBack
 	}
-	p.run(m, p.runRotate)
+	p.run(rows, p.runRotate)
 }
 
 func (p *Pass) rotateStep(_, i int) {
-	r0, r1 := p.rows(i)
+	r0, r1 := p.chunk(i)
 	t, hd := p.t, p.t.Spec.HeadDim()
 	heads, half, width := t.Spec.QHeads+t.Spec.KVHeads, hd/2, (t.Spec.QHeads+2*t.Spec.KVHeads)*hd
 	for r := r0; r < r1; r++ {
@@ -169,7 +169,7 @@ func (p *Pass) Embed(x []float32, ids []int32) {
 }
 
 func (p *Pass) embedStep(_, i int) {
-	r0, r1 := p.rows(i)
+	r0, r1 := p.chunk(i)
 	h, w := p.t.Spec.Hidden, p.t.kept
 	for r := r0; r < r1; r++ {
 		row := p.x[r*h : (r+1)*h]

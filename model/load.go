@@ -36,8 +36,7 @@ func Load(m spec.Model, from Source, opt rt.Options) (*Model, error) {
 
 func (b *binder) load(from Source) (err error) {
 	t, m := b.t, b.t.Spec
-	kept := some(m, func(name string) bool { return !strings.HasPrefix(name, headName) && !ofLinear(name) })
-	if t.kept, err = read(m, kept, from); err != nil {
+	if t.kept, err = read(m, some(m, keptUnpacked), from); err != nil {
 		return err
 	}
 	for i := range m.Layers {
@@ -83,6 +82,10 @@ const headName = "lm_head."
 func ofLinear(name string) bool {
 	return strings.Contains(name, "_linear.") || strings.Contains(name, ".mlp.")
 }
+
+// keptUnpacked says that a model to run reads the parameter where it is: an
+// embedding, or a norm's.
+func keptUnpacked(name string) bool { return !strings.HasPrefix(name, headName) && !ofLinear(name) }
 
 // some lists the parameters that keep picks.
 func some(m spec.Model, keep func(name string) bool) []spec.Param {

@@ -59,10 +59,10 @@ type headStep struct {
 // crossEntropy runs the head on plan.HeadRows rows at a time. With grads it also
 // fills dfinal and the head's gradient.
 func (tr *Trace) crossEntropy(targets []int32, grads *Params, scale float64, accumulate bool) float64 {
-	t, m := tr.m, len(targets)
+	t, rows := tr.m, len(targets)
 	h, counted := t.Spec.Hidden, float64(max(1, Counted(targets)))
-	for r := 0; r < m; r += plan.HeadRows {
-		n := min(plan.HeadRows, m-r)
+	for r := 0; r < rows; r += plan.HeadRows {
+		n := min(plan.HeadRows, rows-r)
 		x := tr.final[r*h : (r+n)*h]
 		tr.pass.Head(tr.logits, x, n)
 		start := time.Now()
@@ -79,7 +79,7 @@ func (tr *Trace) crossEntropy(targets []int32, grads *Params, scale float64, acc
 		t.prof.since(&t.prof.Head, start)
 	}
 	sum := 0.0
-	for _, l := range tr.losses[:m] {
+	for _, l := range tr.losses[:rows] {
 		sum += l
 	}
 	return sum / counted

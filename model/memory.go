@@ -35,11 +35,16 @@ func (m Memory) Total(tokens int) int64 {
 }
 
 // PredictMemory counts the buffers that training a model holds, or, without
-// train, running it; threads each have scratch of their own. With recompute,
+// train, running one of [Load]: of its weights the embeddings and norms alone are
+// more than packs. threads each have scratch of their own. With recompute,
 // layers share the activations that the backward pass computes again.
 func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 	n := int64(0)
-	for _, p := range slices.Concat(s.Params(), s.Guides()) {
+	list := some(s, keptUnpacked)
+	if train {
+		list = slices.Concat(s.Params(), s.Guides())
+	}
+	for _, p := range list {
 		n += int64(roundUp(p.Size()))
 	}
 	m := Memory{Weights: 4 * n}

@@ -15,9 +15,9 @@ type Params struct {
 	// Data is the whole arena. Guides come first, so that it is easy to go on
 	// without them. Parameters lie in reverse order of the reference's list, so that what the backward pass finishes first comes
 	// first, each on a cache line; the gaps are always 0.
-	Data  []float32
-	spec  spec.Model
-	spans map[string]Span
+	Data   []float32
+	spec   spec.Model
+	ranges map[string]Range
 	// The parameters as the model's parts take them.
 	layers   []layerWeights
 	final    normWeights // ln_f
@@ -25,13 +25,13 @@ type Params struct {
 	wte, wpe []float32
 	// guides are where each guide lies, in the order of Guides; rest is where
 	// everything else begins.
-	guides []Span
+	guides []Range
 	rest   int
 	arena  rt.Arena
 }
 
-// Span is a stretch of the arena: entries [Lo, Hi).
-type Span struct{ Lo, Hi int }
+// Range is a stretch of the arena: entries [Lo, Hi).
+type Range struct{ Lo, Hi int }
 
 // align is the boundary of parameters, in entries: a cache line.
 const align = 16
@@ -48,7 +48,7 @@ func NewParams(m spec.Model) *Params {
 // newParams returns zeroed values for some parameters of the model: for the others,
 // Get returns nil.
 func newParams(m spec.Model, guides, list []spec.Param) *Params {
-	p := &Params{spec: m, spans: map[string]Span{}}
+	p := &Params{spec: m, ranges: map[string]Range{}}
 	total := 0
 	for _, q := range slices.Concat(guides, list) {
 		total += roundUp(q.Size())
@@ -56,11 +56,11 @@ func newParams(m spec.Model, guides, list []spec.Param) *Params {
 	p.Data = p.arena.Floats(total)
 	at := 0
 	add := func(q spec.Param) {
-		p.spans[q.Name] = Span{at, at + q.Size()}
+		p.ranges[q.Name] = Range{at, at + q.Size()}
 		at += roundUp(q.Size())
 	}
 	for _, q := range guides {
-		p.guides = append(p.guides, Span{at, at + roundUp(q.Size())})
+		p.guides = append(p.guides, Range{at, at + roundUp(q.Size())})
 		add(q)
 	}
 	p.rest = at
@@ -111,10 +111,10 @@ func (p *Params) WithoutGuides() *Params {
 // Spec is the model that the parameters belong to.
 func (p *Params) Spec() spec.Model { return p.spec }
 
-// Spans lists where the guides lie, in the order of Guides, and everything
+// Ranges lists where the guides lie, in the order of Guides, and everything
 // else.
-func (p *Params) Spans() (guides []Span, rest Span) {
-	return p.guides, Span{p.rest, len(p.Data)}
+func (p *Params) Ranges() (guides []Range, rest Range) {
+	return p.guides, Range{p.rest, len(p.Data)}
 }
 
 func roundUp(n int) int { return (n + align - 1) &^ (align - 1) }
@@ -131,14 +131,14 @@ func (p *Params) Guides() []spec.Param { return p.spec.Guides() }
 
 // Get returns the parameter of that name, nil where the model has none.
 func (p *Params) Get(name string) []float32 {
-	if s, ok := p.spans[name]; ok {
+	if s, ok := p.ranges[name]; ok {
 		return p.Data[s.Lo:s.Hi:s.Hi]
 	}
 	return nil
 }
 
-// Span is where the parameter of that name lies in Data.
-func (p *Params) Span(name string) Span { return p.spans[name] }
+// Range is where the parameter of that name lies in Data.
+func (p *Params) Range(name string) Range { return p.ranges[name] }
 
 // linear collects the weights of a linear layer.
 func (p *Params) linear(name string, l spec.Linear) rt.Weights {

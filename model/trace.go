@@ -124,16 +124,16 @@ func (tr *Trace) checkTargets(ids, targets []int32, batch int) (seq int, err err
 
 // check validates a micro-batch of batch sequences; targets may be nil.
 func (tr *Trace) check(ids, targets []int32, batch int) (seq int, err error) {
-	m := len(ids)
+	rows := len(ids)
 	switch {
-	case batch < 1 || m == 0 || m%batch != 0:
-		return 0, fmt.Errorf("model: %d tokens are no batch of %d sequences", m, batch)
-	case m > tr.rows:
-		return 0, fmt.Errorf("model: %d tokens, the trace has room for %d", m, tr.rows)
-	case targets != nil && len(targets) != m:
-		return 0, fmt.Errorf("model: %d targets for %d tokens", len(targets), m)
-	case m/batch > tr.m.Spec.MaxPositions:
-		return 0, fmt.Errorf("model: sequences of %d tokens, the model takes %d", m/batch, tr.m.Spec.MaxPositions)
+	case batch < 1 || rows == 0 || rows%batch != 0:
+		return 0, fmt.Errorf("model: %d tokens are no batch of %d sequences", rows, batch)
+	case rows > tr.rows:
+		return 0, fmt.Errorf("model: %d tokens, the trace has room for %d", rows, tr.rows)
+	case targets != nil && len(targets) != rows:
+		return 0, fmt.Errorf("model: %d targets for %d tokens", len(targets), rows)
+	case rows/batch > tr.m.Spec.MaxPositions:
+		return 0, fmt.Errorf("model: sequences of %d tokens, the model takes %d", rows/batch, tr.m.Spec.MaxPositions)
 	}
 	if err := tr.m.CheckTokens(ids); err != nil {
 		return 0, fmt.Errorf("model: input %w", err)
@@ -141,7 +141,7 @@ func (tr *Trace) check(ids, targets []int32, batch int) (seq int, err error) {
 	if err := CheckTargets(targets, tr.m.Spec.Vocab); err != nil {
 		return 0, fmt.Errorf("model: %w", err)
 	}
-	return m / batch, nil
+	return rows / batch, nil
 }
 
 // forward computes everything up to the last norm.

@@ -53,9 +53,9 @@ type Report[Result any] struct {
 	Results  []Result  `json:"results"`
 }
 
-// Run measures the machine and every item on every number of threads, and says to
+// Sweep measures the machine and every item on every number of threads, and says to
 // done how many of these are measured. revision is that of the program.
-func Run[Item, Result any](b Bench, revision string, threads []int, items []Item, measure func(Bench, Item) ([]Result, error), done func(int)) (r Report[Result], err error) {
+func Sweep[Item, Result any](b Bench, revision string, threads []int, items []Item, measure func(Bench, Item) ([]Result, error), done func(int)) (r Report[Result], err error) {
 	for i, n := range threads {
 		b.Options.Pool = rt.NewPool(n)
 		r.Machines = append(r.Machines, b.Machine(revision))

@@ -16,12 +16,12 @@ import (
 	"strings"
 
 	"github.com/structuredffn/sffn/internal/scratch"
-	"github.com/structuredffn/sffn/model/config"
 )
 
 // Program is a program to make: the tool with the kernels of some models.
 type Program struct {
-	Configs []*config.Config
+	// Configs are the texts of their configurations.
+	Configs [][]byte
 	// ISA are the instruction sets to make kernels for: avx512, avx2, cuda.
 	ISA []string
 	// Out is the file to write. The module with the kernels stays in Dir, where that
@@ -139,7 +139,7 @@ func (p Program) writeModule() (files []string, err error) {
 	}
 	for i, c := range p.Configs {
 		files = append(files, fmt.Sprintf("config%d.yaml", i))
-		if err := os.WriteFile(filepath.Join(p.Dir, files[i]), c.Source, 0o666); err != nil {
+		if err := os.WriteFile(filepath.Join(p.Dir, files[i]), c, 0o666); err != nil {
 			return nil, err
 		}
 	}

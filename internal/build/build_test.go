@@ -6,17 +6,17 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/gen/specfile"
 )
 
 // A module is written into a new folder, again into its own, and into no other
 // person's. The scripts of sffn build what it describes.
 func TestModule(t *testing.T) {
-	c, err := config.Load("demo")
+	c, err := specfile.Source("demo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := Program{Configs: []*config.Config{c, c}, Dir: filepath.Join(t.TempDir(), "module")}
+	p := Program{Configs: [][]byte{c, c}, Dir: filepath.Join(t.TempDir(), "module")}
 	if p.Source, err = source(""); err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +25,7 @@ func TestModule(t *testing.T) {
 			t.Fatalf("%v, %v", files, err)
 		}
 	}
-	if text, err := os.ReadFile(filepath.Join(p.Dir, "config1.yaml")); err != nil || string(text) != string(c.Source) {
+	if text, err := os.ReadFile(filepath.Join(p.Dir, "config1.yaml")); err != nil || string(text) != string(c) {
 		t.Errorf("the configuration is %q, %v", text, err)
 	}
 	other := filepath.Join(t.TempDir(), "notes.txt")

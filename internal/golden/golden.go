@@ -213,39 +213,29 @@ func List(dir fs.FS) ([]Case, error) {
 	return m.Cases, nil
 }
 
-// Run verifies every case of the directory with the layers that opt selects,
+// Verify verifies every case of the directory with the layers that opt selects,
 // and calls each after each case. A case that cannot be read, or in which the
 // program panics, has failed; an error means that the directory itself cannot be
 // read.
-func Run(dir fs.FS, opt rt.Options, each func(Result)) error {
+func Verify(dir fs.FS, opt rt.Options, each func(Result)) (Report, error) {
+	out := Report{ISA: opt.ISA}
 	cases, err := List(dir)
 	if err != nil {
-		return err
+		return out, err
 	}
 	for i := range cases {
 		c := &cases[i]
 		r := Result{Case: c.Name, Kind: c.Kind, Status: Passed}
 		if err := c.verify(dir, opt, &r); err != nil {
 			r.Status, r.Reason = Failed, err.Error()
+			out.Failed++
+		} else {
+			out.Passed++
 		}
+		out.Cases = append(out.Cases, r)
 		each(r)
 	}
-	return nil
-}
-
-// Verify runs all cases, as [Run] does, and counts them.
-func Verify(dir fs.FS, opt rt.Options, each func(Result)) (Report, error) {
-	out := Report{ISA: opt.ISA}
-	err := Run(dir, opt, func(r Result) {
-		out.Cases = append(out.Cases, r)
-		if r.Status == Passed {
-			out.Passed++
-		} else {
-			out.Failed++
-		}
-		each(r)
-	})
-	return out, err
+	return out, nil
 }
 
 // kinds run the cases of each kind.

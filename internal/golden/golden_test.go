@@ -16,7 +16,7 @@ func TestCases(t *testing.T) {
 	pool := rt.NewPool(2)
 	defer pool.Close()
 	kinds := map[string]int{}
-	err := Run(Cases(), rt.Options{Pool: pool}, func(r Result) {
+	_, err := Verify(Cases(), rt.Options{Pool: pool}, func(r Result) {
 		if r.Status == Failed {
 			t.Errorf("%s: %s", r.Case, r.Reason)
 		}
@@ -46,7 +46,7 @@ func TestPanic(t *testing.T) {
 	m["cases"] = []any{good, map[string]any{"name": "bad", "kind": "broken", "file": "own.safetensors", "in": 3}, good}
 	writeManifest(t, dir, m)
 	var got []string
-	err := Run(os.DirFS(dir), rt.Options{Pool: rt.NewPool(1)}, func(r Result) {
+	_, err := Verify(os.DirFS(dir), rt.Options{Pool: rt.NewPool(1)}, func(r Result) {
 		got = append(got, r.Case+" "+r.Status)
 		if want := "index out of range [3]"; r.Case == "bad" && (!strings.Contains(r.Reason, want) || !strings.Contains(r.Reason, "golden_test.go:")) {
 			t.Errorf("got %q, want it to contain %q and the place", r.Reason, want)

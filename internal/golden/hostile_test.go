@@ -21,7 +21,7 @@ func verify(manifest string, tensors []byte) string {
 	pool := rt.NewPool(1)
 	defer pool.Close()
 	dir := fstest.MapFS{"manifest.json": {Data: []byte(manifest)}, "x.safetensors": {Data: tensors}}
-	if err := Run(dir, rt.Options{Pool: pool}, func(r Result) { said += r.Reason }); err != nil {
+	if _, err := Verify(dir, rt.Options{Pool: pool}, func(r Result) { said += r.Reason }); err != nil {
 		return err.Error()
 	}
 	return said
@@ -52,7 +52,7 @@ func TestHostile(t *testing.T) {
 		t.Fatal(err)
 	}
 	frugal.Run(t, 1<<20, func() {
-		if err := Run(os.DirFS(dir), rt.Options{}, nil); err == nil || !strings.Contains(err.Error(), "10737418240 bytes are too many for a manifest") {
+		if _, err := Verify(os.DirFS(dir), rt.Options{}, nil); err == nil || !strings.Contains(err.Error(), "10737418240 bytes are too many for a manifest") {
 			t.Error(err)
 		}
 	})
@@ -90,7 +90,7 @@ func TestHostileArchive(t *testing.T) {
 		}
 		frugal.Run(t, 16<<20, func() {
 			said := ""
-			if err := Run(r, rt.Options{}, func(r Result) { said += r.Reason }); err != nil {
+			if _, err := Verify(r, rt.Options{}, func(r Result) { said += r.Reason }); err != nil {
 				said = err.Error()
 			}
 			if !strings.Contains(said, want) {

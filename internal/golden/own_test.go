@@ -117,7 +117,7 @@ func writeManifest(t testing.TB, dir string, m any) {
 func only(t testing.TB, dir string) Result {
 	t.Helper()
 	var rs []Result
-	if err := Run(os.DirFS(dir), rt.Options{Pool: rt.NewPool(1)}, func(r Result) { rs = append(rs, r) }); err != nil {
+	if _, err := Verify(os.DirFS(dir), rt.Options{Pool: rt.NewPool(1)}, func(r Result) { rs = append(rs, r) }); err != nil {
 		t.Fatal(err)
 	}
 	if len(rs) != 1 {
@@ -162,7 +162,7 @@ func TestOwnVectors(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "manifest.json"), []byte(text), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if err := Run(os.DirFS(dir), rt.Options{}, func(Result) {}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Verify(os.DirFS(dir), rt.Options{}, func(Result) {}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
@@ -224,7 +224,7 @@ func FuzzManifest(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		err := Run(os.DirFS(dir), rt.Options{Pool: pool}, func(r Result) {
+		_, err := Verify(os.DirFS(dir), rt.Options{Pool: pool}, func(r Result) {
 			if r.Status == Failed && r.Reason == "" {
 				t.Errorf("%s fails without a reason", fmt.Sprint(r))
 			}

@@ -84,7 +84,7 @@ func TestPack(t *testing.T) {
 		t.Fatal(err)
 	}
 	var rs []Result
-	if err := Run(r, rt.Options{Pool: rt.NewPool(1)}, func(r Result) { rs = append(rs, r) }); err != nil || len(rs) != 1 || rs[0].Status != Passed {
+	if _, err := Verify(r, rt.Options{Pool: rt.NewPool(1)}, func(r Result) { rs = append(rs, r) }); err != nil || len(rs) != 1 || rs[0].Status != Passed {
 		t.Errorf("from an archive: %v, %v", fmt.Sprint(rs), err)
 	}
 }

@@ -131,14 +131,14 @@ func (d *Decoder) Feed(seqs []int, tokens [][]int32) ([]float32, error) {
 
 // forward computes everything up to the last norm.
 func (d *Decoder) forward() error {
-	a, m := d.act, len(d.ids)
+	a, rows := d.act, len(d.ids)
 	d.pass.Embed(a.X, d.ids)
 	for i := range d.m.Spec.Layers {
-		if err := d.pass.Layer(a.X, i, d.m.network(i, m), a, m, d.attend); err != nil {
+		if err := d.pass.Layer(a.X, i, d.m.network(i, rows), a, rows, d.attend); err != nil {
 			return err
 		}
 	}
-	d.pass.Final(a.Norm1, a, m)
+	d.pass.Final(a.Norm1, a, rows)
 	return nil
 }
 

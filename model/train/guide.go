@@ -30,8 +30,8 @@ func (g *Guidance) Ratio(step int) float64 { return g.Schedule.Ratio(step, g.Ste
 // Set prepares the model for a micro-batch. It returns the guides that this
 // micro-batch or an earlier one of the same step uses.
 func (g *Guidance) Set(m *model.Model, step, micro int) (used []bool) {
-	if spans, _ := m.Params.Spans(); g.guides == nil {
-		n := len(spans)
+	if ranges, _ := m.Params.Ranges(); g.guides == nil {
+		n := len(ranges)
 		g.guides, g.used, g.u = make([]rt.Guide, n), make([]bool, n), make([]float64, n)
 	}
 	if micro == 0 {

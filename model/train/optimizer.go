@@ -38,14 +38,14 @@ type AdamW struct {
 
 // rated is a stretch of the parameters with a learning rate of its own.
 type rated struct {
-	model.Span
+	model.Range
 	rate float64
 }
 
 // chunk is a stretch of the parameters: of the guide of that number, or, where
 // that is negative, of everything else.
 type chunk struct {
-	model.Span
+	model.Range
 	guide int
 }
 
@@ -64,12 +64,12 @@ func NewAdamW(m *model.Model, beta1, beta2, eps, decay, clip float64) *AdamW {
 // cut splits the parameters into chunks.
 func (o *AdamW) cut() {
 	o.chunks = nil
-	add := func(s model.Span, guide int) {
+	add := func(s model.Range, guide int) {
 		for lo := s.Lo; lo < s.Hi; lo += updateChunk {
-			o.chunks = append(o.chunks, chunk{model.Span{Lo: lo, Hi: min(s.Hi, lo+updateChunk)}, guide})
+			o.chunks = append(o.chunks, chunk{model.Range{Lo: lo, Hi: min(s.Hi, lo+updateChunk)}, guide})
 		}
 	}
-	guides, rest := o.m.Params.Spans()
+	guides, rest := o.m.Params.Ranges()
 	for i, s := range guides {
 		add(s, i)
 	}
@@ -83,7 +83,7 @@ func (o *AdamW) cut() {
 func (o *AdamW) setRates(rates map[string]float64) {
 	o.rates = nil
 	for name, rate := range rates {
-		o.rates = append(o.rates, rated{o.m.Params.Span(name), rate})
+		o.rates = append(o.rates, rated{o.m.Params.Range(name), rate})
 	}
 	slices.SortFunc(o.rates, func(a, b rated) int { return cmp.Compare(a.Lo, b.Lo) })
 }

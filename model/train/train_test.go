@@ -294,7 +294,7 @@ func TestUnusedGuide(t *testing.T) {
 	before := slices.Concat(one, two)
 	adam.Used = []bool{true, false}
 	norm := adam.Step(grads, 0.01)
-	_, rest := p.Spans()
+	_, rest := p.Ranges()
 	if want := math.Sqrt(float64(len(one) + rest.Hi - rest.Lo)); math.Abs(norm-want) > 1e-6*want {
 		t.Errorf("norm %v, want %v", norm, want)
 	}

@@ -142,7 +142,7 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 	}
 	bar := term.NewBar(cmd.ErrOrStderr(), what, len(items)*len(threads))
 	defer bar.Close()
-	r, err := bench.Run(b.bench, build.Revision(), threads, items, measure, bar.Set)
+	r, err := bench.Sweep(b.bench, build.Revision(), threads, items, measure, bar.Set)
 	if err != nil {
 		return err
 	}

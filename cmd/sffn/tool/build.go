@@ -38,14 +38,14 @@ toolchain.`,
 				if err != nil {
 					return err
 				}
-				p.Configs = append(p.Configs, c)
+				p.Configs = append(p.Configs, c.Source)
 			}
 			for _, name := range models {
 				c, err := runConfig(name)
 				if err != nil {
 					return err
 				}
-				p.Configs = append(p.Configs, c)
+				p.Configs = append(p.Configs, c.Source)
 			}
 			if info, err := os.Stat(p.Out); err == nil && info.IsDir() {
 				return cli.Usagef("--out: %s is a folder, want the program to write", p.Out)
