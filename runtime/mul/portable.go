@@ -1,6 +1,7 @@
 package mul
 
 import (
+	"sync"
 	"unsafe"
 
 	"github.com/structuredffn/sffn/gen/plan/cpu"
@@ -62,16 +63,17 @@ func mulPortable(a *kernel.Args) {
 			}
 			add(s, floats(a.Bias, col, width))
 			add(s, floats(a.Residual, i*a.LDC+col, width))
-			if a.Epilogue == kernel.GELU {
+			if a.Epilogue != kernel.Linear {
 				copy(floats(a.Aux, i*a.LDAux+col, width), s)
-				for j, v := range s {
-					s[j], _ = vec.GELU(v)
-				}
+				portable().Activate(a.Epilogue, s, s, width)
 			}
 			copy(c, s)
 		}
 	}
 }
+
+// portable has the elementwise operations in Go.
+var portable = sync.OnceValue(func() *vec.Table { return vec.For(kernel.Portable) })
 
 // gated ends a panel of 16 gates and 16 ups.
 func gated(a *kernel.Args, row, panel int, s []float32) {
@@ -87,11 +89,7 @@ func gated(a *kernel.Args, row, panel int, s []float32) {
 	copy(auxG, g)
 	copy(auxU, u)
 	if a.Flags&kernel.PreOnly == 0 {
-		c := floats(a.C, row*a.LDC+col, kernel.HalfPanel)
-		for j := range c {
-			v, _ := vec.SiLU(g[j])
-			c[j] = v * u[j]
-		}
+		portable().Activate(a.Epilogue, floats(a.C, row*a.LDC+col, kernel.HalfPanel), s, kernel.HalfPanel)
 	}
 }
 
