@@ -17,7 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/structuredffn/sffn/internal/disk"
-	"github.com/structuredffn/sffn/internal/memory"
+	"github.com/structuredffn/sffn/internal/ram"
 )
 
 // Document is one text of a corpus.
@@ -114,7 +114,7 @@ func Text(ctx context.Context, paths []string) ([]Document, error) {
 	for _, f := range files {
 		size += f.size
 	}
-	if free, ok := memory.Available(); ok && size > free/memoryPerByte {
+	if free, ok := ram.Available(); ok && size > free/memoryPerByte {
 		return nil, fmt.Errorf("%s: %d bytes of text take about %d times as much memory, of which %d bytes are available; prepare less of it, or on a larger machine",
 			strings.Join(paths, ", "), size, memoryPerByte, free)
 	}

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/structuredffn/sffn/internal/disk"
-	"github.com/structuredffn/sffn/internal/memory"
+	"github.com/structuredffn/sffn/internal/ram"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/token"
@@ -172,7 +172,7 @@ func (r *Run) finished(out string) (bool, error) {
 const noteEvery = 10 * time.Second
 
 func (r *Run) train(ctx context.Context, out string, opt rt.Options, saveEvery time.Duration, note func(string, ...any)) (res *train.Result, err error) {
-	defer memory.Refused(&err) // fails this run, not the program
+	defer ram.Refused(&err) // fails this run, not the program
 	set, err := data.Open(filepath.Join(out, dataDir))
 	if err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/gen/specfile"
-	"github.com/structuredffn/sffn/internal/memory"
+	"github.com/structuredffn/sffn/internal/ram"
 )
 
 // UsageError is a mistake in how a command was called: exit code 2.
@@ -118,7 +118,7 @@ func Run(cmd *cobra.Command) {
 }
 
 func execute(cmd *cobra.Command) (ran *cobra.Command, err error) {
-	defer memory.Refused(&err)
+	defer ram.Refused(&err)
 	return cmd.ExecuteC()
 }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
-	"github.com/structuredffn/sffn/internal/memory"
+	"github.com/structuredffn/sffn/internal/ram"
 	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/internal/trainlog"
 	"github.com/structuredffn/sffn/model"
@@ -148,7 +148,7 @@ func trained(res *train.Result, dir string) string {
 // checkMemory refuses what cannot fit.
 func checkMemory(c *config.Config, threads int) error {
 	need := train.NewCost(c, threads).TrainMemory
-	free, ok := memory.Available()
+	free, ok := ram.Available()
 	if !ok || need <= free {
 		return nil
 	}

@@ -1,5 +1,5 @@
-// Package memory tells how much memory a process may still take.
-package memory
+// Package ram tells how much memory a process may still take.
+package ram
 
 import (
 	"bufio"
