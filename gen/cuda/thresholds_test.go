@@ -208,7 +208,7 @@ func TestThresholdMutants(t *testing.T) {
 	}
 	tried := map[string]bool{}
 	for _, k := range ks {
-		family := k.Family()
+		family := string(k.Role) + k.Family()
 		if tried[family] {
 			continue
 		}

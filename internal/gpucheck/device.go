@@ -94,7 +94,7 @@ func (c *check) device() error {
 		}
 		tried := map[string]bool{}
 		for _, k := range ks {
-			family := k.Family()
+			family := string(k.Role) + " " + k.Family()
 			if tried[family] {
 				continue
 			}

@@ -105,6 +105,28 @@ func TestRowsAreHeld(t *testing.T) {
 	}
 }
 
+// A row that gives a kernel less shared memory than its text uses does not pass the
+// proof, whatever its hash says.
+func TestRowOfLessSharedMemory(t *testing.T) {
+	asked := gpu.SumSquares.Kernel().Kernel
+	rows, ptx := passes(t)
+	text, err := gz.Unpack(ptx)
+	must(t, err)
+	for i, k := range rows {
+		if k.Name == asked.Name {
+			rows[i].SharedBytes -= 16
+			rows[i].Hash = rows[i].Sum(table.Split(string(text))[k.Name])
+		}
+	}
+	alone(t, folder(t, rows, ptx))
+	d, err := Open(fakecuda.New().API(), "") // which such a kernel takes down
+	must(t, err)
+	var wrong *MismatchError
+	if err := d.Load([]table.Kernel{asked}); !errors.As(err, &wrong) || wrong.Kernel != asked.Name {
+		t.Errorf("%d bytes of shared memory are enough: %v", asked.SharedBytes-16, err)
+	}
+}
+
 // Of rows for one purpose the device gets the one that was made for the newest chips
 // among those that it runs.
 func TestVariantsByDevice(t *testing.T) {

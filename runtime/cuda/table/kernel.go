@@ -243,7 +243,8 @@ func (k Kernel) Purpose() string {
 	return string(p)
 }
 
-// Family names the kernels of one text, whatever their sizes.
+// Family names the kernels that do one thing, whatever their sizes: of attention, both
+// those of tiles and those of rows.
 func (k Kernel) Family() string {
 	f, s := string(k.Role), k.Shape
 	mark := func(is bool, what string) {
@@ -270,7 +271,7 @@ func (k Kernel) Family() string {
 		mark(!s.Rotate.Turn, "without rotation")
 		mark(s.Rotate.Cache, "into the cache")
 	case s.Attention != nil:
-		f += " " + string(s.Attention.Pass)
+		f = "attention " + string(s.Attention.Pass)
 		mark(s.Attention.Cache, "cache")
 	}
 	return f
