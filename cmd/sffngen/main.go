@@ -54,6 +54,9 @@ func newCommand() *cobra.Command {
 			if f.plan != "" {
 				return f.emitPlan(cmd)
 			}
+			if f.json && !f.explain {
+				return cli.Usagef("--json goes with --explain")
+			}
 			p, err := f.packageOf()
 			if err != nil {
 				return err
@@ -129,6 +132,9 @@ func (f *flags) print(cmd *cobra.Command, p gen.Package) error {
 		plan, err := p.Plan()
 		if err != nil {
 			return err
+		}
+		if len(plan.Targets) == 0 {
+			return cli.Usagef("--json prints what files for CPUs are made of, and --isa cuda alone makes none")
 		}
 		if text, err = plan.JSON(); err != nil {
 			return err

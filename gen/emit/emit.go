@@ -67,6 +67,9 @@ func (p Package) Validate() error {
 	if p.Sums != kernel.AllSums {
 		errs = append(errs, fmt.Errorf("sums: %+v; this module's kernels and runtime sum by %+v", p.Sums, kernel.AllSums))
 	}
+	if len(p.Targets) == 0 && len(p.FFNs)+len(p.Linears) > 0 {
+		errs = append(errs, errors.New("targets: none, and layers on CPUs follow one"))
+	}
 	names := map[string]bool{}
 	for i, t := range p.Targets {
 		switch {
