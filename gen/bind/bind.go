@@ -68,6 +68,30 @@ func Register(pkg string, kernels []kernel.Row) ([]byte, error) {
 	return render(f)
 }
 
+// RegisterVecs writes the init function that puts elementwise kernels, assembled in
+// the same package, into their table.
+func RegisterVecs(pkg string, rows []kernel.VecRow) ([]byte, error) {
+	f := newFile(pkg)
+	f.HeaderComment("//go:build amd64 && !purego")
+	f.Comment("// The kernels do not compile with another layout of their arguments, or another list\n// of operations, than they were made for.")
+	f.Var().DefsFunc(func(g *jen.Group) {
+		layout(g, kernel.VecArgs{})
+		same(g, uint64(kernel.NumVecOps), jen.Qual(kernelPath, "NumVecOps"))
+	})
+	f.Func().Id("init").Params().BlockFunc(func(g *jen.Group) {
+		for _, r := range rows {
+			g.Qual(kernelPath, "RegisterVec").Call(literal(reflect.ValueOf(r)),
+				jen.Map(jen.Qual(kernelPath, "VecOp")).Qual(kernelPath, "VecFunc").ValuesFunc(func(g *jen.Group) {
+					for op := range kernel.NumVecOps {
+						g.Line().Lit(int(op)).Op(":").Id(r.Name(op))
+					}
+					g.Line()
+				}))
+		}
+	})
+	return render(f)
+}
+
 // same asserts at compile time that a constant has a value.
 func same(g *jen.Group, want uint64, constant jen.Code) {
 	g.Id("_").Index(jen.Id(fmt.Sprint(want))).Struct().Op("=").Index(constant).Struct().Values()

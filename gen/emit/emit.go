@@ -158,6 +158,10 @@ func (p Package) Files() ([]File, error) {
 			return nil, err
 		}
 		maps.Copy(files, asm)
+		data, err := bind.RegisterVecs(p.Name, p.Vecs)
+		if err := put("z_vec_register_amd64.go", data, err); err != nil {
+			return nil, err
+		}
 	}
 	if len(p.FFNs)+len(p.Linears) > 0 {
 		data, err := p.Constructors(true)

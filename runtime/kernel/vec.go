@@ -89,6 +89,9 @@ type VecRow struct {
 	PackAhead int `json:"pack_ahead"`
 }
 
+// Name is that of an operation's kernel.
+func (r VecRow) Name(op VecOp) string { return fmt.Sprintf("vec_f32_%s_%s", op, r.ISA) }
+
 // Validate says what of a row no kernels can be made of.
 func (r VecRow) Validate() error {
 	if len(r.ISA.Needs()) == 0 {
