@@ -36,7 +36,7 @@ func newView(k gpu.Product) view {
 	switch {
 	case k.Float32() || k.Split():
 		v.Each = 4
-	case k.Epilogue == table.SwiGLU:
+	case k.Epilogue.Activates() && k.Epilogue.Gated():
 		v.Each = 16
 	}
 	return v
@@ -120,7 +120,7 @@ type float32View struct {
 func newFloat32View(p any) any {
 	v := newView(p.(gpu.Product))
 	v.K, v.Each = gpu.Float32Depth, 1
-	if v.Epilogue == table.SwiGLU {
+	if v.Epilogue.Activates() && v.Epilogue.Gated() {
 		v.Each = 2
 	}
 	return float32View{v, gpu.Float32Pitch, gpu.StageDepth}

@@ -148,14 +148,15 @@ func LinearBackward(w, x, dy []float64, m, in, out int) (dx, dw, db []float64) {
 
 // Activate computes the FFN's activation of h [m, fc1 out].
 func Activate(f spec.FFN, h []float64, m int) []float64 {
+	of := act.Of(string(f.Act)).Value
 	a := make([]float64, m*f.FFN)
 	for r := range m {
 		for j := range f.FFN {
-			if f.Act == spec.GELU {
-				a[r*f.FFN+j], _ = act.GELU(h[r*f.FFN+j])
+			if !f.Act.Gated() {
+				a[r*f.FFN+j], _ = of(h[r*f.FFN+j])
 				continue
 			}
-			s, _ := act.SiLU(h[r*2*f.FFN+j])
+			s, _ := of(h[r*2*f.FFN+j])
 			a[r*f.FFN+j] = s * h[r*2*f.FFN+f.FFN+j]
 		}
 	}
@@ -164,17 +165,18 @@ func Activate(f spec.FFN, h []float64, m int) []float64 {
 
 // ActivateBackward computes the gradient of h from that of the activation.
 func ActivateBackward(f spec.FFN, h, da []float64, m int) []float64 {
+	of := act.Of(string(f.Act)).Value
 	dh := make([]float64, len(h))
 	for r := range m {
 		for j := range f.FFN {
 			d := da[r*f.FFN+j]
-			if f.Act == spec.GELU {
-				_, g := act.GELU(h[r*f.FFN+j])
+			if !f.Act.Gated() {
+				_, g := of(h[r*f.FFN+j])
 				dh[r*f.FFN+j] = d * g
 				continue
 			}
 			g, u := r*2*f.FFN+j, r*2*f.FFN+f.FFN+j
-			s, ds := act.SiLU(h[g])
+			s, ds := of(h[g])
 			dh[g], dh[u] = d*h[u]*ds, d*s
 		}
 	}

@@ -160,10 +160,10 @@ func (t *trial) epilogue(k table.Product) epilogue {
 	if k.Bias {
 		e.bias = t.draw("bias", 0.5)
 	}
-	switch k.Epilogue {
-	case table.GELUBackward, table.SwiGLUBackward:
+	switch {
+	case k.Epilogue.Slopes():
 		e.before = t.draw("pre", 1)
-	case table.GELU, table.SwiGLU:
+	case k.Epilogue.Activates():
 		t.left["pre"] = !t.choose()
 		e.keeps = !t.left["pre"]
 	}
@@ -195,27 +195,29 @@ func (k epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int)
 	if k.keeps {
 		want(k.pre, at, v, k.stored(k.pre, v, e))
 	}
-	switch k.Epilogue {
-	case "":
+	name, backward := k.Epilogue.Act()
+	f, gated := act.Of(name), k.Epilogue.Gated()
+	switch {
+	case name == "":
 		store(place(k.C, block, i, j), v, e)
-	case table.GELU:
-		y, slope := act.GELU(v)
+	case !backward && !gated:
+		y, slope := f.Value(v)
 		store(at, y, e*(math.Abs(slope)+0.1)+math.Abs(v)*k.tanh)
-	case table.SwiGLU:
+	case !backward:
 		if j%2 == 1 {
 			return
 		}
 		u, eu := whole(j + 1)
-		s, slope := act.SiLU(v)
+		s, slope := f.Value(v)
 		store(result, s*u, (e*(math.Abs(slope)+0.1)+math.Abs(v)*k.tanh)*(math.Abs(u)+eu)+math.Abs(s)*eu)
-	case table.GELUBackward:
+	case !gated:
 		h := k.before.at(at)
-		_, slope := act.GELU(h)
-		store(at, v*slope, e*math.Abs(slope)+math.Abs(v)*k.tanh*(0.5+math.Abs(h)*(1+0.14*h*h)))
-	case table.SwiGLUBackward:
+		_, slope := f.Value(h)
+		store(at, v*slope, e*math.Abs(slope)+math.Abs(v)*k.tanh*f.Steep(h))
+	default:
 		g, u := k.before.at(gate), k.before.at(up)
-		s, slope := act.SiLU(g)
-		store(gate, v*u*slope, (e*math.Abs(slope)+math.Abs(v)*k.tanh*(1+math.Abs(g)))*math.Abs(u))
+		s, slope := f.Value(g)
+		store(gate, v*u*slope, (e*math.Abs(slope)+math.Abs(v)*k.tanh*f.Steep(g))*math.Abs(u))
 		store(up, v*s, e*math.Abs(s)+math.Abs(v*g)*k.tanh)
 	}
 }

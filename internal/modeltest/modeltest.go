@@ -14,12 +14,21 @@ import (
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
+// The activation that has a gate, and the kind whose chains have shuffles.
+var (
+	gated    = spec.Acts()[slices.IndexFunc(spec.Acts(), spec.Act.Gated)]
+	shuffled = spec.Kinds()[slices.IndexFunc(spec.Kinds(), func(k spec.Kind) bool {
+		chain := spec.Linear{Kind: k, In: 12, Out: 12, Rank: 4, Blocks: 2}.Chain()
+		return chain[0].Then != spec.NoShuffle
+	})]
+)
+
 // Forms are small models which between them have each of what a model chooses.
 var Forms = []spec.Model{
 	{Name: "rope", Vocab: 50, Hidden: 24, FFN: 60, Layers: 2, AttnDim: 24, QHeads: 2, KVHeads: 2, MaxPositions: 300, Kind: spec.LowRank, Rank: 5,
 		Except: "0:dense", Act: spec.GELU, Bias: true, Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 1e4, TieEmbeddings: true, InitStd: 0.2},
-	{Name: "mqa", Vocab: 33, Hidden: 24, FFN: 60, Layers: 2, AttnDim: 48, QHeads: 6, KVHeads: 1, MaxPositions: 300, Kind: spec.BlockShuffle, Blocks: 3,
-		Act: spec.SwiGLU, Norm: spec.RMSNorm, Position: spec.Absolute, InitStd: 0.2},
+	{Name: "mqa", Vocab: 33, Hidden: 24, FFN: 60, Layers: 2, AttnDim: 48, QHeads: 6, KVHeads: 1, MaxPositions: 300, Kind: shuffled, Blocks: 3,
+		Act: gated, Norm: spec.RMSNorm, Position: spec.Absolute, InitStd: 0.2},
 }
 
 // Build makes a model with parameters far from any symmetric start.

@@ -16,9 +16,9 @@ func NewFloat32(f spec.FFN) (FFN, error) {
 	if f.Guide {
 		return p, fmt.Errorf("%s: %w", f.Name(), errGuided)
 	}
-	act := epilogues[f.Act]
-	p.FC1 = newFloat32(f.FC1(), act[0], "")
-	p.FC2 = newFloat32(f.FC2(), "", act[1])
+	forward, backward := table.EpiloguesOf(string(f.Act))
+	p.FC1 = newFloat32(f.FC1(), forward, "")
+	p.FC2 = newFloat32(f.FC2(), "", backward)
 	return p, nil
 }
 
@@ -44,7 +44,7 @@ func newFloat32(l spec.Linear, forward, backward table.Epilogue) Layer {
 		if i == len(chain)-1 {
 			k.Epilogue, k.Bias = forward, l.Bias
 		}
-		if k.Epilogue == table.SwiGLU {
+		if k.Epilogue.Activates() && k.Epilogue.Gated() {
 			k.B.Pairs, k.C.Cols.Pairs = true, true
 		}
 		gf.Forward, gf.Few = k, k

@@ -105,19 +105,16 @@ func NewBF16(f spec.FFN) (FFN, error) {
 		}
 	}
 	p := FFN{Spec: f, Precision: table.BF16, Output: blockMajor(f.FC2(), f.Hidden)}
-	act := epilogues[f.Act]
+	forward, backward := table.EpiloguesOf(string(f.Act))
 	var err error
-	if p.FC1, err = newBF16(plan.NewStoredLayer(f.FC1(), plan.Identity(f.Hidden), pre, ""), act[0], ""); err != nil {
+	if p.FC1, err = newBF16(plan.NewStoredLayer(f.FC1(), plan.Identity(f.Hidden), pre, ""), forward, ""); err != nil {
 		return p, fmt.Errorf("%s: fc1: %w", f.Name(), err)
 	}
-	if p.FC2, err = newBF16(plan.NewStoredLayer(f.FC2(), hidden, p.Output, ""), "", act[1]); err != nil {
+	if p.FC2, err = newBF16(plan.NewStoredLayer(f.FC2(), hidden, p.Output, ""), "", backward); err != nil {
 		return p, fmt.Errorf("%s: fc2: %w", f.Name(), err)
 	}
 	return p, nil
 }
-
-// epilogues are the epilogues of an activation, forward and backward.
-var epilogues = map[spec.Act][2]table.Epilogue{spec.GELU: {table.GELU, table.GELUBackward}, spec.SwiGLU: {table.SwiGLU, table.SwiGLUBackward}}
 
 // blockMajor is the place of each of the first n outputs where the last
 // factor's blocks store them one after the other.
@@ -167,7 +164,7 @@ func newBF16(l plan.Layer, forward, backward table.Epilogue) (Layer, error) {
 		if last {
 			k.Epilogue, k.Bias = forward, l.Spec.Bias
 		}
-		if k.Epilogue == table.SwiGLU && out.Run%(2*chunk) != 0 {
+		if k.Epilogue.Activates() && k.Epilogue.Gated() && out.Run%(2*chunk) != 0 {
 			return g, fmt.Errorf("outputs of %s: runs of %d gates and ups, want a multiple of %d", f.Param, out.Run, 2*chunk)
 		}
 		gf.Forward, gf.Few = k.tiled(), k.few()
@@ -306,13 +303,14 @@ func (k Product) StaticCopies() int {
 
 // Stores counts the 16-byte stores of the epilogue in the text of a kernel.
 func (k Product) Stores() int {
-	switch k.Epilogue {
-	case table.GELU, table.SwiGLUBackward:
-		return 2
-	case table.SwiGLU:
-		return 3
+	n := 1
+	if k.Epilogue.Activates() {
+		n++ // what is saved
 	}
-	return 1
+	if k.Epilogue.Gated() {
+		n++ // gates and ups
+	}
+	return n
 }
 
 // Name of the kernel, that of its row:

@@ -45,7 +45,7 @@ func (k Finish) Each() int {
 	switch {
 	case k.Sums:
 		return 4
-	case k.Epilogue == table.SwiGLU:
+	case k.Epilogue.Activates() && k.Epilogue.Gated():
 		return 16
 	}
 	return 8

@@ -137,17 +137,17 @@ func (k Product) Kernel() Kernel {
 	}
 	c := table.Param{Name: "c", Type: table.ArrayBF16, Access: table.Written, Len: rows(k.C)}
 	pre := table.Param{Name: "pre", Type: table.ArrayBF16, Access: table.Read, Optional: true}
-	switch k.Epilogue {
-	case table.GELU, table.SwiGLU:
+	switch gated := k.Epilogue.Gated(); {
+	case k.Epilogue.Activates():
 		pre.Access, pre.Len = table.Written, rows(k.C)
-	case table.GELUBackward:
-		pre.Optional, pre.Len = false, rows(k.C)
-	case table.SwiGLUBackward:
+		if gated {
+			c.Len = tokenRows(k.C.Pitch / 2)
+		}
+	case k.Epilogue.Slopes() && gated:
 		pre.Optional, pre.Len = false, tokenRows(2*k.C.Pitch)
 		c.Len = tokenRows(2 * k.C.Pitch)
-	}
-	if k.Epilogue == table.SwiGLU {
-		c.Len = tokenRows(k.C.Pitch / 2)
+	case k.Epilogue.Slopes():
+		pre.Optional, pre.Len = false, rows(k.C)
 	}
 	switch {
 	case k.Split():

@@ -3,6 +3,24 @@ package act
 
 import "math"
 
+// Function is an activation of one column; of gated ones that of the gate.
+type Function struct {
+	// Value and its derivative.
+	Value func(h float64) (y, dy float64)
+	// Steep bounds how much the derivative grows with the error of the tanh or the
+	// exponential in it.
+	Steep func(h float64) float64
+}
+
+// functions are those of the activations, by name.
+var functions = map[string]Function{
+	"gelu":   {GELU, func(h float64) float64 { return 0.5 + math.Abs(h)*(1+0.14*h*h) }},
+	"swiglu": {SiLU, func(h float64) float64 { return 1 + math.Abs(h) }},
+}
+
+// Of is the function of an activation, zero for a name that is none.
+func Of(name string) Function { return functions[name] }
+
 // GELU is the tanh form and its derivative.
 func GELU(h float64) (y, dy float64) {
 	c := math.Sqrt(2 / math.Pi)

@@ -298,7 +298,7 @@ func (v *validator) heads(heads, kv, dim int) {
 
 func (v *validator) epilogue(p Precision, e Epilogue) {
 	oneOf(v, "precision", p, BF16, Float32s)
-	oneOf(v, "epilogue", e, Plain, GELU, SwiGLU, GELUBackward, SwiGLUBackward)
+	oneOf(v, "epilogue", e, Epilogues()...)
 }
 
 func (v *validator) product(p Product, t Tile, precision Precision) {

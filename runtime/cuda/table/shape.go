@@ -1,5 +1,7 @@
 package table
 
+import "github.com/structuredffn/sffn/runtime/kernel"
+
 // Role is what a kernel is launched for.
 type Role string
 
@@ -62,19 +64,52 @@ const (
 	Float32s Precision = "float32"
 )
 
-// Epilogue is what a GPU kernel does with its sums before it stores them.
+// Epilogue is what a GPU kernel does with its sums before it stores them: nothing,
+// or what an activation of [kernel.Epilogues] is called. Such a forward one adds the
+// bias and can save the values before the activation. A backward one, d before the name,
+// multiplies by the activation's derivative there. Gates and ups alternate in a row
+// before the activation.
 type Epilogue string
 
-// The epilogues. The forward ones add the bias and can save the values before
-// the activation; the backward ones multiply by the activation's derivative
-// there. SwiGLU's gates and ups alternate in a row before the activation.
-const (
-	Plain          Epilogue = ""
-	GELU           Epilogue = "gelu"
-	SwiGLU         Epilogue = "swiglu"
-	GELUBackward   Epilogue = "dgelu"
-	SwiGLUBackward Epilogue = "dswiglu"
-)
+// Plain is no activation.
+const Plain Epilogue = ""
+
+// EpiloguesOf are the epilogues of an activation, forward and backward.
+func EpiloguesOf(act string) (forward, backward Epilogue) { return Epilogue(act), Epilogue("d" + act) }
+
+// Epilogues lists them.
+func Epilogues() []Epilogue {
+	es := []Epilogue{Plain}
+	for _, e := range kernel.Epilogues() {
+		if e != kernel.Linear {
+			forward, backward := EpiloguesOf(string(e))
+			es = append(es, forward, backward)
+		}
+	}
+	return es
+}
+
+// Act is the activation of an epilogue, empty where there is none, and whether the
+// epilogue is the backward one.
+func (e Epilogue) Act() (act string, backward bool) {
+	for _, k := range kernel.Epilogues() {
+		switch forward, back := EpiloguesOf(string(k)); {
+		case k == kernel.Linear:
+		case e == forward:
+			return string(k), false
+		case e == back:
+			return string(k), true
+		}
+	}
+	return "", false
+}
+
+// Activates reports whether results are those of an activation, Slopes whether they
+// are multiplied by its derivative, and Gated whether the activation is one of a gate
+// and an up.
+func (e Epilogue) Activates() bool { act, back := e.Act(); return act != "" && !back }
+func (e Epilogue) Slopes() bool    { _, back := e.Act(); return back }
+func (e Epilogue) Gated() bool     { act, _ := e.Act(); return kernel.Epilogue(act).Gated() }
 
 // Shuffle is a fixed order of the entries of all blocks: entry i of a vector of
 // n blocks of q entries moves to i%n*q + i/n where they are dealt out, and back, to
