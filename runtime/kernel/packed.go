@@ -27,6 +27,7 @@ type Packed struct {
 	Layout Layout
 	Data   []byte // 64-byte aligned
 	blocks []int  // where each block of k begins, in bytes, and where the last ends
+	steps  []int  // from one panel of each block to the next
 }
 
 // NewPacked is an empty pack in memory that alloc gives, so many bytes, 64-byte
@@ -36,15 +37,14 @@ func NewPacked(f Format, l Layout, alloc func(bytes int) []byte) *Packed {
 	for _, kc := range l.KBlocks {
 		end := p.blocks[len(p.blocks)-1] + (l.Panels()-1)*f.PanelBytes(Panel, kc) + f.PanelBytes(l.Width(l.Panels()-1), kc)
 		p.blocks = append(p.blocks, end)
+		p.steps = append(p.steps, f.PanelBytes(Panel, kc))
 	}
 	p.Data = alloc(p.blocks[len(l.KBlocks)])
 	return p
 }
 
 // PanelStep leads from one panel of a block of k to the next, in bytes.
-func (p *Packed) PanelStep(block int) int {
-	return p.Format.PanelBytes(Panel, p.Layout.KBlocks[block])
-}
+func (p *Packed) PanelStep(block int) int { return p.steps[block] }
 
 // From is a block of k from a panel on.
 func (p *Packed) From(block, panel int) []byte {

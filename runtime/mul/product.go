@@ -26,6 +26,10 @@ type Product struct {
 	// store lists where each result goes in a destination row; cols and ks
 	// which entries of the canonical block the pack's columns and depths hold.
 	store, cols, ks []int
+	// pairs says that panels may run in pairs; pass is the size of a panel that every
+	// tile passes over, which groups of panels are cut by.
+	pairs bool
+	pass  int
 	// results counts the results of one full panel: 16 of gated activations, else 32.
 	results int
 	// spread stores the scratch tile's rows, where all results lie in one
@@ -72,6 +76,11 @@ func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *mem
 		k0 += kc
 	}
 	q.allocate(bias, arena)
+	q.pairs = cpu.Pairs(t, p)
+	q.pass = q.pack.PanelStep(0)
+	if !q.Direct {
+		q.pass = q.pack.Format.PanelBytes(kernel.Panel, len(q.ks)) // all blocks of k
+	}
 	if len(p.N) == 1 && p.N[0].Store.Step > 1 && p.Epilogue == kernel.Linear {
 		q.spread = vec.On(t).NewSpread(p.N[0].Store.Step)
 	}
@@ -214,19 +223,15 @@ type operands struct {
 // multiplied then.
 func (q *Product) run(s *Scratch, o operands, m, p0, p1 int, after []byte) {
 	full := q.FullPanels()
-	depth := q.blocks[0].kc
-	if !q.Direct {
-		depth = len(q.ks) // every tile passes over all blocks of k
-	}
 	for p0 < p1 {
-		n := min(q.target.PanelGroup(q.pack.Format.PanelBytes(kernel.Panel, depth), m), p1-p0)
+		n := min(q.target.PanelGroup(q.pass, m), p1-p0)
 		at, end := p0, p0+n
 		s.after = after
 		if end < p1 {
 			s.after = q.first(end, m)
 		}
 		if direct := min(end, full) - at; q.Direct && direct > 0 {
-			if cpu.Pairs(q.target, q.Product) && q.target.Wide(m, kernel.EntryBytes*q.SrcWidth) && direct >= 2 {
+			if q.pairs && q.target.Wide(m, kernel.EntryBytes*q.SrcWidth) && direct >= 2 {
 				q.direct(s, o, m, at, direct/2, kernel.Pair)
 				at += direct &^ 1
 				direct &= 1
