@@ -60,9 +60,6 @@ var formats = []Format{
 	{Name: F32, Weights: Float32, Activations: Float32, Accumulator: Float32, KGroup: 1},
 }
 
-// Formats lists the formats.
-func Formats() []Format { return slices.Clone(formats) }
-
 // AddFormat adds a row to the table of formats: for tests of formats to come.
 func AddFormat(f Format) {
 	if f.KGroup < 1 || f.Weights.Bits*f.KGroup%8 != 0 || bits.OnesCount(uint(f.GroupBytes())) != 1 {

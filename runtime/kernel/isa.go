@@ -40,11 +40,6 @@ const (
 	HasAVX512VNNI Feature = "AVX512VNNI"
 )
 
-// Features lists them.
-func Features() []Feature {
-	return []Feature{HasAVX2, HasFMA, HasF16C, HasAVXVNNI, HasAVX512F, HasAVX512DQ, HasAVX512BW, HasAVX512VL, HasAVX512BF16, HasAVX512VNNI}
-}
-
 // Needs are the features that every kernel of an instruction set may use.
 func (isa ISA) Needs() []Feature {
 	switch isa {

@@ -137,12 +137,9 @@ var selected = sync.OnceValues(func() (Target, error) {
 	return t, err
 })
 
-// DefaultTarget is the target that SFFN_TARGET names, or else the one for this
-// processor and the instruction set that SFFN_ISA names or the best one that it
-// has. The environment is read once.
-func DefaultTarget() (Target, error) { return selected() }
-
-// Default is the instruction set of the default target.
+// Default is the instruction set of the default target: the one that SFFN_TARGET
+// names, or else the one for this processor and the instruction set that SFFN_ISA
+// names, or the best one that it has. The environment is read once.
 func Default() (ISA, error) {
 	t, err := selected()
 	return t.ISA, err

@@ -80,7 +80,7 @@ func TestEncode(t *testing.T) {
 func TestDisassembled(t *testing.T) {
 	objdump, err := exec.LookPath("objdump")
 	if err != nil {
-		t.Skip("this machine has no objdump of binutils: the bytes are compared with known ones only")
+		t.Skip("objdump (package binutils) is missing on this machine: the bytes are compared with the assembler's known ones only")
 	}
 	var is []*ir.Instruction
 	var want []string
