@@ -124,3 +124,27 @@ func TestTargetOption(t *testing.T) {
 		}
 	}
 }
+
+// The rows of one instruction set give equal bits at the size of use: widths of the
+// paper's smallest model, and more rows than a chunk of any of them.
+func TestTargetsGiveEqualBits(t *testing.T) {
+	const m = 600
+	for _, s := range []spec.FFN{
+		{Kind: spec.LowRank, Hidden: 768, FFN: 3072, Rank: 192, Act: spec.GELU, Bias: true},
+		{Kind: spec.BlockShuffle, Hidden: 768, FFN: 3072, Blocks: 4, Act: spec.SwiGLU},
+	} {
+		u := newSubject(s, rand.New(rand.NewPCG(6, 6)))
+		x, res, dy := u.positive(m*u.in, 1), u.positive(m*u.out, 1), u.positive(m*u.out, 1)
+		first := map[kernel.ISA]*outcome{}
+		for _, target := range available() {
+			if target.ISA == kernel.Portable {
+				continue
+			}
+			got := u.run(t, Options{Target: &target, Pool: poolOf(2), Train: true}, x, res, dy, m)
+			if first[target.ISA] == nil {
+				first[target.ISA] = got
+			}
+			got.same(t, u.name+" on "+target.Name, first[target.ISA])
+		}
+	}
+}
