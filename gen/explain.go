@@ -9,7 +9,6 @@ import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/gen/plan/gpu"
-	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -89,8 +88,8 @@ func inner(l plan.Layer) int {
 func explainLayer(b *bytes.Buffer, name string, l plan.Layer) {
 	for _, f := range l.Factors {
 		fmt.Fprintf(b, "  %s.%s [%d: %d -> %d]", name, f.Param, len(f.Blocks), f.In, f.Out)
-		if f.Then != spec.NoShuffle {
-			fmt.Fprintf(b, ", %s absorbed", f.Then)
+		if f.Then.Moves() {
+			fmt.Fprintf(b, ", shuffle %v absorbed", f.Then)
 		}
 		b.WriteByte('\n')
 		explainProducts(b, "forward", f.Forward())

@@ -61,7 +61,7 @@ var kinds = []kind{
 		}},
 	{name: BlockDense, initialiser: Ortho,
 		chain: func(l Linear) []Factor {
-			return []Factor{blocked("blkdiag", l.Blocks, l.In/l.Blocks, l.Rank/l.Blocks, NoShuffle), flat("lr", l.Rank, l.Out)}
+			return []Factor{blocked("blkdiag", l.Blocks, l.In/l.Blocks, l.Rank/l.Blocks, Shuffle{}), flat("lr", l.Rank, l.Out)}
 		},
 		rank: func(c *checker, rank int, _ [][2]int) bool {
 			if rank < 1 || rank > MaxWidth {
@@ -87,11 +87,7 @@ var kinds = []kind{
 			if l.In < l.Out {
 				q = l.In / b
 			}
-			deal, riffle := Deal, Riffle
-			if b == 1 {
-				deal, riffle = NoShuffle, NoShuffle
-			}
-			return []Factor{blocked("blkdiag1", b, l.In/b, q, deal), blocked("blkdiag2", b, q, l.Out/b, riffle)}
+			return []Factor{blocked("blkdiag1", b, l.In/b, q, Deal(b, q)), blocked("blkdiag2", b, q, l.Out/b, Riffle(b, l.Out/b))}
 		},
 		divided: func(dims map[string]int, _ int) (names []string) {
 			for n := range dims {

@@ -9,20 +9,40 @@
 // Foundations" (arXiv 2406.16450).
 package spec
 
-// Shuffle is a fixed relabelling of the entries of a vector that follows a
-// factor.
-type Shuffle string
+import "fmt"
 
-// The shuffles of a vector of n*Q entries, n being the factor's block count.
-const (
-	// NoShuffle leaves the vector as it is.
-	NoShuffle Shuffle = ""
-	// Deal deals entry i to pile i mod n, at place i div n: the next factor's
-	// block l reads pile l.
-	Deal Shuffle = "deal"
-	// Riffle undoes Deal: entry b of block l becomes output b*n + l.
-	Riffle Shuffle = "riffle"
-)
+// Shuffle is a fixed relabelling of the entries of a vector that follows a
+// factor: the vector, read as an array [Outer, Inner, Run], has its first two
+// axes swapped. The zero Shuffle leaves it as it is.
+type Shuffle struct{ Outer, Inner, Run int }
+
+// Deal is the shuffle of n*q entries that deals entry i to pile i mod n, at
+// place i div n: block l of n in the next factor reads pile l.
+func Deal(n, q int) Shuffle { return Shuffle{q, n, 1} }
+
+// Riffle undoes Deal: entry i of block l of n becomes output i*n + l.
+func Riffle(n, q int) Shuffle { return Shuffle{n, q, 1} }
+
+// Moves reports whether any entry of the vector changes its place.
+func (s Shuffle) Moves() bool { return s.Outer > 1 && s.Inner > 1 }
+
+// Of is the place that entry i has after the shuffle.
+func (s Shuffle) Of(i int) int {
+	if !s.Moves() {
+		return i
+	}
+	row := i / s.Run
+	return (row%s.Inner*s.Outer+row/s.Inner)*s.Run + i%s.Run
+}
+
+// String shows the axes before and after: 4x96 to 96x4.
+func (s Shuffle) String() string {
+	run := ""
+	if s.Run > 1 {
+		run = fmt.Sprintf("x%d", s.Run)
+	}
+	return fmt.Sprintf("%dx%d%s to %dx%d%s", s.Outer, s.Inner, run, s.Inner, s.Outer, run)
+}
 
 // Factor is a block-diagonal matrix: Blocks blocks, each Out x In, stored
 // row-major as [Blocks, Out, In] (or [Out, In] where the layer's kind never
@@ -42,16 +62,7 @@ type Factor struct {
 func (f Factor) Weights() int { return f.Blocks * f.In * f.Out }
 
 // Shuffled is the place that output i of the factor has after its shuffle.
-func (f Factor) Shuffled(i int) int {
-	n := f.Blocks
-	switch f.Then {
-	case Deal:
-		return i%n*f.Out + i/n
-	case Riffle:
-		return i%f.Out*n + i/f.Out
-	}
-	return i
-}
+func (f Factor) Shuffled(i int) int { return f.Then.Of(i) }
 
 // Linear is one linear layer, y = x W^T + bias, x having In entries and y
 // Out. The zero Kind is invalid.

@@ -91,7 +91,7 @@ func (n *network) byFactor(rows int) func(int) {
 
 // shuffled reports whether a network's chains have shuffles.
 func shuffled(f spec.FFN) bool {
-	return slices.ContainsFunc(f.FC1().Chain(), func(c spec.Factor) bool { return c.Then != spec.NoShuffle })
+	return slices.ContainsFunc(f.FC1().Chain(), func(c spec.Factor) bool { return c.Then.Moves() })
 }
 
 // literal is a network that permutes by passes over the data.
@@ -116,7 +116,7 @@ func (b *Bench) literal(n *network, rows int) (*literal, error) {
 				l.close()
 				return nil, err
 			}
-			last := j > 0
+			last := j == len(w.Factors)-1
 			l.permute(c, i == 0 && last, f)
 		}
 	}
@@ -145,11 +145,11 @@ func (l *literal) product(c spec.Factor, w []float32) error {
 func (l *literal) permute(c spec.Factor, activate bool, f spec.FFN) {
 	n, width := c.Blocks, c.Blocks*c.Out
 	t := vec.For(l.ISA)
-	move := func(dst, src []float32) { copy(dst, src) }
+	move := func(dst, src []float32) { runs(dst, src, c.Then) }
 	switch c.Then {
-	case spec.Deal:
+	case spec.Deal(n, c.Out):
 		move = func(dst, src []float32) { deal(t, l.ISA, dst, src, n) }
-	case spec.Riffle:
+	case spec.Riffle(n, c.Out):
 		spread := t.NewSpread(n)
 		move = func(dst, src []float32) { riffle(spread, dst, src, n) }
 	}
@@ -188,6 +188,17 @@ func (l *literal) close() {
 	}
 	l.ws.Close()
 	l.arena.Close()
+}
+
+// runs sends each run of a row to its place.
+func runs(dst, src []float32, then spec.Shuffle) {
+	n := then.Run
+	if !then.Moves() {
+		n = len(src)
+	}
+	for i := 0; i < len(src); i += n {
+		copy(dst[then.Of(i):], src[i:i+n])
+	}
 }
 
 // deal sends entry i of a row to pile i mod n, at place i div n.

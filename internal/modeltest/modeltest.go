@@ -19,7 +19,7 @@ var (
 	gated    = spec.Acts()[slices.IndexFunc(spec.Acts(), spec.Act.Gated)]
 	shuffled = spec.Kinds()[slices.IndexFunc(spec.Kinds(), func(k spec.Kind) bool {
 		chain := spec.Linear{Kind: k, In: 12, Out: 12, Rank: 4, Blocks: 2}.Chain()
-		return chain[0].Then != spec.NoShuffle
+		return chain[0].Then.Moves()
 	})]
 )
 

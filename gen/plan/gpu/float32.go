@@ -22,6 +22,19 @@ func NewFloat32(f spec.FFN) (FFN, error) {
 	return p, nil
 }
 
+// shuffle is that of a factor in the tables' terms.
+func shuffle(f spec.Factor) table.Shuffle {
+	switch {
+	case !f.Then.Moves():
+		return table.NoShuffle
+	case f.Then == spec.Deal(f.Blocks, f.Out):
+		return table.Deal
+	case f.Then == spec.Riffle(f.Blocks, f.Out):
+		return table.Riffle
+	}
+	panic(fmt.Sprintf("gpu: no kernel stores results in the order %v", f.Then)) // refused before
+}
+
 func newFloat32(l spec.Linear, forward, backward table.Epilogue) Layer {
 	g := Layer{Spec: l, Precision: table.Float32s, Bias: plan.Identity(l.Out)}
 	chain := l.Chain()
@@ -29,8 +42,8 @@ func newFloat32(l spec.Linear, forward, backward table.Epilogue) Layer {
 		x := table.Operand{Pitch: f.Blocks * f.In, Cols: table.Contiguous(f.In)}
 		w := table.Operand{Rows: f.Out, Pitch: f.In, BlockRows: f.Out, Cols: table.Places{Len: f.In, Run: f.In, Step: f.In}}
 		y := table.Operand{Pitch: f.Blocks * f.Out, Cols: table.Contiguous(f.Out)}
-		if f.Then != spec.NoShuffle {
-			y.Cols.Then, y.Cols.Of = table.Shuffle(f.Then), f.Blocks
+		if then := shuffle(f); then != table.NoShuffle {
+			y.Cols.Then, y.Cols.Of = then, f.Blocks
 		}
 		product := func(pass table.Pass, a, b, c table.Operand) Product {
 			return Product{Product: table.Product{Pass: pass, Precision: table.Float32s, Blocks: f.Blocks, A: a, B: b, C: c},

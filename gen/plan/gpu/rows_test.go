@@ -51,12 +51,12 @@ func TestRowsByName(t *testing.T) {
 func TestShuffles(t *testing.T) {
 	for blocks := 1; blocks < 6; blocks++ {
 		for n := 1; n < 8; n++ {
-			for _, then := range []spec.Shuffle{spec.Deal, spec.Riffle} {
+			for _, then := range []spec.Shuffle{spec.Deal(blocks, n), spec.Riffle(blocks, n)} {
 				f := spec.Factor{Blocks: blocks, Out: n, Then: then}
-				p := table.Places{Len: n, Of: blocks, Then: table.Shuffle(then)}
+				p := table.Places{Len: n, Run: n, Block: n, Of: blocks, Then: shuffle(f)}
 				for i := range blocks * n {
 					if got, want := p.At(i/n, i%n), f.Shuffled(i); got != want {
-						t.Errorf("%s of %d blocks of %d: entry %d is at %d, want %d", then, blocks, n, i, got, want)
+						t.Errorf("%v of %d blocks of %d: entry %d is at %d, want %d", then, blocks, n, i, got, want)
 					}
 				}
 			}
