@@ -77,6 +77,10 @@ func newCommand() *cobra.Command {
 	fl.IntVar(&f.ffn.FFN, "ffn", 0, "inner width of the feed-forward network")
 	fl.IntVar(&f.ffn.Rank, "rank", 0, "rank of "+spec.Names(spec.Ranked(), "and"))
 	fl.IntVar(&f.ffn.Blocks, "blocks", 0, "blocks of "+spec.Names(spec.Blocked(), "and"))
+	if kinds := spec.Names(spec.Split(), "and"); kinds != "" {
+		fl.IntVar(&f.ffn.HiddenSplit, "hidden-split", 0, "how "+kinds+" cut the hidden width; 0 is the kind's rule")
+		fl.IntVar(&f.ffn.FFNSplit, "ffn-split", 0, "how "+kinds+" cut the network's width; 0 is the kind's rule")
+	}
 	fl.StringVar(&f.act, "act", "gelu", "activation: "+spec.Names(spec.Acts(), "or"))
 	fl.BoolVar(&f.ffn.Bias, "bias", false, "linears have a bias")
 	fl.StringSliceVar(&f.configs, "config", nil, "whole models instead: YAML files or presets, comma-separated")

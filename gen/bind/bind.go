@@ -232,6 +232,12 @@ func FFNs(pkg, doc string, ffns []spec.FFN, cpus bool) ([]byte, error) {
 			if s.Blocks > 0 {
 				g.Id("Blocks").Op(":").Lit(s.Blocks)
 			}
+			if s.HiddenSplit > 0 {
+				g.Id("HiddenSplit").Op(":").Lit(s.HiddenSplit)
+			}
+			if s.FFNSplit > 0 {
+				g.Id("FFNSplit").Op(":").Lit(s.FFNSplit)
+			}
 			g.Id("Act").Op(":").Lit(string(s.Act))
 			if s.Bias {
 				g.Id("Bias").Op(":").True()
@@ -283,6 +289,9 @@ func structure(s spec.FFN) string {
 	if s.Blocks > 0 {
 		n += fmt.Sprint("B", s.Blocks)
 	}
+	if s.HiddenSplit > 0 || s.FFNSplit > 0 {
+		n += fmt.Sprintf("S%dx%d", s.HiddenSplit, s.FFNSplit)
+	}
 	if s.Guide {
 		n += "Guided"
 	}
@@ -292,12 +301,10 @@ func structure(s spec.FFN) string {
 func title(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 func describe(s spec.FFN) string {
-	d := fmt.Sprintf("%s FFN %d -> %d -> %d (%s", s.Kind, s.Hidden, s.FFN, s.Hidden, s.Act)
-	if s.Rank > 0 {
-		d += fmt.Sprintf(", rank %d", s.Rank)
-	}
-	if s.Blocks > 0 {
-		d += fmt.Sprintf(", %d blocks", s.Blocks)
+	kind, choices, _ := strings.Cut(s.Structure().Text(), ",")
+	d := fmt.Sprintf("%s FFN %d -> %d -> %d (%s", kind, s.Hidden, s.FFN, s.Hidden, s.Act)
+	if choices != "" {
+		d += "," + choices
 	}
 	if s.Bias {
 		d += ", bias"

@@ -28,6 +28,8 @@ type kind struct {
 	// nil for kinds without blocks.
 	rank    func(c *checker, rank int, shapes [][2]int) bool
 	divided func(dims map[string]int, rank int) []string
+	// splits says that the kind chooses how each width is cut.
+	splits bool
 	// initialiser is the second stage of the first weights.
 	initialiser Initialiser
 	// rates are the factors' learning rates, as multiples of the run's; nil where
@@ -122,10 +124,11 @@ func Kinds() (names []Kind) {
 	return names
 }
 
-// Ranked and Blocked list the kinds that take a rank and those that take a number
-// of blocks.
+// Ranked, Blocked and Split list the kinds that take a rank, those that take a
+// number of blocks, and those that take a split of each width.
 func Ranked() []Kind  { return having(func(k kind) bool { return k.rank != nil }) }
 func Blocked() []Kind { return having(func(k kind) bool { return k.divided != nil }) }
+func Split() []Kind   { return having(func(k kind) bool { return k.splits }) }
 
 func having(has func(kind) bool) (names []Kind) {
 	for _, k := range kinds {
@@ -155,9 +158,17 @@ func Names[T ~string](names []T, last string) string {
 	return strings.Join(s, ", ")
 }
 
+// cut is a split of a width, by the name of its field, and the widths that it
+// cuts.
+type cut struct {
+	field string
+	n     int
+	of    []string
+}
+
 // structure collects the errors of a structure on layers of the given shapes,
 // which must be valid widths.
-func (c *checker) structure(kind Kind, rank, blocks int, dims map[string]int, shapes ...[2]int) {
+func (c *checker) structure(kind Kind, rank, blocks int, dims map[string]int, cuts []cut, shapes ...[2]int) {
 	row, ok := kind.row()
 	if !ok {
 		c.fail("kind", "unknown kind %q; valid are %s", kind, Names(Kinds(), ""))
@@ -173,6 +184,25 @@ func (c *checker) structure(kind Kind, rank, blocks int, dims map[string]int, sh
 	} else if !row.rank(c, rank, shapes) {
 		return
 	}
+	divides := func(field string, n int, name string) {
+		if d := dims[name]; d > 0 && d%n != 0 {
+			c.fail(field, "%d does not divide %s %d; valid are %s", n, name, d, divisors(d))
+		}
+	}
+	var elsewhere []string // widths that a split cuts in place of Blocks
+	for _, s := range cuts {
+		switch {
+		case !row.splits:
+			unused(s.field, s.n)
+		case s.n < 0:
+			c.fail(s.field, "%d is out of range; want a divisor of %s, or 0 for the kind's rule", s.n, s.of[0])
+		case s.n > 0:
+			for _, name := range s.of {
+				divides(s.field, s.n, name)
+			}
+			elsewhere = append(elsewhere, s.of...)
+		}
+	}
 	if row.divided == nil {
 		unused("blocks", blocks)
 		return
@@ -184,8 +214,8 @@ func (c *checker) structure(kind Kind, rank, blocks int, dims map[string]int, sh
 	names := row.divided(dims, rank)
 	slices.Sort(names)
 	for _, n := range names {
-		if d := dims[n]; d > 0 && d%blocks != 0 {
-			c.fail("blocks", "%d does not divide %s %d; valid are %s", blocks, n, d, divisors(d))
+		if !slices.Contains(elsewhere, n) {
+			divides("blocks", blocks, n)
 		}
 	}
 }

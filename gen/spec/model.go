@@ -31,11 +31,12 @@ type Model struct {
 	// MaxPositions is the longest sequence that the model accepts.
 	MaxPositions int
 
-	// Kind, Rank and Blocks are the structure of the feed-forward networks, but for
-	// that of the layers which Except names.
-	Kind         Kind
-	Rank, Blocks int
-	Except       Exceptions
+	// Kind, Rank, Blocks and the splits are the structure of the feed-forward
+	// networks, but for that of the layers which Except names.
+	Kind                  Kind
+	Rank, Blocks          int
+	HiddenSplit, FFNSplit int
+	Except                Exceptions
 	// Guided says that the structured layers have dense guides: in the guided
 	// phase of a training run.
 	Guided bool
@@ -76,8 +77,9 @@ func (m Model) Head() Linear {
 
 // LayerFFN is the feed-forward network of layer i, counted from 0.
 func (m Model) LayerFFN(i int) FFN {
-	s := m.Structure(i)
-	return FFN{Kind: s.Kind, Hidden: m.Hidden, FFN: m.FFN, Rank: s.Rank, Blocks: s.Blocks, Act: m.Act, Bias: m.Bias, Guide: m.Guided && s.Kind != Dense}
+	f := m.Structure(i).Network(m.Hidden, m.FFN, m.Act)
+	f.Bias, f.Guide = m.Bias, m.Guided && f.Kind != Dense
+	return f
 }
 
 // Params lists the parameters of the model in the reference's names and order.

@@ -73,7 +73,10 @@ type Linear struct {
 	Rank int
 	// Blocks is the block count of kinds that have one ([Blocked]), 0 otherwise.
 	Blocks int
-	Bias   bool
+	// InSplit and OutSplit say how kinds that choose it ([Split]) cut the two widths;
+	// 0 is the kind's rule.
+	InSplit, OutSplit int
+	Bias              bool
 	// Guide says that a dense guide [Out, In] runs beside the chain, in
 	// self-guided training (paper, section 5).
 	Guide bool
@@ -137,18 +140,23 @@ type FFN struct {
 	Kind         Kind
 	Hidden, FFN  int
 	Rank, Blocks int
-	Act          Act
-	Bias         bool
+	// HiddenSplit and FFNSplit say how kinds that choose it ([Split]) cut the two
+	// widths; 0 is the kind's rule.
+	HiddenSplit, FFNSplit int
+	Act                   Act
+	Bias                  bool
 	// Guide gives both linears a guide.
 	Guide bool
 }
 
 // FC1 is the first linear: Hidden -> FFN, times the columns of the activation.
 func (f FFN) FC1() Linear {
-	return Linear{Kind: f.Kind, In: f.Hidden, Out: f.FFN * f.Act.Columns(), Rank: f.Rank, Blocks: f.Blocks, Bias: f.Bias, Guide: f.Guide}
+	return Linear{Kind: f.Kind, In: f.Hidden, Out: f.FFN * f.Act.Columns(), Rank: f.Rank, Blocks: f.Blocks,
+		InSplit: f.HiddenSplit, OutSplit: f.FFNSplit, Bias: f.Bias, Guide: f.Guide}
 }
 
 // FC2 is the second linear: FFN -> Hidden.
 func (f FFN) FC2() Linear {
-	return Linear{Kind: f.Kind, In: f.FFN, Out: f.Hidden, Rank: f.Rank, Blocks: f.Blocks, Bias: f.Bias, Guide: f.Guide}
+	return Linear{Kind: f.Kind, In: f.FFN, Out: f.Hidden, Rank: f.Rank, Blocks: f.Blocks,
+		InSplit: f.FFNSplit, OutSplit: f.HiddenSplit, Bias: f.Bias, Guide: f.Guide}
 }

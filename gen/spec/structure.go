@@ -2,20 +2,66 @@ package spec
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 )
 
 // Structure is what may differ from layer to layer: the kind of a network's
-// linears, its rank and its blocks, 0 where it has none.
+// linears, its rank, blocks and splits, 0 where it has none.
 type Structure struct {
-	Kind         Kind
-	Rank, Blocks int
+	Kind        Kind `json:"kind"`
+	Rank        int  `json:"rank,omitempty"`
+	Blocks      int  `json:"blocks,omitempty"`
+	HiddenSplit int  `json:"hidden_split,omitempty"`
+	FFNSplit    int  `json:"ffn_split,omitempty"`
 }
 
 // String is the structure as names have it: blockdense_r512_b2.
-func (s Structure) String() string { return name(string(s.Kind), s.Rank, s.Blocks, false) }
+func (s Structure) String() string {
+	return name(string(s.Kind), s.Rank, s.Blocks, s.HiddenSplit, s.FFNSplit)
+}
+
+// Text says in words what the structure is.
+func (s Structure) Text() string {
+	text := string(s.Kind)
+	if s.Rank > 0 {
+		text += fmt.Sprintf(", rank %d", s.Rank)
+	}
+	if s.Blocks > 0 {
+		text += fmt.Sprintf(", %d blocks", s.Blocks)
+	}
+	for _, split := range []struct {
+		of string
+		n  int
+	}{{"hidden", s.HiddenSplit}, {"ffn", s.FFNSplit}} {
+		if split.n > 0 {
+			text += fmt.Sprintf(", %s split %d", split.of, split.n)
+		}
+	}
+	return text
+}
+
+// Network is the network of this structure, without bias and guide.
+func (s Structure) Network(hidden, ffn int, act Act) FFN {
+	return FFN{Kind: s.Kind, Hidden: hidden, FFN: ffn, Rank: s.Rank, Blocks: s.Blocks, HiddenSplit: s.HiddenSplit, FFNSplit: s.FFNSplit, Act: act}
+}
+
+// Structure is that of the network.
+func (f FFN) Structure() Structure {
+	return Structure{f.Kind, f.Rank, f.Blocks, f.HiddenSplit, f.FFNSplit}
+}
+
+// own is the structure of the layers that Except leaves out.
+func (m Model) own() Structure {
+	return Structure{m.Kind, m.Rank, m.Blocks, m.HiddenSplit, m.FFNSplit}
+}
+
+// SetOwn gives the layers that Except leaves out a structure.
+func (m *Model) SetOwn(s Structure) {
+	m.Kind, m.Rank, m.Blocks, m.HiddenSplit, m.FFNSplit = s.Kind, s.Rank, s.Blocks, s.HiddenSplit, s.FFNSplit
+}
 
 // Exceptions are the layers of a model that have another structure than the
 // model's own, as a text that == compares: "0:dense 10-11:lowrank_r192". The runs
@@ -48,9 +94,10 @@ func (e Exceptions) next() (r run, rest Exceptions, ok bool) {
 	if !many {
 		hi = lo
 	}
-	var errs [4]error
+	var errs [6]error
 	r.lo, errs[0] = strconv.Atoi(lo)
 	r.hi, errs[1] = strconv.Atoi(hi)
+	structure, splits, split := strings.Cut(structure, "_s")
 	structure, blocks, blocked := strings.Cut(structure, "_b")
 	kind, rank, ranked := strings.Cut(structure, "_r")
 	r.Kind = Kind(kind)
@@ -60,7 +107,12 @@ func (e Exceptions) next() (r run, rest Exceptions, ok bool) {
 	if blocked {
 		r.Blocks, errs[3] = strconv.Atoi(blocks)
 	}
-	return r, Exceptions(tail), errs == [4]error{}
+	if split {
+		hidden, ffn, _ := strings.Cut(splits, "x")
+		r.HiddenSplit, errs[4] = strconv.Atoi(hidden)
+		r.FFNSplit, errs[5] = strconv.Atoi(ffn)
+	}
+	return r, Exceptions(tail), errs == [6]error{}
 }
 
 func (e Exceptions) runs() (all []run) {
@@ -87,7 +139,7 @@ func (m Model) Structure(i int) Structure {
 		}
 		e = rest
 	}
-	return Structure{m.Kind, m.Rank, m.Blocks}
+	return m.own()
 }
 
 // SetStructure gives layers lo to hi a structure.
@@ -101,7 +153,7 @@ func (m *Model) SetStructure(lo, hi int, s Structure) {
 			all = append(all, run{max(r.lo, hi+1), r.hi, r.Structure})
 		}
 	}
-	if s != (Structure{m.Kind, m.Rank, m.Blocks}) {
+	if s != m.own() {
 		all = append(all, run{lo, hi, s})
 	}
 	slices.SortFunc(all, func(a, b run) int { return cmp.Compare(a.lo, b.lo) })
@@ -166,7 +218,8 @@ func (m Model) SameLayers(n Model) bool {
 			return false
 		}
 	}
-	n.Kind, n.Rank, n.Blocks, n.Except = m.Kind, m.Rank, m.Blocks, m.Except
+	n.SetOwn(m.own())
+	n.Except = m.Except
 	return m == n
 }
 

@@ -63,7 +63,8 @@ func (l Linear) Validate() error {
 		c.fail("guide", "a dense layer has none")
 	}
 	if c.width("in", l.In) && c.width("out", l.Out) {
-		c.structure(l.Kind, l.Rank, l.Blocks, map[string]int{"in": l.In, "out": l.Out}, [2]int{l.In, l.Out})
+		c.structure(l.Kind, l.Rank, l.Blocks, map[string]int{"in": l.In, "out": l.Out},
+			[]cut{{"in_split", l.InSplit, []string{"in"}}, {"out_split", l.OutSplit, []string{"out"}}}, [2]int{l.In, l.Out})
 	}
 	return c.err()
 }
@@ -88,6 +89,7 @@ func (c *checker) ffn(f FFN) {
 	}
 	fc1, fc2 := f.FC1(), f.FC2()
 	c.structure(f.Kind, f.Rank, f.Blocks, map[string]int{"hidden": f.Hidden, "ffn": f.FFN, "fc1's output": fc1.Out},
+		[]cut{{"hidden_split", f.HiddenSplit, []string{"hidden"}}, {"ffn_split", f.FFNSplit, []string{"ffn", "fc1's output"}}},
 		[2]int{fc1.In, fc1.Out}, [2]int{fc2.In, fc2.Out})
 }
 
@@ -171,34 +173,32 @@ func (m Model) Warnings() (all []string) {
 
 // Name is the canonical name of the layer: lowrank_768x3072_r384_bias.
 func (l Linear) Name() string {
-	return name(fmt.Sprintf("%s_%dx%d", l.Kind, l.In, l.Out), l.Rank, l.Blocks, l.Bias) + guided(l.Guide)
+	return name(fmt.Sprintf("%s_%dx%d", l.Kind, l.In, l.Out), l.Rank, l.Blocks, l.InSplit, l.OutSplit) + given("_bias", l.Bias) + given("_guided", l.Guide)
 }
 
 // Name is the canonical name of the network: ffn_lowrank_768x3072_r384_gelu_bias.
 func (f FFN) Name() string {
-	n := name(fmt.Sprintf("ffn_%s_%dx%d", f.Kind, f.Hidden, f.FFN), f.Rank, f.Blocks, false) + "_" + string(f.Act)
-	if f.Bias {
-		n += "_bias"
-	}
-	return n + guided(f.Guide)
+	n := name(fmt.Sprintf("ffn_%s_%dx%d", f.Kind, f.Hidden, f.FFN), f.Rank, f.Blocks, f.HiddenSplit, f.FFNSplit)
+	return n + "_" + string(f.Act) + given("_bias", f.Bias) + given("_guided", f.Guide)
 }
 
-func guided(g bool) string {
-	if g {
-		return "_guided"
+// given is a part of a name that stands only for what is there.
+func given(part string, there bool) string {
+	if there {
+		return part
 	}
 	return ""
 }
 
-func name(s string, rank, blocks int, bias bool) string {
+func name(s string, rank, blocks, split, otherSplit int) string {
 	if rank > 0 {
 		s += fmt.Sprintf("_r%d", rank)
 	}
 	if blocks > 0 {
 		s += fmt.Sprintf("_b%d", blocks)
 	}
-	if bias {
-		s += "_bias"
+	if split > 0 || otherSplit > 0 {
+		s += fmt.Sprintf("_s%dx%d", split, otherSplit)
 	}
 	return s
 }

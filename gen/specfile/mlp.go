@@ -31,6 +31,10 @@ type MLP struct {
 	Rank int `yaml:"rank"` // entries; lowrank: 1 to Hidden or FFN, the smaller, blockdense: multiples of Blocks to 2^20; none
 	// Blocks is the number of blocks of {blocked}.
 	Blocks int `yaml:"blocks"` // blocks; divisors of Hidden and FFN, for blockdense also of Rank; none
+	// HiddenSplit is how {split} cut Hidden, by the kind's rule where it is left out.
+	HiddenSplit int `yaml:"hidden_split"` // entries or blocks; divisors of Hidden; none
+	// FFNSplit is how {split} cut FFN, by the kind's rule where it is left out.
+	FFNSplit int `yaml:"ffn_split"` // entries or blocks; divisors of FFN; none
 	// FirstDense keeps the first layer's network dense, unless Except names it.
 	FirstDense bool `yaml:"first_layer_dense"`
 	// Except lists layers that have a structure of their own: the keys that follow,
@@ -52,7 +56,18 @@ type LayerMLP struct {
 	Rank int `yaml:"rank,omitempty"` // entries; as `mlp.rank`; none
 	// Blocks is as in mlp, of these layers.
 	Blocks int `yaml:"blocks,omitempty"` // blocks; as `mlp.blocks`; none
+	// HiddenSplit is as in mlp, of these layers.
+	HiddenSplit int `yaml:"hidden_split,omitempty"` // entries or blocks; as `mlp.hidden_split`; none
+	// FFNSplit is as in mlp, of these layers.
+	FFNSplit int `yaml:"ffn_split,omitempty"` // entries or blocks; as `mlp.ffn_split`; none
 }
+
+func (l LayerMLP) structure() spec.Structure {
+	return spec.Structure{Kind: l.Kind, Rank: l.Rank, Blocks: l.Blocks, HiddenSplit: l.HiddenSplit, FFNSplit: l.FFNSplit}
+}
+
+// structureFields are the keys that say what a structure is.
+var structureFields = []string{"kind", "rank", "blocks", "hidden_split", "ffn_split"}
 
 // Layers names a layer, 3, or several, 0-3.
 type Layers string
@@ -120,10 +135,10 @@ func (m *MLP) SetRank(rank int) {
 // whole model.
 func (m *MLP) fill(s *spec.Model) error {
 	entries, at := m.Except, "mlp.except"
-	s.Kind, s.Rank, s.Blocks = m.Kind, m.Rank, m.Blocks
+	s.SetOwn(spec.Structure{Kind: m.Kind, Rank: m.Rank, Blocks: m.Blocks, HiddenSplit: m.HiddenSplit, FFNSplit: m.FFNSplit})
 	if m.list != nil {
 		entries, at = m.list, "mlp"
-		s.Kind, s.Rank, s.Blocks = spec.Dense, 0, 0 // until the layers have theirs
+		s.SetOwn(spec.Structure{Kind: spec.Dense}) // until the layers have theirs
 	}
 	errs := []error{s.Validate()}
 	fail := func(field string, format string, args ...any) {
@@ -134,8 +149,8 @@ func (m *MLP) fill(s *spec.Model) error {
 	next := 0                      // the layer of an entry that names none
 	for i, e := range entries {
 		name := fmt.Sprintf("%s[%d]", at, i)
-		for _, err := range flatten((spec.FFN{Kind: e.Kind, Hidden: s.Hidden, FFN: s.FFN, Rank: e.Rank, Blocks: e.Blocks, Act: s.Act}).Validate()) {
-			if fe := (*spec.FieldError)(nil); errors.As(err, &fe) && (fe.Field == "kind" || fe.Field == "rank" || fe.Field == "blocks") {
+		for _, err := range flatten(e.structure().Network(s.Hidden, s.FFN, s.Act).Validate()) {
+			if fe := (*spec.FieldError)(nil); errors.As(err, &fe) && slices.Contains(structureFields, fe.Field) {
 				fail(name+"."+fe.Field, "%s", fe.Msg)
 			}
 		}
@@ -165,13 +180,9 @@ func (m *MLP) fill(s *spec.Model) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	structure := func(l int) spec.Structure {
-		e := entries[entryOf[l]-1]
-		return spec.Structure{Kind: e.Kind, Rank: e.Rank, Blocks: e.Blocks}
-	}
+	structure := func(l int) spec.Structure { return entries[entryOf[l]-1].structure() }
 	if m.list != nil {
-		last := structure(layers - 1)
-		s.Kind, s.Rank, s.Blocks = last.Kind, last.Rank, last.Blocks
+		s.SetOwn(structure(layers - 1))
 	} else if m.FirstDense {
 		s.SetStructure(0, 0, spec.Structure{Kind: spec.Dense})
 	}

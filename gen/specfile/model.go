@@ -17,9 +17,8 @@ import (
 //	unit; range; default, where it depends on other keys
 //	default, of a section
 //
-// where ^ is the power, and {kinds}, {ranked}, {blocked}, {acts}
-// and {gated} are the names
-// that spec has.
+// where ^ is the power, and {kinds}, {ranked}, {blocked}, {split}, {acts}
+// and {gated} are the names that spec has.
 type Section struct {
 	// Vocab is the number of token ids; 257 for bytes.
 	Vocab int `yaml:"vocab"` // ids; 1 to 2^20

@@ -164,7 +164,7 @@ var word = regexp.MustCompile(`\b[A-Z]\w+`)
 // lists are names that the comments leave to the tables of kinds and activations.
 var lists = strings.NewReplacer(
 	"{kinds}", spec.Names(spec.Kinds(), ""), "{acts}", spec.Names(spec.Acts(), ""),
-	"{ranked}", spec.Names(spec.Ranked(), "and"), "{blocked}", spec.Names(spec.Blocked(), "and"),
+	"{ranked}", spec.Names(spec.Ranked(), "and"), "{blocked}", spec.Names(spec.Blocked(), "and"), "{split}", spec.Names(spec.Split(), "and"),
 	"{gated}", spec.Names(slices.DeleteFunc(spec.Acts(), func(a spec.Act) bool { return !a.Gated() }), "or"))
 
 // quote puts keys in the place of fields, and names in that of their lists.
@@ -432,9 +432,12 @@ func init() {
 	for of, ps := range worded {
 		if strings.HasPrefix(of, "lowrank: ") {
 			worded["as `mlp.rank`"] = entries(ps)
-		} else if strings.HasPrefix(of, "divisors of ") {
+		} else if strings.HasPrefix(of, "divisors of `hidden` and") {
 			worded["as `mlp.blocks`"] = entries(ps)
 		}
+	}
+	for key, width := range map[string]string{"hidden_split": "hidden", "ffn_split": "ffn"} {
+		worded["as `mlp."+key+"`"] = entries(worded["divisors of `"+width+"`"])
 	}
 }
 
@@ -457,6 +460,8 @@ var worded = map[string][]probe{
 		refuses("64", blockshuffle("96")), takes("32", blockshuffle("96")), refuses("0", blockshuffle("256")), refuses("-1", blockshuffle("256")),
 		refuses("2", lowrank("256")), refuses("2", nil),
 	},
+	"divisors of `hidden`": {refuses("2", nil)},
+	"divisors of `ffn`":    {refuses("2", nil)},
 }
 
 var (

@@ -34,11 +34,9 @@ type Cost struct {
 // Stretch is a run of layers whose networks are of one structure: First to Last,
 // counted from 0.
 type Stretch struct {
-	First  int       `json:"first_layer"`
-	Last   int       `json:"last_layer"`
-	Kind   spec.Kind `json:"kind"`
-	Rank   int       `json:"rank,omitempty"`
-	Blocks int       `json:"blocks,omitempty"`
+	First int `json:"first_layer"`
+	Last  int `json:"last_layer"`
+	spec.Structure
 }
 
 // NewCost counts what a configuration takes on so many threads.
@@ -51,7 +49,7 @@ func NewCost(c *config.Config, threads int) Cost {
 	}
 	var structures []Stretch
 	for _, s := range c.Model.Stretches() {
-		structures = append(structures, Stretch{s.First, s.Last, s.Kind, s.Rank, s.Blocks})
+		structures = append(structures, Stretch{s.First, s.Last, s.Structure()})
 	}
 	return Cost{
 		Structures: structures,
@@ -97,21 +95,9 @@ func (c Cost) Print(w io.Writer) error {
 		if s.Last > s.First {
 			layers += fmt.Sprintf(" to %d", s.Last)
 		}
-		structures = append(structures, []string{layers, StructureText(spec.Structure{Kind: s.Kind, Rank: s.Rank, Blocks: s.Blocks})})
+		structures = append(structures, []string{layers, s.Text()})
 	}
 	return term.Table(w, structures)
-}
-
-// StructureText says in words what a layer's network is.
-func StructureText(s spec.Structure) string {
-	text := string(s.Kind)
-	if s.Rank > 0 {
-		text += fmt.Sprintf(", rank %d", s.Rank)
-	}
-	if s.Blocks > 0 {
-		text += fmt.Sprintf(", %d blocks", s.Blocks)
-	}
-	return text
 }
 
 // flops writes a count exactly as far as it is exact.

@@ -101,7 +101,7 @@ func printPresets(w io.Writer, asJSON bool) error {
 		}
 		m := c.Model
 		m.Guided = false // guides are gone after training
-		s := train.StructureText(m.Structure(m.Layers))
+		s := m.Structure(m.Layers).Text()
 		if c.Model.Guided {
 			s += ", guided"
 		}
