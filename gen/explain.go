@@ -48,6 +48,9 @@ func (p Package) Explain() []byte {
 		saved := 4 * (fc1.Out + inner(pl.FC1) + inner(pl.FC2))
 		fmt.Fprintf(&b, "  saved for backward: %d bytes a token\n", saved)
 		explainLayer(&b, "fc1", pl.FC1)
+		if pl.Apart {
+			fmt.Fprintf(&b, "  %s: a pass of its own, gate and up lie in different blocks\n", f.Act)
+		}
 		explainLayer(&b, "fc2", pl.FC2)
 		if slices.Contains(p.ISAs, CUDA) {
 			g, err := gpu.NewFFN(f, p.Precision)

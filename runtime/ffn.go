@@ -21,15 +21,17 @@ type FFN struct {
 	spec     spec.FFN
 	fc1, fc2 *layer
 	vec      *vec.Table
-	// activation is activationBackward as a value, made once so that a call
+	// apart says that the activation is a pass of its own.
+	apart bool
+	// activate and activateBack are the methods as values, made once so that a call
 	// allocates nothing.
-	activation func(act, dpre, pre []float32, r0, r1 int)
+	activate, activateBack func(act, dpre, pre []float32)
 }
 
 // network is a network of two layers.
-func network(f spec.FFN, fc1, fc2 *layer, t *vec.Table) *FFN {
-	n := &FFN{spec: f, fc1: fc1, fc2: fc2, vec: t}
-	n.activation = n.activationBackward
+func network(f spec.FFN, apart bool, fc1, fc2 *layer, t *vec.Table) *FFN {
+	n := &FFN{spec: f, apart: apart, fc1: fc1, fc2: fc2, vec: t}
+	n.activate, n.activateBack = n.activation, n.activationBackward
 	return n
 }
 
@@ -50,7 +52,7 @@ func NewFFN(f spec.FFN, w FFNWeights, opt Options) (*FFN, error) {
 	if err != nil {
 		return nil, err
 	}
-	return network(f, fc1, fc2, vec.On(opt.Target)), nil
+	return network(f, p.Apart, fc1, fc2, vec.On(opt.Target)), nil
 }
 
 // With returns a network of the same spec and options that is bound to other
@@ -64,7 +66,7 @@ func (f *FFN) With(w FFNWeights) (*FFN, error) {
 	if err != nil {
 		return nil, err
 	}
-	return network(f.spec, fc1, fc2, f.vec), nil
+	return network(f.spec, f.apart, fc1, fc2, f.vec), nil
 }
 
 // Spec is the network's specification.
@@ -132,7 +134,13 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 			pre = ws.Local(mul.SlotPre, f.fc1.preWidth())
 		}
 	}
-	f.fc1.addForward(ws, act, mul.Whole(x), pre, mul.Matrix{}, f.fc1.intermediates(ws, mul.SlotZ1, z1, rows))
+	z := f.fc1.intermediates(ws, mul.SlotZ1, z1, rows)
+	if f.apart {
+		f.fc1.addForward(ws, pre, mul.Whole(x), mul.Matrix{}, mul.Matrix{}, z)
+		ws.Add(mul.Stage{Rows: f.activate, Src: pre, Dst: act, Widths: mul.Widths{Dst: f.spec.FFN, Src: f.fc1.preWidth()}})
+	} else {
+		f.fc1.addForward(ws, act, mul.Whole(x), pre, mul.Matrix{}, z)
+	}
 	f.fc2.addForward(ws, mul.Whole(y), act, mul.Matrix{}, f.fc2.addResidual(ws, y, residual), f.fc2.intermediates(ws, mul.SlotZ2, z2, rows))
 	ws.Exec()
 }
@@ -160,7 +168,9 @@ func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace)
 	// fc2 leaves the activation's gradient where the activation will be.
 	ws.begin(f.fc1.opt.Target, m)
 	f.fc2.addBackwardData(ws, mul.Whole(b.act), mul.Whole(dy), b.dz2)
-	ws.Add(mul.Stage{Rows: f.activation, Src: mul.Whole(saved.pre), Dst: mul.Whole(b.act), Pre: mul.Whole(b.dpre)})
+	pre := f.fc1.preWidth()
+	ws.Add(mul.Stage{Rows: f.activateBack, Src: mul.Whole(saved.pre), Dst: mul.Whole(b.act), Pre: mul.Whole(b.dpre),
+		Widths: mul.Widths{Dst: f.spec.FFN, Pre: pre, Src: pre}})
 	f.fc1.addBackwardData(ws, mul.Whole(dx), mul.Whole(b.dpre), b.dz1)
 	ws.Exec()
 	ws.half = half{f.fc1, saved, saved.fills, m, dy, dx}
@@ -209,9 +219,13 @@ func (f *FFN) backwardBuffers(m int, ws *Workspace) ffnGradients {
 	}
 }
 
+// activation fills rows of the activation from those before it.
+func (f *FFN) activation(act, _, pre []float32) {
+	f.vec.Activate(kernel.Epilogue(f.spec.Act), act, pre, f.spec.FFN)
+}
+
 // activationBackward replaces rows of the activation's gradient in act by the
 // activation itself, computed again from pre, and fills dpre.
-func (f *FFN) activationBackward(act, dpre, pre []float32, r0, r1 int) {
-	n, columns := f.spec.FFN, f.spec.Act.Columns()
-	f.vec.ActivationBackward(kernel.Epilogue(f.spec.Act), act[r0*n:r1*n], dpre[columns*r0*n:columns*r1*n], pre[columns*r0*n:columns*r1*n], n)
+func (f *FFN) activationBackward(act, dpre, pre []float32) {
+	f.vec.ActivationBackward(kernel.Epilogue(f.spec.Act), act, dpre, pre, f.spec.FFN)
 }

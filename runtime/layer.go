@@ -288,8 +288,9 @@ func (l *layer) addResidual(ws *Workspace, y, residual []float32) mul.Matrix {
 	if len(y) == 0 || len(residual) == 0 || &y[0] != &residual[0] || !l.storesParts() {
 		return mul.Whole(residual)
 	}
-	kept := ws.Local(mul.SlotResidual, l.plan.Spec.Out)
-	ws.Add(mul.Stage{Copied: l.plan.Spec.Out, Src: mul.Whole(residual), Dst: kept})
+	n := l.plan.Spec.Out
+	kept := ws.Local(mul.SlotResidual, n)
+	ws.Add(mul.Stage{Src: mul.Whole(residual), Dst: kept, Widths: mul.Widths{Dst: n, Src: n}})
 	return kept
 }
 

@@ -55,6 +55,9 @@ type Layer struct {
 type FFN struct {
 	Spec     spec.FFN
 	FC1, FC2 Layer
+	// Apart says that the activation is a pass of its own between the layers, over
+	// rows of values before it: a gate and its up lie in different blocks.
+	Apart bool
 }
 
 // NewLayer plans a single linear layer, input and output in their true order.
@@ -83,11 +86,28 @@ func NewFFN(f spec.FFN) FFN {
 			pre = append(pre, (column+1)*f.FFN+s)
 		}
 	}
-	return FFN{
-		Spec: f,
-		FC1:  NewStoredLayer(fc1, Identity(f.Hidden), pre, f.Act),
-		FC2:  NewStoredLayer(f.FC2(), hidden, Identity(f.Hidden), ""),
+	p := FFN{Spec: f, Apart: apart(last, f.FFN), FC2: NewStoredLayer(f.FC2(), hidden, Identity(f.Hidden), "")}
+	act := f.Act
+	if p.Apart {
+		act = ""
 	}
+	p.FC1 = NewStoredLayer(fc1, Identity(f.Hidden), pre, act)
+	return p
+}
+
+// apart reports whether results j and j+n of a factor lie in different blocks,
+// for any j that has both.
+func apart(f spec.Factor, n int) bool {
+	block := make([]int, f.Blocks*f.Out)
+	for i := range block {
+		block[f.Shuffled(i)] = i / f.Out
+	}
+	for j := n; j < len(block); j++ {
+		if block[j] != block[j%n] {
+			return true
+		}
+	}
+	return false
 }
 
 // Identity is the order of n entries that lie as they are.

@@ -45,7 +45,7 @@ func (b *Bench) Ablate(f spec.FFN, rows int) (Ablation, error) {
 	ops := []op{
 		{name: "forward", flops: n.flops, time: calls(func(int) { n.Forward(n.y, n.x, nil, rows, nil, n.ws) })},
 		{time: calls(func(int) { anyShape.Forward(anyShape.y, anyShape.x, nil, rows, nil, anyShape.ws) })},
-		{time: calls(n.byFactor(rows))},
+		{time: calls(n.byFactor(rows, b.ISA))},
 	}
 	if shuffled(f) {
 		l, err := b.literal(n, rows)
@@ -68,11 +68,17 @@ func (b *Bench) Ablate(f spec.FFN, rows int) (Ablation, error) {
 }
 
 // byFactor runs the network one factor after the other over all rows.
-func (n *network) byFactor(rows int) func(int) {
+func (n *network) byFactor(rows int, isa kernel.ISA) func(int) {
 	var steps []func()
 	src := n.x
 	factors := n.Factors()
+	f := n.Spec()
 	for i, c := range factors {
+		if wants, _, _ := c.Widths(); len(src) != rows*wants { // the activation is a pass of its own
+			act, pre := n.arena.Floats(rows*wants), src
+			steps = append(steps, func() { vec.For(isa).Activate(kernel.Epilogue(f.Act), act, pre, f.FFN) })
+			src = act
+		}
 		_, width, _ := c.Widths()
 		dst := n.y
 		if i < len(factors)-1 {

@@ -44,7 +44,7 @@ func TestAblationsCompute(t *testing.T) {
 				n.Forward(n.y, n.x, nil, rows, nil, n.ws)
 				want := slices.Clone(n.y)
 				clear(n.y)
-				n.byFactor(rows)(0)
+				n.byFactor(rows, b.ISA)(0)
 				same(t, fmt.Sprintf("%s, %d rows, by factor", f.Name(), rows), n.y, want)
 				if f.Kind == spec.BlockShuffle {
 					l, err := b.literal(n, rows)

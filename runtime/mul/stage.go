@@ -10,14 +10,17 @@ type Stage struct {
 	// The operands of the products; Pre and Residual may be empty.
 	Src, Dst, Pre, Residual Matrix
 	Share                   Weight
-	// Rows, where there are no products, computes rows [r0, r1) of Dst and Pre from
-	// Src, whole matrices. With neither, rows of Copied entries are copied from Src to
-	// Dst.
-	Rows   func(dst, pre, src []float32, r0, r1 int)
-	Copied int
+	// Rows, where there are no products, computes rows of Dst and Pre from those of
+	// Src; Widths are the entries of their rows. With neither, rows are copied from
+	// Src to Dst.
+	Rows   func(dst, pre, src []float32)
+	Widths Widths
 	// units is the number of pairs of panels of all products.
 	units int
 }
+
+// Widths are the entries of a row of each operand of a pass.
+type Widths struct{ Dst, Pre, Src int }
 
 // Matrix is an operand of a stage: rows whose width its products know. A local
 // one holds only the rows at work, for each worker its own, so that it stays
@@ -171,12 +174,18 @@ func (w *Workspace) unitStep(worker, unit int) {
 
 // rows runs an elementwise pass over rows [r0, r1).
 func (w *Workspace) rows(st *Stage, worker, r0, r1 int) {
+	part := func(x Matrix, width int) []float32 {
+		if x.Data == nil {
+			return nil
+		}
+		return w.from(x, worker, r0, width)[:(r1-r0)*width]
+	}
+	dst, pre, src := part(st.Dst, st.Widths.Dst), part(st.Pre, st.Widths.Pre), part(st.Src, st.Widths.Src)
 	if st.Rows != nil {
-		st.Rows(st.Dst.Data, st.Pre.Data, st.Src.Data, r0, r1)
+		st.Rows(dst, pre, src)
 		return
 	}
-	n := st.Copied
-	copy(w.from(st.Dst, worker, r0, n)[:(r1-r0)*n], w.from(st.Src, worker, r0, n))
+	copy(dst, src)
 }
 
 // unit finds the product that unit i belongs to, and the unit's number in it.
