@@ -23,14 +23,13 @@ type kind struct {
 	name Kind
 	// chain are the factors of a valid layer.
 	chain func(l Linear) []Factor
-	// rank says what a rank must be for the layers of given shapes, nil for kinds
-	// that have none; divided names the widths that the number of blocks divides,
+	// rank says what a rank must be for a layer, nil for kinds that have none; divided names the widths that the number of blocks divides,
 	// nil for kinds without blocks.
-	rank    func(c *checker, rank int, shapes [][2]int) bool
+	rank    func(c *checker, l Linear) bool
 	divided func(dims map[string]int, rank int) []string
 	// splits says that the kind chooses how each width is cut.
 	splits bool
-	// initialiser is the second stage of the first weights.
+	// initialiser says what the first weights are.
 	initialiser Initialiser
 	// rates are the factors' learning rates, as multiples of the run's; nil where
 	// all are 1, as in the paper.
@@ -41,37 +40,36 @@ type kind struct {
 type Initialiser string
 
 // The initialisers: the draws as they are, the singular vectors of a dense draw,
-// and orthogonal blocks.
+// orthogonal blocks, and draws whose deviation is each factor's own, sqrt(min(in,
+// out)) / in of a block, with a last factor of zeros where the layer closes a
+// residual branch (Qiu et al. 2024).
 const (
-	Drawn Initialiser = ""
-	SVD   Initialiser = "svd"
-	Ortho Initialiser = "ortho"
+	Drawn    Initialiser = ""
+	SVD      Initialiser = "svd"
+	Ortho    Initialiser = "ortho"
+	Spectral Initialiser = "spectral"
 )
+
+// spectralRates are the learning rates that go with Spectral: in / (in of a block *
+// factors), relative to the dense layer's (Qiu et al. 2024).
+func spectralRates(l Linear) (rates []float64) {
+	chain := l.Chain()
+	for _, f := range chain {
+		rates = append(rates, float64(l.In)/float64(f.In*len(chain)))
+	}
+	return rates
+}
 
 var kinds = []kind{
 	{name: Dense, chain: func(l Linear) []Factor { return []Factor{flat("weight", l.In, l.Out)} }},
 	{name: LowRank, initialiser: SVD,
 		chain: func(l Linear) []Factor { return []Factor{flat("lr1", l.In, l.Rank), flat("lr2", l.Rank, l.Out)} },
-		rank: func(c *checker, rank int, shapes [][2]int) bool {
-			for _, s := range shapes {
-				if lim := min(s[0], s[1]); rank < 1 || rank > lim {
-					c.fail("rank", "%d is out of range for a %d -> %d lowrank layer, want 1 to %d", rank, s[0], s[1], lim)
-					return false
-				}
-			}
-			return true
-		}},
+		rank:  func(c *checker, l Linear) bool { return c.rank(l, min(l.In, l.Out)) }},
 	{name: BlockDense, initialiser: Ortho,
 		chain: func(l Linear) []Factor {
 			return []Factor{blocked("blkdiag", l.Blocks, l.In/l.Blocks, l.Rank/l.Blocks, Shuffle{}), flat("lr", l.Rank, l.Out)}
 		},
-		rank: func(c *checker, rank int, _ [][2]int) bool {
-			if rank < 1 || rank > MaxWidth {
-				c.fail("rank", "%d is out of range for a blockdense layer, want 1 to %d", rank, MaxWidth)
-				return false
-			}
-			return true
-		},
+		rank: func(c *checker, l Linear) bool { return c.rank(l, MaxWidth) },
 		// The inputs of both layers of a network, and the rank.
 		divided: func(dims map[string]int, rank int) []string {
 			dims["rank"] = rank
@@ -130,6 +128,9 @@ func Ranked() []Kind  { return having(func(k kind) bool { return k.rank != nil }
 func Blocked() []Kind { return having(func(k kind) bool { return k.divided != nil }) }
 func Split() []Kind   { return having(func(k kind) bool { return k.splits }) }
 
+// Rated lists the kinds whose factors have learning rates of their own.
+func Rated() []Kind { return having(func(k kind) bool { return k.rates != nil }) }
+
 func having(has func(kind) bool) (names []Kind) {
 	for _, k := range kinds {
 		if has(k) {
@@ -158,6 +159,15 @@ func Names[T ~string](names []T, last string) string {
 	return strings.Join(s, ", ")
 }
 
+// rank reports whether the layer's rank is 1 to limit.
+func (c *checker) rank(l Linear, limit int) bool {
+	if l.Rank < 1 || l.Rank > limit {
+		c.fail("rank", "%d is out of range for a %d -> %d %s layer, want 1 to %d", l.Rank, l.In, l.Out, l.Kind, limit)
+		return false
+	}
+	return true
+}
+
 // cut is a split of a width, by the name of its field, and the widths that it
 // cuts.
 type cut struct {
@@ -166,9 +176,10 @@ type cut struct {
 	of    []string
 }
 
-// structure collects the errors of a structure on layers of the given shapes,
-// which must be valid widths.
-func (c *checker) structure(kind Kind, rank, blocks int, dims map[string]int, cuts []cut, shapes ...[2]int) {
+// structure collects the errors of a structure, of layers whose widths must be
+// valid.
+func (c *checker) structure(dims map[string]int, cuts []cut, layers ...Linear) {
+	kind, rank, blocks := layers[0].Kind, layers[0].Rank, layers[0].Blocks
 	row, ok := kind.row()
 	if !ok {
 		c.fail("kind", "unknown kind %q; valid are %s", kind, Names(Kinds(), ""))
@@ -179,11 +190,7 @@ func (c *checker) structure(kind Kind, rank, blocks int, dims map[string]int, cu
 			c.fail(field, "a %s layer has none, got %d; leave it out", kind, v)
 		}
 	}
-	if row.rank == nil {
-		unused("rank", rank)
-	} else if !row.rank(c, rank, shapes) {
-		return
-	}
+	faults := len(c.errs)
 	divides := func(field string, n int, name string) {
 		if d := dims[name]; d > 0 && d%n != 0 {
 			c.fail(field, "%d does not divide %s %d; valid are %s", n, name, d, divisors(d))
@@ -202,6 +209,11 @@ func (c *checker) structure(kind Kind, rank, blocks int, dims map[string]int, cu
 			}
 			elsewhere = append(elsewhere, s.of...)
 		}
+	}
+	if row.rank == nil {
+		unused("rank", rank)
+	} else if len(c.errs) == faults && slices.ContainsFunc(layers, func(l Linear) bool { return !row.rank(c, l) }) {
+		return
 	}
 	if row.divided == nil {
 		unused("blocks", blocks)

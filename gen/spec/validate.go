@@ -63,8 +63,8 @@ func (l Linear) Validate() error {
 		c.fail("guide", "a dense layer has none")
 	}
 	if c.width("in", l.In) && c.width("out", l.Out) {
-		c.structure(l.Kind, l.Rank, l.Blocks, map[string]int{"in": l.In, "out": l.Out},
-			[]cut{{"in_split", l.InSplit, []string{"in"}}, {"out_split", l.OutSplit, []string{"out"}}}, [2]int{l.In, l.Out})
+		c.structure(map[string]int{"in": l.In, "out": l.Out},
+			[]cut{{"in_split", l.InSplit, []string{"in"}}, {"out_split", l.OutSplit, []string{"out"}}}, l)
 	}
 	return c.err()
 }
@@ -88,9 +88,9 @@ func (c *checker) ffn(f FFN) {
 		return
 	}
 	fc1, fc2 := f.FC1(), f.FC2()
-	c.structure(f.Kind, f.Rank, f.Blocks, map[string]int{"hidden": f.Hidden, "ffn": f.FFN, "fc1's output": fc1.Out},
+	c.structure(map[string]int{"hidden": f.Hidden, "ffn": f.FFN, "fc1's output": fc1.Out},
 		[]cut{{"hidden_split", f.HiddenSplit, []string{"hidden"}}, {"ffn_split", f.FFNSplit, []string{"ffn", "fc1's output"}}},
-		[2]int{fc1.In, fc1.Out}, [2]int{fc2.In, fc2.Out})
+		fc1, fc2)
 }
 
 // Validate reports every field that is wrong as a [FieldError].

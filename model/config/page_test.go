@@ -164,7 +164,7 @@ var word = regexp.MustCompile(`\b[A-Z]\w+`)
 // lists are names that the comments leave to the tables of kinds and activations.
 var lists = strings.NewReplacer(
 	"{kinds}", spec.Names(spec.Kinds(), ""), "{acts}", spec.Names(spec.Acts(), ""),
-	"{ranked}", spec.Names(spec.Ranked(), "and"), "{blocked}", spec.Names(spec.Blocked(), "and"), "{split}", spec.Names(spec.Split(), "and"),
+	"{ranked}", spec.Names(spec.Ranked(), "and"), "{blocked}", spec.Names(spec.Blocked(), "and"), "{split}", spec.Names(spec.Split(), "and"), "{rated}", spec.Names(spec.Rated(), "and"),
 	"{gated}", spec.Names(slices.DeleteFunc(spec.Acts(), func(a spec.Act) bool { return !a.Gated() }), "or"))
 
 // quote puts keys in the place of fields, and names in that of their lists.

@@ -29,6 +29,10 @@ type Train struct {
 	// Warmup is how long the learning rate rises.
 	Warmup float64 `yaml:"warmup"` // share of Steps; 0 to 1
 
+	// UniformLR gives all factors the same learning rate. Otherwise those of {rated}
+	// have multiples of it that their widths decide.
+	UniformLR bool `yaml:"uniform_lr,omitempty"`
+
 	// WeightDecay is AdamW's decoupled decay, of every parameter.
 	WeightDecay float64 `yaml:"weight_decay"` // per step and LR; 0 to 1000
 	// Beta1 is the decay of AdamW's first moment.

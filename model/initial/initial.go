@@ -40,9 +40,9 @@ func draw(seed uint64, name string, n int, std float64) []float64 {
 	return w
 }
 
-// Linear draws the factors of one layer, in chain order, and runs the second
-// stage of its kind.
-func Linear(l spec.Linear, name string, dev Deviation, seed uint64) [][]float64 {
+// Linear draws the factors of one layer, in chain order, as its kind's initialiser
+// says; closes tells that the layer closes a residual branch.
+func Linear(l spec.Linear, name string, closes bool, dev Deviation, seed uint64) [][]float64 {
 	second := l.Kind.Initialiser()
 	if second == spec.SVD {
 		dense := draw(seed, name, l.Out*l.In, dev(l.In))
@@ -50,8 +50,16 @@ func Linear(l spec.Linear, name string, dev Deviation, seed uint64) [][]float64 
 		return [][]float64{lr1, lr2}
 	}
 	var ws [][]float64
-	for _, f := range l.Chain() {
-		w := draw(seed, name+"."+f.Param, f.Weights(), dev(f.In))
+	chain := l.Chain()
+	for i, f := range chain {
+		std := dev(f.In)
+		if second == spec.Spectral {
+			std = math.Sqrt(float64(min(f.In, f.Out))) / float64(f.In)
+			if closes && i == len(chain)-1 {
+				std = 0
+			}
+		}
+		w := draw(seed, name+"."+f.Param, f.Weights(), std)
 		if second == spec.Ortho {
 			w = OrthoBlocks(w, f)
 		}
@@ -122,15 +130,16 @@ func Model(p *model.Params, m spec.Model, seed uint64, guide func(spec.Linear, [
 			continue
 		}
 		for _, l := range []struct {
-			name string
-			spec spec.Linear
-		}{{"fc1", f.FC1()}, {"fc2", f.FC2()}} {
+			name   string
+			spec   spec.Linear
+			closes bool
+		}{{"fc1", f.FC1(), false}, {"fc2", f.FC2(), true}} {
 			name := model.LayerName(i) + ".mlp." + l.name
 			for _, q := range l.spec.Chain() {
 				structured[name+"."+q.Param] = true
 			}
 			units = append(units, func() {
-				factors := Linear(l.spec, name, dev, seed)
+				factors := Linear(l.spec, name, l.closes, dev, seed)
 				for j, w := range factors {
 					store(p.Get(name+"."+l.spec.Chain()[j].Param), w)
 				}

@@ -61,6 +61,7 @@ func newCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options) (*cpu
 		return nil, err
 	}
 	c := &cpu{model: mod, grads: model.NewParams(m), adam: NewAdamW(mod, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)}
+	c.adam.UniformLR = t.UniformLR
 	if rows := t.Batch * t.Seq; t.Recompute {
 		c.trace = mod.NewRecomputingTrace(rows)
 	} else {
@@ -116,8 +117,8 @@ func (r *Run) CheckDevice() error {
 	switch t := r.Config.Train; {
 	case r.Config.Course().Guided > 0:
 		return errors.New("guide: self-guided training runs on the CPU only")
-	case len(r.Config.Model.Rates(spec.Linear.Rates)) > 0:
-		return errors.New("mlp: only the CPU updates kinds whose factors have learning rates of their own")
+	case !t.UniformLR && len(r.Config.Model.Rates(spec.Linear.Rates)) > 0:
+		return errors.New("mlp: only the CPU updates kinds whose factors have learning rates of their own; uniform_lr leaves these out")
 	case t.Recompute:
 		return errors.New("recompute: only the CPU computes activations again")
 	case r.Reduce != nil:

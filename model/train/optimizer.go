@@ -22,6 +22,9 @@ type AdamW struct {
 	// Used says, before a step, which guides have a gradient: the others, their
 	// moments and their counters are left alone. Nil is all.
 	Used []bool
+	// UniformLR gives all parameters the step's learning rate, whatever their kind
+	// asks for.
+	UniformLR bool
 
 	m      *model.Model
 	chunks []chunk
@@ -157,7 +160,7 @@ func (o *AdamW) update(_, i int) {
 	}
 	lo := c.Lo
 	for _, r := range o.rates {
-		if r.Hi > lo && r.Lo < c.Hi {
+		if !o.UniformLR && r.Hi > lo && r.Lo < c.Hi {
 			run(lo, r.Lo, 1)
 			lo = min(r.Hi, c.Hi)
 			run(max(r.Lo, c.Lo), lo, r.rate)
