@@ -33,7 +33,7 @@ type kind struct {
 	initialiser Initialiser
 	// rates are the factors' learning rates, as multiples of the run's; nil where
 	// all are 1, as in the paper.
-	rates func(l Linear) []float64
+	rates func(l Linear, chain []Factor) []float64
 }
 
 // Initialiser is what becomes of a layer's Gaussian draws (paper, appendix).
@@ -52,8 +52,7 @@ const (
 
 // spectralRates are the learning rates that go with Spectral: in / (in of a block *
 // factors), relative to the dense layer's (Qiu et al. 2024).
-func spectralRates(l Linear) (rates []float64) {
-	chain := l.Chain()
+func spectralRates(l Linear, chain []Factor) (rates []float64) {
 	for _, f := range chain {
 		rates = append(rates, float64(l.In)/float64(f.In*len(chain)))
 	}

@@ -16,7 +16,7 @@ func TestRates(t *testing.T) {
 		t.Errorf("the paper has one learning rate, these are %v", got)
 	}
 	i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == LowRank })
-	kinds[i].rates = func(l Linear) []float64 { return []float64{1, float64(l.Out)} }
+	kinds[i].rates = func(l Linear, _ []Factor) []float64 { return []float64{1, float64(l.Out)} }
 	want := map[string]float64{"model.layers.1.mlp.fc1.lr2": 24, "model.layers.1.mlp.fc2.lr2": 12}
 	if got := m.Rates(Linear.Rates); !maps.Equal(got, want) {
 		t.Errorf("rates %v, want %v", got, want)

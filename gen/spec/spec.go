@@ -114,7 +114,7 @@ func (l Linear) Params() []Param {
 // order, as multiples of the run's. Biases and guides have the run's.
 func (l Linear) Rates() []float64 {
 	if row, _ := l.Kind.row(); row.rates != nil {
-		return row.rates(l)
+		return row.rates(l, row.chain(l))
 	}
 	rates := make([]float64, len(l.Chain()))
 	for i := range rates {
