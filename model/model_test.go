@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/draw"
 	"github.com/structuredffn/sffn/internal/modeltest"
 	"github.com/structuredffn/sffn/model"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -30,20 +31,10 @@ func drawSpec(t *rapid.T) spec.Model {
 		Norm: []spec.Norm{spec.LayerNorm, spec.RMSNorm}[pick("norm", 2)], Position: []spec.Position{spec.RoPE, spec.Absolute}[pick("position", 2)],
 		RotaryBase: 10000, ScaleAttnByLayer: pick("scale", 2) == 0, TieEmbeddings: pick("tie", 2) == 0, InitStd: 0.2,
 	}
-	structure := func() (l spec.Structure) {
-		switch l.Kind = spec.Kinds()[pick("kind", len(spec.Kinds()))]; l.Kind {
-		case spec.LowRank:
-			l.Rank = 1 + pick("rank", 12)
-		case spec.BlockDense:
-			l.Blocks = []int{1, 2, 3}[pick("blocks", 3)]
-			l.Rank = 6 * (1 + pick("rank", 2))
-		case spec.BlockShuffle:
-			l.Blocks = []int{1, 2, 3, 4, 6}[pick("blocks", 5)]
-		}
-		return l
+	structure := func() spec.Structure {
+		return draw.Structure(func(n int) int { return pick("structure", n) }, s.Hidden, s.FFN, s.Act)
 	}
-	own := structure()
-	s.Kind, s.Rank, s.Blocks = own.Kind, own.Rank, own.Blocks
+	s.SetOwn(structure())
 	for i := range s.Layers {
 		if pick("other", 2) == 0 {
 			s.SetStructure(i, i, structure())

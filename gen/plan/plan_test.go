@@ -8,29 +8,18 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/draw"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 func drawFFN(t *rapid.T) spec.FFN {
-	n := func(name string, hi int) int { return rapid.IntRange(1, hi).Draw(t, name) }
-	f := spec.FFN{
-		Kind:   rapid.SampledFrom([]spec.Kind{spec.Dense, spec.LowRank, spec.BlockDense, spec.BlockShuffle}).Draw(t, "kind"),
-		Hidden: n("hidden", 100), FFN: n("ffn", 200), Act: rapid.SampledFrom([]spec.Act{spec.GELU, spec.SwiGLU}).Draw(t, "act"),
+	pick := func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "pick") }
+	hidden, ffn := rapid.IntRange(1, 200).Draw(t, "hidden"), rapid.IntRange(1, 200).Draw(t, "ffn")
+	if pick(2) == 0 { // widths with many divisors
+		hidden, ffn = 12*(1+hidden/12), 12*(1+ffn/12)
 	}
-	switch f.Kind {
-	case spec.LowRank:
-		f.Rank = n("rank", min(f.Hidden, f.FFN))
-	case spec.BlockDense:
-		f.Blocks = n("blocks", 5)
-		f.Hidden, f.FFN, f.Rank = f.Hidden*f.Blocks, f.FFN*f.Blocks, f.Blocks*n("rank", 20)
-	case spec.BlockShuffle:
-		f.Blocks = n("blocks", 7)
-		f.Hidden, f.FFN = f.Hidden*f.Blocks, f.FFN*f.Blocks
-	}
-	if err := f.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	return f
+	act := rapid.SampledFrom(spec.Acts()).Draw(t, "act")
+	return draw.Structure(pick, hidden, ffn, act).Network(hidden, ffn, act)
 }
 
 // A plan is right if running its products, place by place, is the layer: every
@@ -51,9 +40,10 @@ func TestProductsCoverFactors(t *testing.T) {
 func coversForward(t *rapid.T, f Factor) {
 	used := make([]int, f.Weights())
 	written := make([]int, f.OutWidth)
+	gs := Gradients(f, &kernel.Schedule{StripRows: 12})
 	for _, p := range f.Forward() {
 		checkShape(t, p)
-		ins, outs := gradientPlaces(f, p.Block)
+		ins, outs := gradientPlaces(gs[p.Block], f)
 		ks, cols, store := p.KIndex(), p.ColumnIndex(), p.StoreIndex()
 		for _, at := range store {
 			written[at]++
@@ -98,8 +88,7 @@ func readsAt(t *rapid.T, f Factor, p Product, places []int) {
 
 // gradientPlaces is where the gradient plan reads each input and output of a
 // block.
-func gradientPlaces(f Factor, block int) (in, out []int) {
-	g := Gradients(f, &kernel.Schedule{StripRows: 12})[block]
+func gradientPlaces(g Gradient, f Factor) (in, out []int) {
 	in, out = make([]int, f.In), make([]int, f.Out)
 	for i, at := range g.In {
 		in[g.Canon[i]] = at
@@ -127,9 +116,10 @@ func resultOf(p Product, i int, store []int) int {
 func coversBackward(t *rapid.T, f Factor) {
 	used := make([]int, f.Weights())
 	written := make([]int, f.InWidth)
+	gs := Gradients(f, &kernel.Schedule{StripRows: 12})
 	for _, p := range f.BackwardData() {
 		checkShape(t, p)
-		ins, outs := gradientPlaces(f, p.Block)
+		ins, outs := gradientPlaces(gs[p.Block], f)
 		ks, store := p.KIndex(), p.StoreIndex()
 		for _, at := range store {
 			written[at]++
