@@ -74,7 +74,12 @@ type Case struct {
 	FFN        int       `json:"ffn"`
 	Act        string    `json:"act"`
 	Rank       int       `json:"rank"`
-	Blocks     int       `json:"nblocks"`
+	Blocks     int       `json:"nblocks"` // 0 where rows and columns have different ones
+	RowBlocks  int       `json:"b1"`
+	ColBlocks  int       `json:"b2"`
+	InSplit    int       `json:"m0"`
+	OutSplit   int       `json:"n0"`
+	ByRule     bool      `json:"default_split"` // the splits are the kind's rule
 	Bias       bool      `json:"bias"`
 	WeightInit string    `json:"weight_init"`
 	DrawStds   []float64 `json:"draw_stds"`

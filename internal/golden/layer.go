@@ -14,6 +14,12 @@ import (
 // Linear is the layer of a case of kind layer, guided_layer or init.
 func (c *Case) Linear() (spec.Linear, error) {
 	l := spec.Linear{Kind: kind(c.Layer), In: c.In, Out: c.Out, Rank: c.Rank, Blocks: c.Blocks, Bias: c.Bias, Guide: c.Kind == "guided_layer"}
+	if !c.ByRule {
+		l.InSplit, l.OutSplit = c.InSplit, c.OutSplit
+	}
+	if c.RowBlocks != c.ColBlocks {
+		l.Blocks, l.OutSplit = c.ColBlocks, c.RowBlocks
+	}
 	if err := l.Validate(); err != nil {
 		return l, fmt.Errorf("manifest.json: %w", err)
 	}

@@ -10,21 +10,19 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
-var packDir = flag.String("pack", "", "write cases.zip from this folder of golden vectors")
+var packDirs = flag.String("pack", "", "write cases.zip from these folders of golden vectors, with commas between them")
 
-// pack puts the manifest of a folder and the files that it names into an archive.
-// The same files give the same bytes.
-func pack(dir fs.FS) ([]byte, error) {
-	cases, err := List(dir)
-	if err != nil {
-		return nil, err
-	}
+// pack puts the cases of some folders and the files that they name into an
+// archive, under the manifest of the first one with all cases. The same files give
+// the same bytes.
+func pack(dirs ...fs.FS) ([]byte, error) {
 	var b bytes.Buffer
 	w := zip.NewWriter(&b)
 	w.RegisterCompressor(zip.Deflate, func(w io.Writer) (io.WriteCloser, error) { return flate.NewWriter(w, flate.BestCompression) })
@@ -35,24 +33,52 @@ func pack(dir fs.FS) ([]byte, error) {
 		}
 		return err
 	}
-	src, err := fs.ReadFile(dir, "manifest.json")
-	if err != nil {
+	var all map[string]json.RawMessage
+	var cases []json.RawMessage
+	for _, dir := range dirs {
+		src, err := fs.ReadFile(dir, "manifest.json")
+		if err != nil {
+			return nil, err
+		}
+		var m map[string]json.RawMessage
+		var these []json.RawMessage
+		if err := json.Unmarshal(src, &m); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(m["cases"], &these); err != nil {
+			return nil, err
+		}
+		if all == nil {
+			all = m
+		}
+		cases = append(cases, these...)
+	}
+	var err error
+	if all["cases"], err = json.Marshal(cases); err != nil {
 		return nil, err
 	}
 	var manifest bytes.Buffer
-	if err := json.Compact(&manifest, src); err != nil {
+	e := json.NewEncoder(&manifest)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(all); err != nil {
 		return nil, err
 	}
 	if err := add("manifest.json", manifest.Bytes()); err != nil {
 		return nil, err
 	}
-	for _, c := range cases {
-		content, err := fs.ReadFile(dir, c.File)
+	for _, dir := range dirs {
+		cases, err := List(dir)
 		if err != nil {
 			return nil, err
 		}
-		if err := add(c.File, content); err != nil {
-			return nil, err
+		for _, c := range cases {
+			content, err := fs.ReadFile(dir, c.File)
+			if err != nil {
+				return nil, err
+			}
+			if err := add(c.File, content); err != nil {
+				return nil, err
+			}
 		}
 	}
 	err = w.Close()
@@ -60,8 +86,12 @@ func pack(dir fs.FS) ([]byte, error) {
 }
 
 func TestPack(t *testing.T) {
-	if *packDir != "" {
-		b, err := pack(os.DirFS(*packDir))
+	if *packDirs != "" {
+		var dirs []fs.FS
+		for dir := range strings.SplitSeq(*packDirs, ",") {
+			dirs = append(dirs, os.DirFS(dir))
+		}
+		b, err := pack(dirs...)
 		if err != nil {
 			t.Fatal(err)
 		}
