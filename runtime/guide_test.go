@@ -132,6 +132,8 @@ func TestGuidedFFN(t *testing.T) {
 		{Kind: spec.BlockShuffle, Hidden: 128, FFN: 512, Blocks: 2, Act: spec.SwiGLU, Bias: true},
 		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 3, Act: spec.SwiGLU, Bias: true},
 		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 6, Act: spec.GELU, Bias: true},
+		{Kind: spec.BTT, Hidden: 60, FFN: 96, Rank: 2, Act: spec.GELU, Bias: true},
+		{Kind: spec.BTT, Hidden: 60, FFN: 96, Rank: 2, Act: spec.SwiGLU, Bias: true},
 	}
 	mixes := []Guide{{On: true, Ratio: 0.625}, {}, {On: true, Ratio: 1}}
 	for _, isa := range kernel.Available() {

@@ -115,6 +115,9 @@ var linearCases = []spec.Linear{
 	{Kind: spec.BlockShuffle, In: 42, Out: 30, Blocks: 6},
 	{Kind: spec.BlockShuffle, In: 12, Out: 48, Blocks: 4, Bias: true},
 	{Kind: spec.BlockShuffle, In: 24, Out: 36, Blocks: 1, Bias: true},
+	{Kind: spec.BTT, In: 96, Out: 160, Rank: 3, Bias: true},
+	{Kind: spec.BTT, In: 768, Out: 192, Rank: 10},
+	{Kind: spec.BTT, In: 35, Out: 60, Rank: 2, InSplit: 7, OutSplit: 30, Bias: true},
 }
 
 func TestLinear(t *testing.T) {
@@ -269,6 +272,9 @@ func TestFFN(t *testing.T) {
 		{Kind: spec.BlockShuffle, Hidden: 128, FFN: 512, Blocks: 2, Act: spec.SwiGLU, Bias: true},
 		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 3, Act: spec.SwiGLU, Bias: true},
 		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 6, Act: spec.GELU, Bias: true},
+		{Kind: spec.BTT, Hidden: 96, FFN: 256, Rank: 3, Act: spec.GELU, Bias: true},
+		{Kind: spec.BTT, Hidden: 96, FFN: 256, Rank: 3, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.BTT, Hidden: 48, FFN: 800, Rank: 2, FFNSplit: 1, Act: spec.SwiGLU}, // gate and up in one block
 	}
 	for _, isa := range kernel.Available() {
 		for _, s := range specs {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/draw"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -29,6 +30,12 @@ func TestAllSmallWidths(t *testing.T) {
 				check := func(s any) { t.Helper(); walkOne(t, newSubject(s, r), pool, ws) }
 				check(spec.Linear{Kind: spec.Dense, In: in, Out: out, Bias: true})
 				check(spec.Linear{Kind: spec.LowRank, In: in, Out: out, Rank: 1 + (7*in+out)%min(in, out)})
+				for _, kind := range spec.Split() {
+					act := spec.Acts()[(in+out)%len(spec.Acts())]
+					s := draw.Of(kind, r.IntN, in, out, act)
+					check(draw.Linear(s, in, out, true))
+					check(s.Network(in, out, act))
+				}
 				for blocks := 1; blocks <= min(in, out); blocks++ {
 					if in%blocks != 0 || out%blocks != 0 {
 						continue

@@ -15,6 +15,8 @@ const (
 	LowRank      Kind = "lowrank"
 	BlockDense   Kind = "blockdense"
 	BlockShuffle Kind = "blockshuffle"
+	// BTT is Qiu et al. 2024, "Compute Better Spent" (arXiv 2406.06248).
+	BTT Kind = "btt"
 )
 
 // kind is a row of the table of kinds: a structure is its chain, and everything
@@ -94,6 +96,39 @@ var kinds = []kind{
 			}
 			return names
 		}},
+	{name: BTT, splits: true, initialiser: Spectral, rates: spectralRates,
+		chain: func(l Linear) []Factor {
+			m0, n0 := first(l.InSplit, l.In), first(l.OutSplit, l.Out)
+			m1, n1 := l.In/m0, l.Out/n0
+			return []Factor{blocked("blkdiag1", m1, m0, n0*l.Rank, Shuffle{m1, n0, l.Rank}), blocked("blkdiag2", n0, m1*l.Rank, n1, Shuffle{})}
+		},
+		// What lies between the factors is rank * m1 * n0 wide.
+		rank: func(c *checker, l Linear) bool {
+			return c.rank(l, MaxWidth/(l.In/first(l.InSplit, l.In)*first(l.OutSplit, l.Out)))
+		}},
+}
+
+// first is the first number of a split of a width in two: the given one, or by the
+// rule of BTT, whose primes, in rising order, go one by one to the smaller of two
+// numbers; the smaller of these.
+func first(split, width int) int {
+	if split > 0 {
+		return split
+	}
+	a, b := 1, 1
+	for p := 2; width > 1; p++ {
+		if p*p > width {
+			p = width
+		}
+		for ; width%p == 0; width /= p {
+			if a <= b {
+				a *= p
+			} else {
+				b *= p
+			}
+		}
+	}
+	return min(a, b)
 }
 
 // flat is a factor of one block, whose weight has no axis for it.
@@ -238,6 +273,7 @@ func (c *checker) structure(dims map[string]int, cuts []cut, layers ...Linear) {
 //	lowrank       [1: in -> r] [1: r -> out]
 //	blockdense    [b: in/b -> r/b] [1: r -> out]
 //	blockshuffle  [b: in/b -> q] deal [b: q -> out/b] riffle,  q = in/b if in < out, else out/b
+//	btt           [m1: m0 -> n0*r] regroup [n0: m1*r -> n1],  in = m0*m1, out = n0*n1
 func (l Linear) Chain() []Factor {
 	row, ok := l.Kind.row()
 	if !ok {

@@ -18,7 +18,8 @@ func small(layers int) spec.Model {
 // models whose layers are equal are equal.
 func TestStructures(t *testing.T) {
 	some := []spec.Structure{{Kind: spec.LowRank, Rank: 5}, {Kind: spec.Dense}, {Kind: spec.LowRank, Rank: 7},
-		{Kind: spec.BlockDense, Rank: 6, Blocks: 3}, {Kind: spec.BlockShuffle, Blocks: 4}}
+		{Kind: spec.BlockDense, Rank: 6, Blocks: 3}, {Kind: spec.BlockShuffle, Blocks: 4},
+		{Kind: spec.BTT, Rank: 2}, {Kind: spec.BTT, Rank: 2, HiddenSplit: 3, FFNSplit: 4}}
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 9).Draw(t, "layers")
 		m, want := small(n), make([]spec.Structure, n)
@@ -47,7 +48,7 @@ func TestStructures(t *testing.T) {
 			}
 			for at = s.First; at <= s.Last; at++ {
 				f := m.LayerFFN(at)
-				if got := (spec.Structure{Kind: f.Kind, Rank: f.Rank, Blocks: f.Blocks}); got != want[at] || s.FFN != f || m.Structure(at) != got {
+				if got := f.Structure(); got != want[at] || s.FFN != f || m.Structure(at) != got {
 					t.Fatalf("layer %d is %v, want %v, of %q", at, got, want[at], m.Except)
 				}
 				structured = structured || f.Kind != spec.Dense

@@ -28,7 +28,7 @@ type MLP struct {
 	// Kind is the chain of factors that stands for each matrix.
 	Kind spec.Kind `yaml:"kind"` // {kinds}
 	// Rank is the inner width of {ranked}.
-	Rank int `yaml:"rank"` // entries; lowrank: 1 to Hidden or FFN, the smaller, blockdense: multiples of Blocks to 2^20; none
+	Rank int `yaml:"rank"` // entries; 1 to 2^20, for lowrank to Hidden or FFN, the smaller, for blockdense multiples of Blocks; none
 	// Blocks is the number of blocks of {blocked}.
 	Blocks int `yaml:"blocks"` // blocks; divisors of Hidden and FFN, for blockdense also of Rank; none
 	// HiddenSplit is how {split} cut Hidden, by the kind's rule where it is left out.

@@ -39,6 +39,16 @@ func NewChain(l spec.Linear) *Chain {
 		// and gives every n-th.
 		dealt := func(size int) func(i int) int { return func(i int) int { return i%size*n + i/size } }
 		return &Chain{[]factor{block(n, l.In/n, q, inOrder, inOrder), block(n, q, l.Out/n, dealt(q), dealt(l.Out/n))}}
+	case spec.BTT:
+		// Block k of the first factor makes, for each of n0 targets, r entries:
+		// these lie target by target, and then block by block.
+		m0, m1, n0, n1 := splits(l)
+		r := l.Rank
+		grouped := func(o int) int {
+			k, i, s := o/(n0*r), o/r%n0, o%r
+			return (i*m1+k)*r + s
+		}
+		return &Chain{[]factor{block(m1, m0, n0*r, inOrder, grouped), block(n0, m1*r, n1, inOrder, inOrder)}}
 	}
 	return &Chain{[]factor{block(1, l.In, l.Out, inOrder, inOrder)}}
 }

@@ -52,63 +52,63 @@ func Merged(l spec.Linear, w [][]float64) []float64 {
 				}
 			}
 		}
+	case spec.BTT:
+		m0, m1, n0, n1 := splits(l)
+		for i := range n0 {
+			for j := range n1 {
+				for k := range m1 {
+					for s := range r {
+						for d := range m0 {
+							m[(i*n1+j)*in+k*m0+d] += w[1][(i*n1+j)*m1*r+k*r+s] * w[0][((k*n0+i)*r+s)*m0+d]
+						}
+					}
+				}
+			}
+		}
 	}
 	return m
 }
 
+// splits are the two numbers that each width of a BTT is the product of: the
+// given ones, or those of its authors' rule, in = m0*m1 and out = n0*n1.
+func splits(l spec.Linear) (m0, m1, n0, n1 int) {
+	two := func(n, given int) (int, int) {
+		if given > 0 {
+			return given, n / given
+		}
+		pair := [2]int{1, 1}
+		for rest, p := n, 2; rest > 1; {
+			if rest%p > 0 {
+				p++
+				continue
+			}
+			rest /= p
+			if pair[0] > pair[1] {
+				pair[1] *= p
+			} else {
+				pair[0] *= p
+			}
+		}
+		return min(pair[0], pair[1]), max(pair[0], pair[1])
+	}
+	m0, m1 = two(l.In, l.InSplit)
+	n0, n1 = two(l.Out, l.OutSplit)
+	return m0, m1, n0, n1
+}
+
 // FactorGradients gives the gradients of the factors from that of the merged
-// matrix.
+// matrix: what a chain makes of the identity's rows.
 func FactorGradients(l spec.Linear, w [][]float64, dm []float64) [][]float64 {
-	in, out, r, n := l.In, l.Out, l.Rank, l.Blocks
-	g := make([][]float64, len(w))
-	for i := range w {
-		g[i] = make([]float64, len(w[i]))
-	}
-	switch l.Kind {
-	case spec.Dense:
-		copy(g[0], dm)
-	case spec.LowRank:
-		for o := range out {
-			for k := range r {
-				for i := range in {
-					g[1][o*r+k] += dm[o*in+i] * w[0][k*in+i]
-					g[0][k*in+i] += dm[o*in+i] * w[1][o*r+k]
-				}
-			}
-		}
-	case spec.BlockDense:
-		q, p := r/n, in/n
-		for o := range out {
-			for k := range n {
-				for c := range q {
-					for d := range p {
-						v := dm[o*in+k*p+d]
-						g[1][o*r+k*q+c] += v * w[0][(k*q+c)*p+d]
-						g[0][(k*q+c)*p+d] += v * w[1][o*r+k*q+c]
-					}
-				}
-			}
-		}
-	case spec.BlockShuffle:
-		p, s := in/n, out/n
-		q := s
-		if in < out {
-			q = p
-		}
-		for l := range n {
-			for b := range s {
-				for a := range q {
-					z := a*n + l
-					k, c := z/q, z%q
-					for d := range p {
-						v := dm[(b*n+l)*in+k*p+d]
-						g[1][(l*s+b)*q+a] += v * w[0][(k*q+c)*p+d]
-						g[0][(k*q+c)*p+d] += v * w[1][(l*s+b)*q+a]
-					}
-				}
-			}
+	eye, dy := make([]float64, l.In*l.In), make([]float64, l.In*l.Out)
+	for i := range l.In {
+		eye[i*l.In+i] = 1
+		for o := range l.Out {
+			dy[i*l.Out+o] = dm[o*l.In+i]
 		}
 	}
+	c := NewChain(l)
+	_, inputs := c.Forward(w, eye, l.In)
+	_, g := c.Backward(w, inputs, dy, l.In)
 	return g
 }
 

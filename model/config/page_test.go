@@ -410,6 +410,8 @@ func blockshuffle(ffn string) settings {
 	return settings{"model.mlp.kind": "blockshuffle", "model.mlp.blocks": "1", "model.ffn": ffn}
 }
 
+var btt = settings{"model.mlp.kind": "btt", "model.mlp.rank": "1", "model.ffn": "256"}
+
 // inEntry has settings of the section mlp in an exception instead.
 func inEntry(s settings) settings {
 	to := settings{}
@@ -430,7 +432,7 @@ func entries(ps []probe) (to []probe) {
 
 func init() {
 	for of, ps := range worded {
-		if strings.HasPrefix(of, "lowrank: ") {
+		if strings.HasPrefix(of, "1 to 2^20, for ") {
 			worded["as `mlp.rank`"] = entries(ps)
 		} else if strings.HasPrefix(of, "divisors of `hidden` and") {
 			worded["as `mlp.blocks`"] = entries(ps)
@@ -447,7 +449,7 @@ var worded = map[string][]probe{
 		takes("0", nil), takes("1", nil), takes("0-1", nil), refuses("2", nil), refuses("1-2", nil), refuses("1-0", nil), refuses("-1", nil),
 		refuses("01", nil), refuses("1e0", nil), refuses("many", nil), refuses("0-", nil), refuses("0-1-1", nil),
 	},
-	"lowrank: 1 to `hidden` or `ffn`, the smaller, blockdense: multiples of `blocks` to 2^20": {
+	"1 to 2^20, for lowrank to `hidden` or `ffn`, the smaller, for blockdense multiples of `blocks`": {
 		takes("1", lowrank("256")), takes("64", lowrank("256")), refuses("0", lowrank("256")), refuses("65", lowrank("256")),
 		takes("32", lowrank("32")), refuses("33", lowrank("32")),
 		takes("4", blockdense("4", "4")), takes("1048576", blockdense("4", "4")), refuses("0", blockdense("4", "4")),
@@ -460,8 +462,8 @@ var worded = map[string][]probe{
 		refuses("64", blockshuffle("96")), takes("32", blockshuffle("96")), refuses("0", blockshuffle("256")), refuses("-1", blockshuffle("256")),
 		refuses("2", lowrank("256")), refuses("2", nil),
 	},
-	"divisors of `hidden`": {refuses("2", nil)},
-	"divisors of `ffn`":    {refuses("2", nil)},
+	"divisors of `hidden`": {takes("1", btt), takes("64", btt), takes("0", btt), refuses("3", btt), refuses("128", btt), refuses("-1", btt), refuses("2", nil)},
+	"divisors of `ffn`":    {takes("1", btt), takes("256", btt), takes("0", btt), refuses("3", btt), refuses("512", btt), refuses("-1", btt), refuses("2", nil)},
 }
 
 var (
@@ -507,7 +509,7 @@ func probes(t *testing.T, k key) []probe {
 			ps = append(ps, takes(w, nil))
 			if strings.HasSuffix(k.path, ".kind") { // each kind with what it needs
 				room := map[string]settings{"lowrank": lowrank("256"), "blockdense": blockdense("4", "4"),
-					"blockshuffle": blockshuffle("256")}[w]
+					"blockshuffle": blockshuffle("256"), "btt": btt}[w]
 				if k.path != "model.mlp.kind" {
 					room = inEntry(room)
 				}
