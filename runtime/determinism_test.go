@@ -121,6 +121,7 @@ var unusual = []spec.FFN{
 	{Kind: spec.BlockShuffle, Hidden: 84, FFN: 120, Blocks: 6, Act: spec.SwiGLU, Bias: true},
 	{Kind: spec.BlockShuffle, Hidden: 192, FFN: 768, Blocks: 2, Act: spec.GELU},
 	{Kind: spec.BTT, Hidden: 192, FFN: 384, Rank: 3, Act: spec.SwiGLU, Bias: true, Guide: true},
+	{Kind: spec.BLAST, Hidden: 192, FFN: 384, Rank: 72, Blocks: 16, Act: spec.GELU, Bias: true, Guide: true},
 	{Kind: spec.BlockShuffle, Hidden: 84, FFN: 120, Blocks: 6, Act: spec.SwiGLU, Bias: true, Guide: true},
 	{Kind: spec.BlockDense, Hidden: 60, FFN: 900, Rank: 30, Blocks: 3, Act: spec.GELU, Guide: true},
 }

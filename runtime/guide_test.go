@@ -134,6 +134,7 @@ func TestGuidedFFN(t *testing.T) {
 		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 6, Act: spec.GELU, Bias: true},
 		{Kind: spec.BTT, Hidden: 60, FFN: 96, Rank: 2, Act: spec.GELU, Bias: true},
 		{Kind: spec.BTT, Hidden: 60, FFN: 96, Rank: 2, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.BLAST, Hidden: 60, FFN: 96, Rank: 20, Blocks: 4, Act: spec.SwiGLU, Bias: true},
 	}
 	mixes := []Guide{{On: true, Ratio: 0.625}, {}, {On: true, Ratio: 1}}
 	for _, isa := range kernel.Available() {

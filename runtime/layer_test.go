@@ -118,6 +118,9 @@ var linearCases = []spec.Linear{
 	{Kind: spec.BTT, In: 96, Out: 160, Rank: 3, Bias: true},
 	{Kind: spec.BTT, In: 768, Out: 192, Rank: 10},
 	{Kind: spec.BTT, In: 35, Out: 60, Rank: 2, InSplit: 7, OutSplit: 30, Bias: true},
+	{Kind: spec.BLAST, In: 96, Out: 160, Rank: 40, Blocks: 16, Bias: true},
+	{Kind: spec.BLAST, In: 192, Out: 768, Rank: 88, Blocks: 8},
+	{Kind: spec.BLAST, In: 36, Out: 60, Rank: 7, Blocks: 4, OutSplit: 5, Bias: true},
 }
 
 func TestLinear(t *testing.T) {
@@ -275,6 +278,8 @@ func TestFFN(t *testing.T) {
 		{Kind: spec.BTT, Hidden: 96, FFN: 256, Rank: 3, Act: spec.GELU, Bias: true},
 		{Kind: spec.BTT, Hidden: 96, FFN: 256, Rank: 3, Act: spec.SwiGLU, Bias: true},
 		{Kind: spec.BTT, Hidden: 48, FFN: 800, Rank: 2, FFNSplit: 1, Act: spec.SwiGLU}, // gate and up in one block
+		{Kind: spec.BLAST, Hidden: 96, FFN: 256, Rank: 40, Blocks: 16, Act: spec.GELU, Bias: true},
+		{Kind: spec.BLAST, Hidden: 96, FFN: 256, Rank: 21, Blocks: 4, HiddenSplit: 6, Act: spec.SwiGLU, Bias: true},
 	}
 	for _, isa := range kernel.Available() {
 		for _, s := range specs {

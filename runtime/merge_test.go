@@ -41,6 +41,7 @@ func TestMergedFFN(t *testing.T) {
 			{Kind: spec.BlockShuffle, Hidden: 60, FFN: 120, Blocks: 4, Act: spec.GELU, Bias: true},
 			{Kind: spec.BlockShuffle, Hidden: 64, FFN: 128, Blocks: 2, Act: spec.SwiGLU, Bias: true},
 			{Kind: spec.BTT, Hidden: 64, FFN: 96, Rank: 3, Act: spec.SwiGLU, Bias: true},
+			{Kind: spec.BLAST, Hidden: 64, FFN: 96, Rank: 33, Blocks: 8, Act: spec.GELU, Bias: true},
 		}).Draw(t, "network")
 		m := rapid.IntRange(1, 40).Draw(t, "rows")
 		r := rand.New(rand.NewPCG(uint64(m), 5))

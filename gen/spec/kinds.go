@@ -1,7 +1,9 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -17,6 +19,8 @@ const (
 	BlockShuffle Kind = "blockshuffle"
 	// BTT is Qiu et al. 2024, "Compute Better Spent" (arXiv 2406.06248).
 	BTT Kind = "btt"
+	// BLAST is Lee et al. 2024 (arXiv 2410.21262).
+	BLAST Kind = "blast"
 )
 
 // kind is a row of the table of kinds: a structure is its chain, and everything
@@ -90,12 +94,7 @@ var kinds = []kind{
 			}
 			return []Factor{blocked("blkdiag1", b, l.In/b, q, Deal(b, q)), blocked("blkdiag2", b, q, l.Out/b, Riffle(b, l.Out/b))}
 		},
-		divided: func(dims map[string]int, _ int) (names []string) {
-			for n := range dims {
-				names = append(names, n)
-			}
-			return names
-		}},
+		divided: func(dims map[string]int, _ int) []string { return slices.Collect(maps.Keys(dims)) }},
 	{name: BTT, splits: true, initialiser: Spectral, rates: spectralRates,
 		chain: func(l Linear) []Factor {
 			m0, n0 := first(l.InSplit, l.In), first(l.OutSplit, l.Out)
@@ -106,6 +105,18 @@ var kinds = []kind{
 		rank: func(c *checker, l Linear) bool {
 			return c.rank(l, MaxWidth/(l.In/first(l.InSplit, l.In)*first(l.OutSplit, l.Out)))
 		}},
+	// A split is the number of blocks of that width, where it is not Blocks.
+	{name: BLAST, splits: true, initialiser: Spectral, rates: spectralRates,
+		chain: func(l Linear) []Factor {
+			rows, cols, r := cmp.Or(l.OutSplit, l.Blocks), cmp.Or(l.InSplit, l.Blocks), l.Rank
+			return []Factor{blocked("blkdiag1", cols, l.In/cols, r, Riffle(cols, r)), blocked("blkdiag2", r, cols, rows, Riffle(r, rows)),
+				blocked("blkdiag3", rows, r, l.Out/rows, Shuffle{})}
+		},
+		// What lies between the factors is rank * blocks wide.
+		rank: func(c *checker, l Linear) bool {
+			return c.rank(l, MaxWidth/max(1, l.Blocks, l.InSplit, l.OutSplit))
+		},
+		divided: func(dims map[string]int, _ int) []string { return slices.Collect(maps.Keys(dims)) }},
 }
 
 // first is the first number of a split of a width in two: the given one, or by the
@@ -274,6 +285,7 @@ func (c *checker) structure(dims map[string]int, cuts []cut, layers ...Linear) {
 //	blockdense    [b: in/b -> r/b] [1: r -> out]
 //	blockshuffle  [b: in/b -> q] deal [b: q -> out/b] riffle,  q = in/b if in < out, else out/b
 //	btt           [m1: m0 -> n0*r] regroup [n0: m1*r -> n1],  in = m0*m1, out = n0*n1
+//	blast         [b2: in/b2 -> r] riffle [r: b2 -> b1] riffle [b1: r -> out/b1],  b1 blocks of rows, b2 of columns
 func (l Linear) Chain() []Factor {
 	row, ok := l.Kind.row()
 	if !ok {

@@ -19,7 +19,7 @@ func small(layers int) spec.Model {
 func TestStructures(t *testing.T) {
 	some := []spec.Structure{{Kind: spec.LowRank, Rank: 5}, {Kind: spec.Dense}, {Kind: spec.LowRank, Rank: 7},
 		{Kind: spec.BlockDense, Rank: 6, Blocks: 3}, {Kind: spec.BlockShuffle, Blocks: 4},
-		{Kind: spec.BTT, Rank: 2}, {Kind: spec.BTT, Rank: 2, HiddenSplit: 3, FFNSplit: 4}}
+		{Kind: spec.BTT, Rank: 2}, {Kind: spec.BTT, Rank: 2, HiddenSplit: 3, FFNSplit: 4}, {Kind: spec.BLAST, Rank: 5, Blocks: 4, FFNSplit: 3}}
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 9).Draw(t, "layers")
 		m, want := small(n), make([]spec.Structure, n)

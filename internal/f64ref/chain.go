@@ -49,6 +49,14 @@ func NewChain(l spec.Linear) *Chain {
 			return (i*m1+k)*r + s
 		}
 		return &Chain{[]factor{block(m1, m0, n0*r, inOrder, grouped), block(n0, m1*r, n1, inOrder, inOrder)}}
+	case spec.BLAST:
+		rows, cols := blocks(l)
+		// Block s of the second factor takes entry s of each block of columns, and
+		// gives entry s of each block of rows.
+		r := l.Rank
+		across := func(blocks int) func(i int) int { return func(i int) int { return i%blocks*r + i/blocks } }
+		return &Chain{[]factor{block(cols, l.In/cols, r, inOrder, inOrder), block(r, cols, rows, across(cols), across(rows)),
+			block(rows, r, l.Out/rows, inOrder, inOrder)}}
 	}
 	return &Chain{[]factor{block(1, l.In, l.Out, inOrder, inOrder)}}
 }

@@ -65,8 +65,34 @@ func Merged(l spec.Linear, w [][]float64) []float64 {
 				}
 			}
 		}
+	case spec.BLAST:
+		rows, cols := blocks(l)
+		p, q := out/rows, in/cols
+		for i := range rows {
+			for l := range p {
+				for j := range cols {
+					for d := range q {
+						for s := range r {
+							m[(i*p+l)*in+j*q+d] += w[2][(i*p+l)*r+s] * w[1][(s*rows+i)*cols+j] * w[0][(j*r+s)*q+d]
+						}
+					}
+				}
+			}
+		}
 	}
 	return m
+}
+
+// blocks are those of a BLAST's rows and columns.
+func blocks(l spec.Linear) (rows, cols int) {
+	rows, cols = l.Blocks, l.Blocks
+	if l.OutSplit > 0 {
+		rows = l.OutSplit
+	}
+	if l.InSplit > 0 {
+		cols = l.InSplit
+	}
+	return rows, cols
 }
 
 // splits are the two numbers that each width of a BTT is the product of: the

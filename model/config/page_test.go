@@ -412,6 +412,8 @@ func blockshuffle(ffn string) settings {
 
 var btt = settings{"model.mlp.kind": "btt", "model.mlp.rank": "1", "model.ffn": "256"}
 
+var blast = settings{"model.mlp.kind": "blast", "model.mlp.rank": "1", "model.mlp.blocks": "4", "model.ffn": "256"}
+
 // inEntry has settings of the section mlp in an exception instead.
 func inEntry(s settings) settings {
 	to := settings{}
@@ -509,7 +511,7 @@ func probes(t *testing.T, k key) []probe {
 			ps = append(ps, takes(w, nil))
 			if strings.HasSuffix(k.path, ".kind") { // each kind with what it needs
 				room := map[string]settings{"lowrank": lowrank("256"), "blockdense": blockdense("4", "4"),
-					"blockshuffle": blockshuffle("256"), "btt": btt}[w]
+					"blockshuffle": blockshuffle("256"), "btt": btt, "blast": blast}[w]
 				if k.path != "model.mlp.kind" {
 					room = inEntry(room)
 				}

@@ -151,3 +151,32 @@ func BenchmarkStart(b *testing.B) {
 		})
 	}
 }
+
+// Factors that draw with deviations of their own have those of Qiu et al. 2024,
+// sqrt(min(in, out)) / in of a block; a layer that closes a residual branch starts
+// at zero.
+func TestSpectral(t *testing.T) {
+	for _, l := range []spec.Linear{
+		{Kind: spec.BTT, In: 768, Out: 3072, Rank: 2},
+		{Kind: spec.BLAST, In: 384, Out: 768, Rank: 48, Blocks: 16},
+	} {
+		for _, closes := range []bool{false, true} {
+			factors := Linear(l, "layer", closes, Fixed(7), 1)
+			for i, f := range l.Chain() {
+				want := math.Sqrt(float64(min(f.In, f.Out))) / float64(f.In)
+				if closes && i == len(factors)-1 {
+					want = 0
+				}
+				sum := 0.0
+				for _, x := range factors[i] {
+					sum += x * x
+				}
+				// The deviation of so many draws is right to within 1/sqrt(2n), five times over.
+				n := float64(len(factors[i]))
+				if got := math.Sqrt(sum / n); math.Abs(got-want) > 5/math.Sqrt(2*n)*want {
+					t.Errorf("%s, closing a branch %v: %s has the deviation %v, want %v", l.Name(), closes, f.Param, got, want)
+				}
+			}
+		}
+	}
+}
