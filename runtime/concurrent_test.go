@@ -2,14 +2,12 @@ package runtime
 
 import (
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
-	"github.com/structuredffn/sffn/runtime/mul"
+	"github.com/structuredffn/sffn/internal/runtimetest"
 )
 
 // Several goroutines may use one layer, each with its own workspace; a busy
@@ -25,11 +23,11 @@ func TestConcurrentForward(t *testing.T) {
 	}
 	defer f.Close()
 	const m = 50
-	x := random(r, m*s.Hidden, 1)
+	x := runtimetest.Random(r, m*s.Hidden, 1)
 	forward := func() []float32 {
 		ws := f.NewWorkspace()
 		defer ws.Close()
-		y := poisoned(m * s.Hidden)
+		y := runtimetest.Poisoned(m * s.Hidden)
 		f.Forward(y, x, nil, m, nil, ws)
 		return y
 	}
@@ -45,46 +43,4 @@ func TestConcurrentForward(t *testing.T) {
 		})
 	}
 	wg.Wait()
-}
-
-// Workers that hold every P let other goroutines run between kernels, long
-// before the scheduler's time slice of 10 ms is over.
-func TestYields(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	pool := NewPool(1)
-	defer pool.Close()
-	s := spec.FFN{Kind: spec.Dense, Hidden: 256, FFN: 1024, Act: spec.GELU}
-	r := rand.New(rand.NewPCG(1, 1))
-	f, err := NewFFN(s, FFNWeights{randomWeights(r, s.FC1()), randomWeights(r, s.FC2())}, Options{Pool: pool})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	const m = 2048
-	x, y := random(r, m*s.Hidden, 1), poisoned(m*s.Hidden)
-	ws := f.NewWorkspace()
-	defer ws.Close()
-	var turns atomic.Int64
-	var stop atomic.Bool
-	done := make(chan bool)
-	go func() {
-		for !stop.Load() {
-			turns.Add(1)
-			runtime.Gosched()
-		}
-		close(done)
-	}()
-	for turns.Load() == 0 {
-		runtime.Gosched()
-	}
-	before := turns.Load()
-	f.Forward(y, x, nil, m, nil, ws)
-	// Now and then the scheduler takes the worker itself again.
-	calls := ws.Calls()
-	got, want := turns.Load()-before, int64(calls/mul.YieldCalls*3/4)
-	stop.Store(true)
-	<-done
-	if want < 8 || got < want {
-		t.Errorf("another goroutine ran %d times beside %d calls of kernels, want %d or more", got, calls, want)
-	}
 }

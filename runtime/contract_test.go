@@ -1,34 +1,14 @@
 package runtime
 
 import (
-	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/runtimetest"
 )
-
-// mustPanic runs f and demands a panic that says all of want.
-func mustPanic(t *testing.T, what string, f func(), want ...string) {
-	t.Helper()
-	defer func() {
-		t.Helper()
-		v := recover()
-		if v == nil {
-			t.Errorf("%s: no panic", what)
-			return
-		}
-		for _, w := range want {
-			if !strings.Contains(fmt.Sprint(v), w) {
-				t.Errorf("%s: panic %q, want it to say %q", what, v, w)
-			}
-		}
-	}()
-	f()
-}
 
 // What a caller does wrong panics with the layer's name and words, before
 // anything is written.
@@ -58,9 +38,9 @@ func TestMisuse(t *testing.T) {
 	defer saved.Close()
 	narrowSaved := narrow.NewSaved(m)
 	defer narrowSaved.Close()
-	room := random(r, 5*m*hidden, 1)
+	room := runtimetest.Random(r, 5*m*hidden, 1)
 	x, y, dx := room[:m*hidden], room[m*hidden:2*m*hidden], room[2*m*hidden:3*m*hidden]
-	dy := random(r, m*hidden, 1)
+	dy := runtimetest.Random(r, m*hidden, 1)
 	forward := func() { f.Forward(y, x, nil, m, saved, ws) }
 	name := f.fc1.name
 	merged, err := f.Merged()
@@ -183,7 +163,7 @@ func TestMisuse(t *testing.T) {
 		}, []string{"dense_4x4 holds packs alone"}},
 		{"a guide that is not there", func() { merged.SetGuides(Guide{On: true}, Guide{}) }, []string{"has no guide"}},
 	} {
-		mustPanic(t, c.what, c.do, c.want...)
+		runtimetest.MustPanic(t, c.what, c.do, c.want...)
 		f.Repack()
 	}
 	for _, on := range [][2]Guide{{{}, {On: true}}, {{On: true}, {}}} {
@@ -207,7 +187,7 @@ func TestOneArena(t *testing.T) {
 	defer l.Close()
 	ws := l.NewWorkspace()
 	defer ws.Close()
-	arena, n := random(r, 4*m*width+width*width+width, 1), m*width
+	arena, n := runtimetest.Random(r, 4*m*width+width*width+width, 1), m*width
 	g := Weights{Factors: [][]float32{arena[4*n : 4*n+width*width]}, Bias: arena[4*n+width*width:]}
 	l.Forward(arena[n:], arena, nil, m, nil, ws)
 	l.Backward(arena[2*n:], g, arena[3*n:], arena, m, NoIntermediates(), false, ws)
@@ -227,15 +207,15 @@ func TestMisuseOfLinear(t *testing.T) {
 	ws, saved, g := l.NewWorkspace(), l.NewSaved(m), emptyLike(w)
 	defer ws.Close()
 	defer saved.Close()
-	x, y, dx, dy := random(r, m*12, 1), poisoned(m*10), poisoned(m*12), random(r, m*10, 1)
+	x, y, dx, dy := runtimetest.Random(r, m*12, 1), runtimetest.Poisoned(m*10), runtimetest.Poisoned(m*12), runtimetest.Random(r, m*10, 1)
 	forward := func() { l.Forward(y, x, nil, m, saved, ws) }
-	mustPanic(t, "y is x", func() { l.Forward(x, x, nil, m, nil, ws) }, "y lies in the memory of x")
-	mustPanic(t, "nothing saved", func() { l.Forward(y, x, nil, m, NoIntermediates(), ws) }, "made by another layer")
-	mustPanic(t, "dx is x", func() { forward(); l.Backward(x, g, dy, x, m, saved, false, ws) }, "dx lies in the memory of x")
-	mustPanic(t, "fewer rows", func() { forward(); l.Backward(dx, g, dy, x, m-1, saved, false, ws) }, "saved holds 4 rows")
-	mustPanic(t, "weights first", func() { forward(); l.BackwardWeights(g, dy, x, m, saved, false, ws) }, "BackwardData")
+	runtimetest.MustPanic(t, "y is x", func() { l.Forward(x, x, nil, m, nil, ws) }, "y lies in the memory of x")
+	runtimetest.MustPanic(t, "nothing saved", func() { l.Forward(y, x, nil, m, NoIntermediates(), ws) }, "made by another layer")
+	runtimetest.MustPanic(t, "dx is x", func() { forward(); l.Backward(x, g, dy, x, m, saved, false, ws) }, "dx lies in the memory of x")
+	runtimetest.MustPanic(t, "fewer rows", func() { forward(); l.Backward(dx, g, dy, x, m-1, saved, false, ws) }, "saved holds 4 rows")
+	runtimetest.MustPanic(t, "weights first", func() { forward(); l.BackwardWeights(g, dy, x, m, saved, false, ws) }, "BackwardData")
 	l.MarkStale()
-	mustPanic(t, "stale", forward, "call Repack")
+	runtimetest.MustPanic(t, "stale", forward, "call Repack")
 }
 
 // No rows are no work: the gradients of nothing are zeros, or what was there.
@@ -280,7 +260,7 @@ func TestNoRows(t *testing.T) {
 		blocks, out, in := c.Shape()
 		c.Forward(nil, nil, 0, ws)
 		c.BackwardData(nil, nil, 0, ws)
-		c.BackwardWeight(poisoned(blocks*out*in), nil, nil, 0, ws)
+		c.BackwardWeight(runtimetest.Poisoned(blocks*out*in), nil, nil, 0, ws)
 	}
 	l := spec.Linear{Kind: spec.Dense, In: 5, Out: 7, Bias: true}
 	w := randomWeights(r, l)
@@ -295,101 +275,4 @@ func TestNoRows(t *testing.T) {
 	if lg.Factors[0][0] != 0 || lg.Bias[0] != 0 {
 		t.Error("the gradients of no rows are not zero")
 	}
-	a, err := NewAttention(AttentionSpec{QHeads: 2, KVHeads: 1, HeadDim: 8, Scale: 1}, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	aws := a.NewWorkspace()
-	defer aws.Close()
-	for _, shape := range [][2]int{{0, 4}, {3, 0}, {0, 0}} {
-		a.Forward(nil, nil, nil, shape[0], shape[1], aws)
-		a.Backward(nil, nil, nil, nil, nil, shape[0], shape[1], aws)
-	}
-}
-
-func TestMisuseOfAttention(t *testing.T) {
-	pool, other := NewPool(2), NewPool(1)
-	defer pool.Close()
-	defer other.Close()
-	make3 := func(s AttentionSpec, p *Pool) *Attention {
-		a, err := NewAttention(s, Options{Pool: p})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return a
-	}
-	s := AttentionSpec{QHeads: 4, KVHeads: 2, HeadDim: 8, Scale: 1}
-	a, fewer := make3(s, pool), make3(AttentionSpec{QHeads: 4, KVHeads: 1, HeadDim: 8, Scale: 1}, pool)
-	bigger, elsewhere := make3(AttentionSpec{QHeads: 4, KVHeads: 2, HeadDim: 80, Scale: 1}, pool), make3(s, other)
-	ws := a.NewWorkspace()
-	defer ws.Close()
-	const batch, seq = 3, 10
-	r := rand.New(rand.NewPCG(1, 1))
-	qkv, o := random(r, batch*seq*64, 1), poisoned(batch*seq*32)
-	do, dqkv, sums := random(r, batch*seq*32, 1), poisoned(batch*seq*64), poisoned(batch*seq*8)
-	mustPanic(t, "a short qkv", func() { a.Forward(o, nil, qkv[1:], batch, seq, ws) }, "attention of 4 query and 2 key/value heads of 8", "qkv has 1919 entries, want [30, 64]")
-	mustPanic(t, "no o", func() { a.Forward(nil, nil, qkv, batch, seq, ws) }, "o has 0 entries")
-	mustPanic(t, "short sums", func() { a.Forward(o, sums[1:], qkv, batch, seq, ws) }, "sums has 239")
-	mustPanic(t, "o in qkv", func() { a.Forward(qkv[:batch*seq*32], nil, qkv, batch, seq, ws) }, "o lies in the memory of qkv")
-	mustPanic(t, "a batch below 0", func() { a.Forward(o, nil, qkv, -1, seq, ws) }, "a batch of -1 sequences of 10")
-	mustPanic(t, "backward without sums", func() { a.Backward(dqkv, do, o, nil, qkv, batch, seq, ws) }, "sums has 0")
-	mustPanic(t, "dqkv over o", func() { a.Backward(dqkv, do, dqkv, sums, qkv, batch, seq, ws) }, "dqkv lies in the memory of o")
-	mustPanic(t, "dqkv over sums", func() { a.Backward(dqkv, do, o, dqkv, qkv, batch, seq, ws) }, "dqkv lies in the memory of sums")
-	mustPanic(t, "sums in o", func() { a.Forward(o, o, qkv, batch, seq, ws) }, "sums lies in the memory of o")
-	mustPanic(t, "dqkv in qkv", func() { a.Backward(qkv, do, o, sums, qkv, batch, seq, ws) }, "dqkv lies in the memory of qkv")
-	mustPanic(t, "a workspace for smaller heads", func() { bigger.Forward(nil, nil, nil, 0, 0, ws) }, "heads of another size")
-	mustPanic(t, "a workspace of another pool", func() { elsewhere.Forward(nil, nil, nil, 0, 0, ws) }, "another pool")
-	mustPanic(t, "no workspace", func() { a.Forward(o, nil, qkv, batch, seq, nil) }, "NewWorkspace")
-
-	c, small := a.NewKVCache(batch, 20), fewer.NewKVCache(batch, 20)
-	defer c.Close()
-	defer small.Close()
-	for _, bad := range []struct {
-		want  string
-		cache *KVCache
-		spans []Span
-	}{
-		{"the cache has 1 key/value heads of 8", small, []Span{{Rows: 1}}},
-		{"sequence 3 of a cache of 3", c, []Span{{Seq: 3, Rows: 1}}},
-		{"sequence -1", c, []Span{{Seq: -1, Rows: 1}}},
-		{"sequence 1 has two spans", c, []Span{{Seq: 1, Rows: 1}, {Seq: 0, Row: 1, Rows: 1}, {Seq: 1, Pos: 1, Row: 2, Rows: 1}}},
-		{"holds 0 positions, a span that begins at 1 would leave a gap", c, []Span{{Pos: 1, Rows: 1}}},
-		{"would grow to 21 positions, the cache holds 20", c, []Span{{Rows: 21}}},
-		{"a span of 0 rows", c, []Span{{}}},
-		{"from row -1", c, []Span{{Row: -1, Rows: 1}}},
-		{"rows 29 to 30 of a qkv of 30", c, []Span{{Row: 29, Rows: 2}}},
-		{"begins at row 1, the one before ends with row 1", c, []Span{{Rows: 2}, {Seq: 1, Row: 1, Rows: 2}}},
-		{"the cache is nil", nil, []Span{{Rows: 1}}},
-	} {
-		before := slices.Clone(o)
-		if err := a.Extend(o, qkv, bad.cache, bad.spans, ws); err == nil || !strings.Contains(err.Error(), bad.want) {
-			t.Errorf("got %v, want it to contain %q", err, bad.want)
-		}
-		sameBits(t, "o after an error", o, before)
-	}
-	if err := a.Extend(o[:32], qkv, c, []Span{{Row: 1, Rows: 1}}, ws); err == nil || !strings.Contains(err.Error(), "rows 1 to 1 of an o of 1") {
-		t.Errorf("a short o: %v", err)
-	}
-	if err := a.Extend(qkv, qkv, c, []Span{{Rows: 1}}, ws); err == nil || !strings.Contains(err.Error(), "o lies in the memory of qkv") {
-		t.Errorf("o in qkv: %v", err)
-	}
-	mustPanic(t, "a cache of less than nothing", func() { a.NewKVCache(-1, 1) }, "a cache of -1 sequences of 1")
-	mustPanic(t, "copying to nowhere", func() { c.Copy(7, 0, 0) }, "copying sequence 0 to 7 of a cache of 3")
-	for _, scale := range []float32{-1, float32(math.NaN()), float32(math.Inf(1))} {
-		if _, err := NewAttention(AttentionSpec{QHeads: 1, KVHeads: 1, HeadDim: 1, Scale: scale}, Options{}); err == nil {
-			t.Errorf("a scale of %v is accepted", scale)
-		}
-	}
-	// What a span replaces is gone, with what followed it.
-	extend := func(pos, rows int) error { return a.Extend(o, qkv, c, []Span{{Pos: pos, Rows: rows}}, ws) }
-	if err := extend(0, 10); err != nil {
-		t.Fatal(err)
-	}
-	if err := extend(4, 2); err != nil {
-		t.Fatal(err)
-	}
-	if err := extend(7, 1); err == nil || !strings.Contains(err.Error(), "holds 6 positions") {
-		t.Errorf("a gap behind a shortened sequence: %v", err)
-	}
-	mustPanic(t, "copying more than there is", func() { c.Copy(1, 0, 7) }, "copying 7 positions of sequence 0, which holds 6")
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
+	"github.com/structuredffn/sffn/internal/runtimetest"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -28,7 +29,7 @@ func mixture(s spec.Linear, w Weights, g Guide) []float64 {
 
 // nearGuided compares the gradients of a guided layer with those that the
 // gradient dm of its mixture gives.
-func nearGuided(t reporter, what string, s spec.Linear, w, got Weights, dm []float64, g Guide, tol float64) {
+func nearGuided(t runtimetest.Reporter, what string, s spec.Linear, w, got Weights, dm []float64, g Guide, tol float64) {
 	t.Helper()
 	share := func(x []float64, a float64) []float64 {
 		y := slices.Clone(x)
@@ -43,9 +44,9 @@ func nearGuided(t reporter, what string, s spec.Linear, w, got Weights, dm []flo
 	}
 	fs, _ := wideFactors(w)
 	for i, want := range f64ref.FactorGradients(s, fs, share(dm, 1-a)) {
-		near(t, what+s.Chain()[i].Param, got.Factors[i], want, tol)
+		runtimetest.Near(t, what+s.Chain()[i].Param, got.Factors[i], want, tol)
 	}
-	near(t, what+"guide", got.Guide, share(dm, a), tol)
+	runtimetest.Near(t, what+"guide", got.Guide, share(dm, a), tol)
 }
 
 // Guided layers of every kind, with tiles that the kernels store and tiles
@@ -74,27 +75,27 @@ func TestGuidedLinear(t *testing.T) {
 			ws, saved := l.NewWorkspace(), l.NewSaved(m)
 			defer ws.Close()
 			defer saved.Close()
-			x, dy, res := random(r, m*s.In, 1), random(r, m*s.Out, 1), random(r, m*s.Out, 1)
+			x, dy, res := runtimetest.Random(r, m*s.In, 1), runtimetest.Random(r, m*s.Out, 1), runtimetest.Random(r, m*s.Out, 1)
 			_, bias := wideFactors(w)
 			grads := emptyLike(w)
 			sums := [2][]float64{}
 			for pass, mix := range []Guide{g, {}} {
 				l.SetGuide(mix)
-				y, dx := poisoned(m*s.Out), poisoned(m*s.In)
+				y, dx := runtimetest.Poisoned(m*s.Out), runtimetest.Poisoned(m*s.In)
 				l.Forward(y, x, res, m, saved, ws)
 				l.Backward(dx, grads, dy, x, m, saved, pass > 0, ws)
 				dense := mixture(s, w, mix)
-				want := f64ref.Linear(dense, bias, wide(x), m, s.In, s.Out)
+				want := f64ref.Linear(dense, bias, runtimetest.Wide(x), m, s.In, s.Out)
 				for i, v := range res {
 					want[i] += float64(v)
 				}
-				near(t, "y", y, want, tolerance(s.In))
-				wdx, dm, db := f64ref.LinearBackward(dense, wide(x), wide(dy), m, s.In, s.Out)
-				near(t, "dx", dx, wdx, tolerance(s.Out))
+				runtimetest.Near(t, "y", y, want, runtimetest.Tolerance(s.In))
+				wdx, dm, db := f64ref.LinearBackward(dense, runtimetest.Wide(x), runtimetest.Wide(dy), m, s.In, s.Out)
+				runtimetest.Near(t, "dx", dx, wdx, runtimetest.Tolerance(s.Out))
 				if pass == 0 {
-					nearGuided(t, "gradient of ", s, w, grads, dm, mix, tolerance(m+s.In+s.Out))
+					nearGuided(t, "gradient of ", s, w, grads, dm, mix, runtimetest.Tolerance(m+s.In+s.Out))
 					if s.Bias {
-						near(t, "gradient of the bias", grads.Bias, db, tolerance(m))
+						runtimetest.Near(t, "gradient of the bias", grads.Bias, db, runtimetest.Tolerance(m))
 					}
 				}
 				sums[pass] = dm
@@ -108,9 +109,9 @@ func TestGuidedLinear(t *testing.T) {
 				guided[i] = float64(g.Ratio) * sums[0][i]
 			}
 			for i, want := range f64ref.FactorGradients(s, fs, both) {
-				near(t, "accumulated "+s.Chain()[i].Param, grads.Factors[i], want, tolerance(m+s.In+s.Out))
+				runtimetest.Near(t, "accumulated "+s.Chain()[i].Param, grads.Factors[i], want, runtimetest.Tolerance(m+s.In+s.Out))
 			}
-			near(t, "accumulated guide", grads.Guide, guided, tolerance(m+s.In+s.Out))
+			runtimetest.Near(t, "accumulated guide", grads.Guide, guided, runtimetest.Tolerance(m+s.In+s.Out))
 			// Overwriting without the guide leaves its gradient at zero.
 			l.Backward(nil, grads, dy, x, m, saved, false, ws)
 			for i, v := range grads.Guide {
@@ -165,8 +166,8 @@ func testGuidedFFN(t *testing.T, isa kernel.ISA, s spec.FFN, m int, g1, g2 Guide
 	ws, saved := f.NewWorkspace(), f.NewSaved(m)
 	defer ws.Close()
 	defer saved.Close()
-	x, dy := random(r, m*h, 1), random(r, m*h, 1)
-	y, dx, again := poisoned(m*h), poisoned(m*h), poisoned(m*h)
+	x, dy := runtimetest.Random(r, m*h, 1), runtimetest.Random(r, m*h, 1)
+	y, dx, again := runtimetest.Poisoned(m*h), runtimetest.Poisoned(m*h), runtimetest.Poisoned(m*h)
 	g := FFNWeights{emptyLike(w.FC1), emptyLike(w.FC2)}
 	f.Forward(y, x, nil, m, saved, ws)
 	f.Backward(dx, g, dy, x, m, saved, false, ws)
@@ -179,18 +180,18 @@ func testGuidedFFN(t *testing.T, isa kernel.ISA, s spec.FFN, m int, g1, g2 Guide
 	_, b1 := wideFactors(w.FC1)
 	_, b2 := wideFactors(w.FC2)
 	m1, m2 := mixture(fc1, w.FC1, g1), mixture(fc2, w.FC2, g2)
-	pre := f64ref.Linear(m1, b1, wide(x), m, h, fc1.Out)
+	pre := f64ref.Linear(m1, b1, runtimetest.Wide(x), m, h, fc1.Out)
 	act := f64ref.Activate(s, pre, m)
-	tol := 4 * tolerance(m+h+fc1.Out)
-	near(t, "y", y, f64ref.Linear(m2, b2, act, m, s.FFN, h), tol)
-	da, dw2, db2 := f64ref.LinearBackward(m2, act, wide(dy), m, s.FFN, h)
-	wdx, dw1, db1 := f64ref.LinearBackward(m1, wide(x), f64ref.ActivateBackward(s, pre, da, m), m, h, fc1.Out)
-	near(t, "dx", dx, wdx, tol)
+	tol := 4 * runtimetest.Tolerance(m+h+fc1.Out)
+	runtimetest.Near(t, "y", y, f64ref.Linear(m2, b2, act, m, s.FFN, h), tol)
+	da, dw2, db2 := f64ref.LinearBackward(m2, act, runtimetest.Wide(dy), m, s.FFN, h)
+	wdx, dw1, db1 := f64ref.LinearBackward(m1, runtimetest.Wide(x), f64ref.ActivateBackward(s, pre, da, m), m, h, fc1.Out)
+	runtimetest.Near(t, "dx", dx, wdx, tol)
 	nearGuided(t, "fc1.", fc1, w.FC1, g.FC1, dw1, g1, tol)
 	nearGuided(t, "fc2.", fc2, w.FC2, g.FC2, dw2, g2, tol)
 	if s.Bias {
-		near(t, "fc1.bias", g.FC1.Bias, db1, tol)
-		near(t, "fc2.bias", g.FC2.Bias, db2, tol)
+		runtimetest.Near(t, "fc1.bias", g.FC1.Bias, db1, tol)
+		runtimetest.Near(t, "fc2.bias", g.FC2.Bias, db2, tol)
 	}
 }
 
@@ -207,7 +208,7 @@ func TestGuideOfNoShare(t *testing.T) {
 	defer l.Close()
 	ws := l.NewWorkspace()
 	defer ws.Close()
-	x, on, off := random(r, 40*s.In, 1), make([]float32, 40*s.Out), make([]float32, 40*s.Out)
+	x, on, off := runtimetest.Random(r, 40*s.In, 1), make([]float32, 40*s.Out), make([]float32, 40*s.Out)
 	l.Forward(off, x, nil, 40, nil, ws)
 	l.SetGuide(Guide{On: true})
 	l.Forward(on, x, nil, 40, nil, ws)

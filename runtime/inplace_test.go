@@ -2,25 +2,15 @@ package runtime
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/runtimetest"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
-
-// sameBits compares NaN with NaN, too.
-func sameBits(t reporter, what string, got, want []float32) {
-	t.Helper()
-	for i := range want {
-		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
-			t.Fatalf("%s: [%d] = %v, want %v", what, i, got[i], want[i])
-		}
-	}
-}
 
 // The result may overwrite the residual: the bits are those of two buffers,
 // whatever the layer does on the way to the last sum. Below and above each
@@ -60,11 +50,11 @@ func TestResidualInPlace(t *testing.T) {
 							if m > 5 && isa == kernel.Portable {
 								continue
 							}
-							x, res := random(r, m*s.In, 1), random(r, m*s.Out, 1)
-							apart := poisoned(m * s.Out)
+							x, res := runtimetest.Random(r, m*s.In, 1), runtimetest.Random(r, m*s.Out, 1)
+							apart := runtimetest.Poisoned(m * s.Out)
 							l.Forward(apart, x, res, m, nil, ws)
 							l.Forward(res, x, res, m, nil, ws)
-							sameBits(t, fmt.Sprintf("%d rows, %d threads, in place", m, threads), res, apart)
+							runtimetest.SameBits(t, fmt.Sprintf("%d rows, %d threads, in place", m, threads), res, apart)
 						}
 					}
 				})
@@ -98,11 +88,11 @@ func TestFFNInPlace(t *testing.T) {
 					if m > 3 && isa == kernel.Portable {
 						continue
 					}
-					x, res := random(r, m*s.Hidden, 1), random(r, m*s.Hidden, 1)
-					apart := poisoned(m * s.Hidden)
+					x, res := runtimetest.Random(r, m*s.Hidden, 1), runtimetest.Random(r, m*s.Hidden, 1)
+					apart := runtimetest.Poisoned(m * s.Hidden)
 					f.Forward(apart, x, res, m, nil, ws)
 					f.Forward(res, x, res, m, nil, ws)
-					sameBits(t, fmt.Sprintf("%d rows in place", m), res, apart)
+					runtimetest.SameBits(t, fmt.Sprintf("%d rows in place", m), res, apart)
 				}
 			})
 		}
@@ -125,7 +115,7 @@ func BenchmarkResidualInPlace(b *testing.B) {
 	defer ws.Close()
 	for _, m := range []int{1, 4, 16, 128, 512} {
 		b.Run(fmt.Sprint(m), func(b *testing.B) {
-			x, res, y := random(r, m*s.Hidden, 1), random(r, m*s.Hidden, 1), poisoned(m*s.Hidden)
+			x, res, y := runtimetest.Random(r, m*s.Hidden, 1), runtimetest.Random(r, m*s.Hidden, 1), runtimetest.Poisoned(m*s.Hidden)
 			run := func(y []float32) float64 {
 				start := time.Now()
 				for range max(1, 64/m) {

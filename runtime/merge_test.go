@@ -8,6 +8,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
+	"github.com/structuredffn/sffn/internal/runtimetest"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -26,7 +27,7 @@ func TestMerge(t *testing.T) {
 				t.Fatal(err)
 			}
 			fs, _ := wideFactors(w)
-			near(t, string(isa)+" "+s.Name(), got, f64ref.Merged(s, fs), tolerance(s.In))
+			runtimetest.Near(t, string(isa)+" "+s.Name(), got, f64ref.Merged(s, fs), runtimetest.Tolerance(s.In))
 		}
 	}
 }
@@ -57,9 +58,9 @@ func TestMergedFFN(t *testing.T) {
 		defer d.Close()
 		ws := f.NewWorkspace()
 		defer ws.Close()
-		x, y, merged := random(r, m*s.Hidden, 1), make([]float32, m*s.Hidden), make([]float32, m*s.Hidden)
+		x, y, merged := runtimetest.Random(r, m*s.Hidden, 1), make([]float32, m*s.Hidden), make([]float32, m*s.Hidden)
 		f.Forward(y, x, x, m, nil, ws)
 		d.Forward(merged, x, x, m, nil, ws)
-		near(t, s.Name(), merged, wide(y), 4*tolerance(s.Hidden+s.FFN))
+		runtimetest.Near(t, s.Name(), merged, runtimetest.Wide(y), 4*runtimetest.Tolerance(s.Hidden+s.FFN))
 	})
 }

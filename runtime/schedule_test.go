@@ -11,41 +11,12 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/runtimetest"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// drawSchedule draws a legal schedule that runs the kernels of another: what the
-// emitter was told stays.
-func drawSchedule(t *rapid.T, s kernel.Schedule) kernel.Schedule {
-	n := func(name string, lo, hi int) int { return rapid.IntRange(lo, hi).Draw(t, name) }
-	narrower := kernel.MaxMR
-	for _, w := range []kernel.Width{kernel.Half, kernel.Full, kernel.Long, kernel.Pair} {
-		if tile := &s.Tiles[w]; tile.Max > 0 {
-			tile.Max = n(fmt.Sprint("max", w), 1, min(narrower, tile.Max))
-			narrower = tile.Max
-			tile.Main = n(fmt.Sprint("main", w), 1, tile.Max)
-		}
-	}
-	if rapid.Bool().Draw(t, "pairs") {
-		s.Tiles[kernel.Pair] = kernel.Tile{}
-	}
-	s.LoneRows, s.PairTall = n("lone_rows", 0, kernel.MaxMR), rapid.Bool().Draw(t, "pair_tall")
-	s.ShallowBytes, s.SetBytes = n("shallow_bytes", 0, 64<<10), 64<<n("set_bytes", 0, 7)
-	s.PanelBytes, s.FewRows = n("panel_bytes", 1, 1<<20), n("few_rows", 0, 200)
-	s.RowTiles = n("row_tiles", 1, kernel.MaxMR)
-	s.MinRowChunk = n("min_row_chunk", s.RowTiles, 60)
-	s.MaxRowChunk = s.RowTiles * n("max_row_chunk", (s.MinRowChunk+s.RowTiles-1)/s.RowTiles, 100)
-	s.ChunksPerThread, s.UnitsPerThread = n("chunks_per_thread", 1, 6), n("units_per_thread", 1, 12)
-	s.InlineFlops = n("inline_flops", 0, 200_000)
-	s.StripRows, s.LeftStrips = n("strip_rows", 1, s.StripRows), n("left_strips", 1, 9)
-	s.GradientBytes = n("gradient_bytes", 1, 1<<20)
-	s.WeightUnitsPerThread, s.SmallUnit = n("weight_units_per_thread", 1, 9), n("small_unit", 1, 1<<18)
-	s.BiasColumns, s.ColumnRows, s.MergeRows = n("bias_columns", 1, 300), n("column_rows", 1, 300), n("merge_rows", 1, 300)
-	return s
-}
-
-// Schedules decide no bits: whatever is drawn, everything that a layer, a network
-// and attention compute is as on the target's own schedule, on every instruction set.
+// Schedules decide no bits: whatever is drawn, everything that a layer and a network
+// compute is as on the target's own schedule, on every instruction set.
 func TestSchedulesGiveEqualBits(t *testing.T) {
 	specs := []any{
 		spec.FFN{Kind: spec.Dense, Hidden: 112, FFN: 800, Act: spec.GELU, Bias: true},
@@ -55,15 +26,14 @@ func TestSchedulesGiveEqualBits(t *testing.T) {
 		spec.Linear{Kind: spec.BlockShuffle, In: 128, Out: 256, Blocks: 4, Bias: true, Guide: true},
 		spec.Linear{Kind: spec.Dense, In: 1024, Out: 48, Bias: true},
 	}
-	attention := AttentionSpec{QHeads: 2, KVHeads: 1, HeadDim: 36, Scale: 1. / 6}
-	for _, target := range available() {
+	for _, target := range runtimetest.Targets() {
 		if target.FullWidth {
 			continue // a schedule like any other
 		}
 		t.Run(target.Name, func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
 				drawn := target
-				drawn.Name, drawn.Schedule = "drawn", drawSchedule(rt, target.Schedule)
+				drawn.Name, drawn.Schedule = "drawn", runtimetest.DrawSchedule(rt, target.Schedule)
 				if err := drawn.Validate(); err != nil {
 					rt.Fatal(err)
 				}
@@ -73,30 +43,12 @@ func TestSchedulesGiveEqualBits(t *testing.T) {
 					m = 1 + m%20
 				}
 				u := newSubject(rapid.SampledFrom(specs).Draw(rt, "spec"), r)
-				x, res, dy := u.positive(m*u.in, 1), u.positive(m*u.out, 1), u.positive(m*u.out, 1)
+				x, res, dy := runtimetest.Positive(u.r, m*u.in, 1), runtimetest.Positive(u.r, m*u.out, 1), runtimetest.Positive(u.r, m*u.out, 1)
 				var got [2]*outcome
 				for i, on := range []*kernel.Target{&target, &drawn} {
-					got[i] = u.run(t, Options{Target: on, Pool: poolOf(threads), Train: true}, x, res, dy, m)
+					got[i] = u.run(t, Options{Target: on, Pool: runtimetest.PoolOf(threads), Train: true}, x, res, dy, m)
 				}
 				got[1].same(t, fmt.Sprintf("%s, %d rows on %d threads, %+v", u.name, m, threads, drawn.Schedule), got[0])
-
-				qkv, do := random(r, m*attention.RowWidth(), 1), random(r, m*attention.OutWidth(), 1)
-				var results [2][][]float32
-				for i, on := range []*kernel.Target{&target, &drawn} {
-					a, err := NewAttention(attention, Options{Target: on, Pool: poolOf(threads)})
-					if err != nil {
-						rt.Fatal(err)
-					}
-					ws := a.NewWorkspace()
-					o, sums, dqkv := poisoned(m*attention.OutWidth()), poisoned(2*m*attention.QHeads), poisoned(m*attention.RowWidth())
-					a.Forward(o, sums, qkv, 1, m, ws)
-					a.Backward(dqkv, do, o, sums, qkv, 1, m, ws)
-					ws.Close()
-					results[i] = [][]float32{o, sums, dqkv}
-				}
-				for i := range results[0] {
-					sameBits(t, fmt.Sprintf("attention, %d rows, %+v", m, drawn.Schedule), results[1][i], results[0][i])
-				}
 				if t.Failed() {
 					rt.FailNow()
 				}
@@ -107,7 +59,7 @@ func TestSchedulesGiveEqualBits(t *testing.T) {
 
 // Options refuse a target that is illegal or for another instruction set.
 func TestTargetOption(t *testing.T) {
-	target := available()[0]
+	target := runtimetest.Targets()[0]
 	if err := (&Options{ISA: "other", Target: &target}).setDefaults(); err == nil || !strings.Contains(err.Error(), "other") {
 		t.Errorf("a target for another instruction set: %v", err)
 	}
@@ -125,6 +77,38 @@ func TestTargetOption(t *testing.T) {
 	}
 }
 
+// Attention takes the options' target and pool, and its errors are those of the options
+// or of the shape.
+func TestAttentionOptions(t *testing.T) {
+	s := AttentionSpec{QHeads: 1, KVHeads: 1, HeadDim: 4}
+	if _, err := NewAttention(s, Options{ISA: "other"}); err == nil || !strings.Contains(err.Error(), "other") {
+		t.Errorf("an unknown instruction set: %v", err)
+	}
+	if _, err := NewAttention(AttentionSpec{}, Options{}); err == nil || !strings.Contains(err.Error(), "want positive counts") {
+		t.Errorf("no heads: %v", err)
+	}
+	one, two := runtimetest.PoolOf(1), runtimetest.PoolOf(2)
+	a, err := NewAttention(s, Options{Pool: two})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := NewAttention(s, Options{Pool: one})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws := a.NewWorkspace()
+	defer ws.Close()
+	a.Forward(nil, nil, nil, 0, 0, ws)
+	runtimetest.MustPanic(t, "a workspace of the other pool", func() { b.Forward(nil, nil, nil, 0, 0, ws) }, "another pool")
+	for _, target := range runtimetest.Targets() {
+		target.Tiles[kernel.Full].Max, target.Tiles[kernel.Half].Max = kernel.MaxMR, kernel.MaxMR
+		target.Name = "taller"
+		if _, err := NewAttention(s, Options{Target: &target}); err == nil || !strings.Contains(err.Error(), "no kernel") {
+			t.Errorf("a target without its kernels: %v", err)
+		}
+	}
+}
+
 // The rows of one instruction set give equal bits at the size of use: widths of the
 // paper's smallest model, and more rows than a chunk of any of them.
 func TestTargetsGiveEqualBits(t *testing.T) {
@@ -134,13 +118,13 @@ func TestTargetsGiveEqualBits(t *testing.T) {
 		{Kind: spec.BlockShuffle, Hidden: 768, FFN: 3072, Blocks: 4, Act: spec.SwiGLU},
 	} {
 		u := newSubject(s, rand.New(rand.NewPCG(6, 6)))
-		x, res, dy := u.positive(m*u.in, 1), u.positive(m*u.out, 1), u.positive(m*u.out, 1)
+		x, res, dy := runtimetest.Positive(u.r, m*u.in, 1), runtimetest.Positive(u.r, m*u.out, 1), runtimetest.Positive(u.r, m*u.out, 1)
 		first := map[kernel.ISA]*outcome{}
-		for _, target := range available() {
+		for _, target := range runtimetest.Targets() {
 			if target.ISA == kernel.Portable {
 				continue
 			}
-			got := u.run(t, Options{Target: &target, Pool: poolOf(2), Train: true}, x, res, dy, m)
+			got := u.run(t, Options{Target: &target, Pool: runtimetest.PoolOf(2), Train: true}, x, res, dy, m)
 			if first[target.ISA] == nil {
 				first[target.ISA] = got
 			}

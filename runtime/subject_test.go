@@ -7,6 +7,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
+	"github.com/structuredffn/sffn/internal/runtimetest"
 )
 
 // subject is a layer or a network with weights, and what both are in float64.
@@ -38,26 +39,17 @@ func newSubject(s any, r *rand.Rand) *subject {
 	for _, l := range u.layers {
 		var w Weights
 		for _, f := range l.Chain() {
-			w.Factors = append(w.Factors, u.positive(f.Weights(), 1/float32(f.In)))
+			w.Factors = append(w.Factors, runtimetest.Positive(u.r, f.Weights(), 1/float32(f.In)))
 		}
 		if l.Bias {
-			w.Bias = u.positive(l.Out, 1)
+			w.Bias = runtimetest.Positive(u.r, l.Out, 1)
 		}
 		if l.Guide {
-			w.Guide = u.positive(l.Out*l.In, 1/float32(l.In))
+			w.Guide = runtimetest.Positive(u.r, l.Out*l.In, 1/float32(l.In))
 		}
 		u.w, u.chains = append(u.w, w), append(u.chains, f64ref.NewChain(l))
 	}
 	return u
-}
-
-// positive draws n entries, 0.5 to 1.5 times the scale.
-func (u *subject) positive(n int, scale float32) []float32 {
-	x := make([]float32, n)
-	for i := range x {
-		x[i] = (0.5 + u.r.Float32()) * scale
-	}
-	return x
 }
 
 // bound is a subject on kernels.
@@ -135,15 +127,15 @@ func (b *bound) gradients() (all []result[float32]) {
 // reference computes in float64 y, dx and the gradients, in the order of
 // gradients; residual may be nil.
 func (u *subject) reference(x, residual, dy []float32, m int) (y, dx []float64, grads []result[float64]) {
-	first := u.layerForward(0, wide(x), m)
+	first := u.layerForward(0, runtimetest.Wide(x), m)
 	if u.ffn == nil {
 		addTo(first.y, residual)
-		dx, grads = u.layerBackward(0, first, wide(dy), m)
+		dx, grads = u.layerBackward(0, first, runtimetest.Wide(dy), m)
 		return first.y, dx, grads
 	}
 	second := u.layerForward(1, f64ref.Activate(*u.ffn, first.y, m), m)
 	addTo(second.y, residual)
-	da, g2 := u.layerBackward(1, second, wide(dy), m)
+	da, g2 := u.layerBackward(1, second, runtimetest.Wide(dy), m)
 	dx, grads = u.layerBackward(0, first, f64ref.ActivateBackward(*u.ffn, first.y, da, m), m)
 	return second.y, dx, append(grads, g2...)
 }
@@ -168,7 +160,7 @@ func (u *subject) layerForward(i int, x []float64, m int) (p layerPass) {
 	p.w, _ = wideFactors(w)
 	p.y, p.inputs = u.chains[i].Forward(p.w, x, m)
 	if l.Guide {
-		p.guide, p.share = wide(w.Guide), ratio
+		p.guide, p.share = runtimetest.Wide(w.Guide), ratio
 		dense := f64ref.Linear(p.guide, nil, x, m, l.In, l.Out)
 		for j, v := range dense {
 			p.y[j] = ratio*v + (1-ratio)*p.y[j]

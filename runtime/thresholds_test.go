@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -10,11 +9,15 @@ import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/runtimetest"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // elsewhere are the axes that other packages walk.
 var elsewhere = map[plan.Axis]string{
+	plan.AxisStride: "runtime/mul", plan.AxisRunLen: "runtime/mul", plan.AxisInputs: "runtime/mul", plan.AxisOutputs: "runtime/mul",
+	plan.AxisWeights: "runtime/mul", plan.AxisFlops: "runtime/mul",
+	plan.AxisKeys: "runtime/attention", plan.AxisQueries: "runtime/attention", plan.AxisHeadSize: "runtime/attention",
 	plan.AxisEntries: "runtime/vec", plan.AxisTokens: "model", plan.AxisWidth: "model",
 }
 
@@ -30,7 +33,6 @@ type trial struct {
 var axes = map[plan.Axis]func(n int) []trial{
 	plan.AxisDepth: func(n int) []trial {
 		return []trial{
-			{spec.Linear{Kind: spec.Dense, In: n, Out: 40, Bias: true}, []int{1, 3, 70}},
 			{spec.Linear{Kind: spec.LowRank, In: n, Out: 24, Rank: 9, Bias: true, Guide: true}, []int{1, 5}},
 			{spec.Linear{Kind: spec.LowRank, In: n, Out: n, Rank: n}, []int{1, 2}},
 			{spec.FFN{Kind: spec.Dense, Hidden: n, FFN: 24, Act: spec.GELU, Bias: true}, []int{1, 3}},
@@ -43,7 +45,6 @@ var axes = map[plan.Axis]func(n int) []trial{
 	},
 	plan.AxisColumns: func(n int) []trial {
 		return []trial{
-			{spec.Linear{Kind: spec.Dense, In: 40, Out: n, Bias: true}, []int{1, 3, 66}},
 			{spec.Linear{Kind: spec.LowRank, In: 9, Out: n, Rank: min(5, n), Bias: true, Guide: true}, []int{2, 7}},
 			{spec.FFN{Kind: spec.Dense, Hidden: 40, FFN: n, Act: spec.GELU, Bias: true}, []int{1, 7}},
 			{spec.FFN{Kind: spec.Dense, Hidden: 40, FFN: n, Act: spec.SwiGLU, Bias: true}, []int{1, 66}},
@@ -51,45 +52,10 @@ var axes = map[plan.Axis]func(n int) []trial{
 	},
 	plan.AxisRows: func(n int) []trial {
 		return []trial{
-			{spec.Linear{Kind: spec.Dense, In: 33, Out: 100, Bias: true}, []int{n}},
 			{spec.Linear{Kind: spec.BlockShuffle, In: 42, Out: 30, Blocks: 6, Bias: true, Guide: true}, []int{n}},
 			{spec.FFN{Kind: spec.LowRank, Hidden: 40, FFN: 80, Rank: 12, Act: spec.SwiGLU, Bias: true, Guide: true}, []int{n}},
 			{spec.FFN{Kind: spec.BlockShuffle, Hidden: 64, FFN: 96, Blocks: 2, Act: spec.GELU}, []int{n}},
 		}
-	},
-	plan.AxisStride: func(n int) []trial {
-		return []trial{
-			{spec.Linear{Kind: spec.Dense, In: n, Out: 70}, []int{9, 13, 30}},
-			{spec.Linear{Kind: spec.BlockDense, In: 8 * n, Out: 70, Rank: 8, Blocks: 8}, []int{9, 13}},
-			{spec.Linear{Kind: spec.BlockShuffle, In: 8 * n, Out: 16, Blocks: 8}, []int{13}},
-			{spec.FFN{Kind: spec.Dense, Hidden: 20, FFN: n, Act: spec.GELU}, []int{13}},
-		}
-	},
-	plan.AxisRunLen: func(n int) []trial {
-		return []trial{
-			{spec.Linear{Kind: spec.BlockShuffle, In: 4 * n, Out: 4 * n, Blocks: 2, Bias: true}, []int{1, 8}},
-			{spec.Linear{Kind: spec.BlockShuffle, In: 9*n + 3, Out: 9*n + 3, Blocks: 3, Guide: true}, []int{1, 8}},
-			{spec.FFN{Kind: spec.BlockShuffle, Hidden: 4 * n, FFN: 6 * n, Blocks: 2, Act: spec.SwiGLU}, []int{8}},
-		}
-	},
-	plan.AxisInputs: func(n int) []trial {
-		return []trial{
-			{spec.Linear{Kind: spec.Dense, In: n, Out: 13, Bias: true}, []int{5, 300}},
-			{spec.Linear{Kind: spec.BlockDense, In: 2 * n, Out: 20, Rank: 6, Blocks: 2, Guide: true}, []int{5}},
-			{spec.Linear{Kind: spec.BlockShuffle, In: 3 * n, Out: 12, Blocks: 3}, []int{5}},
-		}
-	},
-	plan.AxisOutputs: func(n int) []trial {
-		return []trial{
-			{spec.Linear{Kind: spec.Dense, In: 40, Out: n, Bias: true}, []int{5, 300}},
-			{spec.Linear{Kind: spec.BlockShuffle, In: 30, Out: 3 * n, Blocks: 3, Guide: true}, []int{5}},
-		}
-	},
-	plan.AxisWeights: func(n int) []trial {
-		return []trial{{spec.Linear{Kind: spec.Dense, In: 256, Out: n / 256}, []int{3}}, {spec.Linear{Kind: spec.Dense, In: 256, Out: n/256 + 1}, []int{3}}}
-	},
-	plan.AxisFlops: func(n int) []trial {
-		return []trial{{spec.Linear{Kind: spec.Dense, In: 50, Out: n / 100, Bias: true}, []int{1}}, {spec.Linear{Kind: spec.Dense, In: 50, Out: n/100 + 16}, []int{1}}}
 	},
 }
 
@@ -101,7 +67,7 @@ func TestThresholds(t *testing.T) {
 		n    int
 	}
 	points := map[point]string{}
-	for _, target := range available() {
+	for _, target := range runtimetest.Targets() {
 		for _, threads := range []int{1, 2, 3} {
 			for _, s := range cpu.Thresholds(target, threads) {
 				if elsewhere[s.Axis] == "" {
@@ -121,10 +87,6 @@ func TestThresholds(t *testing.T) {
 						everyWay(t, newSubject(c.spec, rand.New(rand.NewPCG(1, uint64(m)))), m)
 					}
 				}
-			case p.axis == plan.AxisKeys || p.axis == plan.AxisQueries:
-				everyAttention(t, AttentionSpec{QHeads: 2, KVHeads: 1, HeadDim: 20}, p.n)
-			case p.axis == plan.AxisHeadSize:
-				everyAttention(t, AttentionSpec{QHeads: 2, KVHeads: 1, HeadDim: p.n}, 7)
 			default:
 				t.Fatalf("nothing walks the axis of%s", names)
 			}
@@ -141,10 +103,10 @@ const portableWork = 3e6
 // rows at once and the last alone, gradients overwritten and accumulated.
 func everyWay(t *testing.T, u *subject, m int) {
 	t.Helper()
-	x, res, dy := u.positive(m*u.in, 1), u.positive(m*u.out, 1), u.positive(m*u.out, 1)
+	x, res, dy := runtimetest.Positive(u.r, m*u.in, 1), runtimetest.Positive(u.r, m*u.out, 1), runtimetest.Positive(u.r, m*u.out, 1)
 	wy, wdx, wg := u.reference(x, res, dy, m)
 	var first *outcome
-	for _, target := range available() {
+	for _, target := range runtimetest.Targets() {
 		isa := target.ISA
 		if isa == kernel.Portable {
 			if float64(m*u.weightCount()) > portableWork {
@@ -156,7 +118,7 @@ func everyWay(t *testing.T, u *subject, m int) {
 			if target.FullWidth && threads == 2 {
 				continue // the same kernels on another schedule
 			}
-			got := u.run(t, Options{Target: &target, Pool: poolOf(threads), Train: true}, x, res, dy, m)
+			got := u.run(t, Options{Target: &target, Pool: runtimetest.PoolOf(threads), Train: true}, x, res, dy, m)
 			u.check(t, fmt.Sprintf("y on %s", isa), got.y, wy, m)
 			u.check(t, fmt.Sprintf("dx on %s", isa), got.dx, wdx, m)
 			for i, g := range got.once {
@@ -196,11 +158,11 @@ type outcome struct {
 
 func (o *outcome) same(t *testing.T, what string, p *outcome) {
 	t.Helper()
-	sameBits(t, what+": y", o.y, p.y)
-	sameBits(t, what+": dx", o.dx, p.dx)
+	runtimetest.SameBits(t, what+": y", o.y, p.y)
+	runtimetest.SameBits(t, what+": dx", o.dx, p.dx)
 	for i := range o.once {
-		sameBits(t, what+": gradient of "+o.once[i].name, o.once[i].data, p.once[i].data)
-		sameBits(t, what+": accumulated gradient of "+o.once[i].name, o.twice[i].data, p.twice[i].data)
+		runtimetest.SameBits(t, what+": gradient of "+o.once[i].name, o.once[i].data, p.once[i].data)
+		runtimetest.SameBits(t, what+": accumulated gradient of "+o.once[i].name, o.twice[i].data, p.twice[i].data)
 	}
 }
 
@@ -211,19 +173,19 @@ func (u *subject) run(t *testing.T, opt Options, x, res, dy []float32, m int) *o
 	ws, saved := NewWorkspace(opt.Pool), b.newSaved(m)
 	defer ws.Close()
 	defer saved.Close()
-	o := &outcome{y: poisoned(m * u.out), dx: poisoned(m * u.in)}
+	o := &outcome{y: runtimetest.Poisoned(m * u.out), dx: runtimetest.Poisoned(m * u.in)}
 	what := fmt.Sprintf("%s, %d rows, %s with %d threads: ", u.name, m, opt.Target.Name, opt.Pool.Threads())
 	b.forward(o.y, x, res, m, nil, ws)
 	other := slices.Clone(res)
 	b.forward(other, x, other, m, nil, ws)
-	sameBits(t, what+"in place", other, o.y)
-	last := poisoned(u.out)
+	runtimetest.SameBits(t, what+"in place", other, o.y)
+	last := runtimetest.Poisoned(u.out)
 	b.forward(last, x[(m-1)*u.in:], res[(m-1)*u.out:], 1, nil, ws)
-	sameBits(t, what+"the last row alone", last, o.y[(m-1)*u.out:])
-	b.forward(poisoned(m*u.out), x, nil, m, nil, ws)
+	runtimetest.SameBits(t, what+"the last row alone", last, o.y[(m-1)*u.out:])
+	b.forward(runtimetest.Poisoned(m*u.out), x, nil, m, nil, ws)
 	other = slices.Clone(res)
 	b.forward(other, x, other, m, saved, ws)
-	sameBits(t, what+"with saved, in place", other, o.y)
+	runtimetest.SameBits(t, what+"with saved, in place", other, o.y)
 	b.backward(o.dx, dy, x, m, saved, false, ws)
 	for _, g := range b.gradients() {
 		o.once = append(o.once, result[float32]{g.name, slices.Clone(g.data)})
@@ -234,72 +196,4 @@ func (u *subject) run(t *testing.T, opt Options, x, res, dy []float32, m int) *o
 	b.backward(nil, dy, x, m, saved, true, ws)
 	o.twice = b.gradients()
 	return o
-}
-
-// available lists the targets that this machine can run.
-func available() []kernel.Target {
-	return slices.DeleteFunc(kernel.Targets(), func(t kernel.Target) bool { return !slices.Contains(kernel.Available(), t.ISA) })
-}
-
-// pools are shared by the trials.
-var pools = map[int]*Pool{}
-
-func poolOf(threads int) *Pool {
-	if pools[threads] == nil {
-		pools[threads] = NewPool(threads)
-	}
-	return pools[threads]
-}
-
-// everyAttention runs attention over sequences of n rows on all instruction
-// sets, against float64; the cache in pieces, and row by row, gives the bits of
-// the whole.
-func everyAttention(t *testing.T, s AttentionSpec, n int) {
-	t.Helper()
-	const batch = 2
-	s.Scale = float32(1 / math.Sqrt(float64(s.HeadDim)))
-	r := rand.New(rand.NewPCG(3, uint64(n)))
-	m, width, out := batch*n, s.RowWidth(), s.OutWidth()
-	qkv, do := random(r, m*width, 1.5), random(r, m*out, 1)
-	want, dwant := referenceAttention(s, wide(qkv), wide(do), batch, n)
-	for _, target := range available() {
-		isa := target.Name
-		var first [][]float32
-		for _, threads := range []int{1, 3} {
-			a, err := NewAttention(s, Options{Target: &target, Pool: poolOf(threads)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ws := a.NewWorkspace()
-			defer ws.Close()
-			o, sums, dqkv := poisoned(m*out), poisoned(2*m*s.QHeads), poisoned(m*width)
-			a.Forward(o, sums, qkv, batch, n, ws)
-			a.Backward(dqkv, do, o, sums, qkv, batch, n, ws)
-			near(t, "o", o, want, tolerance(n+s.HeadDim))
-			near(t, "dqkv", dqkv, dwant, 4*tolerance(n+s.HeadDim))
-			if first == nil {
-				first = [][]float32{o, sums, dqkv}
-			}
-			for i, got := range [][]float32{o, sums, dqkv} {
-				sameBits(t, fmt.Sprintf("%s, %d threads and 1", isa, threads), got, first[i])
-			}
-			for _, piece := range []int{n, n/2 + 1, 1} {
-				c := a.NewKVCache(batch, n)
-				got := poisoned(m * out)
-				for pos := 0; pos < n; pos += piece {
-					rows := min(piece, n-pos)
-					var spans []Span
-					for b := range batch {
-						// Rows keep their places in qkv and o.
-						spans = append(spans, Span{Seq: b, Pos: pos, Row: b*n + pos, Rows: rows})
-					}
-					if err := a.Extend(got, qkv, c, spans, ws); err != nil {
-						t.Fatal(err)
-					}
-				}
-				sameBits(t, fmt.Sprintf("%s, through the cache in pieces of %d", isa, piece), got, o)
-				c.Close()
-			}
-		}
-	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/draw"
+	"github.com/structuredffn/sffn/internal/runtimetest"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -61,8 +62,8 @@ func walkOne(t *testing.T, u *subject, pool *Pool, ws *Workspace) {
 	b := u.bind(t, Options{ISA: kernel.Available()[0], Pool: pool, Train: true})
 	saved := b.newSaved(m)
 	defer saved.Close()
-	x, dy := u.positive(m*u.in, 1), u.positive(m*u.out, 1)
-	y, dx := poisoned(m*u.out), poisoned(m*u.in)
+	x, dy := runtimetest.Positive(u.r, m*u.in, 1), runtimetest.Positive(u.r, m*u.out, 1)
+	y, dx := runtimetest.Poisoned(m*u.out), runtimetest.Poisoned(m*u.in)
 	b.forward(y, x, nil, m, saved, ws)
 	b.backward(dx, dy, x, m, saved, false, ws)
 	wy, wdx, wg := u.reference(x, nil, dy, m)

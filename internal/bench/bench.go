@@ -30,10 +30,12 @@ type Bench struct {
 
 // Machine is what results are compared with.
 type Machine struct {
-	CPU      string     `json:"cpu"`
-	ISA      kernel.ISA `json:"isa"`
-	Revision string     `json:"revision,omitempty"`
-	Threads  int        `json:"threads"`
+	CPU string     `json:"cpu"`
+	ISA kernel.ISA `json:"isa"`
+	// Target is the name of the row of the table of targets that kernels followed.
+	Target   string `json:"target"`
+	Revision string `json:"revision,omitempty"`
+	Threads  int    `json:"threads"`
 	// PeakGFLOPS is the rate of multiply-adds of each instruction set.
 	PeakGFLOPS map[kernel.ISA]float64 `json:"peak_gflops"`
 	// Read is the rate of reading data that fit each level.
@@ -78,7 +80,7 @@ func memoryBytes() int { return max(256<<20, 6*cpuid.CPU.Cache.L3) }
 
 // Machine measures the machine.
 func (b *Bench) Machine(revision string) Machine {
-	m := Machine{CPU: cpuid.CPU.BrandName, ISA: b.ISA, Revision: revision, Threads: b.Pool.Threads(), PeakGFLOPS: map[kernel.ISA]float64{}}
+	m := Machine{CPU: cpuid.CPU.BrandName, ISA: b.ISA, Target: b.target(), Revision: revision, Threads: b.Pool.Threads(), PeakGFLOPS: map[kernel.ISA]float64{}}
 	for _, isa := range kernel.Available() {
 		m.PeakGFLOPS[isa] = b.median(func() float64 { return rt.Peak(b.Pool, isa) / 1e9 })
 	}
@@ -95,6 +97,14 @@ func (b *Bench) Machine(revision string) Machine {
 		arena.Close()
 	}
 	return m
+}
+
+// target is the name of the target that the layers follow.
+func (b *Bench) target() string {
+	if b.Target != nil {
+		return b.Target.Name
+	}
+	return kernel.For(b.ISA).Name
 }
 
 func (b *Bench) median(f func() float64) float64 {

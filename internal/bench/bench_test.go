@@ -132,6 +132,21 @@ func TestRate(t *testing.T) {
 	}
 }
 
+// The machine's target is the one that layers follow: that of the options, or else
+// the one of the instruction set.
+func TestTarget(t *testing.T) {
+	b := newBench(t, 1)
+	if got, want := b.target(), kernel.For(b.ISA).Name; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	for _, target := range kernel.Targets() {
+		b.Target = &target
+		if got := b.target(); got != target.Name {
+			t.Errorf("with target %s: %s", target.Name, got)
+		}
+	}
+}
+
 func TestDispatch(t *testing.T) {
 	l := newBench(t, 2).Dispatch(50)
 	if l.Count != 50 || l.Threads != 2 || !(l.Low > 0 && l.Low <= l.Median && l.Median <= l.High && l.High <= l.Worst) {
