@@ -165,6 +165,7 @@ func TestBuffer(t *testing.T) {
 	if h := b.Held(); len(h) != 1000 || h[999] != 7 {
 		t.Errorf("%d entries are held, want those of the largest call", len(h))
 	}
+	b.Floats(5_000_000)
 	if x := b.Floats(10_000_000); len(x) != 10_000_000 || len(b.Held()) != len(x) {
 		t.Errorf("%d entries, %d held", len(x), len(b.Held()))
 	}
