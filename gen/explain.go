@@ -45,7 +45,7 @@ func (p Package) Explain() []byte {
 		fmt.Fprintf(&b, "%s\n  weights %d, %.1f %% of dense; forward %d FLOPs a token\n", f.Name(), w,
 			100*float64(w)/float64(fc1.In*fc1.Out+fc2.In*fc2.Out), 2*w)
 		pl := plan.NewFFN(f)
-		saved := 4 * (fc1.Out + inner(pl.FC1) + inner(pl.FC2))
+		saved := 4 * (fc1.Out + pl.FC1.Saved() + pl.FC2.Saved())
 		fmt.Fprintf(&b, "  saved for backward: %d bytes a token\n", saved)
 		explainLayer(&b, "fc1", pl.FC1)
 		if pl.Apart {
@@ -77,15 +77,6 @@ func (p Package) Explain() []byte {
 		}
 	}
 	return b.Bytes()
-}
-
-// inner counts the intermediate entries of one row.
-func inner(l plan.Layer) int {
-	n := 0
-	for _, f := range l.Factors[:len(l.Factors)-1] {
-		n += f.OutWidth
-	}
-	return n
 }
 
 func explainLayer(b *bytes.Buffer, name string, l plan.Layer) {

@@ -57,7 +57,8 @@ func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 	linear := func(l spec.Linear) {
 		m.Packs += packs(plan.NewLayer(l), train)
 	}
-	widest := 0 // scratch of the widest FFN
+	widest := 0     // scratch of the widest FFN
+	recomputed := 0 // and what it computes again, for a block of rows
 	for i := range s.Layers {
 		linear(s.QKV())
 		linear(s.Output())
@@ -68,7 +69,8 @@ func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 			d := plan.NewFFN(spec.FFN{Kind: spec.Dense, Hidden: f.Hidden, FFN: f.FFN, Act: f.Act, Bias: f.Bias})
 			m.Merged += packs(d.FC1, false) + packs(d.FC2, false)
 		}
-		z := inner(p.FC1) + inner(p.FC2)
+		z := p.FC1.Saved() + p.FC2.Saved()
+		recomputed = max(recomputed, p.FC1.Inner()+p.FC2.Inner()-z)
 		// What a layer's trace holds, and what its FFN saves.
 		trace, saved := 3*h+qkv+s.AttnDim+2*s.QHeads+4, z+len(p.FC1.Bias)
 		perToken += h
@@ -97,20 +99,11 @@ func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 		perToken += s.KVHeads*heads + s.QHeads*(2*panels(s.HeadDim())+1)
 	}
 	m.PerToken = 4 * int64(perToken)
-	m.Fixed = 4*int64(plan.HeadRows)*int64(s.Vocab) + int64(threads)*2<<20
+	m.Fixed = 4*int64(plan.HeadRows)*int64(s.Vocab) + int64(threads)*2<<20 + 4*2*kernel.RowBlock*int64(recomputed)
 	return m
 }
 
 func panels(n int) int { return (n + kernel.Panel - 1) / kernel.Panel * kernel.Panel }
-
-// inner counts the intermediate entries of one row.
-func inner(l plan.Layer) int {
-	n := 0
-	for _, f := range l.Factors[:len(l.Factors)-1] {
-		n += f.OutWidth
-	}
-	return n
-}
 
 func packs(l plan.Layer, train bool) int64 {
 	n := 0

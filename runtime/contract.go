@@ -104,8 +104,13 @@ func (w *Workspace) checkHalf(l *layer, saved *Saved, m int, dy, x []float32) {
 	case h.layer != l || h.saved != saved || h.fills != saved.fills || h.m != m || &h.dy[0] != &dy[0]:
 		panic(fmt.Sprintf("runtime: %s: BackwardWeights of %d rows must follow the BackwardData of the same layer, rows, dy and saved, which no forward pass has filled since; the workspace holds that of %s, %d rows", l.name, m, h.layer.name, h.m))
 	}
+	l.checkDX(h.dx, x, m)
+}
+
+// checkDX checks that the gradient of m rows of x lies elsewhere.
+func (l *layer) checkDX(dx, x []float32, m int) {
 	in := l.plan.Spec.In
-	contract.Apart(l.name, contract.Operand{Name: "dx", Data: h.dx[:min(len(h.dx), m*in)]}, contract.Operand{Name: "x", Data: x[:m*in]})
+	contract.Apart(l.name, contract.Operand{Name: "dx", Data: dx[:min(len(dx), m*in)]}, contract.Operand{Name: "x", Data: x[:m*in]})
 }
 
 // check gives a missing workspace words.

@@ -80,7 +80,7 @@ func (f *FFN) NewWorkspace() *Workspace { return NewWorkspace(f.fc1.opt.Pool) }
 func (f *FFN) NewSaved(rows int) *Saved { return newSaved(rows, f.saves()) }
 
 func (f *FFN) saves() savedWidths {
-	return savedWidths{f.fc1.zWidth(), f.fc2.zWidth(), f.fc1.preWidth()}
+	return savedWidths{f.fc1.savedWidth(), f.fc2.savedWidth(), f.fc1.preWidth()}
 }
 
 // Close frees the packed weights. The network must not be used afterwards.
@@ -122,26 +122,24 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 		return
 	}
 	ws.begin(f.fc1.opt.Target, m)
-	act, rows := ws.Local(mul.SlotAct, f.spec.FFN), m
-	var z1, z2, pre mul.Matrix
+	act := ws.Local(mul.SlotAct, f.spec.FFN)
+	var pre mul.Matrix
 	if saved != nil {
-		z1, z2, pre = mul.Whole(saved.z1), mul.Whole(saved.z2), mul.Whole(saved.pre)
-	} else {
-		rows = ws.LocalRows()
-		z1, z2 = ws.Local(mul.SlotZ1, f.fc1.zWidth()), ws.Local(mul.SlotZ2, f.fc2.zWidth())
-		if f.spec.Act.Gated() {
-			// Sums over several blocks of k pass through pre.
-			pre = ws.Local(mul.SlotPre, f.fc1.preWidth())
-		}
+		pre = mul.Whole(saved.pre)
+	} else if f.spec.Act.Gated() {
+		// Sums over several blocks of k pass through pre.
+		pre = ws.Local(mul.SlotPre, f.fc1.preWidth())
 	}
-	z := f.fc1.intermediates(ws, mul.SlotZ1, z1, rows)
+	z := f.fc1.filled(ws, mul.SlotZ1, saved.first(), m)
 	if f.apart {
 		f.fc1.addForward(ws, pre, mul.Whole(x), mul.Matrix{}, mul.Matrix{}, z)
 		ws.Add(mul.Stage{Rows: f.activate, Src: pre, Dst: act, Widths: mul.Widths{Dst: f.spec.FFN, Src: f.fc1.preWidth()}})
 	} else {
 		f.fc1.addForward(ws, act, mul.Whole(x), pre, mul.Matrix{}, z)
 	}
-	f.fc2.addForward(ws, mul.Whole(y), act, mul.Matrix{}, f.fc2.addResidual(ws, y, residual), f.fc2.intermediates(ws, mul.SlotZ2, z2, rows))
+	if y != nil || f.fc2.savedWidth() > 0 {
+		f.fc2.addForward(ws, mul.Whole(y), act, mul.Matrix{}, f.fc2.addResidual(ws, y, residual), f.fc2.filled(ws, mul.SlotZ2, saved.second(), m))
+	}
 	ws.Exec()
 }
 
@@ -150,53 +148,84 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 // parameters, which it adds to g where accumulate, and overwrites otherwise. dx
 // shares no memory with dy and x.
 func (f *FFN) Backward(dx []float32, g FFNWeights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
-	f.BackwardData(dx, dy, m, saved, ws)
-	f.BackwardWeights(g, dy, x, m, saved, accumulate, ws)
+	if !f.fc1.plan.Wide() && !f.fc2.plan.Wide() || m <= kernel.RowBlock {
+		f.BackwardData(dx, dy, m, saved, ws)
+		f.BackwardWeights(g, dy, x, m, saved, accumulate, ws)
+		return
+	}
+	f.checkData(dx, dy, m, saved, ws)
+	f.checkWeights(g, dy, x, m, saved)
+	f.fc1.checkDX(dx, x, m)
+	h := f.spec.Hidden
+	backwardRows(m, func(r0, n int) {
+		part, s := dx, saved.from(r0)
+		if dx != nil {
+			part = dx[r0*h:]
+		}
+		f.backwardData(part, dy[r0*h:], s, n, ws)
+		f.backwardWeights(g, dy[r0*h:], x[r0*h:], s, n, accumulate || r0 > 0, ws)
+	})
 }
 
 // BackwardData is the first half of Backward: dx, and in ws the gradients of
 // the intermediates, which BackwardWeights needs.
 func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
+	f.checkData(dx, dy, m, saved, ws)
+	if m == 0 {
+		return
+	}
+	f.backwardData(dx, dy, saved.from(0), m, ws)
+	ws.half = half{f.fc1, saved, saved.fills, m, dy, dx}
+}
+
+func (f *FFN) checkData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
 	f.fc1.checkTrain()
 	ws.check(f.fc1.name)
 	checkBackward(f.fc1.name, f.spec.Hidden, f.spec.Hidden, dx, dy, m)
 	saved.check(f.fc1, f.saves(), m)
-	if m == 0 {
-		return
-	}
+}
+
+func (f *FFN) backwardData(dx, dy []float32, s savedRows, m int, ws *Workspace) {
 	b := f.backwardBuffers(m, ws)
 	// fc2 leaves the activation's gradient where the activation will be.
 	ws.begin(f.fc1.opt.Target, m)
 	f.fc2.addBackwardData(ws, mul.Whole(b.act), mul.Whole(dy), b.dz2)
 	pre := f.fc1.preWidth()
-	ws.Add(mul.Stage{Rows: f.activateBack, Src: mul.Whole(saved.pre), Dst: mul.Whole(b.act), Pre: mul.Whole(b.dpre),
+	ws.Add(mul.Stage{Rows: f.activateBack, Src: mul.Whole(s.pre), Dst: mul.Whole(b.act), Pre: mul.Whole(b.dpre),
 		Widths: mul.Widths{Dst: f.spec.FFN, Pre: pre, Src: pre}})
 	f.fc1.addBackwardData(ws, mul.Whole(dx), mul.Whole(b.dpre), b.dz1)
 	ws.Exec()
-	ws.half = half{f.fc1, saved, saved.fills, m, dy, dx}
 }
 
 // BackwardWeights is the second half of Backward: it must follow the
 // BackwardData of the same rows, with the same dy, saved and ws.
 func (f *FFN) BackwardWeights(g FFNWeights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
-	f.fc1.checkGradients(g.FC1)
-	f.fc2.checkGradients(g.FC2)
-	contract.Rows(f.fc1.name, "x", x, m, f.spec.Hidden)
-	contract.Rows(f.fc1.name, "dy", dy, m, f.spec.Hidden)
-	saved.check(f.fc1, f.saves(), m)
+	f.checkWeights(g, dy, x, m, saved)
 	if m == 0 {
 		g.FC1.addNothing(accumulate)
 		g.FC2.addNothing(accumulate)
 		return
 	}
 	ws.checkHalf(f.fc1, saved, m, dy, x)
+	f.backwardWeights(g, dy, x, saved.from(0), m, accumulate, ws)
+}
+
+func (f *FFN) checkWeights(g FFNWeights, dy, x []float32, m int, saved *Saved) {
+	f.fc1.checkGradients(g.FC1)
+	f.fc2.checkGradients(g.FC2)
+	contract.Rows(f.fc1.name, "x", x, m, f.spec.Hidden)
+	contract.Rows(f.fc1.name, "dy", dy, m, f.spec.Hidden)
+	saved.check(f.fc1, f.saves(), m)
 	used := m * f.spec.Hidden
 	f.fc1.checkGradientsApart(g.FC1, dy[:used], x[:used])
 	f.fc2.checkGradientsApart(g.FC2, dy[:used], x[:used])
+}
+
+func (f *FFN) backwardWeights(g FFNWeights, dy, x []float32, s savedRows, m int, accumulate bool, ws *Workspace) {
 	f.fc1.clearGuide(g.FC1, accumulate)
 	f.fc2.clearGuide(g.FC2, accumulate)
 	b := f.backwardBuffers(m, ws)
-	z1, z2 := f.fc1.intermediates(ws, mul.SlotZ1, mul.Whole(saved.z1), m), f.fc2.intermediates(ws, mul.SlotZ2, mul.Whole(saved.z2), m)
+	z1, z2 := f.fc1.kept(ws, mul.SlotZ1, s.z1, x, m), f.fc2.kept(ws, mul.SlotZ2, s.z2, b.act, m)
 	sums := ws.Floats(mul.SlotBias, f.fc1.preWidth()+f.fc2.preWidth())
 	unit := mul.UnitWeights(f.fc1.opt.Target, f.fc1.weightCount()+f.fc2.weightCount(), ws.Threads())
 	ws.Units = f.fc1.addGradients(ws.Units[:0], g.FC1, b.dpre, x, z1, b.dz1, sums[:f.fc1.preWidth()], unit)

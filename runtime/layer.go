@@ -379,5 +379,38 @@ func (l *layer) zWidth() int {
 	return n
 }
 
+// savedWidth is the number of them that the backward pass finds saved.
+func (l *layer) savedWidth() int { return l.plan.Saved() }
+
+// kept are the intermediates of m rows for the gradients: those that were saved, or
+// else computed again from the layer's input.
+func (l *layer) kept(ws *Workspace, at mul.Slot, saved, x []float32, m int) []mul.Matrix {
+	if l.savedWidth() > 0 || l.zWidth() == 0 {
+		return l.intermediates(ws, at, mul.Whole(saved), m)
+	}
+	z := l.intermediates(ws, at, mul.Whole(ws.Floats(at, m*l.zWidth())), m)
+	ws.begin(l.opt.Target, m)
+	l.addForward(ws, mul.Matrix{}, mul.Whole(x), mul.Matrix{}, mul.Matrix{}, z)
+	ws.Exec()
+	return z
+}
+
+// filled are the intermediates of m rows for a forward pass to fill: those to be
+// saved, or else local ones.
+func (l *layer) filled(ws *Workspace, at mul.Slot, saved []float32, m int) []mul.Matrix {
+	if len(saved) > 0 {
+		return l.intermediates(ws, at, mul.Whole(saved), m)
+	}
+	return l.intermediates(ws, at, ws.Local(at, l.zWidth()), ws.LocalRows())
+}
+
+// backwardRows calls f for blocks of the rows of a backward pass, where the layer
+// computes what lies between its factors again: of few rows at a time.
+func backwardRows(m int, f func(r0, rows int)) {
+	for r0 := 0; r0 < m; r0 += kernel.RowBlock {
+		f(r0, min(kernel.RowBlock, m-r0))
+	}
+}
+
 // preWidth is the number of entries before the activation of one row.
 func (l *layer) preWidth() int { return len(l.plan.Bias) }

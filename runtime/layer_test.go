@@ -146,6 +146,10 @@ func TestFFN(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/%s/%d", isa, s.Name(), m), func(t *testing.T) { testFFN(t, isa, s, m) })
 			}
 		}
+		for _, s := range wideFFNs {
+			s.Guide = false
+			t.Run(fmt.Sprintf("%s/%s", isa, s.Name()), func(t *testing.T) { testFFN(t, isa, s, 2*kernel.RowBlock+9) })
+		}
 	}
 }
 

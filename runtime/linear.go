@@ -4,6 +4,7 @@ import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/runtime/contract"
+	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/mul"
 )
 
@@ -47,7 +48,7 @@ func (l *Linear) NewWorkspace() *Workspace { return NewWorkspace(l.layer.opt.Poo
 // NewSaved returns room for the forward pass of up to rows rows.
 func (l *Linear) NewSaved(rows int) *Saved { return newSaved(rows, l.saves()) }
 
-func (l *Linear) saves() savedWidths { return savedWidths{z1: l.layer.zWidth()} }
+func (l *Linear) saves() savedWidths { return savedWidths{z1: l.layer.savedWidth()} }
 
 // Close frees the packed weights. The layer must not be used afterwards.
 func (l *Linear) Close() { l.layer.packs.Close() }
@@ -77,12 +78,7 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 		return
 	}
 	ws.begin(l.layer.opt.Target, m)
-	var z []mul.Matrix
-	if saved == nil {
-		z = l.layer.intermediates(ws, mul.SlotZ1, ws.Local(mul.SlotZ1, l.layer.zWidth()), ws.LocalRows())
-	} else {
-		z = l.layer.intermediates(ws, mul.SlotZ1, mul.Whole(saved.z1), m)
-	}
+	z := l.layer.filled(ws, mul.SlotZ1, saved.first(), m)
 	l.layer.addForward(ws, mul.Whole(y), mul.Whole(x), mul.Matrix{}, l.layer.addResidual(ws, y, residual), z)
 	ws.Exec()
 }
@@ -92,42 +88,74 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 // which it adds to g where accumulate, and overwrites otherwise. dx shares no
 // memory with dy and x.
 func (l *Linear) Backward(dx []float32, g Weights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
-	l.BackwardData(dx, dy, m, saved, ws)
-	l.BackwardWeights(g, dy, x, m, saved, accumulate, ws)
+	if !l.layer.plan.Wide() || m <= kernel.RowBlock {
+		l.BackwardData(dx, dy, m, saved, ws)
+		l.BackwardWeights(g, dy, x, m, saved, accumulate, ws)
+		return
+	}
+	l.checkData(dx, dy, m, saved, ws)
+	l.checkWeights(g, dy, x, m, saved)
+	l.layer.checkDX(dx, x, m)
+	in, out := l.layer.plan.Spec.In, l.layer.plan.Spec.Out
+	backwardRows(m, func(r0, n int) {
+		part := dx
+		if dx != nil {
+			part = dx[r0*in:]
+		}
+		l.backwardData(part, dy[r0*out:], n, ws)
+		l.backwardWeights(g, dy[r0*out:], x[r0*in:], n, nil, accumulate || r0 > 0, ws)
+	})
 }
 
 // BackwardData is the first half of Backward: dx, and in ws the gradients of
 // the intermediates, which BackwardWeights needs.
 func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
+	l.checkData(dx, dy, m, saved, ws)
+	if m == 0 {
+		return
+	}
+	l.backwardData(dx, dy, m, ws)
+	ws.half = half{l.layer, saved, saved.fills, m, dy, dx}
+}
+
+func (l *Linear) checkData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
 	s := &l.layer.plan.Spec
 	l.layer.checkTrain()
 	ws.check(l.layer.name)
 	checkBackward(l.layer.name, s.In, s.Out, dx, dy, m)
 	saved.check(l.layer, l.saves(), m)
-	if m == 0 {
-		return
-	}
+}
+
+func (l *Linear) backwardData(dx, dy []float32, m int, ws *Workspace) {
 	ws.begin(l.layer.opt.Target, m)
 	l.layer.addBackwardData(ws, mul.Whole(dx), mul.Whole(dy), l.dz(m, ws))
 	ws.Exec()
-	ws.half = half{l.layer, saved, saved.fills, m, dy, dx}
 }
 
 // BackwardWeights is the second half of Backward: it must follow the
 // BackwardData of the same rows, with the same dy, saved and ws.
 func (l *Linear) BackwardWeights(g Weights, dy, x []float32, m int, saved *Saved, accumulate bool, ws *Workspace) {
-	l.layer.checkGradients(g)
-	contract.Rows(l.layer.name, "x", x, m, l.layer.plan.Spec.In)
-	contract.Rows(l.layer.name, "dy", dy, m, l.layer.plan.Spec.Out)
-	saved.check(l.layer, l.saves(), m)
+	l.checkWeights(g, dy, x, m, saved)
 	if m == 0 {
 		g.addNothing(accumulate)
 		return
 	}
 	ws.checkHalf(l.layer, saved, m, dy, x)
-	l.layer.checkGradientsApart(g, dy[:m*l.layer.plan.Spec.Out], x[:m*l.layer.plan.Spec.In])
+	l.backwardWeights(g, dy, x, m, saved.z1, accumulate, ws)
+}
+
+func (l *Linear) checkWeights(g Weights, dy, x []float32, m int, saved *Saved) {
+	s := &l.layer.plan.Spec
+	l.layer.checkGradients(g)
+	contract.Rows(l.layer.name, "x", x, m, s.In)
+	contract.Rows(l.layer.name, "dy", dy, m, s.Out)
+	saved.check(l.layer, l.saves(), m)
+	l.layer.checkGradientsApart(g, dy[:m*s.Out], x[:m*s.In])
+}
+
+func (l *Linear) backwardWeights(g Weights, dy, x []float32, m int, saved []float32, accumulate bool, ws *Workspace) {
 	l.layer.clearGuide(g, accumulate)
-	z := l.layer.intermediates(ws, mul.SlotZ1, mul.Whole(saved.z1), m)
+	z := l.layer.kept(ws, mul.SlotZ1, saved, x, m)
 	ws.Units = l.layer.addGradients(ws.Units[:0], g, dy, x, z, l.dz(m, ws),
 		ws.Floats(mul.SlotBias, l.layer.preWidth()), mul.UnitWeights(l.layer.opt.Target, l.layer.weightCount(), ws.Threads()))
 	ws.ExecWeights(m, accumulate)

@@ -7,7 +7,8 @@ import (
 
 // Saved holds what a layer's backward pass needs of its forward pass: the
 // intermediates between factors and, for an FFN, the values before the
-// activation. The activation itself is computed again. It serves any layer of
+// activation. The activation itself is computed again, and so are intermediates
+// that are wider than what they lie between. It serves any layer of
 // the shape that it was made for, and the backward pass of the layer and rows
 // that filled it last.
 type Saved struct {
@@ -26,6 +27,31 @@ type Saved struct {
 type savedWidths struct{ z1, z2, pre int }
 
 func (w savedWidths) sum() int { return w.z1 + w.z2 + w.pre }
+
+// savedRows are the rows of a Saved from one on.
+type savedRows struct{ z1, z2, pre []float32 }
+
+// from is what was saved, from a row on.
+func (s *Saved) from(row int) savedRows {
+	w := s.widths
+	return savedRows{s.z1[row*w.z1:], s.z2[row*w.z2:], s.pre[row*w.pre:]}
+}
+
+// first and second are the intermediates of the first and the second linear, none
+// where nothing is saved.
+func (s *Saved) first() []float32 {
+	if s == nil {
+		return nil
+	}
+	return s.z1
+}
+
+func (s *Saved) second() []float32 {
+	if s == nil {
+		return nil
+	}
+	return s.z2
+}
 
 // BytesPerRow is the memory that one row (token) takes.
 func (s *Saved) BytesPerRow() int { return 4 * s.widths.sum() }

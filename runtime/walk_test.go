@@ -31,7 +31,10 @@ func TestAllSmallWidths(t *testing.T) {
 				check := func(s any) { t.Helper(); walkOne(t, newSubject(s, r), pool, ws) }
 				check(spec.Linear{Kind: spec.Dense, In: in, Out: out, Bias: true})
 				check(spec.Linear{Kind: spec.LowRank, In: in, Out: out, Rank: 1 + (7*in+out)%min(in, out)})
-				for _, kind := range spec.Split() {
+				for i, kind := range spec.Split() {
+					if (7*in+out)%16 != i { // many factors each: some of the pairs
+						continue
+					}
 					act := spec.Acts()[(in+out)%len(spec.Acts())]
 					s := draw.Of(kind, r.IntN, in, out, act)
 					check(draw.Linear(s, in, out, true))

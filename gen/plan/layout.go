@@ -50,6 +50,28 @@ type Layer struct {
 	Bias []int
 }
 
+// Inner counts the entries of a row between the factors.
+func (l Layer) Inner() int {
+	n := 0
+	for _, f := range l.Factors[:len(l.Factors)-1] {
+		n += f.OutWidth
+	}
+	return n
+}
+
+// Wide reports whether there is more between the factors than at both ends: then
+// the backward pass computes it again, block of rows by block, and nobody keeps it.
+func (l Layer) Wide() bool { return l.Inner() > l.Spec.In+l.Spec.Out }
+
+// Saved counts the entries of a row between the factors that the backward pass
+// finds saved.
+func (l Layer) Saved() int {
+	if l.Wide() {
+		return 0
+	}
+	return l.Inner()
+}
+
 // FFN is a planned feed-forward network. Between its layers the hidden
 // activation is stored in the order in which fc1's blocks make it.
 type FFN struct {

@@ -1,0 +1,86 @@
+package runtime
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/runtimetest"
+	"github.com/structuredffn/sffn/runtime/kernel"
+)
+
+// wide are networks with more between their factors than at both ends.
+var wideFFNs = []spec.FFN{
+	{Kind: spec.BTT, Hidden: 64, FFN: 192, Rank: 8, Act: spec.GELU, Bias: true},
+	{Kind: spec.BTT, Hidden: 64, FFN: 192, Rank: 8, Act: spec.SwiGLU, Bias: true},
+	{Kind: spec.BLAST, Hidden: 64, FFN: 96, Rank: 24, Blocks: 16, Act: spec.GELU, Bias: true, Guide: true},
+}
+
+// What lies between the factors of a wide layer is not saved: a token takes at
+// most what one of the dense network does.
+func TestWideSaves(t *testing.T) {
+	for _, f := range append(wideFFNs[:3:3], spec.FFN{Kind: spec.BTT, Hidden: 768, FFN: 3072, Rank: 10, Act: spec.GELU, Bias: true}) {
+		per := func(f spec.FFN) int {
+			r := rand.New(rand.NewPCG(1, 1))
+			n, err := NewFFN(f, FFNWeights{randomWeights(r, f.FC1()), randomWeights(r, f.FC2())}, Options{Pool: runtimetest.PoolOf(1), Train: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer n.Close()
+			s := n.NewSaved(1)
+			defer s.Close()
+			return s.BytesPerRow()
+		}
+		dense := spec.FFN{Kind: spec.Dense, Hidden: f.Hidden, FFN: f.FFN, Act: f.Act, Bias: f.Bias}
+		if got, want := per(f), per(dense); got > want {
+			t.Errorf("%s saves %d bytes a token, the dense network %d", f.Name(), got, want)
+		}
+	}
+}
+
+// The backward pass of a wide network over many rows, block by block, has the
+// bits of that many passes of a block that accumulate, and those of the two
+// halves where there is one block; and on any number of threads.
+func TestWideBackward(t *testing.T) {
+	const m = 2*kernel.RowBlock + 40
+	for _, isa := range kernel.Available() {
+		for _, f := range wideFFNs {
+			var want [][]float32
+			for _, threads := range []int{1, 3} {
+				r := rand.New(rand.NewPCG(5, 6))
+				w := FFNWeights{randomWeights(r, f.FC1()), randomWeights(r, f.FC2())}
+				n, err := NewFFN(f, w, Options{ISA: isa, Pool: runtimetest.PoolOf(threads), Train: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				n.SetGuides(Guide{f.Guide, 0.5}, Guide{f.Guide, 0.25})
+				ws, saved := n.NewWorkspace(), n.NewSaved(m)
+				h := f.Hidden
+				x, dy := runtimetest.Random(r, m*h, 1), runtimetest.Random(r, m*h, 1)
+				y, dx := runtimetest.Poisoned(m*h), runtimetest.Poisoned(m*h)
+				g := FFNWeights{emptyLike(w.FC1), emptyLike(w.FC2)}
+				n.Forward(y, x, nil, m, saved, ws)
+				n.Backward(dx, g, dy, x, m, saved, false, ws)
+				got := append(append([][]float32{y, dx, g.FC1.Bias, g.FC2.Bias, g.FC1.Guide, g.FC2.Guide}, g.FC1.Factors...), g.FC2.Factors...)
+				if want == nil {
+					want = got
+					one := FFNWeights{emptyLike(w.FC1), emptyLike(w.FC2)}
+					dx := runtimetest.Poisoned(m * h)
+					for r0 := 0; r0 < m; r0 += kernel.RowBlock {
+						rows := min(kernel.RowBlock, m-r0)
+						n.Forward(y[r0*h:], x[r0*h:], nil, rows, saved, ws)
+						n.BackwardData(dx[r0*h:], dy[r0*h:], rows, saved, ws)
+						n.BackwardWeights(one, dy[r0*h:], x[r0*h:], rows, saved, r0 > 0, ws)
+					}
+					got = append(append([][]float32{y, dx, one.FC1.Bias, one.FC2.Bias, one.FC1.Guide, one.FC2.Guide}, one.FC1.Factors...), one.FC2.Factors...)
+				}
+				for i := range want {
+					runtimetest.SameBits(t, f.Name(), got[i], want[i])
+				}
+				saved.Close()
+				ws.Close()
+				n.Close()
+			}
+		}
+	}
+}
