@@ -122,11 +122,7 @@ func (d *Device) Left() string {
 func (d *Device) Launches() map[string]int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := map[string]int{}
-	for k, v := range d.launches {
-		n[k] = v
-	}
-	return n
+	return maps.Clone(d.launches)
 }
 
 // InUse lists the devices whose context somebody holds.
@@ -214,11 +210,7 @@ func (d *Device) find(p driver.Pointer, n uint64) (b *ptx.Buffer, off int) {
 	if n > d.Memory {
 		return nil, 0
 	}
-	b, off, ok := d.mem.Find(uint64(p), int(n))
-	if !ok {
-		return nil, 0
-	}
-	return b, off
+	return d.mem.Find(uint64(p), int(n))
 }
 
 func (d *Device) launch(k *function, grid [3]int, block, shared int, args []uint64) driver.Result {

@@ -142,27 +142,25 @@ func Parts() (names []string) {
 	return names
 }
 
-// What says what a part does.
-func What(name string) string {
+// partOf is the part of a name, an empty one where there is none.
+func partOf(name string) part {
 	for _, p := range parts {
 		if p.name == name {
-			return p.what
+			return p
 		}
 	}
-	return ""
+	return part{}
 }
+
+// What says what a part does.
+func What(name string) string { return partOf(name).what }
 
 // limit is how long a part may take, 0 where it may take what it needs.
 func (c *Config) limit(name string) time.Duration {
 	if c.PartLimit > 0 || !c.Quick {
 		return c.PartLimit
 	}
-	for _, p := range parts {
-		if p.name == name {
-			return p.quick
-		}
-	}
-	return 0
+	return partOf(name).quick
 }
 
 // maxProblems bounds those of a part: a device that is wrong is wrong

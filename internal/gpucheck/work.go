@@ -176,10 +176,8 @@ func (c *check) run() {
 				err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
 			}
 		}()
-		for _, p := range parts {
-			if p.name == c.part.Name {
-				return p.run(c)
-			}
+		if p := partOf(c.part.Name); p.run != nil {
+			return p.run(c)
 		}
 		return fmt.Errorf("unknown part %q", c.part.Name)
 	}()
