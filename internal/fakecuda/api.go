@@ -181,13 +181,12 @@ func (d *Device) API() *driver.API {
 		},
 		StreamDestroy:      func(s driver.Stream) driver.Result { return remove(d, d.streams, s) },
 		StreamSynchronize:  d.synchronize,
-		StreamWaitEvent:    d.waitEvent,
 		StreamBeginCapture: d.beginCapture,
 		StreamEndCapture:   d.endCapture,
 		EventCreate: func(e *driver.Event, _ uint32) driver.Result {
 			return d.in(func() driver.Result {
 				*e = driver.Event(d.handle())
-				d.events[*e] = &event{}
+				d.events[*e] = new(time.Time)
 				return driver.Success
 			})
 		},
@@ -196,10 +195,10 @@ func (d *Device) API() *driver.API {
 		EventElapsedTime: func(ms *float32, start, end driver.Event) driver.Result {
 			return d.in(func() driver.Result {
 				a, b := d.events[start], d.events[end]
-				if a == nil || b == nil || a.time.IsZero() || b.time.IsZero() {
+				if a == nil || b == nil || a.IsZero() || b.IsZero() {
 					return driver.InvalidHandle
 				}
-				*ms = float32(b.time.Sub(a.time).Seconds() * 1e3)
+				*ms = float32(b.Sub(*a).Seconds() * 1e3)
 				return driver.Success
 			})
 		},
@@ -466,23 +465,8 @@ func (d *Device) record(e driver.Event, s driver.Stream) driver.Result {
 		case st.capturing:
 			return driver.Capturing // the driver takes it, this one does not
 		}
-		st.queue = append(st.queue, func() driver.Result { ev.time = time.Now(); return driver.Success })
-		ev.stream, ev.at = st, st.done+len(st.queue)
+		st.queue = append(st.queue, func() driver.Result { *ev = time.Now(); return driver.Success })
 		return driver.Success
-	})
-}
-
-func (d *Device) waitEvent(s driver.Stream, e driver.Event, _ uint32) driver.Result {
-	return d.in(func() driver.Result {
-		ev, st := d.events[e], d.streams[s]
-		if ev == nil || st == nil {
-			return driver.InvalidHandle
-		}
-		from, at := ev.stream, ev.at
-		if from == nil {
-			return driver.Success // never recorded
-		}
-		return d.enqueue(s, func() driver.Result { return d.drain(from, at) })
 	})
 }
 

@@ -164,7 +164,7 @@ func TestStreams(t *testing.T) {
 	must(t, s.Copy(b, a))
 	e, err := s.Record()
 	must(t, err)
-	must(t, other.After(e))
+	must(t, s.Wait())
 	must(t, other.Copy(a, b))
 	must(t, other.Wait())
 	later, err := s.Record()
