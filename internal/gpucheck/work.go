@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
@@ -79,27 +80,18 @@ func (o *messages) Write(b []byte) (int, error) {
 // driver goes on and on: its kernel is named, and then there is silence.
 func (o *messages) alive(w *watch, every time.Duration) (stop func()) {
 	done := make(chan struct{})
-	go func() {
-		t := time.NewTicker(every)
-		defer t.Stop()
-		before, named := uint64(0), uint64(0)
-		for {
-			select {
-			case <-done:
-				return
-			case <-t.C:
-			}
-			calls := w.calls.Load()
-			switch atWork := calls%2 == 1; {
-			case !atWork || calls != before:
-				o.send(message{})
-			case calls != named:
-				o.send(message{Launched: w.last()})
-				named = calls
-			}
-			before = calls
+	before, named := uint64(0), uint64(0)
+	go term.Every(every, done, func(time.Time) {
+		calls := w.calls.Load()
+		switch atWork := calls%2 == 1; {
+		case !atWork || calls != before:
+			o.send(message{})
+		case calls != named:
+			o.send(message{Launched: w.last()})
+			named = calls
 		}
-	}()
+		before = calls
+	})
 	return func() { close(done) }
 }
 

@@ -264,7 +264,7 @@ func TestLoad(t *testing.T) {
 	// Another product is missing.
 	other.Bias = !other.Bias
 	if err := d.Load([]table.Kernel{other.Kernel().Kernel}); !errors.As(err, &missing) {
-		t.Errorf("%s: %v", other.Name(), err)
+		t.Errorf("%s: %v", other.Kernel().Name, err)
 	}
 }
 
