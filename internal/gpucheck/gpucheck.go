@@ -128,10 +128,10 @@ var parts = []part{
 	{devicePart, "the device, the driver and both kinds of code", 40 * time.Second, (*check).device},
 	{kernelsPart, "every kernel against float64", 95 * time.Second, (*check).kernels},
 	{"golden", "golden layers and models", 25 * time.Second, (*check).golden},
-	{"train", "training steps against the CPU's, resumed once", 35 * time.Second, (*check).train},
-	{"decode", "greedy decoding, with graphs and without", 25 * time.Second, (*check).decode},
+	{"train", "training steps against the CPU's, resumed once", 35 * time.Second, func(c *check) error { return c.each(c.Trained, c.train) }},
+	{"decode", "greedy decoding, with graphs and without", 25 * time.Second, func(c *check) error { return c.each(c.Trained, c.decode) }},
 	{"speed", "TFLOP/s of products and GB/s of passes", 55 * time.Second, (*check).speed},
-	{"models", "steps and tokens a second of whole models", 55 * time.Second, (*check).models},
+	{"models", "steps and tokens a second of whole models", 55 * time.Second, func(c *check) error { return c.each(c.Timed, c.model) }},
 }
 
 // Parts lists the names of the parts.

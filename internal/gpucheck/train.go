@@ -191,16 +191,7 @@ func (s state) close() { s.p.Close(); s.m.Close(); s.v.Close() }
 // train takes steps on the CPU, of which the device repeats some from the CPU's
 // parameters, and all by itself; and once more in two parts, which must end with
 // the same bits.
-func (c *check) train() error {
-	for _, cfg := range c.Trained {
-		if err := c.trainModel(cfg); err != nil {
-			return fmt.Errorf("%s: %w", cfg.Model.Name, err)
-		}
-	}
-	return nil
-}
-
-func (c *check) trainModel(cfg *config.Config) error {
+func (c *check) train(cfg *config.Config) error {
 	m, seq := cfg.Model, min(trainSeq, cfg.Model.MaxPositions)
 	pool := rt.NewPool(0)
 	defer pool.Close()
@@ -327,16 +318,7 @@ const (
 
 // decode continues prompts of several lengths greedily, with graphs and without:
 // the same bits, and the logits of the CPU's decoder within bf16.
-func (c *check) decode() error {
-	for _, cfg := range c.Trained {
-		if err := c.decodeModel(cfg); err != nil {
-			return fmt.Errorf("%s: %w", cfg.Model.Name, err)
-		}
-	}
-	return nil
-}
-
-func (c *check) decodeModel(cfg *config.Config) error {
+func (c *check) decode(cfg *config.Config) error {
 	m := cfg.Model
 	pool := rt.NewPool(0)
 	defer pool.Close()

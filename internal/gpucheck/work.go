@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/structuredffn/sffn/internal/term"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
@@ -185,6 +186,16 @@ func (c *check) run() {
 	case c.part.Checks == 0 && len(c.part.Problems) == 0 && c.from == 0:
 		c.note("%v", errNothing)
 	}
+}
+
+// each does one thing with every model.
+func (c *check) each(models []*config.Config, do func(*config.Config) error) error {
+	for _, cfg := range models {
+		if err := do(cfg); err != nil {
+			return fmt.Errorf("%s: %w", cfg.Model.Name, err)
+		}
+	}
+	return nil
 }
 
 // at says what begins, and when to end; see tick.
