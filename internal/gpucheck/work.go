@@ -125,7 +125,8 @@ func Work(ctx context.Context, load func() (*driver.API, error), cfg Config, job
 	}()
 	c.describe()
 	if job.Part == "" {
-		c.logDevice()
+		c.logf("device: %s, %.1f GB, %s", d, float64(d.TotalMemory)/1e9, d.UUID)
+		c.logf("driver: CUDA %s, loaded from %s", c.report.Device.Driver, d.Library)
 		return o.send(message{Device: &c.report.Device, Done: true})
 	}
 	c.run()

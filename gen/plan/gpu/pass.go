@@ -330,9 +330,6 @@ func (u Update) Kernel() Kernel {
 		}
 		return ps
 	}
-	array := func(name string, t table.Type, a table.Access, n table.Extent) table.Param {
-		return table.Param{Name: name, Type: t, Access: a, Len: n}
-	}
 	switch u {
 	case AdamW:
 		k.Params = []table.Param{array("w", table.ArrayFloat32, table.Updated, all), array("m", table.ArrayFloat32, table.Updated, all), array("v", table.ArrayFloat32, table.Updated, all),
