@@ -11,7 +11,6 @@ import (
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/gpuproof"
-	"github.com/structuredffn/sffn/internal/gpuproof/interpret"
 	"github.com/structuredffn/sffn/internal/ptx"
 	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
@@ -19,20 +18,20 @@ import (
 // device runs whole networks on the PTX interpreter and fails the test on
 // findings.
 type device struct {
-	interpret.Runner
+	interpreter
 	t   *testing.T
 	rng *rand.Rand
 }
 
 // newDevice returns one with kernels; seed picks the schedules.
 func newDevice(t *testing.T, kernels map[string]*ptx.Kernel, rng *rand.Rand, seed uint64) *device {
-	return &device{Runner: interpret.Runner{Kernels: kernels, Seed: seed}, t: t, rng: rng}
+	return &device{interpreter: interpreter{Kernels: kernels, Seed: seed}, t: t, rng: rng}
 }
 
 // newProver returns a prover of kernels on the interpreter that compares so many
 // entries of each launch, or all. draw picks the operands, seed the schedules.
-func newProver(kernels map[string]*ptx.Kernel, draw, seed uint64, samples int) (*gpuproof.Prover, *interpret.Runner) {
-	r := &interpret.Runner{Kernels: kernels, Seed: seed}
+func newProver(kernels map[string]*ptx.Kernel, draw, seed uint64, samples int) (*gpuproof.Prover, *interpreter) {
+	r := &interpreter{Kernels: kernels, Seed: seed}
 	return &gpuproof.Prover{Runner: r, Seed: draw, InTurn: true, Samples: samples}, r
 }
 

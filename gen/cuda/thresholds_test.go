@@ -10,7 +10,6 @@ import (
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/plan/gpu"
 	"github.com/structuredffn/sffn/internal/gpuproof"
-	"github.com/structuredffn/sffn/internal/gpuproof/interpret"
 	"github.com/structuredffn/sffn/internal/ptx"
 	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
@@ -84,7 +83,7 @@ func around(s gpu.Threshold) (ns []int) {
 
 // walk runs a kernel with n of what an axis counts, and compares all results; of
 // long sequences only the blocks of rows that see the most of the other side run.
-func walk(d *gpuproof.Prover, r *interpret.Runner, k gpu.Kernel, axis plan.Axis, n int) error {
+func walk(d *gpuproof.Prover, r *interpreter, k gpu.Kernel, axis plan.Axis, n int) error {
 	if a, ok := k.Plan.(gpu.Attention); ok && a.Rows && axis == "seq" && n > 66 {
 		keys := a.Pass == table.AttendKeys
 		d.Only = func(at [3]int) bool { return keys && at[0] < 2 || !keys && at[0] >= n-2 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
-	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/model/train"
 	"github.com/structuredffn/sffn/runtime/cuda"
@@ -101,7 +100,7 @@ func (m *DeviceModel) Train(shapes []Shape, repeats int) (rs []DeviceResult, err
 	if seq > m.spec.MaxPositions {
 		return nil, fmt.Errorf("%s takes %d positions, got %d", m.spec.Name, m.spec.MaxPositions, seq)
 	}
-	e, err := gpu.NewEngine(m.d, train.Start{Spec: m.spec, Params: m.params, Train: config.Train{Batch: 1, Seq: rows, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Clip: 1}})
+	e, err := gpu.NewEngine(m.d, train.Start{Spec: m.spec, Params: m.params, Train: training(1, rows)})
 	if err != nil {
 		return nil, err
 	}

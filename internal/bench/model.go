@@ -9,6 +9,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/bench/peer"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -60,17 +61,9 @@ func anyParams(s spec.Model) *model.Params {
 	return p
 }
 
-// newModel makes a model to train, with any weights.
-func (b *Bench) newModel(s spec.Model) (*model.Model, *model.Params, error) {
-	p := anyParams(s)
-	opt := b.Options
-	opt.Train = true
-	m, err := model.New(s, p, opt)
-	if err != nil {
-		p.Close()
-		return nil, nil, err
-	}
-	return m, p, nil
+// training is how models are trained that are timed.
+func training(batch, seq int) config.Train {
+	return config.Train{Batch: batch, Seq: seq, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Clip: 1}
 }
 
 // tokens draws n tokens.
@@ -128,31 +121,23 @@ func (b *Bench) trainer(s spec.Model, batch, seq int, recompute bool) (step func
 	if seq > s.MaxPositions {
 		return nil, nil, fmt.Errorf("%s takes %d positions, got %d", s.Name, s.MaxPositions, seq)
 	}
-	m, p, err := b.newModel(s)
+	p, t := anyParams(s), training(batch, seq)
+	t.Recompute = recompute
+	e, err := train.NewCPU(s, p, t, b.Options)
 	if err != nil {
+		p.Close()
 		return nil, nil, err
 	}
-	newTrace := m.NewTrace
-	if recompute {
-		newTrace = m.NewRecomputingTrace
-	}
-	tr := newTrace(batch * seq)
-	grads := model.NewParams(s)
-	adam := train.NewAdamW(m, 0.9, 0.95, 1e-8, 0.1, 1)
 	ids := tokens(batch*seq, s.Vocab)
 	step = func(int) error {
-		if _, err := tr.Backward(grads, ids, ids, batch, 1, false); err != nil {
+		if _, err := e.Backward(ids, ids, batch, 1, false); err != nil {
 			return err
 		}
-		adam.Step(grads, 1e-6)
-		m.Repack()
-		return nil
+		_, err := e.Step(1e-6)
+		return err
 	}
 	stop = func() {
-		adam.Close()
-		grads.Close()
-		tr.Close()
-		m.Close()
+		e.Close()
 		p.Close()
 	}
 	return step, stop, nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -114,26 +115,22 @@ func (d *Device) API() *driver.API {
 		},
 		ModuleLoadDataEx:  d.moduleLoad,
 		ModuleUnload:      func(m driver.Module) driver.Result { return remove(d, d.modules, m) },
-		ModuleGetFunction: d.moduleGetFunction,
-		FuncSetAttribute: func(f driver.Function, a, v int32) driver.Result {
-			return d.in(func() driver.Result {
-				k, ok := d.kernels[f]
-				if !ok || a != driver.MaxDynamicShared || v < 0 || v > maxShared {
-					return driver.InvalidValue
-				}
-				k.shared = int(v)
-				return driver.Success
-			})
-		},
-		MemGetInfo: func(free, total *uint64) driver.Result {
-			return d.in(func() driver.Result {
-				*free, *total = d.Memory-d.used, d.Memory
-				return driver.Success
-			})
-		},
-		MemAlloc:     d.memAlloc,
-		MemFree:      d.memFree,
-		MemAllocHost: d.memAllocHost,
+		ModuleGetFunction: in3(d, d.moduleGetFunction),
+		FuncSetAttribute: in3(d, func(f driver.Function, a, v int32) driver.Result {
+			k, ok := d.kernels[f]
+			if !ok || a != driver.MaxDynamicShared || v < 0 || v > maxShared {
+				return driver.InvalidValue
+			}
+			k.shared = int(v)
+			return driver.Success
+		}),
+		MemGetInfo: in2(d, func(free, total *uint64) driver.Result {
+			*free, *total = d.Memory-d.used, d.Memory
+			return driver.Success
+		}),
+		MemAlloc:     in2(d, d.memAlloc),
+		MemFree:      in1(d, d.memFree),
+		MemAllocHost: in2(d, d.memAllocHost),
 		MemFreeHost: func(p unsafe.Pointer) driver.Result {
 			if r := d.in(d.drainAll); r != driver.Success {
 				return r
@@ -172,66 +169,68 @@ func (d *Device) API() *driver.API {
 		MemsetD8Async: func(p driver.Pointer, v uint8, n uint64, s driver.Stream) driver.Result {
 			return d.copying(p, n, s, func(dst []byte) { copy(dst, bytes.Repeat([]byte{v}, len(dst))) })
 		},
-		StreamCreate: func(s *driver.Stream, _ uint32) driver.Result {
-			return d.in(func() driver.Result {
-				*s = driver.Stream(d.handle())
-				d.streams[*s] = &stream{}
-				return driver.Success
-			})
-		},
+		StreamCreate: in2(d, func(s *driver.Stream, _ uint32) driver.Result {
+			*s = driver.Stream(d.handle())
+			d.streams[*s] = &stream{}
+			return driver.Success
+		}),
 		StreamDestroy:      func(s driver.Stream) driver.Result { return remove(d, d.streams, s) },
-		StreamSynchronize:  d.synchronize,
-		StreamWaitEvent:    d.waitEvent,
-		StreamBeginCapture: d.beginCapture,
-		StreamEndCapture:   d.endCapture,
-		EventCreate: func(e *driver.Event, _ uint32) driver.Result {
-			return d.in(func() driver.Result {
-				*e = driver.Event(d.handle())
-				d.events[*e] = &event{}
-				return driver.Success
-			})
-		},
+		StreamSynchronize:  in1(d, d.synchronize),
+		StreamBeginCapture: in2(d, d.beginCapture),
+		StreamEndCapture:   in2(d, d.endCapture),
+		EventCreate: in2(d, func(e *driver.Event, _ uint32) driver.Result {
+			*e = driver.Event(d.handle())
+			d.events[*e] = new(time.Time)
+			return driver.Success
+		}),
 		EventDestroy: func(e driver.Event) driver.Result { return remove(d, d.events, e) },
-		EventRecord:  d.record,
-		EventElapsedTime: func(ms *float32, start, end driver.Event) driver.Result {
-			return d.in(func() driver.Result {
-				a, b := d.events[start], d.events[end]
-				if a == nil || b == nil || a.time.IsZero() || b.time.IsZero() {
-					return driver.InvalidHandle
+		EventRecord:  in2(d, d.record),
+		EventElapsedTime: in3(d, func(ms *float32, start, end driver.Event) driver.Result {
+			a, b := d.events[start], d.events[end]
+			if a == nil || b == nil || a.IsZero() || b.IsZero() {
+				return driver.InvalidHandle
+			}
+			*ms = float32(b.Sub(*a).Seconds() * 1e3)
+			return driver.Success
+		}),
+		GraphInstantiate: in3(d, func(x *driver.GraphExec, g driver.Graph, _ uint64) driver.Result {
+			ops, ok := d.graphs[g]
+			if !ok {
+				return driver.InvalidHandle
+			}
+			*x = driver.GraphExec(d.handle())
+			d.execs[*x] = ops
+			return driver.Success
+		}),
+		GraphLaunch: in2(d, func(x driver.GraphExec, s driver.Stream) driver.Result {
+			ops, ok := d.execs[x]
+			if !ok {
+				return driver.InvalidHandle
+			}
+			for _, o := range ops {
+				if r := d.enqueue(s, o); r != driver.Success {
+					return r
 				}
-				*ms = float32(b.time.Sub(a.time).Seconds() * 1e3)
-				return driver.Success
-			})
-		},
-		GraphInstantiate: func(x *driver.GraphExec, g driver.Graph, _ uint64) driver.Result {
-			return d.in(func() driver.Result {
-				ops, ok := d.graphs[g]
-				if !ok {
-					return driver.InvalidHandle
-				}
-				*x = driver.GraphExec(d.handle())
-				d.execs[*x] = ops
-				return driver.Success
-			})
-		},
-		GraphLaunch: func(x driver.GraphExec, s driver.Stream) driver.Result {
-			return d.in(func() driver.Result {
-				ops, ok := d.execs[x]
-				if !ok {
-					return driver.InvalidHandle
-				}
-				for _, o := range ops {
-					if r := d.enqueue(s, o); r != driver.Success {
-						return r
-					}
-				}
-				return driver.Success
-			})
-		},
+			}
+			return driver.Success
+		}),
 		GraphExecDestroy: func(x driver.GraphExec) driver.Result { return remove(d, d.execs, x) },
 		GraphDestroy:     func(g driver.Graph) driver.Result { return remove(d, d.graphs, g) },
 		LaunchKernel:     d.launchKernel,
 	}
+}
+
+// in1, in2 and in3 make calls of so many parameters those that need a context.
+func in1[A any](d *Device, f func(A) driver.Result) func(A) driver.Result {
+	return func(a A) driver.Result { return d.in(func() driver.Result { return f(a) }) }
+}
+
+func in2[A, B any](d *Device, f func(A, B) driver.Result) func(A, B) driver.Result {
+	return func(a A, b B) driver.Result { return d.in(func() driver.Result { return f(a, b) }) }
+}
+
+func in3[A, B, C any](d *Device, f func(A, B, C) driver.Result) func(A, B, C) driver.Result {
+	return func(a A, b B, c C) driver.Result { return d.in(func() driver.Result { return f(a, b, c) }) }
 }
 
 // contextOf is the primary context of a device.
@@ -315,13 +314,8 @@ func (d *Device) hostMemory(at uintptr, n uint64) []byte {
 
 // text is the PTX that an image is, or that its machine code was assembled from.
 func (d *Device) text(image *byte) (string, driver.Result) {
-	n := 0
-	for n < maxModule && *(*byte)(unsafe.Add(unsafe.Pointer(image), n)) != 0 {
-		n++
-	}
-	text := unsafe.Slice(image, n)
-	if !bytes.HasPrefix(text, fatbinMagic) {
-		return string(text), driver.Success
+	if text := driver.String(image, maxModule); !strings.HasPrefix(text, fatbinMagic) {
+		return text, driver.Success
 	}
 	size := binary.LittleEndian.Uint64(unsafe.Slice(image, 16)[8:])
 	if size > maxModule || d.Assembled == nil {
@@ -339,7 +333,7 @@ func (d *Device) text(image *byte) (string, driver.Result) {
 
 // fatbinMagic begins machine code for several chips: 16 bytes of which the last
 // eight are the size of the rest, then entries, each with a head of its own.
-var fatbinMagic = []byte{0x50, 0xed, 0x55, 0xba}
+const fatbinMagic = "\x50\xed\x55\xba"
 
 // fits looks for an entry that the device can run: of its major compute
 // capability, and no newer.
@@ -364,69 +358,57 @@ func (d *Device) fits(entries []byte) driver.Result {
 }
 
 func (d *Device) moduleGetFunction(f *driver.Function, m driver.Module, name *byte) driver.Result {
-	return d.in(func() driver.Result {
-		mod, ok := d.modules[m]
-		if !ok {
-			return driver.InvalidHandle
-		}
-		n := 0
-		for *(*byte)(unsafe.Add(unsafe.Pointer(name), n)) != 0 {
-			n++
-		}
-		k := mod.Kernels[string(unsafe.Slice(name, n))]
-		if k == nil {
-			return driver.NotFound
-		}
-		*f = driver.Function(d.handle())
-		d.kernels[*f] = &function{Kernel: k, shared: smallShared}
-		return driver.Success
-	})
+	mod, ok := d.modules[m]
+	if !ok {
+		return driver.InvalidHandle
+	}
+	k := mod.Kernels[driver.String(name, maxModule)]
+	if k == nil {
+		return driver.NotFound
+	}
+	*f = driver.Function(d.handle())
+	d.kernels[*f] = &function{Kernel: k, shared: smallShared}
+	return driver.Success
 }
 
 func (d *Device) memAlloc(p *driver.Pointer, n uint64) driver.Result {
-	return d.in(func() driver.Result {
-		switch {
-		case n == 0:
-			return driver.InvalidValue
-		case d.capturing():
-			return driver.Capturing
-		case n > d.Memory-d.used:
-			return driver.OutOfMemory
-		}
-		b := d.mem.Device(int(n))
-		*p = driver.Pointer(b.Address)
-		d.buffers[*p] = b
-		d.used += n
-		return driver.Success
-	})
+	switch {
+	case n == 0:
+		return driver.InvalidValue
+	case d.capturing():
+		return driver.Capturing
+	case n > d.Memory-d.used:
+		return driver.OutOfMemory
+	}
+	b := d.mem.Device(int(n))
+	*p = driver.Pointer(b.Address)
+	d.buffers[*p] = b
+	d.used += n
+	return driver.Success
 }
 
 func (d *Device) memFree(p driver.Pointer) driver.Result {
-	return d.in(func() driver.Result {
-		b, ok := d.buffers[p]
-		if !ok {
-			return driver.InvalidValue
-		}
-		if r := d.drainAll(); r != driver.Success {
-			return r
-		}
-		d.used -= uint64(len(b.Bytes()))
-		d.mem.Remove(b)
-		delete(d.buffers, p)
-		return driver.Success
-	})
+	b, ok := d.buffers[p]
+	if !ok {
+		return driver.InvalidValue
+	}
+	if r := d.drainAll(); r != driver.Success {
+		return r
+	}
+	d.used -= uint64(len(b.Bytes()))
+	d.mem.Remove(b)
+	delete(d.buffers, p)
+	return driver.Success
 }
 
 func (d *Device) memAllocHost(p *unsafe.Pointer, n uint64) driver.Result {
-	return d.in(func() driver.Result {
-		if n == 0 || n > d.Memory {
-			return driver.InvalidValue
-		}
-		b := make([]uint64, (n+7)/8)
-		*p = unsafe.Pointer(&b[0])
-		d.host[*p] = unsafe.Slice((*byte)(*p), n)
-		return driver.Success
-	})
+	if n == 0 || n > d.Memory {
+		return driver.InvalidValue
+	}
+	b := make([]uint64, (n+7)/8)
+	*p = unsafe.Pointer(&b[0])
+	d.host[*p] = unsafe.Slice((*byte)(*p), n)
+	return driver.Success
 }
 
 // copying enqueues a write of n bytes to device memory.
@@ -445,69 +427,46 @@ func (d *Device) copying(to driver.Pointer, n uint64, s driver.Stream, write fun
 }
 
 func (d *Device) synchronize(s driver.Stream) driver.Result {
-	return d.in(func() driver.Result {
-		st, ok := d.streams[s]
-		switch {
-		case !ok:
-			return driver.InvalidHandle
-		case st.capturing:
-			return driver.Capturing
-		}
-		return d.drain(st, st.done+len(st.queue))
-	})
+	st, ok := d.streams[s]
+	switch {
+	case !ok:
+		return driver.InvalidHandle
+	case st.capturing:
+		return driver.Capturing
+	}
+	return d.drain(st, st.done+len(st.queue))
 }
 
 func (d *Device) record(e driver.Event, s driver.Stream) driver.Result {
-	return d.in(func() driver.Result {
-		ev, st := d.events[e], d.streams[s]
-		switch {
-		case ev == nil || st == nil:
-			return driver.InvalidHandle
-		case st.capturing:
-			return driver.Capturing // the driver takes it, this one does not
-		}
-		st.queue = append(st.queue, func() driver.Result { ev.time = time.Now(); return driver.Success })
-		ev.stream, ev.at = st, st.done+len(st.queue)
-		return driver.Success
-	})
-}
-
-func (d *Device) waitEvent(s driver.Stream, e driver.Event, _ uint32) driver.Result {
-	return d.in(func() driver.Result {
-		ev, st := d.events[e], d.streams[s]
-		if ev == nil || st == nil {
-			return driver.InvalidHandle
-		}
-		from, at := ev.stream, ev.at
-		if from == nil {
-			return driver.Success // never recorded
-		}
-		return d.enqueue(s, func() driver.Result { return d.drain(from, at) })
-	})
+	ev, st := d.events[e], d.streams[s]
+	switch {
+	case ev == nil || st == nil:
+		return driver.InvalidHandle
+	case st.capturing:
+		return driver.Capturing // the driver takes it, this one does not
+	}
+	st.queue = append(st.queue, func() driver.Result { *ev = time.Now(); return driver.Success })
+	return driver.Success
 }
 
 func (d *Device) beginCapture(s driver.Stream, _ int32) driver.Result {
-	return d.in(func() driver.Result {
-		st, ok := d.streams[s]
-		if !ok || st.capturing {
-			return driver.InvalidHandle
-		}
-		st.capturing, st.captured = true, nil
-		return driver.Success
-	})
+	st, ok := d.streams[s]
+	if !ok || st.capturing {
+		return driver.InvalidHandle
+	}
+	st.capturing, st.captured = true, nil
+	return driver.Success
 }
 
 func (d *Device) endCapture(s driver.Stream, g *driver.Graph) driver.Result {
-	return d.in(func() driver.Result {
-		st, ok := d.streams[s]
-		if !ok || !st.capturing {
-			return driver.InvalidHandle
-		}
-		st.capturing = false
-		*g = driver.Graph(d.handle())
-		d.graphs[*g] = st.captured
-		return driver.Success
-	})
+	st, ok := d.streams[s]
+	if !ok || !st.capturing {
+		return driver.InvalidHandle
+	}
+	st.capturing = false
+	*g = driver.Graph(d.handle())
+	d.graphs[*g] = st.captured
+	return driver.Success
 }
 
 func (d *Device) launchKernel(f driver.Function, gx, gy, gz, bx, by, bz, shared uint32, s driver.Stream, args, extra unsafe.Pointer) driver.Result {

@@ -52,7 +52,7 @@ type Device struct {
 	modules  map[driver.Module]*ptx.Module
 	kernels  map[driver.Function]*function
 	streams  map[driver.Stream]*stream
-	events   map[driver.Event]*event
+	events   map[driver.Event]*time.Time // when the stream came to them
 	graphs   map[driver.Graph][]op
 	execs    map[driver.GraphExec][]op
 	buffers  map[driver.Pointer]*ptx.Buffer
@@ -79,17 +79,11 @@ type stream struct {
 	captured  []op
 }
 
-type event struct {
-	stream *stream
-	at     int // runs when so many ops of the stream have
-	time   time.Time
-}
-
 // New returns a driver like that of an A100, with 2 GB of memory.
 func New() *Device {
 	return &Device{Version: 12040, Compute: [2]int{8, 0}, Memory: 2 << 30, UUIDs: []driver.UUID{{0x5f, 0xfa, 0x4e}},
 		current: map[int]bool{}, modules: map[driver.Module]*ptx.Module{}, kernels: map[driver.Function]*function{},
-		streams: map[driver.Stream]*stream{}, events: map[driver.Event]*event{}, graphs: map[driver.Graph][]op{},
+		streams: map[driver.Stream]*stream{}, events: map[driver.Event]*time.Time{}, graphs: map[driver.Graph][]op{},
 		execs: map[driver.GraphExec][]op{}, buffers: map[driver.Pointer]*ptx.Buffer{}, host: map[unsafe.Pointer][]byte{},
 		launches: map[string]int{}, retained: map[driver.Device]int{},
 		names: map[driver.Result]*byte{
@@ -122,11 +116,7 @@ func (d *Device) Left() string {
 func (d *Device) Launches() map[string]int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := map[string]int{}
-	for k, v := range d.launches {
-		n[k] = v
-	}
-	return n
+	return maps.Clone(d.launches)
 }
 
 // InUse lists the devices whose context somebody holds.
@@ -214,11 +204,7 @@ func (d *Device) find(p driver.Pointer, n uint64) (b *ptx.Buffer, off int) {
 	if n > d.Memory {
 		return nil, 0
 	}
-	b, off, ok := d.mem.Find(uint64(p), int(n))
-	if !ok {
-		return nil, 0
-	}
-	return b, off
+	return d.mem.Find(uint64(p), int(n))
 }
 
 func (d *Device) launch(k *function, grid [3]int, block, shared int, args []uint64) driver.Result {

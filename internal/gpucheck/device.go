@@ -38,11 +38,6 @@ func (c *check) describe() {
 		Driver: fmt.Sprintf("%d.%d", d.Driver/1000, d.Driver%1000/10), Library: d.Library, CPUs: runtime.NumCPU()}
 }
 
-func (c *check) logDevice() {
-	c.logf("device: %s, %.1f GB, %s", c.d, float64(c.d.TotalMemory)/1e9, c.d.UUID)
-	c.logf("driver: CUDA %s, loaded from %s", c.report.Device.Driver, c.d.Library)
-}
-
 // device loads all kernels as machine code where the driver takes it, and again
 // from PTX, and tries one of each family both ways.
 func (c *check) device() error {

@@ -128,10 +128,10 @@ var parts = []part{
 	{devicePart, "the device, the driver and both kinds of code", 40 * time.Second, (*check).device},
 	{kernelsPart, "every kernel against float64", 95 * time.Second, (*check).kernels},
 	{"golden", "golden layers and models", 25 * time.Second, (*check).golden},
-	{"train", "training steps against the CPU's, resumed once", 35 * time.Second, (*check).train},
-	{"decode", "greedy decoding, with graphs and without", 25 * time.Second, (*check).decode},
+	{"train", "training steps against the CPU's, resumed once", 35 * time.Second, func(c *check) error { return c.each(c.Trained, c.train) }},
+	{"decode", "greedy decoding, with graphs and without", 25 * time.Second, func(c *check) error { return c.each(c.Trained, c.decode) }},
 	{"speed", "TFLOP/s of products and GB/s of passes", 55 * time.Second, (*check).speed},
-	{"models", "steps and tokens a second of whole models", 55 * time.Second, (*check).models},
+	{"models", "steps and tokens a second of whole models", 55 * time.Second, func(c *check) error { return c.each(c.Timed, c.model) }},
 }
 
 // Parts lists the names of the parts.
@@ -142,27 +142,25 @@ func Parts() (names []string) {
 	return names
 }
 
-// What says what a part does.
-func What(name string) string {
+// partOf is the part of a name, an empty one where there is none.
+func partOf(name string) part {
 	for _, p := range parts {
 		if p.name == name {
-			return p.what
+			return p
 		}
 	}
-	return ""
+	return part{}
 }
+
+// What says what a part does.
+func What(name string) string { return partOf(name).what }
 
 // limit is how long a part may take, 0 where it may take what it needs.
 func (c *Config) limit(name string) time.Duration {
 	if c.PartLimit > 0 || !c.Quick {
 		return c.PartLimit
 	}
-	for _, p := range parts {
-		if p.name == name {
-			return p.quick
-		}
-	}
-	return 0
+	return partOf(name).quick
 }
 
 // maxProblems bounds those of a part: a device that is wrong is wrong

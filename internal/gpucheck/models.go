@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/bench"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/gpu"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
@@ -22,18 +22,10 @@ var (
 	decodeBatches = []int{1, 4, 16, 64}
 )
 
-// models times steps and tokens of whole models. What does not fit the device's
+// model times steps and tokens of a whole model. What does not fit the device's
 // memory is left out, with a note.
-func (c *check) models() error {
-	for _, cfg := range c.Timed {
-		if err := c.model(cfg.Model); err != nil {
-			return fmt.Errorf("%s: %w", cfg.Model.Name, err)
-		}
-	}
-	return nil
-}
-
-func (c *check) model(m spec.Model) error {
+func (c *check) model(cfg *config.Config) error {
+	m := cfg.Model
 	ks, err := gpu.Kernels(m)
 	if err != nil {
 		return err

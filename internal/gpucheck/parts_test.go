@@ -71,7 +71,7 @@ func TestWaiting(t *testing.T) {
 		c.check(name, errors.Join(c.goldenModel(g, goldenkernels.Cases[name]), g.err))
 		return nil
 	}
-	for _, part := range []func() error{golden, c.decode, c.speed} {
+	for _, part := range []func() error{golden, func() error { return c.each(c.Trained, c.decode) }, c.speed} {
 		passes(t, c, log, part())
 	}
 	for _, want := range []string{"decoding with graphs is left out", "no graphs, and the host's time"} {
@@ -117,7 +117,7 @@ func TestTrain(t *testing.T) {
 			}
 		}
 		c.Steps, c.part = broken.steps, &Part{}
-		err = c.train()
+		err = c.each(c.Trained, c.train)
 		if broken.kernel == "" {
 			passes(t, c, log, err)
 			continue
@@ -267,7 +267,7 @@ func TestModels(t *testing.T) {
 		size += 4 * uint64(q.Size())
 	}
 	copied = 0
-	passes(t, c, log, c.models())
+	passes(t, c, log, c.each(c.Timed, c.model))
 	if copied < 2*size || copied > 2*size+size/10 {
 		t.Errorf("%d bytes were copied to the device, want twice the parameters' %d and little more", copied, size)
 	}
@@ -280,7 +280,7 @@ func TestModels(t *testing.T) {
 	}
 	c.report.Models, c.part = nil, &Part{}
 	fake.Memory = used - used/8 // too little for what took the most
-	passes(t, c, log, c.models())
+	passes(t, c, log, c.each(c.Timed, c.model))
 	if n := len(c.report.Models); n == 0 || n >= len(trainBatches)+1+len(decodeBatches) || len(c.part.Notes) == 0 || !strings.Contains(c.part.Notes[0], "out of device memory") {
 		t.Errorf("%d timings, notes %q", n, c.part.Notes)
 	}

@@ -156,10 +156,6 @@ func setsOf(bytes, l2 int, free int64) int {
 	return max(1, n)
 }
 
-// slotSize is the distance of the sets of one array, in bytes: a multiple of what
-// the driver aligns memory to.
-func slotSize(n int) int { return (n + 255) &^ 255 }
-
 // rotate gives a kernel so many sets of its inputs. Arrays of all sets lie in one
 // piece of memory each, of which the first part comes from the host.
 func (c *check) rotate(s *cuda.Stream, k table.Kernel, in *gpuproof.Inputs, sets int) (args []cuda.Args, free func(), err error) {
@@ -173,7 +169,7 @@ func (c *check) rotate(s *cuda.Stream, k table.Kernel, in *gpuproof.Inputs, sets
 		args = append(args, cuda.Args{})
 	}
 	add := func(name string, n int, data []byte) error {
-		slot := slotSize(n)
+		slot := (n + 255) &^ 255 // a multiple of what the driver aligns memory to
 		b, err := c.d.Alloc(slot * sets)
 		if err != nil {
 			return err

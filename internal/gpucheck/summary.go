@@ -1,6 +1,7 @@
 package gpucheck
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -18,7 +19,7 @@ func (r *Report) Summary(w io.Writer) error {
 		quick = ", quick"
 	}
 	p("%s, %.0f s%s, program %s.\n", r.Began.Format("2006-01-02 15:04 MST"), r.Seconds, quick, r.Program)
-	p("Compute capability %s, %d multiprocessors, %.1f GB, L2 %.0f MB; driver CUDA %s from %s; %s.\n", d.Compute, d.Multiprocessors, float64(d.Memory)/1e9, float64(d.L2)/1e6, d.Driver, d.Library, orDash(d.Code))
+	p("Compute capability %s, %d multiprocessors, %.1f GB, L2 %.0f MB; driver CUDA %s from %s; %s.\n", d.Compute, d.Multiprocessors, float64(d.Memory)/1e9, float64(d.L2)/1e6, d.Driver, d.Library, cmp.Or(d.Code, "-"))
 	p("| part | verdict | checks | s | what |")
 	p("|---|---|---|---|---|")
 	for _, q := range r.Parts {
@@ -131,15 +132,7 @@ func (r *Report) products(p func(string, ...any)) {
 		p("| %s %s | %d | %d | %.1f, %.1f, %.1f%s | %.0f | %s |", k.precision, k.pass, k.rows, n, flops[0], flops[n/2], flops[n-1], mark, gbs[n/2], torch)
 	}
 	slowest := slices.Clone(r.Products)
-	slices.SortStableFunc(slowest, func(a, b ProductTime) int {
-		switch {
-		case a.Ratio < b.Ratio:
-			return -1
-		case a.Ratio > b.Ratio:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(slowest, func(a, b ProductTime) int { return cmp.Compare(a.Ratio, b.Ratio) })
 	slowest = slices.DeleteFunc(slowest, func(t ProductTime) bool { return t.Ratio == 0 })
 	if len(slowest) == 0 {
 		return
@@ -180,13 +173,6 @@ func (t Timing) us() string {
 	s := fmt.Sprintf("%.1f", t.Median)
 	if t.Cached {
 		s += inCache
-	}
-	return s
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
 	}
 	return s
 }

@@ -61,65 +61,30 @@ func batchOf(m spec.Model, step int) (x, y []int32) {
 
 // host is a run on the CPU.
 type host struct {
-	state
-	cpu   *model.Model
-	trace *model.Trace
-	grads *model.Params
-	adam  *train.AdamW
+	*train.CPU
+	p *model.Params
 }
 
 func newHost(cfg *config.Config, start *model.Params, pool *rt.Pool) (*host, error) {
-	m, t := cfg.Model, cfg.Train
-	p := model.NewParams(m)
+	p, t := model.NewParams(cfg.Model), cfg.Train
 	copy(p.Data, start.Data)
-	cpu, err := model.New(m, p, rt.Options{Pool: pool, Train: true})
+	t.Batch, t.Seq, t.Recompute = trainBatch, min(trainSeq, cfg.Model.MaxPositions), false
+	cpu, err := train.NewCPU(cfg.Model, p, t, rt.Options{Pool: pool})
 	if err != nil {
 		p.Close()
 		return nil, err
 	}
-	h := &host{cpu: cpu, trace: cpu.NewTrace(trainBatch * min(trainSeq, m.MaxPositions)), grads: model.NewParams(m),
-		adam: train.NewAdamW(cpu, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)}
-	h.state = state{p, h.adam.M, h.adam.V}
-	return h, nil
+	return &host{cpu, p}, nil
 }
 
 func (h *host) close() {
-	h.trace.Close()
-	h.grads.Close()
-	h.adam.Close()
-	h.cpu.Close()
+	h.Close()
 	h.p.Close()
 }
 
 // backward leaves a batch's gradients.
 func (h *host) backward(x, y []int32) (float64, error) {
-	return h.trace.Backward(h.grads, x, y, trainBatch, 1, false)
-}
-
-// step moves the parameters, and returns the gradients' norm.
-func (h *host) step(lr float64) float64 {
-	norm := h.adam.Step(h.grads, lr)
-	h.cpu.Repack()
-	return norm
-}
-
-// norms are those of the gradients by kind of layer.
-func (h *host) norms() map[string]float64 {
-	list := h.grads.List()
-	sums := make([]float64, len(list))
-	h.cpu.Pool().Run(len(list), func(_, i int) {
-		for _, v := range h.grads.Get(list[i].Name) {
-			sums[i] += float64(v) * float64(v)
-		}
-	})
-	all := map[string]float64{}
-	for i, q := range list {
-		all[train.LayerKind(q.Name)] += sums[i]
-	}
-	for kind, sum := range all {
-		all[kind] = math.Sqrt(sum)
-	}
-	return all
+	return h.Backward(x, y, trainBatch, 1, false)
 }
 
 // point is what one pass leaves at a state of a run.
@@ -226,16 +191,7 @@ func (s state) close() { s.p.Close(); s.m.Close(); s.v.Close() }
 // train takes steps on the CPU, of which the device repeats some from the CPU's
 // parameters, and all by itself; and once more in two parts, which must end with
 // the same bits.
-func (c *check) train() error {
-	for _, cfg := range c.Trained {
-		if err := c.trainModel(cfg); err != nil {
-			return fmt.Errorf("%s: %w", cfg.Model.Name, err)
-		}
-	}
-	return nil
-}
-
-func (c *check) trainModel(cfg *config.Config) error {
+func (c *check) train(cfg *config.Config) error {
 	m, seq := cfg.Model, min(trainSeq, cfg.Model.MaxPositions)
 	pool := rt.NewPool(0)
 	defer pool.Close()
@@ -322,9 +278,13 @@ func (c *check) onCPU(cfg *config.Config, start *model.Params, pool *rt.Pool) (l
 			return nil, err
 		}
 		if compared {
-			want.kinds = h.norms()
+			if want.kinds, _, err = h.Norms(); err != nil {
+				return nil, err
+			}
 		}
-		want.norm = h.step(rate(step))
+		if want.norm, err = h.Step(rate(step)); err != nil {
+			return nil, err
+		}
 		losses = append(losses, want.loss)
 		if compared {
 			c.check(fmt.Sprintf("%s, a pass from the CPU's parameters after %d steps", cfg.Model.Name, step), comparePoints(got, want, cfg.Model))
@@ -358,16 +318,7 @@ const (
 
 // decode continues prompts of several lengths greedily, with graphs and without:
 // the same bits, and the logits of the CPU's decoder within bf16.
-func (c *check) decode() error {
-	for _, cfg := range c.Trained {
-		if err := c.decodeModel(cfg); err != nil {
-			return fmt.Errorf("%s: %w", cfg.Model.Name, err)
-		}
-	}
-	return nil
-}
-
-func (c *check) decodeModel(cfg *config.Config) error {
+func (c *check) decode(cfg *config.Config) error {
 	m := cfg.Model
 	pool := rt.NewPool(0)
 	defer pool.Close()

@@ -36,16 +36,16 @@ func disturb(v []float32, pool *rt.Pool, seed uint64, size float32) {
 // which this process cannot reach, shows as that of the weights that multiply them.
 func disturbedPass(t *testing.T, h *host, cfg *config.Config, step int, size float32) (p point) {
 	t.Helper()
-	pool, kept := h.cpu.Pool(), slices.Clone(h.p.Data)
+	pool, kept := h.Model.Pool(), slices.Clone(h.p.Data)
 	disturb(h.p.Data, pool, uint64(2*step), size)
-	h.cpu.Repack()
+	h.Model.Repack()
 	var err error
 	if p.loss, err = h.backward(batchOf(cfg.Model, step)); err != nil {
 		t.Fatal(err)
 	}
 	copy(h.p.Data, kept)
-	h.cpu.Repack()
-	disturb(h.grads.Data, pool, uint64(2*step+1), size)
+	h.Model.Repack()
+	disturb(h.Grads.Data, pool, uint64(2*step+1), size)
 	p.kinds = h.norms()
 	return p
 }
@@ -82,7 +82,9 @@ func simulate(t *testing.T, cfg *config.Config, size float32, disturbedRate func
 		if slices.Contains(compareAt(experimentSteps), step) {
 			r.want = append(r.want, point{loss, h.norm(), h.norms()})
 		}
-		h.step(rate(step))
+		if _, err := h.Step(rate(step)); err != nil {
+			t.Fatal(err)
+		}
 		r.plain = append(r.plain, loss)
 	}
 	other, err := newHost(cfg, start, pool)
@@ -92,9 +94,17 @@ func simulate(t *testing.T, cfg *config.Config, size float32, disturbedRate func
 	defer other.close()
 	for step := range experimentSteps {
 		r.disturbed = append(r.disturbed, disturbedPass(t, other, cfg, step, size).loss)
-		other.step(disturbedRate(step))
+		if _, err := other.Step(disturbedRate(step)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return r
+}
+
+// norms are those of the gradients by kind of layer.
+func (h *host) norms() map[string]float64 {
+	grads, _, _ := h.Norms() // the CPU has no errors
+	return grads
 }
 
 // norm is that of all gradients.

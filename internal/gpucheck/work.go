@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/structuredffn/sffn/internal/term"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/cuda/driver"
 )
@@ -79,27 +81,18 @@ func (o *messages) Write(b []byte) (int, error) {
 // driver goes on and on: its kernel is named, and then there is silence.
 func (o *messages) alive(w *watch, every time.Duration) (stop func()) {
 	done := make(chan struct{})
-	go func() {
-		t := time.NewTicker(every)
-		defer t.Stop()
-		before, named := uint64(0), uint64(0)
-		for {
-			select {
-			case <-done:
-				return
-			case <-t.C:
-			}
-			calls := w.calls.Load()
-			switch atWork := calls%2 == 1; {
-			case !atWork || calls != before:
-				o.send(message{})
-			case calls != named:
-				o.send(message{Launched: w.last()})
-				named = calls
-			}
-			before = calls
+	before, named := uint64(0), uint64(0)
+	go term.Every(every, done, func(time.Time) {
+		calls := w.calls.Load()
+		switch atWork := calls%2 == 1; {
+		case !atWork || calls != before:
+			o.send(message{})
+		case calls != named:
+			o.send(message{Launched: w.last()})
+			named = calls
 		}
-	}()
+		before = calls
+	})
 	return func() { close(done) }
 }
 
@@ -132,7 +125,8 @@ func Work(ctx context.Context, load func() (*driver.API, error), cfg Config, job
 	}()
 	c.describe()
 	if job.Part == "" {
-		c.logDevice()
+		c.logf("device: %s, %.1f GB, %s", d, float64(d.TotalMemory)/1e9, d.UUID)
+		c.logf("driver: CUDA %s, loaded from %s", c.report.Device.Driver, d.Library)
 		return o.send(message{Device: &c.report.Device, Done: true})
 	}
 	c.run()
@@ -176,10 +170,8 @@ func (c *check) run() {
 				err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
 			}
 		}()
-		for _, p := range parts {
-			if p.name == c.part.Name {
-				return p.run(c)
-			}
+		if p := partOf(c.part.Name); p.run != nil {
+			return p.run(c)
 		}
 		return fmt.Errorf("unknown part %q", c.part.Name)
 	}()
@@ -195,6 +187,16 @@ func (c *check) run() {
 	case c.part.Checks == 0 && len(c.part.Problems) == 0 && c.from == 0:
 		c.note("%v", errNothing)
 	}
+}
+
+// each does one thing with every model.
+func (c *check) each(models []*config.Config, do func(*config.Config) error) error {
+	for _, cfg := range models {
+		if err := do(cfg); err != nil {
+			return fmt.Errorf("%s: %w", cfg.Model.Name, err)
+		}
+	}
+	return nil
 }
 
 // at says what begins, and when to end; see tick.

@@ -79,17 +79,16 @@ func columns(t *trial, tokens int) {
 }
 
 // cast tries the change of so many entries' type.
-func cast(t *trial, n int) {
-	t.counts[table.Entries] = n
-	x := t.draw("x", 1)
-	t.each("y", func(i int) (float64, float64) { return Rounded(x.at(i)), 0 })
-}
+func cast(t *trial, n int) { round(t, n, "x", "y") }
 
 // pack tries the rounding of so many parameters.
-func pack(t *trial, n int) {
+func pack(t *trial, n int) { round(t, n, "w", "pack") }
+
+// round tries what rounds each of n entries to bf16, or leaves one that is.
+func round(t *trial, n int, from, to string) {
 	t.counts[table.Entries] = n
-	w := t.draw("w", 1)
-	t.each("pack", func(i int) (float64, float64) { return Rounded(w.at(i)), 0 })
+	x := t.draw(from, 1)
+	t.each(to, func(i int) (float64, float64) { return Rounded(x.at(i)), 0 })
 }
 
 // squares tries the sums of squares of so many gradients.

@@ -68,35 +68,54 @@ var (
 	zero64 [warpSize]uint64
 )
 
+// each computes all lanes of d from those of one register, each2 and each3 from
+// those of two and three. They are inlined, and with them what they are given.
+func each[D, A uint32 | uint64](d *[warpSize]D, a *[warpSize]A, f func(A) D) {
+	for l := range d {
+		d[l] = f(a[l])
+	}
+}
+
+func each2[D, A, B uint32 | uint64](d *[warpSize]D, a *[warpSize]A, b *[warpSize]B, f func(A, B) D) {
+	for l := range d {
+		d[l] = f(a[l], b[l])
+	}
+}
+
+func each3[D uint32 | uint64](d, a, b, c *[warpSize]D, f func(_, _, _ D) D) {
+	for l := range d {
+		d[l] = f(a[l], b[l], c[l])
+	}
+}
+
+// choose takes the lanes of a where p has a bit, and those of b elsewhere.
+func choose[T uint32 | uint64](d, a, b *[warpSize]T, p uint32) {
+	for l := range d {
+		if p>>l&1 != 0 {
+			d[l] = a[l]
+		} else {
+			d[l] = b[l]
+		}
+	}
+}
+
 func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 	a, b, c := w.lanes32(in, 0), w.lanes32(in, 1), w.lanes32(in, 2)
 	switch in.op.code {
 	case opMov32:
 		*d = *a
 	case opAdd32:
-		for l := range d {
-			d[l] = a[l] + b[l]
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return x + y })
 	case opSub32:
-		for l := range d {
-			d[l] = a[l] - b[l]
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return x - y })
 	case opMul32:
-		for l := range d {
-			d[l] = a[l] * b[l]
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return x * y })
 	case opMad32:
-		for l := range d {
-			d[l] = a[l]*b[l] + c[l]
-		}
+		each3(d, a, b, c, func(x, y, z uint32) uint32 { return x*y + z })
 	case opMulHiS32:
-		for l := range d {
-			d[l] = uint32(int64(int32(a[l])) * int64(int32(b[l])) >> 32)
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return uint32(int64(int32(x)) * int64(int32(y)) >> 32) })
 	case opMulHiU32:
-		for l := range d {
-			d[l] = uint32(uint64(a[l]) * uint64(b[l]) >> 32)
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return uint32(uint64(x) * uint64(y) >> 32) })
 	case opDivU32, opRemU32:
 		// What a division by zero gives is not defined: all ones.
 		for l := range d {
@@ -110,53 +129,29 @@ func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 			}
 		}
 	case opAnd32:
-		for l := range d {
-			d[l] = a[l] & b[l]
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return x & y })
 	case opOr32:
-		for l := range d {
-			d[l] = a[l] | b[l]
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return x | y })
 	case opXor32:
-		for l := range d {
-			d[l] = a[l] ^ b[l]
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return x ^ y })
 	case opNot32:
-		for l := range d {
-			d[l] = ^a[l]
-		}
+		each(d, a, func(x uint32) uint32 { return ^x })
 	case opNeg32:
-		for l := range d {
-			d[l] = -a[l]
-		}
+		each(d, a, func(x uint32) uint32 { return -x })
 	case opShl32:
-		for l := range d {
-			d[l] = a[l] << b[l]
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return x << y })
 	case opShrU32:
-		for l := range d {
-			d[l] = a[l] >> b[l]
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return x >> y })
 	case opShrS32:
-		for l := range d {
-			d[l] = uint32(int32(a[l]) >> b[l])
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return uint32(int32(x) >> y) })
 	case opMinS32:
-		for l := range d {
-			d[l] = uint32(min(int32(a[l]), int32(b[l])))
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return uint32(min(int32(x), int32(y))) })
 	case opMaxS32:
-		for l := range d {
-			d[l] = uint32(max(int32(a[l]), int32(b[l])))
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return uint32(max(int32(x), int32(y))) })
 	case opMinU32:
-		for l := range d {
-			d[l] = min(a[l], b[l])
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return min(x, y) })
 	case opMaxU32:
-		for l := range d {
-			d[l] = max(a[l], b[l])
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return max(x, y) })
 	case opBfi32:
 		n := w.lanes32(in, 3)
 		for l := range d {
@@ -164,33 +159,17 @@ func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 			d[l] = b[l]&^field | a[l]<<(c[l]&255)&field
 		}
 	case opCvt32U64:
-		for l, v := range w.lanes64(in, 0) {
-			d[l] = uint32(v)
-		}
+		each(d, w.lanes64(in, 0), func(x uint64) uint32 { return uint32(x) })
 	case opSelect32:
-		p := w.preds[in.s[2]]
-		for l := range d {
-			d[l] = b[l]
-			if p>>l&1 != 0 {
-				d[l] = a[l]
-			}
-		}
+		choose(d, a, b, w.preds[in.s[2]])
 	case opAddF32:
-		for l := range d {
-			d[l] = bits32(f32(a[l]) + f32(b[l]))
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return bits32(f32(x) + f32(y)) })
 	case opSubF32:
-		for l := range d {
-			d[l] = bits32(f32(a[l]) - f32(b[l]))
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return bits32(f32(x) - f32(y)) })
 	case opMulF32:
-		for l := range d {
-			d[l] = bits32(f32(a[l]) * f32(b[l]))
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return bits32(f32(x) * f32(y)) })
 	case opNegF32:
-		for l := range d {
-			d[l] = a[l] ^ 1<<31
-		}
+		each(d, a, func(x uint32) uint32 { return x ^ 1<<31 })
 	case opFmaF32:
 		for l := range d {
 			// The product of two float32 is exact in float64; the sum is rounded
@@ -198,45 +177,25 @@ func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 			d[l] = bits32(float32(float64(f32(a[l]))*float64(f32(b[l])) + float64(f32(c[l]))))
 		}
 	case opMaxF32:
-		for l := range d {
-			d[l] = bits32(atMost(f32(b[l]), f32(a[l])))
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return bits32(atMost(f32(y), f32(x))) })
 	case opMinF32:
-		for l := range d {
-			d[l] = bits32(-atMost(-f32(b[l]), -f32(a[l])))
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return bits32(-atMost(-f32(y), -f32(x))) })
 	case opDivF32:
-		for l := range d {
-			d[l] = bits32(f32(a[l]) / f32(b[l]))
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return bits32(f32(x) / f32(y)) })
 	case opRcpF32:
-		for l := range d {
-			d[l] = bits32(1 / f32(a[l]))
-		}
+		each(d, a, func(x uint32) uint32 { return bits32(1 / f32(x)) })
 	case opSqrtF32:
-		for l := range d {
-			d[l] = bits32(float32(math.Sqrt(float64(f32(a[l])))))
-		}
+		each(d, a, func(x uint32) uint32 { return bits32(float32(math.Sqrt(float64(f32(x))))) })
 	case opCvtF32U32:
-		for l := range d {
-			d[l] = bits32(float32(a[l]))
-		}
+		each(d, a, func(x uint32) uint32 { return bits32(float32(x)) })
 	case opExp2F32:
-		for l := range d {
-			d[l] = bits32(approx22(math.Exp2(float64(f32(a[l])))))
-		}
+		each(d, a, func(x uint32) uint32 { return bits32(approx22(math.Exp2(float64(f32(x))))) })
 	case opLog2F32:
-		for l := range d {
-			d[l] = bits32(approx22(math.Log2(float64(f32(a[l])))))
-		}
+		each(d, a, func(x uint32) uint32 { return bits32(approx22(math.Log2(float64(f32(x))))) })
 	case opTanhF32:
-		for l := range d {
-			d[l] = bits32(tanhApprox(f32(a[l])))
-		}
+		each(d, a, func(x uint32) uint32 { return bits32(tanhApprox(f32(x))) })
 	case opPackBF16:
-		for l := range d {
-			d[l] = roundBF16(f32(a[l]))<<16 | roundBF16(f32(b[l]))
-		}
+		each2(d, a, b, func(x, y uint32) uint32 { return roundBF16(f32(x))<<16 | roundBF16(f32(y)) })
 	default:
 		panic("ptx: no arithmetic for " + in.name)
 	}
@@ -273,61 +232,31 @@ func (w *warp) compute64(in *instr, d *[warpSize]uint64) {
 	case opMov64:
 		*d = *a
 	case opAdd64:
-		for l := range d {
-			d[l] = a[l] + b[l]
-		}
+		each2(d, a, b, func(x, y uint64) uint64 { return x + y })
 	case opSub64:
-		for l := range d {
-			d[l] = a[l] - b[l]
-		}
+		each2(d, a, b, func(x, y uint64) uint64 { return x - y })
 	case opMul64:
-		for l := range d {
-			d[l] = a[l] * b[l]
-		}
+		each2(d, a, b, func(x, y uint64) uint64 { return x * y })
 	case opAnd64:
-		for l := range d {
-			d[l] = a[l] & b[l]
-		}
+		each2(d, a, b, func(x, y uint64) uint64 { return x & y })
 	case opOr64:
-		for l := range d {
-			d[l] = a[l] | b[l]
-		}
+		each2(d, a, b, func(x, y uint64) uint64 { return x | y })
 	case opShl64:
-		for l := range d {
-			d[l] = a[l] << b32[l]
-		}
+		each2(d, a, b32, func(x uint64, y uint32) uint64 { return x << y })
 	case opShrU64:
-		for l := range d {
-			d[l] = a[l] >> b32[l]
-		}
+		each2(d, a, b32, func(x uint64, y uint32) uint64 { return x >> y })
 	case opShrS64:
-		for l := range d {
-			d[l] = uint64(int64(a[l]) >> b32[l])
-		}
+		each2(d, a, b32, func(x uint64, y uint32) uint64 { return uint64(int64(x) >> y) })
 	case opMulWideS32:
-		for l := range d {
-			d[l] = uint64(int64(int32(a32[l])) * int64(int32(b32[l])))
-		}
+		each2(d, a32, b32, func(x, y uint32) uint64 { return uint64(int64(int32(x)) * int64(int32(y))) })
 	case opMulWideU32:
-		for l := range d {
-			d[l] = uint64(a32[l]) * uint64(b32[l])
-		}
+		each2(d, a32, b32, func(x, y uint32) uint64 { return uint64(x) * uint64(y) })
 	case opCvt64S32:
-		for l := range d {
-			d[l] = uint64(int64(int32(a32[l])))
-		}
+		each(d, a32, func(x uint32) uint64 { return uint64(int64(int32(x))) })
 	case opCvt64U32:
-		for l := range d {
-			d[l] = uint64(a32[l])
-		}
+		each(d, a32, func(x uint32) uint64 { return uint64(x) })
 	case opSelect64:
-		p := w.preds[in.s[2]]
-		for l := range d {
-			d[l] = b[l]
-			if p>>l&1 != 0 {
-				d[l] = a[l]
-			}
-		}
+		choose(d, a, b, w.preds[in.s[2]])
 	default:
 		panic("ptx: no arithmetic for " + in.name)
 	}

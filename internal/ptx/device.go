@@ -69,12 +69,13 @@ func (m *Memory) Remove(b *Buffer) {
 	m.buffers = slices.DeleteFunc(m.buffers, func(o *Buffer) bool { return o == b })
 }
 
-// Find is the buffer that holds n bytes at an address, and where in it they lie.
-func (m *Memory) Find(at uint64, n int) (b *Buffer, off int, ok bool) {
+// Find is the buffer that holds n bytes at an address, nil where there is none, and
+// where in it they lie.
+func (m *Memory) Find(at uint64, n int) (b *Buffer, off int) {
 	if b = m.find(at, n); b == nil {
-		return nil, 0, false
+		return nil, 0
 	}
-	return b, int(at - b.Address), true
+	return b, int(at - b.Address)
 }
 
 // settle ends a launch: what it wrote is there for the next.

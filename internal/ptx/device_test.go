@@ -72,7 +72,7 @@ func TestDeviceMemory(t *testing.T) {
 	if c := mem.Device(4); c.Address <= b.Address {
 		t.Errorf("addresses were used again: %#x after %#x", c.Address, b.Address)
 	}
-	if _, off, ok := mem.Find(b.Address+12, 4); !ok || off != 12 {
-		t.Errorf("12 bytes on: %d, %v", off, ok)
+	if got, off := mem.Find(b.Address+12, 4); got != b || off != 12 {
+		t.Errorf("12 bytes on: %d, %v", off, got)
 	}
 }

@@ -1,6 +1,9 @@
 package ptx
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // token is a word, a number or one character of punctuation.
 type token struct {
@@ -17,8 +20,9 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("ptx: line %d: %s", e.Line, e.Msg) }
 
-func errorf(line int, format string, args ...any) error {
-	return &Error{line, fmt.Sprintf(format, args...)}
+// fail ends [Parse] with an error.
+func fail(line int, format string, args ...any) {
+	panic(&Error{line, fmt.Sprintf(format, args...)})
 }
 
 func inWord(c byte) bool {
@@ -27,7 +31,7 @@ func inWord(c byte) bool {
 }
 
 // lex cuts the text into tokens and leaves comments out.
-func lex(src string) ([]token, error) {
+func lex(src string) []token {
 	var ts []token
 	line := 1
 	for i := 0; i < len(src); {
@@ -44,15 +48,12 @@ func lex(src string) ([]token, error) {
 				i++
 			}
 		case c == '"':
-			n := 1
-			for n < len(rest) && rest[n] != '"' && rest[n] != '\n' {
-				n++
+			n := strings.IndexAny(rest[1:], "\"\n")
+			if n < 0 || rest[1+n] != '"' {
+				fail(line, "string without an end")
 			}
-			if n == len(rest) || rest[n] != '"' {
-				return nil, errorf(line, "string without an end")
-			}
-			ts = append(ts, token{rest[:n+1], line})
-			i += n + 1
+			ts = append(ts, token{rest[:n+2], line})
+			i += n + 2
 		case inWord(c):
 			n := 1
 			for n < len(rest) && inWord(rest[n]) {
@@ -62,16 +63,12 @@ func lex(src string) ([]token, error) {
 			i += n
 		default:
 			const punctuation = "{}[]()<>,;:@!|+-"
-			known := false
-			for j := range len(punctuation) {
-				known = known || punctuation[j] == c
-			}
-			if !known {
-				return nil, errorf(line, "character %q is not PTX", c)
+			if strings.IndexByte(punctuation, c) < 0 {
+				fail(line, "character %q is not PTX", c)
 			}
 			ts = append(ts, token{rest[:1], line})
 			i++
 		}
 	}
-	return ts, nil
+	return ts
 }

@@ -1,6 +1,7 @@
 package ptx
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math"
 	"slices"
@@ -86,15 +87,7 @@ func (b *Buffer) Freeze() { b.writers, b.owners = nil, nil }
 
 // find is the buffer that holds n bytes at an address.
 func (m *Memory) find(at uint64, n int) *Buffer {
-	i, exact := slices.BinarySearchFunc(m.buffers, at, func(b *Buffer, at uint64) int {
-		switch {
-		case b.Address < at:
-			return -1
-		case b.Address > at:
-			return 1
-		}
-		return 0
-	})
+	i, exact := slices.BinarySearchFunc(m.buffers, at, func(b *Buffer, at uint64) int { return cmp.Compare(b.Address, at) })
 	if !exact {
 		i--
 	}

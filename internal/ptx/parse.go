@@ -96,17 +96,23 @@ type parser struct {
 }
 
 // Parse reads the PTX of one module. Errors are of type *[Error].
-func Parse(src string) (*Module, error) {
-	ts, err := lex(src)
-	if err != nil {
-		return nil, err
-	}
+func Parse(src string) (m *Module, err error) {
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case *Error:
+			m, err = nil, v
+		default:
+			panic(v)
+		}
+	}()
+	ts := lex(src)
 	last := 1
 	if len(ts) > 0 {
 		last = ts[len(ts)-1].line
 	}
 	p := &parser{ts: append(ts, token{"", last}), shared: map[string]bool{}}
-	m := &Module{Kernels: map[string]*Kernel{}}
+	m = &Module{Kernels: map[string]*Kernel{}}
 	for p.peek() != "" {
 		t := p.next()
 		switch t.text {
@@ -116,23 +122,18 @@ func Parse(src string) (*Module, error) {
 			m.Target = p.next().text
 		case ".address_size":
 			if n := p.next(); n.text != "64" {
-				return nil, errorf(n.line, "address size %q, want 64", n.text)
+				fail(n.line, "address size %q, want 64", n.text)
 			}
 		case ".extern":
-			if err := p.externShared(); err != nil {
-				return nil, err
-			}
+			p.externShared()
 		case ".visible":
-			k, err := p.entry()
-			if err != nil {
-				return nil, err
-			}
+			k := p.entry()
 			if m.Kernels[k.Name] != nil {
-				return nil, errorf(t.line, "a second kernel %s", k.Name)
+				fail(t.line, "a second kernel %s", k.Name)
 			}
 			m.Kernels[k.Name] = k
 		default:
-			return nil, errorf(t.line, "%q at the top of a module: want a directive or .visible .entry", t.text)
+			fail(t.line, "%q at the top of a module: want a directive or .visible .entry", t.text)
 		}
 	}
 	return m, nil
@@ -148,57 +149,46 @@ func (p *parser) next() token {
 	return t
 }
 
-func (p *parser) expect(texts ...string) error {
+func (p *parser) expect(texts ...string) {
 	for _, s := range texts {
 		if t := p.next(); t.text != s {
-			return errorf(t.line, "%q, want %q", t.text, s)
+			fail(t.line, "%q, want %q", t.text, s)
 		}
 	}
-	return nil
 }
 
 // number reads a small count.
-func (p *parser) number(limit int) (int, error) {
+func (p *parser) number(limit int) int {
 	t := p.next()
 	n, err := strconv.Atoi(t.text)
 	if err != nil || n < 0 || n > limit {
-		return 0, errorf(t.line, "%q, want a number up to %d", t.text, limit)
+		fail(t.line, "%q, want a number up to %d", t.text, limit)
 	}
-	return n, nil
+	return n
 }
 
 // externShared reads the one array of dynamic shared memory.
-func (p *parser) externShared() error {
-	if err := p.expect(".shared", ".align"); err != nil {
-		return err
-	}
-	if _, err := p.number(128); err != nil {
-		return err
-	}
-	if err := p.expect(".b8"); err != nil {
-		return err
-	}
+func (p *parser) externShared() {
+	p.expect(".shared", ".align")
+	p.number(128)
+	p.expect(".b8")
 	p.shared[p.next().text] = true
-	return p.expect("[", "]", ";")
+	p.expect("[", "]", ";")
 }
 
-func (p *parser) entry() (*Kernel, error) {
-	if err := p.expect(".entry"); err != nil {
-		return nil, err
-	}
+func (p *parser) entry() *Kernel {
+	p.expect(".entry")
 	name := p.next()
 	k := &Kernel{Name: name.text, Threads: maxThreads,
 		names: map[string]register{}, const32: map[constant]int{}, const64: map[uint64]int{}, constPred: map[bool]int{}}
 	p.k, p.labels, p.params = k, map[string]int{}, map[string]int{}
-	if err := p.expect("("); err != nil {
-		return nil, err
-	}
+	p.expect("(")
 	for p.peek() == ".param" {
 		p.next()
 		t := p.next()
 		size := map[string]int{".u32": 4, ".f32": 4, ".u64": 8}[t.text]
 		if size == 0 {
-			return nil, errorf(t.line, "parameter of type %q: only .u32, .f32 and .u64 are run", t.text)
+			fail(t.line, "parameter of type %q: only .u32, .f32 and .u64 are run", t.text)
 		}
 		p.params[p.next().text] = len(k.Params)
 		k.Params = append(k.Params, size)
@@ -206,59 +196,44 @@ func (p *parser) entry() (*Kernel, error) {
 			p.next()
 		}
 	}
-	if err := p.expect(")"); err != nil {
-		return nil, err
-	}
+	p.expect(")")
 	for p.peek() != "{" {
 		switch t := p.next(); t.text {
 		case ".maxntid":
-			n, err := p.number(maxThreads)
-			if err != nil {
-				return nil, err
-			}
-			if err := p.expect(",", "1", ",", "1"); err != nil {
-				return nil, err
-			}
-			k.Threads = n
+			k.Threads = p.number(maxThreads)
+			p.expect(",", "1", ",", "1")
 		case ".minnctapersm":
-			if _, err := p.number(32); err != nil {
-				return nil, err
-			}
+			p.number(32)
 		default:
-			return nil, errorf(t.line, "%q before the body of %s: want .maxntid, .minnctapersm or {", t.text, k.Name)
+			fail(t.line, "%q before the body of %s: want .maxntid, .minnctapersm or {", t.text, k.Name)
 		}
 	}
 	p.next()
-	return k, p.body()
+	p.body()
+	return k
 }
 
 // body reads registers, labels and instructions up to the closing brace.
-func (p *parser) body() error {
+func (p *parser) body() {
 	k := p.k
 	for p.peek() != "}" {
 		t := p.next()
 		switch {
 		case t.text == "":
-			return errorf(t.line, "%s ends without }", k.Name)
+			fail(t.line, "%s ends without }", k.Name)
 		case t.text == ".reg":
-			if err := p.registers(); err != nil {
-				return err
-			}
+			p.registers()
 		case t.text == ".pragma":
 			p.next()
-			if err := p.expect(";"); err != nil {
-				return err
-			}
+			p.expect(";")
 		case p.peek() == ":":
 			p.next()
 			if _, ok := p.labels[t.text]; ok {
-				return errorf(t.line, "a second label %s", t.text)
+				fail(t.line, "a second label %s", t.text)
 			}
 			p.labels[t.text] = len(k.code)
 		default:
-			if err := p.instruction(t); err != nil {
-				return err
-			}
+			p.instruction(t)
 		}
 	}
 	end := p.next()
@@ -269,46 +244,39 @@ func (p *parser) body() error {
 		}
 		to, ok := p.labels[in.label]
 		if !ok {
-			return errorf(in.line, "no label %s in %s", in.label, k.Name)
+			fail(in.line, "no label %s in %s", in.label, k.Name)
 		}
 		in.target = to
 	}
 	if n := len(k.code); n == 0 || k.code[n-1].op.code != opRet || k.code[n-1].pred >= 0 {
-		return errorf(end.line, "%s does not end with ret", k.Name)
+		fail(end.line, "%s does not end with ret", k.Name)
 	}
-	return nil
 }
 
 // maxRegisters bounds what one .reg line declares.
 const maxRegisters = 1 << 14
 
-func (p *parser) registers() error {
+func (p *parser) registers() {
 	t := p.next()
 	c, ok := map[string]class{".pred": classPred, ".f32": class32, ".b32": class32, ".b16": class16, ".b64": class64}[t.text]
 	if !ok {
-		return errorf(t.line, "registers of type %q: only .pred, .b16, .b32, .f32 and .b64 are run", t.text)
+		fail(t.line, "registers of type %q: only .pred, .b16, .b32, .f32 and .b64 are run", t.text)
 	}
 	name := p.next()
-	if err := p.expect("<"); err != nil {
-		return err
-	}
-	n, err := p.number(maxRegisters)
-	if err != nil {
-		return err
-	}
+	p.expect("<")
 	count := map[class]*int{class32: &p.k.r32, class16: &p.k.r32, class64: &p.k.r64, classPred: &p.k.preds}[c]
-	for i := range n {
+	for i := range p.number(maxRegisters) {
 		r := name.text + strconv.Itoa(i)
 		if _, ok := p.k.names[r]; ok {
-			return errorf(name.line, "register %s is declared twice", r)
+			fail(name.line, "register %s is declared twice", r)
 		}
 		p.k.names[r] = register{c, *count}
 		*count++
 	}
-	return p.expect(">", ";")
+	p.expect(">", ";")
 }
 
-func (p *parser) instruction(t token) error {
+func (p *parser) instruction(t token) {
 	in := instr{line: t.line, pred: -1}
 	if t.text == "@" {
 		if p.peek() == "!" {
@@ -318,7 +286,7 @@ func (p *parser) instruction(t token) error {
 		g := p.next()
 		r, ok := p.k.names[g.text]
 		if !ok || r.class != classPred {
-			return errorf(g.line, "guard %q is no predicate register", g.text)
+			fail(g.line, "guard %q is no predicate register", g.text)
 		}
 		in.pred = r.index
 		t = p.next()
@@ -326,23 +294,16 @@ func (p *parser) instruction(t token) error {
 	in.name = t.text
 	in.op = opcodes[t.text]
 	if in.op == nil {
-		return errorf(t.line, "instruction %q is not among those that are run", t.text)
+		fail(t.line, "instruction %q is not among those that are run", t.text)
 	}
 	for i, form := range in.op.operands {
 		if i > 0 {
-			if err := p.expect(","); err != nil {
-				return err
-			}
+			p.expect(",")
 		}
-		if err := p.operand(&in, form); err != nil {
-			return err
-		}
+		p.operand(&in, form)
 	}
-	if err := p.expect(";"); err != nil {
-		return err
-	}
+	p.expect(";")
 	p.k.code = append(p.k.code, in)
-	return nil
 }
 
 // operand reads one operand of the given form:
@@ -355,64 +316,54 @@ func (p *parser) instruction(t token) error {
 //	P       a parameter
 //	i       a number
 //	L       a label
-func (p *parser) operand(in *instr, form string) error {
+func (p *parser) operand(in *instr, form string) {
 	t := p.ts[0]
 	switch form {
 	case "L":
 		in.label = p.next().text
-		return nil
+		return
 	case "i":
-		n, err := p.number(1 << 16)
-		if in.op.code == opCopy && n != in.op.size {
-			return errorf(t.line, "copy of %q bytes, want %d", t.text, in.op.size)
+		in.count = p.number(1 << 16)
+		if in.op.code == opCopy && in.count != in.op.size {
+			fail(t.line, "copy of %q bytes, want %d", t.text, in.op.size)
 		}
-		in.count = n
-		return err
+		return
 	case "P":
-		if err := p.expect("["); err != nil {
-			return err
-		}
+		p.expect("[")
 		name := p.next()
 		i, ok := p.params[name.text]
 		if !ok || p.k.Params[i] != in.op.size {
-			return errorf(name.line, "%s: no parameter %q of %d bytes", in.name, name.text, in.op.size)
+			fail(name.line, "%s: no parameter %q of %d bytes", in.name, name.text, in.op.size)
 		}
 		in.count = i
-		return p.expect("]")
+		p.expect("]")
+		return
 	case "s@", "S@":
-		return p.address(in, form[:1])
+		p.address(in, form[:1])
+		return
 	}
 	n := 1
 	if len(form) > 1 {
 		n, _ = strconv.Atoi(form[1:])
-		if err := p.expect("{"); err != nil {
-			return err
-		}
+		p.expect("{")
 	}
 	for i := range n {
 		if i > 0 {
-			if err := p.expect(","); err != nil {
-				return err
-			}
+			p.expect(",")
 		}
-		if strings.Contains("dhDp", form[:1]) {
-			r, ok := p.k.names[p.next().text]
-			if !ok || r.class != classOf(form) {
-				return errorf(t.line, "%s writes %s, got %q", in.name, classNames[classOf(form)], t.text)
-			}
-			in.d = append(in.d, r.index)
+		if !strings.Contains("dhDp", form[:1]) {
+			p.source(in, classOf(form))
 			continue
 		}
-		r, err := p.source(in, classOf(form))
-		if err != nil {
-			return err
+		r, ok := p.k.names[p.next().text]
+		if !ok || r.class != classOf(form) {
+			fail(t.line, "%s writes %s, got %q", in.name, classNames[classOf(form)], t.text)
 		}
-		in.s, in.classes = append(in.s, r), append(in.classes, classOf(form))
+		in.d = append(in.d, r.index)
 	}
 	if len(form) > 1 {
-		return p.expect("}")
+		p.expect("}")
 	}
-	return nil
 }
 
 var classNames = map[class]string{class32: "a 32-bit register", class16: "a 16-bit register", class64: "a 64-bit register", classPred: "a predicate register"}
@@ -423,21 +374,15 @@ func classOf(form string) class {
 	return classes[form[0]]
 }
 
-func (p *parser) address(in *instr, form string) error {
-	if err := p.expect("["); err != nil {
-		return err
-	}
-	r, err := p.source(in, classOf(form))
-	if err != nil {
-		return err
-	}
-	in.s, in.classes = append(in.s, r), append(in.classes, classOf(form))
+func (p *parser) address(in *instr, form string) {
+	p.expect("[")
+	p.source(in, classOf(form))
 	if p.peek() == "+" {
 		p.next()
 		t := p.ts[0]
-		v, err := p.integer()
-		if err != nil || v > math.MaxInt32 || v < math.MinInt32 {
-			return errorf(t.line, "offset %q of an address", t.text)
+		v, _, ok := p.integer()
+		if !ok || v > math.MaxInt32 || v < math.MinInt32 {
+			fail(t.line, "offset %q of an address", t.text)
 		}
 		if form == "S" {
 			in.global = v
@@ -445,36 +390,39 @@ func (p *parser) address(in *instr, form string) error {
 			in.shared = v
 		}
 	}
-	return p.expect("]")
+	p.expect("]")
 }
 
-// integer reads a number with an optional sign.
-func (p *parser) integer() (int64, error) {
+// integer reads a number with an optional sign; text is what was there.
+func (p *parser) integer() (v int64, text token, ok bool) {
 	sign := ""
 	if p.peek() == "-" {
 		sign = p.next().text
 	}
-	t := p.next()
-	v, err := strconv.ParseInt(sign+t.text, 0, 64)
-	if err != nil {
-		return 0, errorf(t.line, "%q, want a number", sign+t.text)
-	}
-	return v, nil
+	text = p.next()
+	text.text = sign + text.text
+	v, err := strconv.ParseInt(text.text, 0, 64)
+	return v, text, err == nil
 }
 
 // specials are the special registers that kernels may read.
 var specials = []string{"%tid.x", "%ctaid.x", "%ctaid.y", "%ctaid.z"}
 
-// source is the index of a register that is read. Numbers, special registers
-// and the name of the shared array become constants with a register each.
-func (p *parser) source(in *instr, c class) (int, error) {
+// source reads a register of an instruction. Numbers, special registers and the name
+// of the shared array become constants with a register each.
+func (p *parser) source(in *instr, c class) {
+	in.s, in.classes = append(in.s, p.read(in, c)), append(in.classes, c)
+}
+
+// read is the index of what source reads.
+func (p *parser) read(in *instr, c class) int {
 	t := p.ts[0]
 	if r, ok := p.k.names[t.text]; ok {
 		p.next()
 		if r.class != c {
-			return 0, errorf(t.line, "%s reads %s, got %q", in.name, classNames[c], t.text)
+			fail(t.line, "%s reads %s, got %q", in.name, classNames[c], t.text)
 		}
-		return r.index, nil
+		return r.index
 	}
 	if c == class32 && (slices.Contains(specials, t.text) || p.shared[t.text] || strings.HasPrefix(t.text, "0f")) {
 		p.next()
@@ -484,32 +432,32 @@ func (p *parser) source(in *instr, c class) (int, error) {
 		} else if bits, ok := strings.CutPrefix(t.text, "0f"); ok {
 			v, err := strconv.ParseUint(bits, 16, 32)
 			if err != nil || len(bits) != 8 {
-				return 0, errorf(t.line, "%q, want 0f and eight hexadecimal digits", t.text)
+				fail(t.line, "%q, want 0f and eight hexadecimal digits", t.text)
 			}
 			k = constant{value: uint32(v)}
 		}
-		return constantRegister(p.k.const32, k, &p.k.r32), nil
+		return constantRegister(p.k.const32, k, &p.k.r32)
 	}
 	if c == classPred && in.op.code != opMovPred || t.text != "-" && (t.text == "" || t.text[0] < '0' || t.text[0] > '9') {
-		return 0, errorf(t.line, "%s reads %s, got %q", in.name, classNames[c], t.text)
+		fail(t.line, "%s reads %s, got %q", in.name, classNames[c], t.text)
 	}
-	v, err := p.integer()
-	if err != nil {
-		return 0, err
+	v, number, ok := p.integer()
+	if !ok {
+		fail(number.line, "%q, want a number", number.text)
 	}
 	switch c {
 	case class64:
-		return constantRegister(p.k.const64, uint64(v), &p.k.r64), nil
+		return constantRegister(p.k.const64, uint64(v), &p.k.r64)
 	case classPred:
-		return constantRegister(p.k.constPred, v != 0, &p.k.preds), nil
+		return constantRegister(p.k.constPred, v != 0, &p.k.preds)
 	}
 	if v < math.MinInt32 || v > math.MaxUint32 || c == class16 && (v < math.MinInt16 || v > math.MaxUint16) {
-		return 0, errorf(t.line, "%s: %d does not fit its register", in.name, v)
+		fail(t.line, "%s: %d does not fit its register", in.name, v)
 	}
 	if c == class16 {
 		v &= 0xffff
 	}
-	return constantRegister(p.k.const32, constant{value: uint32(v)}, &p.k.r32), nil
+	return constantRegister(p.k.const32, constant{value: uint32(v)}, &p.k.r32)
 }
 
 // constantRegister is the register of a constant, a new one where there is none yet.

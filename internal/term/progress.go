@@ -93,20 +93,23 @@ func NewCounter(w io.Writer, name string, total int) *Counter {
 		c.bar = NewBar(w, name, total)
 	}
 	if c.bar.b == nil {
-		every := time.NewTicker(firstLine / 2)
-		go func() {
-			defer every.Stop()
-			for {
-				select {
-				case <-c.end:
-					return
-				case now := <-every.C:
-					c.tick(now)
-				}
-			}
-		}()
+		go Every(firstLine/2, c.end, c.tick)
 	}
 	return c
+}
+
+// Every calls tick again and again, with so much time between, until end is closed.
+func Every(d time.Duration, end <-chan struct{}, tick func(now time.Time)) {
+	every := time.NewTicker(d)
+	defer every.Stop()
+	for {
+		select {
+		case <-end:
+			return
+		case now := <-every.C:
+			tick(now)
+		}
+	}
 }
 
 // Set says how many are done.

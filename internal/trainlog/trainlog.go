@@ -32,20 +32,7 @@ func New(w io.Writer, steps int, peak float64) *Log {
 }
 
 // Follow adds a line where nothing else has come for so long, until Close.
-func (l *Log) Follow() {
-	every := time.NewTicker(term.LogEvery)
-	go func() {
-		defer every.Stop()
-		for {
-			select {
-			case <-l.done:
-				return
-			case now := <-every.C:
-				l.tick(now)
-			}
-		}
-	}()
-}
+func (l *Log) Follow() { go term.Every(term.LogEvery, l.done, l.tick) }
 
 // Close ends the log.
 func (l *Log) Close() {

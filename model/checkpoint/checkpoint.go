@@ -197,19 +197,6 @@ func values(prefix string, p *model.Params, list []spec.Param) []safetensors.Val
 // maxText bounds the small files of a checkpoint.
 const maxText = 1 << 20
 
-func readText(name string) ([]byte, error) {
-	f, err := disk.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxText+1))
-	if err == nil && len(text) > maxText {
-		err = fmt.Errorf("%s: too long, want at most %d bytes", name, maxText)
-	}
-	return text, err
-}
-
 // Describe reads the configuration and state of a checkpoint.
 func Describe(dir string) (*config.Config, State, error) {
 	var s State

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/safetensors"
 )
 
@@ -59,7 +60,7 @@ func (s sums) text() []byte {
 // readSums reads the sums of a checkpoint, nil where it has none.
 func readSums(dir string) (sums, error) {
 	name := filepath.Join(dir, sumsFile)
-	text, err := readText(name)
+	text, err := disk.ReadText(name, maxText, "")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	} else if err != nil {
@@ -100,7 +101,7 @@ func (s sums) check(dir, name string, got sum) error {
 
 // readChecked reads a text file of a checkpoint.
 func (s sums) readChecked(dir, name string) ([]byte, error) {
-	text, err := readText(filepath.Join(dir, name))
+	text, err := disk.ReadText(filepath.Join(dir, name), maxText, "")
 	if err != nil {
 		return nil, err
 	}

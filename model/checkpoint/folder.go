@@ -1,10 +1,10 @@
 package checkpoint
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,13 +65,8 @@ func list(run string) ([]string, error) {
 			at[step] = dir
 		}
 	}
-	steps := make([]int, 0, len(at))
-	for step := range at {
-		steps = append(steps, step)
-	}
-	slices.SortFunc(steps, cmp.Compare[int])
 	var dirs []string
-	for _, step := range steps {
+	for _, step := range slices.Sorted(maps.Keys(at)) {
 		dirs = append(dirs, at[step])
 	}
 	return dirs, nil

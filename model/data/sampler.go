@@ -92,7 +92,7 @@ func (s *Split) Windows(n, seq int) (ids, targets []int32, err error) {
 	ids, targets = make([]int32, n*seq), make([]int32, n*seq)
 	window := make([]int32, seq+1)
 	for i := range n {
-		if err := s.Read(window, windowStart(i, n, have)*int64(seq)); err != nil {
+		if err := s.Read(window, int64(i)*int64(have)/int64(n)*int64(seq)); err != nil {
 			return nil, nil, err
 		}
 		copy(ids[i*seq:], window[:seq])
@@ -100,6 +100,3 @@ func (s *Split) Windows(n, seq int) (ids, targets []int32, err error) {
 	}
 	return ids, targets, nil
 }
-
-// windowStart spreads n windows over have places.
-func windowStart(i, n, have int) int64 { return int64(i) * int64(have) / int64(n) }

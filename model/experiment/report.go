@@ -1,6 +1,7 @@
 package experiment
 
 import (
+	"bytes"
 	"encoding/csv"
 	"fmt"
 	"io"
@@ -235,15 +236,16 @@ func (p *Plan) writeMarkdown(w io.Writer, results map[*Run]Result) error {
 			done++
 		}
 	}
-	e := &printer{w: w}
-	e.printf("# %s\n\n%d of %d runs are finished. Losses are nats a token on held-out text; ± is half the 95 %% interval of the mean over\nseeds (Student's t). Differences are taken seed by seed. Every number is in `%s`.\n", filepath.Base(p.Name), done, len(p.Runs), ResultsFile)
+	var b bytes.Buffer
+	printf := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
+	printf("# %s\n\n%d of %d runs are finished. Losses are nats a token on held-out text; ± is half the 95 %% interval of the mean over\nseeds (Student's t). Differences are taken seed by seed. Every number is in `%s`.\n", filepath.Base(p.Name), done, len(p.Runs), ResultsFile)
 	for i := range p.Studies {
 		s := newSummary(&p.Studies[i], results)
-		e.printf("\n## %s\n\n", s.Name)
+		printf("\n## %s\n\n", s.Name)
 		if s.Question != "" {
-			e.printf("%s\n\n", s.Question)
+			printf("%s\n\n", s.Question)
 		}
-		e.printf("| size | variant | parameters | FFN weights | steps (guided) | tokens | training FLOPs | seeds | loss | minus %s |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n", s.Reference)
+		printf("| size | variant | parameters | FFN weights | steps (guided) | tokens | training FLOPs | seeds | loss | minus %s |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n", s.Reference)
 		for _, size := range s.Sizes {
 			ref := s.cells[[2]string{size, s.Reference}]
 			for _, v := range s.Variants {
@@ -256,11 +258,11 @@ func (p *Plan) writeMarkdown(w io.Writer, results map[*Run]Result) error {
 				if c.Guided > 0 {
 					steps += fmt.Sprintf(" (%d)", c.Guided)
 				}
-				e.printf("| %s | %s | %d | %d | %s | %d | %.3g | %d of %d | %s | %s |\n", size, v, c.Params, c.FFN, steps, c.Tokens, c.FLOPs, len(c.losses), c.seeds, c.loss(), difference)
+				printf("| %s | %s | %d | %d | %s | %d | %.3g | %d of %d | %s | %s |\n", size, v, c.Params, c.FFN, steps, c.Tokens, c.FLOPs, len(c.losses), c.seeds, c.loss(), difference)
 			}
 		}
 		if s.Fit {
-			e.printf("\nLines through log10 loss over log10 training FLOPs, a point a run:\n\n| variant | points | slope | lack of fit |\n|---|---:|---:|---|\n")
+			printf("\nLines through log10 loss over log10 training FLOPs, a point a run:\n\n| variant | points | slope | lack of fit |\n|---|---:|---:|---|\n")
 			rejected := false
 			for _, v := range s.Variants {
 				f := fitLine(s.curve(v))
@@ -268,25 +270,14 @@ func (p *Plan) writeMarkdown(w io.Writer, results map[*Run]Result) error {
 				if f.lack.Rejects() {
 					rejected, verdict = true, verdict+": rejected"
 				}
-				e.printf("| %s | %d | %.4f ± %.4f | %s |\n", v, f.n, f.b, f.half, verdict)
+				printf("| %s | %d | %.4f ± %.4f | %s |\n", v, f.n, f.b, f.half, verdict)
 			}
 			if rejected {
-				e.printf("\nA line that lack of fit rejects misses the means of its sizes by more than the seeds differ: it is no straight line, and the\ninterval of its slope, which takes that for noise, is not valid.\n")
+				printf("\nA line that lack of fit rejects misses the means of its sizes by more than the seeds differ: it is no straight line, and the\ninterval of its slope, which takes that for noise, is not valid.\n")
 			}
 		}
-		e.printf("\n![%s](%s.png)\n", s.Name, s.Name)
+		printf("\n![%s](%s.png)\n", s.Name, s.Name)
 	}
-	return e.err
-}
-
-// printer remembers the first error.
-type printer struct {
-	w   io.Writer
-	err error
-}
-
-func (p *printer) printf(format string, args ...any) {
-	if p.err == nil {
-		_, p.err = fmt.Fprintf(p.w, format, args...)
-	}
+	_, err := b.WriteTo(w)
+	return err
 }

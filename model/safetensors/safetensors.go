@@ -91,17 +91,15 @@ func open(name string, f fs.File) (*File, error) {
 		s.size = info.Size()
 		if at, ok := f.(io.ReaderAt); ok {
 			s.f = at
+		} else if s.size > maxArchived {
+			err = fmt.Errorf("%d bytes in an archive, want at most %d", s.size, maxArchived)
 		} else {
-			if s.size > maxArchived {
-				err = fmt.Errorf("%d bytes in an archive, want at most %d", s.size, maxArchived)
-			} else {
-				// The archive's word on the size is not what it holds.
-				var all []byte
-				if all, err = io.ReadAll(io.LimitReader(f, s.size+1)); int64(len(all)) != s.size && err == nil {
-					err = io.ErrUnexpectedEOF
-				}
-				s.f = bytes.NewReader(all)
+			// The archive's word on the size is not what it holds.
+			var all []byte
+			if all, err = io.ReadAll(io.LimitReader(f, s.size+1)); int64(len(all)) != s.size && err == nil {
+				err = io.ErrUnexpectedEOF
 			}
+			s.f = bytes.NewReader(all)
 		}
 	}
 	if err == nil {

@@ -45,22 +45,23 @@ type Start struct {
 	Train        config.Train
 }
 
-// cpu is the engine of the CPU's kernels.
-type cpu struct {
-	model *model.Model
-	grads *model.Params
+// CPU is the engine of the CPU's kernels. Grads are those that Backward keeps.
+type CPU struct {
+	Model *model.Model
+	Grads *model.Params
 	adam  *AdamW
 	trace *model.Trace
 }
 
-// newCPU returns an engine with zero moments.
-func newCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options) (*cpu, error) {
+// NewCPU returns an engine of parameters, with zero moments and room for
+// micro-batches of the configuration's size.
+func NewCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options) (*CPU, error) {
 	opt.Train = true
 	mod, err := model.New(m, p, opt)
 	if err != nil {
 		return nil, err
 	}
-	c := &cpu{model: mod, grads: model.NewParams(m), adam: NewAdamW(mod, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)}
+	c := &CPU{Model: mod, Grads: model.NewParams(m), adam: NewAdamW(mod, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)}
 	c.adam.UniformLR = t.UniformLR
 	if rows := t.Batch * t.Seq; t.Recompute {
 		c.trace = mod.NewRecomputingTrace(rows)
@@ -70,45 +71,51 @@ func newCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options) (*cpu
 	return c, nil
 }
 
-func (c *cpu) Backward(ids, targets []int32, batch int, scale float64, accumulate bool) (float64, error) {
-	return c.trace.Backward(c.grads, ids, targets, batch, scale, accumulate)
+// Backward is that of [Engine].
+func (c *CPU) Backward(ids, targets []int32, batch int, scale float64, accumulate bool) (float64, error) {
+	return c.trace.Backward(c.Grads, ids, targets, batch, scale, accumulate)
 }
 
-func (c *cpu) Step(lr float64) (float64, error) {
+// Step is that of [Engine].
+func (c *CPU) Step(lr float64) (float64, error) {
 	start := time.Now()
-	norm := c.adam.Step(c.grads, lr)
-	c.model.Profile().Optimizer += time.Since(start)
+	norm := c.adam.Step(c.Grads, lr)
+	c.Model.Profile().Optimizer += time.Since(start)
 	if !math.IsNaN(norm) && !math.IsInf(norm, 0) {
-		c.model.Repack()
+		c.Model.Repack()
 	}
 	return norm, nil
 }
 
-func (c *cpu) Loss(ids, targets []int32, batch int) (float64, error) {
+// Loss is that of [Engine].
+func (c *CPU) Loss(ids, targets []int32, batch int) (float64, error) {
 	return c.trace.Loss(ids, targets, batch)
 }
 
-func (c *cpu) Norms() (grads, weights map[string]float64, err error) {
-	return norms(c.model, c.grads), norms(c.model, c.model.Params), nil
+// Norms is that of [Engine].
+func (c *CPU) Norms() (grads, weights map[string]float64, err error) {
+	return norms(c.Model, c.Grads), norms(c.Model, c.Model.Params), nil
 }
 
-func (c *cpu) Fetch() error { return nil }
+// Fetch is that of [Engine]: nothing is anywhere else.
+func (c *CPU) Fetch() error { return nil }
 
-func (c *cpu) Close() {
+// Close is that of [Engine].
+func (c *CPU) Close() {
 	c.trace.Close()
 	c.adam.Close()
-	c.grads.Close()
-	c.model.Close()
+	c.Grads.Close()
+	c.Model.Close()
 }
 
 // dropGuides ends the guided phase.
-func (c *cpu) dropGuides() error {
-	if err := c.model.DropGuides(); err != nil {
+func (c *CPU) dropGuides() error {
+	if err := c.Model.DropGuides(); err != nil {
 		return err
 	}
 	c.adam.DropGuides()
-	c.grads.Close()
-	c.grads = model.NewParams(c.model.Spec)
+	c.Grads.Close()
+	c.Grads = model.NewParams(c.Model.Spec)
 	return nil
 }
 

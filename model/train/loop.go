@@ -24,7 +24,7 @@ type Loop struct {
 	run    *Run
 	engine Engine
 	// cpu is the engine where no device is; params and moments lie on the host.
-	cpu          *cpu
+	cpu          *CPU
 	params, m, v *model.Params
 	// guidance is nil outside the guided phase of a run.
 	guidance *Guidance
@@ -102,7 +102,7 @@ func (l *Loop) Model() *model.Model {
 	if l.cpu == nil {
 		return nil
 	}
-	return l.cpu.model
+	return l.cpu.Model
 }
 
 func (l *Loop) note(format string, args ...any) {
@@ -118,7 +118,7 @@ func (l *Loop) makeEngine(m spec.Model, params *model.Params, from string) error
 	l.params = params
 	if l.run.Device == nil {
 		var err error
-		if l.cpu, err = newCPU(m, params, c, l.run.Options); err != nil {
+		if l.cpu, err = NewCPU(m, params, c, l.run.Options); err != nil {
 			return err
 		}
 		l.engine, l.m, l.v = l.cpu, l.cpu.adam.M, l.cpu.adam.V
@@ -167,7 +167,7 @@ func (l *Loop) Step(ctx context.Context) (Progress, error) {
 		return Progress{}, l.diverged(l.step+1, l.step-1, fmt.Sprintf("the loss is %v", loss))
 	}
 	if l.run.Reduce != nil {
-		if err := l.run.Reduce(l.cpu.grads.Data); err != nil {
+		if err := l.run.Reduce(l.cpu.Grads.Data); err != nil {
 			return Progress{}, fmt.Errorf("step %d: reducing gradients: %w", l.step+1, err)
 		}
 	}
@@ -232,7 +232,7 @@ func (l *Loop) backward(ctx context.Context) (loss float64, err error) {
 			return 0, err
 		}
 		if l.guidance != nil {
-			l.cpu.adam.Used = l.guidance.Set(l.cpu.model, l.step, micro)
+			l.cpu.adam.Used = l.guidance.Set(l.cpu.Model, l.step, micro)
 		}
 		mean, err := l.engine.Backward(l.ids, l.targets, c.Batch, 1/float64(c.Accumulate), micro > 0)
 		if err != nil {
@@ -324,7 +324,7 @@ func (l *Loop) dropGuides() error {
 	if err := l.cpu.dropGuides(); err != nil {
 		return err
 	}
-	l.params, l.m, l.v = l.cpu.model.Params, l.cpu.adam.M, l.cpu.adam.V
+	l.params, l.m, l.v = l.cpu.Model.Params, l.cpu.adam.M, l.cpu.adam.V
 	l.guidance = nil
 	l.countFLOPs()
 	l.note("step %d: the guided phase is over", l.step)
@@ -339,7 +339,7 @@ func (l *Loop) Loss(ids, targets []int32) (float64, error) {
 
 func (l *Loop) loss(ctx context.Context, ids, targets []int32) (float64, error) {
 	if l.guidance != nil {
-		l.guidance.Unset(l.cpu.model)
+		l.guidance.Unset(l.cpu.Model)
 	}
 	c := &l.run.Config.Train
 	each := c.Batch * c.Seq

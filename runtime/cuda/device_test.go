@@ -164,7 +164,7 @@ func TestStreams(t *testing.T) {
 	must(t, s.Copy(b, a))
 	e, err := s.Record()
 	must(t, err)
-	must(t, other.After(e))
+	must(t, s.Wait())
 	must(t, other.Copy(a, b))
 	must(t, other.Wait())
 	later, err := s.Record()
@@ -264,7 +264,7 @@ func TestLoad(t *testing.T) {
 	// Another product is missing.
 	other.Bias = !other.Bias
 	if err := d.Load([]table.Kernel{other.Kernel().Kernel}); !errors.As(err, &missing) {
-		t.Errorf("%s: %v", other.Name(), err)
+		t.Errorf("%s: %v", other.Kernel().Name, err)
 	}
 }
 

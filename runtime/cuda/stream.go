@@ -176,47 +176,46 @@ func (s *Stream) Pull(to *Host, from Buffer, n int) error {
 }
 
 // Upload copies values to the start of a buffer, and waits.
-func Upload[T uint8 | uint16 | int32 | uint32 | float32](s *Stream, to Buffer, v []T) error {
-	n := len(v) * int(unsafe.Sizeof(*new(T)))
-	if n > to.size {
+func Upload[T number](s *Stream, to Buffer, v []T) error {
+	if n := size(v); n > to.size {
 		return fmt.Errorf("cuda: %d bytes for a buffer of %d", n, to.size)
 	}
-	if n == 0 {
-		return nil
-	}
-	defer pin(&v[0])()
-	if err := s.d.do("cuMemcpyHtoDAsync", func() driver.Result {
-		return s.d.api.MemcpyHtoDAsync(to.at, unsafe.Pointer(&v[0]), uint64(n), s.at)
-	}); err != nil {
-		return err
-	}
-	return s.Wait()
+	return transfer(s, "cuMemcpyHtoDAsync", v, func(p unsafe.Pointer, n uint64) driver.Result {
+		return s.d.api.MemcpyHtoDAsync(to.at, p, n, s.at)
+	})
 }
 
 // Download copies the start of a buffer to values, and waits.
-func Download[T uint8 | uint16 | int32 | uint32 | float32](s *Stream, v []T, from Buffer) error {
-	n := len(v) * int(unsafe.Sizeof(*new(T)))
-	if n > from.size {
+func Download[T number](s *Stream, v []T, from Buffer) error {
+	if n := size(v); n > from.size {
 		return fmt.Errorf("cuda: %d bytes of a buffer of %d", n, from.size)
 	}
-	if n == 0 {
+	return transfer(s, "cuMemcpyDtoHAsync", v, func(p unsafe.Pointer, n uint64) driver.Result {
+		return s.d.api.MemcpyDtoHAsync(p, from.at, n, s.at)
+	})
+}
+
+// number is what arrays hold.
+type number interface {
+	uint8 | uint16 | int32 | uint32 | float32
+}
+
+// size is that of values in bytes.
+func size[T number](v []T) int { return len(v) * int(unsafe.Sizeof(*new(T))) }
+
+// transfer has a call of the driver copy values, and waits. They stay where they are
+// until then: a copy goes on after the call that enqueued it.
+func transfer[T number](s *Stream, call string, v []T, do func(p unsafe.Pointer, n uint64) driver.Result) error {
+	if len(v) == 0 {
 		return nil
 	}
-	defer pin(&v[0])()
-	if err := s.d.do("cuMemcpyDtoHAsync", func() driver.Result {
-		return s.d.api.MemcpyDtoHAsync(unsafe.Pointer(&v[0]), from.at, uint64(n), s.at)
-	}); err != nil {
+	var pinner runtime.Pinner
+	pinner.Pin(&v[0])
+	defer pinner.Unpin()
+	if err := s.d.do(call, func() driver.Result { return do(unsafe.Pointer(&v[0]), uint64(size(v))) }); err != nil {
 		return err
 	}
 	return s.Wait()
-}
-
-// pin keeps memory of Go's where it is until what it returns is called: a copy
-// goes on after the call that enqueued it.
-func pin(p any) (unpin func()) {
-	var pinner runtime.Pinner
-	pinner.Pin(p)
-	return pinner.Unpin
 }
 
 // Event is a point in a stream's work.
@@ -235,11 +234,6 @@ func (s *Stream) Record() (*Event, error) {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
-}
-
-// After makes the stream's further work wait for an event of another.
-func (s *Stream) After(e *Event) error {
-	return s.d.do("cuStreamWaitEvent", func() driver.Result { return s.d.api.StreamWaitEvent(s.at, e.at, 0) })
 }
 
 // Since is the time between two events that have been waited for, in seconds.

@@ -41,14 +41,9 @@ func (d *Device) verdicts() *verdicts {
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %s %s", v.Device, v.Driver, d.Library, stamp(d.Library)))
 	v.name = filepath.Join(d.Verdicts, "selftest-"+hex.EncodeToString(sum[:8])+".json")
-	f, err := disk.Open(v.name)
-	if err != nil {
-		return v
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxVerdicts+1))
+	data, err := disk.ReadText(v.name, maxVerdicts, "")
 	var old verdicts
-	if err == nil && len(data) <= maxVerdicts && json.Unmarshal(data, &old) == nil &&
+	if err == nil && json.Unmarshal(data, &old) == nil &&
 		old.Device == v.Device && old.Driver == v.Driver && old.Test == v.Test && old.Kernels != nil {
 		v.Kernels = old.Kernels
 	}

@@ -50,12 +50,6 @@ func (d device) check() error {
 	return nil
 }
 
-// which is the GPU that the flag names, as cuda.Open takes it.
-func (d device) which() string {
-	_, which, _ := strings.Cut(string(d), ":")
-	return which
-}
-
 // mustGPU reports whether the CPU would not do.
 func (d device) mustGPU() bool {
 	return d != onCPU && d != onAuto
@@ -67,7 +61,8 @@ func (d device) open(w io.Writer, m spec.Model, config string) (*cuda.Device, er
 	if d == onCPU {
 		return nil, nil
 	}
-	dev, err := openGPU(w, m, d.which())
+	_, which, _ := strings.Cut(string(d), ":")
+	dev, err := openGPU(w, m, which)
 	return dev, d.fallBack(w, err, config)
 }
 

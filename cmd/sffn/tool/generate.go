@@ -142,15 +142,11 @@ and texts are there, too, as prompt_ids and ids.`,
 	fl.Float64Var(&s.TopP, "top-p", 0, "sample among the likeliest tokens of this total probability, 0 for all")
 	fl.Uint64Var(&s.Seed, "seed", 1, "seed of the sampling")
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
-	mergeFlag(cmd, &mode)
+	fl.StringVar(&mode, "merge", "off", "decode with factors multiplied out beforehand: on, off, or auto: whichever is faster on this machine, measured once")
+	cli.Complete(cmd, "merge", mergeModes...)
 	m.flag(cmd)
 	dev.flag(cmd)
 	return cmd
-}
-
-func mergeFlag(cmd *cobra.Command, mode *string) {
-	cmd.Flags().StringVar(mode, "merge", "off", "decode with factors multiplied out beforehand: on, off, or auto: whichever is faster on this machine, measured once")
-	cli.Complete(cmd, "merge", mergeModes...)
 }
 
 var mergeModes = []string{"auto", "on", "off"}

@@ -11,6 +11,7 @@ import (
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/token"
 )
 
 func newPrepare() *cobra.Command {
@@ -35,9 +36,9 @@ SIGTERM, SIGHUP) ends it, with exit code 130, 143 or 129.`,
 			if err := cli.Require(cmd, "out"); err != nil {
 				return err
 			}
-			tok, err := tokenizerFlag(tokenizer)
+			tok, err := token.New(tokenizer)
 			if err != nil {
-				return err
+				return cli.Usagef("--tokenizer: %w", err)
 			}
 			ctx, stop := cli.Interrupts()
 			defer stop()

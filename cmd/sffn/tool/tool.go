@@ -12,7 +12,6 @@ import (
 	"github.com/structuredffn/sffn/internal/build"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/decode"
-	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -74,12 +73,4 @@ func openModel(name string) (*decode.Checkpoint, error) {
 		return nil, fmt.Errorf("--model: %w", err)
 	}
 	return decode.Open(dir)
-}
-
-func tokenizerFlag(name string) (token.Tokenizer, error) {
-	t, err := token.New(name)
-	if err != nil {
-		return nil, cli.Usagef("--tokenizer: %w", err)
-	}
-	return t, nil
 }

@@ -136,9 +136,6 @@ func (a Attention) row() Kernel {
 	if a.Rows && a.Matrix() { // tiles are for more
 		k.Rows.To = 1
 	}
-	array := func(name string, t table.Type, access table.Access, n table.Extent) table.Param {
-		return table.Param{Name: name, Type: t, Access: access, Len: n}
-	}
 	qkv := array("qkv", table.ArrayBF16, table.Read, tokenRows(a.Width()))
 	out := array("o", table.ArrayBF16, table.Read, tokenRows(a.Out()))
 	lse := array("lse", table.ArrayFloat32, table.Read, tokenRows(a.Heads))

@@ -52,9 +52,6 @@ func (n Norm) Guarded() bool { return n.Shares()*n.Threads() != n.Pieces() }
 // SumBytes is the shared memory of one pair of sums.
 func (n Norm) SumBytes() int { return sumBytes(2, n.Threads()) }
 
-// Name of the kernel, that of its row.
-func (n Norm) Name() string { return n.Kernel().Name }
-
 // base is the name but for the row.
 func (n Norm) base() string {
 	var b strings.Builder
@@ -76,16 +73,13 @@ func (n Norm) base() string {
 	return b.String()
 }
 
-// BlocksPerSM is how many blocks share a multiprocessor.
-func (n Norm) BlocksPerSM() int { return 1024 / n.Threads() / 2 }
-
 // Kernel is the norm's row of the kernel table:
 // norm[_backward]_<kind>_<width>[_add[_b<blocks of y>]]_r<row>.
 func (n Norm) Kernel() Kernel { return n.row().named(n.base()) }
 
 func (n Norm) row() Kernel {
 	n.Rows = NormRows
-	k := Kernel{Kernel: table.Kernel{Role: table.RoleNorm, File: passFile, Shape: table.Shape{Norm: &n.Norm}, Threads: n.Threads()}, Plan: n, BlocksPerSM: n.BlocksPerSM()}
+	k := Kernel{Kernel: table.Kernel{Role: table.RoleNorm, File: passFile, Shape: table.Shape{Norm: &n.Norm}, Threads: n.Threads()}, Plan: n, BlocksPerSM: 1024 / n.Threads() / 2}
 	row := tokenRows(n.Hidden)
 	stats := tokenRows(n.Stats())
 	weight := table.Param{Name: "w", Type: table.ArrayFloat32, Access: table.Read, Len: fixed(n.Hidden)}
@@ -318,21 +312,16 @@ var Updates = []Update{AdamW, ClipNorm, PackBF16, SumSquares}
 // SquaresEach are the gradients of one partial sum of squares.
 const SquaresEach = 8192
 
-// Threads, Warps and BlocksPerSM are those of the kernel, for its template, Each
-// the gradients of one partial sum, and Loops the turns of its threads.
-func (Update) Threads() int     { return passThreads }
-func (Update) Warps() int       { return passThreads / 32 }
-func (Update) BlocksPerSM() int { return 4 }
-func (Update) Each() int        { return SquaresEach }
-func (Update) Loops() int       { return SquaresEach / passThreads / quad }
-
-// Name of the kernel, that of its row.
-func (u Update) Name() string { return u.Kernel().Name }
+// Warps are those of a block, for the template, Each the gradients of one partial
+// sum, and Loops the turns of its threads.
+func (Update) Warps() int { return passThreads / 32 }
+func (Update) Each() int  { return SquaresEach }
+func (Update) Loops() int { return SquaresEach / passThreads / quad }
 
 // Kernel is the row of the kernel table: <update>_r<row>.
 func (u Update) Kernel() Kernel {
-	k := Kernel{Kernel: table.Kernel{Role: table.Role(u), File: passFile, Shape: table.Shape{Update: &table.Update{}}, Threads: u.Threads(),
-		Grid: [3]table.Extent{{N: 1, Of: table.Entries, Each: chunk * passThreads}, fixed(1), fixed(1)}}, Plan: u, BlocksPerSM: u.BlocksPerSM()}
+	k := Kernel{Kernel: table.Kernel{Role: table.Role(u), File: passFile, Shape: table.Shape{Update: &table.Update{}}, Threads: passThreads,
+		Grid: [3]table.Extent{{N: 1, Of: table.Entries, Each: chunk * passThreads}, fixed(1), fixed(1)}}, Plan: u, BlocksPerSM: 4}
 	all := table.Extent{N: 1, Of: table.Entries}
 	entries := table.Param{Name: "entries", Type: table.Uint32, Count: table.Entries}
 	numbers := func(names ...string) (ps []table.Param) {
@@ -340,9 +329,6 @@ func (u Update) Kernel() Kernel {
 			ps = append(ps, table.Param{Name: n, Type: table.Float32})
 		}
 		return ps
-	}
-	array := func(name string, t table.Type, a table.Access, n table.Extent) table.Param {
-		return table.Param{Name: name, Type: t, Access: a, Len: n}
 	}
 	switch u {
 	case AdamW:

@@ -313,16 +313,13 @@ func (k Product) Stores() int {
 	return n
 }
 
-// Name of the kernel, that of its row:
+// base is the name of the kernel's row but for the end:
 //
 //	gemm_<precision>_<pass>_<blocks>x<in>x<out>[_i<places>][_o<places>]_<M>x<N>x<depth>_s<stages>[_p<parts>][_bias][_<epilogue>][_sums]_r<row>
 //
 // Places other than one block after the other are <run>s<step>b<block>w<width>,
 // or the name of a shuffle. Depth is that of a stage of the pipeline. The bias, the
 // epilogue and sums of a product in parts are left to the kernel that adds them up.
-func (k Product) Name() string { return k.Kernel().Name }
-
-// base is the name but for the row.
 func (k Product) base() string {
 	x, y := k.A, k.C
 	switch k.Pass {

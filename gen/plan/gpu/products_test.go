@@ -25,14 +25,14 @@ func TestParts(t *testing.T) {
 			whole.Parts = 0
 			if k.Split() {
 				if k.PartSteps() < k.Stages || (k.Parts-1)*k.PartSteps() >= k.Steps() || k.Parts*k.PartSteps() < k.Steps() {
-					t.Errorf("%s: %d parts of %d of %d stages", k.Name(), k.Parts, k.PartSteps(), k.Steps())
+					t.Errorf("%s: %d parts of %d of %d stages", k.Kernel().Name, k.Parts, k.PartSteps(), k.Steps())
 				}
 				if k.seconds(Chips[0], 16) >= whole.seconds(Chips[0], 16) {
-					t.Errorf("%s: slower than in one part", k.Name())
+					t.Errorf("%s: slower than in one part", k.Kernel().Name)
 				}
 			}
 			if n := len(k.Kernels()); k.Split() != (n == 2) {
-				t.Errorf("%s: %d launches", k.Name(), n)
+				t.Errorf("%s: %d launches", k.Kernel().Name, n)
 			}
 		}
 		tokens := rapid.IntRange(1, 40000).Draw(t, "tokens")
@@ -40,11 +40,11 @@ func TestParts(t *testing.T) {
 		weight := k.Kernel().Cut
 		n := weight.Parts(tokens)
 		if per := weight.Units(tokens) * StageDepth; n < 1 || n*per < tokens || (n-1)*per >= tokens {
-			t.Errorf("%s: %d tokens in %d parts of %d", k.Name(), tokens, n, per)
+			t.Errorf("%s: %d tokens in %d parts of %d", k.Kernel().Name, tokens, n, per)
 		}
 		fewer := rapid.IntRange(1, tokens).Draw(t, "fewer")
 		if n, most := weight.Parts(fewer), weight.MostParts(tokens); n > most {
-			t.Errorf("%s: %d tokens in %d parts, %d and fewer in %d at most", k.Name(), fewer, n, tokens, most)
+			t.Errorf("%s: %d tokens in %d parts, %d and fewer in %d at most", k.Kernel().Name, fewer, n, tokens, most)
 		}
 		c := Columns{Columns: table.Columns{Width: l.Out, Precision: table.BF16}}.Kernel().Cut
 		if n, most := c.Parts(fewer), c.MostParts(tokens); n > most {
@@ -65,7 +65,7 @@ func TestPartsKnown(t *testing.T) {
 			t.Fatal(err)
 		}
 		if k := g.Factors[0].Few; k.Parts != c.parts {
-			t.Errorf("%s: %d parts, want %d", k.Name(), k.Parts, c.parts)
+			t.Errorf("%s: %d parts, want %d", k.Kernel().Name, k.Parts, c.parts)
 		}
 	}
 }

@@ -54,12 +54,6 @@ func (k Finish) Each() int {
 // Groups is the number of threads a row.
 func (k Finish) Groups() int { return k.C.Pitch / k.Each() }
 
-// Threads of a block.
-func (k Finish) Threads() int { return finishThreads }
-
-// Name of the kernel, that of its row.
-func (k Finish) Name() string { return k.Kernel().Name }
-
 // Kernel is the row of the kernel table:
 // finish_<width>x<parts>[_bias][_<epilogue>][_sums]_r<row>.
 func (k Finish) Kernel() Kernel {
@@ -88,14 +82,8 @@ var (
 	SumRows  = Sum{table.Sum{Down: sumThreads / 32}}
 )
 
-// Threads and BlocksPerSM are those of the kernel, for its template, and Across
-// the entries of a block.
-func (Sum) Threads() int     { return sumThreads }
-func (Sum) BlocksPerSM() int { return 8 }
-func (s Sum) Across() int    { return sumThreads / s.Down }
-
-// Name of the kernel, that of its row.
-func (s Sum) Name() string { return s.Kernel().Name }
+// Across is the number of entries of a block.
+func (s Sum) Across() int { return sumThreads / s.Down }
 
 // Kernel is the row of the kernel table: sum_<threads an entry>_r<row>. Its
 // number accumulate is 1 where the sums are added to what is there.
@@ -104,7 +92,7 @@ func (s Sum) Kernel() Kernel {
 	if s.Down > 1 {
 		shared = 4 * sumThreads
 	}
-	return Kernel{Plan: s, BlocksPerSM: s.BlocksPerSM(), Counts: Instructions{OtherStores: 1}, Kernel: table.Kernel{
+	return Kernel{Plan: s, BlocksPerSM: 8, Counts: Instructions{OtherStores: 1}, Kernel: table.Kernel{
 		Role: table.RoleSum, File: "sums", Shape: table.Shape{Sum: &s.Sum},
 		Threads: sumThreads, SharedBytes: shared,
 		Grid: [3]table.Extent{{N: 1, Of: table.Entries, Each: s.Across()}, fixed(1), fixed(1)},
@@ -144,15 +132,10 @@ func (k Columns) Across() int {
 	}
 	return 8
 }
-func (k Columns) Down() int        { return sumThreads / k.Across() }
-func (k Columns) Threads() int     { return sumThreads }
-func (k Columns) BlocksPerSM() int { return 8 }
+func (k Columns) Down() int { return sumThreads / k.Across() }
 
 // Float32 reports whether the rows are float32.
 func (k Columns) Float32() bool { return k.Precision == table.Float32s }
-
-// Name of the kernel, that of its row.
-func (k Columns) Name() string { return k.Kernel().Name }
 
 // Kernel is the row of the kernel table: columns_<precision>_<width>_r<row>.
 func (k Columns) Kernel() Kernel {
@@ -178,13 +161,6 @@ func (k Columns) Kernel() Kernel {
 // Cast is the plan of the change of a type, between a float32 layer and the bf16
 // kernels around it.
 type Cast struct{ table.Cast }
-
-// Name of the kernel, that of its row.
-func (k Cast) Name() string { return k.Kernel().Name }
-
-// Threads and BlocksPerSM are those of the kernel, for its template.
-func (Cast) Threads() int     { return sumThreads }
-func (Cast) BlocksPerSM() int { return 8 }
 
 // Kernel is the row of the kernel table: cast_float32_bf16_r<row>, or
 // cast_bf16_float32_r<row>.

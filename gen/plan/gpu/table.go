@@ -67,6 +67,11 @@ type Instructions struct{ MMA, LDMatrix, Copies, Stores, OtherCopies, OtherStore
 // tokenRows is the extent of rows of n entries, one a token.
 func tokenRows(n int) table.Extent { return table.Extent{N: n, Of: table.Tokens} }
 
+// array is a parameter that a kernel cannot do without.
+func array(name string, t table.Type, a table.Access, n table.Extent) table.Param {
+	return table.Param{Name: name, Type: t, Access: a, Len: n}
+}
+
 // fixed is an extent that depends on nothing.
 func fixed(n int) table.Extent { return table.Extent{N: n} }
 

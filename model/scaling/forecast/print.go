@@ -76,7 +76,8 @@ func (f *Fitted) Print(w io.Writer) error {
 	return nil
 }
 
-func percentOf(x float64) string { return fmt.Sprintf("%.4f %%", 100*x) }
+func four(x float64) string      { return fmt.Sprintf("%.4f", x) }
+func percentOf(x float64) string { return four(100*x) + " %" }
 
 // Warn writes what has to be known about a law that is not shown itself.
 func (f *Fitted) Warn(w io.Writer) {
@@ -95,18 +96,14 @@ func Print(w io.Writer, ps []Prediction) error {
 		}
 		return num(x)
 	}
-	value := func(x *float64) string {
+	given := func(x *float64, text func(float64) string) string {
 		if x == nil {
 			return ""
 		}
-		return fmt.Sprintf("%.4f", *x)
+		return text(*x)
 	}
-	share := func(x *float64) string {
-		if x == nil {
-			return ""
-		}
-		return percentOf(*x)
-	}
+	value := func(x *float64) string { return given(x, four) }
+	share := func(x *float64) string { return given(x, percentOf) }
 	interval := func(i *scaling.Interval, format string) string {
 		if i == nil {
 			return ""

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/structuredffn/sffn/gen/spec"
@@ -103,9 +104,7 @@ func readRun(root, dir string) (row Row, note string, err error) {
 		}
 		row.cells = append(row.cells, strconv.FormatFloat(x, format, -1, 64))
 	}
-	for range row.cells {
-		row.places = append(row.places, dir)
-	}
+	row.places = slices.Repeat([]string{dir}, len(row.cells))
 	return row, "", nil
 }
 

@@ -63,11 +63,10 @@ func (u UUID) String() string {
 const MaxDynamicShared int32 = 8
 
 // CaptureThreadLocal is the mode of a capture that other threads do not
-// disturb; EventNoTiming the flag of events that only order streams, and
-// StreamNonBlocking that of streams which the default stream leaves alone.
+// disturb, and StreamNonBlocking the flag of streams which the default stream leaves
+// alone.
 const (
 	CaptureThreadLocal int32  = 1
-	EventNoTiming      uint32 = 2
 	StreamNonBlocking  uint32 = 1
 )
 
@@ -107,7 +106,6 @@ type API struct {
 	StreamCreate       func(s *Stream, flags uint32) Result                             `cuda:"cuStreamCreate"`
 	StreamDestroy      func(s Stream) Result                                            `cuda:"cuStreamDestroy_v2"`
 	StreamSynchronize  func(s Stream) Result                                            `cuda:"cuStreamSynchronize"`
-	StreamWaitEvent    func(s Stream, e Event, flags uint32) Result                     `cuda:"cuStreamWaitEvent"`
 	StreamBeginCapture func(s Stream, mode int32) Result                                `cuda:"cuStreamBeginCapture_v2"`
 	StreamEndCapture   func(s Stream, g *Graph) Result                                  `cuda:"cuStreamEndCapture"`
 	EventCreate        func(e *Event, flags uint32) Result                              `cuda:"cuEventCreate"`

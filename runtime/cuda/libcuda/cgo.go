@@ -43,7 +43,6 @@ package libcuda
   F(cuStreamCreate, (uintptr_t *s, unsigned flags), ((void *)s, flags)) \
   F(cuStreamDestroy_v2, (uintptr_t s), ((CUstream)s)) \
   F(cuStreamSynchronize, (uintptr_t s), ((CUstream)s)) \
-  F(cuStreamWaitEvent, (uintptr_t s, uintptr_t e, unsigned flags), ((CUstream)s, (CUevent)e, flags)) \
   F(cuStreamBeginCapture_v2, (uintptr_t s, int mode), ((CUstream)s, (CUstreamCaptureMode)mode)) \
   F(cuStreamEndCapture, (uintptr_t s, uintptr_t *g), ((CUstream)s, (void *)g)) \
   F(cuEventCreate, (uintptr_t *e, unsigned flags), ((void *)e, flags)) \
@@ -162,9 +161,6 @@ func table() *driver.API {
 		},
 		StreamDestroy:     func(s driver.Stream) result { return result(C.sf_cuStreamDestroy_v2(C.uintptr_t(s))) },
 		StreamSynchronize: func(s driver.Stream) result { return result(C.sf_cuStreamSynchronize(C.uintptr_t(s))) },
-		StreamWaitEvent: func(s driver.Stream, e driver.Event, flags uint32) result {
-			return result(C.sf_cuStreamWaitEvent(C.uintptr_t(s), C.uintptr_t(e), C.uint(flags)))
-		},
 		StreamBeginCapture: func(s driver.Stream, mode int32) result {
 			return result(C.sf_cuStreamBeginCapture_v2(C.uintptr_t(s), C.int(mode)))
 		},

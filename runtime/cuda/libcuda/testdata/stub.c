@@ -61,7 +61,6 @@ CUresult cuMemsetD8Async(CUdeviceptr p, unsigned char v, size_t n, CUstream s) {
 CUresult cuStreamCreate(CUstream *s, unsigned f) { WANT(f == 1); *s = (CUstream)H(7); return 0; }
 CUresult cuStreamDestroy_v2(CUstream s) { WANT(s == (CUstream)H(7)); return 0; }
 CUresult cuStreamSynchronize(CUstream s) { WANT(s == (CUstream)H(7)); return 0; }
-CUresult cuStreamWaitEvent(CUstream s, CUevent e, unsigned f) { WANT(s == (CUstream)H(7) && e == (CUevent)H(9) && f == 0); return 0; }
 CUresult cuStreamBeginCapture_v2(CUstream s, CUstreamCaptureMode m) { WANT(s == (CUstream)H(7) && m == 1); return 0; }
 CUresult cuStreamEndCapture(CUstream s, CUgraph *g) { WANT(s == (CUstream)H(7)); *g = (CUgraph)H(10); return 0; }
 CUresult cuEventCreate(CUevent *e, unsigned f) { WANT(f == 2); *e = (CUevent)H(9); return 0; }

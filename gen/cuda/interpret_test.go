@@ -1,5 +1,4 @@
-// Package interpret runs kernels on the strict interpreter of PTX, for proofs.
-package interpret
+package cuda
 
 import (
 	"fmt"
@@ -9,8 +8,8 @@ import (
 	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
-// Runner is a [gpuproof.Runner] whose kernels are PTX. Findings are errors.
-type Runner struct {
+// interpreter is a [gpuproof.Runner] whose kernels are PTX, run by the strict interpreter. Findings are errors.
+type interpreter struct {
 	Kernels map[string]*ptx.Kernel
 	// Seed picks the schedule of the next launch; each takes another one.
 	Seed uint64
@@ -23,7 +22,7 @@ type Runner struct {
 }
 
 // Alloc is that of [gpuproof.Runner].
-func (r *Runner) Alloc(access table.Access, data []byte, n int) (gpuproof.Array, error) {
+func (r *interpreter) Alloc(access table.Access, data []byte, n int) (gpuproof.Array, error) {
 	switch access {
 	case table.Read:
 		return r.mem.Input(data), nil
@@ -34,7 +33,7 @@ func (r *Runner) Alloc(access table.Access, data []byte, n int) (gpuproof.Array,
 }
 
 // Launch is that of [gpuproof.Runner].
-func (r *Runner) Launch(k table.Kernel, c table.Counts, a gpuproof.Arrays, n gpuproof.Numbers) error {
+func (r *interpreter) Launch(k table.Kernel, c table.Counts, a gpuproof.Arrays, n gpuproof.Numbers) error {
 	p := r.Kernels[k.Name]
 	if p == nil {
 		return fmt.Errorf("no PTX of %s", k.Name)
@@ -71,11 +70,11 @@ func (r *Runner) Launch(k table.Kernel, c table.Counts, a gpuproof.Arrays, n gpu
 }
 
 // Read is that of [gpuproof.Runner].
-func (r *Runner) Read(a gpuproof.Array) ([]byte, error) { return a.(*ptx.Buffer).Bytes(), nil }
+func (r *interpreter) Read(a gpuproof.Array) ([]byte, error) { return a.(*ptx.Buffer).Bytes(), nil }
 
 // Free is that of [gpuproof.Runner]. Nothing is ever written beside an array:
 // that is a finding.
-func (r *Runner) Free() error {
+func (r *interpreter) Free() error {
 	r.mem = ptx.Memory{}
 	return nil
 }
