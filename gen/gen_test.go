@@ -44,7 +44,7 @@ func TestGPUPackage(t *testing.T) {
 	t.Setenv(cuda.EnvHome, "")
 	for _, name := range []string{"gpt2m", "gpt2l"} {
 		var models []spec.Model
-		for _, shape := range specfile.Shapes(name) {
+		for _, shape := range specfile.GPUShapes(name) {
 			m, err := specfile.Load(shape)
 			if err != nil {
 				t.Fatal(err)

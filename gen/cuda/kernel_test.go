@@ -14,7 +14,7 @@ import (
 var shippedDir = filepath.Join("..", "..", "generated", "gpt2s")
 
 func shippedModels(t *testing.T) (ms []spec.Model) {
-	for _, name := range specfile.Shapes("gpt2s") {
+	for _, name := range specfile.GPUShapes("gpt2s") {
 		m, err := specfile.Load(name)
 		if err != nil {
 			t.Fatal(err)

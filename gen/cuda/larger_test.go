@@ -18,7 +18,7 @@ var larger = []string{"gpt2m", "gpt2l"}
 func largerKernels(t *testing.T, pkg string) (dir string, ks []gpu.Kernel) {
 	t.Helper()
 	var models []spec.Model
-	for _, name := range specfile.Shapes(pkg) {
+	for _, name := range specfile.GPUShapes(pkg) {
 		m, err := specfile.Load(name)
 		if err != nil {
 			t.Fatal(err)

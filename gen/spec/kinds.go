@@ -40,6 +40,8 @@ type kind struct {
 	// rates are the factors' learning rates, as multiples of the run's; nil where
 	// all are 1, as in the paper.
 	rates func(l Linear, chain []Factor) []float64
+	// cpuOnly says that there are no GPU kernels yet.
+	cpuOnly bool
 }
 
 // Initialiser is what becomes of a layer's Gaussian draws (paper, appendix).
@@ -95,7 +97,7 @@ var kinds = []kind{
 			return []Factor{blocked("blkdiag1", b, l.In/b, q, Deal(b, q)), blocked("blkdiag2", b, q, l.Out/b, Riffle(b, l.Out/b))}
 		},
 		divided: func(dims map[string]int, _ int) []string { return slices.Collect(maps.Keys(dims)) }},
-	{name: BTT, splits: true, initialiser: Spectral, rates: spectralRates,
+	{name: BTT, splits: true, initialiser: Spectral, rates: spectralRates, cpuOnly: true,
 		chain: func(l Linear) []Factor {
 			m0, n0 := first(l.InSplit, l.In), first(l.OutSplit, l.Out)
 			m1, n1 := l.In/m0, l.Out/n0
@@ -106,7 +108,7 @@ var kinds = []kind{
 			return c.rank(l, MaxWidth/(l.In/first(l.InSplit, l.In)*first(l.OutSplit, l.Out)))
 		}},
 	// A split is the number of blocks of that width, where it is not Blocks.
-	{name: BLAST, splits: true, initialiser: Spectral, rates: spectralRates,
+	{name: BLAST, splits: true, initialiser: Spectral, rates: spectralRates, cpuOnly: true,
 		chain: func(l Linear) []Factor {
 			rows, cols, r := cmp.Or(l.OutSplit, l.Blocks), cmp.Or(l.InSplit, l.Blocks), l.Rank
 			return []Factor{blocked("blkdiag1", cols, l.In/cols, r, Riffle(cols, r)), blocked("blkdiag2", r, cols, rows, Riffle(r, rows)),
@@ -183,6 +185,12 @@ func having(has func(kind) bool) (names []Kind) {
 		}
 	}
 	return names
+}
+
+// OnGPU reports whether there are GPU kernels of the kind.
+func (k Kind) OnGPU() bool {
+	row, ok := k.row()
+	return ok && !row.cpuOnly
 }
 
 // Initialiser is the second stage of a kind's first weights.

@@ -32,8 +32,8 @@ func Presets() []string {
 // ones have, in per cent, as presets are called.
 var shares = []string{"63", "32"}
 
-// Shapes lists the presets of the paper's table of one size, gpt2s, gpt2m, gpt2l
-// or gpt2xl: dense, and each structure at each share.
+// Shapes lists the presets of one size, gpt2s, gpt2m, gpt2l or gpt2xl: dense, and
+// each structure at each share, those of the paper's table and further kinds.
 func Shapes(size string) (names []string) {
 	known := Presets()
 	add := func(name string) {
@@ -48,6 +48,13 @@ func Shapes(size string) (names []string) {
 		}
 	}
 	return names
+}
+
+// GPUShapes lists those of the size's shapes that GPUs have kernels for.
+func GPUShapes(size string) []string {
+	return slices.DeleteFunc(Shapes(size), func(name string) bool {
+		return slices.ContainsFunc(spec.Kinds(), func(k spec.Kind) bool { return !k.OnGPU() && strings.Contains(name, "-"+string(k)+"-") })
+	})
 }
 
 // alike asks for the presets whose names are nearest and at most a quarter off,

@@ -20,7 +20,7 @@ func (c *Config) Defaults() {
 		}
 		return cs
 	}
-	c.Kernels = presets(specfile.Shapes("gpt2s")...)
+	c.Kernels = presets(specfile.GPUShapes("gpt2s")...)
 	c.Trained = presets("gpt2s-lowrank-63")
 	for _, name := range goldenkernels.Models {
 		cfg, err := goldenkernels.Config(name)
@@ -51,7 +51,7 @@ func (c *Config) Defaults() {
 	c.Rows = append(c.Rows, 1000, 8192)
 	c.Contexts = []int{128, 1024}
 	for _, size := range sizes {
-		c.Timed = append(c.Timed, presets(specfile.Shapes(size)...)...)
+		c.Timed = append(c.Timed, presets(specfile.GPUShapes(size)...)...)
 	}
 	c.Kernels = c.Timed
 	if c.Repeats == 0 {

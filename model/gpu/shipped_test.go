@@ -47,7 +47,7 @@ func TestShipped(t *testing.T) {
 	}
 	d, fake := open(t)
 	fake.Memory = 16 << 30
-	for _, name := range specfile.Shapes("gpt2s") {
+	for _, name := range specfile.GPUShapes("gpt2s") {
 		c, err := config.Load(name)
 		must(t, err)
 		ks, err := Kernels(c.Model)

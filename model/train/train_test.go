@@ -500,6 +500,8 @@ func TestStepAllocatesNothing(t *testing.T) {
 		"lowrank":      {"q_heads: 2", "q_heads: 2"},
 		"blockshuffle": {"mlp: {kind: lowrank, rank: 8}", "kv_heads: 1\n  act: swiglu\n  bias: false\n  norm: rmsnorm\n  position: absolute\n  mlp: {kind: blockshuffle, blocks: 2}"},
 		"blockdense":   {"mlp: {kind: lowrank, rank: 8}", "tie_embeddings: false\n  mlp: {kind: blockdense, rank: 8, blocks: 2}"},
+		"btt":          {"mlp: {kind: lowrank, rank: 8}", "act: swiglu\n  mlp: {kind: btt, rank: 3}"},
+		"blast":        {"mlp: {kind: lowrank, rank: 8}", "mlp: {kind: blast, rank: 24, blocks: 4}"},
 		"recomputed":   {"eval_every: 10,", "recompute: true,"},
 		"guided":       {"eval_every: 10,", "guide: {max_step_ratio: 1, reduce_flop: true},"},
 	} {

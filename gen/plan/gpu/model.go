@@ -72,6 +72,9 @@ func (g Model) Kernels() []Kernel {
 // NewFFN plans a network in a precision, or, where none is given, in bf16 if
 // its widths allow it and in float32 otherwise.
 func NewFFN(f spec.FFN, p table.Precision) (FFN, error) {
+	if !f.Kind.OnGPU() {
+		return FFN{}, fmt.Errorf("%s: %w", f.Name(), errKind)
+	}
 	if p == table.Float32s {
 		return NewFloat32(f)
 	}
@@ -87,6 +90,9 @@ func NewFFN(f spec.FFN, p table.Precision) (FFN, error) {
 // NewLayer plans a single layer the same way, input and output in their true
 // order.
 func NewLayer(l spec.Linear, p table.Precision) (Layer, error) {
+	if !l.Kind.OnGPU() {
+		return Layer{}, fmt.Errorf("%s: %w", l.Name(), errKind)
+	}
 	if p == table.Float32s && !l.Guide {
 		return newFloat32(l, "", ""), nil
 	}

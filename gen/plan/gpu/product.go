@@ -132,6 +132,8 @@ func blockMajor(l spec.Linear, n int) []int {
 	return places
 }
 
+var errKind = errors.New("layers of this kind have no GPU kernels yet; the CPU runs them")
+
 var errGuided = errors.New("guided layers have no GPU kernels")
 
 func newBF16(l plan.Layer, forward, backward table.Epilogue) (Layer, error) {

@@ -14,7 +14,7 @@ import (
 func TestRowsByName(t *testing.T) {
 	var all []Kernel
 	for _, shape := range []string{"gpt2s", "gpt2m", "gpt2l"} {
-		for _, name := range specfile.Shapes(shape) {
+		for _, name := range specfile.GPUShapes(shape) {
 			c, err := specfile.Load(name)
 			if err != nil {
 				t.Fatal(err)
