@@ -70,6 +70,9 @@ func TestWideBackward(t *testing.T) {
 						rows := min(kernel.RowBlock, m-r0)
 						n.Forward(y[r0*h:], x[r0*h:], nil, rows, saved, ws)
 						n.BackwardData(dx[r0*h:], dy[r0*h:], rows, saved, ws)
+						if r0 == 0 {
+							n.BackwardWeights(one, dy, x, rows, saved, false, ws) // and again
+						}
 						n.BackwardWeights(one, dy[r0*h:], x[r0*h:], rows, saved, r0 > 0, ws)
 					}
 					got = append(append([][]float32{y, dx, one.FC1.Bias, one.FC2.Bias, one.FC1.Guide, one.FC2.Guide}, one.FC1.Factors...), one.FC2.Factors...)
