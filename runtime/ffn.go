@@ -119,7 +119,7 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 	if m == 0 {
 		return
 	}
-	ws.begin(f.fc1.opt.Target, m)
+	ws.begin(f.fc1.opt.Target, m, max(f.fc1.zWidth(), f.fc2.zWidth()))
 	act, rows := ws.Local(mul.SlotAct, f.spec.FFN), m
 	var z1, z2, pre mul.Matrix
 	if saved != nil {
@@ -158,7 +158,7 @@ func (f *FFN) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspace)
 	}
 	b := f.backwardBuffers(m, ws)
 	// fc2 leaves the activation's gradient where the activation will be.
-	ws.begin(f.fc1.opt.Target, m)
+	ws.begin(f.fc1.opt.Target, m, max(f.fc1.zWidth(), f.fc2.zWidth()))
 	f.fc2.addBackwardData(ws, mul.Whole(b.act), mul.Whole(dy), b.dz2)
 	ws.Add(mul.Stage{Rows: f.activation, Src: mul.Whole(saved.pre), Dst: mul.Whole(b.act), Pre: mul.Whole(b.dpre)})
 	f.fc1.addBackwardData(ws, mul.Whole(dx), mul.Whole(b.dpre), b.dz1)

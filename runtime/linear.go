@@ -76,7 +76,7 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 	if m == 0 {
 		return
 	}
-	ws.begin(l.layer.opt.Target, m)
+	ws.begin(l.layer.opt.Target, m, l.layer.zWidth())
 	var z []mul.Matrix
 	if saved == nil {
 		z = l.layer.intermediates(ws, mul.SlotZ1, ws.Local(mul.SlotZ1, l.layer.zWidth()), ws.LocalRows())
@@ -107,7 +107,7 @@ func (l *Linear) BackwardData(dx, dy []float32, m int, saved *Saved, ws *Workspa
 	if m == 0 {
 		return
 	}
-	ws.begin(l.layer.opt.Target, m)
+	ws.begin(l.layer.opt.Target, m, l.layer.zWidth())
 	l.layer.addBackwardData(ws, mul.Whole(dx), mul.Whole(dy), l.dz(m, ws))
 	ws.Exec()
 	ws.half = half{l.layer, saved, saved.fills, m, dy, dx}

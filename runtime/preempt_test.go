@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -28,6 +29,9 @@ func (c *calls) see(a *kernel.Args) {
 		depth += s.Len
 	}
 	work := a.MR * a.NTiles * a.NR * depth
+	if a.ColC > 0 { // lanes across blocks
+		work *= kernel.LaneGroup
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.n++
@@ -139,6 +143,53 @@ func checkCalls(t *testing.T, isa kernel.ISA, s spec.FFN, threads int) {
 		f.Backward(dx, FFNWeights{emptyLike(w.FC1), emptyLike(w.FC2)}, y, x, m, saved, false, ws)
 		c.check(t, what+", backward", ws.Calls(), 2*m*weights, least)
 		saved.Close()
+	}
+}
+
+// Those of a factor whose lanes run across blocks, too, which nothing is allocated for.
+func TestPreemptionAcross(t *testing.T) {
+	c := narrow{blocks: 160, in: 16, out: 16, q: 4, p: 4}
+	w := emptyLike(c.subject(rand.New(rand.NewPCG(1, 1))).w[0])
+	for _, isa := range kernel.Available() {
+		if isa == kernel.Portable && len(kernel.Available()) > 1 {
+			continue
+		}
+		opt := Options{ISA: isa, Pool: NewPool(1), Train: true}
+		if err := opt.setDefaults(); err != nil {
+			t.Fatal(err)
+		}
+		l, err := newLayer(c.plan(), w, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var seen calls
+		f, ws := l.factors("layer")[1], NewWorkspace(opt.Pool)
+		const m = 140
+		x, dy, g := make([]float32, m*160*16), make([]float32, m*160*16), make([]float32, 160*16*16)
+		passes := map[string]func(){
+			"forward":         func() { f.Forward(dy, x, m, ws) },
+			"backward-data":   func() { f.BackwardData(x, dy, m, ws) },
+			"backward-weight": func() { f.BackwardWeight(g, dy, x, m, ws) },
+		}
+		whole, saved := &Linear{l}, (&Linear{l}).NewSaved(m)
+		in, out, din, grads := make([]float32, m*16*4), make([]float32, m*16*4), make([]float32, m*16*4), emptyLike(w)
+		if n := testing.AllocsPerRun(3, func() {
+			whole.Forward(out, in, nil, m, nil, ws)
+			whole.Forward(out, in, nil, m, saved, ws)
+			whole.Backward(din, grads, out, in, m, saved, true, ws)
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", isa, n)
+		}
+		saved.Close()
+		ws.Calls()
+		seen.watchLayer(l)
+		for name, pass := range passes {
+			pass()
+			seen.check(t, fmt.Sprintf("across, %s, %s", isa, name), ws.Calls(), m*len(g), 1<<12)
+		}
+		ws.Close()
+		l.packs.Close()
+		opt.Pool.Close()
 	}
 }
 
