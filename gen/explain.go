@@ -26,7 +26,7 @@ func (p Package) Warnings() []string {
 		for _, f := range l.Factors {
 			for _, q := range append(f.Forward(), f.BackwardData()...) {
 				if pad := q.Padding(); pad > maxPadding {
-					ws = append(ws, fmt.Sprintf("%s: blocks of %s are %d wide and run %.1f times as many columns as they need", l.Spec.Name(), f.Param, q.Results(), pad))
+					ws = append(ws, fmt.Sprintf("%s: blocks of %s are %d wide and run %.1f times as many columns as they need", l.Spec.Name(), f.Param, plan.Len(q.N), pad))
 					break
 				}
 			}
@@ -93,6 +93,10 @@ func explainLayer(b *bytes.Buffer, name string, l plan.Layer) {
 
 func explainProducts(b *bytes.Buffer, pass string, ps []plan.Product) {
 	for _, q := range ps {
+		if q.Lanes > 0 {
+			explainAcross(b, pass, q)
+			continue
+		}
 		fmt.Fprintf(b, "    %-13s block %d: K %d in blocks %v, %d segments, step %d; N %d to %s, padding %.2f", pass, q.Block, q.Depth(), q.KBlocks, len(q.K), q.KStep()/4, q.Results(), places(q.N), q.Padding())
 		if !q.Direct {
 			b.WriteString(", through scratch")
@@ -106,6 +110,17 @@ func explainProducts(b *bytes.Buffer, pass string, ps []plan.Product) {
 			if t.ISA != kernel.Portable && len(names) > 0 {
 				fmt.Fprintf(b, "      %s: L2 holds %d panels; %s\n", t.Name, t.PanelGroup(q.PanelBytes(q.KBlocks[0]), kernel.RowBlock), strings.Join(names, " "))
 			}
+		}
+	}
+}
+
+// explainAcross prints a product that takes all blocks at once.
+func explainAcross(b *bytes.Buffer, pass string, q plan.Product) {
+	fmt.Fprintf(b, "    %-13s lanes across %d blocks: K %d, N %d, both %d apart; %d groups of %d, padding %.2f, pack of %d bytes\n", pass, q.Lanes,
+		q.Depth(), plan.Len(q.N), q.Lanes, q.Panels(), kernel.LaneGroup, q.Padding(), q.Panels()*q.PanelBytes(q.Depth()))
+	for _, t := range cpu.Targets() {
+		if ks := cpu.Across(&t); t.ISA != kernel.Portable {
+			fmt.Fprintf(b, "      %s: tiles of up to %dx%d vectors, %s\n", t.Name, t.Across.Rows, t.Across.Columns, ks[len(ks)-1].Name())
 		}
 	}
 }

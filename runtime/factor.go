@@ -80,7 +80,7 @@ func (f Factor) Forward(y, x []float32, m int, ws *Workspace) {
 	if m == 0 {
 		return
 	}
-	ws.begin(f.layer.opt.Target, m)
+	ws.begin(f.layer.opt.Target, m, f.layer.zWidth())
 	var pre mul.Matrix
 	qs := f.layer.forward[f.i]
 	if qs[0].Epilogue.Gated() {
@@ -101,7 +101,7 @@ func (f Factor) BackwardData(dx, dy []float32, m int, ws *Workspace) {
 	if m == 0 {
 		return
 	}
-	ws.begin(f.layer.opt.Target, m)
+	ws.begin(f.layer.opt.Target, m, f.layer.zWidth())
 	ws.AddProducts(f.layer.backward[f.i], mul.Stage{Src: mul.Whole(dy), Dst: mul.Whole(dx)})
 	ws.Exec()
 }

@@ -121,7 +121,7 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 	if m == 0 {
 		return
 	}
-	ws.begin(f.fc1.opt.Target, m)
+	ws.begin(f.fc1.opt.Target, m, max(f.fc1.zWidth(), f.fc2.zWidth()))
 	act := ws.Local(mul.SlotAct, f.spec.FFN)
 	var pre mul.Matrix
 	if saved != nil {
@@ -188,7 +188,7 @@ func (f *FFN) checkData(dx, dy []float32, m int, saved *Saved, ws *Workspace) {
 func (f *FFN) backwardData(dx, dy []float32, s savedRows, m int, ws *Workspace) {
 	b := f.backwardBuffers(m, ws)
 	// fc2 leaves the activation's gradient where the activation will be.
-	ws.begin(f.fc1.opt.Target, m)
+	ws.begin(f.fc1.opt.Target, m, max(f.fc1.zWidth(), f.fc2.zWidth()))
 	f.fc2.addBackwardData(ws, mul.Whole(b.act), mul.Whole(dy), b.dz2)
 	pre := f.fc1.preWidth()
 	ws.Add(mul.Stage{Rows: f.activateBack, Src: mul.Whole(s.pre), Dst: mul.Whole(b.act), Pre: mul.Whole(b.dpre),

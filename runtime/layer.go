@@ -389,7 +389,7 @@ func (l *layer) kept(ws *Workspace, at mul.Slot, saved, x []float32, m int) []mu
 		return l.intermediates(ws, at, mul.Whole(saved), m)
 	}
 	z := l.intermediates(ws, at, mul.Whole(ws.Floats(at, m*l.zWidth())), m)
-	ws.Begin(l.opt.Target, m) // what BackwardData left stays
+	ws.Begin(l.opt.Target, m, l.zWidth()) // what BackwardData left stays
 	l.addForward(ws, mul.Matrix{}, mul.Whole(x), mul.Matrix{}, mul.Matrix{}, z)
 	ws.Exec()
 	return z

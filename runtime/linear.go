@@ -77,7 +77,7 @@ func (l *Linear) Forward(y, x, residual []float32, m int, saved *Saved, ws *Work
 	if m == 0 {
 		return
 	}
-	ws.begin(l.layer.opt.Target, m)
+	ws.begin(l.layer.opt.Target, m, l.layer.zWidth())
 	z := l.layer.filled(ws, mul.SlotZ1, saved.first(), m)
 	l.layer.addForward(ws, mul.Whole(y), mul.Whole(x), mul.Matrix{}, l.layer.addResidual(ws, y, residual), z)
 	ws.Exec()
@@ -127,7 +127,7 @@ func (l *Linear) checkData(dx, dy []float32, m int, saved *Saved, ws *Workspace)
 }
 
 func (l *Linear) backwardData(dx, dy []float32, m int, ws *Workspace) {
-	ws.begin(l.layer.opt.Target, m)
+	ws.begin(l.layer.opt.Target, m, l.layer.zWidth())
 	l.layer.addBackwardData(ws, mul.Whole(dx), mul.Whole(dy), l.dz(m, ws))
 	ws.Exec()
 }

@@ -35,10 +35,11 @@ type Workspace struct {
 // NewWorkspace returns an empty workspace for calls on the pool.
 func NewWorkspace(pool *Pool) *Workspace { return &Workspace{Workspace: mul.NewWorkspace(pool)} }
 
-// begin starts the stages of a call over m rows.
-func (w *Workspace) begin(t *kernel.Target, m int) {
+// begin starts the stages of a call over m rows, each of width entries between
+// factors.
+func (w *Workspace) begin(t *kernel.Target, m, width int) {
 	w.half = half{}
-	w.Begin(t, m)
+	w.Begin(t, m, width)
 }
 
 // Close frees the workspace's buffers.

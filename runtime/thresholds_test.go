@@ -55,7 +55,18 @@ var axes = map[plan.Axis]func(n int) []trial{
 			{spec.Linear{Kind: spec.BlockShuffle, In: 42, Out: 30, Blocks: 6, Bias: true, Guide: true}, []int{n}},
 			{spec.FFN{Kind: spec.LowRank, Hidden: 40, FFN: 80, Rank: 12, Act: spec.SwiGLU, Bias: true, Guide: true}, []int{n}},
 			{spec.FFN{Kind: spec.BlockShuffle, Hidden: 64, FFN: 96, Blocks: 2, Act: spec.GELU}, []int{n}},
+			{narrow{blocks: 20, in: 4, out: 5, q: 2, p: 3, guide: true}, []int{n}},
 		}
+	},
+	plan.AxisBlocks: func(n int) []trial {
+		return []trial{{narrow{blocks: n, in: 5, out: 7, q: 2, p: 3, bias: true}, []int{1, 9}}, {narrow{blocks: n, in: 3, out: 2, q: 40, p: 40}, []int{300}}}
+	},
+	plan.AxisNarrow: func(n int) []trial {
+		return []trial{{narrow{blocks: 21, in: n, out: 6, q: 2, p: 3}, []int{1, 9}}, {narrow{blocks: 21, in: 6, out: n, q: 2, p: 3, guide: true}, []int{1, 9}}}
+	},
+	plan.AxisBetween: func(n int) []trial {
+		// More rows than two chunks of the largest size.
+		return []trial{{spec.Linear{Kind: spec.BlockDense, In: 6, Out: 5, Rank: n, Blocks: 1}, []int{600}}, {narrow{blocks: n / 4, in: 2, out: 2, q: 1, p: 1}, []int{600}}}
 	},
 }
 
@@ -84,6 +95,10 @@ func TestThresholds(t *testing.T) {
 			case walk != nil:
 				for _, c := range walk(p.n) {
 					for _, m := range c.rows {
+						if n, ok := c.spec.(narrow); ok {
+							n.compare(t, rand.New(rand.NewPCG(1, uint64(m))), m, nil)
+							continue
+						}
 						everyWay(t, newSubject(c.spec, rand.New(rand.NewPCG(1, uint64(m)))), m)
 					}
 				}

@@ -56,6 +56,9 @@ func Register(pkg string, kernels []kernel.Row) ([]byte, error) {
 		same(g, uint64(kernel.Accumulate), jen.Qual(kernelPath, "Accumulate"))
 		same(g, uint64(kernel.Scale), jen.Qual(kernelPath, "Scale"))
 		same(g, uint64(kernel.PreOnly), jen.Qual(kernelPath, "PreOnly"))
+		same(g, uint64(kernel.Continue), jen.Qual(kernelPath, "Continue"))
+		same(g, uint64(kernel.AskB), jen.Qual(kernelPath, "AskB"))
+		same(g, kernel.LaneGroup, jen.Qual(kernelPath, "LaneGroup"))
 		same(g, kernel.MaxKC, jen.Qual(kernelPath, "MaxKC"))
 	})
 	f.Func().Id("init").Params().Block(jen.Qual(kernelPath, "Register").CallFunc(func(g *jen.Group) {

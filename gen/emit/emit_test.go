@@ -41,6 +41,7 @@ func small(t *testing.T) emit.Package {
 	for _, want := range []func(k kernel.Row) bool{
 		func(k kernel.Row) bool { return k.Strip && k.MR == 3 },
 		func(k kernel.Row) bool { return !k.Strip && k.MR == 4 && k.NR == 2*kernel.Panel },
+		func(k kernel.Row) bool { return k.Across && k.ISA == kernel.AVX2 && k.MR == 3 && k.NR == 2 },
 	} {
 		p.Kernels = append(p.Kernels, any.Kernels[slices.IndexFunc(any.Kernels, want)])
 	}
@@ -164,6 +165,11 @@ func TestRead(t *testing.T) {
 		{"tile", "mr: 16 is out of range", func(p *emit.Package) { p.Kernels[0].MR = 16 }},
 		{"depth", "segments[0].length: 769 is out of range", func(p *emit.Package) { p.Kernels[1].Shape.Segs[0].Len = 769 }},
 		{"twice", "kernels[1]: a second kernel", func(p *emit.Package) { p.Kernels[1] = p.Kernels[0] }},
+		{"across", "kernels[5]: across: ", func(p *emit.Package) { p.Kernels[5].Epilogue = kernel.GELU }},
+		{"across width", "kernels[5]: nr: 6 is out of range, want 1 to 5", func(p *emit.Package) { p.Kernels[5].NR = 6 }},
+		{"across sweeps", "kernels[5]: sweeps: 1; avx2 has 2 in 16 lanes", func(p *emit.Package) { p.Kernels[5].Sweeps = 1 }},
+		{"across unroll", "kernels[5]: unroll: 2", func(p *emit.Package) { p.Kernels[5].Unroll = 2 }},
+		{"across tile", "across.rows: 0 is out of range", func(p *emit.Package) { p.Targets[0].Across.Rows = 0 }},
 		{"layer", "ffns[0]: blocks", func(p *emit.Package) { p.FFNs[0].Blocks = 3 }},
 	} {
 		p := small(t)

@@ -36,6 +36,8 @@ type Factor struct {
 	InWidth, OutWidth, PreWidth int
 	// Epilogue is the activation on the factor's outputs.
 	Act spec.Act
+	// Across says that the factor's lanes run across its blocks, which lie side by side.
+	Across bool
 }
 
 // Layer is a planned linear layer.
@@ -144,19 +146,31 @@ func Identity(n int) []int {
 // NewStoredLayer plans l, whose input j is stored at place in[j] and whose output j,
 // before the activation, at out[j].
 func NewStoredLayer(l spec.Linear, in, out []int, act spec.Act) Layer {
+	return NewChain(l, l.Chain(), in, out, act)
+}
+
+// NewChain plans a layer of any chain: what NewStoredLayer does for that of a kind.
+func NewChain(l spec.Linear, chain []spec.Factor, in, out []int, act spec.Act) Layer {
 	p := Layer{Spec: l, Bias: make([]int, l.Out)}
 	for j, s := range out {
 		p.Bias[s] = j
 	}
-	chain := l.Chain()
-	src := in
+	// order[i] is that of the inputs of factor i, by the numbers that it reads them by.
+	order := make([][]int, len(chain)+1)
+	acts, lanes := make([]spec.Act, len(chain)), make([]bool, len(chain))
 	for i, sf := range chain {
-		if i == len(chain)-1 {
-			p.Factors = append(p.Factors, newFactor(sf, src, out, act))
-			break
+		order[i] = Identity(sf.Blocks * sf.In)
+	}
+	order[0], order[len(chain)], acts[len(chain)-1] = in, out, act
+	for i := range chain {
+		if before, behind, ok := across(chain, i); ok {
+			order[i], order[i+1], lanes[i] = before, behind, true
 		}
-		p.Factors = append(p.Factors, newFactor(sf, src, Identity(sf.Blocks*sf.Out), ""))
-		src = Identity(sf.Blocks * sf.Out)
+	}
+	for i, sf := range chain {
+		f := newFactor(sf, order[i], order[i+1], acts[i])
+		f.Across = lanes[i]
+		p.Factors = append(p.Factors, f)
 	}
 	if l.Guide {
 		if !act.Gated() { // only kernels of gated ones know where the halves go

@@ -14,6 +14,10 @@ type Product struct {
 	// K lists the summed entries, N the results, in the order of the pack;
 	// Up lists, for gated activations, the up beside the gate of each of N.
 	K, N, Up []Seg
+	// Lanes, where not 0, is the number of the factor's blocks, all of which the
+	// product takes at once: where others have an entry it has as many neighbours, one
+	// of each block. K and N are then where those of the first block lie.
+	Lanes int
 	// Direct results lie side by side in the destination row and are stored
 	// by the kernel; others pass through a scratch tile in the L1 cache.
 	Direct bool
@@ -30,6 +34,9 @@ const MinRun = kernel.HalfPanel
 
 // Forward lists the products of y = W x.
 func (f Factor) Forward() []Product {
+	if f.Across {
+		return f.lanes(false)
+	}
 	var ps []Product
 	for i, b := range f.Blocks {
 		ps = append(ps, split(Product{Block: i, K: b.In, N: b.Out, Up: b.Up,
@@ -41,6 +48,9 @@ func (f Factor) Forward() []Product {
 // BackwardData lists the products of dx = W^T dy, dy being the gradient
 // before the activation.
 func (f Factor) BackwardData() []Product {
+	if f.Across {
+		return f.lanes(true)
+	}
 	var ps []Product
 	for i, b := range f.Blocks {
 		k := append(append([]Seg(nil), b.Out...), b.Up...)
@@ -90,11 +100,14 @@ func Len(segs []Seg) int {
 }
 
 // Results is the number of results, a gate and its up counted once.
-func (p Product) Results() int { return Len(p.N) }
+func (p Product) Results() int { return max(1, p.Lanes) * Len(p.N) }
 
 // Columns is the number of columns of the pack, padding included: a multiple
 // of 16.
 func (p Product) Columns() int {
+	if p.Lanes > 0 {
+		return groups(p.Lanes) * p.PanelColumns()
+	}
 	n := (Len(p.N) + kernel.HalfPanel - 1) &^ (kernel.HalfPanel - 1)
 	if p.Epilogue.Gated() {
 		n *= 2
@@ -110,11 +123,20 @@ func (p Product) PanelResults() int {
 	return kernel.Panel
 }
 
+// PanelColumns is the width of all panels of the pack but the last; where the lanes
+// run across blocks there is one for each group of them.
+func (p Product) PanelColumns() int {
+	if p.Lanes > 0 {
+		return kernel.LaneGroup * Len(p.N)
+	}
+	return kernel.Panel
+}
+
 // Panels counts the panels of the pack.
-func (p Product) Panels() int { return max(1, p.Columns()/kernel.Panel) }
+func (p Product) Panels() int { return max(1, p.Columns()/p.PanelColumns()) }
 
 // LastPanel is the width of the last one.
-func (p Product) LastPanel() int { return p.Columns() - (p.Panels()-1)*kernel.Panel }
+func (p Product) LastPanel() int { return p.Columns() - (p.Panels()-1)*p.PanelColumns() }
 
 // FullPanels counts the panels that are 32 columns wide and without padding.
 func (p Product) FullPanels() int {
@@ -134,14 +156,14 @@ func (p Product) Depth() int { return Len(p.K) }
 
 // Padding is the ratio of multiplied to useful columns.
 func (p Product) Padding() float64 {
-	useful := Len(p.N) + Len(p.Up)
+	useful := p.Results() + Len(p.Up)
 	return float64(p.Columns()) / float64(useful)
 }
 
 // PanelBytes is the size of a panel of the pack over kc products.
 func (p Product) PanelBytes(kc int) int {
 	f, _ := kernel.F32.Format()
-	return f.PanelBytes(kernel.Panel, kc)
+	return f.PanelBytes(p.PanelColumns(), kc)
 }
 
 // KStep is the distance in bytes between neighbouring k of one segment.

@@ -10,6 +10,9 @@ const (
 	AxisRows     Axis = "rows"      // of a call: tokens
 	AxisStride   Axis = "stride"    // entries of a source row; multiples of it
 	AxisRunLen   Axis = "run"       // neighbouring results of a shuffled factor
+	AxisBlocks   Axis = "blocks"    // of a factor that may run across them
+	AxisNarrow   Axis = "narrow"    // inputs or outputs of a block of such a factor
+	AxisBetween  Axis = "between"   // entries of a row between factors
 	AxisInputs   Axis = "inputs"    // columns of a weight's gradient
 	AxisOutputs  Axis = "outputs"   // rows of a weight's gradient
 	AxisWeights  Axis = "weights"   // of a factor

@@ -120,7 +120,7 @@ func packWidened(w []uint16, depth int) *kernel.Packed {
 }
 
 func newPacked(f kernel.Format, depth int) *kernel.Packed {
-	return kernel.NewPacked(f, kernel.Layout{Columns: columns, KBlocks: []int{depth}}, func(n int) []byte { return make([]byte, n) })
+	return kernel.NewPacked(f, kernel.Layout{Columns: columns, KBlocks: []int{depth}, Panel: kernel.Panel}, func(n int) []byte { return make([]byte, n) })
 }
 
 // Call is a call of a kernel in the program that the test builds.

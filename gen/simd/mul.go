@@ -29,7 +29,9 @@ func Mul(pkg string, kernels []kernel.Row) (map[string][]byte, error) {
 		slices.SortFunc(ks, func(a, b kernel.Row) int { return cmp.Compare(a.Name(), b.Name()) })
 		e := newAsm(isa)
 		for _, k := range ks {
-			if err := e.mul(k); err != nil {
+			if k.Across {
+				e.across(k)
+			} else if err := e.mul(k); err != nil {
 				return nil, err
 			}
 		}
@@ -381,7 +383,7 @@ func (m *tile) stridedProducts() {
 	segs, nsegs := m.load(argSegs), m.load(argNSegs)
 	l := m.label("seg")
 	m.Label(l)
-	ptrs := make([]reg.GPVirtual, (m.MR+4)/5)
+	ptrs := make([]reg.GPVirtual, (m.MR+pointerRows-1)/pointerRows)
 	for i := range ptrs {
 		ptrs[i] = m.GP64()
 		if i == 0 {
@@ -392,21 +394,7 @@ func (m *tile) stridedProducts() {
 		m.LEAQ(indexed(ptrs[i-1], lda, 4, 0), ptrs[i])
 		m.ADDQ(lda, ptrs[i])
 	}
-	row := func(_, i int) operand.Mem {
-		p := ptrs[i/5]
-		switch i % 5 {
-		case 0:
-			return mem(p, 0)
-		case 1:
-			return indexed(p, lda, 1, 0)
-		case 2:
-			return indexed(p, lda, 2, 0)
-		case 3:
-			return indexed(p, lda3, 1, 0)
-		default:
-			return indexed(p, lda, 4, 0)
-		}
-	}
+	row := func(_, i int) operand.Mem { return stride{lda, lda3}.at(ptrs[i/pointerRows], i%pointerRows) }
 	n := m.GP64()
 	m.MOVQ(mem(segs, int(segLen)), n)
 	m.countedLoop(n, func(us int) {
@@ -423,6 +411,40 @@ func (m *tile) stridedProducts() {
 	m.ADDQ(operand.I32(int32(segSize)), segs)
 	m.DECQ(nsegs)
 	m.JNZ(m.jump(l))
+}
+
+// pointerRows is the number of rows, equally far apart, that one pointer reaches with
+// the distance and three times the distance as index registers.
+const pointerRows = 5
+
+// stride holds these registers.
+type stride struct{ one, three reg.GPVirtual }
+
+// stride loads the distance of n rows.
+func (e *asm) stride(field uintptr, n int) (s stride) {
+	if n > 1 {
+		s.one = e.load(field)
+	}
+	if n > 3 {
+		s.three = e.GP64()
+		e.LEAQ(indexed(s.one, s.one, 2, 0), s.three)
+	}
+	return s
+}
+
+// at is row i of those that p reaches.
+func (s stride) at(p reg.Register, i int) operand.Mem {
+	switch i {
+	case 0:
+		return mem(p, 0)
+	case 1:
+		return indexed(p, s.one, 1, 0)
+	case 2:
+		return indexed(p, s.one, 2, 0)
+	case 3:
+		return indexed(p, s.three, 1, 0)
+	}
+	return indexed(p, s.one, 4, 0)
 }
 
 // stored is the number of bytes that one row of a tile (or sweep) stores.

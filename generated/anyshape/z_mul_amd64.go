@@ -7,6 +7,78 @@ package anyshape
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 //go:noescape
+func mul_f32_across_1x1_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_1x2_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_1x3_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_1x4_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_2x1_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_2x2_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_2x3_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_2x4_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_3x1_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_3x2_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_3x3_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_3x4_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_4x1_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_4x2_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_4x3_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_4x4_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_5x1_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_5x2_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_5x3_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_5x4_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_6x1_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_6x2_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_6x3_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_6x4_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_10x16_avx512(a *kernel.Args)
 
 //go:noescape
@@ -389,6 +461,42 @@ func mul_f32_strip_9x16_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_strip_9x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_1x1_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_1x2_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_1x3_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_2x1_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_2x2_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_2x3_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_3x1_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_3x2_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_3x3_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_4x1_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_4x2_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_across_4x3_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x16_avx2(a *kernel.Args)

@@ -4,13 +4,1569 @@
 
 #include "textflag.h"
 
+// func mul_f32_across_1x1_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_1x1_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep1:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile2:
+	VXORPS     Y0, Y0, Y0
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip3
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+
+skip3:
+	MOVQ  (AX), DI
+	ADDQ  CX, DI
+	MOVQ  DX, R8
+	MOVQ  48(AX), R9
+	MOVQ  8(R9), R9
+	TESTL $0x00000010, 132(AX)
+	JNZ   both4
+	CMPQ  SI, 104(AX)
+	JNE   plain5
+
+k7:
+	VMOVUPS     (R8), Y1
+	VMOVUPS     (DI), Y2
+	PREFETCHT1  64(DI)
+	VFMADD231PS Y1, Y2, Y0
+	ADDQ        72(AX), DI
+	ADDQ        168(AX), R8
+	DECQ        R9
+	JNZ         k7
+	JMP         end6
+
+both4:
+k8:
+	VMOVUPS     (R8), Y1
+	PREFETCHT1  64(R8)
+	VMOVUPS     (DI), Y2
+	PREFETCHT1  64(DI)
+	VFMADD231PS Y1, Y2, Y0
+	ADDQ        72(AX), DI
+	ADDQ        168(AX), R8
+	DECQ        R9
+	JNZ         k8
+	JMP         end6
+
+plain5:
+k9:
+	VMOVUPS     (R8), Y1
+	VMOVUPS     (DI), Y2
+	VFMADD231PS Y1, Y2, Y0
+	ADDQ        72(AX), DI
+	ADDQ        168(AX), R8
+	DECQ        R9
+	JNZ         k9
+
+end6:
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	IMUL3Q  $0x00000001, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000001, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile2
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep1
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_1x2_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_1x2_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep10:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile11:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip12
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+
+skip12:
+	MOVQ  176(AX), DI
+	MOVQ  (AX), R8
+	ADDQ  CX, R8
+	MOVQ  DX, R9
+	MOVQ  48(AX), R10
+	MOVQ  8(R10), R10
+	TESTL $0x00000010, 132(AX)
+	JNZ   both13
+	CMPQ  SI, 104(AX)
+	JNE   plain14
+
+k16:
+	VMOVUPS     (R9), Y2
+	VMOVUPS     (R9)(DI*1), Y3
+	VMOVUPS     (R8), Y4
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y2, Y4, Y0
+	VFMADD231PS Y3, Y4, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k16
+	JMP         end15
+
+both13:
+k17:
+	VMOVUPS     (R9), Y2
+	PREFETCHT1  64(R9)
+	VMOVUPS     (R9)(DI*1), Y3
+	PREFETCHT1  64(R9)(DI*1)
+	VMOVUPS     (R8), Y4
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y2, Y4, Y0
+	VFMADD231PS Y3, Y4, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k17
+	JMP         end15
+
+plain14:
+k18:
+	VMOVUPS     (R9), Y2
+	VMOVUPS     (R9)(DI*1), Y3
+	VMOVUPS     (R8), Y4
+	VFMADD231PS Y2, Y4, Y0
+	VFMADD231PS Y3, Y4, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k18
+
+end15:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	IMUL3Q  $0x00000002, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000002, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile11
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep10
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_1x3_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_1x3_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep19:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile20:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip21
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	VMOVUPS    (DI)(R8*2), Y2
+
+skip21:
+	MOVQ  176(AX), DI
+	MOVQ  (AX), R8
+	ADDQ  CX, R8
+	MOVQ  DX, R9
+	MOVQ  48(AX), R10
+	MOVQ  8(R10), R10
+	TESTL $0x00000010, 132(AX)
+	JNZ   both22
+	CMPQ  SI, 104(AX)
+	JNE   plain23
+
+k25:
+	VMOVUPS     (R9), Y3
+	VMOVUPS     (R9)(DI*1), Y4
+	VMOVUPS     (R9)(DI*2), Y5
+	VMOVUPS     (R8), Y6
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y3, Y6, Y0
+	VFMADD231PS Y4, Y6, Y1
+	VFMADD231PS Y5, Y6, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k25
+	JMP         end24
+
+both22:
+k26:
+	VMOVUPS     (R9), Y3
+	PREFETCHT1  64(R9)
+	VMOVUPS     (R9)(DI*1), Y4
+	PREFETCHT1  64(R9)(DI*1)
+	VMOVUPS     (R9)(DI*2), Y5
+	PREFETCHT1  64(R9)(DI*2)
+	VMOVUPS     (R8), Y6
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y3, Y6, Y0
+	VFMADD231PS Y4, Y6, Y1
+	VFMADD231PS Y5, Y6, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k26
+	JMP         end24
+
+plain23:
+k27:
+	VMOVUPS     (R9), Y3
+	VMOVUPS     (R9)(DI*1), Y4
+	VMOVUPS     (R9)(DI*2), Y5
+	VMOVUPS     (R8), Y6
+	VFMADD231PS Y3, Y6, Y0
+	VFMADD231PS Y4, Y6, Y1
+	VFMADD231PS Y5, Y6, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k27
+
+end24:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	VMOVUPS Y2, (DI)(R8*2)
+	IMUL3Q  $0x00000003, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000003, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile20
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep19
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_2x1_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_2x1_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep28:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile29:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip30
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y1
+
+skip30:
+	MOVQ  64(AX), DI
+	MOVQ  (AX), R8
+	ADDQ  CX, R8
+	MOVQ  DX, R9
+	MOVQ  48(AX), R10
+	MOVQ  8(R10), R10
+	TESTL $0x00000010, 132(AX)
+	JNZ   both31
+	CMPQ  SI, 104(AX)
+	JNE   plain32
+
+k34:
+	VMOVUPS     (R9), Y2
+	VMOVUPS     (R8), Y3
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y2, Y3, Y0
+	VMOVUPS     (R8)(DI*1), Y3
+	PREFETCHT1  64(R8)(DI*1)
+	VFMADD231PS Y2, Y3, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k34
+	JMP         end33
+
+both31:
+k35:
+	VMOVUPS     (R9), Y2
+	PREFETCHT1  64(R9)
+	VMOVUPS     (R8), Y3
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y2, Y3, Y0
+	VMOVUPS     (R8)(DI*1), Y3
+	PREFETCHT1  64(R8)(DI*1)
+	VFMADD231PS Y2, Y3, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k35
+	JMP         end33
+
+plain32:
+k36:
+	VMOVUPS     (R9), Y2
+	VMOVUPS     (R8), Y3
+	VFMADD231PS Y2, Y3, Y0
+	VMOVUPS     (R8)(DI*1), Y3
+	VFMADD231PS Y2, Y3, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k36
+
+end33:
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y1, (DI)
+	IMUL3Q  $0x00000001, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000001, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile29
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep28
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_2x2_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_2x2_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep37:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile38:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip39
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y2
+	VMOVUPS    (DI)(R8*1), Y3
+
+skip39:
+	MOVQ  64(AX), DI
+	MOVQ  176(AX), R8
+	MOVQ  (AX), R9
+	ADDQ  CX, R9
+	MOVQ  DX, R10
+	MOVQ  48(AX), R11
+	MOVQ  8(R11), R11
+	TESTL $0x00000010, 132(AX)
+	JNZ   both40
+	CMPQ  SI, 104(AX)
+	JNE   plain41
+
+k43:
+	VMOVUPS     (R10), Y4
+	VMOVUPS     (R10)(R8*1), Y5
+	VMOVUPS     (R9), Y6
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y4, Y6, Y0
+	VFMADD231PS Y5, Y6, Y1
+	VMOVUPS     (R9)(DI*1), Y6
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y4, Y6, Y2
+	VFMADD231PS Y5, Y6, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k43
+	JMP         end42
+
+both40:
+k44:
+	VMOVUPS     (R10), Y4
+	PREFETCHT1  64(R10)
+	VMOVUPS     (R10)(R8*1), Y5
+	PREFETCHT1  64(R10)(R8*1)
+	VMOVUPS     (R9), Y6
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y4, Y6, Y0
+	VFMADD231PS Y5, Y6, Y1
+	VMOVUPS     (R9)(DI*1), Y6
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y4, Y6, Y2
+	VFMADD231PS Y5, Y6, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k44
+	JMP         end42
+
+plain41:
+k45:
+	VMOVUPS     (R10), Y4
+	VMOVUPS     (R10)(R8*1), Y5
+	VMOVUPS     (R9), Y6
+	VFMADD231PS Y4, Y6, Y0
+	VFMADD231PS Y5, Y6, Y1
+	VMOVUPS     (R9)(DI*1), Y6
+	VFMADD231PS Y4, Y6, Y2
+	VFMADD231PS Y5, Y6, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k45
+
+end42:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, (DI)(R8*1)
+	IMUL3Q  $0x00000002, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000002, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile38
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep37
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_2x3_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_2x3_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep46:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile47:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip48
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	VMOVUPS    (DI)(R8*2), Y2
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y3
+	VMOVUPS    (DI)(R8*1), Y4
+	VMOVUPS    (DI)(R8*2), Y5
+
+skip48:
+	MOVQ  64(AX), DI
+	MOVQ  176(AX), R8
+	MOVQ  (AX), R9
+	ADDQ  CX, R9
+	MOVQ  DX, R10
+	MOVQ  48(AX), R11
+	MOVQ  8(R11), R11
+	TESTL $0x00000010, 132(AX)
+	JNZ   both49
+	CMPQ  SI, 104(AX)
+	JNE   plain50
+
+k52:
+	VMOVUPS     (R10), Y6
+	VMOVUPS     (R10)(R8*1), Y7
+	VMOVUPS     (R10)(R8*2), Y8
+	VMOVUPS     (R9), Y9
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y6, Y9, Y0
+	VFMADD231PS Y7, Y9, Y1
+	VFMADD231PS Y8, Y9, Y2
+	VMOVUPS     (R9)(DI*1), Y9
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y6, Y9, Y3
+	VFMADD231PS Y7, Y9, Y4
+	VFMADD231PS Y8, Y9, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k52
+	JMP         end51
+
+both49:
+k53:
+	VMOVUPS     (R10), Y6
+	PREFETCHT1  64(R10)
+	VMOVUPS     (R10)(R8*1), Y7
+	PREFETCHT1  64(R10)(R8*1)
+	VMOVUPS     (R10)(R8*2), Y8
+	PREFETCHT1  64(R10)(R8*2)
+	VMOVUPS     (R9), Y9
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y6, Y9, Y0
+	VFMADD231PS Y7, Y9, Y1
+	VFMADD231PS Y8, Y9, Y2
+	VMOVUPS     (R9)(DI*1), Y9
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y6, Y9, Y3
+	VFMADD231PS Y7, Y9, Y4
+	VFMADD231PS Y8, Y9, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k53
+	JMP         end51
+
+plain50:
+k54:
+	VMOVUPS     (R10), Y6
+	VMOVUPS     (R10)(R8*1), Y7
+	VMOVUPS     (R10)(R8*2), Y8
+	VMOVUPS     (R9), Y9
+	VFMADD231PS Y6, Y9, Y0
+	VFMADD231PS Y7, Y9, Y1
+	VFMADD231PS Y8, Y9, Y2
+	VMOVUPS     (R9)(DI*1), Y9
+	VFMADD231PS Y6, Y9, Y3
+	VFMADD231PS Y7, Y9, Y4
+	VFMADD231PS Y8, Y9, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k54
+
+end51:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	VMOVUPS Y2, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y3, (DI)
+	VMOVUPS Y4, (DI)(R8*1)
+	VMOVUPS Y5, (DI)(R8*2)
+	IMUL3Q  $0x00000003, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000003, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile47
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep46
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_3x1_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_3x1_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep55:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile56:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip57
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y1
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y2
+
+skip57:
+	MOVQ  64(AX), DI
+	MOVQ  (AX), R8
+	ADDQ  CX, R8
+	MOVQ  DX, R9
+	MOVQ  48(AX), R10
+	MOVQ  8(R10), R10
+	TESTL $0x00000010, 132(AX)
+	JNZ   both58
+	CMPQ  SI, 104(AX)
+	JNE   plain59
+
+k61:
+	VMOVUPS     (R9), Y3
+	VMOVUPS     (R8), Y4
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y3, Y4, Y0
+	VMOVUPS     (R8)(DI*1), Y4
+	PREFETCHT1  64(R8)(DI*1)
+	VFMADD231PS Y3, Y4, Y1
+	VMOVUPS     (R8)(DI*2), Y4
+	PREFETCHT1  64(R8)(DI*2)
+	VFMADD231PS Y3, Y4, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k61
+	JMP         end60
+
+both58:
+k62:
+	VMOVUPS     (R9), Y3
+	PREFETCHT1  64(R9)
+	VMOVUPS     (R8), Y4
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y3, Y4, Y0
+	VMOVUPS     (R8)(DI*1), Y4
+	PREFETCHT1  64(R8)(DI*1)
+	VFMADD231PS Y3, Y4, Y1
+	VMOVUPS     (R8)(DI*2), Y4
+	PREFETCHT1  64(R8)(DI*2)
+	VFMADD231PS Y3, Y4, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k62
+	JMP         end60
+
+plain59:
+k63:
+	VMOVUPS     (R9), Y3
+	VMOVUPS     (R8), Y4
+	VFMADD231PS Y3, Y4, Y0
+	VMOVUPS     (R8)(DI*1), Y4
+	VFMADD231PS Y3, Y4, Y1
+	VMOVUPS     (R8)(DI*2), Y4
+	VFMADD231PS Y3, Y4, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k63
+
+end60:
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y1, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y2, (DI)
+	IMUL3Q  $0x00000001, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000001, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile56
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep55
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_3x2_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_3x2_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep64:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile65:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip66
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y2
+	VMOVUPS    (DI)(R8*1), Y3
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y4
+	VMOVUPS    (DI)(R8*1), Y5
+
+skip66:
+	MOVQ  64(AX), DI
+	MOVQ  176(AX), R8
+	MOVQ  (AX), R9
+	ADDQ  CX, R9
+	MOVQ  DX, R10
+	MOVQ  48(AX), R11
+	MOVQ  8(R11), R11
+	TESTL $0x00000010, 132(AX)
+	JNZ   both67
+	CMPQ  SI, 104(AX)
+	JNE   plain68
+
+k70:
+	VMOVUPS     (R10), Y6
+	VMOVUPS     (R10)(R8*1), Y7
+	VMOVUPS     (R9), Y8
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y6, Y8, Y0
+	VFMADD231PS Y7, Y8, Y1
+	VMOVUPS     (R9)(DI*1), Y8
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y6, Y8, Y2
+	VFMADD231PS Y7, Y8, Y3
+	VMOVUPS     (R9)(DI*2), Y8
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y6, Y8, Y4
+	VFMADD231PS Y7, Y8, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k70
+	JMP         end69
+
+both67:
+k71:
+	VMOVUPS     (R10), Y6
+	PREFETCHT1  64(R10)
+	VMOVUPS     (R10)(R8*1), Y7
+	PREFETCHT1  64(R10)(R8*1)
+	VMOVUPS     (R9), Y8
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y6, Y8, Y0
+	VFMADD231PS Y7, Y8, Y1
+	VMOVUPS     (R9)(DI*1), Y8
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y6, Y8, Y2
+	VFMADD231PS Y7, Y8, Y3
+	VMOVUPS     (R9)(DI*2), Y8
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y6, Y8, Y4
+	VFMADD231PS Y7, Y8, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k71
+	JMP         end69
+
+plain68:
+k72:
+	VMOVUPS     (R10), Y6
+	VMOVUPS     (R10)(R8*1), Y7
+	VMOVUPS     (R9), Y8
+	VFMADD231PS Y6, Y8, Y0
+	VFMADD231PS Y7, Y8, Y1
+	VMOVUPS     (R9)(DI*1), Y8
+	VFMADD231PS Y6, Y8, Y2
+	VFMADD231PS Y7, Y8, Y3
+	VMOVUPS     (R9)(DI*2), Y8
+	VFMADD231PS Y6, Y8, Y4
+	VFMADD231PS Y7, Y8, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k72
+
+end69:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, (DI)(R8*1)
+	IMUL3Q  $0x00000002, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000002, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile65
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep64
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_3x3_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_3x3_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep73:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile74:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip75
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	VMOVUPS    (DI)(R8*2), Y2
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y3
+	VMOVUPS    (DI)(R8*1), Y4
+	VMOVUPS    (DI)(R8*2), Y5
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y6
+	VMOVUPS    (DI)(R8*1), Y7
+	VMOVUPS    (DI)(R8*2), Y8
+
+skip75:
+	MOVQ  64(AX), DI
+	MOVQ  176(AX), R8
+	MOVQ  (AX), R9
+	ADDQ  CX, R9
+	MOVQ  DX, R10
+	MOVQ  48(AX), R11
+	MOVQ  8(R11), R11
+	TESTL $0x00000010, 132(AX)
+	JNZ   both76
+	CMPQ  SI, 104(AX)
+	JNE   plain77
+
+k79:
+	VMOVUPS     (R10), Y9
+	VMOVUPS     (R10)(R8*1), Y10
+	VMOVUPS     (R10)(R8*2), Y11
+	VMOVUPS     (R9), Y12
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y9, Y12, Y0
+	VFMADD231PS Y10, Y12, Y1
+	VFMADD231PS Y11, Y12, Y2
+	VMOVUPS     (R9)(DI*1), Y12
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y9, Y12, Y3
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VMOVUPS     (R9)(DI*2), Y12
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y9, Y12, Y6
+	VFMADD231PS Y10, Y12, Y7
+	VFMADD231PS Y11, Y12, Y8
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k79
+	JMP         end78
+
+both76:
+k80:
+	VMOVUPS     (R10), Y9
+	PREFETCHT1  64(R10)
+	VMOVUPS     (R10)(R8*1), Y10
+	PREFETCHT1  64(R10)(R8*1)
+	VMOVUPS     (R10)(R8*2), Y11
+	PREFETCHT1  64(R10)(R8*2)
+	VMOVUPS     (R9), Y12
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y9, Y12, Y0
+	VFMADD231PS Y10, Y12, Y1
+	VFMADD231PS Y11, Y12, Y2
+	VMOVUPS     (R9)(DI*1), Y12
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y9, Y12, Y3
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VMOVUPS     (R9)(DI*2), Y12
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y9, Y12, Y6
+	VFMADD231PS Y10, Y12, Y7
+	VFMADD231PS Y11, Y12, Y8
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k80
+	JMP         end78
+
+plain77:
+k81:
+	VMOVUPS     (R10), Y9
+	VMOVUPS     (R10)(R8*1), Y10
+	VMOVUPS     (R10)(R8*2), Y11
+	VMOVUPS     (R9), Y12
+	VFMADD231PS Y9, Y12, Y0
+	VFMADD231PS Y10, Y12, Y1
+	VFMADD231PS Y11, Y12, Y2
+	VMOVUPS     (R9)(DI*1), Y12
+	VFMADD231PS Y9, Y12, Y3
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VMOVUPS     (R9)(DI*2), Y12
+	VFMADD231PS Y9, Y12, Y6
+	VFMADD231PS Y10, Y12, Y7
+	VFMADD231PS Y11, Y12, Y8
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k81
+
+end78:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	VMOVUPS Y2, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y3, (DI)
+	VMOVUPS Y4, (DI)(R8*1)
+	VMOVUPS Y5, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, (DI)(R8*1)
+	VMOVUPS Y8, (DI)(R8*2)
+	IMUL3Q  $0x00000003, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000003, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile74
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep73
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_4x1_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_4x1_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep82:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile83:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip84
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y1
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y2
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y3
+
+skip84:
+	MOVQ  64(AX), DI
+	LEAQ  (DI)(DI*2), R8
+	MOVQ  (AX), R9
+	ADDQ  CX, R9
+	MOVQ  DX, R10
+	MOVQ  48(AX), R11
+	MOVQ  8(R11), R11
+	TESTL $0x00000010, 132(AX)
+	JNZ   both85
+	CMPQ  SI, 104(AX)
+	JNE   plain86
+
+k88:
+	VMOVUPS     (R10), Y4
+	VMOVUPS     (R9), Y5
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y4, Y5, Y0
+	VMOVUPS     (R9)(DI*1), Y5
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y4, Y5, Y1
+	VMOVUPS     (R9)(DI*2), Y5
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y4, Y5, Y2
+	VMOVUPS     (R9)(R8*1), Y5
+	PREFETCHT1  64(R9)(R8*1)
+	VFMADD231PS Y4, Y5, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k88
+	JMP         end87
+
+both85:
+k89:
+	VMOVUPS     (R10), Y4
+	PREFETCHT1  64(R10)
+	VMOVUPS     (R9), Y5
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y4, Y5, Y0
+	VMOVUPS     (R9)(DI*1), Y5
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y4, Y5, Y1
+	VMOVUPS     (R9)(DI*2), Y5
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y4, Y5, Y2
+	VMOVUPS     (R9)(R8*1), Y5
+	PREFETCHT1  64(R9)(R8*1)
+	VFMADD231PS Y4, Y5, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k89
+	JMP         end87
+
+plain86:
+k90:
+	VMOVUPS     (R10), Y4
+	VMOVUPS     (R9), Y5
+	VFMADD231PS Y4, Y5, Y0
+	VMOVUPS     (R9)(DI*1), Y5
+	VFMADD231PS Y4, Y5, Y1
+	VMOVUPS     (R9)(DI*2), Y5
+	VFMADD231PS Y4, Y5, Y2
+	VMOVUPS     (R9)(R8*1), Y5
+	VFMADD231PS Y4, Y5, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k90
+
+end87:
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y1, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y2, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y3, (DI)
+	IMUL3Q  $0x00000001, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000001, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile83
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep82
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_4x2_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_4x2_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep91:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile92:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip93
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y2
+	VMOVUPS    (DI)(R8*1), Y3
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y4
+	VMOVUPS    (DI)(R8*1), Y5
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y6
+	VMOVUPS    (DI)(R8*1), Y7
+
+skip93:
+	MOVQ  64(AX), DI
+	LEAQ  (DI)(DI*2), R8
+	MOVQ  176(AX), R9
+	MOVQ  (AX), R10
+	ADDQ  CX, R10
+	MOVQ  DX, R11
+	MOVQ  48(AX), R12
+	MOVQ  8(R12), R12
+	TESTL $0x00000010, 132(AX)
+	JNZ   both94
+	CMPQ  SI, 104(AX)
+	JNE   plain95
+
+k97:
+	VMOVUPS     (R11), Y8
+	VMOVUPS     (R11)(R9*1), Y9
+	VMOVUPS     (R10), Y10
+	PREFETCHT1  64(R10)
+	VFMADD231PS Y8, Y10, Y0
+	VFMADD231PS Y9, Y10, Y1
+	VMOVUPS     (R10)(DI*1), Y10
+	PREFETCHT1  64(R10)(DI*1)
+	VFMADD231PS Y8, Y10, Y2
+	VFMADD231PS Y9, Y10, Y3
+	VMOVUPS     (R10)(DI*2), Y10
+	PREFETCHT1  64(R10)(DI*2)
+	VFMADD231PS Y8, Y10, Y4
+	VFMADD231PS Y9, Y10, Y5
+	VMOVUPS     (R10)(R8*1), Y10
+	PREFETCHT1  64(R10)(R8*1)
+	VFMADD231PS Y8, Y10, Y6
+	VFMADD231PS Y9, Y10, Y7
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k97
+	JMP         end96
+
+both94:
+k98:
+	VMOVUPS     (R11), Y8
+	PREFETCHT1  64(R11)
+	VMOVUPS     (R11)(R9*1), Y9
+	PREFETCHT1  64(R11)(R9*1)
+	VMOVUPS     (R10), Y10
+	PREFETCHT1  64(R10)
+	VFMADD231PS Y8, Y10, Y0
+	VFMADD231PS Y9, Y10, Y1
+	VMOVUPS     (R10)(DI*1), Y10
+	PREFETCHT1  64(R10)(DI*1)
+	VFMADD231PS Y8, Y10, Y2
+	VFMADD231PS Y9, Y10, Y3
+	VMOVUPS     (R10)(DI*2), Y10
+	PREFETCHT1  64(R10)(DI*2)
+	VFMADD231PS Y8, Y10, Y4
+	VFMADD231PS Y9, Y10, Y5
+	VMOVUPS     (R10)(R8*1), Y10
+	PREFETCHT1  64(R10)(R8*1)
+	VFMADD231PS Y8, Y10, Y6
+	VFMADD231PS Y9, Y10, Y7
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k98
+	JMP         end96
+
+plain95:
+k99:
+	VMOVUPS     (R11), Y8
+	VMOVUPS     (R11)(R9*1), Y9
+	VMOVUPS     (R10), Y10
+	VFMADD231PS Y8, Y10, Y0
+	VFMADD231PS Y9, Y10, Y1
+	VMOVUPS     (R10)(DI*1), Y10
+	VFMADD231PS Y8, Y10, Y2
+	VFMADD231PS Y9, Y10, Y3
+	VMOVUPS     (R10)(DI*2), Y10
+	VFMADD231PS Y8, Y10, Y4
+	VFMADD231PS Y9, Y10, Y5
+	VMOVUPS     (R10)(R8*1), Y10
+	VFMADD231PS Y8, Y10, Y6
+	VFMADD231PS Y9, Y10, Y7
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k99
+
+end96:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, (DI)(R8*1)
+	IMUL3Q  $0x00000002, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000002, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile92
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep91
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_4x3_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_4x3_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep100:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile101:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip102
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	VMOVUPS    (DI)(R8*2), Y2
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y3
+	VMOVUPS    (DI)(R8*1), Y4
+	VMOVUPS    (DI)(R8*2), Y5
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y6
+	VMOVUPS    (DI)(R8*1), Y7
+	VMOVUPS    (DI)(R8*2), Y8
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y9
+	VMOVUPS    (DI)(R8*1), Y10
+	VMOVUPS    (DI)(R8*2), Y11
+
+skip102:
+	MOVQ  64(AX), DI
+	LEAQ  (DI)(DI*2), R8
+	MOVQ  176(AX), R9
+	MOVQ  (AX), R10
+	ADDQ  CX, R10
+	MOVQ  DX, R11
+	MOVQ  48(AX), R12
+	MOVQ  8(R12), R12
+	TESTL $0x00000010, 132(AX)
+	JNZ   both103
+	CMPQ  SI, 104(AX)
+	JNE   plain104
+
+k106:
+	VMOVUPS     (R11), Y12
+	VMOVUPS     (R11)(R9*1), Y13
+	VMOVUPS     (R11)(R9*2), Y14
+	VMOVUPS     (R10), Y15
+	PREFETCHT1  64(R10)
+	VFMADD231PS Y12, Y15, Y0
+	VFMADD231PS Y13, Y15, Y1
+	VFMADD231PS Y14, Y15, Y2
+	VMOVUPS     (R10)(DI*1), Y15
+	PREFETCHT1  64(R10)(DI*1)
+	VFMADD231PS Y12, Y15, Y3
+	VFMADD231PS Y13, Y15, Y4
+	VFMADD231PS Y14, Y15, Y5
+	VMOVUPS     (R10)(DI*2), Y15
+	PREFETCHT1  64(R10)(DI*2)
+	VFMADD231PS Y12, Y15, Y6
+	VFMADD231PS Y13, Y15, Y7
+	VFMADD231PS Y14, Y15, Y8
+	VMOVUPS     (R10)(R8*1), Y15
+	PREFETCHT1  64(R10)(R8*1)
+	VFMADD231PS Y12, Y15, Y9
+	VFMADD231PS Y13, Y15, Y10
+	VFMADD231PS Y14, Y15, Y11
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k106
+	JMP         end105
+
+both103:
+k107:
+	VMOVUPS     (R11), Y12
+	PREFETCHT1  64(R11)
+	VMOVUPS     (R11)(R9*1), Y13
+	PREFETCHT1  64(R11)(R9*1)
+	VMOVUPS     (R11)(R9*2), Y14
+	PREFETCHT1  64(R11)(R9*2)
+	VMOVUPS     (R10), Y15
+	PREFETCHT1  64(R10)
+	VFMADD231PS Y12, Y15, Y0
+	VFMADD231PS Y13, Y15, Y1
+	VFMADD231PS Y14, Y15, Y2
+	VMOVUPS     (R10)(DI*1), Y15
+	PREFETCHT1  64(R10)(DI*1)
+	VFMADD231PS Y12, Y15, Y3
+	VFMADD231PS Y13, Y15, Y4
+	VFMADD231PS Y14, Y15, Y5
+	VMOVUPS     (R10)(DI*2), Y15
+	PREFETCHT1  64(R10)(DI*2)
+	VFMADD231PS Y12, Y15, Y6
+	VFMADD231PS Y13, Y15, Y7
+	VFMADD231PS Y14, Y15, Y8
+	VMOVUPS     (R10)(R8*1), Y15
+	PREFETCHT1  64(R10)(R8*1)
+	VFMADD231PS Y12, Y15, Y9
+	VFMADD231PS Y13, Y15, Y10
+	VFMADD231PS Y14, Y15, Y11
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k107
+	JMP         end105
+
+plain104:
+k108:
+	VMOVUPS     (R11), Y12
+	VMOVUPS     (R11)(R9*1), Y13
+	VMOVUPS     (R11)(R9*2), Y14
+	VMOVUPS     (R10), Y15
+	VFMADD231PS Y12, Y15, Y0
+	VFMADD231PS Y13, Y15, Y1
+	VFMADD231PS Y14, Y15, Y2
+	VMOVUPS     (R10)(DI*1), Y15
+	VFMADD231PS Y12, Y15, Y3
+	VFMADD231PS Y13, Y15, Y4
+	VFMADD231PS Y14, Y15, Y5
+	VMOVUPS     (R10)(DI*2), Y15
+	VFMADD231PS Y12, Y15, Y6
+	VFMADD231PS Y13, Y15, Y7
+	VFMADD231PS Y14, Y15, Y8
+	VMOVUPS     (R10)(R8*1), Y15
+	VFMADD231PS Y12, Y15, Y9
+	VFMADD231PS Y13, Y15, Y10
+	VFMADD231PS Y14, Y15, Y11
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k108
+
+end105:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	VMOVUPS Y2, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y3, (DI)
+	VMOVUPS Y4, (DI)(R8*1)
+	VMOVUPS Y5, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, (DI)(R8*1)
+	VMOVUPS Y8, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y9, (DI)
+	VMOVUPS Y10, (DI)(R8*1)
+	VMOVUPS Y11, (DI)(R8*2)
+	IMUL3Q  $0x00000003, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000003, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile101
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep100
+	VZEROUPPER
+	RET
+
 // func mul_f32_any_1x16_avx2(a *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_1x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1:
+tile109:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -27,14 +1583,14 @@ tile1:
 	MOVQ       48(AX), BX
 	MOVQ       56(AX), DI
 
-seg2:
+seg110:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest3
+	JL   rest111
 
-main5:
+main113:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -61,13 +1617,13 @@ main5:
 	ADDQ         SI, R8
 	ADDQ         $+256, DX
 	SUBQ         $+4, R9
-	JGE          main5
+	JGE          main113
 
-rest3:
+rest111:
 	ADDQ $+4, R9
-	JZ   end4
+	JZ   end112
 
-one6:
+one114:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -76,31 +1632,31 @@ one6:
 	ADDQ         SI, R8
 	ADDQ         $+64, DX
 	DECQ         R9
-	JNZ          one6
+	JNZ          one114
 
-end4:
+end112:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg2
+	JNZ          seg110
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip7
+	JZ           skip115
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip7:
+skip115:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip8
+	JZ     skip116
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip8:
+skip116:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip9
+	JZ      skip117
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -109,17 +1665,17 @@ skip8:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip9:
+skip117:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip10
+	JZ     skip118
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip10:
+skip118:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -128,7 +1684,7 @@ skip10:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1
+	JL      tile109
 	VZEROUPPER
 	RET
 
@@ -138,7 +1694,7 @@ TEXT ·mul_f32_any_1x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile11:
+tile119:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -151,27 +1707,27 @@ tile11:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip12
+	JZ         skip120
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip12:
+skip120:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg13:
+seg121:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest14
+	JL   rest122
 
-main16:
+main124:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -198,13 +1754,13 @@ main16:
 	ADDQ         SI, R8
 	ADDQ         $+256, DX
 	SUBQ         $+4, R9
-	JGE          main16
+	JGE          main124
 
-rest14:
+rest122:
 	ADDQ $+4, R9
-	JZ   end15
+	JZ   end123
 
-one17:
+one125:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -213,31 +1769,31 @@ one17:
 	ADDQ         SI, R8
 	ADDQ         $+64, DX
 	DECQ         R9
-	JNZ          one17
+	JNZ          one125
 
-end15:
+end123:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg13
+	JNZ          seg121
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip18
+	JZ           skip126
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip18:
+skip126:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip19
+	JZ     skip127
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip19:
+skip127:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip20
+	JZ      skip128
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -246,27 +1802,27 @@ skip19:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip20:
+skip128:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip21
+	JZ     skip129
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip21:
+skip129:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip22
+	JZ      skip130
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip22:
+skip130:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -317,7 +1873,7 @@ skip22:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile11
+	JL          tile119
 	VZEROUPPER
 	RET
 
@@ -327,7 +1883,7 @@ TEXT ·mul_f32_any_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile23:
+tile131:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -349,14 +1905,14 @@ tile23:
 	MOVQ       48(AX), BX
 	MOVQ       56(AX), DI
 
-seg24:
+seg132:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest25
+	JL   rest133
 
-main27:
+main135:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -383,13 +1939,13 @@ main27:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main27
+	JGE          main135
 
-rest25:
+rest133:
 	ADDQ $+4, R9
-	JZ   end26
+	JZ   end134
 
-one28:
+one136:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -398,31 +1954,31 @@ one28:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one28
+	JNZ          one136
 
-end26:
+end134:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg24
+	JNZ          seg132
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip29
+	JZ           skip137
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip29:
+skip137:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip30
+	JZ     skip138
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip30:
+skip138:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip31
+	JZ      skip139
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -437,17 +1993,17 @@ skip30:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip31:
+skip139:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip32
+	JZ     skip140
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip32:
+skip140:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -457,7 +2013,7 @@ skip32:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile23
+	JL      tile131
 	VZEROUPPER
 	RET
 
@@ -467,7 +2023,7 @@ TEXT ·mul_f32_any_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile33:
+tile141:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -485,27 +2041,27 @@ tile33:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip34
+	JZ         skip142
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip34:
+skip142:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg35:
+seg143:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest36
+	JL   rest144
 
-main38:
+main146:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -532,13 +2088,13 @@ main38:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main38
+	JGE          main146
 
-rest36:
+rest144:
 	ADDQ $+4, R9
-	JZ   end37
+	JZ   end145
 
-one39:
+one147:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -547,31 +2103,31 @@ one39:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one39
+	JNZ          one147
 
-end37:
+end145:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg35
+	JNZ          seg143
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip40
+	JZ           skip148
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip40:
+skip148:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip41
+	JZ     skip149
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip41:
+skip149:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip42
+	JZ      skip150
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -586,27 +2142,27 @@ skip41:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip42:
+skip150:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip43
+	JZ     skip151
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip43:
+skip151:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip44
+	JZ      skip152
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip44:
+skip152:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -658,7 +2214,7 @@ skip44:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile33
+	JL          tile141
 	VZEROUPPER
 	RET
 
@@ -668,7 +2224,7 @@ TEXT ·mul_f32_any_1x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile45:
+tile153:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -686,7 +2242,7 @@ tile45:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip46
+	JZ         skip154
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -697,21 +2253,21 @@ tile45:
 	ADDQ       96(AX), BX
 	PREFETCHT0 (BX)
 
-skip46:
+skip154:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg47:
+seg155:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest48
+	JL   rest156
 
-main50:
+main158:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -738,13 +2294,13 @@ main50:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main50
+	JGE          main158
 
-rest48:
+rest156:
 	ADDQ $+4, R9
-	JZ   end49
+	JZ   end157
 
-one51:
+one159:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -753,21 +2309,21 @@ one51:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one51
+	JNZ          one159
 
-end49:
+end157:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg47
+	JNZ          seg155
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip52
+	JZ           skip160
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip52:
+skip160:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip53
+	JZ     skip161
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -778,10 +2334,10 @@ skip52:
 	ADDQ   96(AX), DX
 	VADDPS (DX), Y1, Y1
 
-skip53:
+skip161:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip54
+	JZ      skip162
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -796,10 +2352,10 @@ skip53:
 	VMOVUPS 64(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip54:
+skip162:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip55
+	JZ      skip163
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -810,9 +2366,9 @@ skip54:
 	ADDQ    96(AX), DX
 	VMOVUPS Y1, (DX)
 
-skip55:
+skip163:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip56
+	JNZ         skip164
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -837,12 +2393,12 @@ skip55:
 	VMULPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
-skip56:
+skip164:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile45
+	JL   tile153
 	VZEROUPPER
 	RET
 
@@ -852,7 +2408,7 @@ TEXT ·mul_f32_any_1x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile57:
+tile165:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -868,14 +2424,14 @@ tile57:
 	MOVQ       48(AX), BX
 	MOVQ       56(AX), DI
 
-seg58:
+seg166:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest59
+	JL   rest167
 
-main61:
+main169:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -902,13 +2458,13 @@ main61:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main61
+	JGE          main169
 
-rest59:
+rest167:
 	ADDQ $+4, R9
-	JZ   end60
+	JZ   end168
 
-one62:
+one170:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -917,31 +2473,31 @@ one62:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one62
+	JNZ          one170
 
-end60:
+end168:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg58
+	JNZ          seg166
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip63
+	JZ           skip171
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip63:
+skip171:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip64
+	JZ     skip172
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip64:
+skip172:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip65
+	JZ      skip173
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -950,17 +2506,17 @@ skip64:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip65:
+skip173:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip66
+	JZ     skip174
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip66:
+skip174:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -970,7 +2526,7 @@ skip66:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile57
+	JL      tile165
 	VZEROUPPER
 	RET
 
@@ -980,7 +2536,7 @@ TEXT ·mul_f32_any_1x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile67:
+tile175:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -992,27 +2548,27 @@ tile67:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip68
+	JZ         skip176
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip68:
+skip176:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg69:
+seg177:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest70
+	JL   rest178
 
-main72:
+main180:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -1039,13 +2595,13 @@ main72:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main72
+	JGE          main180
 
-rest70:
+rest178:
 	ADDQ $+4, R9
-	JZ   end71
+	JZ   end179
 
-one73:
+one181:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -1054,31 +2610,31 @@ one73:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one73
+	JNZ          one181
 
-end71:
+end179:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg69
+	JNZ          seg177
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip74
+	JZ           skip182
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip74:
+skip182:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip75
+	JZ     skip183
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip75:
+skip183:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip76
+	JZ      skip184
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1087,27 +2643,27 @@ skip75:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip76:
+skip184:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip77
+	JZ     skip185
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip77:
+skip185:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip78
+	JZ      skip186
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip78:
+skip186:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -1159,7 +2715,7 @@ skip78:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile67
+	JL          tile175
 	VZEROUPPER
 	RET
 
@@ -1169,7 +2725,7 @@ TEXT ·mul_f32_any_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile79:
+tile187:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -1191,14 +2747,14 @@ tile79:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg80:
+seg188:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest81
+	JL   rest189
 
-main83:
+main191:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1237,13 +2793,13 @@ main83:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main83
+	JGE          main191
 
-rest81:
+rest189:
 	ADDQ $+4, R10
-	JZ   end82
+	JZ   end190
 
-one84:
+one192:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1255,23 +2811,23 @@ one84:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one84
+	JNZ          one192
 
-end82:
+end190:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg80
+	JNZ          seg188
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip85
+	JZ           skip193
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip85:
+skip193:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip86
+	JZ     skip194
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1282,10 +2838,10 @@ skip85:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip86:
+skip194:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip87
+	JZ      skip195
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1296,10 +2852,10 @@ skip86:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip87:
+skip195:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip88
+	JZ     skip196
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1310,7 +2866,7 @@ skip87:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip88:
+skip196:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1323,7 +2879,7 @@ skip88:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile79
+	JL      tile187
 	VZEROUPPER
 	RET
 
@@ -1333,7 +2889,7 @@ TEXT ·mul_f32_any_2x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile89:
+tile197:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -1351,7 +2907,7 @@ tile89:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip90
+	JZ         skip198
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -1360,21 +2916,21 @@ tile89:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip90:
+skip198:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg91:
+seg199:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest92
+	JL   rest200
 
-main94:
+main202:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1413,13 +2969,13 @@ main94:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main94
+	JGE          main202
 
-rest92:
+rest200:
 	ADDQ $+4, R10
-	JZ   end93
+	JZ   end201
 
-one95:
+one203:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1431,23 +2987,23 @@ one95:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one95
+	JNZ          one203
 
-end93:
+end201:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg91
+	JNZ          seg199
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip96
+	JZ           skip204
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip96:
+skip204:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip97
+	JZ     skip205
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1458,10 +3014,10 @@ skip96:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip97:
+skip205:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip98
+	JZ      skip206
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1472,10 +3028,10 @@ skip97:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip98:
+skip206:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip99
+	JZ     skip207
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1486,10 +3042,10 @@ skip98:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip99:
+skip207:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip100
+	JZ      skip208
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1500,7 +3056,7 @@ skip99:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip100:
+skip208:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -1597,7 +3153,7 @@ skip100:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile89
+	JL          tile197
 	VZEROUPPER
 	RET
 
@@ -1607,7 +3163,7 @@ TEXT ·mul_f32_any_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile101:
+tile209:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -1634,14 +3190,14 @@ tile101:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg102:
+seg210:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest103
+	JL   rest211
 
-main105:
+main213:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1680,13 +3236,13 @@ main105:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main105
+	JGE          main213
 
-rest103:
+rest211:
 	ADDQ $+4, R10
-	JZ   end104
+	JZ   end212
 
-one106:
+one214:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1698,23 +3254,23 @@ one106:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one106
+	JNZ          one214
 
-end104:
+end212:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg102
+	JNZ          seg210
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip107
+	JZ           skip215
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip107:
+skip215:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip108
+	JZ     skip216
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1725,10 +3281,10 @@ skip107:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip108:
+skip216:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip109
+	JZ      skip217
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1745,10 +3301,10 @@ skip108:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip109:
+skip217:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip110
+	JZ     skip218
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1759,7 +3315,7 @@ skip109:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip110:
+skip218:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1773,7 +3329,7 @@ skip110:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile101
+	JL      tile209
 	VZEROUPPER
 	RET
 
@@ -1783,7 +3339,7 @@ TEXT ·mul_f32_any_2x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile111:
+tile219:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -1806,7 +3362,7 @@ tile111:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip112
+	JZ         skip220
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -1815,21 +3371,21 @@ tile111:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip112:
+skip220:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg113:
+seg221:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest114
+	JL   rest222
 
-main116:
+main224:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1868,13 +3424,13 @@ main116:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main116
+	JGE          main224
 
-rest114:
+rest222:
 	ADDQ $+4, R10
-	JZ   end115
+	JZ   end223
 
-one117:
+one225:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -1886,23 +3442,23 @@ one117:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one117
+	JNZ          one225
 
-end115:
+end223:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg113
+	JNZ          seg221
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip118
+	JZ           skip226
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip118:
+skip226:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip119
+	JZ     skip227
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1913,10 +3469,10 @@ skip118:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip119:
+skip227:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip120
+	JZ      skip228
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1933,10 +3489,10 @@ skip119:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip120:
+skip228:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip121
+	JZ     skip229
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1947,10 +3503,10 @@ skip120:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip121:
+skip229:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip122
+	JZ      skip230
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1961,7 +3517,7 @@ skip121:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip122:
+skip230:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -2059,7 +3615,7 @@ skip122:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile111
+	JL          tile219
 	VZEROUPPER
 	RET
 
@@ -2069,7 +3625,7 @@ TEXT ·mul_f32_any_2x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile123:
+tile231:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2092,7 +3648,7 @@ tile123:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip124
+	JZ         skip232
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -2109,21 +3665,21 @@ tile123:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip124:
+skip232:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg125:
+seg233:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest126
+	JL   rest234
 
-main128:
+main236:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2162,13 +3718,13 @@ main128:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main128
+	JGE          main236
 
-rest126:
+rest234:
 	ADDQ $+4, R10
-	JZ   end127
+	JZ   end235
 
-one129:
+one237:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2180,23 +3736,23 @@ one129:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one129
+	JNZ          one237
 
-end127:
+end235:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg125
+	JNZ          seg233
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip130
+	JZ           skip238
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip130:
+skip238:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip131
+	JZ     skip239
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -2213,10 +3769,10 @@ skip130:
 	ADDQ   BX, DX
 	VADDPS (DX), Y3, Y3
 
-skip131:
+skip239:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip132
+	JZ      skip240
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2233,10 +3789,10 @@ skip131:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip132:
+skip240:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip133
+	JZ      skip241
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -2253,9 +3809,9 @@ skip132:
 	ADDQ    BX, DX
 	VMOVUPS Y3, (DX)
 
-skip133:
+skip241:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip134
+	JNZ         skip242
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -2302,12 +3858,12 @@ skip133:
 	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 
-skip134:
+skip242:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile123
+	JL   tile231
 	VZEROUPPER
 	RET
 
@@ -2317,7 +3873,7 @@ TEXT ·mul_f32_any_2x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile135:
+tile243:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2338,14 +3894,14 @@ tile135:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg136:
+seg244:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest137
+	JL   rest245
 
-main139:
+main247:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2384,13 +3940,13 @@ main139:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main139
+	JGE          main247
 
-rest137:
+rest245:
 	ADDQ $+4, R10
-	JZ   end138
+	JZ   end246
 
-one140:
+one248:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2402,23 +3958,23 @@ one140:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one140
+	JNZ          one248
 
-end138:
+end246:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg136
+	JNZ          seg244
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip141
+	JZ           skip249
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip141:
+skip249:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip142
+	JZ     skip250
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2429,10 +3985,10 @@ skip141:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip142:
+skip250:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip143
+	JZ      skip251
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2443,10 +3999,10 @@ skip142:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip143:
+skip251:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip144
+	JZ     skip252
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2457,7 +4013,7 @@ skip143:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip144:
+skip252:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2471,7 +4027,7 @@ skip144:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile135
+	JL      tile243
 	VZEROUPPER
 	RET
 
@@ -2481,7 +4037,7 @@ TEXT ·mul_f32_any_2x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile145:
+tile253:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2498,7 +4054,7 @@ tile145:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip146
+	JZ         skip254
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -2507,21 +4063,21 @@ tile145:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip146:
+skip254:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg147:
+seg255:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest148
+	JL   rest256
 
-main150:
+main258:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2560,13 +4116,13 @@ main150:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main150
+	JGE          main258
 
-rest148:
+rest256:
 	ADDQ $+4, R10
-	JZ   end149
+	JZ   end257
 
-one151:
+one259:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2578,23 +4134,23 @@ one151:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one151
+	JNZ          one259
 
-end149:
+end257:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg147
+	JNZ          seg255
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip152
+	JZ           skip260
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip152:
+skip260:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip153
+	JZ     skip261
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2605,10 +4161,10 @@ skip152:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip153:
+skip261:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip154
+	JZ      skip262
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2619,10 +4175,10 @@ skip153:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip154:
+skip262:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip155
+	JZ     skip263
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2633,10 +4189,10 @@ skip154:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip155:
+skip263:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip156
+	JZ      skip264
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2647,7 +4203,7 @@ skip155:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip156:
+skip264:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -2745,7 +4301,7 @@ skip156:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile145
+	JL          tile253
 	VZEROUPPER
 	RET
 
@@ -2755,7 +4311,7 @@ TEXT ·mul_f32_any_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile157:
+tile265:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2777,24 +4333,24 @@ tile157:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead158
+	JNZ        ahead266
 	MOVQ       DX, BX
 
-ahead158:
+ahead266:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg159:
+seg267:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest160
+	JL   rest268
 
-main162:
+main270:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -2848,13 +4404,13 @@ main162:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main162
+	JGE          main270
 
-rest160:
+rest268:
 	ADDQ $+4, R11
-	JZ   end161
+	JZ   end269
 
-one163:
+one271:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -2869,15 +4425,15 @@ one163:
 	ADDQ         R8, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one163
+	JNZ          one271
 
-end161:
+end269:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg159
+	JNZ          seg267
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip164
+	JZ           skip272
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -2886,9 +4442,9 @@ end161:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip164:
+skip272:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip165
+	JZ     skip273
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2902,10 +4458,10 @@ skip164:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip165:
+skip273:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip166
+	JZ      skip274
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2918,10 +4474,10 @@ skip165:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip166:
+skip274:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip167
+	JZ     skip275
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2935,7 +4491,7 @@ skip166:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip167:
+skip275:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2951,7 +4507,7 @@ skip167:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile157
+	JL      tile265
 	VZEROUPPER
 	RET
 
@@ -2961,7 +4517,7 @@ TEXT ·mul_f32_any_3x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile168:
+tile276:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2983,7 +4539,7 @@ tile168:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip169
+	JZ         skip277
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -2994,27 +4550,27 @@ tile168:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip169:
+skip277:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead170
+	JNZ   ahead278
 	MOVQ  DX, BX
 
-ahead170:
+ahead278:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg171:
+seg279:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest172
+	JL   rest280
 
-main174:
+main282:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -3068,13 +4624,13 @@ main174:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main174
+	JGE          main282
 
-rest172:
+rest280:
 	ADDQ $+4, R11
-	JZ   end173
+	JZ   end281
 
-one175:
+one283:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -3089,15 +4645,15 @@ one175:
 	ADDQ         R8, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one175
+	JNZ          one283
 
-end173:
+end281:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg171
+	JNZ          seg279
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip176
+	JZ           skip284
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -3106,9 +4662,9 @@ end173:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip176:
+skip284:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip177
+	JZ     skip285
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3122,10 +4678,10 @@ skip176:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip177:
+skip285:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip178
+	JZ      skip286
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3138,10 +4694,10 @@ skip177:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip178:
+skip286:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip179
+	JZ     skip287
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3155,10 +4711,10 @@ skip178:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip179:
+skip287:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip180
+	JZ      skip288
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3172,7 +4728,7 @@ skip179:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip180:
+skip288:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -3314,7 +4870,7 @@ skip180:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile168
+	JL          tile276
 	VZEROUPPER
 	RET
 
@@ -3324,7 +4880,7 @@ TEXT ·mul_f32_any_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile181:
+tile289:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3351,24 +4907,24 @@ tile181:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead182
+	JNZ        ahead290
 	MOVQ       DX, BX
 
-ahead182:
+ahead290:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg183:
+seg291:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest184
+	JL   rest292
 
-main186:
+main294:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -3422,13 +4978,13 @@ main186:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main186
+	JGE          main294
 
-rest184:
+rest292:
 	ADDQ $+4, R11
-	JZ   end185
+	JZ   end293
 
-one187:
+one295:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -3443,15 +4999,15 @@ one187:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one187
+	JNZ          one295
 
-end185:
+end293:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg183
+	JNZ          seg291
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip188
+	JZ           skip296
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -3460,9 +5016,9 @@ end185:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip188:
+skip296:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip189
+	JZ     skip297
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3476,10 +5032,10 @@ skip188:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip189:
+skip297:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip190
+	JZ      skip298
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3498,10 +5054,10 @@ skip189:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip190:
+skip298:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip191
+	JZ     skip299
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3515,7 +5071,7 @@ skip190:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip191:
+skip299:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3532,7 +5088,7 @@ skip191:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile181
+	JL      tile289
 	VZEROUPPER
 	RET
 
@@ -3542,7 +5098,7 @@ TEXT ·mul_f32_any_3x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile192:
+tile300:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3569,7 +5125,7 @@ tile192:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip193
+	JZ         skip301
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -3580,27 +5136,27 @@ tile192:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip193:
+skip301:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead194
+	JNZ   ahead302
 	MOVQ  DX, BX
 
-ahead194:
+ahead302:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg195:
+seg303:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest196
+	JL   rest304
 
-main198:
+main306:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -3654,13 +5210,13 @@ main198:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main198
+	JGE          main306
 
-rest196:
+rest304:
 	ADDQ $+4, R11
-	JZ   end197
+	JZ   end305
 
-one199:
+one307:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -3675,15 +5231,15 @@ one199:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one199
+	JNZ          one307
 
-end197:
+end305:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg195
+	JNZ          seg303
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip200
+	JZ           skip308
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -3692,9 +5248,9 @@ end197:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip200:
+skip308:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip201
+	JZ     skip309
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3708,10 +5264,10 @@ skip200:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip201:
+skip309:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip202
+	JZ      skip310
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3730,10 +5286,10 @@ skip201:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip202:
+skip310:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip203
+	JZ     skip311
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3747,10 +5303,10 @@ skip202:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip203:
+skip311:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip204
+	JZ      skip312
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3764,7 +5320,7 @@ skip203:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip204:
+skip312:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -3907,7 +5463,7 @@ skip204:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile192
+	JL          tile300
 	VZEROUPPER
 	RET
 
@@ -3917,7 +5473,7 @@ TEXT ·mul_f32_any_3x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile205:
+tile313:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3944,7 +5500,7 @@ tile205:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip206
+	JZ         skip314
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -3965,27 +5521,27 @@ tile205:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip206:
+skip314:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead207
+	JNZ   ahead315
 	MOVQ  DX, BX
 
-ahead207:
+ahead315:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg208:
+seg316:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest209
+	JL   rest317
 
-main211:
+main319:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4039,13 +5595,13 @@ main211:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main211
+	JGE          main319
 
-rest209:
+rest317:
 	ADDQ $+4, R11
-	JZ   end210
+	JZ   end318
 
-one212:
+one320:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4060,15 +5616,15 @@ one212:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one212
+	JNZ          one320
 
-end210:
+end318:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg208
+	JNZ          seg316
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip213
+	JZ           skip321
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -4077,9 +5633,9 @@ end210:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip213:
+skip321:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip214
+	JZ     skip322
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -4100,10 +5656,10 @@ skip213:
 	ADDQ   BX, DX
 	VADDPS (DX), Y5, Y5
 
-skip214:
+skip322:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip215
+	JZ      skip323
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -4122,10 +5678,10 @@ skip214:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip215:
+skip323:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip216
+	JZ      skip324
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -4146,9 +5702,9 @@ skip215:
 	ADDQ    BX, DX
 	VMOVUPS Y5, (DX)
 
-skip216:
+skip324:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip217
+	JNZ         skip325
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -4216,12 +5772,12 @@ skip216:
 	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 
-skip217:
+skip325:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile205
+	JL   tile313
 	VZEROUPPER
 	RET
 
@@ -4231,7 +5787,7 @@ TEXT ·mul_f32_any_3x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile218:
+tile326:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4252,24 +5808,24 @@ tile218:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead219
+	JNZ        ahead327
 	MOVQ       DX, BX
 
-ahead219:
+ahead327:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg220:
+seg328:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest221
+	JL   rest329
 
-main223:
+main331:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4323,13 +5879,13 @@ main223:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main223
+	JGE          main331
 
-rest221:
+rest329:
 	ADDQ $+4, R11
-	JZ   end222
+	JZ   end330
 
-one224:
+one332:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4344,15 +5900,15 @@ one224:
 	ADDQ         R8, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one224
+	JNZ          one332
 
-end222:
+end330:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg220
+	JNZ          seg328
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip225
+	JZ           skip333
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -4361,9 +5917,9 @@ end222:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip225:
+skip333:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip226
+	JZ     skip334
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4377,10 +5933,10 @@ skip225:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip226:
+skip334:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip227
+	JZ      skip335
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4393,10 +5949,10 @@ skip226:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip227:
+skip335:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip228
+	JZ     skip336
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4410,7 +5966,7 @@ skip227:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip228:
+skip336:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4427,7 +5983,7 @@ skip228:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile218
+	JL      tile326
 	VZEROUPPER
 	RET
 
@@ -4437,7 +5993,7 @@ TEXT ·mul_f32_any_3x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile229:
+tile337:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4458,7 +6014,7 @@ tile229:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip230
+	JZ         skip338
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -4469,27 +6025,27 @@ tile229:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip230:
+skip338:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead231
+	JNZ   ahead339
 	MOVQ  DX, BX
 
-ahead231:
+ahead339:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg232:
+seg340:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest233
+	JL   rest341
 
-main235:
+main343:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4543,13 +6099,13 @@ main235:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main235
+	JGE          main343
 
-rest233:
+rest341:
 	ADDQ $+4, R11
-	JZ   end234
+	JZ   end342
 
-one236:
+one344:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4564,15 +6120,15 @@ one236:
 	ADDQ         R8, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one236
+	JNZ          one344
 
-end234:
+end342:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg232
+	JNZ          seg340
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip237
+	JZ           skip345
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -4581,9 +6137,9 @@ end234:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip237:
+skip345:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip238
+	JZ     skip346
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4597,10 +6153,10 @@ skip237:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip238:
+skip346:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip239
+	JZ      skip347
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4613,10 +6169,10 @@ skip238:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip239:
+skip347:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip240
+	JZ     skip348
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4630,10 +6186,10 @@ skip239:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip240:
+skip348:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip241
+	JZ      skip349
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4647,7 +6203,7 @@ skip240:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip241:
+skip349:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -4790,7 +6346,7 @@ skip241:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile229
+	JL          tile337
 	VZEROUPPER
 	RET
 
@@ -4800,7 +6356,7 @@ TEXT ·mul_f32_any_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile242:
+tile350:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4826,24 +6382,24 @@ tile242:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead243
+	JNZ        ahead351
 	MOVQ       DX, BX
 
-ahead243:
+ahead351:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg244:
+seg352:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest245
+	JL   rest353
 
-main247:
+main355:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -4909,13 +6465,13 @@ main247:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main247
+	JGE          main355
 
-rest245:
+rest353:
 	ADDQ $+4, R12
-	JZ   end246
+	JZ   end354
 
-one248:
+one356:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -4933,15 +6489,15 @@ one248:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one248
+	JNZ          one356
 
-end246:
+end354:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg244
+	JNZ          seg352
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip249
+	JZ           skip357
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -4952,9 +6508,9 @@ end246:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip249:
+skip357:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip250
+	JZ     skip358
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4971,10 +6527,10 @@ skip249:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip250:
+skip358:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip251
+	JZ      skip359
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4989,10 +6545,10 @@ skip250:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip251:
+skip359:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip252
+	JZ     skip360
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5009,7 +6565,7 @@ skip251:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip252:
+skip360:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5028,7 +6584,7 @@ skip252:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile242
+	JL      tile350
 	VZEROUPPER
 	RET
 
@@ -5038,7 +6594,7 @@ TEXT ·mul_f32_any_4x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile253:
+tile361:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -5064,7 +6620,7 @@ tile253:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip254
+	JZ         skip362
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -5077,27 +6633,27 @@ tile253:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip254:
+skip362:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead255
+	JNZ   ahead363
 	MOVQ  DX, BX
 
-ahead255:
+ahead363:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg256:
+seg364:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest257
+	JL   rest365
 
-main259:
+main367:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -5163,13 +6719,13 @@ main259:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main259
+	JGE          main367
 
-rest257:
+rest365:
 	ADDQ $+4, R12
-	JZ   end258
+	JZ   end366
 
-one260:
+one368:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -5187,15 +6743,15 @@ one260:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one260
+	JNZ          one368
 
-end258:
+end366:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg256
+	JNZ          seg364
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip261
+	JZ           skip369
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -5206,9 +6762,9 @@ end258:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip261:
+skip369:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip262
+	JZ     skip370
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5225,10 +6781,10 @@ skip261:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip262:
+skip370:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip263
+	JZ      skip371
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5243,10 +6799,10 @@ skip262:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip263:
+skip371:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip264
+	JZ     skip372
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5263,10 +6819,10 @@ skip263:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip264:
+skip372:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip265
+	JZ      skip373
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5283,7 +6839,7 @@ skip264:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip265:
+skip373:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -5470,7 +7026,7 @@ skip265:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile253
+	JL          tile361
 	VZEROUPPER
 	RET
 
@@ -5480,7 +7036,7 @@ TEXT ·mul_f32_any_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile266:
+tile374:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -5511,24 +7067,24 @@ tile266:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead267
+	JNZ        ahead375
 	MOVQ       DX, BX
 
-ahead267:
+ahead375:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg268:
+seg376:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest269
+	JL   rest377
 
-main271:
+main379:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -5594,13 +7150,13 @@ main271:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main271
+	JGE          main379
 
-rest269:
+rest377:
 	ADDQ $+4, R12
-	JZ   end270
+	JZ   end378
 
-one272:
+one380:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -5618,15 +7174,15 @@ one272:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one272
+	JNZ          one380
 
-end270:
+end378:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg268
+	JNZ          seg376
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip273
+	JZ           skip381
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -5637,9 +7193,9 @@ end270:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip273:
+skip381:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip274
+	JZ     skip382
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5656,10 +7212,10 @@ skip273:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip274:
+skip382:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip275
+	JZ      skip383
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5680,10 +7236,10 @@ skip274:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip275:
+skip383:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip276
+	JZ     skip384
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5700,7 +7256,7 @@ skip275:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip276:
+skip384:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5720,7 +7276,7 @@ skip276:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile266
+	JL      tile374
 	VZEROUPPER
 	RET
 
@@ -5730,7 +7286,7 @@ TEXT ·mul_f32_any_4x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile277:
+tile385:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -5761,7 +7317,7 @@ tile277:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip278
+	JZ         skip386
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -5774,27 +7330,27 @@ tile277:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip278:
+skip386:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead279
+	JNZ   ahead387
 	MOVQ  DX, BX
 
-ahead279:
+ahead387:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg280:
+seg388:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest281
+	JL   rest389
 
-main283:
+main391:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -5860,13 +7416,13 @@ main283:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main283
+	JGE          main391
 
-rest281:
+rest389:
 	ADDQ $+4, R12
-	JZ   end282
+	JZ   end390
 
-one284:
+one392:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -5884,15 +7440,15 @@ one284:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one284
+	JNZ          one392
 
-end282:
+end390:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg280
+	JNZ          seg388
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip285
+	JZ           skip393
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -5903,9 +7459,9 @@ end282:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip285:
+skip393:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip286
+	JZ     skip394
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5922,10 +7478,10 @@ skip285:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip286:
+skip394:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip287
+	JZ      skip395
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5946,10 +7502,10 @@ skip286:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip287:
+skip395:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip288
+	JZ     skip396
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5966,10 +7522,10 @@ skip287:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip288:
+skip396:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip289
+	JZ      skip397
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5986,7 +7542,7 @@ skip288:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip289:
+skip397:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -6174,7 +7730,7 @@ skip289:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile277
+	JL          tile385
 	VZEROUPPER
 	RET
 
@@ -6184,7 +7740,7 @@ TEXT ·mul_f32_any_4x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile290:
+tile398:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -6215,7 +7771,7 @@ tile290:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip291
+	JZ         skip399
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -6240,27 +7796,27 @@ tile290:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip291:
+skip399:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead292
+	JNZ   ahead400
 	MOVQ  DX, BX
 
-ahead292:
+ahead400:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg293:
+seg401:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest294
+	JL   rest402
 
-main296:
+main404:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6326,13 +7882,13 @@ main296:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main296
+	JGE          main404
 
-rest294:
+rest402:
 	ADDQ $+4, R12
-	JZ   end295
+	JZ   end403
 
-one297:
+one405:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6350,15 +7906,15 @@ one297:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one297
+	JNZ          one405
 
-end295:
+end403:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg293
+	JNZ          seg401
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip298
+	JZ           skip406
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -6369,9 +7925,9 @@ end295:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip298:
+skip406:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip299
+	JZ     skip407
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -6396,10 +7952,10 @@ skip298:
 	ADDQ   BX, DX
 	VADDPS (DX), Y7, Y7
 
-skip299:
+skip407:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip300
+	JZ      skip408
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -6420,10 +7976,10 @@ skip299:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip300:
+skip408:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip301
+	JZ      skip409
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -6448,9 +8004,9 @@ skip300:
 	ADDQ    BX, DX
 	VMOVUPS Y7, (DX)
 
-skip301:
+skip409:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip302
+	JNZ         skip410
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -6539,12 +8095,12 @@ skip301:
 	VMULPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 
-skip302:
+skip410:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile290
+	JL   tile398
 	VZEROUPPER
 	RET
 
@@ -6554,7 +8110,7 @@ TEXT ·mul_f32_any_4x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile303:
+tile411:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -6579,24 +8135,24 @@ tile303:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead304
+	JNZ        ahead412
 	MOVQ       DX, BX
 
-ahead304:
+ahead412:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg305:
+seg413:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest306
+	JL   rest414
 
-main308:
+main416:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6662,13 +8218,13 @@ main308:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main308
+	JGE          main416
 
-rest306:
+rest414:
 	ADDQ $+4, R12
-	JZ   end307
+	JZ   end415
 
-one309:
+one417:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6686,15 +8242,15 @@ one309:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one309
+	JNZ          one417
 
-end307:
+end415:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg305
+	JNZ          seg413
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip310
+	JZ           skip418
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -6705,9 +8261,9 @@ end307:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip310:
+skip418:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip311
+	JZ     skip419
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6724,10 +8280,10 @@ skip310:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip311:
+skip419:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip312
+	JZ      skip420
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6742,10 +8298,10 @@ skip311:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip312:
+skip420:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip313
+	JZ     skip421
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6762,7 +8318,7 @@ skip312:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip313:
+skip421:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6782,7 +8338,7 @@ skip313:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile303
+	JL      tile411
 	VZEROUPPER
 	RET
 
@@ -6792,7 +8348,7 @@ TEXT ·mul_f32_any_4x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile314:
+tile422:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -6817,7 +8373,7 @@ tile314:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip315
+	JZ         skip423
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -6830,27 +8386,27 @@ tile314:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip315:
+skip423:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead316
+	JNZ   ahead424
 	MOVQ  DX, BX
 
-ahead316:
+ahead424:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg317:
+seg425:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest318
+	JL   rest426
 
-main320:
+main428:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6916,13 +8472,13 @@ main320:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main320
+	JGE          main428
 
-rest318:
+rest426:
 	ADDQ $+4, R12
-	JZ   end319
+	JZ   end427
 
-one321:
+one429:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6940,15 +8496,15 @@ one321:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one321
+	JNZ          one429
 
-end319:
+end427:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg317
+	JNZ          seg425
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip322
+	JZ           skip430
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -6959,9 +8515,9 @@ end319:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip322:
+skip430:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip323
+	JZ     skip431
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6978,10 +8534,10 @@ skip322:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip323:
+skip431:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip324
+	JZ      skip432
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6996,10 +8552,10 @@ skip323:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip324:
+skip432:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip325
+	JZ     skip433
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7016,10 +8572,10 @@ skip324:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip325:
+skip433:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip326
+	JZ      skip434
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7036,7 +8592,7 @@ skip325:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip326:
+skip434:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -7224,7 +8780,7 @@ skip326:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile314
+	JL          tile422
 	VZEROUPPER
 	RET
 
@@ -7234,7 +8790,7 @@ TEXT ·mul_f32_any_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile327:
+tile435:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7264,24 +8820,24 @@ tile327:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead328
+	JNZ        ahead436
 	MOVQ       DX, BX
 
-ahead328:
+ahead436:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg329:
+seg437:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest330
+	JL   rest438
 
-main332:
+main440:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -7359,13 +8915,13 @@ main332:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main332
+	JGE          main440
 
-rest330:
+rest438:
 	ADDQ $+4, R12
-	JZ   end331
+	JZ   end439
 
-one333:
+one441:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -7386,15 +8942,15 @@ one333:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one333
+	JNZ          one441
 
-end331:
+end439:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg329
+	JNZ          seg437
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip334
+	JZ           skip442
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -7407,9 +8963,9 @@ end331:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip334:
+skip442:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip335
+	JZ     skip443
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7429,10 +8985,10 @@ skip334:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip335:
+skip443:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip336
+	JZ      skip444
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7449,10 +9005,10 @@ skip335:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip336:
+skip444:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip337
+	JZ     skip445
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7472,7 +9028,7 @@ skip336:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip337:
+skip445:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7494,7 +9050,7 @@ skip337:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile327
+	JL      tile435
 	VZEROUPPER
 	RET
 
@@ -7504,7 +9060,7 @@ TEXT ·mul_f32_any_5x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile338:
+tile446:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7534,7 +9090,7 @@ tile338:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip339
+	JZ         skip447
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -7549,27 +9105,27 @@ tile338:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip339:
+skip447:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead340
+	JNZ   ahead448
 	MOVQ  DX, BX
 
-ahead340:
+ahead448:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg341:
+seg449:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest342
+	JL   rest450
 
-main344:
+main452:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -7647,13 +9203,13 @@ main344:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main344
+	JGE          main452
 
-rest342:
+rest450:
 	ADDQ $+4, R12
-	JZ   end343
+	JZ   end451
 
-one345:
+one453:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -7674,15 +9230,15 @@ one345:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one345
+	JNZ          one453
 
-end343:
+end451:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg341
+	JNZ          seg449
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip346
+	JZ           skip454
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -7695,9 +9251,9 @@ end343:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip346:
+skip454:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip347
+	JZ     skip455
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7717,10 +9273,10 @@ skip346:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip347:
+skip455:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip348
+	JZ      skip456
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7737,10 +9293,10 @@ skip347:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip348:
+skip456:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip349
+	JZ     skip457
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7760,10 +9316,10 @@ skip348:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip349:
+skip457:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip350
+	JZ      skip458
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7783,7 +9339,7 @@ skip349:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip350:
+skip458:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -8015,7 +9571,7 @@ skip350:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile338
+	JL          tile446
 	VZEROUPPER
 	RET
 
@@ -8025,7 +9581,7 @@ TEXT ·mul_f32_any_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile351:
+tile459:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8060,24 +9616,24 @@ tile351:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead352
+	JNZ        ahead460
 	MOVQ       DX, BX
 
-ahead352:
+ahead460:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg353:
+seg461:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest354
+	JL   rest462
 
-main356:
+main464:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -8155,13 +9711,13 @@ main356:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main356
+	JGE          main464
 
-rest354:
+rest462:
 	ADDQ $+4, R12
-	JZ   end355
+	JZ   end463
 
-one357:
+one465:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -8182,15 +9738,15 @@ one357:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one357
+	JNZ          one465
 
-end355:
+end463:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg353
+	JNZ          seg461
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip358
+	JZ           skip466
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -8203,9 +9759,9 @@ end355:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip358:
+skip466:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip359
+	JZ     skip467
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8225,10 +9781,10 @@ skip358:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip359:
+skip467:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip360
+	JZ      skip468
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8251,10 +9807,10 @@ skip359:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip360:
+skip468:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip361
+	JZ     skip469
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8274,7 +9830,7 @@ skip360:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip361:
+skip469:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8297,7 +9853,7 @@ skip361:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile351
+	JL      tile459
 	VZEROUPPER
 	RET
 
@@ -8307,7 +9863,7 @@ TEXT ·mul_f32_any_5x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile362:
+tile470:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8342,7 +9898,7 @@ tile362:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip363
+	JZ         skip471
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -8357,27 +9913,27 @@ tile362:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip363:
+skip471:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead364
+	JNZ   ahead472
 	MOVQ  DX, BX
 
-ahead364:
+ahead472:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg365:
+seg473:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest366
+	JL   rest474
 
-main368:
+main476:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -8455,13 +10011,13 @@ main368:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main368
+	JGE          main476
 
-rest366:
+rest474:
 	ADDQ $+4, R12
-	JZ   end367
+	JZ   end475
 
-one369:
+one477:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -8482,15 +10038,15 @@ one369:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one369
+	JNZ          one477
 
-end367:
+end475:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg365
+	JNZ          seg473
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip370
+	JZ           skip478
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -8503,9 +10059,9 @@ end367:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip370:
+skip478:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip371
+	JZ     skip479
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8525,10 +10081,10 @@ skip370:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip371:
+skip479:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip372
+	JZ      skip480
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8551,10 +10107,10 @@ skip371:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip372:
+skip480:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip373
+	JZ     skip481
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8574,10 +10130,10 @@ skip372:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip373:
+skip481:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip374
+	JZ      skip482
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8597,7 +10153,7 @@ skip373:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip374:
+skip482:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -8830,7 +10386,7 @@ skip374:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile362
+	JL          tile470
 	VZEROUPPER
 	RET
 
@@ -8840,7 +10396,7 @@ TEXT ·mul_f32_any_5x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile375:
+tile483:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8875,7 +10431,7 @@ tile375:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip376
+	JZ         skip484
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -8904,27 +10460,27 @@ tile375:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip376:
+skip484:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead377
+	JNZ   ahead485
 	MOVQ  DX, BX
 
-ahead377:
+ahead485:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg378:
+seg486:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest379
+	JL   rest487
 
-main381:
+main489:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9002,13 +10558,13 @@ main381:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main381
+	JGE          main489
 
-rest379:
+rest487:
 	ADDQ $+4, R12
-	JZ   end380
+	JZ   end488
 
-one382:
+one490:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9029,15 +10585,15 @@ one382:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one382
+	JNZ          one490
 
-end380:
+end488:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg378
+	JNZ          seg486
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip383
+	JZ           skip491
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -9050,9 +10606,9 @@ end380:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip383:
+skip491:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip384
+	JZ     skip492
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -9081,10 +10637,10 @@ skip383:
 	ADDQ   BX, DX
 	VADDPS (DX), Y9, Y9
 
-skip384:
+skip492:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip385
+	JZ      skip493
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9107,10 +10663,10 @@ skip384:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip385:
+skip493:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip386
+	JZ      skip494
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -9139,9 +10695,9 @@ skip385:
 	ADDQ    BX, DX
 	VMOVUPS Y9, (DX)
 
-skip386:
+skip494:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip387
+	JNZ         skip495
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -9251,12 +10807,12 @@ skip386:
 	VMULPS      Y0, Y9, Y9
 	VMOVUPS     Y9, (DX)
 
-skip387:
+skip495:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile375
+	JL   tile483
 	VZEROUPPER
 	RET
 
@@ -9266,7 +10822,7 @@ TEXT ·mul_f32_any_5x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile388:
+tile496:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9295,24 +10851,24 @@ tile388:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead389
+	JNZ        ahead497
 	MOVQ       DX, BX
 
-ahead389:
+ahead497:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg390:
+seg498:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest391
+	JL   rest499
 
-main393:
+main501:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9390,13 +10946,13 @@ main393:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main393
+	JGE          main501
 
-rest391:
+rest499:
 	ADDQ $+4, R12
-	JZ   end392
+	JZ   end500
 
-one394:
+one502:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9417,15 +10973,15 @@ one394:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one394
+	JNZ          one502
 
-end392:
+end500:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg390
+	JNZ          seg498
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip395
+	JZ           skip503
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -9438,9 +10994,9 @@ end392:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip395:
+skip503:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip396
+	JZ     skip504
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9460,10 +11016,10 @@ skip395:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip396:
+skip504:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip397
+	JZ      skip505
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9480,10 +11036,10 @@ skip396:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip397:
+skip505:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip398
+	JZ     skip506
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9503,7 +11059,7 @@ skip397:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip398:
+skip506:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9526,7 +11082,7 @@ skip398:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile388
+	JL      tile496
 	VZEROUPPER
 	RET
 
@@ -9536,7 +11092,7 @@ TEXT ·mul_f32_any_5x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile399:
+tile507:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9565,7 +11121,7 @@ tile399:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip400
+	JZ         skip508
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -9580,27 +11136,27 @@ tile399:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip400:
+skip508:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead401
+	JNZ   ahead509
 	MOVQ  DX, BX
 
-ahead401:
+ahead509:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg402:
+seg510:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest403
+	JL   rest511
 
-main405:
+main513:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9678,13 +11234,13 @@ main405:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main405
+	JGE          main513
 
-rest403:
+rest511:
 	ADDQ $+4, R12
-	JZ   end404
+	JZ   end512
 
-one406:
+one514:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9705,15 +11261,15 @@ one406:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one406
+	JNZ          one514
 
-end404:
+end512:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg402
+	JNZ          seg510
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip407
+	JZ           skip515
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -9726,9 +11282,9 @@ end404:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip407:
+skip515:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip408
+	JZ     skip516
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9748,10 +11304,10 @@ skip407:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip408:
+skip516:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip409
+	JZ      skip517
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9768,10 +11324,10 @@ skip408:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip409:
+skip517:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip410
+	JZ     skip518
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9791,10 +11347,10 @@ skip409:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip410:
+skip518:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip411
+	JZ      skip519
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9814,7 +11370,7 @@ skip410:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip411:
+skip519:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -10047,7 +11603,7 @@ skip411:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile399
+	JL          tile507
 	VZEROUPPER
 	RET
 
@@ -10057,7 +11613,7 @@ TEXT ·mul_f32_any_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile412:
+tile520:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10091,26 +11647,26 @@ tile412:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead413
+	JNZ        ahead521
 	MOVQ       DX, BX
 
-ahead413:
+ahead521:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg414:
+seg522:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest415
+	JL   rest523
 
-main417:
+main525:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -10204,13 +11760,13 @@ main417:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main417
+	JGE          main525
 
-rest415:
+rest523:
 	ADDQ $+4, R13
-	JZ   end416
+	JZ   end524
 
-one418:
+one526:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -10235,15 +11791,15 @@ one418:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one418
+	JNZ          one526
 
-end416:
+end524:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg414
+	JNZ          seg522
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip419
+	JZ           skip527
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -10258,9 +11814,9 @@ end416:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip419:
+skip527:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip420
+	JZ     skip528
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10283,10 +11839,10 @@ skip419:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip420:
+skip528:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip421
+	JZ      skip529
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10305,10 +11861,10 @@ skip420:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip421:
+skip529:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip422
+	JZ     skip530
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10331,7 +11887,7 @@ skip421:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip422:
+skip530:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10356,7 +11912,7 @@ skip422:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile412
+	JL      tile520
 	VZEROUPPER
 	RET
 
@@ -10366,7 +11922,7 @@ TEXT ·mul_f32_any_6x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile423:
+tile531:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10400,7 +11956,7 @@ tile423:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip424
+	JZ         skip532
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -10417,29 +11973,29 @@ tile423:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip424:
+skip532:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead425
+	JNZ   ahead533
 	MOVQ  DX, BX
 
-ahead425:
+ahead533:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg426:
+seg534:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest427
+	JL   rest535
 
-main429:
+main537:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -10533,13 +12089,13 @@ main429:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main429
+	JGE          main537
 
-rest427:
+rest535:
 	ADDQ $+4, R13
-	JZ   end428
+	JZ   end536
 
-one430:
+one538:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -10564,15 +12120,15 @@ one430:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one430
+	JNZ          one538
 
-end428:
+end536:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg426
+	JNZ          seg534
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip431
+	JZ           skip539
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -10587,9 +12143,9 @@ end428:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip431:
+skip539:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip432
+	JZ     skip540
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10612,10 +12168,10 @@ skip431:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip432:
+skip540:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip433
+	JZ      skip541
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10634,10 +12190,10 @@ skip432:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip433:
+skip541:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip434
+	JZ     skip542
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10660,10 +12216,10 @@ skip433:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip434:
+skip542:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip435
+	JZ      skip543
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10686,7 +12242,7 @@ skip434:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip435:
+skip543:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -10963,7 +12519,7 @@ skip435:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile423
+	JL          tile531
 	VZEROUPPER
 	RET
 
@@ -10973,7 +12529,7 @@ TEXT ·mul_f32_any_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile436:
+tile544:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11012,26 +12568,26 @@ tile436:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead437
+	JNZ        ahead545
 	MOVQ       DX, BX
 
-ahead437:
+ahead545:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg438:
+seg546:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest439
+	JL   rest547
 
-main441:
+main549:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -11125,13 +12681,13 @@ main441:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main441
+	JGE          main549
 
-rest439:
+rest547:
 	ADDQ $+4, R13
-	JZ   end440
+	JZ   end548
 
-one442:
+one550:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -11156,15 +12712,15 @@ one442:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one442
+	JNZ          one550
 
-end440:
+end548:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg438
+	JNZ          seg546
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip443
+	JZ           skip551
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11179,9 +12735,9 @@ end440:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip443:
+skip551:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip444
+	JZ     skip552
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11204,10 +12760,10 @@ skip443:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip444:
+skip552:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip445
+	JZ      skip553
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11232,10 +12788,10 @@ skip444:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip445:
+skip553:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip446
+	JZ     skip554
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11258,7 +12814,7 @@ skip445:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip446:
+skip554:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11284,7 +12840,7 @@ skip446:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile436
+	JL      tile544
 	VZEROUPPER
 	RET
 
@@ -11294,7 +12850,7 @@ TEXT ·mul_f32_any_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile447:
+tile555:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11333,7 +12889,7 @@ tile447:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip448
+	JZ         skip556
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -11350,29 +12906,29 @@ tile447:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip448:
+skip556:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead449
+	JNZ   ahead557
 	MOVQ  DX, BX
 
-ahead449:
+ahead557:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg450:
+seg558:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest451
+	JL   rest559
 
-main453:
+main561:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -11466,13 +13022,13 @@ main453:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main453
+	JGE          main561
 
-rest451:
+rest559:
 	ADDQ $+4, R13
-	JZ   end452
+	JZ   end560
 
-one454:
+one562:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -11497,15 +13053,15 @@ one454:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one454
+	JNZ          one562
 
-end452:
+end560:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg450
+	JNZ          seg558
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip455
+	JZ           skip563
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11520,9 +13076,9 @@ end452:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip455:
+skip563:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip456
+	JZ     skip564
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11545,10 +13101,10 @@ skip455:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip456:
+skip564:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip457
+	JZ      skip565
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11573,10 +13129,10 @@ skip456:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip457:
+skip565:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip458
+	JZ     skip566
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11599,10 +13155,10 @@ skip457:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip458:
+skip566:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip459
+	JZ      skip567
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11625,7 +13181,7 @@ skip458:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip459:
+skip567:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -11903,7 +13459,7 @@ skip459:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile447
+	JL          tile555
 	VZEROUPPER
 	RET
 
@@ -11913,7 +13469,7 @@ TEXT ·mul_f32_any_6x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile460:
+tile568:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11952,7 +13508,7 @@ tile460:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip461
+	JZ         skip569
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -11985,29 +13541,29 @@ tile460:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip461:
+skip569:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead462
+	JNZ   ahead570
 	MOVQ  DX, BX
 
-ahead462:
+ahead570:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg463:
+seg571:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest464
+	JL   rest572
 
-main466:
+main574:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12101,13 +13657,13 @@ main466:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main466
+	JGE          main574
 
-rest464:
+rest572:
 	ADDQ $+4, R13
-	JZ   end465
+	JZ   end573
 
-one467:
+one575:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12132,15 +13688,15 @@ one467:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one467
+	JNZ          one575
 
-end465:
+end573:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg463
+	JNZ          seg571
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip468
+	JZ           skip576
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12155,9 +13711,9 @@ end465:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip468:
+skip576:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip469
+	JZ     skip577
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -12190,10 +13746,10 @@ skip468:
 	ADDQ   BX, DX
 	VADDPS (DX), Y11, Y11
 
-skip469:
+skip577:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip470
+	JZ      skip578
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12218,10 +13774,10 @@ skip469:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip470:
+skip578:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip471
+	JZ      skip579
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -12254,9 +13810,9 @@ skip470:
 	ADDQ    BX, DX
 	VMOVUPS Y11, (DX)
 
-skip471:
+skip579:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip472
+	JNZ         skip580
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
@@ -12387,12 +13943,12 @@ skip471:
 	VMULPS      Y0, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
-skip472:
+skip580:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile460
+	JL   tile568
 	VZEROUPPER
 	RET
 
@@ -12402,7 +13958,7 @@ TEXT ·mul_f32_any_6x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile473:
+tile581:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12435,26 +13991,26 @@ tile473:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead474
+	JNZ        ahead582
 	MOVQ       DX, BX
 
-ahead474:
+ahead582:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg475:
+seg583:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest476
+	JL   rest584
 
-main478:
+main586:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12548,13 +14104,13 @@ main478:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main478
+	JGE          main586
 
-rest476:
+rest584:
 	ADDQ $+4, R13
-	JZ   end477
+	JZ   end585
 
-one479:
+one587:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12579,15 +14135,15 @@ one479:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one479
+	JNZ          one587
 
-end477:
+end585:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg475
+	JNZ          seg583
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip480
+	JZ           skip588
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12602,9 +14158,9 @@ end477:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip480:
+skip588:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip481
+	JZ     skip589
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12627,10 +14183,10 @@ skip480:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip481:
+skip589:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip482
+	JZ      skip590
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12649,10 +14205,10 @@ skip481:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip482:
+skip590:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip483
+	JZ     skip591
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12675,7 +14231,7 @@ skip482:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip483:
+skip591:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12701,7 +14257,7 @@ skip483:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile473
+	JL      tile581
 	VZEROUPPER
 	RET
 
@@ -12711,7 +14267,7 @@ TEXT ·mul_f32_any_6x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile484:
+tile592:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12744,7 +14300,7 @@ tile484:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip485
+	JZ         skip593
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -12761,29 +14317,29 @@ tile484:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip485:
+skip593:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead486
+	JNZ   ahead594
 	MOVQ  DX, BX
 
-ahead486:
+ahead594:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg487:
+seg595:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest488
+	JL   rest596
 
-main490:
+main598:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12877,13 +14433,13 @@ main490:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main490
+	JGE          main598
 
-rest488:
+rest596:
 	ADDQ $+4, R13
-	JZ   end489
+	JZ   end597
 
-one491:
+one599:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12908,15 +14464,15 @@ one491:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one491
+	JNZ          one599
 
-end489:
+end597:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg487
+	JNZ          seg595
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip492
+	JZ           skip600
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12931,9 +14487,9 @@ end489:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip492:
+skip600:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip493
+	JZ     skip601
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12956,10 +14512,10 @@ skip492:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip493:
+skip601:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip494
+	JZ      skip602
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12978,10 +14534,10 @@ skip493:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip494:
+skip602:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip495
+	JZ     skip603
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13004,10 +14560,10 @@ skip494:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip495:
+skip603:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip496
+	JZ      skip604
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13030,7 +14586,7 @@ skip495:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip496:
+skip604:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -13308,7 +14864,7 @@ skip496:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile484
+	JL          tile592
 	VZEROUPPER
 	RET
 
@@ -13318,7 +14874,7 @@ TEXT ·mul_f32_strip_1x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile497:
+tile605:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -13333,9 +14889,9 @@ tile497:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest498
+	JL         rest606
 
-main500:
+main608:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -13359,13 +14915,13 @@ main500:
 	ADDQ         $+256, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main500
+	JGE          main608
 
-rest498:
+rest606:
 	ADDQ $+4, SI
-	JZ   end499
+	JZ   end607
 
-one501:
+one609:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -13374,28 +14930,28 @@ one501:
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one501
+	JNZ          one609
 
-end499:
+end607:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip502
+	JZ           skip610
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip502:
+skip610:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip503
+	JZ     skip611
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip503:
+skip611:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip504
+	JZ      skip612
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13404,17 +14960,17 @@ skip503:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip504:
+skip612:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip505
+	JZ     skip613
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip505:
+skip613:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13423,7 +14979,7 @@ skip505:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile497
+	JL      tile605
 	VZEROUPPER
 	RET
 
@@ -13433,7 +14989,7 @@ TEXT ·mul_f32_strip_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile506:
+tile614:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -13453,9 +15009,9 @@ tile506:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest507
+	JL         rest615
 
-main509:
+main617:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -13479,13 +15035,13 @@ main509:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main509
+	JGE          main617
 
-rest507:
+rest615:
 	ADDQ $+4, SI
-	JZ   end508
+	JZ   end616
 
-one510:
+one618:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -13494,28 +15050,28 @@ one510:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one510
+	JNZ          one618
 
-end508:
+end616:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip511
+	JZ           skip619
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip511:
+skip619:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip512
+	JZ     skip620
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip512:
+skip620:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip513
+	JZ      skip621
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13530,17 +15086,17 @@ skip512:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip513:
+skip621:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip514
+	JZ     skip622
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip514:
+skip622:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13550,7 +15106,7 @@ skip514:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile506
+	JL      tile614
 	VZEROUPPER
 	RET
 
@@ -13560,7 +15116,7 @@ TEXT ·mul_f32_strip_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile515:
+tile623:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13580,9 +15136,9 @@ tile515:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest516
+	JL         rest624
 
-main518:
+main626:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -13618,13 +15174,13 @@ main518:
 	ADDQ         $+256, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main518
+	JGE          main626
 
-rest516:
+rest624:
 	ADDQ $+4, SI
-	JZ   end517
+	JZ   end625
 
-one519:
+one627:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -13636,20 +15192,20 @@ one519:
 	ADDQ         $+64, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one519
+	JNZ          one627
 
-end517:
+end625:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip520
+	JZ           skip628
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip520:
+skip628:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip521
+	JZ     skip629
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13660,10 +15216,10 @@ skip520:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip521:
+skip629:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip522
+	JZ      skip630
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13674,10 +15230,10 @@ skip521:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip522:
+skip630:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip523
+	JZ     skip631
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13688,7 +15244,7 @@ skip522:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip523:
+skip631:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13701,7 +15257,7 @@ skip523:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile515
+	JL      tile623
 	VZEROUPPER
 	RET
 
@@ -13711,7 +15267,7 @@ TEXT ·mul_f32_strip_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile524:
+tile632:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13736,9 +15292,9 @@ tile524:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest525
+	JL         rest633
 
-main527:
+main635:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -13774,13 +15330,13 @@ main527:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main527
+	JGE          main635
 
-rest525:
+rest633:
 	ADDQ $+4, SI
-	JZ   end526
+	JZ   end634
 
-one528:
+one636:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -13792,20 +15348,20 @@ one528:
 	ADDQ         $+128, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one528
+	JNZ          one636
 
-end526:
+end634:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip529
+	JZ           skip637
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip529:
+skip637:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip530
+	JZ     skip638
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13816,10 +15372,10 @@ skip529:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip530:
+skip638:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip531
+	JZ      skip639
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13836,10 +15392,10 @@ skip530:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip531:
+skip639:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip532
+	JZ     skip640
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13850,7 +15406,7 @@ skip531:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip532:
+skip640:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13864,7 +15420,7 @@ skip532:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile524
+	JL      tile632
 	VZEROUPPER
 	RET
 
@@ -13874,7 +15430,7 @@ TEXT ·mul_f32_strip_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile533:
+tile641:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13898,9 +15454,9 @@ tile533:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest534
+	JL         rest642
 
-main536:
+main644:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -13948,13 +15504,13 @@ main536:
 	ADDQ         $+256, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main536
+	JGE          main644
 
-rest534:
+rest642:
 	ADDQ $+4, SI
-	JZ   end535
+	JZ   end643
 
-one537:
+one645:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -13969,11 +15525,11 @@ one537:
 	ADDQ         $+64, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one537
+	JNZ          one645
 
-end535:
+end643:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip538
+	JZ           skip646
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -13982,9 +15538,9 @@ end535:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip538:
+skip646:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip539
+	JZ     skip647
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13998,10 +15554,10 @@ skip538:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip539:
+skip647:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip540
+	JZ      skip648
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14014,10 +15570,10 @@ skip539:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip540:
+skip648:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip541
+	JZ     skip649
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14031,7 +15587,7 @@ skip540:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip541:
+skip649:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14047,7 +15603,7 @@ skip541:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile533
+	JL      tile641
 	VZEROUPPER
 	RET
 
@@ -14057,7 +15613,7 @@ TEXT ·mul_f32_strip_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile542:
+tile650:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14086,9 +15642,9 @@ tile542:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest543
+	JL         rest651
 
-main545:
+main653:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -14136,13 +15692,13 @@ main545:
 	ADDQ         $+512, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main545
+	JGE          main653
 
-rest543:
+rest651:
 	ADDQ $+4, SI
-	JZ   end544
+	JZ   end652
 
-one546:
+one654:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -14157,11 +15713,11 @@ one546:
 	ADDQ         $+128, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one546
+	JNZ          one654
 
-end544:
+end652:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip547
+	JZ           skip655
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -14170,9 +15726,9 @@ end544:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip547:
+skip655:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip548
+	JZ     skip656
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14186,10 +15742,10 @@ skip547:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip548:
+skip656:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip549
+	JZ      skip657
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -14208,10 +15764,10 @@ skip548:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip549:
+skip657:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip550
+	JZ     skip658
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14225,7 +15781,7 @@ skip549:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip550:
+skip658:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14242,7 +15798,7 @@ skip550:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile542
+	JL      tile650
 	VZEROUPPER
 	RET
 
@@ -14252,7 +15808,7 @@ TEXT ·mul_f32_strip_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile551:
+tile659:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14280,9 +15836,9 @@ tile551:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest552
+	JL         rest660
 
-main554:
+main662:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -14342,13 +15898,13 @@ main554:
 	ADDQ         $+256, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main554
+	JGE          main662
 
-rest552:
+rest660:
 	ADDQ $+4, SI
-	JZ   end553
+	JZ   end661
 
-one555:
+one663:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -14366,11 +15922,11 @@ one555:
 	ADDQ         $+64, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one555
+	JNZ          one663
 
-end553:
+end661:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip556
+	JZ           skip664
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -14381,9 +15937,9 @@ end553:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip556:
+skip664:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip557
+	JZ     skip665
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14400,10 +15956,10 @@ skip556:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip557:
+skip665:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip558
+	JZ      skip666
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14418,10 +15974,10 @@ skip557:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip558:
+skip666:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip559
+	JZ     skip667
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14438,7 +15994,7 @@ skip558:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip559:
+skip667:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14457,7 +16013,7 @@ skip559:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile551
+	JL      tile659
 	VZEROUPPER
 	RET
 
@@ -14467,7 +16023,7 @@ TEXT ·mul_f32_strip_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile560:
+tile668:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14500,9 +16056,9 @@ tile560:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest561
+	JL         rest669
 
-main563:
+main671:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -14562,13 +16118,13 @@ main563:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main563
+	JGE          main671
 
-rest561:
+rest669:
 	ADDQ $+4, SI
-	JZ   end562
+	JZ   end670
 
-one564:
+one672:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -14586,11 +16142,11 @@ one564:
 	ADDQ         $+128, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one564
+	JNZ          one672
 
-end562:
+end670:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip565
+	JZ           skip673
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -14601,9 +16157,9 @@ end562:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip565:
+skip673:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip566
+	JZ     skip674
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14620,10 +16176,10 @@ skip565:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip566:
+skip674:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip567
+	JZ      skip675
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -14644,10 +16200,10 @@ skip566:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip567:
+skip675:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip568
+	JZ     skip676
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14664,7 +16220,7 @@ skip567:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip568:
+skip676:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14684,7 +16240,7 @@ skip568:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile560
+	JL      tile668
 	VZEROUPPER
 	RET
 
@@ -14694,7 +16250,7 @@ TEXT ·mul_f32_strip_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile569:
+tile677:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14726,9 +16282,9 @@ tile569:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest570
+	JL         rest678
 
-main572:
+main680:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -14800,13 +16356,13 @@ main572:
 	ADDQ         $+256, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main572
+	JGE          main680
 
-rest570:
+rest678:
 	ADDQ $+4, SI
-	JZ   end571
+	JZ   end679
 
-one573:
+one681:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -14827,11 +16383,11 @@ one573:
 	ADDQ         $+64, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one573
+	JNZ          one681
 
-end571:
+end679:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip574
+	JZ           skip682
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -14844,9 +16400,9 @@ end571:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip574:
+skip682:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip575
+	JZ     skip683
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14866,10 +16422,10 @@ skip574:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip575:
+skip683:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip576
+	JZ      skip684
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14886,10 +16442,10 @@ skip575:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip576:
+skip684:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip577
+	JZ     skip685
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14909,7 +16465,7 @@ skip576:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip577:
+skip685:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14931,7 +16487,7 @@ skip577:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile569
+	JL      tile677
 	VZEROUPPER
 	RET
 
@@ -14941,7 +16497,7 @@ TEXT ·mul_f32_strip_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile578:
+tile686:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14978,9 +16534,9 @@ tile578:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest579
+	JL         rest687
 
-main581:
+main689:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -15052,13 +16608,13 @@ main581:
 	ADDQ         $+512, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main581
+	JGE          main689
 
-rest579:
+rest687:
 	ADDQ $+4, SI
-	JZ   end580
+	JZ   end688
 
-one582:
+one690:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -15079,11 +16635,11 @@ one582:
 	ADDQ         $+128, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one582
+	JNZ          one690
 
-end580:
+end688:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip583
+	JZ           skip691
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -15096,9 +16652,9 @@ end580:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip583:
+skip691:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip584
+	JZ     skip692
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15118,10 +16674,10 @@ skip583:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip584:
+skip692:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip585
+	JZ      skip693
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -15144,10 +16700,10 @@ skip584:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip585:
+skip693:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip586
+	JZ     skip694
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15167,7 +16723,7 @@ skip585:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip586:
+skip694:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15190,7 +16746,7 @@ skip586:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile578
+	JL      tile686
 	VZEROUPPER
 	RET
 
@@ -15200,7 +16756,7 @@ TEXT ·mul_f32_strip_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile587:
+tile695:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15236,9 +16792,9 @@ tile587:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest588
+	JL         rest696
 
-main590:
+main698:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -15322,13 +16878,13 @@ main590:
 	ADDQ         $+256, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main590
+	JGE          main698
 
-rest588:
+rest696:
 	ADDQ $+4, SI
-	JZ   end589
+	JZ   end697
 
-one591:
+one699:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -15352,11 +16908,11 @@ one591:
 	ADDQ         $+64, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one591
+	JNZ          one699
 
-end589:
+end697:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip592
+	JZ           skip700
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -15371,9 +16927,9 @@ end589:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip592:
+skip700:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip593
+	JZ     skip701
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15396,10 +16952,10 @@ skip592:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip593:
+skip701:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip594
+	JZ      skip702
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15418,10 +16974,10 @@ skip593:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip594:
+skip702:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip595
+	JZ     skip703
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15444,7 +17000,7 @@ skip594:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip595:
+skip703:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15469,7 +17025,7 @@ skip595:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile587
+	JL      tile695
 	VZEROUPPER
 	RET
 
@@ -15479,7 +17035,7 @@ TEXT ·mul_f32_strip_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile596:
+tile704:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15520,9 +17076,9 @@ tile596:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest597
+	JL         rest705
 
-main599:
+main707:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -15606,13 +17162,13 @@ main599:
 	ADDQ         $+512, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main599
+	JGE          main707
 
-rest597:
+rest705:
 	ADDQ $+4, SI
-	JZ   end598
+	JZ   end706
 
-one600:
+one708:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -15636,11 +17192,11 @@ one600:
 	ADDQ         $+128, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one600
+	JNZ          one708
 
-end598:
+end706:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip601
+	JZ           skip709
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -15655,9 +17211,9 @@ end598:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip601:
+skip709:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip602
+	JZ     skip710
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15680,10 +17236,10 @@ skip601:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip602:
+skip710:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip603
+	JZ      skip711
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -15708,10 +17264,10 @@ skip602:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip603:
+skip711:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip604
+	JZ     skip712
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15734,7 +17290,7 @@ skip603:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip604:
+skip712:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15760,7 +17316,7 @@ skip604:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile596
+	JL      tile704
 	VZEROUPPER
 	RET
 

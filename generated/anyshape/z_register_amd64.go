@@ -11,7 +11,7 @@ import (
 // The kernels do not compile with another layout of their arguments, other flags or
 // other sizes of sums than they were made for.
 var (
-	_ [3]struct{}   = [kernel.ABI]struct{}{}
+	_ [4]struct{}   = [kernel.ABI]struct{}{}
 	_ [0]struct{}   = [unsafe.Offsetof(kernel.Args{}.A)]struct{}{}
 	_ [8]struct{}   = [unsafe.Offsetof(kernel.Args{}.B)]struct{}{}
 	_ [16]struct{}  = [unsafe.Offsetof(kernel.Args{}.C)]struct{}{}
@@ -33,18 +33,48 @@ var (
 	_ [136]struct{} = [unsafe.Offsetof(kernel.Args{}.MR)]struct{}{}
 	_ [144]struct{} = [unsafe.Offsetof(kernel.Args{}.NR)]struct{}{}
 	_ [152]struct{} = [unsafe.Offsetof(kernel.Args{}.Epilogue)]struct{}{}
-	_ [168]struct{} = [unsafe.Sizeof(kernel.Args{})]struct{}{}
+	_ [168]struct{} = [unsafe.Offsetof(kernel.Args{}.LDB)]struct{}{}
+	_ [176]struct{} = [unsafe.Offsetof(kernel.Args{}.ColB)]struct{}{}
+	_ [184]struct{} = [unsafe.Offsetof(kernel.Args{}.ColC)]struct{}{}
+	_ [192]struct{} = [unsafe.Sizeof(kernel.Args{})]struct{}{}
 	_ [0]struct{}   = [unsafe.Offsetof(kernel.Segment{}.Off)]struct{}{}
 	_ [8]struct{}   = [unsafe.Offsetof(kernel.Segment{}.Len)]struct{}{}
 	_ [16]struct{}  = [unsafe.Sizeof(kernel.Segment{})]struct{}{}
 	_ [1]struct{}   = [kernel.Accumulate]struct{}{}
 	_ [2]struct{}   = [kernel.Scale]struct{}{}
 	_ [4]struct{}   = [kernel.PreOnly]struct{}{}
+	_ [8]struct{}   = [kernel.Continue]struct{}{}
+	_ [16]struct{}  = [kernel.AskB]struct{}{}
+	_ [16]struct{}  = [kernel.LaneGroup]struct{}{}
 	_ [768]struct{} = [kernel.MaxKC]struct{}{}
 )
 
 func init() {
 	kernel.Register(
+		kernel.Info{Name: "mul_f32_across_1x1_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 1, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_1x1_avx512},
+		kernel.Info{Name: "mul_f32_across_1x2_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 2, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_1x2_avx512},
+		kernel.Info{Name: "mul_f32_across_1x3_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 3, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_1x3_avx512},
+		kernel.Info{Name: "mul_f32_across_1x4_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 4, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_1x4_avx512},
+		kernel.Info{Name: "mul_f32_across_2x1_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 2, NR: 1, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_2x1_avx512},
+		kernel.Info{Name: "mul_f32_across_2x2_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 2, NR: 2, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_2x2_avx512},
+		kernel.Info{Name: "mul_f32_across_2x3_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 2, NR: 3, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_2x3_avx512},
+		kernel.Info{Name: "mul_f32_across_2x4_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 2, NR: 4, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_2x4_avx512},
+		kernel.Info{Name: "mul_f32_across_3x1_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 3, NR: 1, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_3x1_avx512},
+		kernel.Info{Name: "mul_f32_across_3x2_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 3, NR: 2, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_3x2_avx512},
+		kernel.Info{Name: "mul_f32_across_3x3_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 3, NR: 3, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_3x3_avx512},
+		kernel.Info{Name: "mul_f32_across_3x4_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 3, NR: 4, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_3x4_avx512},
+		kernel.Info{Name: "mul_f32_across_4x1_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 4, NR: 1, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_4x1_avx512},
+		kernel.Info{Name: "mul_f32_across_4x2_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 4, NR: 2, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_4x2_avx512},
+		kernel.Info{Name: "mul_f32_across_4x3_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 4, NR: 3, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_4x3_avx512},
+		kernel.Info{Name: "mul_f32_across_4x4_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 4, NR: 4, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_4x4_avx512},
+		kernel.Info{Name: "mul_f32_across_5x1_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 5, NR: 1, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_5x1_avx512},
+		kernel.Info{Name: "mul_f32_across_5x2_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 5, NR: 2, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_5x2_avx512},
+		kernel.Info{Name: "mul_f32_across_5x3_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 5, NR: 3, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_5x3_avx512},
+		kernel.Info{Name: "mul_f32_across_5x4_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 5, NR: 4, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_5x4_avx512},
+		kernel.Info{Name: "mul_f32_across_6x1_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 1, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_6x1_avx512},
+		kernel.Info{Name: "mul_f32_across_6x2_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 2, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_6x2_avx512},
+		kernel.Info{Name: "mul_f32_across_6x3_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 3, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_6x3_avx512},
+		kernel.Info{Name: "mul_f32_across_6x4_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 4, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_6x4_avx512},
 		kernel.Info{Name: "mul_f32_any_1x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 64, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_any_1x64_avx512},
 		kernel.Info{Name: "mul_f32_any_1x64_gelu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 64, Epilogue: "gelu", Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_any_1x64_gelu_avx512},
 		kernel.Info{Name: "mul_f32_any_1x64_swiglu_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 64, Epilogue: "swiglu", Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_any_1x64_swiglu_avx512},
@@ -173,6 +203,18 @@ func init() {
 		kernel.Info{Name: "mul_f32_strip_10x16_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 10, NR: 16, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_strip_10x16_avx512},
 		kernel.Info{Name: "mul_f32_strip_11x16_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 11, NR: 16, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_strip_11x16_avx512},
 		kernel.Info{Name: "mul_f32_strip_12x16_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 12, NR: 16, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_strip_12x16_avx512},
+		kernel.Info{Name: "mul_f32_across_1x1_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 1, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_1x1_avx2},
+		kernel.Info{Name: "mul_f32_across_1x2_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 2, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_1x2_avx2},
+		kernel.Info{Name: "mul_f32_across_1x3_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 3, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_1x3_avx2},
+		kernel.Info{Name: "mul_f32_across_2x1_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 2, NR: 1, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_2x1_avx2},
+		kernel.Info{Name: "mul_f32_across_2x2_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 2, NR: 2, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_2x2_avx2},
+		kernel.Info{Name: "mul_f32_across_2x3_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 2, NR: 3, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_2x3_avx2},
+		kernel.Info{Name: "mul_f32_across_3x1_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 3, NR: 1, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_3x1_avx2},
+		kernel.Info{Name: "mul_f32_across_3x2_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 3, NR: 2, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_3x2_avx2},
+		kernel.Info{Name: "mul_f32_across_3x3_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 3, NR: 3, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_3x3_avx2},
+		kernel.Info{Name: "mul_f32_across_4x1_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 4, NR: 1, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_4x1_avx2},
+		kernel.Info{Name: "mul_f32_across_4x2_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 4, NR: 2, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_4x2_avx2},
+		kernel.Info{Name: "mul_f32_across_4x3_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 4, NR: 3, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_4x3_avx2},
 		kernel.Info{Name: "mul_f32_any_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_any_1x32_avx2},
 		kernel.Info{Name: "mul_f32_any_1x32_gelu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Epilogue: "gelu", Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_any_1x32_gelu_avx2},
 		kernel.Info{Name: "mul_f32_any_1x32_swiglu_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 1, NR: 32, Epilogue: "swiglu", Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_f32_any_1x32_swiglu_avx2},

@@ -11,7 +11,7 @@ import (
 // The kernels do not compile with another layout of their arguments, other flags or
 // other sizes of sums than they were made for.
 var (
-	_ [3]struct{}   = [kernel.ABI]struct{}{}
+	_ [4]struct{}   = [kernel.ABI]struct{}{}
 	_ [0]struct{}   = [unsafe.Offsetof(kernel.Args{}.A)]struct{}{}
 	_ [8]struct{}   = [unsafe.Offsetof(kernel.Args{}.B)]struct{}{}
 	_ [16]struct{}  = [unsafe.Offsetof(kernel.Args{}.C)]struct{}{}
@@ -33,13 +33,19 @@ var (
 	_ [136]struct{} = [unsafe.Offsetof(kernel.Args{}.MR)]struct{}{}
 	_ [144]struct{} = [unsafe.Offsetof(kernel.Args{}.NR)]struct{}{}
 	_ [152]struct{} = [unsafe.Offsetof(kernel.Args{}.Epilogue)]struct{}{}
-	_ [168]struct{} = [unsafe.Sizeof(kernel.Args{})]struct{}{}
+	_ [168]struct{} = [unsafe.Offsetof(kernel.Args{}.LDB)]struct{}{}
+	_ [176]struct{} = [unsafe.Offsetof(kernel.Args{}.ColB)]struct{}{}
+	_ [184]struct{} = [unsafe.Offsetof(kernel.Args{}.ColC)]struct{}{}
+	_ [192]struct{} = [unsafe.Sizeof(kernel.Args{})]struct{}{}
 	_ [0]struct{}   = [unsafe.Offsetof(kernel.Segment{}.Off)]struct{}{}
 	_ [8]struct{}   = [unsafe.Offsetof(kernel.Segment{}.Len)]struct{}{}
 	_ [16]struct{}  = [unsafe.Sizeof(kernel.Segment{})]struct{}{}
 	_ [1]struct{}   = [kernel.Accumulate]struct{}{}
 	_ [2]struct{}   = [kernel.Scale]struct{}{}
 	_ [4]struct{}   = [kernel.PreOnly]struct{}{}
+	_ [8]struct{}   = [kernel.Continue]struct{}{}
+	_ [16]struct{}  = [kernel.AskB]struct{}{}
+	_ [16]struct{}  = [kernel.LaneGroup]struct{}{}
 	_ [768]struct{} = [kernel.MaxKC]struct{}{}
 )
 

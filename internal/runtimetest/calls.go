@@ -25,6 +25,9 @@ func (c *Calls) see(a *kernel.Args) {
 		depth += s.Len
 	}
 	work := a.MR * a.NTiles * a.NR * depth
+	if a.ColC > 0 { // lanes across blocks
+		work *= kernel.LaneGroup
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.n++

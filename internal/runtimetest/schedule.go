@@ -23,6 +23,8 @@ func DrawSchedule(t *rapid.T, s kernel.Schedule) kernel.Schedule {
 	if rapid.Bool().Draw(t, "pairs") {
 		s.Tiles[kernel.Pair] = kernel.Tile{}
 	}
+	s.Across = kernel.AcrossTile{Rows: n("across_rows", 1, s.Across.Rows), Columns: n("across_columns", 1, s.Across.Columns), Depth: n("across_depth", 1, kernel.RowBlock), Ahead: s.Across.Ahead}
+	s.ChunkBytes = 1 << n("chunk_bytes", 0, 21)
 	s.LoneRows, s.PairTall = n("lone_rows", 0, kernel.MaxMR), rapid.Bool().Draw(t, "pair_tall")
 	s.ShallowBytes, s.SetBytes = n("shallow_bytes", 0, 64<<10), 64<<n("set_bytes", 0, 7)
 	s.PanelBytes, s.FewRows = n("panel_bytes", 1, 1<<20), n("few_rows", 0, 200)

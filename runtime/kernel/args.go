@@ -11,6 +11,11 @@ import "unsafe"
 // activation belong to the kernel; offsets and strides are in bytes; a nil
 // Bias, Residual or Aux is left out. Assembly reads the fields by offset:
 // the generator derives the offsets from this struct.
+//
+// A kernel whose lanes run across blocks ([Row.Across]) has a vector of [LaneGroup]
+// neighbouring entries, one of each block, wherever others have an entry: A, B and C
+// have a distance for each of their two indices, C[i,j] = sum_k A[i,k]*B[k,j] lane by
+// lane, and there is nothing else, but for the flag Continue.
 type Args struct {
 	// A is the first row of the left operand: entry (i, k) lies at
 	// A + i*LDA + the place of k, where the segments list the places of all k
@@ -49,6 +54,10 @@ type Args struct {
 	// serves all of them.
 	MR, NR   int
 	Epilogue Epilogue
+
+	// LDB steps to the next k of B, ColB and ColC to the next column of B and C, where
+	// the lanes run across blocks.
+	LDB, ColB, ColC int
 }
 
 // Flags are the switches of a matrix product.
@@ -64,6 +73,12 @@ const (
 	// all blocks of k but the last. Its Accumulate reads Aux, because C has no
 	// room for both halves. Other kernels take no notice of it.
 	PreOnly
+	// Continue begins each sum at what C holds: a chain that was interrupted goes on.
+	Continue
+	// AskB makes a kernel that asks for vectors of the groups of lanes to come ask for
+	// those of B beside those of A. It and Continue are for kernels whose lanes run across
+	// blocks alone, which know no other flag.
+	AskB
 )
 
 // Segment is a stretch of Len values of k, the first Off bytes from the row's
@@ -78,4 +93,4 @@ type Func func(*Args)
 
 // ABI counts the meanings that the fields of Args have had. Generated packages
 // assert theirs when they are compiled, and the layout of the struct with it.
-const ABI = 3
+const ABI = 4

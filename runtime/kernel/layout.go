@@ -8,6 +8,10 @@ const (
 	LongPanel = 48
 )
 
+// LaneGroup is the number of neighbouring blocks whose entries kernels with lanes
+// across blocks take at once, on every instruction set.
+const LaneGroup = 16
+
 // Width is a class of tiles by their columns.
 type Width int
 

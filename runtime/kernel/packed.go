@@ -7,17 +7,20 @@ import "unsafe"
 type Layout struct {
 	Columns int
 	KBlocks []int
+	// Panel is the width of the panels but the last: [Panel], or that of a group of
+	// blocks whose lanes lie side by side.
+	Panel int
 }
 
-// Panels counts the panels: all are 32 columns wide but the last.
-func (l Layout) Panels() int { return max(1, l.Columns/Panel) }
+// Panels counts the panels.
+func (l Layout) Panels() int { return max(1, l.Columns/l.Panel) }
 
 // Width is the width of a panel.
 func (l Layout) Width(panel int) int {
 	if panel == l.Panels()-1 {
-		return l.Columns - panel*Panel
+		return l.Columns - panel*l.Panel
 	}
-	return Panel
+	return l.Panel
 }
 
 // Packed are weights as kernels read them: [k block][panel][groups of k][width]
@@ -35,9 +38,9 @@ type Packed struct {
 func NewPacked(f Format, l Layout, alloc func(bytes int) []byte) *Packed {
 	p := &Packed{Format: f, Layout: l, blocks: []int{0}}
 	for _, kc := range l.KBlocks {
-		end := p.blocks[len(p.blocks)-1] + (l.Panels()-1)*f.PanelBytes(Panel, kc) + f.PanelBytes(l.Width(l.Panels()-1), kc)
+		end := p.blocks[len(p.blocks)-1] + (l.Panels()-1)*f.PanelBytes(l.Panel, kc) + f.PanelBytes(l.Width(l.Panels()-1), kc)
 		p.blocks = append(p.blocks, end)
-		p.steps = append(p.steps, f.PanelBytes(Panel, kc))
+		p.steps = append(p.steps, f.PanelBytes(l.Panel, kc))
 	}
 	p.Data = alloc(p.blocks[len(l.KBlocks)])
 	return p

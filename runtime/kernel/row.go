@@ -18,6 +18,9 @@ type Row struct {
 	Epilogue Epilogue   `json:"epilogue"`
 	// Strip kernels read the left operand packed as [k][MR].
 	Strip bool `json:"strip"`
+	// Across says that the lanes run across blocks: NR counts vectors, each of
+	// [LaneGroup] neighbouring blocks.
+	Across bool `json:"across"`
 	// Shape holds the constants of a specialised kernel, nil for any shape.
 	Shape *Shape `json:"shape"`
 	// Sweeps is the number of groups of columns in which a tile is computed, one
@@ -25,7 +28,9 @@ type Row struct {
 	Sweeps int `json:"sweeps"`
 	Unroll int `json:"unroll"`
 	// PrefetchC says that the kernel asks for the lines that it will store to, Ahead
-	// for how many lines of what comes next it does every four k.
+	// for how many lines of what comes next it does every four k; where the lanes run
+	// across blocks, how many lines beyond each vector of A, and on demand of B, it asks
+	// for another one.
 	PrefetchC bool `json:"prefetch_c"`
 	Ahead     int  `json:"ahead"`
 }
@@ -52,7 +57,7 @@ func (s *Shape) K() int {
 //	mul_<format>_<shape>_<MR>x<NR>[_<epilogue>][_w<sweeps>][_u<unroll>][_p<lines ahead>][_n]_<isa>
 //
 // where <shape> is any (every stride in a register), strip (the same, the left
-// operand packed) or, in entries, k<depth>[s<segments>x<distance>][t<step>]
+// operand packed), across (the same, lanes across blocks) or, in entries, k<depth>[s<segments>x<distance>][t<step>]
 // a<row of A>c<row of C>; kernels of one row leave out the rows. What is as in most
 // kernels of its width is left out; n does not prefetch C.
 func (k Row) Name() string {
@@ -62,6 +67,8 @@ func (k Row) Name() string {
 	switch s := k.Shape; {
 	case k.Strip:
 		b.WriteString("strip")
+	case k.Across:
+		b.WriteString("across")
 	case s == nil:
 		b.WriteString("any")
 	default:
@@ -83,7 +90,7 @@ func (k Row) Name() string {
 	if k.Sweeps != k.usualSweeps() {
 		fmt.Fprintf(&b, "_w%d", k.Sweeps)
 	}
-	if k.Unroll != 4 {
+	if k.Unroll != k.usualUnroll() {
 		fmt.Fprintf(&b, "_u%d", k.Unroll)
 	}
 	if k.Ahead != k.usualAhead() {
@@ -104,13 +111,27 @@ func (k Row) Needs() []Feature {
 
 // usualSweeps keeps a tile of six rows in 16 registers.
 func (k Row) usualSweeps() int {
+	if k.Across && k.ISA == AVX2 {
+		return 2
+	}
 	if k.ISA == AVX2 && (k.NR == Panel || k.NR == LongPanel) {
 		return k.NR / HalfPanel
 	}
 	return 1
 }
 
+// usualUnroll is 1 across blocks, where a k has work enough.
+func (k Row) usualUnroll() int {
+	if k.Across {
+		return 1
+	}
+	return 4
+}
+
 func (k Row) usualAhead() int {
+	if k.Across {
+		return 1
+	}
 	if k.Strip || k.MR <= 2 {
 		return 0
 	}
@@ -145,15 +166,27 @@ func (k Row) Validate() error {
 		return errors.Join(append(errs, fmt.Errorf("format: %q is unknown; valid are %v", k.Format, names))...)
 	}
 	within("mr", k.MR, 1, MaxMR)
-	if !slices.Contains(Widths[:], k.NR) {
+	if k.Across {
+		within("nr", k.NR, 1, MaxAcross)
+	} else if !slices.Contains(Widths[:], k.NR) {
 		fail("nr: %d is no width of tiles; valid are %v", k.NR, Widths)
 	}
 	if !slices.Contains(Epilogues(), k.Epilogue) {
 		return fmt.Errorf("epilogue: %q is unknown; valid are %q", k.Epilogue, Epilogues())
-	} else if k.Epilogue.Gated() && k.NR%Panel != 0 {
+	} else if k.Epilogue.Gated() && k.NR%Panel != 0 && !k.Across {
 		fail("epilogue: panels of %s are 32 columns wide, not %d", k.Epilogue, k.NR)
 	}
 	switch {
+	case k.Across:
+		if k.Strip || k.Shape != nil || k.Epilogue != Linear || f.Name != F32 {
+			fail("across: kernels across blocks are of %s and have no strips, no shape and no epilogue", F32)
+		}
+		if k.Unroll != 1 {
+			fail("unroll: %d; kernels across blocks take one k at a time", k.Unroll)
+		}
+		if want := k.usualSweeps(); k.Sweeps != want {
+			fail("sweeps: %d; %s has %d in %d lanes", k.Sweeps, k.ISA, want, LaneGroup)
+		}
 	case k.Strip && (k.Shape != nil || k.Epilogue != Linear || k.NR > Panel || k.Ahead != 0):
 		fail("strip: strips have no shape, no epilogue and ask for nothing ahead, and are up to %d wide", Panel)
 	case k.Sweeps > 1 && k.ISA != AVX2:
@@ -167,7 +200,7 @@ func (k Row) Validate() error {
 		fail("unroll: %d cuts the groups of %d k of %s", k.Unroll, f.KGroup, f.Name)
 	}
 	within("ahead", k.Ahead, 0, 64)
-	if k.Sweeps > 1 && k.Ahead%k.Sweeps != 0 {
+	if k.Sweeps > 1 && k.Ahead%k.Sweeps != 0 && !k.Across {
 		fail("ahead: %d lines in %d sweeps", k.Ahead, k.Sweeps)
 	}
 	if s := k.Shape; s != nil {

@@ -10,6 +10,8 @@ import (
 type Schedule struct {
 	// Tiles are the heights of tiles, by [Width].
 	Tiles [NumWidths]Tile `json:"tiles"`
+	// Across is the tile of kernels whose lanes run across blocks.
+	Across AcrossTile `json:"across"`
 	// Unroll is the number of k of one round of a kernel's loop.
 	Unroll int `json:"unroll"`
 	// PrefetchC makes kernels ask for the lines that they will store to.
@@ -45,6 +47,9 @@ type Schedule struct {
 	MinRowChunk     int `json:"min_row_chunk"`
 	MaxRowChunk     int `json:"max_row_chunk"`
 	ChunksPerThread int `json:"chunks_per_thread"`
+	// ChunkBytes bounds the rows of a chunk where those between the factors are wide:
+	// they stay near while the next factor reads them.
+	ChunkBytes int `json:"chunk_bytes"`
 	// UnitsPerThread is the number of shares of columns a thread, where these are
 	// handed out.
 	UnitsPerThread int `json:"units_per_thread"`
@@ -84,8 +89,26 @@ type Tile struct {
 	Sweeps int `json:"sweeps"`
 }
 
-// MaxMR is the height of the tallest tile that there may be.
-const MaxMR = 15
+// AcrossTile are the sizes of kernels whose lanes run across blocks.
+type AcrossTile struct {
+	// Rows and Columns are the largest tile with kernels, in vectors of [LaneGroup]
+	// blocks; every smaller one has kernels, too.
+	Rows    int `json:"rows"`
+	Columns int `json:"columns"`
+	// Depth is the number of rows of both operands that a weight gradient passes over
+	// at a time, so that they stay in the L1 cache from one tile to the next.
+	Depth int `json:"depth"`
+	// Ahead is the number of cache lines beyond each vector at which another one is
+	// asked for: that of a group of lanes to come.
+	Ahead int `json:"ahead"`
+}
+
+// MaxMR is the height of the tallest tile that there may be, MaxAcross the number of
+// columns of the widest one across blocks.
+const (
+	MaxMR     = 15
+	MaxAcross = 5
+)
 
 // Validate says what would make a schedule run out of room or not end.
 func (s Schedule) Validate() error {
@@ -114,11 +137,12 @@ func (s Schedule) Validate() error {
 		name      string
 		v, lo, hi int
 	}{
+		{"across.rows", s.Across.Rows, 1, MaxMR}, {"across.columns", s.Across.Columns, 1, MaxAcross}, {"across.depth", s.Across.Depth, 1, RowBlock}, {"across.ahead", s.Across.Ahead, 0, 64},
 		{"unroll", s.Unroll, 1, 16}, {"ahead_columns", s.AheadColumns, 0, 2 * Panel}, {"ahead_rows", s.AheadRows, 0, MaxMR},
 		{"lone_rows", s.LoneRows, 0, MaxMR}, {"shallow_bytes", s.ShallowBytes, 0, 1 << 30}, {"set_bytes", s.SetBytes, 64, 1 << 20},
 		{"panel_bytes", s.PanelBytes, 1, 1 << 30}, {"few_rows", s.FewRows, 0, 1 << 20},
 		{"row_tiles", s.RowTiles, 1, MaxMR}, {"min_row_chunk", s.MinRowChunk, s.RowTiles, 1 << 20}, {"max_row_chunk", s.MaxRowChunk, s.MinRowChunk, 1 << 20},
-		{"chunks_per_thread", s.ChunksPerThread, 1, 64}, {"units_per_thread", s.UnitsPerThread, 1, 64}, {"inline_flops", s.InlineFlops, 0, 1 << 30},
+		{"chunks_per_thread", s.ChunksPerThread, 1, 64}, {"chunk_bytes", s.ChunkBytes, 1, 1 << 30}, {"units_per_thread", s.UnitsPerThread, 1, 64}, {"inline_flops", s.InlineFlops, 0, 1 << 30},
 		{"strip_rows", s.StripRows, 1, MaxMR}, {"left_strips", s.LeftStrips, 1, 64}, {"gradient_bytes", s.GradientBytes, 1, 1 << 30},
 		{"weight_units_per_thread", s.WeightUnitsPerThread, 1, 64}, {"small_unit", s.SmallUnit, 1, 1 << 30},
 		{"bias_columns", s.BiasColumns, 1, 1 << 20}, {"column_rows", s.ColumnRows, 1, 1 << 20}, {"merge_rows", s.MergeRows, 1, 1 << 20},
@@ -135,14 +159,24 @@ func (s Schedule) Validate() error {
 // of the main height, the last two balanced, or one taller tile where m allows it.
 func (s *Schedule) RowTile(m int, w Width) int {
 	t := s.Tiles[w]
+	return next(m, t.Max, t.Main)
+}
+
+// next is how many of m come next, main of them where there are enough, the last two
+// times balanced, or all where most allows it.
+func next(m, most, main int) int {
 	switch {
-	case m <= t.Max:
+	case m <= most:
 		return m
-	case m < 2*t.Main:
+	case m < 2*main:
 		return (m + 1) / 2
 	}
-	return t.Main
+	return main
 }
+
+// NextRows and NextColumns are the size of the next tile when so many are left.
+func (a AcrossTile) NextRows(m int) int    { return next(m, a.Rows, a.Rows) }
+func (a AcrossTile) NextColumns(n int) int { return next(n, a.Columns, a.Columns) }
 
 // NextStrip is the height of the next strip when n rows are left.
 func (s *Schedule) NextStrip(n int) int {
@@ -193,16 +227,21 @@ func (s *Schedule) PanelGroup(panel, rows int) int {
 func (s *Schedule) GradientPanels() int { return max(2, s.GradientBytes/(EntryBytes*Panel*RowBlock)) }
 
 // RowChunk is the number of rows that pass through all stages of a call
-// together, or 0 where rows are so few that columns are handed out instead.
-func (s *Schedule) RowChunk(m, threads int) int {
+// together, or 0 where rows are so few that columns are handed out instead. width is
+// the number of entries that each row has between factors.
+func (s *Schedule) RowChunk(m, threads, width int) int {
+	most := s.MaxRowChunk
+	if wide := EntryBytes * width; most*wide > s.ChunkBytes {
+		most = max(1, s.ChunkBytes/wide/s.RowTiles) * s.RowTiles
+	}
 	if threads == 1 {
 		// As few chunks as there must be: each reads all weights again.
-		chunks := (m + s.MaxRowChunk - 1) / s.MaxRowChunk
+		chunks := (m + most - 1) / most
 		rows := (m + chunks - 1) / chunks
 		return (rows + s.RowTiles - 1) / s.RowTiles * s.RowTiles
 	}
 	if chunk := m / (s.ChunksPerThread * threads) / s.RowTiles * s.RowTiles; chunk >= s.MinRowChunk {
-		return min(chunk, s.MaxRowChunk)
+		return min(chunk, most)
 	}
 	return 0
 }

@@ -52,8 +52,8 @@ func TestRegisterTargets(t *testing.T) {
 	defer func(old []Target) { targets = old }(targets)
 	targets = nil
 	good := Target{Name: "t", ISA: AVX2, Schedule: Schedule{
-		Tiles: [NumWidths]Tile{Full: {Max: 6, Main: 6, Sweeps: 1}, Half: {Max: 6, Main: 6, Sweeps: 1}, Long: {Max: 6, Main: 6, Sweeps: 1}}, Unroll: 4,
-		SetBytes: 4096, PanelBytes: 1, RowTiles: 1, MinRowChunk: 1, MaxRowChunk: 1, ChunksPerThread: 1, UnitsPerThread: 1,
+		Tiles: [NumWidths]Tile{Full: {Max: 6, Main: 6, Sweeps: 1}, Half: {Max: 6, Main: 6, Sweeps: 1}, Long: {Max: 6, Main: 6, Sweeps: 1}}, Across: AcrossTile{Rows: 1, Columns: 1, Depth: 1}, Unroll: 4,
+		SetBytes: 4096, PanelBytes: 1, RowTiles: 1, MinRowChunk: 1, MaxRowChunk: 1, ChunkBytes: 1, ChunksPerThread: 1, UnitsPerThread: 1,
 		StripRows: 1, LeftStrips: 1, GradientBytes: 1, WeightUnitsPerThread: 1, SmallUnit: 1, BiasColumns: 1, ColumnRows: 1, MergeRows: 1}}
 	RegisterTargets(good)
 	RegisterTargets(good)
@@ -96,7 +96,7 @@ func TestPackedSizes(t *testing.T) {
 			t.Errorf("%s: %d columns of %d k take %d bytes, want %d", c.f.Name, c.columns, c.kc, got, c.want)
 		}
 	}
-	l := Layout{Columns: 3*Panel + HalfPanel - Panel, KBlocks: []int{5, 3}} // 80: a panel of 32, and one of 48
+	l := Layout{Columns: 3*Panel + HalfPanel - Panel, KBlocks: []int{5, 3}, Panel: Panel} // 80: a panel of 32, and one of 48
 	p := NewPacked(bf16, l, func(n int) []byte { return make([]byte, n) })
 	if want := 2*80*6 + 2*80*4; len(p.Data) != want || len(p.Panel(0, 0)) != 2*32*6 || len(p.Panel(1, 1)) != 2*48*4 || p.PanelStep(1) != 2*32*4 {
 		t.Errorf("%d bytes of %d, panels of %d and %d", len(p.Data), want, len(p.Panel(0, 0)), len(p.Panel(1, 1)))

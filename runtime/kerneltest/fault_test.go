@@ -33,13 +33,15 @@ func keeping(p unsafe.Pointer, off, n, step int, f func()) {
 	}
 }
 
-// faults are deliberate ones: each runs the right kernel and spoils something.
-// concerns says which kernels can have it, all where it is nil.
-var faults = []struct {
+// fault is a deliberate one: it runs the right kernel and spoils something. concerns
+// says which kernels can have it, all where it is nil.
+type fault struct {
 	name     string
 	concerns func(k kernel.Info) bool
 	run      func(a *kernel.Args, f kernel.Func)
-}{
+}
+
+var faults = []fault{
 	{"a sum that leaves out its last product", func(k kernel.Info) bool { return k.Shape == nil }, func(a *kernel.Args, f kernel.Func) {
 		segs := slices.Clone(unsafe.Slice((*kernel.Segment)(a.Segs), a.NSegs))
 		if last := &segs[len(segs)-1]; last.Len > 1 {
@@ -162,6 +164,8 @@ func family(k kernel.Info) string {
 	switch {
 	case k.Strip:
 		how = "strip"
+	case k.Across:
+		how = "across blocks"
 	case k.Shape != nil:
 		how = "one shape"
 	}
@@ -180,8 +184,11 @@ func TestFaults(t *testing.T) {
 	}
 	for f, k := range tallest {
 		t.Run(f, func(t *testing.T) {
-			right := k.Func
-			for _, fault := range faults {
+			right, list := k.Func, faults
+			if k.Across {
+				list = acrossFaults
+			}
+			for _, fault := range list {
 				if fault.concerns != nil && !fault.concerns(k) {
 					continue
 				}

@@ -144,6 +144,12 @@ func factor(f *plan.Factor, w []float32, x, y []bound.Num, m int, share bound.Nu
 	copy(sums, y)
 	orders := make([]plan.Product, f.Factor.Blocks)
 	for _, p := range f.Forward() {
+		if p.Lanes > 0 {
+			for b := range orders {
+				orders[b] = p
+			}
+			break
+		}
 		orders[p.Block] = p
 	}
 	in, row := make([]bound.Num, m*f.In), make([]float64, f.In)

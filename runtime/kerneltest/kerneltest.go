@@ -73,6 +73,9 @@ func newRoom(t testing.TB) *room {
 
 // check runs a kernel on products of every form that it can be called with.
 func (m *room) check(k kernel.Info) error {
+	if k.Across {
+		return m.checkAcross(k)
+	}
 	r := rand.New(rand.NewPCG(7, 7))
 	segments := [][]int{{1}, {2}, {7}, {64}, {5, 3}, {16, 16, 16}, {516}}
 	steps := []int{1, 3}

@@ -21,6 +21,8 @@ type Gradient struct {
 	inWidth, outWidth int
 	nIn, nOut         int
 	strips            *tiles
+	// across takes the place of blocks and strips where the lanes run across blocks.
+	across *acrossGradient
 }
 
 type gradientBlock struct {
@@ -61,6 +63,11 @@ func columnRuns(canon []int, t *vec.Table) []columnRun {
 // NewGradient plans the gradient of a factor's weights and binds its kernels.
 func NewGradient(f plan.Factor, t *kernel.Target) (*Gradient, error) {
 	g := &Gradient{target: t, vec: vec.On(t), inWidth: f.InWidth, outWidth: f.PreWidth, nIn: f.In, nOut: f.Out}
+	var err error
+	if f.Across {
+		g.across, err = newAcrossGradient(f, t)
+		return g, err
+	}
 	for _, p := range plan.Gradients(f, &t.Schedule) {
 		b := gradientBlock{Gradient: p, direct: p.Direct()}
 		for _, s := range p.Strips {
@@ -71,7 +78,6 @@ func NewGradient(f plan.Factor, t *kernel.Target) (*Gradient, error) {
 		}
 		g.blocks = append(g.blocks, b)
 	}
-	var err error
 	g.strips, err = anyShape(t, family{strip: true})
 	return g, err
 }
@@ -97,11 +103,20 @@ func (g *Gradient) Direct(block int) bool { return g.blocks[block].direct }
 
 // Wrap puts what wrap makes of each kernel in its place: for tests that look at the
 // calls.
-func (g *Gradient) Wrap(wrap func(kernel.Func) kernel.Func) { g.strips = g.strips.wrapped(wrap) }
+func (g *Gradient) Wrap(wrap func(kernel.Func) kernel.Func) {
+	if g.across != nil {
+		g.across.tiles = g.across.tiles.wrapped(wrap)
+		return
+	}
+	g.strips = g.strips.wrapped(wrap)
+}
 
 // AddUnits splits the gradient into units of about the given number of
 // weights. Each packs its part of x again: units are tall rather than many.
 func (g *Gradient) AddUnits(units []Unit, dw, dy, x []float32, weights int, share Weight) []Unit {
+	if g.across != nil {
+		return g.addAcrossUnits(units, Unit{Gradient: g, dw: dw, dy: dy, x: x, weight: share}, weights)
+	}
 	panels := CeilDiv(g.nIn, kernel.Panel)
 	groups := CeilDiv(panels, g.target.GradientPanels())
 	group := CeilDiv(panels, groups)
@@ -138,6 +153,9 @@ func (u *Unit) work() int {
 	if u.Gradient == nil {
 		return u.s1 - u.s0
 	}
+	if u.across != nil {
+		return (u.p1 - u.p0) * kernel.LaneGroup * u.nIn * u.nOut
+	}
 	return (u.s1 - u.s0) * u.target.StripRows * (u.p1 - u.p0) * kernel.Panel
 }
 
@@ -159,6 +177,10 @@ func (w *Workspace) weightStep(worker, i int) {
 }
 
 func (u *Unit) run(s *Scratch, m int, accumulate bool) {
+	if u.across != nil {
+		u.runAcross(s, m, accumulate)
+		return
+	}
 	var sums []float32
 	width := (u.p1 - u.p0) * kernel.Panel
 	if !u.block.direct {

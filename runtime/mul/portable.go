@@ -13,7 +13,11 @@ import (
 // that dispatch and tests treat it like the assembly.
 func init() {
 	for _, k := range cpu.Any(kernel.For(kernel.Portable)) {
-		kernel.Register(kernel.Info{Name: k.Name(), Row: k, Func: mulPortable})
+		f := mulPortable
+		if k.Across {
+			f = acrossPortable
+		}
+		kernel.Register(kernel.Info{Name: k.Name(), Row: k, Func: f})
 	}
 }
 
@@ -68,6 +72,34 @@ func mulPortable(a *kernel.Args) {
 				portable().Activate(a.Epilogue, s, s, width)
 			}
 			copy(c, s)
+		}
+	}
+}
+
+// acrossPortable is the readable definition of a kernel whose lanes run across blocks.
+// For MR rows i and each of NTiles*NR columns j, every entry is a vector of neighbouring
+// blocks, and
+//
+//	C[i,j] = (C[i,j] with Continue, else 0) + sum_k A[i,k] * B[k,j]
+//
+// lane by lane, each one chain in increasing k.
+func acrossPortable(a *kernel.Args) {
+	vector := func(p unsafe.Pointer, off int) []float32 { return floats(p, off, kernel.LaneGroup) }
+	depth := (*kernel.Segment)(a.Segs).Len
+	for i := range a.MR {
+		for j := range a.NTiles * a.NR {
+			var sum [kernel.LaneGroup]float32
+			c := vector(a.C, i*a.LDC+j*a.ColC)
+			if a.Flags&kernel.Continue != 0 {
+				copy(sum[:], c)
+			}
+			for k := range depth {
+				x, y := vector(a.A, i*a.LDA+k*a.KStep), vector(a.B, k*a.LDB+j*a.ColB)
+				for l := range sum {
+					sum[l] += x[l] * y[l]
+				}
+			}
+			copy(c, sum[:])
 		}
 	}
 }

@@ -35,6 +35,9 @@ type Product struct {
 	// spread stores the scratch tile's rows, where all results lie in one
 	// stretch with a fixed distance; nil where they do not.
 	spread *vec.Spread
+	// across holds the kernels of a product whose lanes run across blocks, which needs
+	// nothing else of the above but its pack.
+	across *acrossTiles
 }
 
 // kblock is one block of k: where its inputs lie in a source row and the
@@ -52,6 +55,9 @@ type kblock struct {
 // NewProduct binds a product to the kernels of a target: those made for its shape,
 // where they are linked and onlyAny is false.
 func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *memory.Arena) (*Product, error) {
+	if p.Lanes > 0 {
+		return newAcross(p, t, bias, arena)
+	}
 	q := &Product{Product: p, target: t, panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
 	k0 := 0
 	for i, kc := range p.KBlocks {
@@ -90,7 +96,7 @@ func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *mem
 // allocate makes room for the packed weights.
 func (q *Product) allocate(bias bool, arena *memory.Arena) {
 	f, _ := kernel.F32.Format()
-	q.pack = kernel.NewPacked(f, kernel.Layout{Columns: q.Columns(), KBlocks: q.KBlocks}, arena.Bytes)
+	q.pack = kernel.NewPacked(f, kernel.Layout{Columns: q.Columns(), KBlocks: q.KBlocks, Panel: q.PanelColumns()}, arena.Bytes)
 	if bias {
 		q.bias = arena.Floats(q.Columns())
 	}
@@ -140,11 +146,18 @@ func (q *Product) Wrap(wrap func(kernel.Func) kernel.Func) {
 		b := &q.blocks[i]
 		b.tiles, b.scratch = *b.tiles.wrapped(wrap), b.scratch.wrapped(wrap)
 	}
+	if q.across != nil {
+		q.across = q.across.wrapped(wrap)
+	}
 }
 
 // PackWeights fills panel number panel from the factor's weights; each entry
 // of the canonical block is w[out*ldOut + in*ldIn].
 func (q *Product) PackWeights(panel int, w []float32, f *plan.Factor) {
+	if q.across != nil {
+		q.packGroup(panel, w, f)
+		return
+	}
 	w = w[q.Block*f.In*f.Out:][:f.In*f.Out]
 	ldCol, ldK := f.In, 1
 	if q.Transposed {
@@ -222,6 +235,10 @@ type operands struct {
 // run computes m rows of the results of panels [p0, p1). after is what will be
 // multiplied then.
 func (q *Product) run(s *Scratch, o operands, m, p0, p1 int, after []byte) {
+	if q.across != nil {
+		q.runAcross(s, o, m, p0, p1)
+		return
+	}
 	full := q.FullPanels()
 	for p0 < p1 {
 		n := min(q.target.PanelGroup(q.pass, m), p1-p0)

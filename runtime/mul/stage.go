@@ -73,16 +73,30 @@ func (w *Workspace) AddProducts(ps []*Product, st Stage) {
 }
 
 // units counts the product's pairs of panels: the smallest chunk of work when
-// there are few rows.
-func (q *Product) units() int { return (q.panels + 1) / 2 }
+// there are few rows. Of lanes across blocks the last three groups may be one, because
+// the last two have blocks in common.
+func (q *Product) units() int {
+	if q.across != nil {
+		return max(1, q.panels/2)
+	}
+	return (q.panels + 1) / 2
+}
 
-// Begin starts the stages of a call over m rows. Many rows are handed out in
-// blocks that pass through all stages; few rows in column units, stage by
-// stage.
-func (w *Workspace) Begin(t *kernel.Target, m int) {
+// end is the panel at which unit i ends.
+func (q *Product) end(i int) int {
+	if i == q.units()-1 {
+		return q.panels
+	}
+	return 2*i + 2
+}
+
+// Begin starts the stages of a call over m rows, each of width entries between
+// factors. Many rows are handed out in blocks that pass through all stages; few rows in
+// column units, stage by stage.
+func (w *Workspace) Begin(t *kernel.Target, m, width int) {
 	w.target = t
 	w.stages = w.stages[:0]
-	w.m, w.rowChunk = m, w.target.RowChunk(m, w.pool.Threads())
+	w.m, w.rowChunk = m, w.target.RowChunk(m, w.pool.Threads(), width)
 }
 
 // Exec runs the stages.
@@ -169,7 +183,7 @@ func (w *Workspace) unitStep(worker, unit int) {
 	if q, j := st.unit(w.nextUnit(unit)); q != nil {
 		after = q.first(2*j, w.m)
 	}
-	p.run(&w.workers[worker], w.operands(st, 0, 0), w.m, 2*i, min(2*i+2, p.panels), after)
+	p.run(&w.workers[worker], w.operands(st, 0, 0), w.m, 2*i, p.end(i), after)
 }
 
 // rows runs an elementwise pass over rows [r0, r1).

@@ -26,7 +26,7 @@ func TestStagesOfRows(t *testing.T) {
 				src[i] = float32(i)
 			}
 			seen := make([]atomic.Int32, m)
-			ws.Begin(&target, m)
+			ws.Begin(&target, m, width)
 			kept := ws.Local(SlotResidual, width)
 			if n := ws.LocalRows(); len(kept.Data) != n*width || n < min(m, target.RowTiles) {
 				t.Fatalf("%d rows, %d threads: a local matrix of %d entries for %d rows", m, threads, len(kept.Data), n)

@@ -189,7 +189,7 @@ func (b *bound) between(m int) (z [][]float32) {
 
 // runForward computes y; where z is nil, what lies between the factors is local.
 func (b *bound) runForward(y, pre, x, residual []float32, z [][]float32, m int, share Weight) {
-	b.ws.Begin(b.target, m)
+	b.ws.Begin(b.target, m, 0)
 	src, before := Whole(x), Whole(pre)
 	if pre == nil && b.last().Act.Gated() {
 		before = b.ws.Local(SlotPre, b.last().PreWidth)
@@ -213,7 +213,7 @@ func (b *bound) runForward(y, pre, x, residual []float32, z [][]float32, m int, 
 
 // runBackward computes dx, and in dz what lies between the factors.
 func (b *bound) runBackward(dx, dpre []float32, dz [][]float32, m int) {
-	b.ws.Begin(b.target, m)
+	b.ws.Begin(b.target, m, 0)
 	src := Whole(dpre)
 	for i := len(b.backward) - 1; i >= 0; i-- {
 		dst := Whole(dx)

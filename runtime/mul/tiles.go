@@ -38,6 +38,15 @@ func (t *tiles) wrapped(wrap func(kernel.Func) kernel.Func) *tiles {
 	return &c
 }
 
+// lookup finds an any-shape kernel.
+func lookup(k kernel.Row) (kernel.Info, error) {
+	info, ok := kernel.Lookup(k.Name())
+	if !ok {
+		return info, fmt.Errorf("mul: no kernel %s in this build; regenerate generated/anyshape with `make generate`", k.Name())
+	}
+	return info, nil
+}
+
 // family names the any-shape kernels of one epilogue, or those of strips.
 type family struct {
 	target   kernel.Target
@@ -57,12 +66,12 @@ func anyShape(t *kernel.Target, f family) (*tiles, error) {
 	}
 	all := &tiles{}
 	for _, k := range cpu.Any(*t) {
-		if k.Epilogue != f.epilogue || k.Strip != f.strip {
+		if k.Epilogue != f.epilogue || k.Strip != f.strip || k.Across {
 			continue
 		}
-		info, ok := kernel.Lookup(k.Name())
-		if !ok {
-			return nil, fmt.Errorf("mul: no kernel %s in this build; regenerate generated/anyshape with `make generate`", k.Name())
+		info, err := lookup(k)
+		if err != nil {
+			return nil, err
 		}
 		all.put(info)
 	}

@@ -189,6 +189,44 @@ func TestPanelGroup(t *testing.T) {
 	}
 }
 
+// Rows between factors shorten chunks where they are wider than those of any preset.
+func TestChunkBytes(t *testing.T) {
+	widest := 0
+	for _, name := range specfile.Presets() {
+		m, err := specfile.Load(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range min(m.Layers, 2) {
+			f := plan.NewFFN(m.LayerFFN(i))
+			for _, l := range []plan.Layer{f.FC1, f.FC2} {
+				width := 0
+				for _, f := range l.Factors[1:] {
+					width += f.InWidth
+				}
+				widest = max(widest, width)
+			}
+		}
+	}
+	for _, target := range Targets() {
+		for _, threads := range []int{1, 2, 16} {
+			for _, m := range []int{1, 100, 1000, 10000} {
+				if got, want := target.RowChunk(m, threads, widest), target.RowChunk(m, threads, 0); got != want {
+					t.Errorf("%s: %d rows of %d entries pass in chunks of %d, want %d", target.Name, m, widest, got, want)
+				}
+				got := target.RowChunk(m, threads, 2*368*16)
+				if got%target.RowTiles != 0 || got > target.RowTiles && kernel.EntryBytes*2*368*16*got > target.ChunkBytes {
+					t.Errorf("%s: %d wide rows pass in chunks of %d", target.Name, m, got)
+				}
+			}
+		}
+	}
+	if widest < 1000 {
+		t.Errorf("the widest row of a preset has %d entries", widest)
+	}
+	t.Log(widest)
+}
+
 // notSizes are the constants that decide nothing by the size of an operand.
 var notSizes = map[string]string{
 	"walkDepth": "of the thresholds' own list",
@@ -197,7 +235,7 @@ var notSizes = map[string]string{
 	"Eps": "not a size", "gain": "not a size", "Ignored": "a mark",
 	"crossoverRounds": "of a measurement", "crossoverMost": "of a measurement", "crossoverTime": "of a measurement",
 	"scratchTile": "room for the largest tile",
-	"Accumulate":  "a flag", "MaxMR": "room for the largest tile", "maxStride": "the largest immediate", "ABI": "a version", "EntryBytes": "of a type", "AheadK": "a unit of prefetching", "noOp": "a mark",
+	"Accumulate":  "a flag", "MaxMR": "room for the largest tile", "MaxAcross": "room for the largest tile", "maxStride": "the largest immediate", "ABI": "a version", "EntryBytes": "of a type", "AheadK": "a unit of prefetching", "noOp": "a mark",
 }
 
 // Every constant of the packages below that is a number is a threshold that

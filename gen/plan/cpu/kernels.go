@@ -34,9 +34,9 @@ func shaped(k kernel.Row, p plan.Product, segs []kernel.Segment) (kernel.Row, bo
 }
 
 // Any lists the any-shape kernels of a target: every tile height and width
-// with every epilogue, and the strip kernels of backward-weight.
+// with every epilogue, the strip kernels of backward-weight, and those across blocks.
 func Any(t kernel.Target) []kernel.Row {
-	var ks []kernel.Row
+	ks := Across(&t)
 	for w := range kernel.NumWidths {
 		for mr := 1; mr <= t.Tiles[w].Max; mr++ {
 			for _, e := range kernel.Epilogues() {
@@ -51,6 +51,21 @@ func Any(t kernel.Target) []kernel.Row {
 	for _, w := range []kernel.Width{kernel.Full, kernel.Half} {
 		for mr := 1; mr <= t.StripRows; mr++ {
 			ks = append(ks, row(&t, mr, w, kernel.Linear, true))
+		}
+	}
+	return ks
+}
+
+// Across lists the kernels of a target whose lanes run across blocks: every tile up
+// to the largest.
+func Across(t *kernel.Target) (ks []kernel.Row) {
+	sweeps := 1
+	if t.ISA == kernel.AVX2 {
+		sweeps = 2
+	}
+	for mr := 1; mr <= t.Across.Rows; mr++ {
+		for nr := 1; nr <= t.Across.Columns; nr++ {
+			ks = append(ks, kernel.Row{ISA: t.ISA, Format: kernel.F32, MR: mr, NR: nr, Across: true, Sweeps: sweeps, Unroll: 1, PrefetchC: t.PrefetchC, Ahead: t.Across.Ahead})
 		}
 	}
 	return ks
@@ -100,7 +115,7 @@ func Kernels(t kernel.Target, p plan.Product) []kernel.Row {
 // the i-th block of k of a product, whose segments are relative: the main tile, and
 // that of one row, which runs pairs panel by panel.
 func Shaped(t *kernel.Target, p plan.Product, i int, segs []kernel.Segment, w kernel.Width) (ks []kernel.Row) {
-	if t.Tiles[w].Max == 0 || p.Epilogue.Gated() && kernel.Widths[w]%kernel.Panel != 0 {
+	if p.Lanes > 0 || t.Tiles[w].Max == 0 || p.Epilogue.Gated() && kernel.Widths[w]%kernel.Panel != 0 {
 		return nil
 	}
 	one := w

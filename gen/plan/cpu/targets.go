@@ -13,6 +13,7 @@ func Targets() []kernel.Target {
 	// multiple of 4096 bytes apart.
 	avx512 := common
 	avx512.Tiles = [...]kernel.Tile{kernel.Pair: tile(6, 6, 1), kernel.Full: tile(14, 12, 1), kernel.Half: tile(14, 12, 1), kernel.Long: tile(8, 6, 1)}
+	avx512.Across = kernel.AcrossTile{Rows: 6, Columns: 4, Depth: 16, Ahead: 1}
 	avx512.StripRows = 12
 	avx512.PairTall = true
 	avx512 = caches(avx512, 1<<20)
@@ -23,11 +24,14 @@ func Targets() []kernel.Target {
 	full := avx512
 	full.PairTall = false
 	full.MaxRowChunk *= 2
+	full.ChunkBytes *= 2
 
 	// 6x16 keeps 12 accumulators in 16 registers; a 32-wide panel is swept in
 	// two halves, a 48-wide one in three.
 	avx2 := common
 	avx2.Tiles = [...]kernel.Tile{kernel.Full: tile(6, 6, 2), kernel.Half: tile(6, 6, 1), kernel.Long: tile(6, 6, 3)}
+	// 4x3 across blocks: 12 accumulators, three vectors of one operand, one of the other.
+	avx2.Across = kernel.AcrossTile{Rows: 4, Columns: 3, Depth: 16, Ahead: 1}
 	avx2.StripRows = 6
 	avx2 = caches(avx2, 256<<10)
 
@@ -51,7 +55,7 @@ var common = kernel.Schedule{
 	FewRows:  64, // their inputs leave room in the L2 cache for panels to come
 	RowTiles: 12, // a common multiple of the tiles' heights: chunks of rows cut no tile
 	// A chunk of 2 x 12 rows at least, of 11 x 12 at most.
-	MinRowChunk: 24, MaxRowChunk: 132, ChunksPerThread: 4, UnitsPerThread: 8, InlineFlops: 100_000,
+	MinRowChunk: 24, MaxRowChunk: 132, ChunkBytes: 9 << 17, ChunksPerThread: 4, UnitsPerThread: 8, InlineFlops: 100_000,
 	LeftStrips: 4, WeightUnitsPerThread: 6, SmallUnit: 1 << 17, BiasColumns: 256, ColumnRows: 256, MergeRows: 256,
 }
 

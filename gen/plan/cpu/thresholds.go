@@ -28,6 +28,15 @@ func Thresholds(t kernel.Target, threads int) []plan.Threshold {
 		at("BiasColumns", plan.AxisColumns, t.BiasColumns, "two units of the bias's gradient"),
 		at("MinRun", plan.AxisRunLen, plan.MinRun-1, "products that kernels store"),
 
+		at("LaneGroup", plan.AxisBlocks, kernel.LaneGroup-1, "lanes across blocks"),
+		at("one group of lanes", plan.AxisBlocks, kernel.LaneGroup, "two groups of lanes, with blocks in common"),
+		at("two groups of lanes", plan.AxisBlocks, 2*kernel.LaneGroup, "three groups of lanes"),
+		at("AcrossWidth", plan.AxisNarrow, plan.AcrossWidth, "products block by block"),
+		at("Across", plan.AxisNarrow, t.Across.Columns, "two tiles side by side"),
+		at("Across", plan.AxisRows, t.Across.Rows, "two tiles across blocks"),
+		at("Across", plan.AxisRows, t.Across.Depth, "a chain of a gradient across blocks in two goes"),
+		at("ChunkBytes", plan.AxisBetween, t.ChunkBytes/(kernel.EntryBytes*t.MaxRowChunk), "smaller chunks of rows"),
+
 		at("LoneRows", plan.AxisRows, t.LoneRows, "pairs of panels, and prefetching"),
 		at("FewRows", plan.AxisRows, t.FewRows, "groups of panels that half of the L2 cache holds"),
 		at("RowBlock", plan.AxisRows, kernel.RowBlock, "two chains in each sum of a weight gradient"),
