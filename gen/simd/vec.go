@@ -429,7 +429,8 @@ var emitVec = map[kernel.VecOp]func(*asm){
 		n := e.vecRow.StripRows
 		e.pack(n, func(src, dst reg.GPVirtual) { e.copyStepped(src, dst, n) })
 	},
-	kernel.OpRead: func(e *asm) { e.loop(8, []int{0}, func(b *vecBody) { b.ld(0) }) },
+	kernel.OpCopyRuns: func(e *asm) { e.copyRuns() },
+	kernel.OpRead:     func(e *asm) { e.loop(8, []int{0}, func(b *vecBody) { b.ld(0) }) },
 	kernel.OpPeak: func(e *asm) {
 		// As many chains as hide the latency of two multiply-adds a cycle.
 		acc := e.sums(12)
@@ -534,6 +535,36 @@ func (e *asm) copyStepped(src, dst reg.GPVirtual, n int) {
 		e.LEAQ(indexed(s, step, 4, 0), s)
 	}
 }
+
+// copyRuns copies runs of entries, each from and to places of its own in many rows:
+// a masked vector a run and row, by the table that vec.NewRuns lays out.
+func (e *asm) copyRuns() {
+	dst, src, table, runs := e.load(vecP(0)), e.load(vecP(1)), e.load(vecP(3)), e.load(vecGroups)
+	dstStep, srcStep := e.load(vecStride), e.load(vecStep)
+	run, row := e.label("run"), e.label("row")
+	e.Label(run)
+	s, d, n, rows := e.GP64(), e.GP64(), e.GP64(), e.load(vecRows)
+	e.MOVQ(mem(table, 0), d)
+	e.ADDQ(dst, d)
+	e.MOVQ(mem(table, 8), s)
+	e.ADDQ(src, s)
+	e.MOVQ(mem(table, 16), n)
+	k, v := e.FirstLanes(n), e.Vec()
+	e.Label(row)
+	e.LoadMasked(mem(s, 0), k, v)
+	e.StoreMasked(v, k, mem(d, 0))
+	e.ADDQ(srcStep, s)
+	e.ADDQ(dstStep, d)
+	e.DECQ(rows)
+	e.JNZ(e.jump(row))
+	e.ADDQ(operand.U32(runBytes), table)
+	e.DECQ(runs)
+	e.JNZ(e.jump(run))
+}
+
+// runBytes is the size of an entry of the table of runs: where to, where from, how
+// many.
+const runBytes = 24
 
 // spread stores the rows of a tight tile with a distance between neighbours, by
 // the table that vec.spreadTable lays out where the register file uses one.

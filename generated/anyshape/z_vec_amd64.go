@@ -76,6 +76,9 @@ func vec_f32_packstrips_avx512(a *kernel.VecArgs)
 func vec_f32_packstripsstep_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_copyruns_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_read_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -149,6 +152,9 @@ func vec_f32_packstrips_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_packstripsstep_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_copyruns_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_read_avx2(a *kernel.VecArgs)

@@ -1687,6 +1687,41 @@ group91:
 	VZEROUPPER
 	RET
 
+// func vec_f32_copyruns_avx2(a *byte)
+// Requires: AVX
+TEXT ·vec_f32_copyruns_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), CX
+	MOVQ 8(AX), DX
+	MOVQ 24(AX), BX
+	MOVQ 80(AX), SI
+	MOVQ 64(AX), DI
+	MOVQ 72(AX), R8
+
+run92:
+	MOVQ    56(AX), R12
+	MOVQ    (BX), R10
+	ADDQ    CX, R10
+	MOVQ    8(BX), R9
+	ADDQ    DX, R9
+	MOVQ    16(BX), R11
+	LEAQ    tail_mask<>+32(SB), R13
+	NEGQ    R11
+	VMOVUPS (R13)(R11*4), Y0
+
+row93:
+	VMASKMOVPS (R9), Y0, Y1
+	VMASKMOVPS Y1, Y0, (R10)
+	ADDQ       R8, R9
+	ADDQ       DI, R10
+	DECQ       R12
+	JNZ        row93
+	ADDQ       $0x00000018, BX
+	DECQ       SI
+	JNZ        run92
+	VZEROUPPER
+	RET
+
 // func vec_f32_read_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
@@ -1695,9 +1730,9 @@ TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000040, AX
-	JL   end93
+	JL   end95
 
-main92:
+main94:
 	VMOVUPS (DX)(CX*1), Y0
 	VMOVUPS 32(DX)(CX*1), Y0
 	VMOVUPS 64(DX)(CX*1), Y0
@@ -1708,29 +1743,29 @@ main92:
 	VMOVUPS 224(DX)(CX*1), Y0
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, AX
-	JGE     main92
-
-end93:
-	ADDQ $0x00000040, AX
-	SUBQ $0x00000008, AX
-	JL   end95
-
-main94:
-	VMOVUPS (DX)(CX*1), Y0
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, AX
 	JGE     main94
 
 end95:
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000008, AX
+	JL   end97
+
+main96:
+	VMOVUPS (DX)(CX*1), Y0
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JGE     main96
+
+end97:
 	ADDQ       $0x00000008, AX
 	TESTQ      AX, AX
-	JZ         done96
+	JZ         done98
 	LEAQ       tail_mask<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y0
 	VMASKMOVPS (DX)(CX*1), Y0, Y0
 
-done96:
+done98:
 	VZEROUPPER
 	RET
 
@@ -1753,7 +1788,7 @@ TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VXORPS Y12, Y12, Y12
 
-loop97:
+loop99:
 	VFMADD231PS Y12, Y12, Y0
 	VFMADD231PS Y12, Y12, Y1
 	VFMADD231PS Y12, Y12, Y2
@@ -1851,7 +1886,7 @@ loop97:
 	VFMADD231PS Y12, Y12, Y10
 	VFMADD231PS Y12, Y12, Y11
 	DECQ        CX
-	JNZ         loop97
+	JNZ         loop99
 	MOVL        $0x44c00000, CX
 	MOVL        CX, 128(AX)
 	VZEROUPPER

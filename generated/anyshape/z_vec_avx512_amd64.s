@@ -1697,6 +1697,42 @@ group93:
 	VZEROUPPER
 	RET
 
+// func vec_f32_copyruns_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·vec_f32_copyruns_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 24(AX), SI
+	MOVQ 80(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 72(AX), R9
+
+run94:
+	MOVQ  56(AX), R12
+	MOVQ  (SI), R11
+	ADDQ  DX, R11
+	MOVQ  8(SI), R10
+	ADDQ  BX, R10
+	MOVQ  16(SI), CX
+	MOVQ  $0x00000001, R13
+	SHLQ  CL, R13
+	DECQ  R13
+	KMOVW R13, K1
+
+row95:
+	VMOVUPS.Z (R10), K1, Z0
+	VMOVUPS   Z0, K1, (R11)
+	ADDQ      R9, R10
+	ADDQ      R8, R11
+	DECQ      R12
+	JNZ       row95
+	ADDQ      $0x00000018, SI
+	DECQ      DI
+	JNZ       run94
+	VZEROUPPER
+	RET
+
 // func vec_f32_read_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
@@ -1705,9 +1741,9 @@ TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000080, CX
-	JL   end95
+	JL   end97
 
-main94:
+main96:
 	VMOVUPS (DX)(AX*1), Z0
 	VMOVUPS 64(DX)(AX*1), Z0
 	VMOVUPS 128(DX)(AX*1), Z0
@@ -1718,30 +1754,30 @@ main94:
 	VMOVUPS 448(DX)(AX*1), Z0
 	ADDQ    $0x00000200, AX
 	SUBQ    $0x00000080, CX
-	JGE     main94
-
-end95:
-	ADDQ $0x00000080, CX
-	SUBQ $0x00000010, CX
-	JL   end97
-
-main96:
-	VMOVUPS (DX)(AX*1), Z0
-	ADDQ    $0x00000040, AX
-	SUBQ    $0x00000010, CX
 	JGE     main96
 
 end97:
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000010, CX
+	JL   end99
+
+main98:
+	VMOVUPS (DX)(AX*1), Z0
+	ADDQ    $0x00000040, AX
+	SUBQ    $0x00000010, CX
+	JGE     main98
+
+end99:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done98
+	JZ        done100
 	MOVQ      $0x00000001, BX
 	SHLQ      CL, BX
 	DECQ      BX
 	KMOVW     BX, K1
 	VMOVUPS.Z (DX)(AX*1), K1, Z0
 
-done98:
+done100:
 	VZEROUPPER
 	RET
 
@@ -1764,7 +1800,7 @@ TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VPXORD Z12, Z12, Z12
 
-loop99:
+loop101:
 	VFMADD231PS Z12, Z12, Z0
 	VFMADD231PS Z12, Z12, Z1
 	VFMADD231PS Z12, Z12, Z2
@@ -1862,7 +1898,7 @@ loop99:
 	VFMADD231PS Z12, Z12, Z10
 	VFMADD231PS Z12, Z12, Z11
 	DECQ        CX
-	JNZ         loop99
+	JNZ         loop101
 	MOVL        $0x45400000, CX
 	MOVL        CX, 128(AX)
 	VZEROUPPER

@@ -51,6 +51,17 @@ func (isa ISA) Needs() []Feature {
 	return nil
 }
 
+// Lanes is the number of float32 entries that the widest registers hold.
+func (isa ISA) Lanes() int {
+	switch isa {
+	case AVX512:
+		return 16
+	case AVX2:
+		return 8
+	}
+	return 1
+}
+
 // Available lists the instruction sets of this machine and build, best first.
 // Portable is always among them.
 func Available() []ISA {

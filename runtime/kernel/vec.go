@@ -48,6 +48,7 @@ const (
 	OpPackPanels
 	OpPackStrips
 	OpPackStripsStep
+	OpCopyRuns
 	OpRead
 	OpPeak
 	NumVecOps
@@ -61,7 +62,7 @@ var vecNames = [NumVecOps]string{
 	OpSum: "sum", OpSumDeviations: "sumdeviations", OpNormalize: "normalize", OpNormSums: "normsums", OpNormApply: "normapply", OpMax: "max",
 	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
 	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
-	OpPackStripsStep: "packstripsstep", OpRead: "read", OpPeak: "peak",
+	OpPackStripsStep: "packstripsstep", OpCopyRuns: "copyruns", OpRead: "read", OpPeak: "peak",
 }
 
 func (op VecOp) String() string {

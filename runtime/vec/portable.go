@@ -182,6 +182,15 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 	kernel.OpPackPanels:     pack,
 	kernel.OpPackStrips:     pack,
 	kernel.OpPackStripsStep: pack,
+	// Runs of entries move, in every row, to other places.
+	kernel.OpCopyRuns: func(a *kernel.VecArgs) {
+		for _, r := range unsafe.Slice((*runOf)(a.P[3]), a.Groups) {
+			for i := range a.Rows {
+				dst := unsafe.Slice((*float32)(unsafe.Add(a.P[0], i*a.Stride+r.to)), r.n)
+				copy(dst, unsafe.Slice((*float32)(unsafe.Add(a.P[1], i*a.Step+r.from)), r.n))
+			}
+		}
+	},
 	// P0 is read, and R0 some number that depends on it.
 	kernel.OpRead: func(a *kernel.VecArgs) {
 		for _, v := range p(a, 0) {

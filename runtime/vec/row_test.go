@@ -110,6 +110,17 @@ func spreadPlaces(sh shape, operand int) []int {
 	return grid(sh.rows, sh.stride, sh.n, sh.step)
 }
 
+// runPlaces are runs of n entries, some places apart and in falling order where they
+// go, one behind the other where they come from.
+func runPlaces(sh shape) (to, from []int) {
+	for g := range sh.groups {
+		for i := range sh.n {
+			to, from = append(to, (sh.groups-1-g)*(sh.n+3)+i), append(from, g*sh.n+i)
+		}
+	}
+	return to, from
+}
+
 // packRow is the row of an operation that packs groups of so many columns.
 func packRow(width func(kernel.ISA) int, steps ...int) row {
 	return row{
@@ -296,8 +307,31 @@ var rows = map[kernel.VecOp]row{
 	kernel.OpPackPanels:     packRow(func(kernel.ISA) int { return kernel.Panel }, 1),
 	kernel.OpPackStrips:     packRow(stripMR, 1),
 	kernel.OpPackStripsStep: packRow(stripMR, 2, 3, 8),
-	kernel.OpRead:           {operands: "i"},
-	kernel.OpPeak:           {rate: true, shapes: func(kernel.ISA) []shape { return []shape{{n: 1}, {n: 5}} }},
+	kernel.OpCopyRuns: {
+		operands: "oi-t",
+		shapes: func(isa kernel.ISA) (all []shape) {
+			for n := 1; n <= max(8, isa.Lanes()); n++ {
+				for _, rows := range []int{1, 2, 5} {
+					for _, groups := range []int{1, 2, 7} {
+						all = append(all, shape{n: n, rows: rows, groups: groups, stride: groups*(n+3) + 4, step: groups*n + 1})
+					}
+				}
+			}
+			return all
+		},
+		places: func(sh shape, operand int) (at []int) {
+			for r := range sh.rows {
+				to, from := runPlaces(sh)
+				for i := range to {
+					at = append(at, []int{r*sh.stride + to[i], r*sh.step + from[i]}[operand])
+				}
+			}
+			return at
+		},
+		want: func(_ shape, x [][]num, _ []num) [][]num { return [][]num{x[1]} },
+	},
+	kernel.OpRead: {operands: "i"},
+	kernel.OpPeak: {rate: true, shapes: func(kernel.ISA) []shape { return []shape{{n: 1}, {n: 5}} }},
 }
 
 // expOf is e^(x*s0 - s1).
@@ -419,6 +453,10 @@ func (m room) run(f kernel.VecFunc, c *call, side guard.Side, to, from int) (out
 		switch {
 		case kind == 't':
 			a.P[p] = unsafe.Pointer(&For(kernel.Portable).NewSpread(c.step).table[0])
+			if c.stride > 0 && c.groups > 0 {
+				t := Table{lanes: c.n}
+				a.P[p] = unsafe.Pointer(&t.NewRuns(runPlaces(c.shape)).table[0])
+			}
 			continue
 		case kind == '-' || p == to:
 			continue

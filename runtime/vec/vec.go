@@ -25,8 +25,9 @@ type Table struct {
 	fns [kernel.NumVecOps]kernel.VecFunc
 	// columnRows is the number of rows of one call that sums columns.
 	columnRows int
-	// strip is the width of the strips that the kernel packs, 0 for any.
-	strip int
+	// strip is the width of the strips that the kernel packs, 0 for any; lanes is
+	// the longest run that is copied at once.
+	strip, lanes int
 }
 
 var tables sync.Map // of *Table, by kernel.Target
@@ -36,7 +37,7 @@ func On(target *kernel.Target) *Table {
 	if known, ok := tables.Load(*target); ok {
 		return known.(*Table)
 	}
-	t := &Table{columnRows: target.ColumnRows, strip: kernel.VecRowOf(target.ISA).StripRows}
+	t := &Table{columnRows: target.ColumnRows, strip: kernel.VecRowOf(target.ISA).StripRows, lanes: max(8, target.ISA.Lanes())}
 	for op := range kernel.NumVecOps {
 		t.fns[op] = portable[op]
 		if f := kernel.Vec(target.ISA, op); f != nil {
@@ -365,6 +366,46 @@ func (s *Spread) Run(dst, tile, add []float32, rows, n, ld int) {
 		a.P[2], op = unsafe.Pointer(&add[0]), kernel.OpSpreadAdd
 	}
 	s.t.call(op, &a)
+}
+
+// Runs moves runs of neighbouring entries of rows to other places.
+type Runs struct {
+	t     *Table
+	table []runOf
+	// to and from are the entries that a row of either side has at least.
+	to, from int
+}
+
+// runOf is a run that one vector holds: offsets in bytes, and its entries.
+type runOf struct{ to, from, n int }
+
+// NewRuns lists the runs that send entry from[i] of a row to place to[i] of another.
+func (t *Table) NewRuns(to, from []int) *Runs {
+	r := &Runs{t: t}
+	for i := 0; i < len(to); {
+		n := 1
+		for n < t.lanes && i+n < len(to) && to[i+n] == to[i]+n && from[i+n] == from[i]+n {
+			n++
+		}
+		r.table = append(r.table, runOf{kernel.EntryBytes * to[i], kernel.EntryBytes * from[i], n})
+		r.to, r.from = max(r.to, to[i]+n), max(r.from, from[i]+n)
+		i += n
+	}
+	return r
+}
+
+// Len is the number of runs, Run's work for each row.
+func (r *Runs) Len() int { return len(r.table) }
+
+// Run moves the runs of so many rows, which are ldTo and ldFrom entries apart.
+func (r *Runs) Run(to, from []float32, rows, ldTo, ldFrom int) {
+	if len(r.table) == 0 || rows == 0 {
+		return
+	}
+	_, _ = to[(rows-1)*ldTo+r.to-1], from[(rows-1)*ldFrom+r.from-1]
+	a := kernel.VecArgs{Groups: len(r.table), Rows: rows, Stride: kernel.EntryBytes * ldTo, Step: kernel.EntryBytes * ldFrom}
+	a.P[0], a.P[1], a.P[3] = unsafe.Pointer(&to[0]), unsafe.Pointer(&from[0]), unsafe.Pointer(&r.table[0])
+	r.t.call(kernel.OpCopyRuns, &a)
 }
 
 // PackPanels packs panels of 32 neighbouring columns: dst is [panel][row][32],

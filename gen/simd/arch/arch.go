@@ -30,7 +30,7 @@ type File interface {
 	// ZeroBelow clears the lanes of p where x < limit; NaN is not less.
 	ZeroBelow(x reg.VecVirtual, limit operand.Mem, p reg.VecVirtual)
 
-	// FirstLanes is the mask of the first n lanes, 0 < n < Lanes.
+	// FirstLanes is the mask of the first n lanes, 0 < n <= Lanes.
 	FirstLanes(n reg.GPVirtual) Mask
 	// LoadMasked loads the lanes of the mask and clears the others.
 	LoadMasked(m operand.Mem, k Mask, v reg.VecVirtual)
