@@ -107,7 +107,7 @@ func (c narrow) run(t runtimetest.Reporter, u *subject, p plan.Layer, opt Option
 	return o
 }
 
-// chainReference computes in float64 what run does, entry by entry from the
+// reference computes in float64 what run does, entry by entry from the
 // definition of a chain.
 func (c narrow) reference(u *subject, x, res, dy []float32, m int) (y, dx []float64, grads []result[float64]) {
 	l, w, share := c.spec(), u.w[0], 0.0
@@ -206,10 +206,11 @@ func (c narrow) compare(t runtimetest.Reporter, r *rand.Rand, m int, draw func(k
 	x, res, dy := runtimetest.Positive(u.r, m*u.in, 1), runtimetest.Positive(u.r, m*u.out, 1), runtimetest.Positive(u.r, m*u.out, 1)
 	wy, wdx, wg := c.reference(u, x, res, dy, m)
 	across := c.plan()
-	var first *outcome
+	// All assembly has the bits of one outcome. Go has no fused multiply-add in float32,
+	// and compilers may or may not make one of it: each portable kernel has its own.
+	firsts := map[any]*outcome{}
 	for _, target := range runtimetest.Targets() {
 		if target.ISA == kernel.Portable {
-			first = nil // Go has no fused multiply-add in float32
 			if float64(m*u.weightCount()) > portableWork {
 				continue
 			}
@@ -220,10 +221,16 @@ func (c narrow) compare(t runtimetest.Reporter, r *rand.Rand, m int, draw func(k
 			on = append(on, target)
 		}
 		for i, target := range on {
-			for what, p := range map[string]plan.Layer{"across": across, "block by block": blockwise(across)} {
+			for j, p := range []plan.Layer{across, blockwise(across)} {
+				what := []string{"across", "block by block"}[j]
 				got := c.run(t, u, p, Options{Target: &target, Pool: runtimetest.PoolOf(1 + (i+m)%3), Train: true}, x, res, dy, m)
+				var bits any
+				if target.ISA == kernel.Portable {
+					bits = what
+				}
+				first := firsts[bits]
 				if first == nil {
-					first = got
+					first, firsts[bits] = got, got
 					c.check(t, "y", got.y, wy, m)
 					c.check(t, "dx", got.dx, wdx, m)
 					for i, g := range got.once {
@@ -271,8 +278,8 @@ func TestAcrossManyRows(t *testing.T) {
 	}
 }
 
-// A factor whose lanes run across blocks reads and writes nothing beyond its rows,
-// whatever is there, and with some of its sums left out the weights' gradient is wrong.
+// A factor whose lanes run across blocks reads and writes nothing beyond its rows, and
+// all of what it is to write: beside the last group of lanes lies protected memory.
 func TestAcrossBounds(t *testing.T) {
 	for _, target := range runtimetest.Targets() {
 		for _, blocks := range []int{16, 17, 31, 32, 33, 50} {
@@ -352,7 +359,7 @@ func BenchmarkAcross(b *testing.B) {
 		if isa == kernel.Portable && len(kernel.Available()) > 1 {
 			continue
 		}
-		for _, blocks := range []int{368, 176, 16} {
+		for _, blocks := range []int{368, 176} {
 			c := narrow{blocks: blocks, in: 16, out: 16, q: 48, p: 192}
 			u := c.subject(rand.New(rand.NewPCG(1, 1)))
 			opt := Options{ISA: isa, Pool: runtimetest.PoolOf(1), Train: true}
@@ -370,7 +377,7 @@ func BenchmarkAcross(b *testing.B) {
 			dx, y := buf(len(x)), buf(len(dy))
 			copy(x, runtimetest.Random(u.r, len(x), 1))
 			copy(dy, runtimetest.Random(u.r, len(dy), 1))
-			for _, m := range []int{most, opt.Target.RowChunk(most, 1, l.zWidth()), 12, 6, 1} {
+			for _, m := range []int{most, opt.Target.RowChunk(most, 1, l.zWidth()), 1} {
 				for _, pass := range []struct {
 					name string
 					run  func()

@@ -54,8 +54,10 @@ var common = kernel.Schedule{
 	LoneRows: 2, ShallowBytes: 32 << 10, SetBytes: 4096,
 	FewRows:  64, // their inputs leave room in the L2 cache for panels to come
 	RowTiles: 12, // a common multiple of the tiles' heights: chunks of rows cut no tile
-	// A chunk of 2 x 12 rows at least, of 11 x 12 at most.
-	MinRowChunk: 24, MaxRowChunk: 132, ChunkBytes: 9 << 17, ChunksPerThread: 4, UnitsPerThread: 8, InlineFlops: 100_000,
+	// A chunk of 2 x 12 rows at least, of 11 x 12 at most. Of two rows of 5,888 entries
+	// between factors 4 x 12 pass at a time: 2 x 12 read the weights too often, 11 x 12 do
+	// not find what the factor before has made.
+	MinRowChunk: 24, MaxRowChunk: 132, ChunkBytes: 9 << 18, ChunksPerThread: 4, UnitsPerThread: 8, InlineFlops: 100_000,
 	LeftStrips: 4, WeightUnitsPerThread: 6, SmallUnit: 1 << 17, BiasColumns: 256, ColumnRows: 256, MergeRows: 256,
 }
 
