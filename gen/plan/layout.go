@@ -162,6 +162,13 @@ func NewChain(l spec.Linear, chain []spec.Factor, in, out []int, act spec.Act) L
 		order[i] = Identity(sf.Blocks * sf.In)
 	}
 	order[0], order[len(chain)], acts[len(chain)-1] = in, out, act
+	for i, sf := range chain[:len(chain)-1] {
+		if sf.Then.Moves() && sf.Then.Run > 1 {
+			// Runs are read where they lie: the next factor's k are segments of them.
+			// Storing them where they belong would be a masked store for each.
+			order[i+1] = after(sf, Identity(sf.Blocks*sf.Out))
+		}
+	}
 	for i := range chain {
 		if before, behind, ok := across(chain, i); ok {
 			order[i], order[i+1], lanes[i] = before, behind, true

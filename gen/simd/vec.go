@@ -536,30 +536,30 @@ func (e *asm) copyStepped(src, dst reg.GPVirtual, n int) {
 	}
 }
 
-// copyRuns copies runs of entries, each from and to places of its own in many rows:
-// a masked vector a run and row, by the table that vec.NewRuns lays out.
+// copyRuns copies runs of entries, each from and to places of its own in every row,
+// as masked vectors, by the table that vec.NewRuns lays out. Row by row: rows may lie
+// so far apart that many share few sets of the L1 cache.
 func (e *asm) copyRuns() {
-	dst, src, table, runs := e.load(vecP(0)), e.load(vecP(1)), e.load(vecP(3)), e.load(vecGroups)
-	dstStep, srcStep := e.load(vecStride), e.load(vecStep)
-	run, row := e.label("run"), e.label("row")
+	dst, src := e.load(vecP(0)), e.load(vecP(1))
+	dstStep, srcStep, rows := e.load(vecStride), e.load(vecStep), e.load(vecRows)
+	row, run := e.label("row"), e.label("run")
+	e.Label(row)
+	table, runs := e.load(vecP(3)), e.load(vecGroups)
 	e.Label(run)
-	s, d, n, rows := e.GP64(), e.GP64(), e.GP64(), e.load(vecRows)
-	e.MOVQ(mem(table, 0), d)
-	e.ADDQ(dst, d)
-	e.MOVQ(mem(table, 8), s)
-	e.ADDQ(src, s)
+	to, from, n := e.GP64(), e.GP64(), e.GP64()
+	e.MOVQ(mem(table, 0), to)
+	e.MOVQ(mem(table, 8), from)
 	e.MOVQ(mem(table, 16), n)
 	k, v := e.FirstLanes(n), e.Vec()
-	e.Label(row)
-	e.LoadMasked(mem(s, 0), k, v)
-	e.StoreMasked(v, k, mem(d, 0))
-	e.ADDQ(srcStep, s)
-	e.ADDQ(dstStep, d)
-	e.DECQ(rows)
-	e.JNZ(e.jump(row))
+	e.LoadMasked(indexed(src, from, 1, 0), k, v)
+	e.StoreMasked(v, k, indexed(dst, to, 1, 0))
 	e.ADDQ(operand.U32(runBytes), table)
 	e.DECQ(runs)
 	e.JNZ(e.jump(run))
+	e.ADDQ(srcStep, src)
+	e.ADDQ(dstStep, dst)
+	e.DECQ(rows)
+	e.JNZ(e.jump(row))
 }
 
 // runBytes is the size of an entry of the table of runs: where to, where from, how

@@ -1693,32 +1693,30 @@ TEXT ·vec_f32_copyruns_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ (AX), CX
 	MOVQ 8(AX), DX
-	MOVQ 24(AX), BX
-	MOVQ 80(AX), SI
-	MOVQ 64(AX), DI
-	MOVQ 72(AX), R8
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	MOVQ 56(AX), DI
 
-run92:
-	MOVQ    56(AX), R12
-	MOVQ    (BX), R10
-	ADDQ    CX, R10
-	MOVQ    8(BX), R9
-	ADDQ    DX, R9
-	MOVQ    16(BX), R11
-	LEAQ    tail_mask<>+32(SB), R13
-	NEGQ    R11
-	VMOVUPS (R13)(R11*4), Y0
+row92:
+	MOVQ 24(AX), R8
+	MOVQ 80(AX), R9
 
-row93:
-	VMASKMOVPS (R9), Y0, Y1
-	VMASKMOVPS Y1, Y0, (R10)
-	ADDQ       R8, R9
-	ADDQ       DI, R10
-	DECQ       R12
-	JNZ        row93
-	ADDQ       $0x00000018, BX
-	DECQ       SI
-	JNZ        run92
+run93:
+	MOVQ       (R8), R10
+	MOVQ       8(R8), R11
+	MOVQ       16(R8), R12
+	LEAQ       tail_mask<>+32(SB), R13
+	NEGQ       R12
+	VMOVUPS    (R13)(R12*4), Y0
+	VMASKMOVPS (DX)(R11*1), Y0, Y1
+	VMASKMOVPS Y1, Y0, (CX)(R10*1)
+	ADDQ       $0x00000018, R8
+	DECQ       R9
+	JNZ        run93
+	ADDQ       SI, DX
+	ADDQ       BX, CX
+	DECQ       DI
+	JNZ        row92
 	VZEROUPPER
 	RET
 

@@ -1703,33 +1703,31 @@ TEXT ·vec_f32_copyruns_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), BX
-	MOVQ 24(AX), SI
-	MOVQ 80(AX), DI
-	MOVQ 64(AX), R8
-	MOVQ 72(AX), R9
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), DI
+	MOVQ 56(AX), R8
 
-run94:
-	MOVQ  56(AX), R12
-	MOVQ  (SI), R11
-	ADDQ  DX, R11
-	MOVQ  8(SI), R10
-	ADDQ  BX, R10
-	MOVQ  16(SI), CX
-	MOVQ  $0x00000001, R13
-	SHLQ  CL, R13
-	DECQ  R13
-	KMOVW R13, K1
+row94:
+	MOVQ 24(AX), R9
+	MOVQ 80(AX), R10
 
-row95:
-	VMOVUPS.Z (R10), K1, Z0
-	VMOVUPS   Z0, K1, (R11)
-	ADDQ      R9, R10
-	ADDQ      R8, R11
-	DECQ      R12
-	JNZ       row95
-	ADDQ      $0x00000018, SI
-	DECQ      DI
-	JNZ       run94
+run95:
+	MOVQ      (R9), R11
+	MOVQ      8(R9), R12
+	MOVQ      16(R9), CX
+	MOVQ      $0x00000001, R13
+	SHLQ      CL, R13
+	DECQ      R13
+	KMOVW     R13, K1
+	VMOVUPS.Z (BX)(R12*1), K1, Z0
+	VMOVUPS   Z0, K1, (DX)(R11*1)
+	ADDQ      $0x00000018, R9
+	DECQ      R10
+	JNZ       run95
+	ADDQ      DI, BX
+	ADDQ      SI, DX
+	DECQ      R8
+	JNZ       row94
 	VZEROUPPER
 	RET
 

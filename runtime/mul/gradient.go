@@ -33,6 +33,9 @@ type gradientBlock struct {
 	steps []int
 	// runs are where the panels' columns go that are not direct.
 	runs []columnRun
+	// gathers pack the panels whose columns do not lie side by side, but in runs; nil
+	// where they do neither.
+	gathers []*vec.Runs
 }
 
 // columnRun says that the panels' columns from from to to are columns first,
@@ -76,10 +79,24 @@ func NewGradient(f plan.Factor, t *kernel.Target) (*Gradient, error) {
 		if !b.direct {
 			b.runs = columnRuns(b.Canon, g.vec)
 		}
+		b.listGathers(g.vec)
 		g.blocks = append(g.blocks, b)
 	}
 	g.strips, err = anyShape(t, family{strip: true})
 	return g, err
+}
+
+// listGathers cuts the columns of each panel into runs.
+func (b *gradientBlock) listGathers(t *vec.Table) {
+	n := 0
+	for p := 0; p < len(b.In); p += kernel.Panel {
+		cols := b.In[p:min(len(b.In), p+kernel.Panel)]
+		b.gathers = append(b.gathers, t.NewRuns(plan.Identity(len(cols)), cols))
+		n += b.gathers[len(b.gathers)-1].Len()
+	}
+	if shortRun*n > len(b.In) {
+		b.gathers = nil
+	}
 }
 
 // Unit is a chunk of gradient work: strips [s0, s1) of dW and panels
@@ -333,6 +350,14 @@ func (u *Unit) packRight(s *Scratch, x []float32, rows int) {
 			continue
 		}
 		cols, width := u.columns(p), u.panelWidth(p)
+		if u.block.gathers != nil {
+			if len(cols) < width {
+				clear(dst[:rows*width])
+			}
+			u.block.gathers[p].Run(dst, x, rows, width, u.inWidth)
+			p++
+			continue
+		}
 		for r := range rows {
 			d, row := dst[r*width:(r+1)*width], x[r*u.inWidth:(r+1)*u.inWidth]
 			for j, at := range cols {

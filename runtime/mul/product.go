@@ -35,6 +35,9 @@ type Product struct {
 	// spread stores the scratch tile's rows, where all results lie in one
 	// stretch with a fixed distance; nil where they do not.
 	spread *vec.Spread
+	// runs store those of one panel, where they lie in stretches; nil where they do
+	// not.
+	runs []*vec.Runs
 	// across holds the kernels of a product whose lanes run across blocks, which needs
 	// nothing else of the above but its pack.
 	across *acrossTiles
@@ -87,10 +90,33 @@ func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *mem
 	if !q.Direct {
 		q.pass = q.pack.Format.PanelBytes(kernel.Panel, len(q.ks)) // all blocks of k
 	}
-	if len(p.N) == 1 && p.N[0].Store.Step > 1 && p.Epilogue == kernel.Linear {
-		q.spread = vec.On(t).NewSpread(p.N[0].Store.Step)
+	if !q.Direct && p.Epilogue == kernel.Linear {
+		if len(p.N) == 1 && p.N[0].Store.Step > 1 {
+			q.spread = vec.On(t).NewSpread(p.N[0].Store.Step)
+		} else {
+			q.listRuns(vec.On(t))
+		}
 	}
 	return q, nil
+}
+
+// shortRun is the length from which a run is worth a vector of its own, on average.
+const shortRun = 3
+
+// listRuns cuts the results of each panel into runs.
+func (q *Product) listRuns(t *vec.Table) {
+	n := 0
+	for p := range q.panels {
+		store := q.store[min(len(q.store), p*kernel.Panel):]
+		if p < q.panels-1 {
+			store = store[:kernel.Panel]
+		}
+		q.runs = append(q.runs, t.NewRuns(store, plan.Identity(len(store))))
+		n += q.runs[p].Len()
+	}
+	if shortRun*n > len(q.store) {
+		q.runs = nil
+	}
 }
 
 // allocate makes room for the packed weights.
@@ -377,6 +403,10 @@ func (q *Product) indirect(s *Scratch, o operands, m, p0, p1 int) {
 				}
 				q.setFlags(a, o.weight, i, panel)
 				s.Call(b.scratch[w][mr].run)
+			}
+			if q.runs != nil && o.residual == nil {
+				q.runs[panel].Run(o.dst[r*q.DstWidth:], s.tile, mr, q.DstWidth, out)
+				continue
 			}
 			q.scatter(s, o, r, mr, panel*q.results, out)
 		}
