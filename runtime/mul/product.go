@@ -368,6 +368,9 @@ func (q *Product) setFlags(a *kernel.Args, w Weight, block, panel int) {
 func (q *Product) indirect(s *Scratch, o operands, m, p0, p1 int) {
 	add := o.weight.Flags&kernel.Accumulate != 0
 	if add && q.Epilogue == kernel.Linear {
+		if o.residual != nil {
+			panic("mul: a product through scratch that adds to its results takes no residual beside them")
+		}
 		// The tile meets what is there on its way out.
 		o.residual, o.weight.Flags, add = o.dst, o.weight.Flags&^kernel.Accumulate, false
 	}
