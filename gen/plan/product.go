@@ -32,6 +32,10 @@ type Product struct {
 // own; blocks with shorter ones go through the scratch tile as a whole.
 const MinRun = kernel.HalfPanel
 
+// ShortRun is the mean length from which runs that pass through the scratch tile, or
+// are gathered, are worth a vector each.
+const ShortRun = 3
+
 // Forward lists the products of y = W x.
 func (f Factor) Forward() []Product {
 	if f.Across {

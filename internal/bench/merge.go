@@ -22,6 +22,10 @@ type MergeResult struct {
 	Behind float64 `json:"behind"`
 }
 
+// mostCopies bounds the networks that are made: those of a few kilobytes stay in a
+// cache.
+const mostCopies = 1 << 10
+
 // Merge times networks of one shape, as factors and merged, enough of them for
 // the merged weights to come from memory. A first, shorter measurement is the one
 // that auto decides by.
@@ -33,7 +37,7 @@ func (b *Bench) Merge(f spec.FFN, rows []int) ([]MergeResult, error) {
 			n.Close()
 		}
 	}()
-	for i := 0; i < 2 || i*dense < memoryBytes(); i++ {
+	for i := 0; i < 2 || i < mostCopies && i*dense < memoryBytes(); i++ {
 		n, err := b.network(f, 1, false)
 		if err != nil {
 			return nil, err

@@ -94,7 +94,7 @@ func (b *gradientBlock) listGathers(t *vec.Table) {
 		b.gathers = append(b.gathers, t.NewRuns(plan.Identity(len(cols)), cols))
 		n += b.gathers[len(b.gathers)-1].Len()
 	}
-	if shortRun*n > len(b.In) {
+	if plan.ShortRun*n > len(b.In) {
 		b.gathers = nil
 	}
 }

@@ -100,9 +100,6 @@ func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *mem
 	return q, nil
 }
 
-// shortRun is the length from which a run is worth a vector of its own, on average.
-const shortRun = 3
-
 // listRuns cuts the results of each panel into runs.
 func (q *Product) listRuns(t *vec.Table) {
 	n := 0
@@ -114,7 +111,7 @@ func (q *Product) listRuns(t *vec.Table) {
 		q.runs = append(q.runs, t.NewRuns(store, plan.Identity(len(store))))
 		n += q.runs[p].Len()
 	}
-	if shortRun*n > len(q.store) {
+	if plan.ShortRun*n > len(q.store) {
 		q.runs = nil
 	}
 }

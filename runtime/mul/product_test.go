@@ -59,6 +59,7 @@ var axes = map[plan.Axis]func(n int) []trial{
 			{spec.Linear{Kind: spec.BlockShuffle, In: 4 * n, Out: 4 * n, Blocks: 2, Bias: true}, []int{1, 8}},
 			{spec.Linear{Kind: spec.BlockShuffle, In: 9*n + 3, Out: 9*n + 3, Blocks: 3}, []int{1, 8}},
 			{spec.FFN{Kind: spec.BlockShuffle, Hidden: 4 * n, FFN: 6 * n, Blocks: 2, Act: spec.SwiGLU}, []int{8}},
+			{spec.Linear{Kind: spec.BTT, In: 64, Out: 96, Rank: n}, []int{1, 30}},
 		}
 	},
 	plan.AxisInputs: func(n int) []trial {

@@ -26,6 +26,7 @@ func Thresholds(t kernel.Target, threads int) []plan.Threshold {
 		at("pair of panels", plan.AxisColumns, 2*kernel.Panel, "a panel beside the pair"),
 		at("PanelGroup", plan.AxisColumns, kernel.Panel*t.PanelGroup(f32.PanelBytes(kernel.Panel, walkDepth), t.FewRows+1), "two groups of panels"),
 		at("BiasColumns", plan.AxisColumns, t.BiasColumns, "two units of the bias's gradient"),
+		at("ShortRun", plan.AxisRunLen, plan.ShortRun-1, "runs that are moved as vectors"),
 		at("MinRun", plan.AxisRunLen, plan.MinRun-1, "products that kernels store"),
 
 		at("LaneGroup", plan.AxisBlocks, kernel.LaneGroup-1, "lanes across blocks"),
