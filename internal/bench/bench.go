@@ -75,8 +75,9 @@ func Sweep[Item, Result any](b Bench, revision string, threads []int, items []It
 	return r, nil
 }
 
-// memoryBytes is the size of what no cache holds.
-func memoryBytes() int { return max(256<<20, 6*cpuid.CPU.Cache.L3) }
+// memoryBytes is the size of what no cache holds; a gigabyte is enough to read through
+// that of any socket at two cores' share of it.
+func memoryBytes() int { return min(1<<30, max(256<<20, 6*cpuid.CPU.Cache.L3)) }
 
 // Machine measures the machine.
 func (b *Bench) Machine(revision string) Machine {
