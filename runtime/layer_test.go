@@ -66,10 +66,10 @@ var linearCases = []spec.Linear{
 	{Kind: spec.BlockShuffle, In: 12, Out: 48, Blocks: 4, Bias: true},
 	{Kind: spec.BlockShuffle, In: 24, Out: 36, Blocks: 1, Bias: true},
 	{Kind: spec.BTT, In: 96, Out: 160, Rank: 3, Bias: true},
-	{Kind: spec.BTT, In: 768, Out: 192, Rank: 10},
+	{Kind: spec.BTT, In: 192, Out: 96, Rank: 10},
 	{Kind: spec.BTT, In: 35, Out: 60, Rank: 2, InSplit: 7, OutSplit: 30, Bias: true},
 	{Kind: spec.BLAST, In: 96, Out: 160, Rank: 40, Blocks: 16, Bias: true},
-	{Kind: spec.BLAST, In: 192, Out: 768, Rank: 88, Blocks: 8},
+	{Kind: spec.BLAST, In: 96, Out: 320, Rank: 88, Blocks: 8},
 	{Kind: spec.BLAST, In: 36, Out: 60, Rank: 7, Blocks: 4, OutSplit: 5, Bias: true},
 }
 
