@@ -214,6 +214,10 @@ func Names[T ~string](names []T, last string) string {
 
 // rank reports whether the layer's rank is 1 to limit.
 func (c *checker) rank(l Linear, limit int) bool {
+	if limit < 1 {
+		c.fail("rank", "no rank fits a %d -> %d %s layer: at a rank of 1 there are more than %d entries between its factors; want other splits or blocks", l.In, l.Out, l.Kind, MaxWidth)
+		return false
+	}
 	if l.Rank < 1 || l.Rank > limit {
 		c.fail("rank", "%d is out of range for a %d -> %d %s layer, want 1 to %d", l.Rank, l.In, l.Out, l.Kind, limit)
 		return false

@@ -12,6 +12,8 @@ import (
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/structuredffn/sffn/internal/ticks"
 )
 
 // plot draws a study: loss over training FLOPs where there are lines to fit,
@@ -19,6 +21,7 @@ import (
 func (s summary) plot(w io.Writer) error {
 	p := plot.New()
 	p.Title.Text, p.Y.Label.Text = s.Name, "validation loss (nats per token)"
+	p.X.Tick.Marker, p.Y.Tick.Marker = ticks.Linear{}, ticks.Linear{}
 	p.Add(plotter.NewGrid())
 	draw := s.plotSeeds
 	if s.Fit {

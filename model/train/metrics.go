@@ -16,6 +16,7 @@ import (
 	"gonum.org/v1/plot/vg"
 
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/internal/ticks"
 )
 
 const (
@@ -182,6 +183,7 @@ func drawCurve(run, title string, steps int) error {
 	}
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "step", "loss (nats per token)"
+	p.X.Tick.Marker, p.Y.Tick.Marker = ticks.Linear{}, ticks.Linear{}
 	p.Legend.Top = true
 	p.Add(plotter.NewGrid())
 	training, err := plotter.NewLine(loss)

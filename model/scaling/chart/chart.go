@@ -17,6 +17,7 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 
+	"github.com/structuredffn/sffn/internal/ticks"
 	"github.com/structuredffn/sffn/model/scaling"
 )
 
@@ -56,13 +57,13 @@ func Draw(w io.Writer, format, title string, series []Series) error {
 	p.Legend.ThumbnailWidth = 8 * vg.Millimeter
 	p.Legend.XOffs, p.Legend.YOffs = -2*vg.Millimeter, -2*vg.Millimeter
 	add := addCompute
-	p.X.Tick.Marker, p.Y.Tick.Marker = linearTicks{}, linearTicks{}
+	p.X.Tick.Marker, p.Y.Tick.Marker = ticks.Linear{}, ticks.Linear{}
 	if series[0].Fit.Law == scaling.Error {
 		add = addError
 		p.Legend.Top, p.Legend.YOffs = false, 2*vg.Millimeter
 	} else {
 		p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
-		p.X.Tick.Marker, p.Y.Tick.Marker = logTicks{}, logTicks{}
+		p.X.Tick.Marker, p.Y.Tick.Marker = ticks.Log{}, ticks.Log{}
 	}
 	if err := add(p, series); err != nil {
 		return err

@@ -10,9 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"gonum.org/v1/plot"
-	"pgregory.net/rapid"
-
 	"github.com/structuredffn/sffn/model/scaling"
 )
 
@@ -136,36 +133,4 @@ func TestFormat(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
-}
-
-// An axis of any width has three labels or more, in order, without repeats,
-// and not so many that they meet.
-func TestTicks(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		lo := math.Pow(10, rapid.Float64Range(-5, 24).Draw(t, "lo"))
-		hi := lo * math.Pow(10, rapid.Float64Range(0.02, 14).Draw(t, "decades"))
-		for _, ticker := range []plot.Ticker{logTicks{}, linearTicks{}} {
-			seen := map[string]bool{}
-			last := 0.0
-			for _, tick := range ticker.Ticks(lo, hi) {
-				if tick.Value < lo*(1-1e-12) || tick.Value > hi*(1+1e-12) {
-					t.Errorf("tick %v is outside %g to %g", tick, lo, hi)
-				}
-				if tick.Label == "" {
-					continue
-				}
-				if tick.Value <= last || seen[tick.Label] {
-					t.Errorf("%T, %g to %g: label %q comes twice or out of order", ticker, lo, hi, tick.Label)
-				}
-				last, seen[tick.Label] = tick.Value, true
-				var x float64
-				if _, err := fmt.Sscan(tick.Label, &x); err != nil || math.Abs(x/tick.Value-1) > 0.01 {
-					t.Errorf("label %q at %g", tick.Label, tick.Value)
-				}
-			}
-			if len(seen) < 3 || len(seen) > 13 {
-				t.Errorf("%T, %g to %g: %d labels", ticker, lo, hi, len(seen))
-			}
-		}
-	})
 }

@@ -1,4 +1,5 @@
-package chart
+// Package ticks labels the axes of plots: with as many digits as tell the labels apart.
+package ticks
 
 import (
 	"fmt"
@@ -8,14 +9,14 @@ import (
 	"gonum.org/v1/plot"
 )
 
-// logTicks labels a logarithmic axis: powers of ten where there are several,
+// Log labels a logarithmic axis: powers of ten where there are several,
 // else 1, 2, 5 of each decade, and below half a decade round steps.
-type logTicks struct{}
+type Log struct{}
 
 const enoughLabels = 3
 
 // Ticks implements plot.Ticker.
-func (logTicks) Ticks(lo, hi float64) []plot.Tick {
+func (Log) Ticks(lo, hi float64) []plot.Tick {
 	if !(lo > 0 && hi > lo) {
 		return nil
 	}
@@ -29,7 +30,7 @@ func (logTicks) Ticks(lo, hi float64) []plot.Tick {
 			return ts
 		}
 	}
-	return linearTicks{}.Ticks(lo, hi)
+	return Linear{}.Ticks(lo, hi)
 }
 
 // multiples labels digits times every so many powers of ten, with unlabelled
@@ -52,11 +53,11 @@ func multiples(lo, hi float64, every int, digits ...float64) []plot.Tick {
 	return ts
 }
 
-// linearTicks labels round steps.
-type linearTicks struct{}
+// Linear labels round steps.
+type Linear struct{}
 
 // Ticks implements plot.Ticker.
-func (linearTicks) Ticks(lo, hi float64) []plot.Tick {
+func (Linear) Ticks(lo, hi float64) []plot.Tick {
 	step, fits := math.Pow(10, math.Ceil(math.Log10(hi-lo))), func(step float64) bool {
 		return math.Floor(hi/step)-math.Ceil(lo/step)+1 >= enoughLabels
 	}
@@ -65,7 +66,7 @@ func (linearTicks) Ticks(lo, hi float64) []plot.Tick {
 	}
 	var ts []plot.Tick
 	for i := math.Ceil(lo / step); i*step <= hi; i++ {
-		ts = append(ts, plot.Tick{Value: i * step, Label: strconv.FormatFloat(i*step, 'g', 4, 64)})
+		ts = append(ts, plot.Tick{Value: i * step, Label: strconv.FormatFloat(i*step, 'g', 10, 64)})
 	}
 	return ts
 }
