@@ -239,7 +239,7 @@ func Load(dir string, p *model.Params) error {
 	return load(dir, modelFile, map[string]*model.Params{"": p})
 }
 
-// LoadMoments reads the moments of the optimizer.
+// LoadMoments reads the moments of the optimizer, which share no memory.
 func LoadMoments(dir string, m, v *model.Params) error {
 	return load(dir, optimizerFile, map[string]*model.Params{"m.": m, "v.": v})
 }
