@@ -371,13 +371,7 @@ func (l *layer) weightCount() int {
 }
 
 // zWidth is the number of intermediate entries of one row.
-func (l *layer) zWidth() int {
-	n := 0
-	for _, f := range l.plan.Factors[:len(l.plan.Factors)-1] {
-		n += f.OutWidth
-	}
-	return n
-}
+func (l *layer) zWidth() int { return l.plan.Inner() }
 
 // savedWidth is the number of them that the backward pass finds saved.
 func (l *layer) savedWidth() int { return l.plan.Saved() }

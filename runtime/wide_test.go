@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -9,7 +10,7 @@ import (
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// wide are networks with more between their factors than at both ends.
+// wideFFNs are networks with more between their factors than at both ends.
 var wideFFNs = []spec.FFN{
 	{Kind: spec.BTT, Hidden: 64, FFN: 192, Rank: 8, Act: spec.GELU, Bias: true},
 	{Kind: spec.BTT, Hidden: 64, FFN: 192, Rank: 8, Act: spec.SwiGLU, Bias: true},
@@ -85,5 +86,36 @@ func TestWideBackward(t *testing.T) {
 				n.Close()
 			}
 		}
+	}
+}
+
+// BenchmarkBLAST times the S networks of 63 and 32 % at 2048 rows: whose profile says
+// what share of the time the middle factors take.
+func BenchmarkBLAST(b *testing.B) {
+	for _, rank := range []int{368, 176} {
+		f := spec.FFN{Kind: spec.BLAST, Hidden: 768, FFN: 3072, Rank: rank, Blocks: 16, Act: spec.GELU, Bias: true}
+		r := rand.New(rand.NewPCG(1, 1))
+		w := FFNWeights{randomWeights(r, f.FC1()), randomWeights(r, f.FC2())}
+		n, err := NewFFN(f, w, Options{Pool: runtimetest.PoolOf(1), Train: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		const m = 2048
+		ws, saved, g := n.NewWorkspace(), n.NewSaved(m), FFNWeights{emptyLike(w.FC1), emptyLike(w.FC2)}
+		x, y, dx := runtimetest.Random(r, m*f.Hidden, 1), make([]float32, m*f.Hidden), make([]float32, m*f.Hidden)
+		for name, pass := range map[string]func(){
+			"forward":  func() { n.Forward(y, x, nil, m, saved, ws) },
+			"backward": func() { n.Backward(dx, g, y, x, m, saved, false, ws) },
+		} {
+			n.Forward(y, x, nil, m, saved, ws)
+			b.Run(fmt.Sprintf("%s_r%d", name, rank), func(b *testing.B) {
+				for b.Loop() {
+					pass()
+				}
+			})
+		}
+		saved.Close()
+		ws.Close()
+		n.Close()
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // stepped are a model's parameters after two steps with random gradients, with
 // the learning rates that a table of kinds gives; nil is the one that there is.
-func stepped(t *testing.T, lr float64, of func(spec.Linear) []float64) *model.Params {
+func stepped(t *testing.T, lr float64, of func(spec.Linear) []float64, uniform ...bool) *model.Params {
 	t.Helper()
 	s := parse(t, tiny).Model
 	pool := rt.NewPool(2)
@@ -38,6 +38,7 @@ func stepped(t *testing.T, lr float64, of func(spec.Linear) []float64) *model.Pa
 	if of != nil {
 		o.setRates(s.Rates(of))
 	}
+	o.UniformLR = len(uniform) > 0 && uniform[0]
 	for range 2 {
 		o.Step(draw(model.NewParams(s)), lr)
 	}
@@ -69,6 +70,9 @@ func TestRates(t *testing.T) {
 	}
 	if other != 2 {
 		t.Errorf("%d factors have a rate of their own, want 2", other)
+	}
+	if !slices.Equal(stepped(t, 0.01, half, true).Data, plain.Data) {
+		t.Error("with uniform_lr a factor has a rate of its own")
 	}
 	if !slices.Equal(stepped(t, 0.01, nil).Data, plain.Data) {
 		t.Error("the kinds that there are have the run's rate")

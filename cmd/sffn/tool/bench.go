@@ -52,8 +52,8 @@ type benchmark struct {
 	out     string
 }
 
-// paperShapes are the presets that are measured by default.
-var paperShapes = specfile.Shapes("gpt2s")
+// defaultShapes are the presets that are measured by default.
+var defaultShapes = specfile.Shapes("gpt2s")
 
 func (b *benchmark) flags(cmd *cobra.Command, configs []string, repeats int) {
 	fl := cmd.Flags()
@@ -226,7 +226,7 @@ with the decision: what it earns.`,
 	fl.IntSliceVar(&rows, "rows", []int{1, 16, 256, 2048}, "numbers of rows (tokens)")
 	fl.BoolVar(&b.bench.Cold, "cold", false, "few rows: weights come from memory, not from a cache")
 	fl.BoolVar(&ablate, "ablate", false, "what do specialised kernels, fusing and absorbed shuffles earn?")
-	b.flags(cmd, paperShapes, 9)
+	b.flags(cmd, defaultShapes, 9)
 	b.peersFlag(cmd, "openblas, libxsmm, gonum")
 	return cmd
 }
@@ -250,7 +250,7 @@ self-guided configuration run with their guides.`,
 		},
 	}
 	cmd.Flags().IntSliceVar(&rows, "rows", []int{2048}, "numbers of rows (tokens)")
-	b.flags(cmd, paperShapes, 9)
+	b.flags(cmd, defaultShapes, 9)
 	b.peersFlag(cmd, "torch, torch-compile")
 	return cmd
 }
