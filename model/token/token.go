@@ -1,4 +1,5 @@
-// Package token turns text into token ids and back.
+// Package token turns text into token ids and back: bytes, GPT-2's vocabulary,
+// and the tokenizer files of others.
 package token
 
 import (
@@ -7,20 +8,37 @@ import (
 	"unicode/utf8"
 )
 
-// Tokenizer maps text to ids in [0, Vocab) and back.
+// Tokenizer maps text to ids in [0, Vocab) and back. Its methods are safe from
+// several goroutines.
 type Tokenizer interface {
-	// Name is what --tokenizer takes.
+	// Name is what --tokenizer takes, or the name of the file.
 	Name() string
 	// Hash tells one tokenizer from any other; data files carry it.
 	Hash() [32]byte
+	// Vocab is the largest id and one.
 	Vocab() int
 	// EndOfDocument is the id that follows every document.
 	EndOfDocument() int32
-	// Encode appends the ids of text to dst.
+	// Frame returns the ids that stand before and behind a whole text by the
+	// tokenizer's own rule, such as the one that begins a text. They are not to be
+	// changed.
+	Frame() (before, after []int32)
+	// Encode appends the ids of text to dst, without its frame. What spells a
+	// special token is that token.
 	Encode(dst []int32, text []byte) []int32
-	// Decode appends the bytes of one id to dst; those of EndOfDocument, and
+	// EncodeOrdinary is Encode for text in which nothing is a special token.
+	EncodeOrdinary(dst []int32, text []byte) []int32
+	// Decode appends the bytes of one id to dst; those of a special token, and
 	// of an id outside the vocabulary, are none.
 	Decode(dst []byte, id int32) []byte
+	// Special is how a special token is spelled, empty for any other id.
+	Special(id int32) string
+	// Prefixed says that encoding puts a space before a text, which decoding
+	// leaves out again.
+	Prefixed() bool
+	// File is what travels with data and checkpoints: the name that such a file
+	// has by custom, and its content. The name is empty where no file is needed.
+	File() (name string, content []byte)
 }
 
 // New returns the tokenizer of that name.
@@ -57,6 +75,9 @@ func (Bytes) Vocab() int { return 257 }
 // EndOfDocument implements Tokenizer.
 func (Bytes) EndOfDocument() int32 { return 256 }
 
+// Frame implements Tokenizer.
+func (Bytes) Frame() (before, after []int32) { return nil, nil }
+
 // Encode implements Tokenizer.
 func (Bytes) Encode(dst []int32, text []byte) []int32 {
 	for _, b := range text {
@@ -65,6 +86,9 @@ func (Bytes) Encode(dst []int32, text []byte) []int32 {
 	return dst
 }
 
+// EncodeOrdinary implements Tokenizer.
+func (b Bytes) EncodeOrdinary(dst []int32, text []byte) []int32 { return b.Encode(dst, text) }
+
 // Decode implements Tokenizer.
 func (Bytes) Decode(dst []byte, id int32) []byte {
 	if id < 0 || id > 255 {
@@ -72,6 +96,20 @@ func (Bytes) Decode(dst []byte, id int32) []byte {
 	}
 	return append(dst, byte(id))
 }
+
+// Special implements Tokenizer.
+func (Bytes) Special(id int32) string {
+	if id == 256 {
+		return "<|endoftext|>"
+	}
+	return ""
+}
+
+// Prefixed implements Tokenizer.
+func (Bytes) Prefixed() bool { return false }
+
+// File implements Tokenizer.
+func (Bytes) File() (name string, content []byte) { return "", nil }
 
 // Stream turns ids into text as they come, in whole runes.
 type Stream struct {
