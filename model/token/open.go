@@ -6,19 +6,24 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/structuredffn/sffn/internal/disk"
 )
 
-// Names are those of the tokenizers that need no file.
+// Names are those of the tokenizers that New makes.
 var Names = []string{"byte"}
 
 // FileNames are what a tokenizer's file is called by custom: Hugging Face's and
 // SentencePiece's.
 var FileNames = []string{"tokenizer.json", "tokenizer.model"}
 
+// MaxFile bounds a tokenizer's file, in bytes.
+const MaxFile = 64 << 20
+
 // Open returns the tokenizer of that name, of a file, or of a folder that has a
 // tokenizer's file by its usual name.
 func Open(name string) (Tokenizer, error) {
-	if t := named(name); t != nil {
+	if t, err := New(name); err == nil {
 		return t, nil
 	}
 	info, err := os.Stat(name)
@@ -27,33 +32,46 @@ func Open(name string) (Tokenizer, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	if !info.IsDir() {
-		return openFile(name)
-	}
-	for _, file := range FileNames {
-		if _, err := os.Stat(filepath.Join(name, file)); err == nil {
-			return openFile(filepath.Join(name, file))
+	if info.IsDir() {
+		if name, err = fileIn(name); err != nil {
+			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("%s: no tokenizer.json and no tokenizer.model in this folder", name)
+	content, err := disk.ReadText(name, MaxFile, " for a tokenizer")
+	if err != nil {
+		return nil, err
+	}
+	return Parse(name, content)
 }
 
-// InFolder returns the tokenizer of that name which a folder of data or a
-// checkpoint was made with: of the file that travels with it, if it needs one.
+// InFolder returns the tokenizer of that name which a folder of data was made
+// with: of the file that travels with it, if it needs one.
 func InFolder(dir, name string) (Tokenizer, error) {
-	if t := named(name); t != nil {
+	if t, err := New(name); err == nil {
 		return t, nil
 	}
 	return Open(dir)
 }
 
-func named(name string) Tokenizer {
-	if name == "byte" {
-		return Bytes{}
+func fileIn(dir string) (string, error) {
+	for _, file := range FileNames {
+		name := filepath.Join(dir, file)
+		if _, err := os.Stat(name); err == nil {
+			return name, nil
+		}
 	}
-	return nil
+	return "", fmt.Errorf("%s: neither tokenizer.json nor tokenizer.model is in this folder", dir)
 }
 
-func openFile(name string) (Tokenizer, error) {
+// Parse reads a tokenizer's file, whose content says what it is. name is what
+// errors call it.
+func Parse(name string, content []byte) (Tokenizer, error) {
 	return nil, fmt.Errorf("%s: no tokenizer", name)
+}
+
+// HashText is the beginning of a tokenizer's hash, as messages and files of text
+// have it.
+func HashText(t Tokenizer) string {
+	h := t.Hash()
+	return fmt.Sprintf("%x", h[:8])
 }

@@ -41,7 +41,7 @@ type Tokenizer interface {
 	File() (name string, content []byte)
 }
 
-// New returns the tokenizer of that name.
+// New returns the tokenizer of that name, for which no file is needed.
 func New(name string) (Tokenizer, error) {
 	if name == "byte" {
 		return Bytes{}, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/initial"
+	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -300,8 +301,11 @@ func (r *Run) begin() (t *trainer, err error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	if v := r.Data.Train.Vocab(); v > c.Model.Vocab {
-		return nil, fmt.Errorf("vocab: the data has %d ids, the model takes %d", v, c.Model.Vocab)
+	switch ids, tok := r.Data.Train.Vocab(), r.Data.Tokenizer.Name(); {
+	case ids > c.Model.Vocab:
+		return nil, fmt.Errorf("vocab: the model takes %d ids, the data's tokenizer (%s) has %d; set vocab: %d", c.Model.Vocab, tok, ids, ids)
+	case ids < c.Model.Vocab && r.OnNote != nil:
+		r.OnNote(fmt.Sprintf("vocab: the model has %d ids, the data's tokenizer (%s) %d: the others are never trained", c.Model.Vocab, tok, ids))
 	}
 	if checkpoint.Is(r.Dir) {
 		return nil, fmt.Errorf("%s is a checkpoint, want the folder of its run: %s", r.Dir, filepath.Dir(r.Dir))
@@ -437,6 +441,9 @@ func (r *Run) checkResume(dir string) (checkpoint.State, error) {
 	if !c.SameRun(r.Config) {
 		return s, fmt.Errorf("the configuration is not the one of %s; resume with that one, or start another run", dir)
 	}
+	if tok := r.Data.Tokenizer; s.TokenizerHash != "" && s.TokenizerHash != token.HashText(tok) {
+		return s, fmt.Errorf("the data was made with the tokenizer %s (%s), %s with %s (%s); prepare it with that one, or start another run", tok.Name(), token.HashText(tok), dir, s.Tokenizer, s.TokenizerHash)
+	}
 	if got := r.Data.Fingerprint(); got != s.Data {
 		return s, fmt.Errorf("the data (%s) is not what %s was trained on (%s); prepare it again from the same corpus, or start another run", got, dir, s.Data)
 	}
@@ -495,11 +502,11 @@ func (t *trainer) save() (string, error) {
 		return "", err
 	}
 	s := checkpoint.State{Name: t.run.Config.Model.Name, Step: t.step, Steps: t.run.Config.Train.Steps,
-		Tokenizer: t.run.Data.Tokenizer.Name(), Data: t.run.Data.Fingerprint(), ISA: t.run.isa(), TokensPerSecond: t.rate}
+		Data: t.run.Data.Fingerprint(), ISA: t.run.isa(), TokensPerSecond: t.rate}
 	if t.guidance != nil {
 		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.cpu.adam.GuideSteps}
 	}
-	dir, err := checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.params, t.m, t.v, keep)
+	dir, err := checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.run.Data.Tokenizer, t.params, t.m, t.v, keep)
 	if err == nil {
 		t.saved, t.savedAt = dir, t.step
 	}
