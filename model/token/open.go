@@ -20,6 +20,9 @@ var FileNames = []string{"tokenizer.json", "tokenizer.model"}
 // MaxFile bounds a tokenizer's file, in bytes.
 const MaxFile = 64 << 20
 
+// ErrUnknown says that a name is that of no tokenizer and of no file.
+var ErrUnknown = errors.New("unknown tokenizer")
+
 // Open returns the tokenizer of that name, of a file, or of a folder that has a
 // tokenizer's file by its usual name.
 func Open(name string) (Tokenizer, error) {
@@ -28,7 +31,7 @@ func Open(name string) (Tokenizer, error) {
 	}
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("unknown tokenizer %q: no file has that name; valid are byte, gpt2, a tokenizer.json of Hugging Face and a tokenizer.model of SentencePiece", name)
+		return nil, fmt.Errorf("%w %q: no file has that name; valid are byte, gpt2, a tokenizer.json of Hugging Face and a tokenizer.model of SentencePiece", ErrUnknown, name)
 	} else if err != nil {
 		return nil, err
 	}
