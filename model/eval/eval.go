@@ -69,13 +69,7 @@ func (s Set) windows(tokens, seq int) (w windows, err error) {
 
 func (r *Result) setLoss(loss float64, w windows) {
 	r.Loss, r.Perplexity = Number(loss), Number(math.Exp(loss))
-	r.BitsPerByte = Number(BitsPerByte(loss, model.Counted(w.targets), w.bytes))
-}
-
-// BitsPerByte is what a loss in nats a token means for a byte of the text that so
-// many tokens stand for.
-func BitsPerByte(loss float64, tokens int, bytes float64) float64 {
-	return loss * float64(tokens) / bytes / math.Ln2
+	r.BitsPerByte = Number(data.BitsPerByte(loss, model.Counted(w.targets), w.bytes))
 }
 
 // batch is the number of windows that run at a time.

@@ -35,13 +35,30 @@ type Metrics struct {
 	// Tokens counts the training tokens so far.
 	Tokens          int64    `json:"tokens"`
 	TokensPerSecond float64  `json:"tokens_per_second"`
-	ValLoss         *float64 `json:"val_loss,omitempty"`
+	ValLoss         *float64 `json:"val_loss,omitempty"` // nats a token
+	// ValBits is the validation loss in bits a byte of text.
+	ValBits *float64 `json:"val_bits_per_byte,omitempty"`
 	// GradNorms, before clipping, and WeightNorms, after the update, go by kind
 	// of layer: embedding, attention, ffn, guide, norm and head.
 	GradNorms   map[string]float64 `json:"grad_norms,omitempty"`
 	WeightNorms map[string]float64 `json:"weight_norms,omitempty"`
 	// Spike says that the loss is in a spike.
 	Spike bool `json:"spike,omitempty"`
+}
+
+// setValidation notes a loss in nats a token, one of which is so many bits a byte.
+func (m *Metrics) setValidation(loss, bits float64) {
+	inBits := loss * bits
+	m.ValLoss, m.ValBits = &loss, &inBits
+}
+
+// bits is the validation loss in bits a byte, NaN where the line has none: the first
+// edition's have not.
+func (m *Metrics) bits() float64 {
+	if m.ValBits == nil {
+		return math.NaN()
+	}
+	return *m.ValBits
 }
 
 // openMetrics writes the metrics of a run anew, those up to the step that it goes

@@ -73,19 +73,22 @@ type Progress struct {
 
 // Result is how a run ended.
 type Result struct {
-	Step, Steps     int
-	Checkpoint      string  // that of Step, empty where that is 0: there is nothing to save
-	ValLoss         float64 // NaN where it was interrupted before the end
-	TokensPerSecond float64
-	Interrupted     bool
-	Profile         model.Profile
-	Elapsed         time.Duration
+	Step, Steps int
+	Checkpoint  string // that of Step, empty where that is 0: there is nothing to save
+	// ValLoss is the validation loss, in nats a token, and ValBits in bits a byte of
+	// text: NaN where it was interrupted before the end.
+	ValLoss, ValBits float64
+	TokensPerSecond  float64
+	Interrupted      bool
+	Profile          model.Profile
+	Elapsed          time.Duration
 }
 
 // trainer is a run at work: its loop, and what is kept in files.
 type trainer struct {
 	*Loop
 	valIDs, valTargets []int32
+	bits               float64 // a byte of the validation text, of one nat a token
 	lock               *disk.Lock
 	// metrics are the lines of the steps before.
 	metrics []Metrics
@@ -184,7 +187,7 @@ func (r *Run) Finished() (*Result, error) {
 	if r.OnNote != nil {
 		r.OnNote(fmt.Sprintf("%s is finished: nothing is left to train", r.Dir))
 	}
-	res := &Result{Step: steps, Steps: steps, Checkpoint: latest, ValLoss: *lines[n-1].ValLoss, TokensPerSecond: state.TokensPerSecond}
+	res := &Result{Step: steps, Steps: steps, Checkpoint: latest, ValLoss: *lines[n-1].ValLoss, ValBits: lines[n-1].bits(), TokensPerSecond: state.TokensPerSecond}
 	return res, errors.Join(checkpoint.Prune(r.Dir, latest, r.Keep), drawCurve(r.Dir, r.Config.Model.Name, steps))
 }
 
@@ -211,7 +214,7 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 		return nil, t.leave(ctx, err)
 	}
 	defer func() { metrics.Close() }()
-	res := &Result{Steps: t.course.Steps, ValLoss: math.NaN()}
+	res := &Result{Steps: t.course.Steps, ValLoss: math.NaN(), ValBits: math.NaN()}
 	// What was interrupted in a validation is validated now.
 	n := len(t.metrics)
 	again := n > 0 && t.metrics[n-1].Step == t.step && t.metrics[n-1].ValLoss == nil && t.validates()
@@ -222,10 +225,10 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 			return nil, t.leave(ctx, err)
 		}
 		if !cut {
-			res.ValLoss = loss
+			res.ValLoss, res.ValBits = loss, loss*t.bits
 		}
 		if again && !cut {
-			t.metrics[n-1].ValLoss = &loss
+			t.metrics[n-1].setValidation(loss, t.bits)
 			metrics.Close()
 			if metrics, err = openMetrics(r.Dir, t.metrics); err != nil {
 				return nil, t.leave(ctx, err)
@@ -247,7 +250,8 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 				return nil, t.leave(ctx, err)
 			}
 			if !cut {
-				p.ValLoss, res.ValLoss = &loss, loss
+				p.setValidation(loss, t.bits)
+				res.ValLoss, res.ValBits = loss, loss*t.bits
 			}
 		}
 		if err := appendMetrics(metrics, p.Metrics); err != nil {
@@ -343,6 +347,7 @@ func (r *Run) begin() (t *trainer, err error) {
 	if t.valIDs, t.valTargets, err = r.Data.Validation.Windows(max(1, tr.EvalTokens/tr.Seq), tr.Seq); err != nil {
 		return nil, fmt.Errorf("validation data: %w", err)
 	}
+	t.bits = data.BitsPerByte(1, model.Counted(t.valTargets), r.Data.Validation.Bytes(t.valTargets))
 	m := c.Model
 	m.Guided = state.Step < c.Course().Guided
 	params := model.NewParams(m)
