@@ -2,6 +2,7 @@ package train
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -152,8 +153,11 @@ func ReadMetrics(run string, step int) (lines []Metrics, damage string, err erro
 }
 
 // parseLine reads a line, and says whether it is one: with a step and a loss.
-func parseLine(text []byte) (m Metrics, whole bool) {
-	m.Loss = math.NaN() // of which JSON has none
+func parseLine(text []byte) (Metrics, bool) {
+	if !bytes.HasPrefix(text, []byte("{")) { // of which there may be millions
+		return Metrics{}, false
+	}
+	m := Metrics{Loss: math.NaN()} // of which JSON has none
 	err := json.Unmarshal(text, &m)
 	return m, err == nil && m.Step > 0 && !math.IsNaN(m.Loss)
 }
