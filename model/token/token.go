@@ -42,6 +42,12 @@ type Tokenizer interface {
 	File() (name string, content []byte)
 }
 
+// Described is a tokenizer that says what it is made of: names and values, in
+// order.
+type Described interface {
+	Describe() [][2]string
+}
+
 // New returns the tokenizer of that name, for which no file is needed.
 func New(name string) (Tokenizer, error) {
 	if name == "byte" {
