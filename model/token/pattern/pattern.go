@@ -133,9 +133,7 @@ func (s *search) match(at int) (end int) {
 	}
 	end = at
 	for at < len(text) {
-		// Marks are left where a stretch without a match is long only.
-		limit := min(len(text), end+stride)
-		for at < limit {
+		for limit := min(len(text), at+stride); at < limit; {
 			var class uint16
 			size := 1
 			if b := text[at]; b < utf8.RuneSelf {
@@ -148,16 +146,16 @@ func (s *search) match(at int) (end int) {
 			t := a.transitions[state+uint32(class)]
 			if t&matchBit != 0 {
 				end = at
-				limit = min(len(text), end+stride)
 			}
 			if state = t >> 1; state == 0 {
 				return end
 			}
 			at += size
 		}
-		if at >= len(text) {
-			break
+		if at-end < stride {
+			continue
 		}
+		// Marks are left where a stretch without a match is long only.
 		var more bool
 		if at, end, state, more = s.far(at, end, state); !more {
 			return end
