@@ -1,13 +1,16 @@
 package token
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/model/token/sentencepiece"
 )
 
 // Names are those of the tokenizers that New makes.
@@ -69,8 +72,20 @@ func fileIn(dir string) (string, error) {
 // Parse reads a tokenizer's file, whose content says what it is. name is what
 // errors call it.
 func Parse(name string, content []byte) (Tokenizer, error) {
-	return nil, fmt.Errorf("%s: no tokenizer", name)
+	switch begin := bytes.TrimLeft(content[:min(len(content), 64)], " \t\r\n"); {
+	case tiktoken.Match(begin):
+		return nil, fmt.Errorf("%s: a vocabulary of tiktoken, which has no rule for cutting text; want the tokenizer.json of the same model", name)
+	default:
+		t, err := sentencepiece.Parse(name, content)
+		if err != nil { // a nil *Tokenizer would be no nil Tokenizer
+			return nil, err
+		}
+		return t, nil
+	}
 }
+
+// tiktoken is how a vocabulary of tiktoken begins: a token in base 64, and its rank.
+var tiktoken = regexp.MustCompile(`^[A-Za-z0-9+/]+=* [0-9]+\n`)
 
 // HashText is the beginning of a tokenizer's hash, as messages and files of text
 // have it.
