@@ -18,9 +18,7 @@ type merger struct {
 	next    []int32 // place in the list of the same pair, or -1
 	prev    []int32 // likewise; detached where the place is in no list
 
-	length []int32          // of each id, in bytes
-	text   []string         // of each id
-	ids    map[string]int32 // of texts
+	text []string // of each id
 
 	index  map[pair]int32 // of pairs
 	infos  []info
@@ -50,8 +48,7 @@ type info struct {
 	pair       pair
 	count      int64
 	head, tail int32 // of the list of its places, -1 where it is empty
-	merged     bool
-	grown      bool // in merger.grown
+	grown      bool  // in merger.grown
 }
 
 // newMerger takes the words, which are given up.
@@ -60,14 +57,12 @@ func newMerger(w *words, order [256]byte) *merger {
 	m := &merger{
 		symbols: make([]int32, 0, n), word: make([]int32, n), next: make([]int32, n), prev: make([]int32, n),
 		counts: make([]int64, len(w.entries)),
-		ids:    map[string]int32{}, index: map[pair]int32{},
+		index:  map[pair]int32{},
 	}
 	var id [256]int32
 	for i, b := range order {
 		id[b] = int32(i)
-		m.length = append(m.length, 1)
 		m.text = append(m.text, string([]byte{b}))
-		m.ids[m.text[i]] = int32(i)
 	}
 	m.symbols = append(m.symbols, edge)
 	for i := range w.entries {
@@ -145,7 +140,7 @@ func (m *merger) queueGrown() {
 	for _, i := range m.grown {
 		x := &m.infos[i]
 		x.grown = false
-		if x.count > 0 {
+		if x.head >= 0 {
 			m.queue.push(candidate{x.count, x.pair})
 		} else {
 			m.forget(i)
@@ -154,32 +149,32 @@ func (m *merger) queueGrown() {
 	m.grown = m.grown[:0]
 }
 
-// forget makes room, where a pair is nowhere and never was merged.
+// forget makes room, where a pair is nowhere.
 func (m *merger) forget(i int32) {
-	if x := &m.infos[i]; x.head < 0 && x.count == 0 && !x.merged {
-		delete(m.index, x.pair)
-		m.free = append(m.free, i)
-	}
+	delete(m.index, m.infos[i].pair)
+	m.free = append(m.free, i)
 }
 
 // run merges until there are so many ids, or no pairs left, and returns the
 // merges. A pair that would spell a forbidden text stays two symbols.
+//
+// No two merges give the same text: wherever symbols spell it between the same
+// two edges, they became so by the same merges, the first of which took all of
+// them.
 func (m *merger) run(ctx context.Context, ids int, forbidden []string, progress func(ids int)) (merges [][2]int32, err error) {
 	for len(m.text) < ids && len(m.queue) > 0 {
 		top := m.queue[0]
 		i, ok := m.index[top.pair]
-		if !ok {
+		switch {
+		case !ok:
 			m.queue.pop()
 			continue
-		}
-		x := &m.infos[i]
-		if x.head < 0 || x.count < 1 {
+		case m.infos[i].head < 0:
 			m.queue.pop()
 			m.forget(i)
 			continue
-		}
-		if x.count != top.count {
-			m.queue.replace(candidate{x.count, top.pair})
+		case m.infos[i].count != top.count:
+			m.queue.replace(candidate{m.infos[i].count, top.pair})
 			continue
 		}
 		m.queue.pop()
@@ -188,27 +183,16 @@ func (m *merger) run(ctx context.Context, ids int, forbidden []string, progress 
 		if slices.Contains(forbidden, text) {
 			continue
 		}
-		// A text that was made of other symbols before keeps its id. Its
-		// neighbours then may be a pair that was merged before.
-		id, known := m.ids[text]
-		if !known {
-			id = int32(len(m.text))
-			m.ids[text] = id
-			m.text = append(m.text, text)
-			m.length = append(m.length, int32(len(text)))
-		}
-		if !x.merged {
-			x.merged = true
-			merges = append(merges, [2]int32{a, b})
-			if len(merges)%64 == 0 {
-				if err := ctx.Err(); err != nil {
-					return nil, err
-				}
-				progress(len(m.text))
-			}
-		}
-		m.merge(i, a, b, id)
+		m.merge(i, a, b, int32(len(m.text)))
+		m.text = append(m.text, text)
 		m.queueGrown()
+		merges = append(merges, [2]int32{a, b})
+		if len(merges)%64 == 0 {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			progress(len(m.text))
+		}
 	}
 	progress(len(m.text))
 	return merges, nil
@@ -226,12 +210,13 @@ func (m *merger) merge(i, a, b, id int32) {
 	if a == b {
 		slices.Sort(m.places)
 	}
+	lengthA, lengthB := int32(len(m.text[a])), int32(len(m.text[b]))
 	for _, place := range m.places {
-		middle := place + m.length[a]
+		middle := place + lengthA
 		if m.symbols[place] != a || m.symbols[middle] != b {
 			continue // one of three in a row, or more
 		}
-		end := middle + m.length[b]
+		end := middle + lengthB
 		left, right := m.symbols[place-1], m.symbols[end]
 		before := place - 1
 		if left != edge {
@@ -254,4 +239,5 @@ func (m *merger) merge(i, a, b, id int32) {
 			m.link(place, makePair(id, right))
 		}
 	}
+	m.forget(i)
 }
