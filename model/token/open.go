@@ -2,6 +2,7 @@ package token
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,11 +11,12 @@ import (
 	"regexp"
 
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/model/token/hf"
 	"github.com/structuredffn/sffn/model/token/sentencepiece"
 )
 
 // Names are those of the tokenizers that New makes.
-var Names = []string{"byte"}
+var Names = []string{"byte", "gpt2"}
 
 // FileNames are what a tokenizer's file is called by custom: Hugging Face's and
 // SentencePiece's.
@@ -73,11 +75,20 @@ func fileIn(dir string) (string, error) {
 // errors call it.
 func Parse(name string, content []byte) (Tokenizer, error) {
 	switch begin := bytes.TrimLeft(content[:min(len(content), 64)], " \t\r\n"); {
+	case bytes.HasPrefix(begin, []byte("{")):
+		if gpt2 := hf.GPT2(); sha256.Sum256(content) == gpt2.Hash() {
+			return gpt2, nil
+		}
+		t, err := hf.Parse(name, content)
+		if err != nil { // a nil *Tokenizer would be no nil Tokenizer
+			return nil, err
+		}
+		return t, nil
 	case tiktoken.Match(begin):
 		return nil, fmt.Errorf("%s: a vocabulary of tiktoken, which has no rule for cutting text; want the tokenizer.json of the same model", name)
 	default:
 		t, err := sentencepiece.Parse(name, content)
-		if err != nil { // a nil *Tokenizer would be no nil Tokenizer
+		if err != nil {
 			return nil, err
 		}
 		return t, nil

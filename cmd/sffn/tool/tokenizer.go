@@ -70,7 +70,12 @@ elsewhere. The bytes of a token are the mean over the vocabulary.`,
 			if asJSON {
 				return term.JSON(cmd.OutOrStdout(), info)
 			}
-			return term.Table(cmd.OutOrStdout(), info.table(tok))
+			for _, row := range info.table(tok) {
+				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%-18s%s\n", row[0], row[1]); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"unicode/utf8"
 
-	"github.com/structuredffn/sffn/model/token"
 	"github.com/structuredffn/sffn/model/token/pattern"
 )
 
@@ -46,8 +45,6 @@ type Tokenizer struct {
 
 	works sync.Pool
 }
-
-var _ token.Tokenizer = (*Tokenizer)(nil)
 
 // endsOfDocument are the usual spellings of the token that ends a text.
 var endsOfDocument = []string{
@@ -220,33 +217,33 @@ func (t *Tokenizer) findEnd(added []*addedToken) error {
 	return fmt.Errorf("added_tokens: no special token ends a document; one of these is needed: %s", strings.Join(endsOfDocument, " "))
 }
 
-// Name implements token.Tokenizer.
+// Name implements the Tokenizer of package token.
 func (t *Tokenizer) Name() string { return t.name }
 
-// Hash implements token.Tokenizer. It is the SHA-256 of the file.
+// Hash implements the Tokenizer of package token. It is the SHA-256 of the file.
 func (t *Tokenizer) Hash() [32]byte { return t.hash }
 
-// Vocab implements token.Tokenizer.
+// Vocab implements the Tokenizer of package token.
 func (t *Tokenizer) Vocab() int { return t.vocab }
 
-// EndOfDocument implements token.Tokenizer. It is the first that there is of the
+// EndOfDocument implements the Tokenizer of package token. It is the first that there is of the
 // usual spellings.
 func (t *Tokenizer) EndOfDocument() int32 { return t.endOfDocument }
 
-// Frame implements token.Tokenizer: what the post-processor adds to one text.
+// Frame implements the Tokenizer of package token: what the post-processor adds to one text.
 func (t *Tokenizer) Frame() (before, after []int32) { return t.before, t.after }
 
-// Special implements token.Tokenizer.
+// Special implements the Tokenizer of package token.
 func (t *Tokenizer) Special(id int32) string { return t.special[id] }
 
-// Prefixed implements token.Tokenizer. It goes by the decoder, which is what
+// Prefixed implements the Tokenizer of package token. It goes by the decoder, which is what
 // leaves the space out.
 func (t *Tokenizer) Prefixed() bool { return t.prefixed }
 
-// File implements token.Tokenizer.
+// File implements the Tokenizer of package token.
 func (t *Tokenizer) File() (name string, content []byte) { return "tokenizer.json", t.content }
 
-// Decode implements token.Tokenizer.
+// Decode implements the Tokenizer of package token.
 func (t *Tokenizer) Decode(dst []byte, id int32) []byte {
 	if id < 0 || int(id) >= t.vocab {
 		return dst
@@ -258,11 +255,11 @@ func (t *Tokenizer) Decode(dst []byte, id int32) []byte {
 	return append(dst, t.decoded[start:t.ends[id]]...)
 }
 
-// Encode implements token.Tokenizer. Added tokens that are not special are found
+// Encode implements the Tokenizer of package token. Added tokens that are not special are found
 // by it and by EncodeOrdinary.
 func (t *Tokenizer) Encode(dst []int32, text []byte) []int32 { return t.encode(dst, text, false) }
 
-// EncodeOrdinary implements token.Tokenizer.
+// EncodeOrdinary implements the Tokenizer of package token.
 func (t *Tokenizer) EncodeOrdinary(dst []int32, text []byte) []int32 {
 	return t.encode(dst, text, true)
 }
