@@ -52,7 +52,7 @@ func textField(line []byte, field string) ([]byte, error) {
 	case value[0] == 'n':
 		return nil, errNull
 	case value[0] != '"':
-		return nil, fmt.Errorf("field %q is %.20q, want a string", field, value)
+		return nil, fmt.Errorf("field %q is %.20s, want a string", field, value)
 	}
 	return unquote(value[1 : len(value)-1]), nil
 }

@@ -60,8 +60,8 @@ func (t *text) next() (Piece, error) {
 	if t.cut {
 		p.First, p.Last = true, true
 		t.at.Offset += int64(t.used)
-	} else {
-		t.at.Inner += int64(t.used)
+	} else if t.at.Inner += int64(t.used); p.Last {
+		t.at = Position{Offset: t.at.Offset + t.at.Inner}
 	}
 	return p, nil
 }
