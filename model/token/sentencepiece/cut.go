@@ -21,13 +21,13 @@ type cutter struct {
 
 func newCutter(pieces []piece, a algorithm) *cutter {
 	c := &cutter{words: a == word}
-	if a == word || a == char {
+	if c.words {
 		return c
 	}
 	n := 0
 	each := func(f func(a, b rune)) {
 		for _, p := range pieces {
-			if p.kind.reserved() {
+			if p.kind.reserved() || a == char && p.kind != userDefined {
 				continue
 			}
 			before := rune(-1)
@@ -69,8 +69,6 @@ func (c *cutter) joined(a, b rune) bool {
 		return b != '\u2581'
 	case a|b < utf8.RuneSelf:
 		return c.ascii[a][b>>6]>>(b&63)&1 != 0
-	case c.others == nil:
-		return false
 	}
 	h := c.hash(a, b)
 	return c.others[h>>6]>>(h&63)&1 != 0

@@ -35,6 +35,7 @@ type Tokenizer struct {
 	cut     *cutter // nil where a text cannot be cut
 	model   model
 	prefix  bool
+	chunk   int // bytes of normalized text that are encoded at a time
 	free    chan *scratch
 }
 
@@ -121,6 +122,7 @@ func newTokenizer(name string, content []byte) (*Tokenizer, error) {
 		end:     -1,
 		unknown: -1,
 		prefix:  s.normalizer.dummyPrefix && !s.suffix,
+		chunk:   1 << 16,
 		free:    make(chan *scratch, runtime.GOMAXPROCS(0)),
 	}
 	if err := t.readPieces(s); err != nil {
@@ -313,10 +315,11 @@ func (t *Tokenizer) Encode(dst []int32, text []byte) []int32 {
 	s.sum = 0
 	r := reader{normalizer: t.norm, text: text}
 	buf := s.text[:0]
-	for size := 1 << 16; ; {
-		if t.cut == nil {
-			size = math.MaxInt
-		}
+	size := t.chunk
+	if t.cut == nil {
+		size = math.MaxInt
+	}
+	for {
 		buf = r.fill(buf, size)
 		end := len(buf)
 		if !r.ended {
