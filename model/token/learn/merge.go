@@ -156,7 +156,8 @@ func (m *merger) forget(i int32) {
 }
 
 // run merges until there are so many ids, or no pairs left, and returns the
-// merges. A pair that would spell a forbidden text stays two symbols.
+// merges. A pair that would spell a forbidden text, or one that is too long, stays
+// two symbols.
 //
 // No two merges give the same text: wherever symbols spell it between the same
 // two edges, they became so by the same merges, the first of which took all of
@@ -179,6 +180,9 @@ func (m *merger) run(ctx context.Context, ids int, forbidden []string, progress 
 		}
 		m.queue.pop()
 		a, b := top.pair.split()
+		if len(m.text[a])+len(m.text[b]) > maxToken {
+			continue
+		}
 		text := m.text[a] + m.text[b]
 		if slices.Contains(forbidden, text) {
 			continue
