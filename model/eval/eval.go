@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model/data"
@@ -81,24 +82,32 @@ const maxCounted = 1 << 28
 // Counts measures tables of these orders, made from the training split, on the
 // tokens on which a model of that training length is measured.
 func Counts(set *data.Set, orders []int, tokens, seq int) (rs []Result, err error) {
+	if len(orders) == 0 {
+		return nil, nil
+	}
 	ids, targets, err := set.Validation.Windows(max(1, tokens/seq), seq)
 	if err != nil {
 		return nil, err
 	}
-	text, err := set.Train.ReadAll(maxCounted)
+	c, err := newCounts(slices.Max(orders), set.Tokenizer.Vocab(), ids, targets, seq)
 	if err != nil {
 		return nil, err
 	}
-	for _, order := range orders {
-		c, err := newCounts(order, set.Tokenizer.Vocab(), text)
-		if err != nil {
+	text := make([]int32, 1<<20)
+	size := min(set.Train.Len(), maxCounted)
+	for at := int64(0); at < size; at += int64(len(text)) {
+		text = text[:min(int64(len(text)), size-at)]
+		if err := set.Train.Read(text, at); err != nil {
 			return nil, err
 		}
+		c.add(text)
+	}
+	for _, order := range orders {
 		r := Result{Model: fmt.Sprintf("order-%d counts", order)}
 		if order == 1 {
 			r.Model = "bigram counts"
 		}
-		r.setLoss(c.loss(ids, targets, seq))
+		r.setLoss(c.loss(order))
 		rs = append(rs, r)
 	}
 	return rs, nil

@@ -33,11 +33,12 @@ var named = sync.OnceValue(func() map[string]func() set {
 		"uppercase":  uppercase,
 		"lowercase":  lowercase,
 	}
-	for name, t := range unicode.Properties {
-		m[squeezed(name)] = func() set { return table(t) }
+	m["whitespace"] = func() set { return table(unicode.White_Space) }
+	for name := range unicode.Scripts {
+		m[squeezed(name)] = func() set { return script(name) }
 	}
-	for name, t := range unicode.Scripts {
-		m[squeezed(name)] = func() set { return table(t) }
+	for _, n := range newer {
+		m[squeezed(n.script)] = func() set { return script(n.script) }
 	}
 	for name := range unicode.Categories {
 		m[squeezed(name)] = func() set { return category(name) }
@@ -48,7 +49,31 @@ var named = sync.OnceValue(func() map[string]func() set {
 	return m
 })
 
-func category(name string) set { return table(unicode.Categories[name]) }
+// category returns a general category, or all of those of a letter.
+func category(name string) set {
+	s := table(unicode.Categories[name])
+	var added set
+	for _, n := range newer {
+		switch {
+		case name == "C" || name == "Cn":
+			added = append(added, span{n.lo, n.hi})
+		case n.category == name || n.category[:1] == name, name == "LC" && strings.Contains("Lu Ll Lt", n.category):
+			added = append(added, span{n.lo, n.hi})
+		}
+	}
+	switch name {
+	case "C", "Cn":
+		return intersect(s, normal(added).negate())
+	case "Mn":
+		return intersect(union(s, added), single(markThatSpaces).negate())
+	case "Mc":
+		added = append(added, single(markThatSpaces)...)
+	}
+	return union(s, added)
+}
+
+// markThatSpaces changed its category from Mn to Mc in version 16.
+const markThatSpaces = 0x1171e
 
 func categories(names ...string) set {
 	var s set
@@ -58,7 +83,31 @@ func categories(names ...string) set {
 	return normal(s)
 }
 
-func alphabetic() set { return union(categories("L", "Nl"), table(unicode.Other_Alphabetic)) }
+func script(name string) set {
+	var s set
+	if t, ok := unicode.Scripts[name]; ok {
+		s = table(t)
+	}
+	for _, n := range newer {
+		if n.script == name {
+			s = append(s, span{n.lo, n.hi})
+		}
+	}
+	return normal(s)
+}
+
+func alphabetic() set {
+	s := union(categories("L", "Nl"), table(unicode.Other_Alphabetic), alphabeticSince)
+	for _, n := range newer {
+		if n.alphabetic {
+			s = append(s, span{n.lo, n.hi})
+		}
+	}
+	return normal(s)
+}
+
+// alphabeticSince became alphabetic in version 16.
+var alphabeticSince = ranges(0x363, 0x36f, 0x1dd3, 0x1df4)
 
 func uppercase() set { return union(category("Lu"), table(unicode.Other_Uppercase)) }
 
@@ -99,6 +148,10 @@ func posixClasses(name string) (set, bool) {
 		return category("Cc"), true
 	case "digit":
 		return category("Nd"), true
+	case "graph":
+		return visible(), true
+	case "print":
+		return union(visible(), category("Zs")), true
 	case "lower":
 		return lowercase(), true
 	case "punct":
@@ -113,6 +166,11 @@ func posixClasses(name string) (set, bool) {
 		return hexDigits, true
 	}
 	return nil, false
+}
+
+// visible are the characters that leave a mark on paper.
+func visible() set {
+	return union(table(unicode.White_Space), categories("Cc", "Cn", "Cs")).negate()
 }
 
 // caseOrbits are the sets of code points that differ in case only.
