@@ -184,16 +184,18 @@ func (t *Tokenizer) makeTable(added []*addedToken, d *decoder) error {
 	for id := range int32(t.vocab) {
 		text, inModel := t.model.tokens[id]
 		a := byID[id]
+		if a != nil {
+			text = a.content
+			if a.normalized {
+				text = string((&work{t: t}).normalize([]byte(text)))
+			}
+		}
 		switch {
 		case a != nil && a.special:
-		case a != nil && d.byteLevel && !inModel:
+		case a != nil && !inModel && d.byteLevel && !(a.normalized && t.spells()):
 			// It is text, and spells no bytes; the library decodes it as if it did.
-			t.decoded = append(t.decoded, a.content...)
-		case a != nil && a.normalized:
-			t.decoded = append(t.decoded, d.decode(string((&work{t: t}).normalize([]byte(a.content))))...)
-		case a != nil:
-			t.decoded = append(t.decoded, d.decode(a.content)...)
-		case inModel:
+			t.decoded = append(t.decoded, text...)
+		case a != nil || inModel:
 			t.decoded = append(t.decoded, d.decode(text)...)
 		}
 		if len(t.decoded) > 16*MaxFile {
@@ -202,6 +204,11 @@ func (t *Tokenizer) makeTable(added []*addedToken, d *decoder) error {
 		t.ends[id] = uint32(len(t.decoded))
 	}
 	return nil
+}
+
+// spells tells whether the normalizers spell bytes as characters.
+func (t *Tokenizer) spells() bool {
+	return slices.Contains(t.normalizers, normalizer(byteSpelling{}))
 }
 
 // findEnd finds the token that ends a document.
