@@ -29,8 +29,8 @@ const prepareMemory = 400 << 20
 
 func newPrepare() *cobra.Command {
 	var p data.Preparation
-	var corpus, tokenizer, format, field, mix, out string
-	var text []string
+	var c corpusFlags
+	var tokenizer, mix, out string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "prepare",
@@ -71,7 +71,7 @@ the folder whole.`,
 			if p.Tokenizer, err = openTokenizer(tokenizer); err != nil {
 				return err
 			}
-			if p.Sources, err = sources(corpus, text, format, field); err != nil {
+			if p.Sources, err = c.sources(); err != nil {
 				return err
 			}
 			if p.Mix, err = shares(mix); err != nil {
@@ -114,12 +114,7 @@ the folder whole.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&corpus, "corpus", "", "a corpus that every machine has: goroot")
-	cli.Complete(cmd, "corpus", source.GoRootName)
-	fl.StringArrayVar(&text, "text", nil, "file, folder, pipe or - to read, or NAME=PATH; may come several times")
-	fl.StringVar(&format, "format", string(source.Auto), "format of the text: "+strings.Join(source.Formats, ", ")+" (by the names of files)")
-	cli.Complete(cmd, "format", source.Formats...)
-	fl.StringVar(&field, "field", "", "field of JSON lines, column of Parquet, that has the text (default "+source.DefaultField+")")
+	c.flags(cmd)
 	fl.StringVar(&mix, "mix", "", "shares of the sources in the text: NAME=SHARE,NAME=SHARE")
 	fl.Int64Var(&p.MaxTokens, "max-tokens", 0, "end with the document that reaches so many tokens")
 	tokenizerFlag(cmd, &tokenizer, "byte")
@@ -130,11 +125,28 @@ the folder whole.`,
 	return cmd
 }
 
+// corpusFlags say which text a command reads.
+type corpusFlags struct {
+	corpus, format, field string
+	text                  []string
+}
+
+func (c *corpusFlags) flags(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&c.corpus, "corpus", "", "a corpus that every machine has: goroot")
+	cli.Complete(cmd, "corpus", source.GoRootName)
+	fl.StringArrayVar(&c.text, "text", nil, "file, folder, pipe or - to read, or NAME=PATH; may come several times")
+	fl.StringVar(&c.format, "format", string(source.Auto), "format of the text: "+strings.Join(source.Formats, ", ")+" (by the names of files)")
+	cli.Complete(cmd, "format", source.Formats...)
+	fl.StringVar(&c.field, "field", "", "field of JSON lines, column of Parquet, that has the text (default "+source.DefaultField+")")
+}
+
 // sourceName is what a name of a source may be.
 var sourceName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
 // sources are those that the flags name; paths of the same name are one.
-func sources(corpus string, text []string, format, field string) (all []source.Source, err error) {
+func (c *corpusFlags) sources() (all []source.Source, err error) {
+	corpus, text, format, field := c.corpus, c.text, c.format, c.field
 	switch {
 	case corpus == "" && len(text) == 0:
 		return nil, cli.Usagef("give --corpus goroot or --text FILE-or-DIR")

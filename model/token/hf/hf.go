@@ -10,6 +10,7 @@ package hf
 import (
 	"crypto/sha256"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -63,7 +64,7 @@ var gpt2Pattern = sync.OnceValue(func() *pattern.Pattern {
 
 // Parse reads a tokenizer.json. The name is the tokenizer's, and of errors.
 func Parse(name string, content []byte) (*Tokenizer, error) {
-	t := &Tokenizer{name: name, content: content, hash: sha256.Sum256(content)}
+	t := &Tokenizer{name: filepath.Base(name), content: content, hash: sha256.Sum256(content)}
 	if err := t.parse(content); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -115,7 +116,7 @@ func newTokenizer(name string, content []byte) (*Tokenizer, error) {
 		return nil, fmt.Errorf("denormalizer_spec: rules for decoded text are not supported")
 	}
 	t := &Tokenizer{
-		name:    name,
+		name:    filepath.Base(name),
 		content: content,
 		hash:    sha256.Sum256(content),
 		pieces:  s.pieces,
