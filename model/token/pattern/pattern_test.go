@@ -229,7 +229,7 @@ func TestLinear(t *testing.T) {
 // overruns beside the matcher that backtracks.
 func TestLongOverruns(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 9))
-	for _, expr := range []string{`a*b|a`, `(?:ab)*c|a|b`, `é*b|é`, `[^c]*cc|a+|é`, `(?<=a)a*b|a|é`} {
+	for _, expr := range []string{`a*b|a`, `(?:ab)*c|a|b`, `é*b|é`, `[^c]*cc|a+|é`, `(?<=a)a*b|a|é`, `(?:aa)*b|a`, `(?:aaa)*b|(?:éé)*b|a|é`} {
 		p, err := Compile(expr)
 		if err != nil {
 			t.Fatal(err)
