@@ -10,7 +10,8 @@ import (
 // All distinct words lie one behind the other in symbols, a slot for each
 // byte, with an edge around each. A symbol of several bytes is its id in the
 // first of its slots and, in its last, where the first is; what is between is no
-// symbol. Each pair has a list of the places where it begins.
+// symbol. Each pair has a list of the places where it begins, which is in order:
+// all of them came up when the later one of its symbols did, from left to right.
 type merger struct {
 	symbols []int32 // ids; edge; or first(place)
 	word    []int32 // of each place
@@ -211,9 +212,6 @@ func (m *merger) merge(i, a, b, id int32) {
 		m.prev[place] = detached
 	}
 	x.head, x.tail = -1, -1
-	if a == b {
-		slices.Sort(m.places)
-	}
 	lengthA, lengthB := int32(len(m.text[a])), int32(len(m.text[b]))
 	for _, place := range m.places {
 		middle := place + lengthA
