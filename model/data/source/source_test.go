@@ -240,7 +240,9 @@ func TestWalkInParts(t *testing.T) {
 		write(t, filepath.Join(dir, name), nil)
 		want = append(want, filepath.Join(dir, name))
 	}
-	slices.SortFunc(want, func(a, b string) int { return strings.Compare(strings.TrimSuffix(a, "/deeper"), strings.TrimSuffix(b, "/deeper")) })
+	slices.SortFunc(want, func(a, b string) int {
+		return strings.Compare(strings.TrimSuffix(a, "/deeper"), strings.TrimSuffix(b, "/deeper"))
+	})
 	for _, names := range []int{1, 3, 99, 100, 1000} {
 		w, err := newWalker(t.Context(), dir)
 		if err != nil {
@@ -285,7 +287,7 @@ func TestJSONL(t *testing.T) {
 	for want, text := range map[string]string{
 		`line 2: no field "body"; there are: text, id`: `{"body":"x"}` + "\n" + `{"text":"y","id":1}`,
 		`line 1: field "body" is 12, want a string`:    `{"body": 12}`,
-		"line 3: no JSON: byte 9":                     `{"body":"x"}` + "\n\n" + `{"body":"`,
+		"line 3: no JSON: byte 9":                      `{"body":"x"}` + "\n\n" + `{"body":"`,
 		"line 1: want a JSON object in each line":      `["a"]`,
 		"line 2: no JSON":                              "{\"body\":\"\"}\n{\"body\":\"\x01\"}",
 	} {
