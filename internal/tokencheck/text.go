@@ -1,11 +1,11 @@
 package main
 
 import (
+	"go/build"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -75,7 +75,7 @@ func texts(yield func(string)) error {
 
 // source yields Go's source and English, as far as the bytes go.
 func source(bytes int, yield func(string)) error {
-	root := filepath.Join(runtime.GOROOT(), "src")
+	root := filepath.Join(build.Default.GOROOT, "src")
 	english, err := os.ReadFile(filepath.Join(root, "testdata", "Isaac.Newton-Opticks.txt"))
 	if err != nil {
 		return err
