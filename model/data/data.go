@@ -34,6 +34,11 @@ type Set struct {
 // can be written.
 func Open(dir string) (*Set, error) {
 	x, err := readIndex(dir)
+	if errors.Is(err, errNoIndex) {
+		if s, ok, err := openFirst(dir); ok {
+			return s, err
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -322,7 +322,7 @@ func TestDamage(t *testing.T) {
 		"the split 7, of":                     func(x *index) { s := x.Splits[Train]; s.Tokens = 7; x.Splits[Train] = s },
 		"is another tokenizer":                func(x *index) { x.Tokenizer.Hash = strings.Repeat("ab", 32) },
 		"has 257 ids, the data was made with": func(x *index) { x.Tokenizer.Vocab = 258 },
-		`unknown tokenizer "mine"`:            func(x *index) { x.Tokenizer.Name = "mine" },
+		`the tokenizer mine: `:                func(x *index) { x.Tokenizer.Name = "mine" },
 	} {
 		edit(change)
 		if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), want) {

@@ -148,21 +148,15 @@ func readIndex(dir string) (*index, error) {
 	return x, nil
 }
 
+// errNoIndex says that a folder has no index, and no unfinished one.
+var errNoIndex = errors.New("make the folder with sffn prepare")
+
 // explainMissing says why a folder without an index is none of data.
 func explainMissing(dir string) error {
 	if _, err := os.Lstat(filepath.Join(dir, journalFile)); err == nil {
 		return fmt.Errorf("%s: its preparation was interrupted; the same sffn prepare goes on with it", dir)
 	}
-	if f, err := disk.Open(shardName(dir, Train, 0)); err == nil {
-		defer f.Close()
-		b := make([]byte, headerSize)
-		if n, err := io.ReadFull(f, b); n >= 12 || err == nil {
-			if err := new(header).parse(b[:n], 0); err != nil && b[8] == 1 {
-				return fmt.Errorf("%s: %w", f.Name(), err)
-			}
-		}
-	}
-	return fmt.Errorf("%s: no %s; make the folder with sffn prepare", dir, indexFile)
+	return fmt.Errorf("%s: no %s; %w", dir, indexFile, errNoIndex)
 }
 
 // openTokenizer returns the tokenizer that the shards were made with.

@@ -121,6 +121,7 @@ type shard struct {
 	header
 	name   string
 	file   *os.File
+	start  int64 // of the tokens
 	size   int64
 	mtime  int64
 	mapped []byte // all of it, where the system maps files
@@ -134,7 +135,7 @@ func openShard(name string) (*shard, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &shard{name: name, file: f}
+	s := &shard{name: name, file: f, start: headerSize}
 	if err := s.open(); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -176,12 +177,12 @@ func (s *shard) check(buf []byte) error {
 	for i, want := range s.sums {
 		at := int64(i) * blockSize
 		b := buf[:min(blockSize, s.tokens*int64(s.width)-at)]
-		if _, err := s.file.ReadAt(b, headerSize+at); err != nil {
-			return fmt.Errorf("%s: at byte %d: %w", s.name, headerSize+at, err)
+		if _, err := s.file.ReadAt(b, s.start+at); err != nil {
+			return fmt.Errorf("%s: at byte %d: %w", s.name, s.start+at, err)
 		}
 		if got := crc32.Checksum(b, castagnoli); got != want {
 			return fmt.Errorf("%s: the block of %d bytes at byte %d is damaged: checksum %08x, want %08x; prepare the folder again, or copy the file again",
-				s.name, len(b), headerSize+at, got, want)
+				s.name, len(b), s.start+at, got, want)
 		}
 	}
 	return nil
@@ -206,14 +207,14 @@ func (s *shard) read(dst []int32, at int64) error {
 	// The bytes are read into the end of dst and widened from there: entry i
 	// ends before the bytes of entry i+1 begin, so that nothing is allocated.
 	buf := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(dst))), 4*len(dst))[(4-s.width)*len(dst):]
-	if err := s.copy(buf, headerSize+at*int64(s.width)); err != nil {
+	if err := s.copy(buf, s.start+at*int64(s.width)); err != nil {
 		return err
 	}
 	for i := range dst {
 		id := idAt(buf[i*s.width:], s.width)
 		if id >= uint32(s.vocab) {
 			return fmt.Errorf("%s: token %d, at byte %d, is %d, want less than the vocabulary's %d: damaged, or changed since it was opened",
-				s.name, at+int64(i), headerSize+(at+int64(i))*int64(s.width), id, s.vocab)
+				s.name, at+int64(i), s.start+(at+int64(i))*int64(s.width), id, s.vocab)
 		}
 		dst[i] = int32(id)
 	}
