@@ -1,5 +1,7 @@
-// Package learn makes vocabularies: byte-level byte-pair encoding (BPE; Gage 1994,
-// Sennrich et al. 2016), as GPT-2's, learned from a text.
+// Package learn makes vocabularies of byte-level byte-pair encoding (BPE) from a
+// text. The words of the text are counted on all cores; then the most frequent
+// pair of neighbouring symbols becomes a symbol, again and again (Sennrich et
+// al., "Neural machine translation of rare words with subword units", 2016).
 package learn
 
 import (
