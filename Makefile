@@ -2,7 +2,9 @@
 GO ?= go
 # Steps of the demo's runs, where the default takes too long: make demo STEPS=200
 STEPS ?=
-DEMO := build/demo
+# What the demo's models read: byte, or bpe: tokens of an encoding that it trains first.
+TOKENIZER ?= byte
+DEMO := build/demo$(if $(filter bpe,$(TOKENIZER)),-bpe)
 
 .DEFAULT_GOAL := help
 # Parts of the benchmarks, and flags for all of them: make bench BENCH="kernels ablate" FLAGS="--repeats 3"
@@ -45,15 +47,21 @@ check: ## gofmt, vet for every kind of build, staticcheck
 	GOARCH=arm64 $(GO) vet ./...
 	$(GO) tool -modfile=tools.mod staticcheck ./...
 
-demo: ## generate kernels, prepare text, train a structured and a dense model, compare them
-	$(GO) run ./cmd/sffngen --config demo,demo-dense --out generated/demo
+demo: ## generate kernels, prepare text, train a structured and a dense model, compare them; on tokens in place of bytes: make demo TOKENIZER=bpe
+	$(GO) run ./cmd/sffngen --config demo,demo-dense,demo-bpe,demo-bpe-dense --out generated/demo
 	$(GO) build -o bin/ ./cmd/sffn
 	rm -rf $(DEMO)
+ifeq ($(TOKENIZER),bpe)
+	mkdir -p $(DEMO)
+	bin/sffn tokenizer train --corpus goroot --vocab 4096 --out $(DEMO)/tokenizer.json
+	bin/sffn prepare --corpus goroot --tokenizer $(DEMO)/tokenizer.json --out $(DEMO)/data
+else
 	bin/sffn prepare --corpus goroot --out $(DEMO)/data
-	bin/sffn train --config demo --data $(DEMO)/data --out $(DEMO)/structured $(if $(STEPS),--steps $(STEPS))
-	bin/sffn train --config demo-dense --data $(DEMO)/data --out $(DEMO)/dense $(if $(STEPS),--steps $(STEPS))
+endif
+	bin/sffn train --config $(notdir $(DEMO)) --data $(DEMO)/data --out $(DEMO)/structured $(if $(STEPS),--steps $(STEPS))
+	bin/sffn train --config $(notdir $(DEMO))-dense --data $(DEMO)/data --out $(DEMO)/dense $(if $(STEPS),--steps $(STEPS))
 	@echo
-	@echo "The structured model continues two texts, up to the 128 bytes that it was trained on at a time:"
+	@echo "The structured model continues two texts, up to the 128 tokens that it was trained on at a time:"
 	@echo
 	@bin/sffn generate --model $(DEMO)/structured --prompt 'func (r *Reader) ' --prompt '// ReadFrom ' --tokens 110 --temperature 0.7 --top-p 0.9
 	@echo

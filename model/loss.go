@@ -47,6 +47,19 @@ func (tr *Trace) Loss(ids, targets []int32, batch int) (float64, error) {
 	return tr.crossEntropy(targets, nil, 0, false), nil
 }
 
+// Losses is Loss position by position: losses[i] becomes the cross entropy of
+// targets[i], 0 where it is Ignored.
+func (tr *Trace) Losses(losses []float64, ids, targets []int32, batch int) error {
+	if len(losses) != len(targets) {
+		return fmt.Errorf("%d losses of %d targets", len(losses), len(targets))
+	}
+	if _, err := tr.Loss(ids, targets, batch); err != nil {
+		return err
+	}
+	copy(losses, tr.losses)
+	return nil
+}
+
 // headStep is a stretch of rows at work in the head: their logits are the
 // trace's.
 type headStep struct {

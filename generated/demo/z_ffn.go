@@ -8,6 +8,7 @@
 //   - dense_128x384_bias
 //   - dense_128x128_bias
 //   - dense_128x257
+//   - dense_128x4096
 package demo
 
 import (

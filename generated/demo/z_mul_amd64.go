@@ -28,6 +28,9 @@ func mul_f32_k128a128c384_12x32_avx512(a *kernel.Args)
 func mul_f32_k128a128c384_12x32_swiglu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k128a128c4096_12x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k257_1x32_avx512(a *kernel.Args)
 
 //go:noescape
@@ -64,6 +67,24 @@ func mul_f32_k384a384c128_6x64_avx512(a *kernel.Args)
 func mul_f32_k384a384c32_12x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k676_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k676a4096c128_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k676a4096c128_6x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k684_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k684a4096c128_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k684a4096c128_6x64_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k768s2x384_1x32_avx512(a *kernel.Args)
 
 //go:noescape
@@ -97,6 +118,9 @@ func mul_f32_k128a128c384_6x32_avx2(a *kernel.Args)
 func mul_f32_k128a128c384_6x32_swiglu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k128a128c4096_6x32_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k257_1x32_avx2(a *kernel.Args)
 
 //go:noescape
@@ -125,6 +149,18 @@ func mul_f32_k384a384c128_6x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k384a384c32_6x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k676_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k676a4096c128_6x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k684_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k684a4096c128_6x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768s2x384_1x32_avx2(a *kernel.Args)

@@ -72,4 +72,3 @@ func merges(tokens [][]byte) ([][2]int32, error) {
 	}
 	return out, nil
 }
-

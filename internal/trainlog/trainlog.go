@@ -49,6 +49,9 @@ func (l *Log) Step(p train.Progress) {
 	line += fmt.Sprintf("  ETA %s", p.ETA.Round(time.Second))
 	if p.ValLoss != nil {
 		line += fmt.Sprintf("  validation %.4f", *p.ValLoss)
+		if p.ValBits != nil {
+			line += fmt.Sprintf(", %.4f bits/byte", *p.ValBits)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

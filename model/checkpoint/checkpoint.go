@@ -5,6 +5,7 @@
 //	model.safetensors        parameters, by the reference's names, row-major
 //	optimizer.safetensors    moments, m.NAME and v.NAME
 //	guides.safetensors       in the guided phase, guides and their moments
+//	tokenizer.json           the tokenizer's file, or tokenizer.model; none for bytes
 //	state.json               step, data, and what else resume needs
 //	checksums.txt            CRC-32C, size and name of each of these
 //
@@ -30,6 +31,7 @@ import (
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/safetensors"
+	"github.com/structuredffn/sffn/model/token"
 )
 
 // State is what resume needs beside tensors. The random numbers of a run are
@@ -42,9 +44,13 @@ type State struct {
 	Steps  int    `json:"steps"`
 	// Guide is nil outside the guided phase.
 	Guide *Guide `json:"guide,omitempty"`
-	// Tokenizer and Data tell which data the run reads.
-	Tokenizer string `json:"tokenizer"`
-	Data      string `json:"data"`
+	// Tokenizer and Data tell which data the run reads. Save fills in the
+	// tokenizer's, of which the file lies beside, where there is one; the hash is
+	// empty in the first edition's, which knew bytes alone.
+	Tokenizer     string `json:"tokenizer"`
+	TokenizerHash string `json:"tokenizer_hash,omitempty"`
+	TokenizerFile string `json:"tokenizer_file,omitempty"`
+	Data          string `json:"data"`
 	// ISA is what the last steps ran on: an instruction set, or cuda; empty in the
 	// first edition's.
 	ISA string `json:"isa,omitempty"`
@@ -72,7 +78,7 @@ const (
 // Save writes a checkpoint into the folder of a run, then removes all but the
 // newest keep ones. When it fails, for want of space or anything else, the
 // earlier checkpoints stay as they are. It returns the checkpoint's folder.
-func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (dir string, err error) {
+func Save(run string, source []byte, s State, tok token.Tokenizer, p, m, v *model.Params, keep int) (dir string, err error) {
 	name := stepName(s.Step)
 	dir = filepath.Join(run, name)
 	if err := os.MkdirAll(run, 0o777); err != nil {
@@ -90,7 +96,9 @@ func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (
 			err = errors.Join(fmt.Errorf("checkpoint %s: %w; the earlier checkpoints are whole", filepath.Join(run, name), err), os.RemoveAll(tmp))
 		}
 	}()
-	s.Format = Format
+	s.Format, s.Tokenizer, s.TokenizerHash = Format, tok.Name(), token.HashText(tok)
+	var tokenizer []byte
+	s.TokenizerFile, tokenizer = tok.File()
 	state, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return "", err
@@ -111,6 +119,9 @@ func Save(run string, source []byte, s State, p, m, v *model.Params, keep int) (
 	if g := p.Guides(); len(g) > 0 {
 		all := slices.Concat(values("", p, g), values("m.", m, g), values("v.", v, g))
 		files = append(files, file{guidesFile, func(f io.Writer) error { return safetensors.Write(f, all, nil) }})
+	}
+	if s.TokenizerFile != "" {
+		files = append(files, file{s.TokenizerFile, func(f io.Writer) error { _, err := f.Write(tokenizer); return err }})
 	}
 	all := sums{}
 	for _, f := range files {
@@ -194,6 +205,35 @@ func values(prefix string, p *model.Params, list []spec.Param) []safetensors.Val
 	return vs
 }
 
+// Tokenizer reads the tokenizer of a checkpoint in a state.
+func Tokenizer(dir string, s State) (token.Tokenizer, error) {
+	sums, err := readSums(dir)
+	if err != nil {
+		return nil, err
+	}
+	var t token.Tokenizer
+	switch {
+	case s.TokenizerFile == "":
+		if t, err = token.New(s.Tokenizer); err != nil {
+			return nil, fmt.Errorf("%s: %w", dir, err)
+		}
+	case !slices.Contains(token.FileNames, s.TokenizerFile):
+		return nil, fmt.Errorf("%s: tokenizer_file is %q, want one of %q", filepath.Join(dir, stateFile), s.TokenizerFile, token.FileNames)
+	default:
+		content, err := sums.readChecked(dir, s.TokenizerFile, token.MaxFile)
+		if err != nil {
+			return nil, err
+		}
+		if t, err = token.Parse(filepath.Join(dir, s.TokenizerFile), content); err != nil {
+			return nil, err
+		}
+	}
+	if got := token.HashText(t); s.TokenizerHash != "" && got != s.TokenizerHash {
+		return nil, fmt.Errorf("%s: the tokenizer is %s, the model was trained with %s", dir, got, s.TokenizerHash)
+	}
+	return t, nil
+}
+
 // maxText bounds the small files of a checkpoint.
 const maxText = 1 << 20
 
@@ -205,7 +245,7 @@ func Describe(dir string) (*config.Config, State, error) {
 		return nil, s, err
 	}
 	name := filepath.Join(dir, stateFile)
-	text, err := sums.readChecked(dir, stateFile)
+	text, err := sums.readChecked(dir, stateFile, maxText)
 	if err != nil {
 		return nil, s, err
 	}
@@ -215,7 +255,7 @@ func Describe(dir string) (*config.Config, State, error) {
 	if err := s.checkFormat(name, sums != nil); err != nil {
 		return nil, s, err
 	}
-	src, err := sums.readChecked(dir, configFile)
+	src, err := sums.readChecked(dir, configFile, maxText)
 	if err != nil {
 		return nil, s, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/model/token"
 )
 
 const source = "model: {vocab: 11, hidden: 8, ffn: 16, layers: 1, q_heads: 2, mlp: {kind: lowrank, rank: 2}}\n"
@@ -40,7 +41,7 @@ func params(t testing.TB) (*config.Config, *model.Params) {
 func save(t testing.TB, run string, step, keep int) string {
 	t.Helper()
 	_, p := params(t)
-	dir, err := Save(run, []byte(source), State{Name: "small", Step: step, Steps: 10, Tokenizer: "byte"}, p, p, p, keep)
+	dir, err := Save(run, []byte(source), State{Name: "small", Step: step, Steps: 10}, token.Bytes{}, p, p, p, keep)
 	if err != nil {
 		t.Fatal(err)
 	}

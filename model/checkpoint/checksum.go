@@ -99,9 +99,9 @@ func (s sums) check(dir, name string, got sum) error {
 	return nil
 }
 
-// readChecked reads a text file of a checkpoint.
-func (s sums) readChecked(dir, name string) ([]byte, error) {
-	text, err := disk.ReadText(filepath.Join(dir, name), maxText, "")
+// readChecked reads a file of a checkpoint, of at most so many bytes.
+func (s sums) readChecked(dir, name string, most int) ([]byte, error) {
+	text, err := disk.ReadText(filepath.Join(dir, name), most, "")
 	if err != nil {
 		return nil, err
 	}

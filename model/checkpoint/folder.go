@@ -23,7 +23,7 @@ const (
 
 // written are the files of a checkpoint, those of generate included. No others
 // are ever removed.
-var written = []string{configFile, modelFile, optimizerFile, guidesFile, stateFile, sumsFile, "crossover.json"}
+var written = []string{configFile, modelFile, optimizerFile, guidesFile, stateFile, sumsFile, "tokenizer.json", "tokenizer.model", "crossover.json"}
 
 func stepName(step int) string { return fmt.Sprintf("%s%08d", prefix, step) }
 

@@ -31,8 +31,8 @@ func Open(dir string) (*Checkpoint, error) {
 	if err := checkpoint.Verify(dir, c.Config); err != nil {
 		return nil, err
 	}
-	if c.Tokenizer, err = token.New(c.State.Tokenizer); err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
+	if c.Tokenizer, err = checkpoint.Tokenizer(dir, c.State); err != nil {
+		return nil, err
 	}
 	if ids, vocab := c.Tokenizer.Vocab(), c.Config.Model.Vocab; ids > vocab {
 		return nil, fmt.Errorf("%s: the %s tokenizer has %d ids, the model takes %d", dir, c.Tokenizer.Name(), ids, vocab)

@@ -2,6 +2,7 @@ package decode
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -18,13 +19,18 @@ type Text struct {
 	stream *token.Stream
 }
 
-// NewText encodes a prompt; an empty one begins a document.
+// NewText encodes a prompt, with what the tokenizer has stand before any text; an
+// empty one begins a document.
 func NewText(tok token.Tokenizer, prompt string) *Text {
-	ids := tok.Encode(nil, []byte(prompt))
+	before, _ := tok.Frame()
+	ids := slices.Clone(before)
+	if prompt != "" {
+		ids = tok.Encode(ids, []byte(prompt))
+	}
 	if len(ids) == 0 {
 		ids = []int32{tok.EndOfDocument()}
 	}
-	return &Text{Prompt: prompt, PromptIDs: ids, IDs: []int32{}, stream: token.NewStream(tok)}
+	return &Text{Prompt: prompt, PromptIDs: ids, IDs: []int32{}, stream: token.NewStream(tok, prompt == "")}
 }
 
 // Room is the number of tokens that a model of so many positions can add. The last

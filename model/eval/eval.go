@@ -1,5 +1,5 @@
-// Package eval measures the loss of models on held-out text, beside that of tables
-// that count how often a token follows the ones before it.
+// Package eval measures models on held-out text, beside tables that count how
+// often a token follows the ones before it, and on tasks of multiple choice.
 package eval
 
 import (
@@ -9,24 +9,26 @@ import (
 	"slices"
 
 	"github.com/structuredffn/sffn/internal/term"
+	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/decode"
+	"github.com/structuredffn/sffn/model/token"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
-// Result is the loss of a model; fields of models that were trained are empty of
-// others.
+// Result is the loss of a model on a set of data; fields of models that were
+// trained are empty of others.
 type Result struct {
 	Model           string  `json:"model"`
+	Data            string  `json:"data"`
 	Params          int64   `json:"params,omitempty"`
 	MLPWeights      int64   `json:"mlp_weights,omitempty"`
 	Steps           int     `json:"steps,omitempty"`
 	TokensPerSecond float64 `json:"training_tokens_per_second,omitempty"`
 	Loss            Number  `json:"loss"` // nats a token
-	// A token of the byte tokenizer is a byte.
-	BitsPerByte Number `json:"bits_per_byte"`
-	Perplexity  Number `json:"perplexity"`
+	BitsPerByte     Number  `json:"bits_per_byte"`
+	Perplexity      Number  `json:"perplexity"`
 }
 
 // Number is null in JSON, which has no others, where it is not finite.
@@ -43,36 +45,77 @@ func (x Number) MarshalJSON() ([]byte, error) {
 	return json.Marshal(float64(x))
 }
 
-func (r *Result) setLoss(loss float64) {
-	r.Loss, r.BitsPerByte, r.Perplexity = Number(loss), Number(loss/math.Ln2), Number(math.Exp(loss))
+// Set is a folder of data under the name that a user gave it.
+type Set struct {
+	Name string
+	*data.Set
+}
+
+// windows are what is measured of a set: sequences of so many tokens.
+type windows struct {
+	ids, targets []int32
+	seq          int
+	bytes        float64 // of the text that the targets stand for
+}
+
+func (s Set) windows(tokens, seq int) (w windows, err error) {
+	w.seq = seq
+	if w.ids, w.targets, err = s.Validation.Windows(max(1, tokens/seq), seq); err != nil {
+		return w, fmt.Errorf("%s: %w", s.Name, err)
+	}
+	w.bytes = s.Validation.Bytes(w.targets)
+	return w, nil
+}
+
+func (r *Result) setLoss(loss float64, w windows) {
+	r.Loss, r.Perplexity = Number(loss), Number(math.Exp(loss))
+	r.BitsPerByte = Number(data.BitsPerByte(loss, model.Counted(w.targets), w.bytes))
 }
 
 // batch is the number of windows that run at a time.
 const batch = 8
 
-// Checkpoint measures a trained model on so many tokens of the validation split,
-// at most: windows of its training length, evenly spaced. name is what errors call
-// the model.
-func Checkpoint(c *decode.Checkpoint, name string, set *data.Set, tokens int, opt rt.Options) (r Result, err error) {
+// Model is a trained model at hand. Name is what errors call it.
+type Model struct {
+	Name string
+	c    *decode.Checkpoint
+	m    *decode.Model
+}
+
+// Open loads a checkpoint.
+func Open(c *decode.Checkpoint, name string, opt rt.Options) (*Model, error) {
 	m, err := c.Load(opt)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
-	defer m.Close()
+	return &Model{name, c, m}, nil
+}
+
+// Close frees the model.
+func (m *Model) Close() { m.m.Close() }
+
+// Loss measures the model on so many tokens of the validation split, at most:
+// windows of its training length, evenly spaced.
+func (m *Model) Loss(set Set, tokens int) (r Result, err error) {
+	c := m.c
 	if set.Tokenizer.Hash() != c.Tokenizer.Hash() {
-		return r, fmt.Errorf("%s was trained on tokens of the %s tokenizer, the data has those of %s", name, c.Tokenizer.Name(), set.Tokenizer.Name())
+		want := c.Tokenizer.Name()
+		if !slices.Contains(token.Names, want) {
+			want = c.Dir // its file lies there
+		}
+		return r, fmt.Errorf("%s was trained on tokens of the tokenizer %s, %s has those of %s; prepare the text with --tokenizer %s",
+			m.Name, c.Tokenizer.Name(), set.Name, set.Tokenizer.Name(), want)
 	}
-	seq := c.Config.Train.Seq
-	ids, targets, err := set.Validation.Windows(max(1, tokens/seq), seq)
+	w, err := set.windows(tokens, c.Config.Train.Seq)
 	if err != nil {
 		return r, err
 	}
-	tr := m.NewTrace(batch * seq)
+	tr := m.m.NewTrace(batch * w.seq)
 	defer tr.Close()
-	n := m.Spec.Count()
-	r = Result{Model: c.State.Name, Params: n.Total, MLPWeights: n.MLPWeights, Steps: c.State.Step, TokensPerSecond: c.State.TokensPerSecond}
-	loss, err := train.Evaluate(tr, ids, targets, seq, batch)
-	r.setLoss(loss)
+	n := m.m.Spec.Count()
+	r = Result{Model: c.State.Name, Data: set.Name, Params: n.Total, MLPWeights: n.MLPWeights, Steps: c.State.Step, TokensPerSecond: c.State.TokensPerSecond}
+	loss, err := train.Evaluate(tr, w.ids, w.targets, w.seq, batch)
+	r.setLoss(loss, w)
 	return r, err
 }
 
@@ -81,15 +124,15 @@ const maxCounted = 1 << 28
 
 // Counts measures tables of these orders, made from the training split, on the
 // tokens on which a model of that training length is measured.
-func Counts(set *data.Set, orders []int, tokens, seq int) (rs []Result, err error) {
+func Counts(set Set, orders []int, tokens, seq int) (rs []Result, err error) {
 	if len(orders) == 0 {
 		return nil, nil
 	}
-	ids, targets, err := set.Validation.Windows(max(1, tokens/seq), seq)
+	w, err := set.windows(tokens, seq)
 	if err != nil {
 		return nil, err
 	}
-	c, err := newCounts(slices.Max(orders), set.Tokenizer.Vocab(), ids, targets, seq)
+	c, err := newCounts(slices.Max(orders), set.Tokenizer.Vocab(), w.ids, w.targets, seq)
 	if err != nil {
 		return nil, err
 	}
@@ -103,25 +146,36 @@ func Counts(set *data.Set, orders []int, tokens, seq int) (rs []Result, err erro
 		c.add(text)
 	}
 	for _, order := range orders {
-		r := Result{Model: fmt.Sprintf("order-%d counts", order)}
+		r := Result{Model: fmt.Sprintf("order-%d counts", order), Data: set.Name}
 		if order == 1 {
 			r.Model = "bigram counts"
 		}
-		r.setLoss(c.loss(order))
+		r.setLoss(c.loss(order), w)
 		rs = append(rs, r)
 	}
 	return rs, nil
 }
 
-// Table has a line of heading and one for each result.
+// Table has a line of heading and one for each result; the data are named where
+// there are several.
 func Table(rs []Result) [][]string {
-	rows := [][]string{{"model", "params", "ffn weights", "steps", "tokens/s", "loss", "bits/byte", "perplexity"}}
+	several := false
 	for _, r := range rs {
-		row := []string{r.Model, "", "", "", ""}
+		several = several || r.Data != rs[0].Data
+	}
+	head := []string{"model", "data", "params", "ffn weights", "steps", "tokens/s", "loss", "bits/byte", "perplexity"}
+	rows := [][]string{head}
+	for _, r := range rs {
+		row := []string{r.Model, r.Data, "", "", "", ""}
 		if r.Params > 0 {
-			row = []string{r.Model, term.Count(float64(r.Params)), term.Count(float64(r.MLPWeights)), fmt.Sprint(r.Steps), term.Count(r.TokensPerSecond)}
+			row = []string{r.Model, r.Data, term.Count(float64(r.Params)), term.Count(float64(r.MLPWeights)), fmt.Sprint(r.Steps), term.Count(r.TokensPerSecond)}
 		}
 		rows = append(rows, append(row, fmt.Sprintf("%.4f", r.Loss), fmt.Sprintf("%.4f", r.BitsPerByte), fmt.Sprintf("%.2f", r.Perplexity)))
+	}
+	if !several {
+		for i, row := range rows {
+			rows[i] = append(row[:1], row[2:]...)
+		}
 	}
 	return rows
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/structuredffn/sffn/internal/ram"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/data/source"
 	"github.com/structuredffn/sffn/model/token"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -122,23 +123,20 @@ func (p *Plan) prepare(ctx context.Context, dir string, note func(string)) error
 		return nil
 	}
 	note("preparing " + dir)
-	var docs []data.Document
-	var err error
-	if p.Corpus != "" {
-		docs, err = data.GoRoot(ctx)
-	} else {
-		docs, err = data.Text(ctx, p.Text)
-	}
-	if err != nil {
-		return err
-	}
 	last := time.Now()
-	return data.Prepare(ctx, dir, docs, token.Bytes{}, func(done, of int) {
+	prepare := data.Preparation{Tokenizer: token.Bytes{}, Note: note, Progress: func(at data.Progress) {
 		if now := time.Now(); now.Sub(last) >= noteEvery {
 			last = now
-			note(fmt.Sprintf("%d of %d documents", done, of))
+			note(fmt.Sprintf("%d documents, %d tokens", at.Documents, at.Tokens))
 		}
-	})
+	}}
+	if p.Corpus != "" {
+		prepare.Sources = []source.Source{source.GoRoot{}}
+	} else {
+		prepare.Sources = []source.Source{&source.Files{Named: "text", Paths: p.Text}}
+	}
+	_, err := prepare.Run(ctx, dir)
+	return err
 }
 
 // finished reports whether the run has come to its end.

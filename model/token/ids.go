@@ -11,25 +11,28 @@ import (
 	"github.com/structuredffn/sffn/internal/disk"
 )
 
-// maxIDsFile bounds a file of ids: some bytes for each position of any model.
-const maxIDsFile = 16 << 20
+// A file of ids has at least minIDsFile bytes' room, and no more than maxIDsFile:
+// some bytes for each position.
+const (
+	minIDsFile = 16 << 20
+	maxIDsFile = 1 << 30
+)
 
-// ReadIDs reads token ids for a model of so large a vocabulary and so many
-// positions from a JSON file: an array, or an object that has it as "ids".
-func ReadIDs(name string, vocab, positions int) ([]int32, error) {
-	text, err := disk.ReadText(name, maxIDsFile, " for token ids")
+// ReadIDs reads token ids of so large a vocabulary from a JSON file, at least and
+// at most so many: an array, or an object that has it as "ids".
+func ReadIDs(name string, vocab, least, most int) ([]int32, error) {
+	text, err := disk.ReadText(name, min(max(minIDsFile, 16*most), maxIDsFile), " for token ids")
 	if err != nil {
 		return nil, err
 	}
-	return parseIDs(name, text, vocab, positions)
+	return parseIDs(name, text, vocab, least, most)
 }
 
 // idsForm is what a file of ids looks like.
 const idsForm = `want an array of token ids, [76, 105], or an object {"ids": [76, 105]}`
 
-// parseIDs reads the text of such a file. It keeps no more ids than there are
-// positions.
-func parseIDs(name string, text []byte, vocab, positions int) ([]int32, error) {
+// parseIDs reads the text of such a file. It keeps no more ids than it is to return.
+func parseIDs(name string, text []byte, vocab, least, most int) ([]int32, error) {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
 	// wrong puts a place before a message: so many bytes before the end of the
@@ -62,10 +65,10 @@ func parseIDs(name string, text []byte, vocab, positions int) ([]int32, error) {
 			}
 			id, err := strconv.ParseInt(number.String(), 10, 32)
 			if err != nil || id < 0 || id >= int64(vocab) {
-				return wrong(len(number), "ids[%d] is %.20s, want an id of the model's vocabulary, a whole number from 0 to %d", len(ids), number, vocab-1)
+				return wrong(len(number), "ids[%d] is %.20s, want an id of the vocabulary, a whole number from 0 to %d", len(ids), number, vocab-1)
 			}
-			if len(ids) == positions {
-				return wrong(len(number), "ids[%d] is one too many, the model has %d positions", len(ids), positions)
+			if len(ids) == most {
+				return wrong(len(number), "ids[%d] is one too many, want at most %d, the positions there are", len(ids), most)
 			}
 			ids = append(ids, int32(id))
 		}
@@ -113,8 +116,8 @@ func parseIDs(name string, text []byte, vocab, positions int) ([]int32, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, wrong(0, "there is more behind the ids, %s", idsForm)
 	}
-	if len(ids) == 0 {
-		return nil, wrong(1, "the list of ids is empty, want 1 to %d, the positions of the model", positions)
+	if len(ids) < least {
+		return nil, wrong(1, "%d ids, want %d to %d", len(ids), least, most)
 	}
 	return ids, nil
 }

@@ -3,9 +3,13 @@
 package token
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"strings"
 	"unicode/utf8"
+
+	"github.com/structuredffn/sffn/model/token/hf"
 )
 
 // Tokenizer maps text to ids in [0, Vocab) and back. Its methods are safe from
@@ -41,12 +45,21 @@ type Tokenizer interface {
 	File() (name string, content []byte)
 }
 
-// New returns the tokenizer of that name.
+// Described is a tokenizer that says what it is made of: names and values, in
+// order.
+type Described interface {
+	Describe() [][2]string
+}
+
+// New returns the tokenizer of that name, for which no file is needed.
 func New(name string) (Tokenizer, error) {
-	if name == "byte" {
+	switch name {
+	case "byte":
 		return Bytes{}, nil
+	case "gpt2":
+		return hf.GPT2(), nil
 	}
-	return nil, fmt.Errorf("unknown tokenizer %q; valid is byte", name)
+	return nil, fmt.Errorf("%w %q: valid are %s", ErrUnknown, name, strings.Join(Names, " and "))
 }
 
 // ByHash returns the tokenizer that made a data file.
@@ -114,17 +127,43 @@ func (Bytes) File() (name string, content []byte) { return "", nil }
 // Stream turns ids into text as they come, in whole runes.
 type Stream struct {
 	tok     Tokenizer
+	prefix  bool // the space that encoding put before the text is still to come
 	pending []byte
 }
 
-// NewStream returns a stream of text.
-func NewStream(t Tokenizer) *Stream { return &Stream{tok: t} }
+// NewStream returns a stream of text: of one from its beginning, or of what
+// continues it.
+func NewStream(t Tokenizer, begins bool) *Stream {
+	return &Stream{tok: t, prefix: begins && t.Prefixed()}
+}
 
 // Next adds an id and returns the text that is complete. Bytes that are no
 // UTF-8 come out as U+FFFD.
 func (s *Stream) Next(id int32) string {
-	s.pending = s.tok.Decode(s.pending, id)
+	s.add(id)
 	return s.take(false)
+}
+
+func (s *Stream) add(id int32) {
+	had := len(s.pending)
+	s.pending = s.tok.Decode(s.pending, id)
+	if s.prefix && len(s.pending) > had {
+		s.pending = append(s.pending[:had], bytes.TrimPrefix(s.pending[had:], []byte(" "))...)
+		s.prefix = false
+	}
+}
+
+// Text is the bytes that the ids of a whole text stand for. Special tokens are
+// left out, or written as they are spelled.
+func Text(t Tokenizer, ids []int32, special bool) []byte {
+	s := NewStream(t, true)
+	for _, id := range ids {
+		if special {
+			s.pending = append(s.pending, t.Special(id)...)
+		}
+		s.add(id)
+	}
+	return s.pending
 }
 
 // End returns what is left.

@@ -23,7 +23,7 @@ func FuzzStream(f *testing.F) {
 	f.Add([]byte("\xf0\x9f\x99"))
 	f.Add([]byte{0xff, 'a', 0xc3})
 	f.Fuzz(func(t *testing.T, text []byte) {
-		s := NewStream(Bytes{})
+		s := NewStream(Bytes{}, true)
 		var b strings.Builder
 		for _, c := range text {
 			piece := s.Next(int32(c))

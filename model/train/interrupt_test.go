@@ -63,7 +63,10 @@ func sameMetrics(t *testing.T, got, want string) {
 			m.TokensPerSecond = 0
 			val := math.NaN()
 			if m.ValLoss != nil {
-				val, m.ValLoss = *m.ValLoss, nil
+				if m.ValBits == nil || math.Abs(*m.ValBits-*m.ValLoss/math.Ln2) > 0.01**m.ValBits { // of bytes, but for the ends of documents
+					t.Errorf("%v nats a token are %v bits a byte", *m.ValLoss, *m.ValBits)
+				}
+				val, m.ValLoss, m.ValBits = *m.ValLoss, nil, nil
 			}
 			all[i] += fmt.Sprintln(m, val)
 		}

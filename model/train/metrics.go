@@ -2,6 +2,7 @@ package train
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,13 +36,30 @@ type Metrics struct {
 	// Tokens counts the training tokens so far.
 	Tokens          int64    `json:"tokens"`
 	TokensPerSecond float64  `json:"tokens_per_second"`
-	ValLoss         *float64 `json:"val_loss,omitempty"`
+	ValLoss         *float64 `json:"val_loss,omitempty"` // nats a token
+	// ValBits is the validation loss in bits a byte of text.
+	ValBits *float64 `json:"val_bits_per_byte,omitempty"`
 	// GradNorms, before clipping, and WeightNorms, after the update, go by kind
 	// of layer: embedding, attention, ffn, guide, norm and head.
 	GradNorms   map[string]float64 `json:"grad_norms,omitempty"`
 	WeightNorms map[string]float64 `json:"weight_norms,omitempty"`
 	// Spike says that the loss is in a spike.
 	Spike bool `json:"spike,omitempty"`
+}
+
+// setValidation notes a loss in nats a token, one of which is so many bits a byte.
+func (m *Metrics) setValidation(loss, bits float64) {
+	inBits := loss * bits
+	m.ValLoss, m.ValBits = &loss, &inBits
+}
+
+// bits is the validation loss in bits a byte, NaN where the line has none: the first
+// edition's have not.
+func (m *Metrics) bits() float64 {
+	if m.ValBits == nil {
+		return math.NaN()
+	}
+	return *m.ValBits
 }
 
 // openMetrics writes the metrics of a run anew, those up to the step that it goes
@@ -135,8 +153,11 @@ func ReadMetrics(run string, step int) (lines []Metrics, damage string, err erro
 }
 
 // parseLine reads a line, and says whether it is one: with a step and a loss.
-func parseLine(text []byte) (m Metrics, whole bool) {
-	m.Loss = math.NaN() // of which JSON has none
+func parseLine(text []byte) (Metrics, bool) {
+	if !bytes.HasPrefix(text, []byte("{")) { // of which there may be millions
+		return Metrics{}, false
+	}
+	m := Metrics{Loss: math.NaN()} // of which JSON has none
 	err := json.Unmarshal(text, &m)
 	return m, err == nil && m.Step > 0 && !math.IsNaN(m.Loss)
 }

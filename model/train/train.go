@@ -18,6 +18,7 @@ import (
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/initial"
+	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -72,19 +73,22 @@ type Progress struct {
 
 // Result is how a run ended.
 type Result struct {
-	Step, Steps     int
-	Checkpoint      string  // that of Step, empty where that is 0: there is nothing to save
-	ValLoss         float64 // NaN where it was interrupted before the end
-	TokensPerSecond float64
-	Interrupted     bool
-	Profile         model.Profile
-	Elapsed         time.Duration
+	Step, Steps int
+	Checkpoint  string // that of Step, empty where that is 0: there is nothing to save
+	// ValLoss is the validation loss, in nats a token, and ValBits in bits a byte of
+	// text: NaN where it was interrupted before the end.
+	ValLoss, ValBits float64
+	TokensPerSecond  float64
+	Interrupted      bool
+	Profile          model.Profile
+	Elapsed          time.Duration
 }
 
 // trainer is a run at work: its loop, and what is kept in files.
 type trainer struct {
 	*Loop
 	valIDs, valTargets []int32
+	bits               float64 // a byte of the validation text, of one nat a token
 	lock               *disk.Lock
 	// metrics are the lines of the steps before.
 	metrics []Metrics
@@ -183,7 +187,7 @@ func (r *Run) Finished() (*Result, error) {
 	if r.OnNote != nil {
 		r.OnNote(fmt.Sprintf("%s is finished: nothing is left to train", r.Dir))
 	}
-	res := &Result{Step: steps, Steps: steps, Checkpoint: latest, ValLoss: *lines[n-1].ValLoss, TokensPerSecond: state.TokensPerSecond}
+	res := &Result{Step: steps, Steps: steps, Checkpoint: latest, ValLoss: *lines[n-1].ValLoss, ValBits: lines[n-1].bits(), TokensPerSecond: state.TokensPerSecond}
 	return res, errors.Join(checkpoint.Prune(r.Dir, latest, r.Keep), drawCurve(r.Dir, r.Config.Model.Name, steps))
 }
 
@@ -210,7 +214,7 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 		return nil, t.leave(ctx, err)
 	}
 	defer func() { metrics.Close() }()
-	res := &Result{Steps: t.course.Steps, ValLoss: math.NaN()}
+	res := &Result{Steps: t.course.Steps, ValLoss: math.NaN(), ValBits: math.NaN()}
 	// What was interrupted in a validation is validated now.
 	n := len(t.metrics)
 	again := n > 0 && t.metrics[n-1].Step == t.step && t.metrics[n-1].ValLoss == nil && t.validates()
@@ -221,10 +225,10 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 			return nil, t.leave(ctx, err)
 		}
 		if !cut {
-			res.ValLoss = loss
+			res.ValLoss, res.ValBits = loss, loss*t.bits
 		}
 		if again && !cut {
-			t.metrics[n-1].ValLoss = &loss
+			t.metrics[n-1].setValidation(loss, t.bits)
 			metrics.Close()
 			if metrics, err = openMetrics(r.Dir, t.metrics); err != nil {
 				return nil, t.leave(ctx, err)
@@ -246,7 +250,8 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 				return nil, t.leave(ctx, err)
 			}
 			if !cut {
-				p.ValLoss, res.ValLoss = &loss, loss
+				p.setValidation(loss, t.bits)
+				res.ValLoss, res.ValBits = loss, loss*t.bits
 			}
 		}
 		if err := appendMetrics(metrics, p.Metrics); err != nil {
@@ -300,8 +305,11 @@ func (r *Run) begin() (t *trainer, err error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	if v := r.Data.Train.Vocab(); v > c.Model.Vocab {
-		return nil, fmt.Errorf("vocab: the data has %d ids, the model takes %d", v, c.Model.Vocab)
+	switch ids, tok := r.Data.Train.Vocab(), r.Data.Tokenizer.Name(); {
+	case ids > c.Model.Vocab:
+		return nil, fmt.Errorf("vocab: the model takes %d ids, the data's tokenizer (%s) has %d; set vocab: %d", c.Model.Vocab, tok, ids, ids)
+	case ids < c.Model.Vocab && r.OnNote != nil:
+		r.OnNote(fmt.Sprintf("vocab: the model has %d ids, the data's tokenizer (%s) %d: the others are never trained", c.Model.Vocab, tok, ids))
 	}
 	if checkpoint.Is(r.Dir) {
 		return nil, fmt.Errorf("%s is a checkpoint, want the folder of its run: %s", r.Dir, filepath.Dir(r.Dir))
@@ -339,6 +347,7 @@ func (r *Run) begin() (t *trainer, err error) {
 	if t.valIDs, t.valTargets, err = r.Data.Validation.Windows(max(1, tr.EvalTokens/tr.Seq), tr.Seq); err != nil {
 		return nil, fmt.Errorf("validation data: %w", err)
 	}
+	t.bits = data.BitsPerByte(1, model.Counted(t.valTargets), r.Data.Validation.Bytes(t.valTargets))
 	m := c.Model
 	m.Guided = state.Step < c.Course().Guided
 	params := model.NewParams(m)
@@ -437,6 +446,9 @@ func (r *Run) checkResume(dir string) (checkpoint.State, error) {
 	if !c.SameRun(r.Config) {
 		return s, fmt.Errorf("the configuration is not the one of %s; resume with that one, or start another run", dir)
 	}
+	if tok := r.Data.Tokenizer; s.TokenizerHash != "" && s.TokenizerHash != token.HashText(tok) {
+		return s, fmt.Errorf("the data was made with the tokenizer %s (%s), %s with %s (%s); prepare it with that one, or start another run", tok.Name(), token.HashText(tok), dir, s.Tokenizer, s.TokenizerHash)
+	}
 	if got := r.Data.Fingerprint(); got != s.Data {
 		return s, fmt.Errorf("the data (%s) is not what %s was trained on (%s); prepare it again from the same corpus, or start another run", got, dir, s.Data)
 	}
@@ -495,11 +507,11 @@ func (t *trainer) save() (string, error) {
 		return "", err
 	}
 	s := checkpoint.State{Name: t.run.Config.Model.Name, Step: t.step, Steps: t.run.Config.Train.Steps,
-		Tokenizer: t.run.Data.Tokenizer.Name(), Data: t.run.Data.Fingerprint(), ISA: t.run.isa(), TokensPerSecond: t.rate}
+		Data: t.run.Data.Fingerprint(), ISA: t.run.isa(), TokensPerSecond: t.rate}
 	if t.guidance != nil {
 		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.cpu.adam.GuideSteps}
 	}
-	dir, err := checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.params, t.m, t.v, keep)
+	dir, err := checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.run.Data.Tokenizer, t.params, t.m, t.v, keep)
 	if err == nil {
 		t.saved, t.savedAt = dir, t.step
 	}

@@ -49,7 +49,7 @@ by one. Both give the same bytes.`,
 			if err != nil {
 				return err
 			}
-			ids, err := token.ReadIDs(file, c.Config.Model.Vocab, c.Config.Model.MaxPositions)
+			ids, err := token.ReadIDs(file, c.Config.Model.Vocab, 1, c.Config.Model.MaxPositions)
 			if err != nil {
 				return fmt.Errorf("--ids: %w", err)
 			}

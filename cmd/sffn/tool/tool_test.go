@@ -141,7 +141,7 @@ func TestScripts(t *testing.T) {
 				l, err := c.Load(m.Options)
 				ts.Check(err)
 				defer l.Close()
-				ids, err := token.ReadIDs(ts.MkAbs(args[1]), l.Spec.Vocab, l.Spec.MaxPositions)
+				ids, err := token.ReadIDs(ts.MkAbs(args[1]), l.Spec.Vocab, 1, l.Spec.MaxPositions)
 				ts.Check(err)
 				f, err := safetensors.Open(ts.MkAbs(args[2]))
 				ts.Check(err)

@@ -3,6 +3,7 @@ package tool
 import (
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"time"
 
@@ -141,8 +142,12 @@ process at a time may train in a folder.`,
 
 // trained says how a run has ended.
 func trained(res *train.Result, dir string) string {
-	return fmt.Sprintf("trained %d steps, validation loss %.4f nats per token; %s, %s",
-		res.Steps, res.ValLoss, res.Checkpoint, filepath.Join(dir, train.CurveFile))
+	bits := ""
+	if !math.IsNaN(res.ValBits) {
+		bits = fmt.Sprintf(", %.4f bits per byte", res.ValBits)
+	}
+	return fmt.Sprintf("trained %d steps, validation loss %.4f nats per token%s; %s, %s",
+		res.Steps, res.ValLoss, bits, res.Checkpoint, filepath.Join(dir, train.CurveFile))
 }
 
 // checkMemory refuses what cannot fit.

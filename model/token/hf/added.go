@@ -201,7 +201,9 @@ func (f *finder) pieces(text []byte, ordinary bool, yield func(start, end int, t
 		if done < start {
 			yield(done, start, nil)
 		}
-		yield(start, end, token)
+		if start < end { // the last one may have taken all of it
+			yield(start, end, token)
+		}
 		done = end
 	}
 	if done < len(text) {
@@ -217,12 +219,4 @@ func endsWithWord(text []byte) bool {
 func startsWithWord(text []byte) bool {
 	r, _ := utf8.DecodeRune(text)
 	return len(text) > 0 && isWord(r)
-}
-
-// isWord is \w of Unicode's technical standard 18.
-func isWord(r rune) bool {
-	if r < utf8.RuneSelf {
-		return r == '_' || '0' <= r && r <= '9' || 'a' <= r|0x20 && r|0x20 <= 'z'
-	}
-	return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic, unicode.Join_Control)
 }

@@ -10,12 +10,12 @@ package hf
 import (
 	"crypto/sha256"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"unicode/utf8"
 
-	"github.com/structuredffn/sffn/model/token"
 	"github.com/structuredffn/sffn/model/token/pattern"
 )
 
@@ -47,8 +47,6 @@ type Tokenizer struct {
 	works sync.Pool
 }
 
-var _ token.Tokenizer = (*Tokenizer)(nil)
-
 // endsOfDocument are the usual spellings of the token that ends a text.
 var endsOfDocument = []string{
 	"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>",
@@ -66,7 +64,7 @@ var gpt2Pattern = sync.OnceValue(func() *pattern.Pattern {
 
 // Parse reads a tokenizer.json. The name is the tokenizer's, and of errors.
 func Parse(name string, content []byte) (*Tokenizer, error) {
-	t := &Tokenizer{name: name, content: content, hash: sha256.Sum256(content)}
+	t := &Tokenizer{name: filepath.Base(name), content: content, hash: sha256.Sum256(content)}
 	if err := t.parse(content); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -187,16 +185,18 @@ func (t *Tokenizer) makeTable(added []*addedToken, d *decoder) error {
 	for id := range int32(t.vocab) {
 		text, inModel := t.model.tokens[id]
 		a := byID[id]
+		if a != nil {
+			text = a.content
+			if a.normalized {
+				text = string((&work{t: t}).normalize([]byte(text)))
+			}
+		}
 		switch {
 		case a != nil && a.special:
-		case a != nil && d.byteLevel && !inModel:
+		case a != nil && !inModel && d.byteLevel && !(a.normalized && t.spells()):
 			// It is text, and spells no bytes; the library decodes it as if it did.
-			t.decoded = append(t.decoded, a.content...)
-		case a != nil && a.normalized:
-			t.decoded = append(t.decoded, d.decode(string((&work{t: t}).normalize([]byte(a.content))))...)
-		case a != nil:
-			t.decoded = append(t.decoded, d.decode(a.content)...)
-		case inModel:
+			t.decoded = append(t.decoded, text...)
+		case a != nil || inModel:
 			t.decoded = append(t.decoded, d.decode(text)...)
 		}
 		if len(t.decoded) > 16*MaxFile {
@@ -205,6 +205,11 @@ func (t *Tokenizer) makeTable(added []*addedToken, d *decoder) error {
 		t.ends[id] = uint32(len(t.decoded))
 	}
 	return nil
+}
+
+// spells tells whether the normalizers spell bytes as characters.
+func (t *Tokenizer) spells() bool {
+	return slices.Contains(t.normalizers, normalizer(byteSpelling{}))
 }
 
 // findEnd finds the token that ends a document.
@@ -220,33 +225,33 @@ func (t *Tokenizer) findEnd(added []*addedToken) error {
 	return fmt.Errorf("added_tokens: no special token ends a document; one of these is needed: %s", strings.Join(endsOfDocument, " "))
 }
 
-// Name implements token.Tokenizer.
+// Name implements the Tokenizer of package token.
 func (t *Tokenizer) Name() string { return t.name }
 
-// Hash implements token.Tokenizer. It is the SHA-256 of the file.
+// Hash implements the Tokenizer of package token. It is the SHA-256 of the file.
 func (t *Tokenizer) Hash() [32]byte { return t.hash }
 
-// Vocab implements token.Tokenizer.
+// Vocab implements the Tokenizer of package token.
 func (t *Tokenizer) Vocab() int { return t.vocab }
 
-// EndOfDocument implements token.Tokenizer. It is the first that there is of the
+// EndOfDocument implements the Tokenizer of package token. It is the first that there is of the
 // usual spellings.
 func (t *Tokenizer) EndOfDocument() int32 { return t.endOfDocument }
 
-// Frame implements token.Tokenizer: what the post-processor adds to one text.
+// Frame implements the Tokenizer of package token: what the post-processor adds to one text.
 func (t *Tokenizer) Frame() (before, after []int32) { return t.before, t.after }
 
-// Special implements token.Tokenizer.
+// Special implements the Tokenizer of package token.
 func (t *Tokenizer) Special(id int32) string { return t.special[id] }
 
-// Prefixed implements token.Tokenizer. It goes by the decoder, which is what
+// Prefixed implements the Tokenizer of package token. It goes by the decoder, which is what
 // leaves the space out.
 func (t *Tokenizer) Prefixed() bool { return t.prefixed }
 
-// File implements token.Tokenizer.
+// File implements the Tokenizer of package token.
 func (t *Tokenizer) File() (name string, content []byte) { return "tokenizer.json", t.content }
 
-// Decode implements token.Tokenizer.
+// Decode implements the Tokenizer of package token.
 func (t *Tokenizer) Decode(dst []byte, id int32) []byte {
 	if id < 0 || int(id) >= t.vocab {
 		return dst
@@ -258,11 +263,11 @@ func (t *Tokenizer) Decode(dst []byte, id int32) []byte {
 	return append(dst, t.decoded[start:t.ends[id]]...)
 }
 
-// Encode implements token.Tokenizer. Added tokens that are not special are found
+// Encode implements the Tokenizer of package token. Added tokens that are not special are found
 // by it and by EncodeOrdinary.
 func (t *Tokenizer) Encode(dst []int32, text []byte) []int32 { return t.encode(dst, text, false) }
 
-// EncodeOrdinary implements token.Tokenizer.
+// EncodeOrdinary implements the Tokenizer of package token.
 func (t *Tokenizer) EncodeOrdinary(dst []int32, text []byte) []int32 {
 	return t.encode(dst, text, true)
 }

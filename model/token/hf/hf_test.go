@@ -12,9 +12,9 @@ func TestGPT2(t *testing.T) {
 	}
 	// The ids of the published vocabulary.
 	for text, want := range map[string][]int32{
-		"Hello world":           {15496, 995},
-		" the":                  {262},
-		"<|endoftext|>":         {50256},
+		"Hello world":          {15496, 995},
+		" the":                 {262},
+		"<|endoftext|>":        {50256},
 		"func main() {\n\t\n}": nil,
 	} {
 		got := tok.Encode(nil, []byte(text))

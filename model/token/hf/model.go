@@ -241,31 +241,15 @@ func class(r rune) int {
 
 // findCuts finds between which characters no merge reaches. A text without
 // pre-tokenizer is one word, which is cut there: what is left and right of a cut
-// does not depend on the other.
+// does not depend on the other. Characters that are no tokens become others, or
+// nothing, so that there is no cut beside them.
 func (m *model) findCuts(pairs [][]string) {
-	complete := m.fallback != nil && !slices.Contains(m.fallback[:], none)
-	if !complete && m.unknown != none && (m.fuseUnknown || m.fallback != nil) {
-		return // unknown characters in a row are one
-	}
-	symbol := map[string]bool{}
-	if m.fallback != nil {
-		for b := range m.fallback {
-			symbol[fmt.Sprintf("<0x%02X>", b)] = true
-		}
-	}
-	if m.unknown != none {
-		symbol[m.tokens[m.unknown]] = true
-	}
-	joined := new([classes][classes]bool)
+	m.joined = new([classes][classes]bool)
 	for _, pair := range pairs {
-		if symbol[pair[0]] || symbol[pair[1]] {
-			return // these stand for any character
-		}
 		last, _ := utf8.DecodeLastRuneInString(pair[0])
 		first, _ := utf8.DecodeRuneInString(pair[1])
-		joined[class(last)][class(first)] = true
+		m.joined[class(last)][class(first)] = true
 	}
-	m.joined = joined
 }
 
 // word appends the ids of a word.
@@ -278,14 +262,17 @@ func (m *model) word(dst []int32, word []byte) []int32 {
 			return append(dst, id)
 		}
 	}
-	start, before := 0, -1
+	start, before := 0, -1 // the class of the character before, if it is a token
 	for i := 0; i < len(word); {
 		r, n := rune(word[i]), 1
 		if r >= utf8.RuneSelf {
 			r, n = utf8.DecodeRune(word[i:])
 		}
 		c := class(r)
-		if before >= 0 && !m.joined[before][c] {
+		if m.runes.get(r) == none {
+			c = -1
+		}
+		if before >= 0 && c >= 0 && !m.joined[before][c] {
 			dst = m.piece(dst, word[start:i])
 			start = i
 		}

@@ -178,7 +178,7 @@ func (lowercase) normalize(dst, text []byte) ([]byte, bool) {
 			i++
 		default:
 			r, n := utf8.DecodeRune(text[i:])
-			switch lower := unicode.ToLower(r); {
+			switch lower := toLower(r); {
 			case r == 'İ': // the one that becomes two
 				dst = append(dst, "i̇"...)
 			case lower != r:
@@ -250,13 +250,13 @@ func (f form) append(dst, text []byte) []byte {
 			if size == 0 {
 				size = 1 // the beginning of a character at the end of the text
 			}
-			if r, _ := utf8.DecodeRune(text[end:]); isNewer(r) {
+			if r, _ := utf8.DecodeRune(text[end:]); newer.has(r) {
 				plain = false
 			}
 			end += size
 		}
 		// The library puts U+034F into what has more than 30 marks in a row.
-		if plain && marks < 10 {
+		if plain && marks < 8 {
 			dst = append(dst, f.form.Bytes(text[:end])...)
 		} else {
 			dst = f.appendSegment(dst, text[:end])
@@ -286,7 +286,7 @@ func (f form) appendSegment(dst, text []byte) []byte {
 			text = text[1:]
 			continue
 		}
-		if isNewer(r) {
+		if newer.has(r) {
 			marks = append(marks, mark{r, 0})
 		} else {
 			for _, d := range string(f.decomposed.Bytes(text[:n])) {
@@ -338,10 +338,10 @@ func (f form) appendMarks(dst []byte, marks []mark) []byte {
 
 // compose returns the one character that two are.
 func (f form) compose(a, b rune) (rune, bool) {
-	if isNewer(a) || isNewer(b) {
+	if newer.has(a) || newer.has(b) {
 		return 0, false
 	}
-	both := utf8.AppendRune(utf8.AppendRune(nil, a), b)
-	r, n := utf8.DecodeRune(norm.NFC.Bytes(both))
-	return r, n < len(both) && norm.NFC.Properties(utf8.AppendRune(nil, r)).Size() == len(norm.NFC.Bytes(both)) && !isNewer(r)
+	out := norm.NFC.Bytes(utf8.AppendRune(utf8.AppendRune(nil, a), b))
+	r, n := utf8.DecodeRune(out)
+	return r, n == len(out) && !newer.has(r)
 }

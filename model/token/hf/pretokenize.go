@@ -313,9 +313,9 @@ func newStage(v value) (stage, error) {
 		}
 		individual, err := o.flag("individual_digits")
 		if individual {
-			return splitFunc{unicode.IsNumber, isolated}, err
+			return splitFunc{isNumber, isolated}, err
 		}
-		return splitFunc{unicode.IsNumber, contiguous}, err
+		return splitFunc{isNumber, contiguous}, err
 	case "Punctuation":
 		o, err := v.object("type", "behavior")
 		if err != nil {
@@ -357,24 +357,11 @@ func newMetaspace(v value) (m metaspace, err error) {
 	if m.split, err = o.flag("split", true); err != nil {
 		return m, err
 	}
-	// Older files have this flag alone.
-	prefix, err := o.flag("add_prefix_space", true)
-	if err != nil {
+	// Older files have this flag, which only says the same.
+	if prefix, err := o.flag("add_prefix_space", true); err != nil {
 		return m, err
-	}
-	if !prefix {
-		if _, ok := o.fields["prepend_scheme"]; ok && m.prepend != prependNever {
-			return m, o.get("add_prefix_space").errorf("is false, which does not fit prepend_scheme %q", prependSchemes[m.prepend])
-		}
-		m.prepend = prependNever
+	} else if !prefix && m.prepend != prependNever {
+		return m, o.get("add_prefix_space").errorf("is false, which does not fit prepend_scheme %q", prependSchemes[m.prepend])
 	}
 	return m, nil
-}
-
-// isPunctuation is ASCII's punctuation and symbols, and Unicode's punctuation.
-func isPunctuation(r rune) bool {
-	if r < utf8.RuneSelf {
-		return '!' <= r && r <= '/' || ':' <= r && r <= '@' || '[' <= r && r <= '`' || '{' <= r && r <= '~'
-	}
-	return unicode.Is(unicode.P, r)
 }
