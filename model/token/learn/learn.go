@@ -1,5 +1,7 @@
-// Package learn makes vocabularies: byte-level byte-pair encoding (BPE; Gage 1994,
-// Sennrich et al. 2016), as GPT-2's, learned from a text.
+// Package learn makes vocabularies of byte-level byte-pair encoding (BPE) from a
+// text. The words of the text are counted on all cores; then the most frequent
+// pair of neighbouring symbols becomes a symbol, again and again (Sennrich et
+// al., "Neural machine translation of rare words with subword units", 2016).
 package learn
 
 import (
@@ -19,10 +21,7 @@ import (
 )
 
 // Patterns are the expressions, by name, that cut text into words.
-var Patterns = map[string]string{
-	"gpt2":   `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`,
-	"llama3": `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
-}
+var Patterns = map[string]string{"gpt2": pattern.GPT2, "llama3": pattern.Llama3}
 
 // EndOfDocument is the special token where none is named.
 const EndOfDocument = "<|endoftext|>"
@@ -94,7 +93,7 @@ func Train(ctx context.Context, texts iter.Seq2[[]byte, error], opt Options) (*R
 	expr, named := Patterns[opt.Pattern]
 	switch {
 	case opt.Pattern == "":
-		expr = Patterns["gpt2"]
+		expr = pattern.GPT2
 	case !named && simpleName(opt.Pattern):
 		return nil, fmt.Errorf("unknown pattern %q; valid are %s, or a regular expression", opt.Pattern, strings.Join(slices.Sorted(maps.Keys(Patterns)), ", "))
 	case !named:
@@ -122,7 +121,7 @@ func Train(ctx context.Context, texts iter.Seq2[[]byte, error], opt Options) (*R
 	m := newMerger(c.all, hf.ByteOrder())
 	c.all = nil
 	r.Model = hf.Model{Special: slices.Clone(opt.Special)}
-	if expr != Patterns["gpt2"] {
+	if expr != pattern.GPT2 {
 		r.Model.Pattern = expr
 	}
 	r.Model.Merges, err = m.run(ctx, opt.Vocab-len(opt.Special), opt.Special, func(ids int) {

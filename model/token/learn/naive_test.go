@@ -104,7 +104,7 @@ func TestNaive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := naive(Patterns["gpt2"], texts, ids)
+		want := naive(pattern.GPT2, texts, ids)
 		if fmt.Sprint(r.Model.Merges) != fmt.Sprint(want) {
 			t.Fatalf("the merges of %q are %v, want %v", texts, r.Model.Merges, want)
 		}

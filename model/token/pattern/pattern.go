@@ -18,6 +18,12 @@ import (
 	"unicode/utf8"
 )
 
+// The expressions of GPT-2 and of Llama 3.
+const (
+	GPT2   = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+	Llama3 = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+)
+
 // Pattern is a compiled expression. Its methods are safe from several
 // goroutines.
 type Pattern struct {
@@ -51,19 +57,10 @@ func Compile(expr string) (*Pattern, error) {
 	return &Pattern{classes, a}, nil
 }
 
-// Next finds the first match that begins at from or behind it. Of the matches
-// that begin there it is the one that alternatives and quantifiers prefer; it
-// is never empty. Assertions look at the whole text. A byte that is not UTF-8
-// counts as U+FFFD. One search takes time linear in what is behind from; use All
-// for all matches.
-func (p *Pattern) Next(text []byte, from int) (start, end int, ok bool) {
-	s := search{p: p, text: text}
-	return s.next(from)
-}
-
-// All returns the matches of a text, each of which begins at the end of the one
-// before or behind it, as Next finds them. All of them take time linear in the
-// length of the text.
+// All returns where the matches of a text begin and end, from the left. Each is
+// the one of those that begin there that alternatives and quantifiers prefer; none is
+// empty, and they do not overlap. Assertions look at the whole text. A byte that is
+// not UTF-8 counts as U+FFFD. All of them take time linear in the length of the text.
 func (p *Pattern) All(text []byte) iter.Seq2[int, int] {
 	return func(yield func(start, end int) bool) {
 		s := search{p: p, text: text}
@@ -98,6 +95,7 @@ type vain struct {
 
 const stride = 64
 
+// next finds the first match that begins at a place or behind it.
 func (s *search) next(from int) (start, end int, ok bool) {
 	a, c := s.p.automaton, s.p.classes
 	for at := from; at < len(s.text); {

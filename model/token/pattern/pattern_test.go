@@ -13,10 +13,10 @@ import (
 
 // published are the expressions of tokenizers that are in use.
 var published = map[string]string{
-	"gpt2":             `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`,
+	"gpt2":             GPT2,
 	"gpt2 possessive":  `'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s`,
 	"cl100k":           `'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s`,
-	"llama3":           `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
+	"llama3":           Llama3,
 	"qwen2":            `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
 	"o200k":            `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
 	"deepseek digits":  `\p{N}{1,3}`,
@@ -154,7 +154,7 @@ func randomExpression(rng *rand.Rand, depth int) string {
 func TestRandomExpressions(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 5))
 	compiled := 0
-	for range 4000 {
+	for range 2500 {
 		expr := randomExpression(rng, 1+rng.IntN(4))
 		p, err := Compile(expr)
 		if err != nil {
@@ -177,28 +177,8 @@ func TestRandomExpressions(t *testing.T) {
 			}
 		}
 	}
-	if compiled < 1500 {
+	if compiled < 1000 {
 		t.Errorf("only %d expressions were compared", compiled)
-	}
-}
-
-// Next finds what All finds, from any place at which a match ends.
-func TestNextIsAll(t *testing.T) {
-	p, err := Compile(published["llama3"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := randomText(rand.New(rand.NewPCG(1, 1)), 3000)
-	at := 0
-	for start, end := range p.All(text) {
-		s, e, ok := p.Next(text, at)
-		if !ok || s != start || e != end {
-			t.Fatalf("from %d: %d, %d, %v, want %d, %d", at, s, e, ok, start, end)
-		}
-		at = end
-	}
-	if _, _, ok := p.Next(text, len(text)); ok {
-		t.Error("a match behind the end")
 	}
 }
 
