@@ -1,5 +1,7 @@
-// Package learn makes vocabularies: byte-level byte-pair encoding (BPE; Gage 1994,
-// Sennrich et al. 2016), as GPT-2's, learned from a text.
+// Package learn makes vocabularies of byte-level byte-pair encoding (BPE) from a
+// text. The words of the text are counted on all cores; then the most frequent
+// pair of neighbouring symbols becomes a symbol, again and again (Sennrich et
+// al., "Neural machine translation of rare words with subword units", 2016).
 package learn
 
 import (
@@ -30,7 +32,10 @@ const EndOfDocument = "<|endoftext|>"
 // Bounds of memory.
 const (
 	// maxWord is the longest word, in bytes; longer ones are cut.
-	maxWord = 1 << 10
+	maxWord = 1 << 16
+	// maxToken is the longest token, in bytes, without which a vocabulary from a
+	// text that repeats itself could be gigabytes.
+	maxToken = 1 << 10
 	// batchSize is the text that is counted at a time, in bytes. It does not
 	// depend on the machine, so that words are dropped at the same places.
 	batchSize = 1 << 20
@@ -51,7 +56,8 @@ type Options struct {
 	Vocab int
 	// Pattern is one of Patterns, or a regular expression; gpt2 where it is empty.
 	Pattern string
-	// Special are the special tokens; EndOfDocument where there are none.
+	// Special are the special tokens, one of which should end documents;
+	// EndOfDocument alone where there are none.
 	Special []string
 	// Threads is the number of threads, one for each core where it is 0. The
 	// result does not depend on it.

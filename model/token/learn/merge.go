@@ -10,7 +10,8 @@ import (
 // All distinct words lie one behind the other in symbols, a slot for each
 // byte, with an edge around each. A symbol of several bytes is its id in the
 // first of its slots and, in its last, where the first is; what is between is no
-// symbol. Each pair has a list of the places where it begins.
+// symbol. Each pair has a list of the places where it begins, which is in order:
+// all of them came up when the later one of its symbols did, from left to right.
 type merger struct {
 	symbols []int32 // ids; edge; or first(place)
 	word    []int32 // of each place
@@ -156,7 +157,8 @@ func (m *merger) forget(i int32) {
 }
 
 // run merges until there are so many ids, or no pairs left, and returns the
-// merges. A pair that would spell a forbidden text stays two symbols.
+// merges. A pair that would spell a forbidden text, or one that is too long, stays
+// two symbols.
 //
 // No two merges give the same text: wherever symbols spell it between the same
 // two edges, they became so by the same merges, the first of which took all of
@@ -179,6 +181,9 @@ func (m *merger) run(ctx context.Context, ids int, forbidden []string, progress 
 		}
 		m.queue.pop()
 		a, b := top.pair.split()
+		if len(m.text[a])+len(m.text[b]) > maxToken {
+			continue
+		}
 		text := m.text[a] + m.text[b]
 		if slices.Contains(forbidden, text) {
 			continue
@@ -207,9 +212,6 @@ func (m *merger) merge(i, a, b, id int32) {
 		m.prev[place] = detached
 	}
 	x.head, x.tail = -1, -1
-	if a == b {
-		slices.Sort(m.places)
-	}
 	lengthA, lengthB := int32(len(m.text[a])), int32(len(m.text[b]))
 	for _, place := range m.places {
 		middle := place + lengthA

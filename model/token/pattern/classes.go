@@ -52,17 +52,15 @@ func partition(sets []set) (c *classes, members [][]bool) {
 			}
 		}
 	}
-	n := 1
-	for _, s := range sets {
-		split := map[int]int{}
+	// Each set takes intervals out of the classes that there are, to new ones.
+	taken := make([]struct{ by, to int }, 1)
+	for by, s := range sets {
 		stretches(s, func(i int) {
-			id, ok := split[ids[i]]
-			if !ok {
-				id = n
-				split[ids[i]] = id
-				n++
+			if t := &taken[ids[i]]; t.to == 0 || t.by != by {
+				t.by, t.to = by, len(taken)
+				taken = append(taken, struct{ by, to int }{})
 			}
-			ids[i] = id
+			ids[i] = taken[ids[i]].to
 		})
 	}
 	c = &classes{}

@@ -38,7 +38,8 @@ type node struct {
 	// Of kindRepeat.
 	min, max int // max < 0: any number
 	lazy     bool
-	literal  rune // of a set that one character spells, or -1
+	literal  rune  // of a set that one character spells, or -1
+	index    int32 // of the set in the program and one, or 0
 }
 
 // Error says what an expression has that is wrong or not supported.
@@ -125,10 +126,14 @@ func (p *parser) deeper(at int) {
 	}
 }
 
-func (p *parser) setNode(at int, s set, literal rune) *node {
+func (p *parser) countSpans(at int, s set) {
 	if p.spans += len(s); p.spans > maxSpans {
 		p.fail(at, "sets of more than %d ranges of characters in all", maxSpans)
 	}
+}
+
+func (p *parser) setNode(at int, s set, literal rune) *node {
+	p.countSpans(at, s)
 	return &node{kind: kindSet, set: s, literal: literal}
 }
 
@@ -323,18 +328,20 @@ func (p *parser) item(f flags) *node {
 func (p *parser) character(at int, r rune, f flags) *node {
 	s := single(r)
 	if f.ignoreCase {
-		s = p.fold(at, s)
+		for x := unicode.SimpleFold(r); x != r; x = unicode.SimpleFold(x) {
+			s = append(s, span{x, x})
+		}
+		s = normal(s)
+		p.checkExpanding(at, s)
 	}
 	return p.setNode(at, s, r)
 }
 
-// fold adds the other cases, of which several letters must not be one.
-func (p *parser) fold(at int, s set) set {
-	s = s.fold()
+// checkExpanding refuses letters of which another case is several letters.
+func (p *parser) checkExpanding(at int, s set) {
 	if len(intersect(s, expanding)) > 0 {
 		p.fail(at, "a letter where case is ignored that several letters stand for is not supported")
 	}
-	return s
 }
 
 // lineStart holds at the start of the text, and behind a newline but for the
@@ -498,6 +505,7 @@ func (p *parser) escape(at int, f flags) *node {
 		return &node{kind: kindLook, edge: true}
 	case 'b', 'B':
 		p.at++
+		p.countSpans(at, wordOutside())
 		return boundary(p.expr[p.at-1] == 'b')
 	case 'w', 'W':
 		p.at++
@@ -610,9 +618,7 @@ func (p *parser) class(at int, f flags) set {
 	afterRange := false // the item before was a range
 	afterSet := false   // the item before was a set
 	add := func(x set) {
-		if p.spans += len(x); p.spans > maxSpans {
-			p.fail(at, "sets of more than %d ranges of characters in all", maxSpans)
-		}
+		p.countSpans(at, x)
 		s = append(s, x...)
 	}
 	for begin := true; ; begin = false {
@@ -628,7 +634,8 @@ func (p *parser) class(at int, f flags) set {
 			}
 			s = normal(s)
 			if f.ignoreCase {
-				s = p.fold(at, s)
+				s = s.fold()
+				p.checkExpanding(at, s)
 			}
 			if negated {
 				s = s.negate()

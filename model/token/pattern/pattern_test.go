@@ -229,7 +229,7 @@ func TestLinear(t *testing.T) {
 // overruns beside the matcher that backtracks.
 func TestLongOverruns(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 9))
-	for _, expr := range []string{`a*b|a`, `(?:ab)*c|a|b`, `é*b|é`, `[^c]*cc|a+|é`, `(?<=a)a*b|a|é`} {
+	for _, expr := range []string{`a*b|a`, `(?:ab)*c|a|b`, `é*b|é`, `[^c]*cc|a+|é`, `(?<=a)a*b|a|é`, `(?:aa)*b|a`, `(?:aaa)*b|(?:éé)*b|a|é`} {
 		p, err := Compile(expr)
 		if err != nil {
 			t.Fatal(err)
@@ -284,6 +284,7 @@ func TestErrors(t *testing.T) {
 		strings.Repeat("(", 1000):            "more than 100 groups",
 		strings.Repeat("[", 1000):            "more than 100 groups",
 		strings.Repeat("a", 1<<17):           "too long",
+		strings.Repeat(`\b`, 1000) + "a":     "ranges of characters",
 		`(?:a{1000}){1000}`:                  "too large",
 		`(?:a|b)*a(?:a|b){30}`:               "too large",
 		`(?:(?:(?:x{1,9}){1,9}){1,9}){1,9}y`: "too large",
@@ -293,6 +294,29 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%.40q: %v, want %q", expr, err, want)
 		}
 	}
+}
+
+// Compiling ends, and so does matching, with matches that are in order.
+func FuzzCompile(f *testing.F) {
+	for _, expr := range published {
+		f.Add(expr, "It's 1234 \u00e9\u4e00\t\n\xff  x")
+	}
+	for _, expr := range []string{`(?i:[a-f]|k)+`, `(?:a{1,3}b?){2,}(?<!x)`, `\b\w++\B.`, `[^[a-c]&&\w]`, `^a|b$`, `(?#x)(?>a+)\x{41}\u0041`} {
+		f.Add(expr, "aabbccAx\nb")
+	}
+	f.Fuzz(func(t *testing.T, expr, text string) {
+		p, err := Compile(expr)
+		if err != nil {
+			return
+		}
+		at := 0
+		for start, end := range p.All([]byte(text)) {
+			if start < at || end <= start || end > len(text) {
+				t.Fatalf("%q in %q: a match from %d to %d behind %d", expr, text, start, end, at)
+			}
+			at = end
+		}
+	})
 }
 
 func BenchmarkAll(b *testing.B) {

@@ -20,8 +20,11 @@ type inst struct {
 	behind bool
 }
 
-// maxProgram bounds the instructions that an expression becomes.
-const maxProgram = 1 << 15
+// Bounds of the instructions that an expression becomes, and of the sets in them.
+const (
+	maxProgram = 1 << 15
+	maxSets    = 1 << 10
+)
 
 // program is an expression as instructions.
 type program struct {
@@ -58,17 +61,24 @@ func (p *program) add(x inst) int32 {
 
 func (p *program) next() int32 { return int32(len(p.insts)) }
 
-func (p *program) setIndex(s set) int32 {
+func (p *program) setIndex(n *node) int32 {
+	if n.index > 0 {
+		return n.index - 1
+	}
 	var key []byte
-	for _, r := range s {
+	for _, r := range n.set {
 		key = binary.LittleEndian.AppendUint64(key, uint64(r.lo)<<32|uint64(r.hi))
 	}
 	i, ok := p.index[string(key)]
 	if !ok {
+		if len(p.sets) == maxSets {
+			panic(tooLarge{})
+		}
 		i = int32(len(p.sets))
-		p.sets = append(p.sets, s)
+		p.sets = append(p.sets, n.set)
 		p.index[string(key)] = i
 	}
+	n.index = i + 1
 	return i
 }
 
@@ -86,9 +96,9 @@ func (p *program) choose(at, first, second int32, swap bool) {
 func (p *program) emit(n *node) {
 	switch n.kind {
 	case kindSet:
-		p.add(inst{op: opSet, set: p.setIndex(n.set)})
+		p.add(inst{op: opSet, set: p.setIndex(n)})
 	case kindLook:
-		p.add(inst{op: opLook, set: p.setIndex(n.set), edge: n.edge, behind: n.behind})
+		p.add(inst{op: opLook, set: p.setIndex(n), edge: n.edge, behind: n.behind})
 	case kindConcat:
 		for _, x := range n.subs {
 			p.emit(x)
