@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 )
 
-// Bounds of a cache: it takes 2.5 MB.
+// Bounds of a cache: it takes 2 MB.
 const (
 	cacheSlots = 1 << 14
 	cacheKeys  = 1 << 19

@@ -150,6 +150,46 @@ def random_model(r):
     return m.SerializeToString(), texts
 
 
+def made(kind, pieces, bytes=False):
+    m = pb.ModelProto()
+    m.trainer_spec.model_type = kind
+    m.trainer_spec.byte_fallback = bytes
+    n = m.normalizer_spec
+    n.add_dummy_prefix = n.remove_extra_whitespaces = False
+    pieces = [("<unk>", 0, 2), ("<s>", 0, 3), ("</s>", 0, 3)] + pieces
+    if bytes:
+        pieces += [("<0x%02X>" % b, 0, 6) for b in range(256)]
+    for text, score, type in pieces:
+        p = m.pieces.add()
+        p.piece, p.score, p.type = text, score, type
+    return m.SerializeToString()
+
+
+def made_models():
+    """Models for what random ones do not meet, and texts."""
+    # How far the unknown piece is below the others.
+    for low in (-5.1, -5.2):
+        yield made(1, [("bcdef", -0.25, 1), ("ab", low, 1), ("cd", low, 1), ("ef", low, 1)]), ["abcdef"]
+    # Unused pieces are cut a hundred times.
+    for last in (5, 1):
+        yield made(2, [("a", -9, 1), ("b", -9, 1)] + [("b" + "a" * i, -i, 5) for i in range(1, 130)] + [("b" + "a" * 130, -130, last)]), ["b" + "a" * n for n in (2, 99, 100, 101, 102, 103, 129, 130, 131)]
+    # A zero byte, which converters write beside <0x00>.
+    for kind in (1, 2, 3, 4):
+        yield made(kind, [("a", -1, 1), ("\0", -1, 1)], bytes=True), ["a\0a", "\0"]
+        yield made(kind, [("a", -1, 1), ("\0", -1, 5)]), ["a\0a", "\0"]
+        yield made(kind, [("a", -1, 1), ("\0", -1, 1)]), ["a\0a"]
+    # Scores that a float32 hardly tells from each other, and unknown characters
+    # that make sums large.
+    r = random.Random(5)
+    for low in (-499.0, -499.5, -33333.3, -33334.7):
+        words = {"".join(r.choice("ab") for _ in range(r.randint(2, 5))) for _ in range(14)}
+        pieces = [("a", -0.02, 1), ("b", -0.03, 1), ("z", low, 1)] + [(w, -0.01 * r.randint(len(w), 3 * len(w)), 1) for w in sorted(words)]
+        yield made(1, pieces), ["".join(r.choice("abab  x") for _ in range(700)) for _ in range(3)]
+    # More than 64 user-defined symbols that begin alike.
+    for kind in (1, 2):
+        yield made(kind, [("a", -1, 1), ("▁", -1, 1)] + [("a" * i, 0, 4) for i in range(2, 100)] + [("a" * 50 + "▁", 0, 4)]), ["a" * n for n in (3, 63, 64, 65, 66, 67, 99, 100, 250)] + ["a" * 50 + " a"]
+
+
 def main():
     sentencepiece.set_min_log_level(3)
     files = {}
@@ -175,8 +215,7 @@ def main():
             cases.append(case)
     r = random.Random(11)
     randoms = []
-    for _ in range(400):
-        model, texts = random_model(r)
+    for model, texts in list(made_models()) + [random_model(r) for _ in range(300)]:
         case = dict(model=base64.b64encode(model).decode())
         try:
             p = load(model)
