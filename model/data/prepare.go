@@ -395,7 +395,7 @@ func (r *run) run(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	if err := r.settle(true); err != nil {
-		return nil, err
+		return nil, errors.Join(ctx.Err(), err)
 	}
 	if err := r.finish(); err != nil {
 		return nil, err

@@ -67,7 +67,7 @@ func corpus(t testing.TB, dir string, documents int) []source.Source {
 
 // The bytes of a folder are the same for any number of threads.
 func TestThreads(t *testing.T) {
-	sources := corpus(t, t.TempDir(), 1000)
+	sources := corpus(t, t.TempDir(), 400)
 	for name, p := range map[string]Preparation{
 		"one after the other": {Tokenizer: token.Bytes{}},
 		"mixed":               {Tokenizer: wide{vocab: 100000}, Mix: map[string]float64{"a": 1, "b": 3}, MaxTokens: 5 << 20, shardTokens: 1 << 20},
@@ -412,7 +412,7 @@ func TestMaxTokens(t *testing.T) {
 // says so.
 func TestChanged(t *testing.T) {
 	dir, texts := t.TempDir(), t.TempDir()
-	sources := corpus(t, texts, 1000)
+	sources := corpus(t, texts, 400)
 	interrupt := func(p Preparation) {
 		t.Helper()
 		ctx, stop := context.WithCancel(t.Context())
