@@ -118,13 +118,20 @@ func (p *Plan) Train(ctx context.Context, out string, opt Options) error {
 
 // prepare makes the data, where it is not there yet.
 func (p *Plan) prepare(ctx context.Context, dir string, note func(string)) error {
+	tok, err := token.Open(p.Tokenizer)
+	if err != nil {
+		return fmt.Errorf("%s: tokenizer: %w", p.Name, err)
+	}
 	if set, err := data.Open(dir); err == nil {
-		set.Close()
+		defer set.Close()
+		if set.Tokenizer.Hash() != tok.Hash() {
+			return fmt.Errorf("%s was made with the tokenizer %s, the plan asks for %s; choose another --out", dir, set.Tokenizer.Name(), tok.Name())
+		}
 		return nil
 	}
 	note("preparing " + dir)
 	last := time.Now()
-	prepare := data.Preparation{Tokenizer: token.Bytes{}, Note: note, Progress: func(at data.Progress) {
+	prepare := data.Preparation{Tokenizer: tok, Note: note, Progress: func(at data.Progress) {
 		if now := time.Now(); now.Sub(last) >= noteEvery {
 			last = now
 			note(fmt.Sprintf("%d documents, %d tokens", at.Documents, at.Tokens))
@@ -135,7 +142,7 @@ func (p *Plan) prepare(ctx context.Context, dir string, note func(string)) error
 	} else {
 		prepare.Sources = []source.Source{&source.Files{Named: "text", Paths: p.Text}}
 	}
-	_, err := prepare.Run(ctx, dir)
+	_, err = prepare.Run(ctx, dir)
 	return err
 }
 

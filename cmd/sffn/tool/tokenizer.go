@@ -101,7 +101,7 @@ words than fit in memory, the rarest are dropped, which is said.`,
 	fl := cmd.Flags()
 	fl.IntVar(&opt.Vocab, "vocab", 0, "number of ids: the 256 bytes, merges and special tokens")
 	fl.StringVar(&opt.Pattern, "pattern", "gpt2", "what cuts text into words: gpt2, llama3, or a regular expression")
-	fl.StringArrayVar(&opt.Special, "special", nil, "special token; may come several times; the first ends documents (default "+learn.EndOfDocument+")")
+	fl.StringArrayVar(&opt.Special, "special", nil, "special token; may come several times; "+learn.EndOfDocument+" is added unless one, such as </s>, ends documents")
 	fl.IntVar(&opt.Words, "words", learn.DefaultWords, "different words that are counted, at most")
 	fl.IntVar(&opt.Threads, "threads", 0, "threads that count (default all processors)")
 	fl.StringVar(&out, "out", "", "tokenizer.json to write")

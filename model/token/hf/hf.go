@@ -47,8 +47,8 @@ type Tokenizer struct {
 	works sync.Pool
 }
 
-// endsOfDocument are the usual spellings of the token that ends a text.
-var endsOfDocument = []string{
+// EndsOfDocument are the usual spellings of the token that ends a text.
+var EndsOfDocument = []string{
 	"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>",
 	"<EOT>", "[EOS]", "<|eos|>", "<EOS_TOKEN>", "<|endofdocument|>",
 }
@@ -214,7 +214,7 @@ func (t *Tokenizer) spells() bool {
 
 // findEnd finds the token that ends a document.
 func (t *Tokenizer) findEnd(added []*addedToken) error {
-	for _, spelling := range endsOfDocument {
+	for _, spelling := range EndsOfDocument {
 		for _, a := range added {
 			if a.special && a.content == spelling {
 				t.endOfDocument = a.id
@@ -222,7 +222,7 @@ func (t *Tokenizer) findEnd(added []*addedToken) error {
 			}
 		}
 	}
-	return fmt.Errorf("added_tokens: no special token ends a document; one of these is needed: %s", strings.Join(endsOfDocument, " "))
+	return fmt.Errorf("added_tokens: no special token ends a document; one of these is needed: %s", strings.Join(EndsOfDocument, " "))
 }
 
 // Name implements the Tokenizer of package token.

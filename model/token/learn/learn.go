@@ -23,7 +23,7 @@ import (
 // Patterns are the expressions, by name, that cut text into words.
 var Patterns = map[string]string{"gpt2": pattern.GPT2, "llama3": pattern.Llama3}
 
-// EndOfDocument is the special token where none is named.
+// EndOfDocument is the special token that ends documents, where none of those does.
 const EndOfDocument = "<|endoftext|>"
 
 // Bounds of memory.
@@ -53,8 +53,8 @@ type Options struct {
 	Vocab int
 	// Pattern is one of Patterns, or a regular expression; gpt2 where it is empty.
 	Pattern string
-	// Special are the special tokens, one of which should end documents;
-	// EndOfDocument alone where there are none.
+	// Special are the special tokens; EndOfDocument is added before them where none
+	// is one of [hf.EndsOfDocument].
 	Special []string
 	// Threads is the number of threads, one for each core where it is 0. The
 	// result does not depend on it.
@@ -87,8 +87,8 @@ type Result struct {
 // same texts in the same order give the same result. It ends early with ctx,
 // and with an error of texts.
 func Train(ctx context.Context, texts iter.Seq2[[]byte, error], opt Options) (*Result, error) {
-	if len(opt.Special) == 0 {
-		opt.Special = []string{EndOfDocument}
+	if !slices.ContainsFunc(opt.Special, func(s string) bool { return slices.Contains(hf.EndsOfDocument, s) }) {
+		opt.Special = append([]string{EndOfDocument}, opt.Special...)
 	}
 	expr, named := Patterns[opt.Pattern]
 	switch {

@@ -210,7 +210,7 @@ func TestOptions(t *testing.T) {
 		`special token "<|a|>" is there twice`:   {Vocab: 300, Special: []string{"<|a|>", "<|a|>"}},
 		`special token "" is too short`:          {Vocab: 300, Special: []string{""}},
 		"-1 distinct words":                      {Vocab: 300, Words: -1},
-		"vocabulary of 259 ids, want 260 (the b": {Vocab: 259, Special: []string{"<1>", "<2>", "<3>", "<4>"}},
+		"vocabulary of 259 ids, want 261 (the b": {Vocab: 259, Special: []string{"<1>", "<2>", "<3>", "<4>"}},
 	} {
 		if _, err := Train(context.Background(), each(texts), opt); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", opt, err, want)
