@@ -38,6 +38,7 @@ func newDecoder(v value) (*decoder, error) {
 		return nil, err
 	}
 	fused := false // tokens are one text from here
+	times := growth(1)
 	for _, part := range parts {
 		kind, err := part.kind()
 		if err != nil {
@@ -84,6 +85,9 @@ func newDecoder(v value) (*decoder, error) {
 			}
 			if fused && (r.expr != nil || utf8.RuneCount(r.text) != 1) {
 				return nil, part.errorf("Replace of more than one character behind what joins tokens is not supported")
+			}
+			if err := times.by(part, r.growth()); err != nil {
+				return nil, err
 			}
 			step = func(token []byte) []byte {
 				out, _ := r.normalize(nil, token)

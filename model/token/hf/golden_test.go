@@ -9,10 +9,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // golden is what testdata/golden.py made.
 type golden struct {
+	Forms  [][]string // texts, and their four forms
 	Models map[string]json.RawMessage
 	Texts  []string
 	Cases  []struct {
@@ -127,4 +130,28 @@ func spelled(t *Tokenizer, ids []int32) (out []string) {
 		out = append(out, string(t.Decode(nil, id))+t.Special(id))
 	}
 	return out
+}
+
+// The forms are those of the library, which are Unicode 9's, with any number of
+// marks in a row.
+func TestForms(t *testing.T) {
+	g := readGolden(t)
+	if len(g.Forms) < 500 {
+		t.Fatalf("%d texts are too few", len(g.Forms))
+	}
+	for _, texts := range g.Forms {
+		for i, f := range []form{{norm.NFC, norm.NFD}, {norm.NFD, norm.NFD}, {norm.NFKC, norm.NFKD}, {norm.NFKD, norm.NFKD}} {
+			if got, _ := f.normalize(nil, []byte(texts[0])); string(got) != texts[i+1] {
+				t.Errorf("%d: %+q became\n%+q, want\n%+q", i, texts[0], got, texts[i+1])
+			}
+			// What is normal stays, and what is not UTF-8.
+			if got, changed := f.normalize(nil, []byte(texts[i+1])); changed && string(got) != texts[i+1] {
+				t.Errorf("%d: %+q became %+q", i, texts[i+1], got)
+			}
+			broken := "\xff" + texts[0] + "\xe2\x82"
+			if got, _ := f.normalize(nil, []byte(broken)); string(got) != "\xff"+texts[i+1]+"\xe2\x82" {
+				t.Errorf("%d: %+q became %+q", i, broken, got)
+			}
+		}
+	}
 }

@@ -29,6 +29,7 @@ type Tokenizer struct {
 	content []byte
 	hash    [32]byte
 
+	keepsBytes  bool    // that are not UTF-8
 	raw         *finder // added tokens that are looked for in the text
 	normalizers []normalizer
 	normalized  *finder // and those that are looked for behind the normalizers
@@ -104,6 +105,7 @@ func (t *Tokenizer) parse(content []byte) error {
 	if bytes {
 		t.model.takeBytes()
 	}
+	t.keepsBytes = t.spells() || slices.ContainsFunc(t.stages, func(s stage) bool { _, ok := s.(byteLevel); return ok })
 	t.model.listWords()
 	added, err := addedTokens(o.get("added_tokens"), t.model.vocab)
 	if err != nil {
@@ -199,7 +201,7 @@ func (t *Tokenizer) makeTable(added []*addedToken, d *decoder) error {
 		case a != nil || inModel:
 			t.decoded = append(t.decoded, d.decode(text)...)
 		}
-		if len(t.decoded) > 16*MaxFile {
+		if len(t.decoded) > 2*MaxFile {
 			return fmt.Errorf("decoder: the tokens are too long in all")
 		}
 		t.ends[id] = uint32(len(t.decoded))
@@ -291,7 +293,7 @@ const maxKept = 1 << 20
 func (t *Tokenizer) encode(dst []int32, text []byte, ordinary bool) []int32 {
 	w := t.works.Get().(*work)
 	w.dst, w.ordinary = dst, ordinary
-	if !t.model.bytes && !utf8.Valid(text) {
+	if !t.keepsBytes && !utf8.Valid(text) {
 		w.valid = w.valid[:0]
 		for _, r := range string(text) {
 			w.valid = utf8.AppendRune(w.valid, r)

@@ -124,6 +124,9 @@ func (m *model) id(token string) int32 {
 	return none
 }
 
+// maxToken bounds the text of a token.
+const maxToken = 1 << 16
+
 func (m *model) readVocab(v value) error {
 	if err := v.decode(&m.vocab, "an object of tokens and ids"); err != nil {
 		return err
@@ -136,6 +139,9 @@ func (m *model) readVocab(v value) error {
 		}
 		if other, ok := m.tokens[id]; ok {
 			return v.errorf("%.60q and %.60q have the same id, %d", other, token, id)
+		}
+		if len(token) > maxToken {
+			return v.errorf("%.60q... has %d bytes, want at most %d", token, len(token), maxToken)
 		}
 		m.tokens[id] = token
 	}

@@ -15,6 +15,23 @@ import (
 // text, or dst, which is empty, with the new one and true.
 type normalizer interface {
 	normalize(dst, text []byte) (out []byte, changed bool)
+	// growth is how many times as long a text gets at most.
+	growth() int
+}
+
+// maxGrowth bounds how many times as long components may make a text, all of them
+// together.
+const maxGrowth = 1 << 10
+
+// growth is a number of times.
+type growth int
+
+// by is what comes of another component.
+func (g *growth) by(v value, n int) error {
+	if *g *= growth(min(n, maxGrowth+1)); *g > maxGrowth {
+		return v.errorf("makes a text more than %d times as long", maxGrowth)
+	}
+	return nil
 }
 
 // normalizers reads the field normalizer.
@@ -24,9 +41,13 @@ func normalizers(v value) (out []normalizer, starts bool, err error) {
 		return nil, false, err
 	}
 	starts = true
+	times := growth(1)
 	for _, part := range parts {
 		n, keeps, err := newNormalizer(part)
 		if err != nil {
+			return nil, false, err
+		}
+		if err := times.by(part, n.growth()); err != nil {
 			return nil, false, err
 		}
 		out = append(out, n)
@@ -92,6 +113,8 @@ func (p prepend) normalize(dst, text []byte) ([]byte, bool) {
 	return append(append(dst, p...), text...), true
 }
 
+func (p prepend) growth() int { return 1 + len(p) }
+
 // replace puts content where the text is, or where the expression matches.
 type replace struct {
 	text    []byte
@@ -139,6 +162,8 @@ func newPattern(v value) (text []byte, expr *pattern.Pattern, err error) {
 	}
 	return nil, expr, nil
 }
+
+func (r replace) growth() int { return 1 + len(r.content)/max(1, len(r.text)) }
 
 func (r replace) normalize(dst, text []byte) ([]byte, bool) {
 	at := 0
@@ -192,6 +217,8 @@ func (lowercase) normalize(dst, text []byte) ([]byte, bool) {
 	return dst, true
 }
 
+func (lowercase) growth() int { return 2 }
+
 // strip takes white space from the ends.
 type strip struct{ left, right bool }
 
@@ -205,12 +232,16 @@ func (s strip) normalize(_, text []byte) ([]byte, bool) {
 	return text, false
 }
 
+func (strip) growth() int { return 1 }
+
 // byteSpelling spells each byte as the character that stands for it.
 type byteSpelling struct{}
 
 func (byteSpelling) normalize(dst, text []byte) ([]byte, bool) {
 	return spell(dst, text), true
 }
+
+func (byteSpelling) growth() int { return 2 }
 
 // form is a normalization form, as of Unicode 9, of texts with any number of
 // combining characters in a row.
@@ -224,6 +255,9 @@ func (f form) normalize(dst, text []byte) ([]byte, bool) {
 	}
 	return f.append(dst, text), true
 }
+
+// Of one character of three bytes, U+FDFA, come eighteen, of 33 bytes in all.
+func (form) growth() int { return 11 }
 
 // append appends the normalized text. What QuickSpan calls normal is so by
 // Unicode 9 too: characters that came later only part what is around them.
@@ -245,6 +279,8 @@ func (f form) append(dst, text []byte) []byte {
 			}
 			if p.CCC() != 0 {
 				marks++
+			} else if end > 0 && !jamo(text[end:]) {
+				plain = false
 			}
 			size := p.Size()
 			if size == 0 {
@@ -255,7 +291,8 @@ func (f form) append(dst, text []byte) []byte {
 			}
 			end += size
 		}
-		// The library puts U+034F into what has more than 30 marks in a row.
+		// The library puts U+034F into what has more than 30 marks in a row, and
+		// composes across a character of class 0 that could combine but does not.
 		if plain && marks < 8 {
 			dst = append(dst, f.form.Bytes(text[:end])...)
 		} else {
@@ -264,6 +301,12 @@ func (f form) append(dst, text []byte) []byte {
 		text = text[end:]
 	}
 	return dst
+}
+
+// jamo tells whether a text begins with a vowel or a final consonant of Hangul.
+func jamo(text []byte) bool {
+	r, _ := utf8.DecodeRune(text)
+	return 0x1161 <= r && r <= 0x11ff
 }
 
 // mark is a character and its combining class.

@@ -226,6 +226,16 @@ for c in CASES:
         results.append({"ids": ids, "ordinary": ordinary if ordinary != ids else None, "framed": framed if framed != ids else None, "decoded": decoded})
     out.append({"name": c["name"], "model": c["model"], "fields": fields, "results": results})
 
-golden = {"models": MODELS, "texts": TEXTS, "cases": out}
+# Marks in any order, what composes and what seems to, before and after Unicode 9.
+MARKS = [0x61, 0x65, 0xE9, 0x1EAD, 0xD46, 0xD57, 0x9C7, 0x9BE, 0x1100, 0x1161, 0x11A8, 0xAC00, 0xAC01, 0x300, 0x301, 0x308, 0x323, 0x327, 0x344, 0x345,
+         0x3099, 0x304B, 0xFB1D, 0x5B0, 0x1D157, 0x1D165, 0x1D16E, 0xFDFA, 0x212B, 0x2126, 0xFA2D, 0xF71, 0xF72, 0xF74, 0xF80, 0xDD9, 0xDCA, 0xDCF, 0x102E, 0x1025,
+         0x11099, 0x110BA, 0x11131, 0x11127, 0x1133E, 0x11347, 0x114B9, 0x114BA, 0x115B8, 0x115AF, 0x11930, 0x11935, 0x8D3, 0x897, 0x34F, 0x200D, 0x20, 0x41, 0x338, 0x3D,
+         0x2ADC, 0x340, 0x343, 0x374, 0x1E9B, 0x958, 0x93C, 0x915, 0x1F71, 0x113C5, 0x11383, 0x113C2]
+forms = []
+for _ in range(600):
+    text = "".join(chr(rng.choice(MARKS) if rng.random() < 0.85 else rng.randrange(0x300, 0x370)) for _ in range(rng.choice([2, 3, 4, 5, 6, 8, 50])))
+    forms.append([text] + [form.normalize_str(text) for form in (normalizers.NFC(), normalizers.NFD(), normalizers.NFKC(), normalizers.NFKD())])
+
+golden = {"forms": forms, "models": MODELS, "texts": TEXTS, "cases": out}
 with open("golden.json.gz", "wb") as f:
     f.write(gzip.compress(json.dumps(golden, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"), 9, mtime=0))
