@@ -148,9 +148,9 @@ func closeTo(what string, got []float32, want []float64) error {
 
 var subjects = []spec.Model{
 	{Name: "rotary", Vocab: 29, Hidden: 24, FFN: 60, Layers: 2, AttnDim: 32, QHeads: 4, KVHeads: 2, MaxPositions: 64, Kind: spec.LowRank, Rank: 5, Guided: true,
-		Except: "0:dense", Act: spec.GELU, Bias: true, Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 100, TieEmbeddings: true, ScaleAttnByLayer: true, InitStd: 1},
+		Except: "0:dense", Act: spec.GELU, Bias: true, Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, RotaryBase: 100, TieEmbeddings: true, ScaleAttnByLayer: true, InitStd: 1},
 	{Name: "absolute", Vocab: 29, Hidden: 24, FFN: 36, Layers: 2, AttnDim: 24, QHeads: 3, KVHeads: 1, MaxPositions: 64, Kind: spec.BlockShuffle, Blocks: 3, Guided: true,
-		Act: spec.SwiGLU, Norm: spec.RMSNorm, Position: spec.Absolute, InitStd: 1},
+		Act: spec.SwiGLU, Norm: spec.RMSNorm, NormEps: 1e-5, Position: spec.Absolute, InitStd: 1},
 }
 
 // seq has two chunks of rows.

@@ -90,7 +90,7 @@ func newBinder(m spec.Model, opt rt.Options) (*binder, error) {
 }
 
 func (b *binder) norm(w normWeights) norm {
-	return norm{normWeights: w, rms: b.t.Spec.Norm == spec.RMSNorm, h: b.t.Spec.Hidden, zero: b.zero}
+	return norm{normWeights: w, rms: b.t.Spec.Norm == spec.RMSNorm, h: b.t.Spec.Hidden, eps: b.t.Spec.NormEps, zero: b.zero}
 }
 
 // addLayer binds the weights of the next layer.
@@ -222,16 +222,17 @@ type norm struct {
 	normWeights
 	rms  bool
 	h    int
+	eps  float64
 	zero []float32
 }
 
 func (n *norm) forward(v *vec.Table, y, x []float32, s stats, r0, r1 int) {
 	y, x = y[r0*n.h:r1*n.h], x[r0*n.h:r1*n.h]
 	if n.rms {
-		v.RMSNorm(y, s.rstd[r0:r1], x, n.w, n.zero, r1-r0, n.h)
+		v.RMSNorm(y, s.rstd[r0:r1], x, n.w, n.zero, r1-r0, n.h, n.eps)
 		return
 	}
-	v.LayerNorm(y, s.mean[r0:r1], s.rstd[r0:r1], x, n.w, n.b, r1-r0, n.h)
+	v.LayerNorm(y, s.mean[r0:r1], s.rstd[r0:r1], x, n.w, n.b, r1-r0, n.h, n.eps)
 }
 
 // backward adds to dx; dw and db are sums over these rows.

@@ -28,7 +28,7 @@ func drawSpec(t *rapid.T) spec.Model {
 		Name: "drawn", Vocab: 11 + pick("vocab", 30), Hidden: 12 * (1 + pick("hidden", 2)), FFN: 12 * (1 + pick("ffn", 4)), Layers: 1 + pick("layers", 3),
 		AttnDim: q * 2 * (1 + pick("head", 4)), QHeads: q, KVHeads: kv, MaxPositions: 24,
 		Act: []spec.Act{spec.GELU, spec.SwiGLU}[pick("act", 2)], Bias: pick("bias", 2) == 0,
-		Norm: []spec.Norm{spec.LayerNorm, spec.RMSNorm}[pick("norm", 2)], Position: []spec.Position{spec.RoPE, spec.Absolute}[pick("position", 2)],
+		Norm: []spec.Norm{spec.LayerNorm, spec.RMSNorm}[pick("norm", 2)], NormEps: []float64{1e-6, 1e-5, 1e-2}[pick("eps", 3)], Position: []spec.Position{spec.RoPE, spec.Absolute}[pick("position", 2)],
 		RotaryBase: 10000, ScaleAttnByLayer: pick("scale", 2) == 0, TieEmbeddings: pick("tie", 2) == 0, InitStd: 0.2,
 	}
 	structure := func() spec.Structure {

@@ -5,7 +5,7 @@ import "strconv"
 // Norm names the normalisation of a model.
 type Norm string
 
-// The norms, both with epsilon 1e-5 inside the root; RMSNorm has no bias.
+// The norms; RMSNorm has no bias.
 const (
 	LayerNorm Norm = "layernorm"
 	RMSNorm   Norm = "rmsnorm"
@@ -44,6 +44,8 @@ type Model struct {
 	Act  Act
 	Bias bool
 	Norm Norm
+	// NormEps is added inside the root of norms.
+	NormEps float64
 	// Position, and for RoPE the base of its angles.
 	Position   Position
 	RotaryBase float64

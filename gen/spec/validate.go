@@ -23,6 +23,8 @@ const (
 	MaxWidth  = 1 << 20
 	MaxLayers = 1 << 12
 	MaxParams = 1 << 40
+	// Epsilons of norms; less would be lost beside float32's smallest squares.
+	MinNormEps, MaxNormEps = 1e-12, 1.0
 )
 
 type checker struct{ errs []error }
@@ -114,6 +116,9 @@ func (m Model) Validate() error {
 	}
 	if m.Norm != LayerNorm && m.Norm != RMSNorm {
 		c.fail("norm", "unknown norm %q; valid are layernorm, rmsnorm", m.Norm)
+	}
+	if !(m.NormEps >= MinNormEps && m.NormEps <= MaxNormEps) {
+		c.fail("norm_eps", "%v is out of range, want %v to %v", m.NormEps, MinNormEps, MaxNormEps)
 	}
 	switch m.Position {
 	case RoPE:

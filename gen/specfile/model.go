@@ -49,6 +49,8 @@ type Section struct {
 	// Norm is the normalisation before attention, before the feed-forward network
 	// and before the head.
 	Norm spec.Norm `yaml:"norm"` // layernorm, rmsnorm
+	// NormEps is added inside the root of norms, to the variance or the mean of squares.
+	NormEps float64 `yaml:"norm_eps"` // 1e-12 to 1
 	// Position is how the model knows positions: by rotated queries and keys, or
 	// by a learned table.
 	Position spec.Position `yaml:"position"` // rope, absolute
@@ -68,7 +70,7 @@ type Section struct {
 // NewSection returns the defaults: those of the paper's models.
 func NewSection() Section {
 	return Section{MaxPositions: 1024, MLP: MLP{Kind: spec.Dense, FirstDense: true}, Act: spec.GELU, Bias: true,
-		Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 10000, Tie: true, InitStd: 0.02}
+		Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, RotaryBase: 10000, Tie: true, InitStd: 0.02}
 }
 
 // Clone is a copy that shares nothing.
@@ -98,7 +100,7 @@ func (m *Section) Spec(name string) (spec.Model, error) {
 		Name:  name,
 		Vocab: m.Vocab, Hidden: m.Hidden, FFN: m.FFN, Layers: m.Layers,
 		AttnDim: or(m.AttnDim, m.Hidden), QHeads: m.QHeads, KVHeads: or(m.KVHeads, m.QHeads), MaxPositions: m.MaxPositions,
-		Act: m.Act, Bias: m.Bias, Norm: m.Norm, Position: m.Position, RotaryBase: m.RotaryBase,
+		Act: m.Act, Bias: m.Bias, Norm: m.Norm, NormEps: m.NormEps, Position: m.Position, RotaryBase: m.RotaryBase,
 		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.InitStd, InitFanIn: m.InitFanIn,
 	}
 	return s, m.MLP.fill(&s)

@@ -20,9 +20,6 @@ type Model struct {
 	chains map[spec.Linear]*Chain
 }
 
-// normEps is inside the root of both norms.
-const normEps = 1e-5
-
 // Logits computes [len(ids), vocab].
 func (m *Model) Logits(ids []int32) []float64 {
 	h, n := m.Hidden, len(ids)
@@ -95,7 +92,7 @@ func (m *Model) norm(name string, x []float64) []float64 {
 			square += (v - mean) * (v - mean) / float64(h)
 		}
 		for j := range h {
-			y[r+j] = (x[r+j] - mean) / math.Sqrt(square+normEps) * w[j]
+			y[r+j] = (x[r+j] - mean) / math.Sqrt(square+m.NormEps) * w[j]
 			if b != nil {
 				y[r+j] += b[j]
 			}
