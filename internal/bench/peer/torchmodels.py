@@ -137,8 +137,8 @@ class Layer(nn.Module):
         self.q_heads, self.kv_heads, self.head_dim = m["QHeads"], m["KVHeads"], m["AttnDim"] // m["QHeads"]
         self.scale = 1 / math.sqrt(self.head_dim) / (i + 1 if m["ScaleAttnByLayer"] else 1)
         self.ln1, self.ln2 = norm(), norm()
-        self.qkv_linear = Dense(m["Hidden"], m["AttnDim"] + 2 * self.kv_heads * self.head_dim, m["Bias"])
-        self.o_linear = Dense(m["AttnDim"], m["Hidden"], m["Bias"])
+        self.qkv_linear = Dense(m["Hidden"], m["AttnDim"] + 2 * self.kv_heads * self.head_dim, m["QKVBias"])
+        self.o_linear = Dense(m["AttnDim"], m["Hidden"], m["OutputBias"])
         self.mlp = FFN(network)
 
     def forward(self, x, angles, attend):
@@ -174,6 +174,8 @@ class Transformer(nn.Module):
 class LM(nn.Module):
     def __init__(self, m, networks):
         super().__init__()
+        if m["QKNorm"] or m["Window"] or m["RotaryScaling"]["Type"]:
+            sys.exit(f"{m['Name']}: norms of queries and keys, windows and rotary scaling are not here")
         self.model = Transformer(m, networks)
         self.lm_head = nn.Linear(m["Hidden"], m["Vocab"], bias=False)
         nn.init.normal_(self.model.wte.weight, std=0.02)
