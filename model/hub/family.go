@@ -19,8 +19,11 @@ type family struct {
 	// model is what config.json calls it, architecture the class with a head, and
 	// title its name for people.
 	model, architecture, title string
-	// section reads a config.json.
+	// section reads a config.json. Of a dense model, fits says what keeps the family from
+	// expressing it, and write is the config.json, but for what all families have alike.
 	section func(f *fields) specfile.Section
+	fits    func(s spec.Model) error
+	write   func(s spec.Model) object
 	// fields are what config.json calls fields of a model, by their names here.
 	fields map[string]string
 	// prefix stands before the names of tensors but for the head's, where the whole
@@ -39,7 +42,7 @@ type family struct {
 }
 
 // families is the table.
-var families = []*family{gpt2}
+var families = []*family{gpt2, llama, mistral, qwen2, qwen3}
 
 // part is a tensor that is a stretch of a parameter's rows.
 type part struct {

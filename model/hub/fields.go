@@ -9,18 +9,19 @@ import (
 	"strings"
 )
 
-// fields are those of a config.json. A field that is null is one that is not there,
-// as it is for Python.
+// fields are those of a config.json. A field that is null counts as one that is not
+// there, but for those few of which null says something.
 type fields struct {
 	// at is where the object lies: empty, or the field that has it, and a point.
 	at   string
 	raw  map[string]json.RawMessage
+	null map[string]bool
 	read map[string]bool
 	errs []error
 }
 
 func parseFields(text []byte) (*fields, error) {
-	f := &fields{read: map[string]bool{}}
+	f := &fields{null: map[string]bool{}, read: map[string]bool{}}
 	if err := json.Unmarshal(text, &f.raw); err != nil {
 		if bad := (*json.UnmarshalTypeError)(nil); errors.As(err, &bad) {
 			return nil, fmt.Errorf("want a JSON object, there is a JSON %s", bad.Value)
@@ -30,7 +31,10 @@ func parseFields(text []byte) (*fields, error) {
 	if f.raw == nil {
 		return nil, errors.New("want a JSON object, there is null")
 	}
-	maps.DeleteFunc(f.raw, func(_ string, v json.RawMessage) bool { return string(v) == "null" })
+	maps.DeleteFunc(f.raw, func(name string, v json.RawMessage) bool {
+		f.null[name] = string(v) == "null"
+		return f.null[name]
+	})
 	return f, nil
 }
 

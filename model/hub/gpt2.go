@@ -10,7 +10,7 @@ import (
 // gpt2 is Radford et al. 2019. The weights of its linears lie [in, out].
 var gpt2 = &family{
 	model: "gpt2", architecture: "GPT2LMHeadModel", title: "GPT-2",
-	section: gpt2Section,
+	section: gpt2Section, fits: gpt2Fits, write: gpt2Config,
 	fields: map[string]string{"vocab": "vocab_size", "hidden": "n_embd", "ffn": "n_inner", "layers": "n_layer", "attn_dim": "n_embd", "q_heads": "n_head",
 		"max_positions": "n_positions", "norm_eps": "layer_norm_epsilon"},
 	prefix: "transformer.", head: "lm_head.weight", embedding: "wte.weight",
@@ -48,4 +48,14 @@ func gpt2Section(f *fields) specfile.Section {
 		f.has(field) // for training, for another head, or another way to the same sums
 	}
 	return s
+}
+
+func gpt2Fits(s spec.Model) error {
+	return differ(fit{"position", s.Position, spec.Absolute}, fit{"norm", s.Norm, spec.LayerNorm}, fit{"act", s.Act, spec.GELU}, fit{"bias", s.Bias, true},
+		fit{"attn_dim", s.AttnDim, s.Hidden}, fit{"kv_heads", s.KVHeads, s.QHeads})
+}
+
+func gpt2Config(s spec.Model) object {
+	return object{"n_embd": s.Hidden, "n_inner": s.FFN, "n_layer": s.Layers, "n_head": s.QHeads, "n_positions": s.MaxPositions,
+		"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_by_inverse_layer_idx": s.ScaleAttnByLayer}
 }

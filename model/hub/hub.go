@@ -10,13 +10,13 @@ package hub
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/safetensors"
@@ -83,20 +83,23 @@ func (m *Model) Close() error { return m.folder.Close() }
 // isOwn says that a folder has a configuration of the project's own, and not one of
 // Hugging Face's.
 func isOwn(dir string) (bool, error) {
-	_, err := os.Stat(filepath.Join(dir, hubConfig))
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Stat(dir)
+	if err != nil {
 		return false, err
 	}
-	if _, err := os.Stat(filepath.Join(dir, ownConfig)); err == nil {
-		return true, nil
+	has := func(name string) bool {
+		_, err := os.Stat(filepath.Join(dir, name))
+		return err == nil
 	}
-	if checkpoint.Is(dir) {
+	switch {
+	case !info.IsDir():
+		return false, fmt.Errorf("%s is %s, want the folder that has %s and %s", dir, disk.Kind(info.Mode()), hubConfig, safetensors.WholeFile)
+	case has(hubConfig):
+		return false, nil
+	case checkpoint.Is(dir):
 		return false, fmt.Errorf("%s is a checkpoint already", dir)
-	}
-	if info, err := os.Stat(dir); err != nil {
-		return false, err
-	} else if !info.IsDir() {
-		return false, fmt.Errorf("%s is a file, want the folder that has %s and %s", dir, hubConfig, safetensors.WholeFile)
+	case has(ownConfig):
+		return true, nil
 	}
 	return false, fmt.Errorf("%s: neither %s nor %s is in this folder", dir, hubConfig, ownConfig)
 }

@@ -19,8 +19,8 @@ import (
 // archives are the models that transformers wrote, by its major version; see
 // testdata/make.py.
 var archives = map[string][]string{
-	"testdata/models-4.zip": {"gpt2-old"},
-	"testdata/models-5.zip": {"gpt2", "gpt2-untied"},
+	"testdata/models-4.zip": {"gpt2-old", "llama2"},
+	"testdata/models-5.zip": {"gpt2", "gpt2-untied", "llama-bias"},
 }
 
 // unpack writes the models of an archive below a folder, each into its own.
@@ -285,7 +285,7 @@ func TestBadGPT2Config(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, change := range map[string][2]string{
-		`model_type: unknown model "gpt5"; known are gpt2`:                                      {`"gpt2"`, `"gpt5"`},
+		`model_type: unknown model "gpt5"; known are gpt2, llama, mistral, qwen2, qwen3`:        {`"gpt2"`, `"gpt5"`},
 		"model_type: is missing, want a text":                                                   {`"model_type": "gpt2"`, `"model_type": null`},
 		`activation_function: "relu" cannot be expressed, want the tanh form, "gelu_new"`:       {`"gelu_new"`, `"relu"`},
 		"layer_norm_epsilon: 1e-06 cannot be expressed, want 1e-05":                             {`1e-05`, `1e-06`},
