@@ -51,6 +51,7 @@ func (tr *Trace) layerBackward(g *layerWeights, dx []float32, i int, accumulate 
 	l.attn.Backward(tr.dqkv, tr.dattn, c.Attn, c.attnSums, c.QKV, tr.batch, tr.seq, tr.pass.Attention)
 	t.prof.since(&t.prof.Attention, start)
 	tr.pass.rotate(tr.dqkv, rows, true)
+	tr.pass.normHeadsBackward(l, g, tr.dqkv, &c.Activations, rows, tr.partial, accumulate)
 	start = time.Now()
 	l.qkv.Backward(tr.dnorm, g.qkv, tr.dqkv, c.Norm1, rows, c.savedQKV, accumulate, tr.pass.Workspace)
 	t.prof.since(&t.prof.Projections, start)

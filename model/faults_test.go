@@ -148,9 +148,13 @@ func closeTo(what string, got []float32, want []float64) error {
 
 var subjects = []spec.Model{
 	{Name: "rotary", Vocab: 29, Hidden: 24, FFN: 60, Layers: 2, AttnDim: 32, QHeads: 4, KVHeads: 2, MaxPositions: 64, Kind: spec.LowRank, Rank: 5, Guided: true,
-		Except: "0:dense", Act: spec.GELU, Bias: true, Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 100, TieEmbeddings: true, ScaleAttnByLayer: true, InitStd: 1},
+		Except: "0:dense", Act: spec.GELU, QKVBias: true, OutputBias: true, FFNBias: true, Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, RotaryBase: 100, TieEmbeddings: true, ScaleAttnByLayer: true, InitStd: 1},
 	{Name: "absolute", Vocab: 29, Hidden: 24, FFN: 36, Layers: 2, AttnDim: 24, QHeads: 3, KVHeads: 1, MaxPositions: 64, Kind: spec.BlockShuffle, Blocks: 3, Guided: true,
-		Act: spec.SwiGLU, Norm: spec.RMSNorm, Position: spec.Absolute, InitStd: 1},
+		Act: spec.SwiGLU, Norm: spec.RMSNorm, NormEps: 1e-5, Position: spec.Absolute, InitStd: 1},
+	// Heads wider than the residual stream's share.
+	{Name: "normed heads", Vocab: 29, Hidden: 64, FFN: 60, Layers: 2, AttnDim: 128, QHeads: 4, KVHeads: 2, MaxPositions: 64, Kind: spec.LowRank, Rank: 9, Guided: true,
+		Act: spec.SwiGLU, QKVBias: true, Norm: spec.RMSNorm, NormEps: 0.25, QKNorm: true, Position: spec.RoPE, RotaryBase: 100, Window: 9, InitStd: 1,
+		RotaryScaling: spec.RotaryScaling{Type: spec.Llama3Scaling, Factor: 4, LowFreqFactor: 1, HighFreqFactor: 4, OriginalPositions: 40}},
 }
 
 // seq has two chunks of rows.
@@ -191,13 +195,26 @@ func TestFaultsAreNoticed(t *testing.T) {
 		{"embedding leaves out the last rows", "", func(x *run) { last(&x.tr.pass.runEmbed, chunks) }},
 		{"norm leaves out the last rows", "", func(x *run) { last(&x.tr.pass.runNorm, chunks) }},
 		{"norm's gradient leaves out the last rows", "", func(x *run) { last(&x.tr.pass.runNormBackward, chunks) }},
-		{"norm without its weight", "", func(x *run) { x.m.layers[1].ln1.w = slices.Repeat([]float32{1}, 24) }},
+		{"norm without its weight", "", func(x *run) { x.m.layers[1].ln1.w = slices.Repeat([]float32{1}, x.m.Spec.Hidden) }},
 		{"norms swapped", "", func(x *run) { l := &x.m.layers[0]; l.ln1, l.ln2 = l.ln2, l.ln1 }},
 		{"last norm swapped", "", func(x *run) { x.m.norm, x.m.layers[1].ln2 = x.m.layers[1].ln2, x.m.norm }},
 		{"positions are not rotated", "rotary", func(x *run) { x.tr.pass.runRotate = func(_, _ int) {} }},
 		{"rotation leaves out the last rows", "rotary", func(x *run) { last(&x.tr.pass.runRotate, chunks) }},
 		{"gradients are rotated forward", "rotary", func(x *run) { x.tr.pass.rotateBack = x.tr.pass.rotateForward }},
 		{"sines and cosines swapped", "rotary", func(x *run) { x.m.cos, x.m.sin = x.m.sin, x.m.cos }},
+		{"norm's epsilon", "normed heads", func(x *run) { x.m.norm.eps = 1e-5 }},
+		{"angles are not scaled", "normed heads", func(x *run) {
+			m := x.m.Spec
+			m.RotaryScaling = spec.RotaryScaling{}
+			x.m.cos, x.m.sin = Angles(m)
+		}},
+		{"heads are not normed", "normed heads", func(x *run) { x.tr.pass.runHeads = func(_, _ int) {} }},
+		{"heads' norms leave out the last rows", "normed heads", func(x *run) { last(&x.tr.pass.runHeads, chunks) }},
+		{"heads' norms leave out the gradient", "normed heads", func(x *run) { x.tr.pass.runHeadsBackward = func(_, _ int) {} }},
+		{"heads' norms leave out the last rows' gradient", "normed heads", func(x *run) { last(&x.tr.pass.runHeadsBackward, chunks) }},
+		{"norms of queries and keys swapped", "normed heads", func(x *run) { l := &x.m.layers[1]; l.qnorm, l.knorm = l.knorm, l.qnorm }},
+		{"the heads' epsilon", "normed heads", func(x *run) { x.m.layers[0].knorm.eps = 1e-5 }},
+		{"a window of one more", "normed heads", func(x *run) { x.m.layers[1].attn.Window++ }},
 		{"projections of two layers swapped", "", func(x *run) { a, b := &x.m.layers[0], &x.m.layers[1]; a.qkv, b.qkv = b.qkv, a.qkv }},
 		{"output projections swapped", "", func(x *run) { a, b := &x.m.layers[0], &x.m.layers[1]; a.out, b.out = b.out, a.out }},
 		{"networks swapped", "absolute", func(x *run) { a, b := &x.m.layers[0], &x.m.layers[1]; a.ffn, b.ffn = b.ffn, a.ffn }},

@@ -27,9 +27,12 @@ type Pass struct {
 	s       stats
 	ids     []int32
 	rope    func(x, cos, sin []float32, heads, stride, half int)
+	l       *layer
+	a       *Activations
 
 	// What the pool runs: closures made once, so that a pass allocates nothing.
 	runNorm, runNormBackward, runRotate, runEmbed func(worker, i int)
+	runHeads, runHeadsBackward                    func(worker, i int)
 	rotateForward, rotateBack                     func(x, cos, sin []float32, heads, stride, half int)
 }
 
@@ -40,6 +43,7 @@ func (t *Model) NewPass() *Pass {
 		p.Attention = t.layers[0].attn.NewWorkspace()
 	}
 	p.runNorm, p.runNormBackward, p.runRotate, p.runEmbed = p.normStep, p.normBackwardStep, p.rotateStep, p.embedStep
+	p.runHeads, p.runHeadsBackward = p.headsStep, p.headsBackwardStep
 	return p
 }
 
@@ -58,6 +62,10 @@ func (p *Pass) Close() {
 // have saved.
 type Activations struct {
 	X, Norm1, QKV, Attn, Mid, Norm2 []float32
+	// heads are the queries and keys before their norms, [rows, QHeads+KVHeads, head
+	// size], and headRoots one entry a head; nil where there are no such norms, and heads
+	// where no backward pass follows.
+	heads, headRoots []float32
 
 	stats1, stats2               stats
 	savedQKV, savedOut, savedFFN *rt.Saved
@@ -73,7 +81,7 @@ func newStats(rows int) stats { return stats{make([]float32, rows), make([]float
 func (t *Model) NewActivations(arena *rt.Arena, rows int) *Activations {
 	f, s := arena.Floats, t.Spec
 	stream, norm, both := f(rows*s.Hidden), f(rows*s.Hidden), newStats(rows)
-	return &Activations{X: stream, Norm1: norm, QKV: f(rows * s.QKV().Out), Attn: f(rows * s.AttnDim), Mid: stream, Norm2: norm, stats1: both, stats2: both}
+	return &Activations{X: stream, Norm1: norm, QKV: f(rows * s.QKV().Out), Attn: f(rows * s.AttnDim), Mid: stream, Norm2: norm, stats1: both, stats2: both, headRoots: t.headRoots(rows)}
 }
 
 // Layer runs layer i on so many rows of a.X, with that feed-forward network, into next;
@@ -86,6 +94,7 @@ func (p *Pass) Layer(next []float32, i int, ffn *rt.FFN, a *Activations, rows in
 	start := time.Now()
 	l.qkv.Forward(a.QKV, a.Norm1, nil, rows, a.savedQKV, p.Workspace)
 	t.prof.since(&t.prof.Projections, start)
+	p.normHeads(l, a, rows)
 	p.rotate(a.QKV, rows, false)
 	start = time.Now()
 	if err := attend(i); err != nil {

@@ -47,7 +47,7 @@ func (b *binder) load(from Source) (err error) {
 			return err
 		}
 		w, norms := p.layer(i), t.kept.layer(i)
-		w.ln1, w.ln2 = norms.ln1, norms.ln2
+		w.ln1, w.ln2, w.qnorm, w.knorm = norms.ln1, norms.ln2, norms.qnorm, norms.knorm
 		if err = b.addLayer(w); err == nil {
 			l := &t.layers[i]
 			l.qkv.DropWeights()

@@ -73,6 +73,9 @@ func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 		recomputed = max(recomputed, p.FC1.Inner()+p.FC2.Inner()-z)
 		// What a layer's trace holds, and what its FFN saves.
 		trace, saved := 3*h+qkv+s.AttnDim+2*s.QHeads+4, z+len(p.FC1.Bias)
+		if s.QKNorm {
+			trace += (s.QHeads + s.KVHeads) * (s.HeadDim() + 1)
+		}
 		perToken += h
 		if !recompute || i == 0 {
 			perToken += trace

@@ -35,9 +35,11 @@ type Model struct {
 
 type layer struct {
 	ln1, ln2 norm
-	qkv, out *rt.Linear
-	attn     *rt.Attention
-	ffn      *rt.FFN
+	// qnorm and knorm are those of the heads, of models that have them.
+	qnorm, knorm norm
+	qkv, out     *rt.Linear
+	attn         *rt.Attention
+	ffn          *rt.FFN
 }
 
 // New binds parameters to the layers of a valid spec and packs them.
@@ -86,17 +88,22 @@ func newBinder(m spec.Model, opt rt.Options) (*binder, error) {
 	if m.Position == spec.RoPE {
 		t.cos, t.sin = Angles(m)
 	}
-	return &binder{t, map[spec.Linear]*rt.Linear{}, map[spec.FFN]*rt.FFN{}, make([]float32, m.Hidden)}, nil
+	return &binder{t, map[spec.Linear]*rt.Linear{}, map[spec.FFN]*rt.FFN{}, make([]float32, max(m.Hidden, m.HeadDim()))}, nil
 }
 
 func (b *binder) norm(w normWeights) norm {
-	return norm{normWeights: w, rms: b.t.Spec.Norm == spec.RMSNorm, h: b.t.Spec.Hidden, zero: b.zero}
+	return norm{normWeights: w, rms: b.t.Spec.Norm == spec.RMSNorm, h: b.t.Spec.Hidden, eps: b.t.Spec.NormEps, zero: b.zero}
+}
+
+// headNorm is a norm of the heads of queries or of keys.
+func (b *binder) headNorm(w normWeights) norm {
+	return norm{normWeights: w, rms: true, h: b.t.Spec.HeadDim(), eps: b.t.Spec.NormEps, zero: b.zero}
 }
 
 // addLayer binds the weights of the next layer.
 func (b *binder) addLayer(w layerWeights) (err error) {
 	t, m, i := b.t, b.t.Spec, len(b.t.layers)
-	l := layer{ln1: b.norm(w.ln1), ln2: b.norm(w.ln2)}
+	l := layer{ln1: b.norm(w.ln1), ln2: b.norm(w.ln2), qnorm: b.headNorm(w.qnorm), knorm: b.headNorm(w.knorm)}
 	if l.qkv, err = alike(b.linears, m.QKV(), w.qkv, t.opt, rt.NewLinear); err != nil {
 		return err
 	}
@@ -107,7 +114,7 @@ func (b *binder) addLayer(w layerWeights) (err error) {
 	if m.ScaleAttnByLayer {
 		scale /= float64(i + 1)
 	}
-	if l.attn, err = rt.NewAttention(rt.AttentionSpec{QHeads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Scale: float32(scale)}, t.opt); err != nil {
+	if l.attn, err = rt.NewAttention(rt.AttentionSpec{QHeads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Window: m.Window, Scale: float32(scale)}, t.opt); err != nil {
 		return err
 	}
 	if l.ffn, err = alike(b.ffns, m.LayerFFN(i), w.ffn, t.opt, rt.NewFFN); err != nil {
@@ -129,12 +136,13 @@ func alike[S comparable, W any, L interface{ With(W) (L, error) }](made map[S]L,
 }
 
 // Angles are the cosines and sines of a model's rotary angles, [position, head
-// size/2]: position * base^(-2j/head size).
+// size/2]: position times frequency, in float64, and rounded at the end. (transformers
+// rounds the frequencies to float32, and then their product with the position: its
+// angles may be off by the position times 2^-23.)
 func Angles(m spec.Model) (cos, sin []float32) {
 	half := m.HeadDim() / 2
 	cos, sin = make([]float32, m.MaxPositions*half), make([]float32, m.MaxPositions*half)
-	for j := range half {
-		freq := math.Pow(m.RotaryBase, -2*float64(j)/float64(2*half))
+	for j, freq := range m.Frequencies() {
 		for pos := range m.MaxPositions {
 			s, c := math.Sincos(float64(pos) * freq)
 			sin[pos*half+j], cos[pos*half+j] = float32(s), float32(c)
@@ -222,16 +230,17 @@ type norm struct {
 	normWeights
 	rms  bool
 	h    int
+	eps  float64
 	zero []float32
 }
 
 func (n *norm) forward(v *vec.Table, y, x []float32, s stats, r0, r1 int) {
 	y, x = y[r0*n.h:r1*n.h], x[r0*n.h:r1*n.h]
 	if n.rms {
-		v.RMSNorm(y, s.rstd[r0:r1], x, n.w, n.zero, r1-r0, n.h)
+		v.RMSNorm(y, s.rstd[r0:r1], x, n.w, n.zero, r1-r0, n.h, n.eps)
 		return
 	}
-	v.LayerNorm(y, s.mean[r0:r1], s.rstd[r0:r1], x, n.w, n.b, r1-r0, n.h)
+	v.LayerNorm(y, s.mean[r0:r1], s.rstd[r0:r1], x, n.w, n.b, r1-r0, n.h, n.eps)
 }
 
 // backward adds to dx; dw and db are sums over these rows.

@@ -27,9 +27,13 @@ func drawSpec(t *rapid.T) spec.Model {
 	s := spec.Model{
 		Name: "drawn", Vocab: 11 + pick("vocab", 30), Hidden: 12 * (1 + pick("hidden", 2)), FFN: 12 * (1 + pick("ffn", 4)), Layers: 1 + pick("layers", 3),
 		AttnDim: q * 2 * (1 + pick("head", 4)), QHeads: q, KVHeads: kv, MaxPositions: 24,
-		Act: []spec.Act{spec.GELU, spec.SwiGLU}[pick("act", 2)], Bias: pick("bias", 2) == 0,
-		Norm: []spec.Norm{spec.LayerNorm, spec.RMSNorm}[pick("norm", 2)], Position: []spec.Position{spec.RoPE, spec.Absolute}[pick("position", 2)],
-		RotaryBase: 10000, ScaleAttnByLayer: pick("scale", 2) == 0, TieEmbeddings: pick("tie", 2) == 0, InitStd: 0.2,
+		Act: []spec.Act{spec.GELU, spec.SwiGLU}[pick("act", 2)], QKVBias: pick("qkv bias", 2) == 0, OutputBias: pick("output bias", 2) == 0, FFNBias: pick("ffn bias", 2) == 0,
+		Norm: []spec.Norm{spec.LayerNorm, spec.RMSNorm}[pick("norm", 2)], NormEps: []float64{1e-6, 1e-5, 1e-2}[pick("eps", 3)], Position: []spec.Position{spec.RoPE, spec.Absolute}[pick("position", 2)],
+		RotaryBase: 10000, QKNorm: pick("qk norm", 2) == 0, Window: pick("window", 2) * (1 + pick("seen", 12)), ScaleAttnByLayer: pick("scale", 2) == 0, TieEmbeddings: pick("tie", 2) == 0, InitStd: 0.2,
+	}
+	if s.Position == spec.RoPE {
+		s.RotaryScaling = []spec.RotaryScaling{{}, {Type: spec.LinearScaling, Factor: 3},
+			{Type: spec.Llama3Scaling, Factor: 4, LowFreqFactor: 1, HighFreqFactor: 4, OriginalPositions: 40}}[pick("scaling", 3)]
 	}
 	structure := func() spec.Structure {
 		return draw.Structure(func(n int) int { return pick("structure", n) }, s.Hidden, s.FFN, s.Act)
@@ -94,8 +98,11 @@ func testGradients(t *testing.T, s spec.Model, isa kernel.ISA, batch, seq int) {
 		}
 		// Four points cancel the third derivative. A loss is good to about
 		// 1e-6, which a distance of 12*eps/16 divides; where it is steep, it bends
-		// sooner.
+		// sooner, and where small heads are normed.
 		eps := 0.004 / max(1, norm)
+		if s.QKNorm {
+			eps /= 2
+		}
 		slope := (8*(at(eps)-at(-eps)) - (at(2*eps) - at(-2*eps))) / (12 * eps)
 		copy(w, old)
 		m.Repack()

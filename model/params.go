@@ -78,8 +78,10 @@ func newParams(m spec.Model, guides, list []spec.Param) *Params {
 // layerWeights are the parameters of one layer.
 type layerWeights struct {
 	ln1, ln2 normWeights
-	qkv, out rt.Weights
-	ffn      rt.FFNWeights
+	// Of models with norms of queries and keys.
+	qnorm, knorm normWeights
+	qkv, out     rt.Weights
+	ffn          rt.FFNWeights
 }
 
 // normWeights are the parameters of a norm; b is nil where it has none.
@@ -93,7 +95,7 @@ func (p *Params) norm(name string) normWeights {
 func (p *Params) layer(i int) layerWeights {
 	m, f, name := p.spec, p.spec.LayerFFN(i), LayerName(i)
 	return layerWeights{
-		ln1: p.norm(name + ".ln1"), ln2: p.norm(name + ".ln2"),
+		ln1: p.norm(name + ".ln1"), ln2: p.norm(name + ".ln2"), qnorm: p.norm(name + ".q_norm"), knorm: p.norm(name + ".k_norm"),
 		qkv: p.linear(name+".qkv_linear", m.QKV()), out: p.linear(name+".o_linear", m.Output()),
 		ffn: rt.FFNWeights{FC1: p.linear(name+".mlp.fc1", f.FC1()), FC2: p.linear(name+".mlp.fc2", f.FC2())},
 	}

@@ -28,7 +28,7 @@ type Trace struct {
 	dnorm     []float32 // of a norm's output
 	dqkv      []float32
 	dattn     []float32
-	partial   []float32 // per chunk of rows: dw and db of a norm
+	partial   []float32 // per chunk of rows: dw and db of a norm, or what those of heads need
 
 	// The micro-batch at work, and the steps that the pool runs: closures made once,
 	// with their operands.
@@ -69,7 +69,7 @@ func (t *Model) newTrace(rows int, recompute bool) *Trace {
 		}
 		tr.layers = append(tr.layers, layerTrace{Activations{
 			X: f(rows * h), Norm1: f(rows * h), QKV: f(rows * qkv), Attn: f(rows * s.AttnDim), Mid: f(rows * h), Norm2: f(rows * h),
-			stats1: newStats(rows), stats2: newStats(rows),
+			stats1: newStats(rows), stats2: newStats(rows), heads: f(t.headsKept(rows)), headRoots: t.headRoots(rows),
 			savedQKV: l.qkv.NewSaved(rows), savedOut: l.out.NewSaved(rows), savedFFN: l.ffn.NewSaved(rows),
 		}, f(2 * rows * s.QHeads)})
 	}
@@ -78,7 +78,7 @@ func (t *Model) newTrace(rows int, recompute bool) *Trace {
 	if t.opt.Train {
 		tr.dfinal, tr.dstream, tr.dnorm = f(rows*h), f(rows*h), f(rows*h)
 		tr.dqkv, tr.dattn = f(rows*qkv), f(rows*s.AttnDim)
-		tr.partial = f(rowChunks(rows) * 2 * h)
+		tr.partial = f(rowChunks(rows) * max(2*h, t.headsPart()))
 	}
 	return tr
 }

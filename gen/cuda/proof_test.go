@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 
 // smallModel has two heads to each key and value, a vocabulary that is no multiple
 // of 8, and sums long enough to be split.
-var smallModel = spec.Model{Vocab: 131, Hidden: 264, FFN: 136, Layers: 1, AttnDim: 256, QHeads: 16, KVHeads: 8, Kind: spec.Dense, Act: spec.GELU, Bias: true}
+var smallModel = spec.Model{Vocab: 131, Hidden: 264, FFN: 136, Layers: 1, AttnDim: 256, QHeads: 16, KVHeads: 8, Kind: spec.Dense, Act: spec.GELU, QKVBias: true, OutputBias: true, FFNBias: true}
 
 // smallTable lists the kernels of testdata/small.
 func smallTable() ([]gpu.Kernel, error) {

@@ -55,11 +55,20 @@ func (m Model) attentionWeights() int64 {
 
 // ForwardFLOPs counts the floating-point operations of one forward pass over
 // batch sequences of seq tokens: the head included, attention not halved for
-// causality, embedding look-up, norms and activations left out. Counts of FLOPs
+// causality, or of a window of all its positions, embedding look-up, norms and activations left out. Counts of FLOPs
 // are floating point: exact up to 2^53, and no batch is so large that they overflow.
 func (m Model) ForwardFLOPs(batch, seq int) float64 {
 	b, s := float64(batch), float64(seq)
-	return 2*b*s*float64(m.Count().Formula) + 4*float64(m.Layers)*b*s*s*float64(m.AttnDim)
+	return 2*b*s*float64(m.Count().Formula) + 4*float64(m.Layers)*b*s*m.seen(seq)*float64(m.AttnDim)
+}
+
+// seen is the number of positions that attention's cost is counted for, of a sequence
+// of seq.
+func (m Model) seen(seq int) float64 {
+	if m.Window > 0 {
+		seq = min(seq, m.Window)
+	}
+	return float64(seq)
 }
 
 // RecomputeFLOPs counts, by the conventions of ForwardFLOPs, what a backward
@@ -79,7 +88,7 @@ func (m Model) RecomputeFLOPs(batch, seq int) float64 {
 			weights += int64(c.Weights())
 		}
 	}
-	return 2*b*s*float64(weights) + 4*float64(m.Layers-1)*b*s*s*float64(m.AttnDim)
+	return 2*b*s*float64(weights) + 4*float64(m.Layers-1)*b*s*m.seen(seq)*float64(m.AttnDim)
 }
 
 // MLPFLOPs counts the share of the feed-forward networks in ForwardFLOPs.

@@ -49,7 +49,7 @@ func TestParamsFLOPs(t *testing.T) {
 			}
 			m := spec.Model{Vocab: c.Vocab, Hidden: c.Hidden, FFN: c.FFN, Layers: c.Layers, AttnDim: c.Attn, QHeads: c.QHeads, KVHeads: c.KVHeads,
 				MaxPositions: 1024, Kind: kind, Rank: c.Rank, Blocks: c.Blocks,
-				Act: spec.GELU, Bias: true, Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 1e4, TieEmbeddings: true, InitStd: 0.02}
+				Act: spec.GELU, QKVBias: true, OutputBias: true, FFNBias: true, Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, RotaryBase: 1e4, TieEmbeddings: true, InitStd: 0.02}
 			if c.FirstDense {
 				m.SetStructure(0, 0, spec.Structure{Kind: spec.Dense})
 			}

@@ -5,7 +5,7 @@ import "strconv"
 // Norm names the normalisation of a model.
 type Norm string
 
-// The norms, both with epsilon 1e-5 inside the root; RMSNorm has no bias.
+// The norms; RMSNorm has no bias.
 const (
 	LayerNorm Norm = "layernorm"
 	RMSNorm   Norm = "rmsnorm"
@@ -41,12 +41,23 @@ type Model struct {
 	// phase of a training run.
 	Guided bool
 
-	Act  Act
-	Bias bool
-	Norm Norm
-	// Position, and for RoPE the base of its angles.
-	Position   Position
-	RotaryBase float64
+	Act Act
+	// QKVBias, OutputBias and FFNBias give biases to the projections of queries, keys
+	// and values, to attention's output projection, and to the feed-forward networks.
+	QKVBias, OutputBias, FFNBias bool
+	Norm                         Norm
+	// NormEps is added inside the root of norms.
+	NormEps float64
+	// QKNorm gives each head of queries and keys an RMS norm, before it is rotated:
+	// one weight for all heads of queries of a layer, and one for those of keys.
+	QKNorm bool
+	// Position, and for RoPE the base of its angles and what lowers them.
+	Position      Position
+	RotaryBase    float64
+	RotaryScaling RotaryScaling
+	// Window, where it is not 0, is how many positions attention sees: the last ones
+	// up to its own.
+	Window int
 	// ScaleAttnByLayer divides the scores by the layer's number from 1.
 	ScaleAttnByLayer bool
 	// TieEmbeddings makes the head's weight the token embedding's.
@@ -62,12 +73,12 @@ func (m Model) HeadDim() int { return m.AttnDim / m.QHeads }
 
 // QKV is the fused query, key and value projection of one layer.
 func (m Model) QKV() Linear {
-	return Linear{Kind: Dense, In: m.Hidden, Out: m.AttnDim + 2*m.KVHeads*m.HeadDim(), Bias: m.Bias}
+	return Linear{Kind: Dense, In: m.Hidden, Out: m.AttnDim + 2*m.KVHeads*m.HeadDim(), Bias: m.QKVBias}
 }
 
 // Output is the attention's output projection.
 func (m Model) Output() Linear {
-	return Linear{Kind: Dense, In: m.AttnDim, Out: m.Hidden, Bias: m.Bias}
+	return Linear{Kind: Dense, In: m.AttnDim, Out: m.Hidden, Bias: m.OutputBias}
 }
 
 // Head maps the last hidden state to logits; it never has a bias.
@@ -78,7 +89,7 @@ func (m Model) Head() Linear {
 // LayerFFN is the feed-forward network of layer i, counted from 0.
 func (m Model) LayerFFN(i int) FFN {
 	f := m.Structure(i).Network(m.Hidden, m.FFN, m.Act)
-	f.Bias, f.Guide = m.Bias, m.Guided && f.Kind != Dense
+	f.Bias, f.Guide = m.FFNBias, m.Guided && f.Kind != Dense
 	return f
 }
 
@@ -104,6 +115,9 @@ func (m Model) Params() []Param {
 		pre := "model.layers." + strconv.Itoa(i)
 		norm(pre + ".ln1")
 		linear(pre+".qkv_linear", m.QKV())
+		if m.QKNorm {
+			ps = append(ps, Param{pre + ".q_norm.weight", []int{m.HeadDim()}}, Param{pre + ".k_norm.weight", []int{m.HeadDim()}})
+		}
 		linear(pre+".o_linear", m.Output())
 		norm(pre + ".ln2")
 		linear(pre+".mlp.fc1", m.LayerFFN(i).FC1())

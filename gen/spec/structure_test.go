@@ -11,7 +11,7 @@ import (
 
 func small(layers int) spec.Model {
 	return spec.Model{Vocab: 11, Hidden: 12, FFN: 24, Layers: layers, AttnDim: 12, QHeads: 2, KVHeads: 1, MaxPositions: 8, Kind: spec.LowRank, Rank: 5,
-		Act: spec.GELU, Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 1e4, InitStd: 0.02}
+		Act: spec.GELU, Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, RotaryBase: 1e4, InitStd: 0.02}
 }
 
 // Layers have the structure that they were given last, in whatever order, and

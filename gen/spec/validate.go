@@ -23,6 +23,9 @@ const (
 	MaxWidth  = 1 << 20
 	MaxLayers = 1 << 12
 	MaxParams = 1 << 40
+	// Epsilons of norms; less would be lost beside float32's smallest squares.
+	MinNormEps, MaxNormEps = 1e-12, 1.0
+	MaxRotaryFactor        = 1e6
 )
 
 type checker struct{ errs []error }
@@ -115,6 +118,9 @@ func (m Model) Validate() error {
 	if m.Norm != LayerNorm && m.Norm != RMSNorm {
 		c.fail("norm", "unknown norm %q; valid are layernorm, rmsnorm", m.Norm)
 	}
+	if !(m.NormEps >= MinNormEps && m.NormEps <= MaxNormEps) {
+		c.fail("norm_eps", "%v is out of range, want %v to %v", m.NormEps, MinNormEps, MaxNormEps)
+	}
 	switch m.Position {
 	case RoPE:
 		if !(m.RotaryBase > 0) || math.IsInf(m.RotaryBase, 0) {
@@ -123,6 +129,10 @@ func (m Model) Validate() error {
 	case Absolute:
 	default:
 		c.fail("position", "unknown position %q; valid are rope, absolute", m.Position)
+	}
+	c.rotaryScaling(m)
+	if m.Window < 0 || m.Window > MaxWidth {
+		c.fail("window", "%d is out of range, want 1 to %d, or 0 for all positions", m.Window, MaxWidth)
 	}
 	if !(m.InitStd > 0) || math.IsInf(m.InitStd, 0) {
 		c.fail("init_std", "%v is out of range, want a positive number", m.InitStd)

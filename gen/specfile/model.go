@@ -44,16 +44,32 @@ type Section struct {
 	// gate as wide as its output.
 	Act spec.Act `yaml:"act"` // {acts}
 	// Bias gives biases to the linears of attention and of the feed-forward
-	// networks.
+	// networks: to all that the next three keys leave out.
 	Bias bool `yaml:"bias"`
+	// QKVBias gives biases to the projections of queries, keys and values.
+	QKVBias *bool `yaml:"qkv_bias,omitempty"` // Bias
+	// OutputBias gives a bias to attention's output projection.
+	OutputBias *bool `yaml:"output_bias,omitempty"` // Bias
+	// FFNBias gives biases to the linears of the feed-forward networks.
+	FFNBias *bool `yaml:"ffn_bias,omitempty"` // Bias
 	// Norm is the normalisation before attention, before the feed-forward network
 	// and before the head.
 	Norm spec.Norm `yaml:"norm"` // layernorm, rmsnorm
+	// NormEps is added inside the root of norms, to the variance or the mean of squares.
+	NormEps float64 `yaml:"norm_eps"` // 1e-12 to 1
+	// QKNorm gives each head of queries and keys an RMS norm, before it is rotated.
+	QKNorm bool `yaml:"qk_norm"`
 	// Position is how the model knows positions: by rotated queries and keys, or
 	// by a learned table.
 	Position spec.Position `yaml:"position"` // rope, absolute
 	// RotaryBase is the base of the angles of rope.
 	RotaryBase float64 `yaml:"rotary_base"` // above 0
+	// RotaryScaling lowers the frequencies of rope, for sequences longer than those
+	// that a model was first trained on: the keys that follow.
+	RotaryScaling RotaryScaling `yaml:"rotary_scaling,omitempty"` // none
+	// Window is how many positions attention sees: the last ones, its own among them.
+	// With 0 it sees all.
+	Window int `yaml:"window"` // tokens; 0 to 2^20
 	// ScaleAttn divides attention's scores by the layer's number, counted from 1.
 	ScaleAttn bool `yaml:"scale_attn_by_layer"`
 	// Tie makes the head's weight that of the token embedding.
@@ -65,40 +81,64 @@ type Section struct {
 	InitFanIn bool `yaml:"init_fan_in"`
 }
 
+// RotaryScaling is the section rotary_scaling of a model.
+type RotaryScaling struct {
+	// Type says which frequencies: all are divided by Factor (linear), or those of few
+	// turns within OriginalPositions (llama3).
+	Type spec.Scaling `yaml:"type,omitempty"` // linear, llama3
+	// Factor divides frequencies.
+	Factor float64 `yaml:"factor,omitempty"` // 1 to 1e6
+	// LowFreqFactor is where llama3 begins: with fewer turns within OriginalPositions
+	// frequencies are divided by Factor. Linear has none.
+	LowFreqFactor float64 `yaml:"low_freq_factor,omitempty"` // turns; above 0, below HighFreqFactor; required
+	// HighFreqFactor is where llama3 ends: with more turns frequencies stay as they
+	// are, and between the two they are divided by less. Linear has none.
+	HighFreqFactor float64 `yaml:"high_freq_factor,omitempty"` // turns; above LowFreqFactor; required
+	// OriginalPositions is the longest sequence of llama3's first training. Linear has
+	// none.
+	OriginalPositions int `yaml:"original_max_positions,omitempty"` // tokens; 1 to 2^20
+}
+
 // NewSection returns the defaults: those of the paper's models.
 func NewSection() Section {
 	return Section{MaxPositions: 1024, MLP: MLP{Kind: spec.Dense, FirstDense: true}, Act: spec.GELU, Bias: true,
-		Norm: spec.LayerNorm, Position: spec.RoPE, RotaryBase: 10000, Tie: true, InitStd: 0.02}
+		Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, RotaryBase: 10000, Tie: true, InitStd: 0.02}
 }
 
 // Clone is a copy that shares nothing.
 func (m *Section) Clone() Section {
-	clone := func(p *int) *int {
-		if p == nil {
-			return nil
-		}
-		v := *p
-		return &v
-	}
 	c := *m
 	c.AttnDim, c.KVHeads = clone(m.AttnDim), clone(m.KVHeads)
+	c.QKVBias, c.OutputBias, c.FFNBias = clone(m.QKVBias), clone(m.OutputBias), clone(m.FFNBias)
 	c.MLP.Except, c.MLP.list = slices.Clone(m.MLP.Except), slices.Clone(m.MLP.list)
 	return c
 }
 
+func clone[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	return &v
+}
+
+// or is what p points to, or a default.
+func or[T any](p *T, d T) T {
+	if p != nil {
+		return *p
+	}
+	return d
+}
+
 // Spec is the model that the section describes; errors are joined field errors.
 func (m *Section) Spec(name string) (spec.Model, error) {
-	or := func(p *int, d int) int {
-		if p != nil {
-			return *p
-		}
-		return d
-	}
 	s := spec.Model{
 		Name:  name,
 		Vocab: m.Vocab, Hidden: m.Hidden, FFN: m.FFN, Layers: m.Layers,
 		AttnDim: or(m.AttnDim, m.Hidden), QHeads: m.QHeads, KVHeads: or(m.KVHeads, m.QHeads), MaxPositions: m.MaxPositions,
-		Act: m.Act, Bias: m.Bias, Norm: m.Norm, Position: m.Position, RotaryBase: m.RotaryBase,
+		Act: m.Act, QKVBias: or(m.QKVBias, m.Bias), OutputBias: or(m.OutputBias, m.Bias), FFNBias: or(m.FFNBias, m.Bias),
+		Norm: m.Norm, NormEps: m.NormEps, QKNorm: m.QKNorm,
+		Position: m.Position, RotaryBase: m.RotaryBase, RotaryScaling: spec.RotaryScaling(m.RotaryScaling), Window: m.Window,
 		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.InitStd, InitFanIn: m.InitFanIn,
 	}
 	return s, m.MLP.fill(&s)

@@ -484,7 +484,7 @@ SF_KERNEL(norm_backward_layernorm_1536_r3267775479, 192, 2)
   }
 }
 
-namespace norm_layernorm_1536_add_b2_r944229089_ {
+namespace norm_layernorm_1536_add_b2_r3390634906_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -496,10 +496,10 @@ enum : uint32_t {
 SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
 }  // namespace
 
-SF_KERNEL(norm_layernorm_1536_add_b2_r944229089, 192, 2)
+SF_KERNEL(norm_layernorm_1536_add_b2_r3390634906, 192, 2)
 (const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_1536_add_b2_r944229089_;
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats, float eps) {
+  using namespace norm_layernorm_1536_add_b2_r3390634906_;
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const size_t at = (size_t)row * kHidden;
   float v[kShares][kPiece], sum = 0.0f;
@@ -529,7 +529,7 @@ SF_KERNEL(norm_layernorm_1536_add_b2_r944229089, 192, 2)
 #pragma unroll
     for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
   }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + eps);
   if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
 #pragma unroll
   for (uint32_t i = 0; i < kShares; i++) {
@@ -548,7 +548,7 @@ SF_KERNEL(norm_layernorm_1536_add_b2_r944229089, 192, 2)
   }
 }
 
-namespace norm_layernorm_1536_add_b4_r944229089_ {
+namespace norm_layernorm_1536_add_b4_r3390634906_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -560,10 +560,10 @@ enum : uint32_t {
 SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
 }  // namespace
 
-SF_KERNEL(norm_layernorm_1536_add_b4_r944229089, 192, 2)
+SF_KERNEL(norm_layernorm_1536_add_b4_r3390634906, 192, 2)
 (const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_1536_add_b4_r944229089_;
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats, float eps) {
+  using namespace norm_layernorm_1536_add_b4_r3390634906_;
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const size_t at = (size_t)row * kHidden;
   float v[kShares][kPiece], sum = 0.0f;
@@ -593,7 +593,7 @@ SF_KERNEL(norm_layernorm_1536_add_b4_r944229089, 192, 2)
 #pragma unroll
     for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
   }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + eps);
   if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
 #pragma unroll
   for (uint32_t i = 0; i < kShares; i++) {
@@ -612,7 +612,7 @@ SF_KERNEL(norm_layernorm_1536_add_b4_r944229089, 192, 2)
   }
 }
 
-namespace norm_layernorm_1536_add_r944229089_ {
+namespace norm_layernorm_1536_add_r3390634906_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -624,10 +624,10 @@ enum : uint32_t {
 SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
 }  // namespace
 
-SF_KERNEL(norm_layernorm_1536_add_r944229089, 192, 2)
+SF_KERNEL(norm_layernorm_1536_add_r3390634906, 192, 2)
 (const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_1536_add_r944229089_;
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats, float eps) {
+  using namespace norm_layernorm_1536_add_r3390634906_;
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const size_t at = (size_t)row * kHidden;
   float v[kShares][kPiece], sum = 0.0f;
@@ -657,7 +657,7 @@ SF_KERNEL(norm_layernorm_1536_add_r944229089, 192, 2)
 #pragma unroll
     for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
   }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + eps);
   if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
 #pragma unroll
   for (uint32_t i = 0; i < kShares; i++) {
@@ -676,7 +676,7 @@ SF_KERNEL(norm_layernorm_1536_add_r944229089, 192, 2)
   }
 }
 
-namespace norm_layernorm_1536_r3741874446_ {
+namespace norm_layernorm_1536_r3659008413_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -687,10 +687,10 @@ enum : uint32_t {
 
 }  // namespace
 
-SF_KERNEL(norm_layernorm_1536_r3741874446, 192, 2)
+SF_KERNEL(norm_layernorm_1536_r3659008413, 192, 2)
 (const float *__restrict__ x, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_1536_r3741874446_;
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats, float eps) {
+  using namespace norm_layernorm_1536_r3659008413_;
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const size_t at = (size_t)row * kHidden;
   float v[kShares][kPiece], sum = 0.0f;
@@ -711,7 +711,7 @@ SF_KERNEL(norm_layernorm_1536_r3741874446, 192, 2)
 #pragma unroll
     for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
   }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + eps);
   if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
 #pragma unroll
   for (uint32_t i = 0; i < kShares; i++) {

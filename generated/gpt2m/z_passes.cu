@@ -482,7 +482,7 @@ SF_KERNEL(norm_backward_layernorm_1024_r319299951, 128, 4)
   }
 }
 
-namespace norm_layernorm_1024_add_b2_r3848403017_ {
+namespace norm_layernorm_1024_add_b2_r3973482002_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -494,10 +494,10 @@ enum : uint32_t {
 SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
 }  // namespace
 
-SF_KERNEL(norm_layernorm_1024_add_b2_r3848403017, 128, 4)
+SF_KERNEL(norm_layernorm_1024_add_b2_r3973482002, 128, 4)
 (const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_1024_add_b2_r3848403017_;
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats, float eps) {
+  using namespace norm_layernorm_1024_add_b2_r3973482002_;
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const size_t at = (size_t)row * kHidden;
   float v[kShares][kPiece], sum = 0.0f;
@@ -527,7 +527,7 @@ SF_KERNEL(norm_layernorm_1024_add_b2_r3848403017, 128, 4)
 #pragma unroll
     for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
   }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + eps);
   if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
 #pragma unroll
   for (uint32_t i = 0; i < kShares; i++) {
@@ -546,7 +546,7 @@ SF_KERNEL(norm_layernorm_1024_add_b2_r3848403017, 128, 4)
   }
 }
 
-namespace norm_layernorm_1024_add_b4_r3848403017_ {
+namespace norm_layernorm_1024_add_b4_r3973482002_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -558,10 +558,10 @@ enum : uint32_t {
 SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
 }  // namespace
 
-SF_KERNEL(norm_layernorm_1024_add_b4_r3848403017, 128, 4)
+SF_KERNEL(norm_layernorm_1024_add_b4_r3973482002, 128, 4)
 (const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_1024_add_b4_r3848403017_;
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats, float eps) {
+  using namespace norm_layernorm_1024_add_b4_r3973482002_;
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const size_t at = (size_t)row * kHidden;
   float v[kShares][kPiece], sum = 0.0f;
@@ -591,7 +591,7 @@ SF_KERNEL(norm_layernorm_1024_add_b4_r3848403017, 128, 4)
 #pragma unroll
     for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
   }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + eps);
   if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
 #pragma unroll
   for (uint32_t i = 0; i < kShares; i++) {
@@ -610,7 +610,7 @@ SF_KERNEL(norm_layernorm_1024_add_b4_r3848403017, 128, 4)
   }
 }
 
-namespace norm_layernorm_1024_add_r3848403017_ {
+namespace norm_layernorm_1024_add_r3973482002_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -622,10 +622,10 @@ enum : uint32_t {
 SF_DEV uint32_t place(uint32_t piece, uint32_t b) { return b * (kHidden / kBlocks) + piece * kRun; }
 }  // namespace
 
-SF_KERNEL(norm_layernorm_1024_add_r3848403017, 128, 4)
+SF_KERNEL(norm_layernorm_1024_add_r3973482002, 128, 4)
 (const float *__restrict__ x, const uint16_t *__restrict__ y, float *__restrict__ s, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_1024_add_r3848403017_;
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats, float eps) {
+  using namespace norm_layernorm_1024_add_r3973482002_;
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const size_t at = (size_t)row * kHidden;
   float v[kShares][kPiece], sum = 0.0f;
@@ -655,7 +655,7 @@ SF_KERNEL(norm_layernorm_1024_add_r3848403017, 128, 4)
 #pragma unroll
     for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
   }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + eps);
   if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
 #pragma unroll
   for (uint32_t i = 0; i < kShares; i++) {
@@ -674,7 +674,7 @@ SF_KERNEL(norm_layernorm_1024_add_r3848403017, 128, 4)
   }
 }
 
-namespace norm_layernorm_1024_r2103801614_ {
+namespace norm_layernorm_1024_r2381973405_ {
 // A thread handles pieces of kPiece neighbours, which lie as kRun neighbours in each
 // of kBlocks blocks of y.
 enum : uint32_t {
@@ -685,10 +685,10 @@ enum : uint32_t {
 
 }  // namespace
 
-SF_KERNEL(norm_layernorm_1024_r2103801614, 128, 4)
+SF_KERNEL(norm_layernorm_1024_r2381973405, 128, 4)
 (const float *__restrict__ x, const float *__restrict__ w,
- const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats) {
-  using namespace norm_layernorm_1024_r2103801614_;
+ const float *__restrict__ b, uint16_t *__restrict__ out, float *__restrict__ stats, float eps) {
+  using namespace norm_layernorm_1024_r2381973405_;
   const uint32_t thread = sf_thread(), row = sf_block_x();
   const size_t at = (size_t)row * kHidden;
   float v[kShares][kPiece], sum = 0.0f;
@@ -709,7 +709,7 @@ SF_KERNEL(norm_layernorm_1024_r2103801614, 128, 4)
 #pragma unroll
     for (uint32_t q = 0; q < kPiece; q++) sum += (v[i][q] - mean) * (v[i][q] - mean);
   }
-  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + 1e-5f);
+  const float rstd = 1.0f / sf_sqrt(sf_block_sum<kWarps>(sum, kSums / 2) * (1.0f / kHidden) + eps);
   if (stats && thread == 0) sf_store(stats + 2 * row, sf_f2{mean, rstd});
 #pragma unroll
   for (uint32_t i = 0; i < kShares; i++) {

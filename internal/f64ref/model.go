@@ -20,9 +20,6 @@ type Model struct {
 	chains map[spec.Linear]*Chain
 }
 
-// normEps is inside the root of both norms.
-const normEps = 1e-5
-
 // Logits computes [len(ids), vocab].
 func (m *Model) Logits(ids []int32) []float64 {
 	h, n := m.Hidden, len(ids)
@@ -95,7 +92,7 @@ func (m *Model) norm(name string, x []float64) []float64 {
 			square += (v - mean) * (v - mean) / float64(h)
 		}
 		for j := range h {
-			y[r+j] = (x[r+j] - mean) / math.Sqrt(square+normEps) * w[j]
+			y[r+j] = (x[r+j] - mean) / math.Sqrt(square+m.NormEps) * w[j]
 			if b != nil {
 				y[r+j] += b[j]
 			}
@@ -131,17 +128,61 @@ func (m *Model) linear(name string, l spec.Linear, ratio float64, x []float64, n
 	return y
 }
 
-// attention is causal softmax(q k^T) v of layer i, its queries and keys rotated
-// where positions are rotary.
+// normHeads norms queries and keys, head by head.
+func (m *Model) normHeads(i int, qkv []float64) {
+	hd, heads := m.HeadDim(), m.QHeads+m.KVHeads
+	for at := 0; at < len(qkv); at += m.QKV().Out {
+		for head := range heads {
+			name := "q_norm"
+			if head >= m.QHeads {
+				name = "k_norm"
+			}
+			w, x, square := m.Get(fmt.Sprintf("model.layers.%d.%s.weight", i, name)), qkv[at+head*hd:][:hd], 0.0
+			for _, v := range x {
+				square += v * v / float64(hd)
+			}
+			for j := range x {
+				x[j] *= w[j] / math.Sqrt(square+m.NormEps)
+			}
+		}
+	}
+}
+
+// frequency is the angle of a position for pair j of a head, by its wavelength as
+// transformers has it.
+func (m *Model) frequency(j int) float64 {
+	f, s := math.Pow(m.RotaryBase, -2*float64(j)/float64(m.HeadDim())), m.RotaryScaling
+	switch s.Type {
+	case spec.LinearScaling:
+		return f / s.Factor
+	case spec.Llama3Scaling:
+		context, length := float64(s.OriginalPositions), 2*math.Pi/f
+		switch {
+		case length > context/s.LowFreqFactor:
+			return f / s.Factor
+		case length < context/s.HighFreqFactor:
+			return f
+		}
+		smooth := (context/length - s.LowFreqFactor) / (s.HighFreqFactor - s.LowFreqFactor)
+		return (1-smooth)*f/s.Factor + smooth*f
+	}
+	return f
+}
+
+// attention is causal softmax(q k^T) v of layer i, its queries and keys normed where
+// the model does, and rotated where positions are rotary.
 func (m *Model) attention(i int, qkv []float64, n int) []float64 {
 	hd, width := m.HeadDim(), m.QKV().Out
 	group := m.QHeads / m.KVHeads
+	if m.QKNorm {
+		m.normHeads(i, qkv)
+	}
 	if m.Position == spec.RoPE {
 		for r := range n {
 			for head := range m.QHeads + m.KVHeads {
 				x := qkv[r*width+head*hd:][:hd]
 				for j := range hd / 2 {
-					sin, cos := math.Sincos(float64(r) * math.Pow(m.RotaryBase, -2*float64(j)/float64(hd)))
+					sin, cos := math.Sincos(float64(r) * m.frequency(j))
 					a, c := x[j], x[j+hd/2]
 					x[j], x[j+hd/2] = a*cos-c*sin, c*cos+a*sin
 				}
@@ -158,6 +199,10 @@ func (m *Model) attention(i int, qkv []float64, n int) []float64 {
 		for r := range n {
 			p, sum, most := make([]float64, r+1), 0.0, math.Inf(-1)
 			for c := range p {
+				if m.Window > 0 && r-c >= m.Window {
+					p[c] = math.Inf(-1)
+					continue
+				}
 				for d := range hd {
 					p[c] += scale * qkv[r*width+head*hd+d] * qkv[c*width+key+d]
 				}

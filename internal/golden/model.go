@@ -20,7 +20,7 @@ func (d *data) modelSpec() (spec.Model, error) {
 		Name: d.Name, Vocab: m.Vocab, Hidden: m.Hidden, FFN: m.FFN, Layers: m.Layers,
 		AttnDim: m.AttnDim, QHeads: m.QHeads, KVHeads: m.KVHeads, MaxPositions: m.MaxPositions,
 		Kind: kind(k.Name), Rank: k.Kwargs.Rank, Blocks: k.Kwargs.Blocks,
-		Act: spec.Act(m.Act), Bias: m.Bias, Norm: spec.Norm(m.Norm), Position: spec.Position(m.Position.Name), RotaryBase: m.Position.Base,
+		Act: spec.Act(m.Act), QKVBias: m.Bias, OutputBias: m.Bias, FFNBias: m.Bias, Norm: spec.Norm(m.Norm), NormEps: 1e-5, Position: spec.Position(m.Position.Name), RotaryBase: m.Position.Base,
 		Guided:           k.Kwargs.Training.Enabled || d.Training.guided(),
 		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.Init.Range,
 	}

@@ -227,7 +227,7 @@ func TestConfigs(t *testing.T) {
 			"kind " + string(m.Kind): true, "guided " + string(m.Kind): m.Guided,
 			"swiglu": m.Act == spec.SwiGLU, "gelu": m.Act == spec.GELU, "rmsnorm": m.Norm == spec.RMSNorm, "layernorm": m.Norm == spec.LayerNorm,
 			"grouped queries": m.KVHeads < m.QHeads, "RoPE": m.Position == spec.RoPE, "absolute positions": m.Position == spec.Absolute,
-			"recompute": c.Train.Recompute, "accumulation": c.Train.Accumulate > 1, "untied head": !m.TieEmbeddings, "no biases": !m.Bias,
+			"recompute": c.Train.Recompute, "accumulation": c.Train.Accumulate > 1, "untied head": !m.TieEmbeddings, "no biases": !m.QKVBias && !m.OutputBias && !m.FFNBias,
 			"a width of no whole vectors": m.Hidden%16 != 0 && m.Hidden%8 != 0, "an odd rank": m.Rank%2 == 1, "the paper's width": m.Hidden == 768,
 		} {
 			reached[what] = reached[what] || is

@@ -130,7 +130,7 @@ func (s *scribe) section(path string, v reflect.Value) {
 		parts := strings.Split(s.quote(strings.TrimSpace(c.Comment.Text())), "; ")
 		switch {
 		case k.kind == reflect.Bool:
-			k.limits = "true, false"
+			k.limits, k.initial = "true, false", parts[0]
 		case parts[0] == "" || len(parts) > 3:
 			s.t.Errorf("%s: behind its field stands %q, want its range, or its unit, range and default", k.path, c.Comment.Text())
 		case k.kind == reflect.Struct:
@@ -256,6 +256,10 @@ func minimal(path string) settings {
 	if strings.HasPrefix(path, "train.guide.") {
 		s["train.guide"] = "{}"
 	}
+	if strings.HasPrefix(path, "model.rotary_scaling.") {
+		s = s.with("model.rotary_scaling.type", "llama3", "model.rotary_scaling.factor", "8", "model.rotary_scaling.low_freq_factor", "1",
+			"model.rotary_scaling.high_freq_factor", "4", "model.rotary_scaling.original_max_positions", "8192")
+	}
 	if strings.HasPrefix(path, "model.mlp.except[].") {
 		s = s.with("model.mlp.kind", "lowrank", "model.mlp.rank", "16", "model.mlp.first_layer_dense", "false", "model.mlp.except[].layers", "1", "model.mlp.except[].kind", "dense")
 	}
@@ -320,6 +324,12 @@ var initials = map[string]func(s settings) string{
 		}
 		return "256"
 	},
+	"`bias`": func(s settings) string {
+		if s["model.bias"] == "" {
+			return "true"
+		}
+		return s["model.bias"]
+	},
 	"none": func(settings) string { return "0" },
 }
 
@@ -338,6 +348,8 @@ func TestConfigDefaults(t *testing.T) {
 			files = append(files, files[0].with("model.hidden", "128"))
 		case "model.kv_heads":
 			files = append(files, files[0].with("model.q_heads", "8"))
+		case "model.qkv_bias", "model.output_bias", "model.ffn_bias":
+			files = append(files, files[0].with("model.bias", "false"))
 		}
 		for _, s := range files {
 			without, err := s.with(k.path, "").parse()
@@ -414,6 +426,8 @@ var btt = settings{"model.mlp.kind": "btt", "model.mlp.rank": "1", "model.ffn": 
 
 var blast = settings{"model.mlp.kind": "blast", "model.mlp.rank": "1", "model.mlp.blocks": "4", "model.ffn": "256"}
 
+var linear = settings{"model.rotary_scaling.low_freq_factor": "0", "model.rotary_scaling.high_freq_factor": "0", "model.rotary_scaling.original_max_positions": "0"}
+
 // inEntry has settings of the section mlp in an exception instead.
 func inEntry(s settings) settings {
 	to := settings{}
@@ -464,8 +478,14 @@ var worded = map[string][]probe{
 		refuses("64", blockshuffle("96")), takes("32", blockshuffle("96")), refuses("0", blockshuffle("256")), refuses("-1", blockshuffle("256")),
 		refuses("2", lowrank("256")), refuses("2", nil),
 	},
-	"divisors of `hidden`": {takes("1", btt), takes("64", btt), takes("0", btt), refuses("3", btt), refuses("128", btt), refuses("-1", btt), refuses("2", nil)},
-	"divisors of `ffn`":    {takes("1", btt), takes("256", btt), takes("0", btt), refuses("3", btt), refuses("512", btt), refuses("-1", btt), refuses("2", nil)},
+	"linear, llama3": {
+		takes("llama3", nil), takes("linear", linear), refuses("other", nil), refuses("''", nil),
+		{value: "linear", by: "low_freq_factor"}, {value: "linear", room: linear.with("model.rotary_scaling.original_max_positions", "8192"), by: "original_max_positions"},
+	},
+	"above 0, below `high_freq_factor`": {takes("5e-324", nil), takes("3.9999999999999996", nil), {value: "4", by: "high_freq_factor"}, refuses("0", nil), refuses("-1", nil)},
+	"above `low_freq_factor`":           {takes("1.0000000000000002", nil), takes("1.7976931348623157e308", nil), refuses("1", nil), refuses("0.5", nil), refuses("-1", nil)},
+	"divisors of `hidden`":              {takes("1", btt), takes("64", btt), takes("0", btt), refuses("3", btt), refuses("128", btt), refuses("-1", btt), refuses("2", nil)},
+	"divisors of `ffn`":                 {takes("1", btt), takes("256", btt), takes("0", btt), refuses("3", btt), refuses("512", btt), refuses("-1", btt), refuses("2", nil)},
 }
 
 var (

@@ -11,7 +11,7 @@ import (
 // A prompt needs the logits of its sequences' last rows, not of all its rows: with
 // 1024 tokens and a vocabulary of 50257, that would be 206 MB.
 func TestDecoderLogits(t *testing.T) {
-	s := spec.Model{Vocab: 1000, Hidden: 8, FFN: 16, Layers: 1, AttnDim: 8, QHeads: 1, KVHeads: 1, MaxPositions: 64, Kind: spec.Dense, Act: spec.GELU, Norm: spec.LayerNorm, Position: spec.RoPE, InitStd: 0.02, RotaryBase: 10000}
+	s := spec.Model{Vocab: 1000, Hidden: 8, FFN: 16, Layers: 1, AttnDim: 8, QHeads: 1, KVHeads: 1, MaxPositions: 64, Kind: spec.Dense, Act: spec.GELU, Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, InitStd: 0.02, RotaryBase: 10000}
 	opt := rt.Options{Pool: rt.NewPool(1)}
 	defer opt.Pool.Close()
 	p := model.NewParams(s)

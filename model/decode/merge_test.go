@@ -15,7 +15,7 @@ import (
 // there is not measured again.
 func TestMerge(t *testing.T) {
 	s := spec.Model{Name: "t", Vocab: 40, Hidden: 32, FFN: 96, Layers: 3, AttnDim: 32, QHeads: 2, KVHeads: 1, MaxPositions: 32,
-		Kind: spec.BlockShuffle, Blocks: 4, Except: "0:dense", Act: spec.SwiGLU, Bias: true, Norm: spec.RMSNorm, Position: spec.RoPE,
+		Kind: spec.BlockShuffle, Blocks: 4, Except: "0:dense", Act: spec.SwiGLU, QKVBias: true, OutputBias: true, FFNBias: true, Norm: spec.RMSNorm, NormEps: 1e-5, Position: spec.RoPE,
 		RotaryBase: 1e4, TieEmbeddings: true, InitStd: 0.3}
 	pool := rt.NewPool(2)
 	defer pool.Close()

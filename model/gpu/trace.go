@@ -38,13 +38,14 @@ type norm struct {
 	gpu.Norms
 	w, b, grad cuda.Buffer
 	width      int // of a row of partial sums
+	eps        cuda.Float32
 }
 
 func newNetwork(r *runner, p plans, w *weights, grads *arena) (*network, error) {
 	m := p.Model.Spec
 	n := &network{plans: p, spec: m, w: w, mem: memory{d: r.d}, wte: w.master.get("model.wte.weight"), wpe: w.master.get("model.wpe.weight")}
 	bind := func(k gpu.Norms, name string) norm {
-		b := norm{Norms: k, w: w.master.get(name + ".weight"), b: w.master.get(name + ".bias"), width: m.Hidden}
+		b := norm{Norms: k, w: w.master.get(name + ".weight"), b: w.master.get(name + ".bias"), width: m.Hidden, eps: cuda.Float32(m.NormEps)}
 		if b.b.Size() > 0 {
 			b.width *= 2
 		}
@@ -87,7 +88,7 @@ func newNetwork(r *runner, p plans, w *weights, grads *arena) (*network, error) 
 
 // forward runs a norm on x + y, or on x where there is no y: s is the sum.
 func (n norm) forward(r *runner, out, s, x, y, stats cuda.Buffer, tokens int) {
-	a := cuda.Args{"x": x, "w": n.w, "out": out}
+	a := cuda.Args{"x": x, "w": n.w, "out": out, "eps": n.eps}
 	if n.b.Size() > 0 {
 		a["b"] = n.b
 	}

@@ -13,7 +13,7 @@ import (
 func LayerKind(name string) string {
 	for _, k := range []struct{ part, kind string }{
 		{"guide_linear", "guide"}, {".mlp.", "ffn"}, {"qkv_linear", "attention"}, {"o_linear", "attention"},
-		{".ln", "norm"}, {"lm_head", "head"},
+		{".ln", "norm"}, {"_norm.", "norm"}, {"lm_head", "head"},
 	} {
 		if strings.Contains(name, k.part) {
 			return k.kind

@@ -23,9 +23,31 @@ import (
 // j / (QHeads/KVHeads).
 type Spec struct {
 	QHeads, KVHeads, HeadDim int
+	// Window, where it is not 0, is how many positions a row sees: the last ones up
+	// to its own.
+	Window int
 	// Scale multiplies the scores.
 	Scale float32
 }
+
+// first is the first position that the row of position pos sees.
+func (s Spec) first(pos int) int {
+	if s.Window == 0 {
+		return 0
+	}
+	return max(0, pos+1-s.Window)
+}
+
+// seen are the keys that the row of position pos sees of a block of them: entries
+// [lo, hi) from k0 on, or none.
+func (s Spec) seen(pos, k0, keys int) (lo, hi int) {
+	hi = max(0, min(keys, pos+1-k0))
+	return min(hi, max(0, s.first(pos)-k0)), hi
+}
+
+// firstBlock is the block of keys with the first that any row from position pos on
+// sees.
+func (s Spec) firstBlock(pos int) int { return s.first(pos) / keyBlock * keyBlock }
 
 // RowWidth is the number of entries of a row of queries, keys and values.
 func (s Spec) RowWidth() int { return (s.QHeads + 2*s.KVHeads) * s.HeadDim }
@@ -55,6 +77,9 @@ func New(s Spec, p *pool.Pool, target *kernel.Target) (*Attention, error) {
 	if s.QHeads < 1 || s.KVHeads < 1 || s.HeadDim < 1 || s.QHeads%s.KVHeads != 0 {
 		return nil, fmt.Errorf("runtime: attention with %d query heads, %d key/value heads of %d: want positive counts, key/value heads dividing query heads", s.QHeads, s.KVHeads, s.HeadDim)
 	}
+	if s.Window < 0 {
+		return nil, fmt.Errorf("runtime: attention with a window of %d: want 0 for all positions, or more", s.Window)
+	}
 	if !(s.Scale >= 0) || s.Scale > math.MaxFloat32 {
 		return nil, fmt.Errorf("runtime: attention with scale %v: want 0 or more, finite", s.Scale)
 	}
@@ -63,6 +88,9 @@ func New(s Spec, p *pool.Pool, target *kernel.Target) (*Attention, error) {
 		return nil, err
 	}
 	name := fmt.Sprintf("attention of %d query and %d key/value heads of %d", s.QHeads, s.KVHeads, s.HeadDim)
+	if s.Window > 0 {
+		name += fmt.Sprintf(", a window of %d", s.Window)
+	}
 	return &Attention{Spec: s, name: name, pool: p, vec: vec.On(target), mul: m,
 		group: s.QHeads / s.KVHeads, cols: (s.HeadDim + kernel.Panel - 1) &^ (kernel.Panel - 1)}, nil
 }
@@ -124,14 +152,18 @@ func (a *Attention) panels(dst, x []float32, stride, n int) {
 }
 
 // attend computes rows of one query head: row i, at position pos+i, sees the
-// keys up to its own. q and o point at the first row; sums, where not nil,
+// keys of its window, up to its own. q and o point at the first row; sums, where not nil,
 // receives each row's pair of Forward.
 func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride, qStride, pos, rows int, sums []float32) {
 	out := s.out[:rows*a.cols]
 	a.average(s, c, out, q, qStride, pos, rows, false)
-	// The products give later keys the weight 0, which makes NaN of values that are
-	// not finite. The first row sees the fewest keys: if any row met one, it did.
-	if rows > 1 && slices.ContainsFunc(out[:a.HeadDim], func(x float32) bool { return x != x }) {
+	// The products give keys that a row does not see the weight 0, which makes NaN of
+	// values that are not finite. The first row sees the fewest of the later keys, with
+	// a window the last one of the earlier: if any row met one, one of them did.
+	nan := func(row int) bool {
+		return slices.ContainsFunc(out[row*a.cols:][:a.HeadDim], func(x float32) bool { return x != x })
+	}
+	if nan(0) && (rows > 1 || a.Window > 0) || a.Window > 0 && nan(rows-1) {
 		a.average(s, c, out, q, qStride, pos, rows, true)
 	}
 	s.Elementwise(func() {
@@ -148,31 +180,42 @@ func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride
 
 // average leaves the rows' sums of values, weighted by the exponentials of their
 // scores, in out, and the largest scores and sums of exponentials in s. Where
-// apart, each row's products are its own: they read no later key's values.
+// apart, each row's products are its own: they read no values of keys that the row
+// does not see.
 func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStride, pos, rows int, apart bool) {
 	for i := range rows {
 		// Not -Inf: the difference of two would be NaN.
 		s.max[i], s.sum[i] = -math.MaxFloat32, 0
 	}
-	for k0 := 0; k0 < pos+rows; k0 += keyBlock {
+	first := a.firstBlock(pos)
+	if a.Window > 0 {
+		// Rows differ in the first block that they see. All add to zeros, so that none
+		// depends on where the first row begins.
+		clear(out)
+	}
+	for k0 := first; k0 < pos+rows; k0 += keyBlock {
 		keys := min(keyBlock, pos+rows-k0)
 		a.scores(s, a.keys(c, k0), s.p, q, qStride, rows, keys)
-		s.Elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys) })
+		s.Elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys, k0 > first) })
 		args := kernel.Args{
 			A: unsafe.Pointer(&s.p[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
 			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: kernel.EntryBytes * keyBlock * kernel.Panel,
 			C: unsafe.Pointer(&out[0]), LDC: kernel.EntryBytes * a.cols,
 		}
-		if k0 > 0 {
+		if k0 > first || a.Window > 0 {
 			args.Flags = kernel.Accumulate
 		}
 		if !apart {
 			a.mul.Run(&s.Scratch, args, rows, keys, a.cols/kernel.Panel)
 			continue
 		}
-		for i := max(0, k0-pos); i < rows; i++ {
-			args.A, args.C = unsafe.Pointer(&s.p[i*keyBlock]), unsafe.Pointer(&out[i*a.cols])
-			a.mul.Run(&s.Scratch, args, 1, min(keys, pos+i+1-k0), a.cols/kernel.Panel)
+		for i := range rows {
+			// Zeros before what a row sees leave its sums at zero: the bits are the same.
+			if lo, hi := a.seen(pos+i, k0, keys); lo < hi {
+				args.A, args.B = unsafe.Pointer(&s.p[i*keyBlock+lo]), unsafe.Pointer(&a.values(c, k0)[lo*kernel.Panel])
+				args.C = unsafe.Pointer(&out[i*a.cols])
+				a.mul.Run(&s.Scratch, args, 1, hi-lo, a.cols/kernel.Panel)
+			}
 		}
 	}
 }
@@ -180,21 +223,24 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 // softmaxBlock turns the scores of one block of keys into exponentials
 // relative to the largest score so far, and rescales what earlier blocks gave
 // where that one grew. Exponents are differences of scores, times the scale:
-// the largest is exactly 0, however coarse float32 is at the scores' size.
-func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, keys int) {
+// the largest is exactly 0, however coarse float32 is at the scores' size. later
+// says that there are earlier blocks.
+func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, keys int, later bool) {
 	for i := range rows {
 		row := s.p[i*keyBlock:][:keys]
-		n := max(0, min(keys, pos+i+1-k0))
-		if n > 0 {
-			m := max(s.max[i], a.vec.Max(row[:n]))
+		lo, hi := a.seen(pos+i, k0, keys)
+		if lo < hi {
+			seen := row[lo:hi]
+			m := max(s.max[i], a.vec.Max(seen))
 			corr := float32(math.Exp(float64((s.max[i] - m) * a.Scale)))
-			s.sum[i] = s.sum[i]*corr + a.vec.ExpSumBelow(row[:n], row[:n], m, a.Scale, 0)
-			if k0 > 0 && corr != 1 {
+			s.sum[i] = s.sum[i]*corr + a.vec.ExpSumBelow(seen, seen, m, a.Scale, 0)
+			if later && corr != 1 {
 				a.vec.Scale(out[i*a.cols:][:a.cols], corr)
 			}
 			s.max[i] = m
 		}
-		clear(row[n:])
+		clear(row[:lo])
+		clear(row[hi:])
 	}
 }
 
@@ -412,7 +458,11 @@ func (ws *Workspace) backwardStep(worker, i int) {
 		sums: ws.sums[2*i*seq:][:2*seq], delta: delta, dkv: ws.dkv.Held()[i*ws.share():][:ws.share()],
 	}
 	for k0 := 0; k0 < seq; k0 += keyBlock {
-		for q0 := k0 / queryBlock * queryBlock; q0 < seq; q0 += queryBlock {
+		end := seq // of the queries that see any of these keys
+		if a.Window > 0 {
+			end = min(seq, k0+keyBlock-1+min(seq, a.Window))
+		}
+		for q0 := k0 / queryBlock * queryBlock; q0 < end; q0 += queryBlock {
 			a.backwardBlock(s, g, k0, q0, seq)
 		}
 	}
@@ -469,14 +519,17 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	a.scores(s, a.keys(g.opposite, k0), s.dp, do, g.out, rows, keys)
 	s.Elementwise(func() {
 		for i := range rows {
-			n := max(0, min(keys, q0+i+1-k0))
+			lo, hi := a.seen(q0+i, k0, keys)
 			p, dp := s.p[i*keyBlock:][:keys], s.dp[i*keyBlock:][:keys]
-			if n > 0 {
-				a.vec.ExpSumBelow(p[:n], p[:n], g.sums[2*(q0+i)], a.Scale, g.sums[2*(q0+i)+1])
-				a.vec.SoftmaxBackward(dp[:n], p[:n], dp[:n], g.delta[q0+i], a.Scale)
+			if lo < hi {
+				p, dp := p[lo:hi], dp[lo:hi]
+				a.vec.ExpSumBelow(p, p, g.sums[2*(q0+i)], a.Scale, g.sums[2*(q0+i)+1])
+				a.vec.SoftmaxBackward(dp, p, dp, g.delta[q0+i], a.Scale)
 			}
-			clear(p[n:])
-			clear(dp[n:])
+			for _, x := range [2][]float32{p, dp} {
+				clear(x[:lo])
+				clear(x[hi:])
+			}
 		}
 	})
 	// dQ: the first block of keys overwrites.
@@ -488,7 +541,7 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	}, rows, keys, a.cols/kernel.Panel)
 	for i := range rows {
 		dst, src := g.dq[(q0+i)*g.width:][:a.HeadDim], out[i*a.cols:][:a.HeadDim]
-		if k0 == 0 {
+		if k0 == a.firstBlock(q0) {
 			copy(dst, src)
 		} else {
 			a.vec.Add(dst, src)

@@ -16,8 +16,8 @@ import (
 	"github.com/structuredffn/sffn/runtime/pool"
 )
 
-// referenceAttention is causal attention and its gradient in float64, with
-// every score written out.
+// referenceAttention is causal attention, of a window or of all, and its gradient in
+// float64, with every score written out.
 func referenceAttention(s Spec, qkv, do []float64, batch, seq int) (o, dqkv []float64) {
 	width, hd, group := s.RowWidth(), s.HeadDim, s.QHeads/s.KVHeads
 	o, dqkv = make([]float64, batch*seq*s.QHeads*hd), make([]float64, len(qkv))
@@ -28,6 +28,10 @@ func referenceAttention(s Spec, qkv, do []float64, batch, seq int) (o, dqkv []fl
 			for i := range seq {
 				p, sum, top := make([]float64, i+1), 0.0, math.Inf(-1)
 				for j := range p {
+					if s.Window > 0 && j <= i-s.Window {
+						p[j] = math.Inf(-1)
+						continue
+					}
 					for d := range hd {
 						p[j] += qkv[at(i, h)+d] * qkv[at(j, kh)+d]
 					}
@@ -116,6 +120,9 @@ var shapes = []struct {
 	{Spec{QHeads: 3, KVHeads: 1, HeadDim: 33}, 1, 129},
 	{Spec{QHeads: 2, KVHeads: 1, HeadDim: 64}, 1, 256}, // one full block of keys
 	{Spec{QHeads: 1, KVHeads: 1, HeadDim: 40}, 1, 530}, // three blocks of keys
+	{Spec{QHeads: 4, KVHeads: 2, HeadDim: 13, Window: 1}, 2, 97},
+	{Spec{QHeads: 2, KVHeads: 1, HeadDim: 33, Window: 40}, 2, 300},
+	{Spec{QHeads: 1, KVHeads: 1, HeadDim: 40, Window: 200}, 1, 530},
 }
 
 func TestAttention(t *testing.T) {
@@ -154,16 +161,18 @@ func check(t *testing.T, target *kernel.Target, s Spec, batch, seq int, threads 
 // float64, and the cache in pieces and row by row with the bits of the whole.
 func TestThresholds(t *testing.T) {
 	heads := Spec{QHeads: 2, KVHeads: 1, HeadDim: 20}
-	type point struct{ headDim, seq int }
+	type point struct{ headDim, seq, window int }
 	points := map[point]bool{}
 	for _, target := range runtimetest.Targets() {
 		for _, s := range cpu.Thresholds(target, 1) {
 			for n := max(1, s.At-1); n <= s.At+1; n++ {
 				switch s.Axis {
 				case plan.AxisKeys, plan.AxisQueries:
-					points[point{heads.HeadDim, n}] = true
+					points[point{heads.HeadDim, n, 0}] = true
+					// As much as a window sees, and so far that it has left a block behind.
+					points[point{heads.HeadDim, n + kernel.QueryBlock + 3, n}] = true
 				case plan.AxisHeadSize:
-					points[point{n, 7}] = true
+					points[point{n, 7, 0}] = true
 				}
 			}
 		}
@@ -174,9 +183,9 @@ func TestThresholds(t *testing.T) {
 	const batch = 2
 	for p := range points {
 		s := heads
-		s.HeadDim = p.headDim
+		s.HeadDim, s.Window = p.headDim, p.window
 		for _, target := range runtimetest.Targets() {
-			t.Run(fmt.Sprintf("%s/%d_%d", target.Name, p.headDim, p.seq), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s/%d_%d_%d", target.Name, p.headDim, p.seq, p.window), func(t *testing.T) {
 				check(t, &target, s, batch, p.seq, []int{1, 3})
 				for _, threads := range []int{1, 3} {
 					a := bind(t, s, &target, runtimetest.PoolOf(threads))
@@ -185,6 +194,56 @@ func TestThresholds(t *testing.T) {
 					inPieces(t, a, batch, p.seq, func(int) int { return 1 })
 				}
 			})
+		}
+	}
+}
+
+// A window computes nothing of keys that are out of sight: neither row after row
+// through the cache nor in a pass over many windows' length.
+func TestWindowSkips(t *testing.T) {
+	const seq, window = 20 * kernel.KeyBlock, kernel.KeyBlock
+	target := instructionSets()[0]
+	s := Spec{QHeads: 2, KVHeads: 1, HeadDim: 8}
+	calls := func(s Spec) (last, whole, back uint) {
+		a := bind(t, s, &target, runtimetest.PoolOf(1))
+		ws := a.NewWorkspace()
+		defer ws.Close()
+		qkv, o, sums := make([]float32, seq*a.RowWidth()), make([]float32, seq*a.OutWidth()), make([]float32, 2*seq*a.QHeads)
+		a.Forward(o, sums, qkv, 1, seq, ws)
+		whole = ws.Calls()
+		a.Backward(slices.Clone(qkv), o, o, sums, qkv, 1, seq, ws)
+		back = ws.Calls()
+		c := a.NewKVCache(1, seq)
+		defer c.Close()
+		for _, span := range []Span{{Rows: seq - 1}, {Pos: seq - 1, Row: seq - 1, Rows: 1}} {
+			ws.Calls()
+			if err := a.Extend(o, qkv, c, []Span{span}, ws); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return ws.Calls(), whole, back
+	}
+	last, whole, back := calls(s)
+	s.Window = window
+	wlast, wwhole, wback := calls(s)
+	// A window lies in two blocks of keys, those of a block of queries in three, of 20
+	// and of half as many on average.
+	if wlast*10 > last || wwhole*3 > whole || wback*3 > back {
+		t.Errorf("a window of %d takes %d calls of kernels for the last row, %d for %d rows and %d back; all positions %d, %d and %d", window, wlast, wwhole, seq, wback, last, whole, back)
+	}
+}
+
+// A window as long as the sequence is none, bit for bit.
+func TestWholeWindow(t *testing.T) {
+	const seq = 140
+	for _, target := range instructionSets() {
+		s := Spec{QHeads: 2, KVHeads: 1, HeadDim: 20}
+		r := rand.New(rand.NewPCG(2, 2))
+		qkv, do := runtimetest.Random(r, seq*s.RowWidth(), 1), runtimetest.Random(r, seq*s.OutWidth(), 1)
+		all := bind(t, s, &target, runtimetest.PoolOf(2)).run(qkv, do, 1, seq)
+		for _, window := range []int{seq, seq + 1, math.MaxInt} {
+			s.Window = window
+			bind(t, s, &target, runtimetest.PoolOf(2)).run(qkv, do, 1, seq).same(t, fmt.Sprintf("%s: a window of %d", target.Name, window), all)
 		}
 	}
 }

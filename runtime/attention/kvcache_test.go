@@ -123,8 +123,8 @@ func TestCopy(t *testing.T) {
 	}
 }
 
-// What is not finite in a later position reaches no earlier row: a full pass
-// gives rows the bits of those that come one by one, when nothing later exists.
+// What is not finite in a later position reaches no earlier row, nor a row whose
+// window has left it behind: a full pass gives rows the bits of those that come one by one, when nothing later exists.
 func TestLaterPositions(t *testing.T) {
 	bits := func(x []float32) (b []uint32) {
 		for _, v := range x {
@@ -135,7 +135,12 @@ func TestLaterPositions(t *testing.T) {
 		}
 		return b
 	}
-	s := Spec{QHeads: 2, KVHeads: 1, HeadDim: 40}
+	for _, window := range []int{0, 1, 40, 130} {
+		testNotFinite(t, Spec{QHeads: 2, KVHeads: 1, HeadDim: 40, Window: window}, bits)
+	}
+}
+
+func testNotFinite(t *testing.T, s Spec, bits func([]float32) []uint32) {
 	const seq = 200
 	for _, target := range instructionSets() {
 		isa := target.ISA
@@ -143,9 +148,13 @@ func TestLaterPositions(t *testing.T) {
 		ws := a.NewWorkspace()
 		width, out := s.RowWidth(), s.QHeads*s.HeadDim
 		for _, at := range []int{1, 95, 100, 127, 150, 199} {
-			for what, bad := range map[string]float32{"NaN": float32(math.NaN()), "infinity": float32(math.Inf(-1))} {
+			for what, bad := range map[string]float32{"NaN": float32(math.NaN()), "infinity": float32(math.Inf(-1)), "an infinite value": float32(math.Inf(1))} {
 				qkv := runtimetest.Random(rand.New(rand.NewPCG(8, 8)), seq*width, 1)
-				for _, part := range []int{0, s.QHeads, s.QHeads + 1} { // q, k, v
+				parts := []int{s.QHeads + 1, 0, s.QHeads} // v, q, k
+				if what == "an infinite value" {
+					parts = parts[:1] // rows that see it are infinite, not NaN
+				}
+				for _, part := range parts {
 					qkv[at*width+part*s.HeadDim+17] = bad
 				}
 				full := runtimetest.Poisoned(seq * out)
@@ -168,6 +177,11 @@ func TestLaterPositions(t *testing.T) {
 				for i, v := range full[:at*out] {
 					if v != v {
 						t.Fatalf("%s: %s in position %d makes row %d NaN", isa, what, at, i/out)
+					}
+				}
+				for i := (at + s.Window) * out; s.Window > 0 && i < len(full); i++ {
+					if full[i] != full[i] {
+						t.Fatalf("%s: %s in position %d makes row %d NaN, of a window of %d", isa, what, at, i/out, s.Window)
 					}
 				}
 				if want := bits(one); !slices.Equal(bits(full), want) || !slices.Equal(bits(pieces), want) {

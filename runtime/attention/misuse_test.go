@@ -22,6 +22,7 @@ func TestErrors(t *testing.T) {
 		{Spec{QHeads: 1, KVHeads: 1}, "heads of 0"},
 		{Spec{QHeads: 1, KVHeads: 1, HeadDim: -1}, "heads of -1"},
 		{Spec{QHeads: -2, KVHeads: -1, HeadDim: 4}, "-2 query heads"},
+		{Spec{QHeads: 1, KVHeads: 1, HeadDim: 1, Window: -1}, "a window of -1: want 0 for all positions"},
 		{Spec{QHeads: 1, KVHeads: 1, HeadDim: 1, Scale: -1}, "scale -1: want 0 or more, finite"},
 		{Spec{QHeads: 1, KVHeads: 1, HeadDim: 1, Scale: float32(math.NaN())}, "scale NaN"},
 		{Spec{QHeads: 1, KVHeads: 1, HeadDim: 1, Scale: float32(math.Inf(1))}, "scale +Inf"},

@@ -106,6 +106,7 @@ func TestVariants(t *testing.T) {
 		{gpu.SumRows.Kernel().Kernel, "accumulate", 0}, {gpu.SumRows.Kernel().Kernel, "accumulate", 1},
 		{p.EmbedBackward.Kernel, "accumulate", 0}, {p.EmbedBackward.Kernel, "accumulate", 1},
 		{p.Rotate.Kernel, "sign", Uint32(math.Float32bits(1))}, {p.Rotate.Kernel, "sign", Uint32(math.Float32bits(-1))},
+		{p.Final.Forward.Kernel, "eps", Uint32(math.Float32bits(1e-5))}, {p.Final.Forward.Kernel, "eps", Uint32(math.Float32bits(0.5))},
 		{p.Loss.Kernel, "gradient", 0}, {p.Loss.Kernel, "gradient", 1},
 	} {
 		at := slices.IndexFunc(c.kernel.Params, func(q table.Param) bool { return q.Name == c.number })

@@ -15,9 +15,6 @@ import (
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// Eps is added inside the root of both norms.
-const Eps = 1e-5
-
 // Table runs the operations on one instruction set. Operands of one call have
 // the same length; lengths are the caller's contract, and a shorter operand
 // panics.
@@ -135,9 +132,9 @@ func (t *Table) ActivationBackward(e kernel.Epilogue, a, dpre, pre []float32, n 
 	}
 }
 
-// LayerNorm normalises rows of h entries: y = (x-mean)*rstd*w + b, with the
-// biased variance. mean and rstd have one entry a row.
-func (t *Table) LayerNorm(y, mean, rstd, x, w, b []float32, rows, h int) {
+// LayerNorm normalises rows of h entries: y = (x-mean)*rstd*w + b, with rstd =
+// 1/sqrt(variance + eps) of the biased variance. mean and rstd have one entry a row.
+func (t *Table) LayerNorm(y, mean, rstd, x, w, b []float32, rows, h int, eps float64) {
 	var a kernel.VecArgs
 	for r := range rows {
 		row := x[r*h : (r+1)*h]
@@ -146,7 +143,7 @@ func (t *Table) LayerNorm(y, mean, rstd, x, w, b []float32, rows, h int) {
 		a.S[0] = m
 		dev, _ := t.reduce(kernel.OpSumDeviations, &a, row)
 		mean[r] = m
-		rstd[r] = float32(1 / math.Sqrt(float64(dev)/float64(h)+Eps))
+		rstd[r] = float32(1 / math.Sqrt(float64(dev)/float64(h)+eps))
 		t.normalize(y[r*h:(r+1)*h], row, w, b, m, rstd[r])
 	}
 }
@@ -158,13 +155,13 @@ func (t *Table) normalize(y, x, w, b []float32, mean, rstd float32) {
 }
 
 // RMSNorm normalises rows of h entries: y = x*rstd*w, rstd = 1/sqrt(mean(x^2)
-// + eps). zero is a vector of h zeros.
-func (t *Table) RMSNorm(y, rstd, x, w, zero []float32, rows, h int) {
+// + eps). zero is a vector of h zeros; y may be x.
+func (t *Table) RMSNorm(y, rstd, x, w, zero []float32, rows, h int, eps float64) {
 	var a kernel.VecArgs
 	for r := range rows {
 		row := x[r*h : (r+1)*h]
 		squares, _ := t.reduce(kernel.OpSumDeviations, &a, row)
-		rstd[r] = float32(1 / math.Sqrt(float64(squares)/float64(h)+Eps))
+		rstd[r] = float32(1 / math.Sqrt(float64(squares)/float64(h)+eps))
 		t.normalize(y[r*h:(r+1)*h], row, w, zero, 0, rstd[r])
 	}
 }

@@ -99,7 +99,8 @@ func (n Norm) row() Kernel {
 			k.Params = append(k.Params, table.Param{Name: "b", Type: table.ArrayFloat32, Access: table.Read, Len: fixed(n.Hidden)})
 		}
 		k.Params = append(k.Params, table.Param{Name: "out", Type: table.ArrayBF16, Access: table.Written, Len: row},
-			table.Param{Name: "stats", Type: table.ArrayFloat32, Access: table.Written, Len: stats, Optional: true})
+			table.Param{Name: "stats", Type: table.ArrayFloat32, Access: table.Written, Len: stats, Optional: true},
+			table.Param{Name: "eps", Type: table.Float32})
 		return k
 	}
 	k.SharedBytes = 2 * n.SumBytes()

@@ -81,10 +81,14 @@ func TestPassTable(t *testing.T) {
 }
 
 func TestPassErrors(t *testing.T) {
+	normed, windowed := model(64, 4, 8, spec.RoPE), model(64, 4, 8, spec.RoPE)
+	normed.QKNorm, windowed.Window = true, 7
 	for want, m := range map[string]spec.Model{
-		"hidden 36: GPU kernels need a multiple of 8": model(36, 4, 8, spec.RoPE),
-		"heads of 7: GPU kernels need an even number": model(64, 4, 7, spec.Absolute),
-		"heads of 514: GPU kernels take up to 512":    model(64, 4, 514, spec.Absolute),
+		"hidden 36: GPU kernels need a multiple of 8":            model(36, 4, 8, spec.RoPE),
+		"heads of 7: GPU kernels need an even number":            model(64, 4, 7, spec.Absolute),
+		"heads of 514: GPU kernels take up to 512":               model(64, 4, 514, spec.Absolute),
+		"qk_norm: GPU kernels have no norms of queries and keys": normed,
+		"window 7: attention on GPUs sees all positions":         windowed,
 	} {
 		if _, err := NewPasses(m); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)

@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/structuredffn/sffn/gen/spec"
@@ -39,6 +40,12 @@ func NewPasses(m spec.Model) (Passes, error) {
 	}
 	if m.HeadDim() > 2*attendThreads {
 		return p, fmt.Errorf("heads of %d: GPU kernels take up to %d", m.HeadDim(), 2*attendThreads)
+	}
+	if m.QKNorm {
+		return p, errors.New("qk_norm: GPU kernels have no norms of queries and keys")
+	}
+	if m.Window > 0 {
+		return p, fmt.Errorf("window %d: attention on GPUs sees all positions", m.Window)
 	}
 	norms := func(add bool, blocks int) Norms {
 		n := Norm{table.Norm{Hidden: m.Hidden, Blocks: blocks, RMS: m.Norm == spec.RMSNorm, Add: add}}

@@ -58,7 +58,7 @@ func gpuKernels(t *testing.T) (ks []Kernel) {
 	for _, p := range []table.Precision{table.BF16, table.Float32s} {
 		for _, act := range []spec.Act{spec.GELU, spec.SwiGLU} {
 			m := model(64, 4, 16, spec.RoPE)
-			m.Act, m.FFN, m.Bias = act, 1024, true // sums in parts
+			m.Act, m.FFN, m.FFNBias = act, 1024, true // sums in parts
 			g, err := NewModel(m, p)
 			if err != nil {
 				t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 #cgo LDFLAGS: ${SRCDIR}/../libsffn_gpt2l.a
 #include <stdlib.h>
 
-const void *sffn_gpt2l_image_d5dc7478(const char *file);
+const void *sffn_gpt2l_image_fd97840d(const char *file);
 */
 import "C"
 
@@ -21,6 +21,6 @@ func init() {
 	cuda.RegisterImages(func(file string) *byte {
 		name := C.CString(file)
 		defer C.free(unsafe.Pointer(name))
-		return (*byte)(C.sffn_gpt2l_image_d5dc7478(name))
+		return (*byte)(C.sffn_gpt2l_image_fd97840d(name))
 	})
 }

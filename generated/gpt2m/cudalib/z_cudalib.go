@@ -13,7 +13,7 @@ import (
 #cgo LDFLAGS: ${SRCDIR}/../libsffn_gpt2m.a
 #include <stdlib.h>
 
-const void *sffn_gpt2m_image_7ae7f959(const char *file);
+const void *sffn_gpt2m_image_7f8c1992(const char *file);
 */
 import "C"
 
@@ -21,6 +21,6 @@ func init() {
 	cuda.RegisterImages(func(file string) *byte {
 		name := C.CString(file)
 		defer C.free(unsafe.Pointer(name))
-		return (*byte)(C.sffn_gpt2m_image_7ae7f959(name))
+		return (*byte)(C.sffn_gpt2m_image_7f8c1992(name))
 	})
 }

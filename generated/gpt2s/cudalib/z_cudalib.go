@@ -13,7 +13,7 @@ import (
 #cgo LDFLAGS: ${SRCDIR}/../libsffn_gpt2s.a
 #include <stdlib.h>
 
-const void *sffn_gpt2s_image_26d04fda(const char *file);
+const void *sffn_gpt2s_image_0c8168f3(const char *file);
 */
 import "C"
 
@@ -21,6 +21,6 @@ func init() {
 	cuda.RegisterImages(func(file string) *byte {
 		name := C.CString(file)
 		defer C.free(unsafe.Pointer(name))
-		return (*byte)(C.sffn_gpt2s_image_26d04fda(name))
+		return (*byte)(C.sffn_gpt2s_image_0c8168f3(name))
 	})
 }

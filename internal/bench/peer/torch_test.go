@@ -76,11 +76,11 @@ func near(t *testing.T, what string, got, want []float32) {
 
 // small lists models that together have every form of every part.
 var small = []spec.Model{
-	{Kind: spec.Dense, Act: spec.GELU, Norm: spec.LayerNorm, Position: spec.RoPE, Bias: true, TieEmbeddings: true, KVHeads: 4},
-	{Kind: spec.LowRank, Rank: 5, Act: spec.SwiGLU, Norm: spec.RMSNorm, Position: spec.Absolute, KVHeads: 2},
-	{Kind: spec.BlockDense, Rank: 12, Blocks: 3, Act: spec.GELU, Norm: spec.RMSNorm, Position: spec.RoPE, Except: "0:dense", ScaleAttnByLayer: true, KVHeads: 2, TieEmbeddings: true},
-	{Kind: spec.BlockShuffle, Blocks: 4, Act: spec.SwiGLU, Norm: spec.LayerNorm, Position: spec.Absolute, Bias: true, Except: "0:lowrank_r7", KVHeads: 1},
-	{Kind: spec.BlockShuffle, Blocks: 2, Act: spec.GELU, Norm: spec.LayerNorm, Position: spec.RoPE, Bias: true, TieEmbeddings: true, KVHeads: 4},
+	{Kind: spec.Dense, Act: spec.GELU, Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, QKVBias: true, OutputBias: true, FFNBias: true, TieEmbeddings: true, KVHeads: 4},
+	{Kind: spec.LowRank, Rank: 5, Act: spec.SwiGLU, Norm: spec.RMSNorm, NormEps: 1e-5, Position: spec.Absolute, KVHeads: 2},
+	{Kind: spec.BlockDense, Rank: 12, Blocks: 3, Act: spec.GELU, Norm: spec.RMSNorm, NormEps: 1e-5, Position: spec.RoPE, Except: "0:dense", ScaleAttnByLayer: true, KVHeads: 2, TieEmbeddings: true},
+	{Kind: spec.BlockShuffle, Blocks: 4, Act: spec.SwiGLU, Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.Absolute, QKVBias: true, OutputBias: true, FFNBias: true, Except: "0:lowrank_r7", KVHeads: 1},
+	{Kind: spec.BlockShuffle, Blocks: 2, Act: spec.GELU, Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, QKVBias: true, OutputBias: true, FFNBias: true, TieEmbeddings: true, KVHeads: 4},
 }
 
 func init() {

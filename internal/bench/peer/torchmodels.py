@@ -133,12 +133,12 @@ class FFN(nn.Module):
 class Layer(nn.Module):
     def __init__(self, m, i, network):
         super().__init__()
-        norm = {"layernorm": lambda: nn.LayerNorm(m["Hidden"]), "rmsnorm": lambda: nn.RMSNorm(m["Hidden"], eps=1e-5)}[m["Norm"]]
+        norm = {"layernorm": lambda: nn.LayerNorm(m["Hidden"], eps=m["NormEps"]), "rmsnorm": lambda: nn.RMSNorm(m["Hidden"], eps=m["NormEps"])}[m["Norm"]]
         self.q_heads, self.kv_heads, self.head_dim = m["QHeads"], m["KVHeads"], m["AttnDim"] // m["QHeads"]
         self.scale = 1 / math.sqrt(self.head_dim) / (i + 1 if m["ScaleAttnByLayer"] else 1)
         self.ln1, self.ln2 = norm(), norm()
-        self.qkv_linear = Dense(m["Hidden"], m["AttnDim"] + 2 * self.kv_heads * self.head_dim, m["Bias"])
-        self.o_linear = Dense(m["AttnDim"], m["Hidden"], m["Bias"])
+        self.qkv_linear = Dense(m["Hidden"], m["AttnDim"] + 2 * self.kv_heads * self.head_dim, m["QKVBias"])
+        self.o_linear = Dense(m["AttnDim"], m["Hidden"], m["OutputBias"])
         self.mlp = FFN(network)
 
     def forward(self, x, angles, attend):
@@ -168,12 +168,14 @@ class Transformer(nn.Module):
         if m["Position"] == "absolute":
             self.wpe = nn.Embedding(m["MaxPositions"], m["Hidden"])
         self.layers = nn.ModuleList(Layer(m, i, f) for i, f in enumerate(networks))
-        self.ln_f = nn.LayerNorm(m["Hidden"]) if m["Norm"] == "layernorm" else nn.RMSNorm(m["Hidden"], eps=1e-5)
+        self.ln_f = nn.LayerNorm(m["Hidden"], eps=m["NormEps"]) if m["Norm"] == "layernorm" else nn.RMSNorm(m["Hidden"], eps=m["NormEps"])
 
 
 class LM(nn.Module):
     def __init__(self, m, networks):
         super().__init__()
+        if m["QKNorm"] or m["Window"] or m["RotaryScaling"]["Type"]:
+            sys.exit(f"{m['Name']}: norms of queries and keys, windows and rotary scaling are not here")
         self.model = Transformer(m, networks)
         self.lm_head = nn.Linear(m["Hidden"], m["Vocab"], bias=False)
         nn.init.normal_(self.model.wte.weight, std=0.02)

@@ -1,0 +1,133 @@
+package spec
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// valid is a small model that lacks nothing.
+func valid() Model {
+	return Model{Vocab: 11, Hidden: 64, FFN: 96, Layers: 2, AttnDim: 128, QHeads: 4, KVHeads: 2, MaxPositions: 64, Kind: Dense,
+		Act: SwiGLU, Norm: RMSNorm, NormEps: 1e-6, Position: RoPE, RotaryBase: 1e4, InitStd: 0.02}
+}
+
+// Frequencies are those that transformers 5.24 computes of the same numbers, which it
+// rounds to float32 on the way: Llama 3.1's and 3.2's, and a linear scaling.
+func TestFrequencies(t *testing.T) {
+	for _, c := range []struct {
+		size  int
+		base  float64
+		scale RotaryScaling
+		want  map[int]float64
+	}{
+		{128, 500000, RotaryScaling{Llama3Scaling, 8, 1, 4, 8192}, map[int]float64{0: 1, 4: 0.44036662578582764, 16: 0.03760603070259094, 28: 0.0032114461064338684,
+			32: 0.0005248460220173001, 36: 7.784655463183299e-05, 40: 3.428102354519069e-05, 60: 5.677088097399974e-07}},
+		{64, 500000, RotaryScaling{Llama3Scaling, 32, 1, 4, 8192}, map[int]float64{0: 1, 2: 0.44036662578582764, 14: 0.0032114461064338684, 16: 0.000429556705057621,
+			18: 1.9461638657958247e-05, 30: 1.4192720243499934e-07}},
+		{32, 10000, RotaryScaling{Type: LinearScaling, Factor: 4}, map[int]float64{0: 0.25, 1: 0.14058533310890198, 8: 0.0024999999441206455, 15: 4.4456985051510856e-05}},
+		{32, 10000, RotaryScaling{}, map[int]float64{0: 1, 8: 0.01, 4: 0.1}},
+	} {
+		m := valid()
+		m.AttnDim, m.RotaryBase, m.RotaryScaling = 4*c.size, c.base, c.scale
+		if err := m.Validate(); err != nil {
+			t.Error(err)
+		}
+		got := m.Frequencies()
+		if len(got) != c.size/2 {
+			t.Errorf("%d frequencies of heads of %d", len(got), c.size)
+		}
+		for j, want := range c.want {
+			if math.Abs(got[j]-want) > 4e-7*want { // some roundings to float32
+				t.Errorf("%+v: frequency %d is %v, want %v", c.scale, j, got[j], want)
+			}
+		}
+	}
+}
+
+// What is wrong with a model is said of the field, with what would be right.
+func TestModelErrors(t *testing.T) {
+	if err := valid().Validate(); err != nil {
+		t.Fatal(err)
+	}
+	llama := RotaryScaling{Llama3Scaling, 8, 1, 4, 8192}
+	for _, c := range []struct {
+		field, msg string
+		change     func(m *Model)
+	}{
+		{"norm_eps", "0 is out of range, want 1e-12 to 1", func(m *Model) { m.NormEps = 0 }},
+		{"norm_eps", "NaN is out of range", func(m *Model) { m.NormEps = math.NaN() }},
+		{"window", "-1 is out of range, want 1 to 1048576, or 0 for all", func(m *Model) { m.Window = -1 }},
+		{"rotary_scaling.type", `unknown scaling "yarn"; valid are linear, llama3`, func(m *Model) { m.RotaryScaling.Type = "yarn" }},
+		{"rotary_scaling.type", `unknown scaling ""`, func(m *Model) { m.RotaryScaling.Factor = 2 }},
+		{"rotary_scaling", "positions are absolute", func(m *Model) { m.Position, m.RotaryScaling = Absolute, llama }},
+		{"rotary_scaling.factor", "0.5 is out of range, want 1 to 1000000", func(m *Model) { m.RotaryScaling = RotaryScaling{Type: LinearScaling, Factor: 0.5} }},
+		{"rotary_scaling.high_freq_factor", "linear has none", func(m *Model) { m.RotaryScaling = RotaryScaling{Type: LinearScaling, Factor: 2, HighFreqFactor: 4} }},
+		{"rotary_scaling.original_max_positions", "0 is out of range", func(m *Model) { m.RotaryScaling = llama; m.RotaryScaling.OriginalPositions = 0 }},
+		{"rotary_scaling.high_freq_factor", "want more than low_freq_factor, 4", func(m *Model) { m.RotaryScaling = llama; m.RotaryScaling.LowFreqFactor = 4 }},
+		{"rotary_scaling.low_freq_factor", "NaN is out of range", func(m *Model) { m.RotaryScaling = llama; m.RotaryScaling.LowFreqFactor = math.NaN() }},
+		{"rotary_scaling.high_freq_factor", "+Inf is out of range", func(m *Model) { m.RotaryScaling = llama; m.RotaryScaling.HighFreqFactor = math.Inf(1) }},
+	} {
+		m := valid()
+		c.change(&m)
+		err := m.Validate()
+		var fe *FieldError
+		if !errors.As(err, &fe) || fe.Field != c.field || !strings.Contains(err.Error(), c.msg) {
+			t.Errorf("got %v, want %s: %s", err, c.field, c.msg)
+		}
+	}
+}
+
+// Biases and norms of heads are parameters where the model has them, under the
+// reference's names and Hugging Face's.
+func TestOptionalParams(t *testing.T) {
+	names := func(m Model) (of []string) {
+		for _, p := range m.Params() {
+			if rest, ok := strings.CutPrefix(p.Name, "model.layers.1."); ok && !strings.HasPrefix(rest, "ln") && rest != "qkv_linear.weight" {
+				if strings.HasSuffix(rest, ".bias") || strings.Contains(rest, "_norm") {
+					of = append(of, rest)
+				}
+			}
+		}
+		return of
+	}
+	for _, c := range []struct {
+		change func(m *Model)
+		want   []string
+	}{
+		{func(*Model) {}, nil},
+		{func(m *Model) { m.QKVBias = true }, []string{"qkv_linear.bias"}},
+		{func(m *Model) { m.OutputBias = true }, []string{"o_linear.bias"}},
+		{func(m *Model) { m.FFNBias = true }, []string{"mlp.fc1.bias", "mlp.fc2.bias"}},
+		{func(m *Model) { m.QKNorm = true }, []string{"q_norm.weight", "k_norm.weight"}},
+	} {
+		m := valid()
+		c.change(&m)
+		if got := names(m); !slices.Equal(got, c.want) {
+			t.Errorf("parameters %v, want %v", got, c.want)
+		}
+	}
+	m := valid()
+	m.QKNorm = true
+	for _, p := range m.Params() {
+		if strings.HasSuffix(p.Name, "q_norm.weight") && !slices.Equal(p.Shape, []int{32}) {
+			t.Errorf("%s: shape %v, want [32]", p.Name, p.Shape)
+		}
+	}
+}
+
+// Attention's cost counts what a window sees.
+func TestWindowFLOPs(t *testing.T) {
+	m := valid()
+	all := m.ForwardFLOPs(2, 40)
+	m.Window = 10
+	// 4 * layers * batch * seq * (40 - 10) * 128
+	if got := all - m.ForwardFLOPs(2, 40); got != 4*2*2*40*30*128 {
+		t.Errorf("a window of 10 of 40 positions saves %v FLOPs", got)
+	}
+	if m.Window = 41; m.ForwardFLOPs(2, 40) != all {
+		t.Error("a window longer than the sequence changes the cost")
+	}
+}
