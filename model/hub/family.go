@@ -3,6 +3,7 @@ package hub
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -69,11 +70,14 @@ func (m *Model) readConfig(dir string) (*family, error) {
 	if err != nil {
 		return nil, err
 	}
-	fam, section, notes, err := parseConfig(text)
+	fam, section, f, err := parseConfig(text)
 	if err == nil {
-		m.Format, m.Notes = fam.title, notes
+		m.Format = fam.title
+		for _, name := range f.unread(silent) {
+			m.Notes = append(m.Notes, name+" is not read: it says nothing that a model of this type computes")
+		}
 		m.Config, err = config.Of(modelName(dir), section)
-		err = fam.translate(err)
+		err = f.translate(err)
 	}
 	if err != nil {
 		return nil, within(name, err)
@@ -94,9 +98,9 @@ func within(name string, err error) error {
 	return errors.Join(errs...)
 }
 
-// parseConfig reads a config.json; notes name the fields that are left out.
-func parseConfig(text []byte) (fam *family, s specfile.Section, notes []string, err error) {
-	f, err := parseFields(text)
+// parseConfig reads a config.json, of which f are the fields.
+func parseConfig(text []byte) (fam *family, s specfile.Section, f *fields, err error) {
+	f, err = parseFields(text)
 	if err != nil {
 		return nil, s, nil, err
 	}
@@ -113,6 +117,7 @@ func parseConfig(text []byte) (fam *family, s specfile.Section, notes []string, 
 		return nil, s, nil, fmt.Errorf("model_type: unknown model %.100q; known are %s", kind, strings.Join(known, ", "))
 	}
 	fam = families[i]
+	maps.Copy(f.names, fam.fields)
 	for _, field := range []string{"quantization_config", "auto_map"} {
 		if f.has(field) {
 			f.fail(field, "a model that has one cannot be expressed")
@@ -124,19 +129,16 @@ func parseConfig(text []byte) (fam *family, s specfile.Section, notes []string, 
 	if err := errors.Join(f.errs...); err != nil {
 		return nil, s, nil, err
 	}
-	for _, name := range f.unread(silent) {
-		notes = append(notes, name+" is not read: it says nothing that a model of this type computes")
-	}
-	return fam, s, notes, nil
+	return fam, s, f, nil
 }
 
 // translate gives the errors of a model's fields the names of config.json's.
-func (fam *family) translate(err error) error {
+func (f *fields) translate(err error) error {
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		fe := (*spec.FieldError)(nil)
 		if name := ""; errors.As(err, &fe) {
-			if name = fam.fields[fe.Field]; name != "" {
+			if name = f.names[fe.Field]; name != "" {
 				return fmt.Errorf("%s: %s", name, fe.Msg)
 			}
 		}
@@ -144,7 +146,7 @@ func (fam *family) translate(err error) error {
 	}
 	var errs []error
 	for _, err := range joined.Unwrap() {
-		errs = append(errs, fam.translate(err))
+		errs = append(errs, f.translate(err))
 	}
 	return errors.Join(errs...)
 }

@@ -18,10 +18,12 @@ type fields struct {
 	null map[string]bool
 	read map[string]bool
 	errs []error
+	// names are what config.json calls fields of a model, by their names here.
+	names map[string]string
 }
 
 func parseFields(text []byte) (*fields, error) {
-	f := &fields{null: map[string]bool{}, read: map[string]bool{}}
+	f := &fields{null: map[string]bool{}, read: map[string]bool{}, names: map[string]string{}}
 	if err := json.Unmarshal(text, &f.raw); err != nil {
 		if bad := (*json.UnmarshalTypeError)(nil); errors.As(err, &bad) {
 			return nil, fmt.Errorf("want a JSON object, there is a JSON %s", bad.Value)

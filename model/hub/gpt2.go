@@ -37,9 +37,7 @@ func gpt2Section(f *fields) specfile.Section {
 	if act := value(f, "activation_function", "gelu_new"); !slices.Contains(tanhGELU, act) {
 		f.cannot("activation_function", `the tanh form, "gelu_new"`)
 	}
-	if value(f, "layer_norm_epsilon", 1e-5) != 1e-5 {
-		f.cannot("layer_norm_epsilon", "1e-05")
-	}
+	s.NormEps = value(f, "layer_norm_epsilon", 1e-5)
 	only(f, "scale_attn_weights", true)
 	s.ScaleAttn = value(f, "scale_attn_by_inverse_layer_idx", false)
 	s.Tie = value(f, "tie_word_embeddings", true)
@@ -51,11 +49,12 @@ func gpt2Section(f *fields) specfile.Section {
 }
 
 func gpt2Fits(s spec.Model) error {
-	return differ(fit{"position", s.Position, spec.Absolute}, fit{"norm", s.Norm, spec.LayerNorm}, fit{"act", s.Act, spec.GELU}, fit{"bias", s.Bias, true},
+	return differ(fit{"position", s.Position, spec.Absolute}, fit{"norm", s.Norm, spec.LayerNorm}, fit{"act", s.Act, spec.GELU}, fit{"qkv_bias", s.QKVBias, true}, fit{"output_bias", s.OutputBias, true},
+		fit{"ffn_bias", s.FFNBias, true}, fit{"qk_norm", s.QKNorm, false}, fit{"window", s.Window, 0},
 		fit{"attn_dim", s.AttnDim, s.Hidden}, fit{"kv_heads", s.KVHeads, s.QHeads})
 }
 
 func gpt2Config(s spec.Model) object {
 	return object{"n_embd": s.Hidden, "n_inner": s.FFN, "n_layer": s.Layers, "n_head": s.QHeads, "n_positions": s.MaxPositions,
-		"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_by_inverse_layer_idx": s.ScaleAttnByLayer}
+		"activation_function": "gelu_new", "layer_norm_epsilon": s.NormEps, "scale_attn_by_inverse_layer_idx": s.ScaleAttnByLayer}
 }

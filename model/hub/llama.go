@@ -1,9 +1,8 @@
 package hub
 
 import (
-	"errors"
-	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
@@ -24,10 +23,11 @@ func llamaLike(model, architecture, title string, section func(f *fields) specfi
 		fits: func(s spec.Model) error { return llamaFits(model, s) }, write: func(s spec.Model) object { return llamaConfig(model, s) },
 		fields: map[string]string{"vocab": "vocab_size", "hidden": "hidden_size", "ffn": "intermediate_size", "layers": "num_hidden_layers",
 			"attn_dim": "head_dim", "q_heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "max_positions": "max_position_embeddings",
-			"norm_eps": "rms_norm_eps", "rotary_base": "rope_theta"},
+			"norm_eps": "rms_norm_eps", "rotary_base": "rope_theta", "window": "sliding_window"},
 		prefix: "model.", head: "lm_head.weight", embedding: "embed_tokens.weight",
 		names: map[string][]string{"model.wte": {"embed_tokens"}, "model.ln_f": {"norm"}, "lm_head": {"lm_head"},
-			"ln1": {"input_layernorm"}, "qkv_linear": {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, "o_linear": {"self_attn.o_proj"},
+			"ln1": {"input_layernorm"}, "qkv_linear": {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"},
+			"q_norm": {"self_attn.q_norm"}, "k_norm": {"self_attn.k_norm"}, "o_linear": {"self_attn.o_proj"},
 			"ln2": {"post_attention_layernorm"}, "mlp.fc1": {"mlp.gate_proj", "mlp.up_proj"}, "mlp.fc2": {"mlp.down_proj"}},
 		layer:   "layers.%d.",
 		ignored: []string{".rotary_emb.inv_freq"},
@@ -35,63 +35,59 @@ func llamaLike(model, architecture, title string, section func(f *fields) specfi
 }
 
 func llamaSection(f *fields) specfile.Section {
-	s := llamaCommon(f)
+	s := llamaCommon(f, 0)
 	headDim(f, &s, 0)
-	attention, mlp := value(f, "attention_bias", false), value(f, "mlp_bias", false)
-	if s.Bias = attention; attention != mlp {
-		f.cannot("attention_bias", fmt.Sprintf("mlp_bias, which is %v", mlp))
-	}
+	s.Bias = value(f, "attention_bias", false)
+	s.FFNBias = ptr(value(f, "mlp_bias", false))
 	f.has("pretraining_tp") // another way to the same sums
 	return s
 }
 
 func mistralSection(f *fields) specfile.Section {
-	s := llamaCommon(f)
-	if !f.has("num_key_value_heads") {
-		s.KVHeads = ptr(8) // the field's default
-	}
+	s := llamaCommon(f, 8)
 	headDim(f, &s, 0)
 	window := 4096 // the field's default; null is none
 	if f.null["sliding_window"] {
 		window = 0
 	}
-	if window = value(f, "sliding_window", window); window > 0 && window < s.MaxPositions {
-		f.cannot("sliding_window", "null, or at least max_position_embeddings")
-	}
+	s.Window = value(f, "sliding_window", window)
 	return s
 }
 
 func qwen2Section(f *fields) specfile.Section {
-	s := llamaCommon(f)
+	s := llamaCommon(f, 32)
 	headDim(f, &s, 0)
 	qwenWindow(f, &s)
-	f.fail("model_type", "biases of queries, keys and values alone cannot be expressed")
+	s.QKVBias = ptr(true)
 	return s
 }
 
 func qwen3Section(f *fields) specfile.Section {
-	s := llamaCommon(f)
+	s := llamaCommon(f, 32)
 	headDim(f, &s, 128) // the field's default
 	qwenWindow(f, &s)
-	f.fail("model_type", "norms of queries and keys cannot be expressed")
+	s.Bias, s.FFNBias = value(f, "attention_bias", false), ptr(false)
+	s.QKNorm = true
 	return s
 }
 
-func ptr(n int) *int { return &n }
+func ptr[T any](v T) *T { return &v }
 
-// llamaCommon reads what the family's members share.
-func llamaCommon(f *fields) specfile.Section {
+// llamaCommon reads what the family's members share. There are so many heads of keys
+// and values where nothing says so, as many as heads where that is 0, or null is there.
+func llamaCommon(f *fields, kvHeads int) specfile.Section {
 	s := specfile.NewSection()
 	s.Vocab, s.Hidden, s.FFN = must[int](f, "vocab_size"), must[int](f, "hidden_size"), must[int](f, "intermediate_size")
 	s.Layers, s.QHeads, s.MaxPositions = must[int](f, "num_hidden_layers"), must[int](f, "num_attention_heads"), must[int](f, "max_position_embeddings")
-	s.KVHeads = ptr(value(f, "num_key_value_heads", s.QHeads))
+	if kvHeads == 0 || f.null["num_key_value_heads"] {
+		kvHeads = s.QHeads
+	}
+	s.KVHeads = ptr(value(f, "num_key_value_heads", kvHeads))
 	s.Norm, s.Position, s.Act, s.Bias = spec.RMSNorm, spec.RoPE, spec.SwiGLU, false
 	if act := value(f, "hidden_act", "silu"); act != "silu" && act != "swish" {
 		f.cannot("hidden_act", `"silu"`)
 	}
-	if value(f, "rms_norm_eps", 1e-6) != 1e-5 {
-		f.fail("rms_norm_eps", "%v cannot be expressed, want 1e-05", value(f, "rms_norm_eps", 1e-6))
-	}
+	s.NormEps = value(f, "rms_norm_eps", 1e-6)
 	s.Tie = value(f, "tie_word_embeddings", false)
 	f.has("attention_dropout") // for training
 	rotary(f, &s)
@@ -133,29 +129,55 @@ func rotary(f *fields, s *specfile.Section) {
 		return
 	}
 	defer f.join(r)
+	if r.has("rope_theta") {
+		f.names["rotary_base"] = r.at + "rope_theta"
+	}
 	s.RotaryBase = value(r, "rope_theta", s.RotaryBase)
 	only(r, "partial_rotary_factor", 1.0)
 	key := "rope_type"
 	if !r.has(key) {
 		key = "type" // as it was called first
 	}
-	if kind := value(r, key, "default"); kind != "default" {
-		r.cannot(key, `"default"`)
+	scaling := specfile.RotaryScaling{Type: spec.Scaling(value(r, key, unscaled))}
+	read := func(to *float64, field, name string) {
+		f.names["rotary_scaling."+field] = r.at + name
+		*to = must[float64](r, name)
+	}
+	switch scaling.Type {
+	case unscaled:
+		scaling = specfile.RotaryScaling{}
+	case spec.LinearScaling:
+		read(&scaling.Factor, "factor", "factor")
+	case spec.Llama3Scaling:
+		read(&scaling.Factor, "factor", "factor")
+		read(&scaling.LowFreqFactor, "low_freq_factor", "low_freq_factor")
+		read(&scaling.HighFreqFactor, "high_freq_factor", "high_freq_factor")
+		const original = "original_max_position_embeddings"
+		f.names["rotary_scaling.original_max_positions"] = r.at + original
+		scaling.OriginalPositions = value(r, original, value(f, original, s.MaxPositions))
+		if value(f, original, scaling.OriginalPositions) != scaling.OriginalPositions {
+			f.cannot(original, "that of "+strings.TrimSuffix(r.at, "."))
+		}
+	default:
+		r.cannot(key, `"default", "linear" or "llama3"`)
 		return
 	}
+	s.RotaryScaling = scaling
 	for _, name := range r.unread(nil) {
-		r.fail(name[len(r.at):], "is unknown for an embedding of this type")
+		r.fail(strings.TrimPrefix(name, r.at), "is unknown for an embedding of this type")
 	}
 }
+
+// unscaled is the type of angles as they are.
+const unscaled = "default"
 
 // qwenWindow reads which layers have a window.
 func qwenWindow(f *fields, s *specfile.Section) {
 	window := value(f, "sliding_window", 4096)
-	first := 0 // of the layers with a window
-	if !value(f, "use_sliding_window", false) || f.null["sliding_window"] {
+	none := !value(f, "use_sliding_window", false)
+	first := max(0, min(value(f, "max_window_layers", 28), s.Layers)) // of the layers with a window
+	if none || f.null["sliding_window"] {
 		first = s.Layers
-	} else {
-		first = min(value(f, "max_window_layers", 28), s.Layers)
 	}
 	if f.has("layer_types") {
 		types := value(f, "layer_types", []string(nil))
@@ -174,28 +196,63 @@ func qwenWindow(f *fields, s *specfile.Section) {
 				return
 			}
 		}
+		if first < s.Layers && none {
+			f.fail("layer_types", "layer %d has a window, and use_sliding_window is false", first)
+			return
+		}
 		if i := slices.Index(types[first:], "full_attention"); i >= 0 && window < s.MaxPositions {
 			f.fail("layer_types", "layer %d has a window, and layer %d has none: want the same of all layers", first, first+i)
 			return
 		}
 	}
-	if first < s.Layers && window < s.MaxPositions {
-		f.fail("sliding_window", "%d cannot be expressed, want null, or at least max_position_embeddings", window)
+	if first == 0 {
+		s.Window = window
+	} else if first < s.Layers && window < s.MaxPositions {
+		f.fail("max_window_layers", "%d layers of %d have no window: want the same of all layers", first, s.Layers)
 	}
 }
 
-// llamaFits says what keeps the family's member of that name from expressing a model.
+// llamaFits says what keeps a member of the family from expressing a model.
 func llamaFits(member string, s spec.Model) error {
-	if member != "llama" {
-		return errors.New("what it has beside Llama is not in the model")
+	fits := []fit{{"position", s.Position, spec.RoPE}, {"norm", s.Norm, spec.RMSNorm}, {"act", s.Act, spec.SwiGLU}, {"scale_attn_by_layer", s.ScaleAttnByLayer, false},
+		{"qk_norm", s.QKNorm, member == "qwen3"}}
+	switch member {
+	case "llama":
+		fits = append(fits, fit{"output_bias", s.OutputBias, s.QKVBias}, fit{"window", s.Window, 0})
+	case "mistral":
+		fits = append(fits, fit{"qkv_bias", s.QKVBias, false}, fit{"output_bias", s.OutputBias, false}, fit{"ffn_bias", s.FFNBias, false})
+	case "qwen2":
+		fits = append(fits, fit{"qkv_bias", s.QKVBias, true}, fit{"output_bias", s.OutputBias, false}, fit{"ffn_bias", s.FFNBias, false})
+	case "qwen3":
+		fits = append(fits, fit{"output_bias", s.OutputBias, s.QKVBias}, fit{"ffn_bias", s.FFNBias, false})
 	}
-	return differ(fit{"position", s.Position, spec.RoPE}, fit{"norm", s.Norm, spec.RMSNorm}, fit{"act", s.Act, spec.SwiGLU},
-		fit{"scale_attn_by_layer", s.ScaleAttnByLayer, false})
+	return differ(fits...)
 }
 
 // llamaConfig writes the rotary embedding as transformers 4 has it, which 5 reads, too.
 func llamaConfig(member string, s spec.Model) object {
-	return object{"hidden_size": s.Hidden, "intermediate_size": s.FFN, "num_hidden_layers": s.Layers, "num_attention_heads": s.QHeads,
+	c := object{"hidden_size": s.Hidden, "intermediate_size": s.FFN, "num_hidden_layers": s.Layers, "num_attention_heads": s.QHeads,
 		"num_key_value_heads": s.KVHeads, "head_dim": s.HeadDim(), "max_position_embeddings": s.MaxPositions, "hidden_act": "silu",
-		"rms_norm_eps": 1e-5, "rope_theta": s.RotaryBase, "attention_bias": s.Bias, "mlp_bias": s.Bias}
+		"rms_norm_eps": s.NormEps, "rope_theta": s.RotaryBase}
+	switch r := s.RotaryScaling; r.Type {
+	case spec.LinearScaling:
+		c["rope_scaling"] = object{"rope_type": "linear", "factor": r.Factor}
+	case spec.Llama3Scaling:
+		c["rope_scaling"] = object{"rope_type": "llama3", "factor": r.Factor, "low_freq_factor": r.LowFreqFactor, "high_freq_factor": r.HighFreqFactor,
+			"original_max_position_embeddings": r.OriginalPositions}
+	}
+	if member == "llama" || member == "qwen3" {
+		c["attention_bias"] = s.QKVBias
+	}
+	if member == "llama" {
+		c["mlp_bias"] = s.FFNBias
+	} else if s.Window > 0 {
+		c["sliding_window"] = s.Window
+	} else {
+		c["sliding_window"] = nil
+	}
+	if member == "qwen2" || member == "qwen3" {
+		c["use_sliding_window"], c["max_window_layers"] = s.Window > 0, 0
+	}
+	return c
 }
