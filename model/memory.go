@@ -102,7 +102,11 @@ func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 		perToken += s.KVHeads*heads + s.QHeads*(2*panels(s.HeadDim())+1)
 	}
 	m.PerToken = 4 * int64(perToken)
-	m.Fixed = 4*int64(plan.HeadRows)*int64(s.Vocab) + int64(threads)*2<<20 + 4*2*kernel.RowBlock*int64(recomputed)
+	angles := int64(0)
+	if s.Position == spec.RoPE {
+		angles = 4 * 2 * int64(s.MaxPositions) * int64(s.HeadDim()/2)
+	}
+	m.Fixed = angles + 4*int64(plan.HeadRows)*int64(s.Vocab) + int64(threads)*2<<20 + 4*2*kernel.RowBlock*int64(recomputed)
 	return m
 }
 

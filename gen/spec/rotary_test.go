@@ -118,6 +118,19 @@ func TestOptionalParams(t *testing.T) {
 	}
 }
 
+// What a model is made of is said in words.
+func TestForm(t *testing.T) {
+	m := valid()
+	if got, want := m.Form(), (Form{"4 heads of 32, 2 of keys and values", "rope, base 10000", "rmsnorm, epsilon 1e-06", "none"}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	m.QKNorm, m.Window, m.RotaryScaling, m.QKVBias, m.FFNBias = true, 4096, RotaryScaling{Llama3Scaling, 8, 1, 4, 8192}, true, true
+	if got, want := m.Form(), (Form{"4 heads of 32, 2 of keys and values, queries and keys normed, a window of 4096", "rope, base 10000, llama3 scaling by 8",
+		"rmsnorm, epsilon 1e-06", "queries, keys and values; feed-forward networks"}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
 // Attention's cost counts what a window sees.
 func TestWindowFLOPs(t *testing.T) {
 	m := valid()

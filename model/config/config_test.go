@@ -11,6 +11,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 )
 
@@ -243,4 +244,26 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("trained as %+v, generated as %+v, %v, %v", c.Model, m, err, m.Validate())
 		}
 	})
+}
+
+// A draft's text is read as what it was made of, what depends on other keys included.
+func TestDraftIsRead(t *testing.T) {
+	no := false
+	for _, change := range []func(d *Draft){
+		func(*Draft) {},
+		func(d *Draft) { d.model.FFNBias, d.model.NormEps, d.model.QKNorm, d.model.Window = &no, 1e-6, true, 7 },
+		func(d *Draft) { d.model.RotaryScaling.Type, d.model.RotaryScaling.Factor = spec.LinearScaling, 2.5 },
+	} {
+		d := NewDraft()
+		d.model.Vocab, d.model.Hidden, d.model.FFN, d.model.Layers, d.model.QHeads = 11, 64, 64, 2, 4
+		change(&d)
+		want, err := d.Config("x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Parse("x", want.Source)
+		if err != nil || !same(got, want) {
+			t.Errorf("read again, %+v is %+v; %v\n%s", want.Model, got, err, want.Source)
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/modeltest"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -53,6 +54,53 @@ func TestLogits(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// Windows just below, at and above blocks of keys, of heads that are wider than their
+// share of the residual stream: the bits of a full pass come from the cache, row by row
+// and in pieces, and a window as long as the text sees all of it.
+func TestWindows(t *testing.T) {
+	s := spec.Model{Name: "windows", Vocab: 31, Hidden: 64, FFN: 48, Layers: 2, AttnDim: 128, QHeads: 4, KVHeads: 2, MaxPositions: 300, Kind: spec.Dense,
+		Act: spec.SwiGLU, Norm: spec.RMSNorm, NormEps: 1e-6, QKNorm: true, Position: spec.RoPE, RotaryBase: 1e4, InitStd: 0.2}
+	const n = 2*kernel.KeyBlock + 30
+	ids := modeltest.Tokens(rand.New(rand.NewPCG(8, 8)), n, s.Vocab)
+	logits := func(window int) []float32 {
+		s := s
+		s.Window = window
+		m := decode.Of(modeltest.Build(t, s, "", 2))
+		want := make([]float32, n*s.Vocab)
+		tr := m.NewTrace(n)
+		defer tr.Close()
+		if err := tr.Logits(want, ids, 1); err != nil {
+			t.Fatal(err)
+		}
+		for _, piece := range []int{1, 50} {
+			dec, err := m.NewDecoder(1, n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dec.Close()
+			for at := 0; at < n; at += piece {
+				end := min(n, at+piece)
+				row, err := dec.Feed([]int{0}, [][]int32{ids[at:end]})
+				if err != nil || !slices.Equal(row, want[(end-1)*s.Vocab:end*s.Vocab]) {
+					t.Fatalf("a window of %d, %d tokens at a time: other logits after token %d; %v", window, piece, end-1, err)
+				}
+			}
+		}
+		return want
+	}
+	all := logits(0)
+	for _, window := range []int{1, kernel.KeyBlock - 1, kernel.KeyBlock, kernel.KeyBlock + 1, 2*kernel.KeyBlock - 1, 2 * kernel.KeyBlock, 2*kernel.KeyBlock + 1, n} {
+		got := logits(window)
+		same := min(n, window) * s.Vocab // before the window leaves anything behind
+		if !slices.Equal(got[:same], all[:same]) {
+			t.Errorf("a window of %d: other logits where it sees everything", window)
+		}
+		if window < n && slices.Equal(got[same:same+s.Vocab], all[same:same+s.Vocab]) {
+			t.Errorf("a window of %d: the same logits as without one", window)
 		}
 	}
 }

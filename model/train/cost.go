@@ -29,6 +29,7 @@ type Cost struct {
 	Memory                  model.Memory `json:"memory"`
 	TrainMemory             int64        `json:"train_memory"`
 	Structures              []Stretch    `json:"structures"`
+	spec.Form
 }
 
 // Stretch is a run of layers whose networks are of one structure: First to Last,
@@ -52,8 +53,8 @@ func NewCost(c *config.Config, threads int) Cost {
 		structures = append(structures, Stretch{s.First, s.Last, s.Structure()})
 	}
 	return Cost{
-		Structures: structures,
-		Name:       c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
+		Structures: structures, Form: c.Model.Form(),
+		Name: c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
 		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
 		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
 		Recompute: t.Recompute, Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq),
@@ -85,6 +86,7 @@ func (c Cost) Print(w io.Writer) error {
 		{"training in all", mib(c.TrainMemory)},
 		{"merged for decoding, in addition", mib(c.Memory.Merged)},
 	}
+	rows = append(rows, [][]string{{"attention", c.Attention}, {"positions", c.Positions}, {"norms", c.Norms}, {"biases", c.Biases}}...)
 	for _, r := range rows {
 		fmt.Fprintf(w, "%34s  %s\n", r[0], r[1])
 	}

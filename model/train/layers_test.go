@@ -16,13 +16,15 @@ import (
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
-// A model with a layer of every kind trains, with guides at first, stops, and goes
-// on with the same bits; in float64 its weights have the loss that was measured,
-// and they decode the same one by one, cached and in one pass.
+// A model with a layer of every kind, normed heads and a window trains, with guides at
+// first, stops, and goes on with the same bits; in float64 its weights have the loss
+// that was measured, and they decode the same one by one, cached and in one pass.
 func TestLayersThatDiffer(t *testing.T) {
 	dir := t.TempDir()
 	prepare(t, filepath.Join(dir, "data"))
 	src := strings.Replace(tiny, "layers: 2", "layers: 6", 1)
+	src = strings.Replace(src, "q_heads: 2", "q_heads: 4\n  attn_dim: 64\n  kv_heads: 2\n  bias: false\n  qkv_bias: true\n  qk_norm: true\n  window: 20\n  norm_eps: 1e-6\n"+
+		"  rotary_scaling: {type: llama3, factor: 4, low_freq_factor: 1, high_freq_factor: 4, original_max_positions: 24}", 1)
 	src = strings.Replace(src, "{kind: lowrank, rank: 8}", "{kind: lowrank, rank: 8, except: [{layers: 2, kind: blockshuffle, blocks: 4}, {layers: 3, kind: blockdense, rank: 12, blocks: 2}, {layers: 4, kind: btt, rank: 3, ffn_split: 6}, {layers: 5, kind: blast, rank: 9, blocks: 4}]}", 1)
 	begin := func(name string, threads int, src string) *Run {
 		r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, name), threads, "")

@@ -502,6 +502,7 @@ func TestStepAllocatesNothing(t *testing.T) {
 		"blockdense":   {"mlp: {kind: lowrank, rank: 8}", "tie_embeddings: false\n  mlp: {kind: blockdense, rank: 8, blocks: 2}"},
 		"btt":          {"mlp: {kind: lowrank, rank: 8}", "act: swiglu\n  mlp: {kind: btt, rank: 3}"},
 		"blast":        {"mlp: {kind: lowrank, rank: 8}", "mlp: {kind: blast, rank: 24, blocks: 4}"},
+		"normed heads": {"q_heads: 2", "q_heads: 2\n  qk_norm: true\n  window: 9"},
 		"recomputed":   {"eval_every: 10,", "recompute: true,"},
 		"guided":       {"eval_every: 10,", "guide: {max_step_ratio: 1, reduce_flop: true},"},
 	} {
