@@ -9,7 +9,8 @@
 //	state.json               step, data, and what else resume needs
 //	checksums.txt            CRC-32C, size and name of each of these
 //
-// A checkpoint decodes without its guides. It opens on any instruction set and
+// A checkpoint decodes without its guides, and without the optimizer's file, which a
+// model that was not trained here has none of; nor may it have a tokenizer. It opens on any instruction set and
 // any number of threads; the instruction set that it was trained on is stated,
 // for the sums of training depend on it. A checkpoint appears whole, by one
 // rename, or not at all, and what has changed since is noticed when it is read.
@@ -21,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,9 +46,13 @@ type State struct {
 	Steps  int    `json:"steps"`
 	// Guide is nil outside the guided phase.
 	Guide *Guide `json:"guide,omitempty"`
+	// WeightsOnly says that there are no moments: a model that came from elsewhere,
+	// from which a run may begin, but none goes on. SaveWeights fills it in.
+	WeightsOnly bool `json:"weights_only,omitempty"`
 	// Tokenizer and Data tell which data the run reads. Save fills in the
 	// tokenizer's, of which the file lies beside, where there is one; the hash is
-	// empty in the first edition's, which knew bytes alone.
+	// empty in the first edition's, which knew bytes alone. The name is empty where
+	// the model came without a tokenizer.
 	Tokenizer     string `json:"tokenizer"`
 	TokenizerHash string `json:"tokenizer_hash,omitempty"`
 	TokenizerFile string `json:"tokenizer_file,omitempty"`
@@ -79,6 +85,46 @@ const (
 // newest keep ones. When it fails, for want of space or anything else, the
 // earlier checkpoints stay as they are. It returns the checkpoint's folder.
 func Save(run string, source []byte, s State, tok token.Tokenizer, p, m, v *model.Params, keep int) (dir string, err error) {
+	moments := slices.Concat(values("m.", m, m.List()), values("v.", v, v.List()))
+	files := []file{
+		{modelFile, func(f io.Writer) error { return writeModel(f, values("", p, p.List())) }},
+		{optimizerFile, func(f io.Writer) error { return safetensors.Write(f, moments, nil) }},
+	}
+	if g := p.Guides(); len(g) > 0 {
+		all := slices.Concat(values("", p, g), values("m.", m, g), values("v.", v, g))
+		files = append(files, file{guidesFile, func(f io.Writer) error { return safetensors.Write(f, all, nil) }})
+	}
+	if dir, err = create(run, source, s, tok, files); err != nil {
+		return "", err
+	}
+	return dir, Prune(run, dir, keep)
+}
+
+// SaveWeights writes a checkpoint of weights alone: a model that comes from
+// elsewhere, whose parameters, in the order of the spec, may be streams. tok is nil
+// where it came without a tokenizer. The folder of the run may not have a checkpoint.
+func SaveWeights(run string, source []byte, s State, tok token.Tokenizer, params []safetensors.Value) (dir string, err error) {
+	if has, err := Find(run); err == nil {
+		return "", fmt.Errorf("%s holds a run already (%s); choose another folder", run, has)
+	} else if !errors.Is(err, ErrNone) && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	s.WeightsOnly = true
+	return create(run, source, s, tok, []file{{modelFile, func(f io.Writer) error { return writeModel(f, params) }}})
+}
+
+func writeModel(w io.Writer, params []safetensors.Value) error {
+	return safetensors.Write(w, params, map[string]string{"format": "pt"})
+}
+
+// file is a file of a checkpoint, and what writes it.
+type file struct {
+	name  string
+	write func(f io.Writer) error
+}
+
+// create writes a checkpoint of these files, and of those that every one has.
+func create(run string, source []byte, s State, tok token.Tokenizer, files []file) (dir string, err error) {
 	name := stepName(s.Step)
 	dir = filepath.Join(run, name)
 	if err := os.MkdirAll(run, 0o777); err != nil {
@@ -96,33 +142,20 @@ func Save(run string, source []byte, s State, tok token.Tokenizer, p, m, v *mode
 			err = errors.Join(fmt.Errorf("checkpoint %s: %w; the earlier checkpoints are whole", filepath.Join(run, name), err), os.RemoveAll(tmp))
 		}
 	}()
-	s.Format, s.Tokenizer, s.TokenizerHash = Format, tok.Name(), token.HashText(tok)
-	var tokenizer []byte
-	s.TokenizerFile, tokenizer = tok.File()
+	s.Format = Format
+	if tok != nil {
+		var content []byte
+		s.Tokenizer, s.TokenizerHash = tok.Name(), token.HashText(tok)
+		if s.TokenizerFile, content = tok.File(); s.TokenizerFile != "" {
+			files = append(files, file{s.TokenizerFile, func(f io.Writer) error { _, err := f.Write(content); return err }})
+		}
+	}
 	state, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return "", err
 	}
-	moments := slices.Concat(values("m.", m, m.List()), values("v.", v, v.List()))
-	type file struct {
-		name  string
-		write func(f io.Writer) error
-	}
-	files := []file{
-		{configFile, func(f io.Writer) error { _, err := f.Write(source); return err }},
-		{modelFile, func(f io.Writer) error {
-			return safetensors.Write(f, values("", p, p.List()), map[string]string{"format": "pt"})
-		}},
-		{optimizerFile, func(f io.Writer) error { return safetensors.Write(f, moments, nil) }},
-		{stateFile, func(f io.Writer) error { _, err := f.Write(append(state, '\n')); return err }},
-	}
-	if g := p.Guides(); len(g) > 0 {
-		all := slices.Concat(values("", p, g), values("m.", m, g), values("v.", v, g))
-		files = append(files, file{guidesFile, func(f io.Writer) error { return safetensors.Write(f, all, nil) }})
-	}
-	if s.TokenizerFile != "" {
-		files = append(files, file{s.TokenizerFile, func(f io.Writer) error { _, err := f.Write(tokenizer); return err }})
-	}
+	files = append([]file{{configFile, func(f io.Writer) error { _, err := f.Write(source); return err }}}, files...)
+	files = append(files, file{stateFile, func(f io.Writer) error { _, err := f.Write(append(state, '\n')); return err }})
 	all := sums{}
 	for _, f := range files {
 		if all[f.name], err = writeSummed(filepath.Join(tmp, f.name), f.write); err != nil {
@@ -132,10 +165,7 @@ func Save(run string, source []byte, s State, tok token.Tokenizer, p, m, v *mode
 	if _, err := writeSummed(filepath.Join(tmp, sumsFile), func(f io.Writer) error { _, err := f.Write(all.text()); return err }); err != nil {
 		return "", err
 	}
-	if err := replace(run, name); err != nil {
-		return "", err
-	}
-	return dir, Prune(run, dir, keep)
+	return dir, replace(run, name)
 }
 
 // writeSummed writes a synced file and returns its checksum.
@@ -205,7 +235,8 @@ func values(prefix string, p *model.Params, list []spec.Param) []safetensors.Val
 	return vs
 }
 
-// Tokenizer reads the tokenizer of a checkpoint in a state.
+// Tokenizer reads the tokenizer of a checkpoint in a state; it is nil where the
+// checkpoint has none.
 func Tokenizer(dir string, s State) (token.Tokenizer, error) {
 	sums, err := readSums(dir)
 	if err != nil {
@@ -213,6 +244,8 @@ func Tokenizer(dir string, s State) (token.Tokenizer, error) {
 	}
 	var t token.Tokenizer
 	switch {
+	case s.TokenizerFile == "" && s.Tokenizer == "" && s.WeightsOnly:
+		return nil, nil
 	case s.TokenizerFile == "":
 		if t, err = token.New(s.Tokenizer); err != nil {
 			return nil, fmt.Errorf("%s: %w", dir, err)

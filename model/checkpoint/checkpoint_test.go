@@ -10,6 +10,7 @@ import (
 
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/token"
 )
 
@@ -159,4 +160,80 @@ func FuzzDescribe(f *testing.F) {
 			t.Errorf("accepted %+v, %+v", s, c.Model)
 		}
 	})
+}
+
+// A model that comes from elsewhere is a checkpoint without moments, and may have no
+// tokenizer. A folder that has a checkpoint is left as it is.
+func TestSaveWeights(t *testing.T) {
+	run := filepath.Join(t.TempDir(), "new")
+	_, want := params(t)
+	var streams []safetensors.Value
+	for _, v := range values("", want, want.List()) {
+		v.Stream = func(write func([]float32) error) error {
+			for i := range v.Data {
+				if err := write(v.Data[i : i+1]); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		streams = append(streams, v)
+	}
+	dir, err := SaveWeights(run, []byte(source), State{Name: "small", Steps: 10}, nil, streams)
+	if err != nil || dir != filepath.Join(run, "step-00000000") {
+		t.Fatal(dir, err)
+	}
+	c, s, err := Describe(dir)
+	if err != nil || s.Step != 0 || !s.WeightsOnly || s.Tokenizer != "" {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	if tok, err := Tokenizer(dir, s); tok != nil || err != nil {
+		t.Errorf("tokenizer %v, %v", tok, err)
+	}
+	p := model.NewParams(c.Model)
+	defer p.Close()
+	if err := errors.Join(Verify(dir, c), Load(dir, p)); err != nil || !slices.Equal(p.Data, want.Data) {
+		t.Errorf("what is read is not what was saved: %v", err)
+	}
+	if err := LoadMoments(dir, p, p); err == nil {
+		t.Error("there are moments")
+	}
+	before := files(t, run)
+	if _, err := SaveWeights(run, []byte(source), State{Name: "small", Steps: 10}, nil, streams); err == nil || !strings.Contains(err.Error(), "holds a run already") {
+		t.Error(err)
+	}
+	if _, err := SaveWeights(filepath.Join(run, "x"), []byte(source), State{Name: "small", Steps: 10}, nil, streams[1:]); err != nil {
+		t.Error(err) // which Verify notices
+	}
+	streams[0].Stream = func(func([]float32) error) error { return errors.New("cut off") }
+	if _, err := SaveWeights(filepath.Join(run, "y"), []byte(source), State{Name: "small", Steps: 10}, nil, streams); err == nil || !strings.Contains(err.Error(), "cut off") {
+		t.Error(err)
+	}
+	if left := files(t, filepath.Join(run, "y")); len(left) != 1 {
+		t.Errorf("a save that failed left %q", left)
+	}
+	if err := os.RemoveAll(filepath.Join(run, "x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(run, "y")); err != nil {
+		t.Fatal(err)
+	}
+	if after := files(t, run); !slices.Equal(after, before) {
+		t.Error("the checkpoint has changed")
+	}
+	// Of a run that trained, the tokenizer's name is never missing.
+	s.WeightsOnly = false
+	if tok, err := Tokenizer(dir, s); err == nil {
+		t.Errorf("tokenizer %v of a run without one", tok)
+	}
+	dir, err = SaveWeights(t.TempDir(), []byte(source), State{Name: "small", Steps: 10}, token.Bytes{}, streams[:0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, s, err = Describe(dir); err != nil {
+		t.Fatal(err)
+	}
+	if tok, err := Tokenizer(dir, s); err != nil || tok.Name() != "byte" {
+		t.Errorf("%v, %v", tok, err)
+	}
 }

@@ -32,5 +32,8 @@ func (w *Weights) Read(dst []float32, q spec.Param) error {
 	return w.f.ReadFloat32s(dst, q.Name, q.Shape)
 }
 
+// File is the file itself, whose tensors are the parameters.
+func (w *Weights) File() *safetensors.File { return w.f }
+
 // Close closes the file.
 func (w *Weights) Close() error { return w.f.Close() }

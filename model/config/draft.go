@@ -67,3 +67,20 @@ func (d Draft) Config(name string) (*Config, error) {
 	}
 	return f.config(name, src)
 }
+
+// Of is the configuration of a model that comes from elsewhere, without a word on
+// training: it has the defaults, and sequences of at most 1024 tokens. Its source says
+// no more. Errors are joined field errors.
+func Of(name string, m specfile.Section) (*Config, error) {
+	t := newTrain()
+	t.Seq = max(1, min(1024, m.MaxPositions))
+	src, err := yaml.Marshal(struct {
+		Model specfile.Section `yaml:"model"`
+		Train map[string]int   `yaml:"train"`
+	}{m, map[string]int{"seq": t.Seq}})
+	if err != nil {
+		return nil, err
+	}
+	f := file{&m, &t}
+	return f.config(name, src)
+}

@@ -11,11 +11,12 @@ import (
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
-// Checkpoint is a trained model on disk.
+// Checkpoint is a model on disk.
 type Checkpoint struct {
-	Dir       string
-	Config    *config.Config
-	State     checkpoint.State
+	Dir    string
+	Config *config.Config
+	State  checkpoint.State
+	// Tokenizer is nil of a model that came without one: it takes ids only.
 	Tokenizer token.Tokenizer
 }
 
@@ -34,10 +35,21 @@ func Open(dir string) (*Checkpoint, error) {
 	if c.Tokenizer, err = checkpoint.Tokenizer(dir, c.State); err != nil {
 		return nil, err
 	}
+	if c.Tokenizer == nil {
+		return c, nil
+	}
 	if ids, vocab := c.Tokenizer.Vocab(), c.Config.Model.Vocab; ids > vocab {
 		return nil, fmt.Errorf("%s: the %s tokenizer has %d ids, the model takes %d", dir, c.Tokenizer.Name(), ids, vocab)
 	}
 	return c, nil
+}
+
+// Text returns the tokenizer, which has to be there.
+func (c *Checkpoint) Text() (token.Tokenizer, error) {
+	if c.Tokenizer == nil {
+		return nil, fmt.Errorf("%s came without a tokenizer: it takes token ids, as sffn logits does, and no text; import it again with --tokenizer", c.Dir)
+	}
+	return c.Tokenizer, nil
 }
 
 // Load reads the model to decode on the CPU. Its file stays open until Close, for

@@ -98,7 +98,11 @@ func (m *Model) Close() { m.m.Close() }
 // windows of its training length, evenly spaced.
 func (m *Model) Loss(set Set, tokens int) (r Result, err error) {
 	c := m.c
-	if set.Tokenizer.Hash() != c.Tokenizer.Hash() {
+	if ids := set.Validation.Vocab(); ids > c.Config.Model.Vocab {
+		return r, fmt.Errorf("%s takes %d ids, %s has those of a tokenizer (%s) with %d", m.Name, c.Config.Model.Vocab, set.Name, set.Tokenizer.Name(), ids)
+	}
+	// A model without a tokenizer takes any ids.
+	if c.Tokenizer != nil && set.Tokenizer.Hash() != c.Tokenizer.Hash() {
 		want := c.Tokenizer.Name()
 		if !slices.Contains(token.Names, want) {
 			want = c.Dir // its file lies there

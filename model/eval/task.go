@@ -196,6 +196,9 @@ type TaskResult struct {
 // Task measures the model on a task. progress hears of each question that is done.
 func (m *Model) Task(t *Task, progress func(done int)) (TaskResult, error) {
 	r := TaskResult{Model: m.c.State.Name, Task: t.Name, Questions: len(t.Questions)}
+	if _, err := m.c.Text(); err != nil {
+		return r, fmt.Errorf("%s: %w", t.Name, err)
+	}
 	s := scorer{m: m}
 	defer s.close()
 	raw, perByte := 0, 0

@@ -2,7 +2,7 @@
 // length, a JSON header, raw little-endian tensors. It is our own because
 // checkpoints need what the small libraries for it lack: a writer that never
 // holds a second copy of the weights, and a reader that trusts no number of
-// the file.
+// the file, maps it where it can, and reads any part of a tensor as float32.
 package safetensors
 
 import (
@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"os"
 	"slices"
 	"unsafe"
 
@@ -23,7 +24,7 @@ import (
 // Tensor describes one tensor of a file.
 type Tensor struct {
 	Name  string
-	DType string // F32 or I64 can be read; others are listed only
+	DType string // F32, F16, BF16 and I64 can be read; others are listed only
 	Shape []int
 	begin int64
 	end   int64
@@ -44,7 +45,8 @@ type File struct {
 	f        io.ReaderAt
 	size     int64
 	close    func() error
-	data     int64 // offset of the first tensor
+	mapped   []byte // the whole file, nil where it is not mapped
+	data     int64  // offset of the first tensor
 	tensors  []Tensor
 	index    map[string]int // of each name in tensors
 	metadata map[string]string
@@ -91,6 +93,9 @@ func open(name string, f fs.File) (*File, error) {
 		s.size = info.Size()
 		if at, ok := f.(io.ReaderAt); ok {
 			s.f = at
+			if file, ok := f.(*os.File); ok {
+				s.mapped = mapFile(file, s.size)
+			}
 		} else if s.size > maxArchived {
 			err = fmt.Errorf("%d bytes in an archive, want at most %d", s.size, maxArchived)
 		} else {
@@ -106,7 +111,7 @@ func open(name string, f fs.File) (*File, error) {
 		err = s.readHeader()
 	}
 	if err != nil {
-		f.Close()
+		s.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return s, nil
@@ -219,7 +224,11 @@ func checkLayout(ts []Tensor, size int64) error {
 }
 
 // Close closes the file.
-func (s *File) Close() error { return s.close() }
+func (s *File) Close() error {
+	err := unmap(s.mapped)
+	s.mapped = nil
+	return errors.Join(err, s.close())
+}
 
 // Tensors lists the tensors in the order of the header.
 func (s *File) Tensors() []Tensor { return s.tensors }
@@ -254,32 +263,18 @@ func (s *File) read(t Tensor, dst []byte) error {
 	return nil
 }
 
-// Float32s reads a tensor of type F32.
-func (s *File) Float32s(name string) ([]float32, error) {
-	t, err := s.find(name, "F32")
-	if err != nil {
-		return nil, err
-	}
-	x := make([]float32, t.Size())
-	return x, s.read(t, floatBytes(x))
-}
-
-// ReadFloat32s reads a tensor of type F32 and the given shape into dst.
-func (s *File) ReadFloat32s(dst []float32, name string, shape []int) error {
-	if err := s.expect(name, shape); err != nil {
-		return err
-	}
-	return s.read(s.tensors[s.index[name]], floatBytes(dst))
-}
-
 // expect checks that there is a tensor of type F32 and the given shape.
 func (s *File) expect(name string, shape []int) error {
 	t, err := s.find(name, "F32")
 	if err != nil {
 		return err
 	}
+	return s.shaped(t, shape)
+}
+
+func (s *File) shaped(t Tensor, shape []int) error {
 	if !slices.Equal(t.Shape, shape) {
-		return fmt.Errorf("%s: %s has shape %v, want %v", s.name, name, t.Shape, shape)
+		return fmt.Errorf("%s: %s has shape %v, want %v", s.name, t.Name, t.Shape, shape)
 	}
 	return nil
 }

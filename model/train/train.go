@@ -440,6 +440,9 @@ func (r *Run) checkResume(dir string) (checkpoint.State, error) {
 	if err != nil {
 		return s, r.unreadable(dir, err)
 	}
+	if s.WeightsOnly {
+		return s, fmt.Errorf("%s holds weights alone, which came from elsewhere: there is no training to resume, and a run that begins with them has a folder of its own", dir)
+	}
 	if got, want := r.Config.Train.Steps, s.Steps; got != want {
 		return s, fmt.Errorf("steps: the run was planned for %d steps, which its learning rate follows; it cannot resume with %d", want, got)
 	}

@@ -124,7 +124,9 @@ and texts are there, too, as prompt_ids and ids.`,
 					fmt.Fprintf(out, "--- %d\n%s%s\n", i+1, t.Prompt, t.Text)
 				}
 			}
-			warnUntrained(cmd.ErrOrStderr(), c.Config.Train.Seq, texts)
+			if !c.State.WeightsOnly { // of others, nobody says what they were trained on
+				warnUntrained(cmd.ErrOrStderr(), c.Config.Train.Seq, texts)
+			}
 			if !asJSON {
 				return nil
 			}
@@ -180,13 +182,17 @@ func loadMerged(c *decode.Checkpoint, mode string, opt rt.Options) (*decode.Mode
 // encode turns prompts into tokens. Where nobody asked for so many tokens, there
 // are as many as fit.
 func encode(c *decode.Checkpoint, prompts []string, tokens int, asked bool) ([]*decode.Text, error) {
+	tok, err := c.Text()
+	if err != nil {
+		return nil, err
+	}
 	var all []*decode.Text
 	for i, p := range prompts {
 		prompt := "--prompt"
 		if len(prompts) > 1 {
 			prompt = fmt.Sprintf("--prompt %d of %d", i+1, len(prompts))
 		}
-		t, positions := decode.NewText(c.Tokenizer, p), c.Config.Model.MaxPositions
+		t, positions := decode.NewText(tok, p), c.Config.Model.MaxPositions
 		n, room := len(t.PromptIDs), t.Room(positions)
 		if n > positions {
 			return nil, fmt.Errorf("%s has %d tokens, the model takes %d", prompt, n, positions)

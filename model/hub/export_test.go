@@ -1,0 +1,119 @@
+package hub
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model/decode"
+	"github.com/structuredffn/sffn/model/safetensors"
+)
+
+// contents are the tensors of a folder.
+func contents(t *testing.T, dir string) map[string]safetensors.Value {
+	t.Helper()
+	d, err := safetensors.OpenFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	all := map[string]safetensors.Value{}
+	for _, name := range d.Names() {
+		f, u, _ := d.Lookup(name)
+		x, err := f.Float32s(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[name] = safetensors.Value{Name: name, Shape: u.Shape, Data: x}
+	}
+	return all
+}
+
+func export(t *testing.T, c *decode.Checkpoint, format string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "new", "out")
+	if err := Export(c.Dir, c.Config, c.Tokenizer, format, out, nil); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// What came from transformers goes back with the same tensors, and comes again as the
+// same model; and so does what has the project's names.
+func TestExport(t *testing.T) {
+	each(t, func(t *testing.T, dir string) {
+		c, g := imported(t, dir), readGolden(t, dir)
+		want := logits(t, c, g.ids, false)
+		out := export(t, c, "hf")
+		was, is := contents(t, dir), contents(t, out)
+		for name, v := range was {
+			if u := is[name]; !slices.Equal(u.Shape, v.Shape) || !slices.Equal(u.Data, v.Data) {
+				t.Errorf("%s is not what it was: shape %v, was %v", name, u.Shape, v.Shape)
+			}
+		}
+		if len(was) != len(is) {
+			t.Errorf("%d tensors, there were %d", len(is), len(was))
+		}
+		again := imported(t, out)
+		if a, b := again.Config.Model, c.Config.Model; !a.SameLayers(renamed(b, a.Name)) {
+			t.Errorf("the model is\n%+v, was\n%+v", a, b)
+		}
+		if !slices.Equal(logits(t, again, g.ids, false), want) {
+			t.Error("what was exported has other logits")
+		}
+		own := imported(t, export(t, c, "reference"))
+		if !slices.Equal(logits(t, own, g.ids, false), want) {
+			t.Error("what was exported by the project's names has other logits")
+		}
+	})
+}
+
+// An export that fails leaves nothing, and one that would hide what is there is refused.
+func TestExportErrors(t *testing.T) {
+	c := imported(t, filepath.Join(unpack(t, "testdata/models-5.zip"), "gpt2"))
+	parent := t.TempDir()
+	out := filepath.Join(parent, "out")
+	if err := Export(c.Dir, c.Config, nil, "onnx", out, nil); err == nil || !strings.Contains(err.Error(), `unknown format "onnx"; valid are hf, reference`) {
+		t.Error(err)
+	}
+	if err := os.Mkdir(out, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := Export(c.Dir, c.Config, nil, "hf", out, nil); err != nil {
+		t.Errorf("an empty folder: %v", err)
+	}
+	before := contents(t, out)
+	if err := Export(c.Dir, c.Config, nil, "hf", out, nil); err == nil || !strings.Contains(err.Error(), "is there already, and not empty") {
+		t.Error(err)
+	}
+	if after := contents(t, out); len(after) != len(before) {
+		t.Error("what was there has changed")
+	}
+	failing := create(filepath.Join(parent, "failing"), []file{text("a", []byte("a")), {"b", func(io.Writer) error { return errors.New("no room") }}})
+	if failing == nil || !strings.Contains(failing.Error(), "no room") {
+		t.Error(failing)
+	}
+	if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
+		t.Errorf("an export that failed left %v, %v", entries, err)
+	}
+	// A damaged checkpoint is not exported.
+	edit(t, filepath.Join(c.Dir, safetensors.WholeFile), func(text string) string {
+		b := []byte(text)
+		b[len(b)-1] ^= 1
+		return string(bytes.Clone(b))
+	})
+	if err := Export(c.Dir, c.Config, nil, "hf", filepath.Join(parent, "damaged"), nil); err == nil || !strings.Contains(err.Error(), "is damaged") {
+		t.Error(err)
+	}
+}
+
+func renamed(s spec.Model, name string) spec.Model {
+	s.Name = name
+	return s
+}

@@ -1,0 +1,60 @@
+package hub
+
+import (
+	"slices"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/gen/specfile"
+)
+
+// gpt2 is Radford et al. 2019. The weights of its linears lie [in, out].
+var gpt2 = &family{
+	model: "gpt2", architecture: "GPT2LMHeadModel", title: "GPT-2",
+	section: gpt2Section, fits: gpt2Fits, write: gpt2Config,
+	fields: map[string]string{"vocab": "vocab_size", "hidden": "n_embd", "ffn": "n_inner", "layers": "n_layer", "attn_dim": "n_embd", "q_heads": "n_head",
+		"max_positions": "n_positions", "norm_eps": "layer_norm_epsilon"},
+	prefix: "transformer.", head: "lm_head.weight", embedding: "wte.weight",
+	names: map[string][]string{"model.wte": {"wte"}, "model.wpe": {"wpe"}, "model.ln_f": {"ln_f"}, "lm_head": {"lm_head"},
+		"ln1": {"ln_1"}, "qkv_linear": {"attn.c_attn"}, "o_linear": {"attn.c_proj"}, "ln2": {"ln_2"}, "mlp.fc1": {"mlp.c_fc"}, "mlp.fc2": {"mlp.c_proj"}},
+	layer:      "h.%d.",
+	transposed: []string{"qkv_linear", "o_linear", "mlp.fc1", "mlp.fc2"},
+	ignored:    []string{".attn.bias", ".attn.masked_bias"},
+}
+
+// tanhGELU are the names of the tanh form.
+var tanhGELU = []string{"gelu_new", "gelu_pytorch_tanh", "gelu_fast"}
+
+func gpt2Section(f *fields) specfile.Section {
+	s := specfile.NewSection()
+	s.Vocab, s.Hidden, s.Layers, s.QHeads = must[int](f, "vocab_size"), must[int](f, "n_embd"), must[int](f, "n_layer"), must[int](f, "n_head")
+	s.FFN = value(f, "n_inner", 4*s.Hidden)
+	s.MaxPositions = must[int](f, "n_positions")
+	if value(f, "n_ctx", s.MaxPositions) != s.MaxPositions {
+		f.cannot("n_ctx", "n_positions")
+	}
+	s.Norm, s.Position, s.Bias = spec.LayerNorm, spec.Absolute, true
+	s.Act = spec.GELU
+	if act := value(f, "activation_function", "gelu_new"); !slices.Contains(tanhGELU, act) {
+		f.cannot("activation_function", `the tanh form, "gelu_new"`)
+	}
+	s.NormEps = value(f, "layer_norm_epsilon", 1e-5)
+	only(f, "scale_attn_weights", true)
+	s.ScaleAttn = value(f, "scale_attn_by_inverse_layer_idx", false)
+	s.Tie = value(f, "tie_word_embeddings", true)
+	for _, field := range []string{"reorder_and_upcast_attn", "embd_pdrop", "attn_pdrop", "resid_pdrop", "summary_activation",
+		"summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"} {
+		f.has(field) // for training, for another head, or another way to the same sums
+	}
+	return s
+}
+
+func gpt2Fits(s spec.Model) error {
+	return differ(fit{"position", s.Position, spec.Absolute}, fit{"norm", s.Norm, spec.LayerNorm}, fit{"act", s.Act, spec.GELU}, fit{"qkv_bias", s.QKVBias, true}, fit{"output_bias", s.OutputBias, true},
+		fit{"ffn_bias", s.FFNBias, true}, fit{"qk_norm", s.QKNorm, false}, fit{"window", s.Window, 0},
+		fit{"attn_dim", s.AttnDim, s.Hidden}, fit{"kv_heads", s.KVHeads, s.QHeads})
+}
+
+func gpt2Config(s spec.Model) object {
+	return object{"n_embd": s.Hidden, "n_inner": s.FFN, "n_layer": s.Layers, "n_head": s.QHeads, "n_positions": s.MaxPositions,
+		"activation_function": "gelu_new", "layer_norm_epsilon": s.NormEps, "scale_attn_by_inverse_layer_idx": s.ScaleAttnByLayer}
+}

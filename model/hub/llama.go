@@ -1,0 +1,258 @@
+package hub
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/gen/specfile"
+)
+
+// The Llama family: they differ in biases, in norms of queries and keys, and in which
+// layers have a window.
+var (
+	llama   = llamaLike("llama", "LlamaForCausalLM", "Llama", llamaSection)
+	mistral = llamaLike("mistral", "MistralForCausalLM", "Mistral", mistralSection)
+	qwen2   = llamaLike("qwen2", "Qwen2ForCausalLM", "Qwen 2", qwen2Section)
+	qwen3   = llamaLike("qwen3", "Qwen3ForCausalLM", "Qwen 3", qwen3Section)
+)
+
+func llamaLike(model, architecture, title string, section func(f *fields) specfile.Section) *family {
+	return &family{
+		model: model, architecture: architecture, title: title, section: section,
+		fits: func(s spec.Model) error { return llamaFits(model, s) }, write: func(s spec.Model) object { return llamaConfig(model, s) },
+		fields: map[string]string{"vocab": "vocab_size", "hidden": "hidden_size", "ffn": "intermediate_size", "layers": "num_hidden_layers",
+			"attn_dim": "head_dim", "q_heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "max_positions": "max_position_embeddings",
+			"norm_eps": "rms_norm_eps", "rotary_base": "rope_theta", "window": "sliding_window"},
+		prefix: "model.", head: "lm_head.weight", embedding: "embed_tokens.weight",
+		names: map[string][]string{"model.wte": {"embed_tokens"}, "model.ln_f": {"norm"}, "lm_head": {"lm_head"},
+			"ln1": {"input_layernorm"}, "qkv_linear": {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"},
+			"q_norm": {"self_attn.q_norm"}, "k_norm": {"self_attn.k_norm"}, "o_linear": {"self_attn.o_proj"},
+			"ln2": {"post_attention_layernorm"}, "mlp.fc1": {"mlp.gate_proj", "mlp.up_proj"}, "mlp.fc2": {"mlp.down_proj"}},
+		layer:   "layers.%d.",
+		ignored: []string{".rotary_emb.inv_freq"},
+	}
+}
+
+func llamaSection(f *fields) specfile.Section {
+	s := llamaCommon(f, 0)
+	headDim(f, &s, 0)
+	s.Bias = value(f, "attention_bias", false)
+	s.FFNBias = ptr(value(f, "mlp_bias", false))
+	f.has("pretraining_tp") // another way to the same sums
+	return s
+}
+
+func mistralSection(f *fields) specfile.Section {
+	s := llamaCommon(f, 8)
+	headDim(f, &s, 0)
+	window := 4096 // the field's default; null is none
+	if f.null["sliding_window"] {
+		window = 0
+	}
+	s.Window = value(f, "sliding_window", window)
+	return s
+}
+
+func qwen2Section(f *fields) specfile.Section {
+	s := llamaCommon(f, 32)
+	headDim(f, &s, 0)
+	qwenWindow(f, &s)
+	s.QKVBias = ptr(true)
+	return s
+}
+
+func qwen3Section(f *fields) specfile.Section {
+	s := llamaCommon(f, 32)
+	headDim(f, &s, 128) // the field's default
+	qwenWindow(f, &s)
+	s.Bias, s.FFNBias = value(f, "attention_bias", false), ptr(false)
+	s.QKNorm = true
+	return s
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// llamaCommon reads what the family's members share. There are so many heads of keys
+// and values where nothing says so, as many as heads where that is 0, or null is there.
+func llamaCommon(f *fields, kvHeads int) specfile.Section {
+	s := specfile.NewSection()
+	s.Vocab, s.Hidden, s.FFN = must[int](f, "vocab_size"), must[int](f, "hidden_size"), must[int](f, "intermediate_size")
+	s.Layers, s.QHeads, s.MaxPositions = must[int](f, "num_hidden_layers"), must[int](f, "num_attention_heads"), must[int](f, "max_position_embeddings")
+	if kvHeads == 0 || f.null["num_key_value_heads"] {
+		kvHeads = s.QHeads
+	}
+	s.KVHeads = ptr(value(f, "num_key_value_heads", kvHeads))
+	s.Norm, s.Position, s.Act, s.Bias = spec.RMSNorm, spec.RoPE, spec.SwiGLU, false
+	if act := value(f, "hidden_act", "silu"); act != "silu" && act != "swish" {
+		f.cannot("hidden_act", `"silu"`)
+	}
+	s.NormEps = value(f, "rms_norm_eps", 1e-6)
+	s.Tie = value(f, "tie_word_embeddings", false)
+	f.has("attention_dropout") // for training
+	rotary(f, &s)
+	return s
+}
+
+// headDim reads the width of a head; usual is what it is where nothing says so, 0 for
+// the hidden width divided by the heads.
+func headDim(f *fields, s *specfile.Section, usual int) {
+	if s.QHeads < 1 {
+		return // which is an error
+	}
+	if usual == 0 {
+		if usual = s.Hidden / s.QHeads; !f.has("head_dim") && s.Hidden%s.QHeads != 0 {
+			f.fail("num_attention_heads", "%d does not divide hidden_size %d, and there is no head_dim", s.QHeads, s.Hidden)
+			return
+		}
+	}
+	width := value(f, "head_dim", usual)
+	if width < 1 || width > spec.MaxWidth || s.QHeads > spec.MaxWidth {
+		f.fail("head_dim", "%d is out of range, want 1 to %d", width, spec.MaxWidth)
+		return
+	}
+	s.AttnDim = ptr(width * s.QHeads)
+}
+
+// rotary reads the rotary embedding: rope_parameters, or rope_theta and rope_scaling as
+// they were before.
+func rotary(f *fields, s *specfile.Section) {
+	s.RotaryBase = value(f, "rope_theta", 10000.0)
+	only(f, "partial_rotary_factor", 1.0)
+	r := f.object("rope_parameters")
+	if old := f.object("rope_scaling"); old != nil && r != nil {
+		f.fail("rope_scaling", "and rope_parameters are both there, want one of them")
+	} else if old != nil {
+		r = old
+	}
+	if r == nil {
+		return
+	}
+	defer f.join(r)
+	if r.has("rope_theta") {
+		f.names["rotary_base"] = r.at + "rope_theta"
+	}
+	s.RotaryBase = value(r, "rope_theta", s.RotaryBase)
+	only(r, "partial_rotary_factor", 1.0)
+	key := "rope_type"
+	if !r.has(key) {
+		key = "type" // as it was called first
+	}
+	scaling := specfile.RotaryScaling{Type: spec.Scaling(value(r, key, unscaled))}
+	read := func(to *float64, field, name string) {
+		f.names["rotary_scaling."+field] = r.at + name
+		*to = must[float64](r, name)
+	}
+	switch scaling.Type {
+	case unscaled:
+		scaling = specfile.RotaryScaling{}
+	case spec.LinearScaling:
+		read(&scaling.Factor, "factor", "factor")
+	case spec.Llama3Scaling:
+		read(&scaling.Factor, "factor", "factor")
+		read(&scaling.LowFreqFactor, "low_freq_factor", "low_freq_factor")
+		read(&scaling.HighFreqFactor, "high_freq_factor", "high_freq_factor")
+		const original = "original_max_position_embeddings"
+		f.names["rotary_scaling.original_max_positions"] = r.at + original
+		scaling.OriginalPositions = value(r, original, value(f, original, s.MaxPositions))
+		if value(f, original, scaling.OriginalPositions) != scaling.OriginalPositions {
+			f.cannot(original, "that of "+strings.TrimSuffix(r.at, "."))
+		}
+	default:
+		r.cannot(key, `"default", "linear" or "llama3"`)
+		return
+	}
+	s.RotaryScaling = scaling
+	for _, name := range r.unread(nil) {
+		r.fail(strings.TrimPrefix(name, r.at), "is unknown for an embedding of this type")
+	}
+}
+
+// unscaled is the type of angles as they are.
+const unscaled = "default"
+
+// qwenWindow reads which layers have a window.
+func qwenWindow(f *fields, s *specfile.Section) {
+	window := value(f, "sliding_window", 4096)
+	none := !value(f, "use_sliding_window", false)
+	first := max(0, min(value(f, "max_window_layers", 28), s.Layers)) // of the layers with a window
+	if none || f.null["sliding_window"] {
+		first = s.Layers
+	}
+	if f.has("layer_types") {
+		types := value(f, "layer_types", []string(nil))
+		if len(types) != s.Layers {
+			f.fail("layer_types", "has %d entries, there are %d layers", len(types), s.Layers)
+			return
+		}
+		first = s.Layers
+		for i, kind := range types {
+			switch kind {
+			case "full_attention":
+			case "sliding_attention":
+				first = min(first, i)
+			default:
+				f.fail("layer_types", "%.100q cannot be expressed, want full_attention", kind)
+				return
+			}
+		}
+		if first < s.Layers && none {
+			f.fail("layer_types", "layer %d has a window, and use_sliding_window is false", first)
+			return
+		}
+		if i := slices.Index(types[first:], "full_attention"); i >= 0 && window < s.MaxPositions {
+			f.fail("layer_types", "layer %d has a window, and layer %d has none: want the same of all layers", first, first+i)
+			return
+		}
+	}
+	if first == 0 {
+		s.Window = window
+	} else if first < s.Layers && window < s.MaxPositions {
+		f.fail("max_window_layers", "%d layers of %d have no window: want the same of all layers", first, s.Layers)
+	}
+}
+
+// llamaFits says what keeps a member of the family from expressing a model.
+func llamaFits(member string, s spec.Model) error {
+	fits := []fit{{"position", s.Position, spec.RoPE}, {"norm", s.Norm, spec.RMSNorm}, {"act", s.Act, spec.SwiGLU}, {"scale_attn_by_layer", s.ScaleAttnByLayer, false},
+		{"qk_norm", s.QKNorm, member == "qwen3"}}
+	switch member {
+	case "llama":
+		fits = append(fits, fit{"output_bias", s.OutputBias, s.QKVBias}, fit{"window", s.Window, 0})
+	case "mistral":
+		fits = append(fits, fit{"qkv_bias", s.QKVBias, false}, fit{"output_bias", s.OutputBias, false}, fit{"ffn_bias", s.FFNBias, false})
+	case "qwen2":
+		fits = append(fits, fit{"qkv_bias", s.QKVBias, true}, fit{"output_bias", s.OutputBias, false}, fit{"ffn_bias", s.FFNBias, false})
+	case "qwen3":
+		fits = append(fits, fit{"output_bias", s.OutputBias, s.QKVBias}, fit{"ffn_bias", s.FFNBias, false})
+	}
+	return differ(fits...)
+}
+
+// llamaConfig writes the rotary embedding as transformers 4 has it, which 5 reads, too.
+func llamaConfig(member string, s spec.Model) object {
+	c := object{"hidden_size": s.Hidden, "intermediate_size": s.FFN, "num_hidden_layers": s.Layers, "num_attention_heads": s.QHeads,
+		"num_key_value_heads": s.KVHeads, "head_dim": s.HeadDim(), "max_position_embeddings": s.MaxPositions, "hidden_act": "silu",
+		"rms_norm_eps": s.NormEps, "rope_theta": s.RotaryBase}
+	switch r := s.RotaryScaling; r.Type {
+	case spec.LinearScaling:
+		c["rope_scaling"] = object{"rope_type": "linear", "factor": r.Factor}
+	case spec.Llama3Scaling:
+		c["rope_scaling"] = object{"rope_type": "llama3", "factor": r.Factor, "low_freq_factor": r.LowFreqFactor, "high_freq_factor": r.HighFreqFactor,
+			"original_max_position_embeddings": r.OriginalPositions}
+	}
+	if member == "llama" || member == "qwen3" {
+		c["attention_bias"] = s.QKVBias
+	}
+	if member == "llama" {
+		c["mlp_bias"] = s.FFNBias
+	} else if s.Window > 0 {
+		c["sliding_window"] = s.Window
+	} else {
+		c["sliding_window"] = nil
+	}
+	if member == "qwen2" || member == "qwen3" {
+		c["use_sliding_window"], c["max_window_layers"] = s.Window > 0, 0
+	}
+	return c
+}

@@ -1,0 +1,171 @@
+package safetensors
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/structuredffn/sffn/internal/disk"
+)
+
+// The names that the tensors of a model have by custom: of one file, and of what
+// lists several.
+const (
+	WholeFile = "model.safetensors"
+	IndexFile = "model.safetensors.index.json"
+)
+
+// Limits of an index.
+const (
+	maxIndex  = 16 << 20
+	maxShards = 4096
+)
+
+// Folder are the tensors of a model, which lie in one file of a folder or in several.
+type Folder struct {
+	files []*File
+	names []string
+	at    map[string]*File
+}
+
+// OpenFolder opens the tensors of a folder: those of model.safetensors, or else of
+// the files that model.safetensors.index.json names.
+func OpenFolder(dir string) (*Folder, error) {
+	d := &Folder{at: map[string]*File{}}
+	f, err := Open(filepath.Join(dir, WholeFile))
+	if err == nil {
+		d.files = []*File{f}
+		for _, t := range f.tensors {
+			d.names, d.at[t.Name] = append(d.names, t.Name), f
+		}
+		return d, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	name := filepath.Join(dir, IndexFile)
+	text, err := disk.ReadText(name, maxIndex, " for an index of tensors")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: neither %s nor %s is in this folder%s", dir, WholeFile, IndexFile, otherWeights(dir))
+	} else if err != nil {
+		return nil, err
+	}
+	if err := d.openIndex(dir, text); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return d, nil
+}
+
+// otherWeights names what is there in the place of tensors that can be read.
+func otherWeights(dir string) string {
+	for _, name := range []string{"pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return fmt.Sprintf("; %s holds the weights as a program, which is not run: save the model as safetensors", name)
+		}
+	}
+	return ""
+}
+
+// openIndex opens the files of an index. The files say which tensors there are, and
+// the index says of each which file's counts.
+func (d *Folder) openIndex(dir string, text []byte) error {
+	shards := map[string]*File{}
+	total := 0
+	err := weightMap(text, func(tensor, file string) error {
+		if d.at[tensor] != nil {
+			return fmt.Errorf("weight_map: %.100q comes twice", tensor)
+		}
+		if len(d.names) == maxTensors {
+			return fmt.Errorf("weight_map: more than %d tensors", maxTensors)
+		}
+		if filepath.Base(file) != file || !filepath.IsLocal(file) {
+			return fmt.Errorf("weight_map: %.100q is in %.100q, want the name of a file in this folder", tensor, file)
+		}
+		f := shards[file]
+		if f == nil {
+			if len(shards) == maxShards {
+				return fmt.Errorf("weight_map: more than %d files", maxShards)
+			}
+			var err error
+			if f, err = Open(filepath.Join(dir, file)); err != nil {
+				return err
+			}
+			shards[file] = f
+			d.files = append(d.files, f)
+			if total += len(f.tensors); total > maxTensors {
+				return fmt.Errorf("weight_map: files of more than %d tensors", maxTensors)
+			}
+		}
+		if _, ok := f.Lookup(tensor); !ok {
+			return fmt.Errorf("weight_map: %.100q is not in %s", tensor, file)
+		}
+		d.names, d.at[tensor] = append(d.names, tensor), f
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for file, f := range shards {
+		for _, t := range f.tensors {
+			if d.at[t.Name] == nil {
+				return fmt.Errorf("weight_map: %.100q of %s is not listed", t.Name, file)
+			}
+		}
+	}
+	return nil
+}
+
+// weightMap calls add for each tensor of an index and the file that it is in.
+func weightMap(text []byte, add func(tensor, file string) error) error {
+	var index struct {
+		WeightMap json.RawMessage `json:"weight_map"`
+	}
+	if err := json.Unmarshal(text, &index); err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(index.WeightMap))
+	if tok, err := dec.Token(); err != nil || tok != json.Delim('{') {
+		return errors.New("weight_map is missing: want an object of tensors and the files that they are in")
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		var file string
+		if err := dec.Decode(&file); err != nil {
+			return fmt.Errorf("weight_map: %.100q: %w", key, err)
+		}
+		if err := add(key.(string), file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Names lists the tensors.
+func (d *Folder) Names() []string { return d.names }
+
+// Lookup finds a tensor, and the file that it is in.
+func (d *Folder) Lookup(name string) (*File, Tensor, bool) {
+	f := d.at[name]
+	if f == nil {
+		return nil, Tensor{}, false
+	}
+	t, ok := f.Lookup(name)
+	return f, t, ok
+}
+
+// Close closes the files.
+func (d *Folder) Close() error {
+	var errs []error
+	for _, f := range d.files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}

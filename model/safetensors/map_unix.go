@@ -1,0 +1,53 @@
+//go:build unix
+
+package safetensors
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapFile maps a whole file to read, or returns nil where that cannot be done: then
+// it is read.
+func mapFile(f *os.File, size int64) []byte {
+	if size < 1 || size > math.MaxInt {
+		return nil
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+func unmap(b []byte) error {
+	if b == nil {
+		return nil
+	}
+	return unix.Munmap(b)
+}
+
+// guard runs what reads the mapping. A page that is not there any more, since the
+// file shrank or its disk failed, is an error and not the end of the process.
+func (s *File) guard(tensor string, read func()) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case interface {
+			runtime.Error
+			Addr() uintptr
+		}:
+			err = fmt.Errorf("%s: %s cannot be read: the file has become shorter, or its disk fails", s.name, tensor)
+		default:
+			panic(r)
+		}
+	}()
+	read()
+	return nil
+}
