@@ -374,7 +374,7 @@ func (r *run) save() error {
 // resume goes on where a journal ends.
 func (r *run) resume(j *journal) error {
 	name := filepath.Join(r.dir, journalFile)
-	if len(j.State.Places) != len(r.Sources) || len(j.Sources) != len(r.Sources) || j.State.Now < 0 || j.State.Now > len(r.Sources) ||
+	if len(j.State.Places) != len(r.Sources) || len(j.Sources) != len(r.Sources) || j.State.Now < 0 || j.State.Now > len(r.Sources) || j.Inside && j.State.Now == len(r.Sources) ||
 		j.State.Inside != j.Inside || j.Side != Train && j.Side != Validation || len(j.Splits) != 2 {
 		return fmt.Errorf("%s: %w", name, errOtherShard)
 	}

@@ -388,7 +388,7 @@ func (p *parquet) piece() (Piece, error) {
 	return piece, nil
 }
 
-// nextValue goes to the next row; a null is an empty value.
+// nextValue goes to the next row that has a value.
 func (p *parquet) nextValue() error {
 	for {
 		if p.chunk == nil {
@@ -405,6 +405,9 @@ func (p *parquet) nextValue() error {
 			p.chunk = newChunk(io.NewSectionReader(p.file, g.offset, g.compressed), g, p.maxDef)
 		}
 		if p.chunk.left == 0 {
+			if err := p.chunk.endPage(); err != nil {
+				return err
+			}
 			p.chunk.close()
 			p.chunk = nil
 			p.group++
@@ -414,15 +417,29 @@ func (p *parquet) nextValue() error {
 		if p.skip, err = p.chunk.skip(p.skip); err != nil {
 			return err
 		}
-		p.value, p.left, err = p.chunk.value()
-		p.read = p.groups[p.group].offset + p.chunk.behind
-		if p.skip > 0 && err == nil {
-			p.skip--
-			if _, err = io.CopyN(io.Discard, p.value, p.left); err == nil {
-				continue
-			}
+		nulls, err := p.chunk.nulls(p.skip)
+		if err != nil {
+			return err
 		}
-		return err
+		if p.skip > 0 {
+			p.skip -= nulls
+		} else {
+			p.at.Record += nulls
+		}
+		p.read = p.groups[p.group].offset + p.chunk.behind
+		if nulls > 0 {
+			continue
+		}
+		if p.value, p.left, err = p.chunk.value(); err != nil {
+			return err
+		}
+		if p.skip == 0 {
+			return nil
+		}
+		p.skip--
+		if _, err := io.CopyN(io.Discard, p.value, p.left); err != nil {
+			return err
+		}
 	}
 }
 
@@ -581,33 +598,49 @@ func (c *chunk) skip(n int64) (int64, error) {
 	return n, nil
 }
 
-// value is the next value, which has to be read whole before the one after it.
-func (c *chunk) value() (io.Reader, int64, error) {
-	for c.inPage == 0 {
+// nulls goes behind the nulls that come next, at most so many, or 0 for all of them that are
+// known; it returns their number.
+func (c *chunk) nulls(most int64) (int64, error) {
+	for c.inPage == 0 && c.left > 0 {
 		if err := c.endPage(); err != nil {
-			return nil, 0, err
+			return 0, err
 		}
 		if err := c.nextPage(); err != nil {
-			return nil, 0, err
+			return 0, err
 		}
 	}
+	if c.levels == nil {
+		return 0, nil
+	}
+	def, n, err := c.levels.peek()
+	if err != nil || int(def) >= c.maxDef {
+		return 0, err
+	}
+	n = min(n, uint64(c.inPage))
+	if most > 0 {
+		n = min(n, uint64(most))
+	}
+	c.levels.take(n)
+	c.inPage -= int64(n)
+	c.left -= int64(n)
+	return int64(n), nil
+}
+
+// value is the next value, where there are no nulls before it. It has to be read whole
+// before the one after it.
+func (c *chunk) value() (io.Reader, int64, error) {
 	c.inPage--
 	c.left--
 	if c.levels != nil {
-		def, err := c.levels.next()
-		if err != nil {
-			return nil, 0, err
-		}
-		if int(def) < c.maxDef {
-			return &c.entry, 0, nil
-		}
+		c.levels.take(1)
 	}
 	switch {
 	case c.indices != nil:
-		i, err := c.indices.next()
+		i, _, err := c.indices.peek()
 		if err != nil {
 			return nil, 0, err
 		}
+		c.indices.take(1)
 		if int64(i) >= int64(len(c.ends)) {
 			return nil, 0, fmt.Errorf("entry %d of a dictionary of %d", i, len(c.ends))
 		}
@@ -928,15 +961,14 @@ type hybrid struct {
 	left   int // in packed
 }
 
-func (h *hybrid) next() (uint32, error) {
+// peek is the next number, and how often it is known to come.
+func (h *hybrid) peek() (v uint32, n uint64, err error) {
 	for {
 		switch {
 		case h.equal > 0:
-			h.equal--
-			return h.value, nil
+			return h.value, h.equal, nil
 		case h.left > 0:
-			h.left--
-			return h.packed[7-h.left], nil
+			return h.packed[8-h.left], 1, nil
 		case h.groups > 0:
 			h.groups--
 			h.left = 8
@@ -946,7 +978,7 @@ func (h *hybrid) next() (uint32, error) {
 				for have < h.width {
 					b, err := h.r.ReadByte()
 					if err != nil {
-						return 0, cutOff(err)
+						return 0, 0, cutOff(err)
 					}
 					bits |= uint64(b) << have
 					have += 8
@@ -958,11 +990,11 @@ func (h *hybrid) next() (uint32, error) {
 			continue
 		}
 		if h.width == 0 {
-			return 0, nil // without runs
+			return 0, 1, nil // without runs
 		}
 		head, err := binary.ReadUvarint(h.r)
 		if err != nil {
-			return 0, cutOff(err)
+			return 0, 0, cutOff(err)
 		}
 		if head&1 == 1 {
 			h.groups = head >> 1
@@ -972,10 +1004,19 @@ func (h *hybrid) next() (uint32, error) {
 		for i := 0; i < h.width; i += 8 {
 			b, err := h.r.ReadByte()
 			if err != nil {
-				return 0, cutOff(err)
+				return 0, 0, cutOff(err)
 			}
 			h.value |= uint32(b) << i
 		}
+	}
+}
+
+// take goes behind n numbers, of those that peek knows.
+func (h *hybrid) take(n uint64) {
+	if h.equal > 0 {
+		h.equal -= n
+	} else if h.left > 0 {
+		h.left -= int(n)
 	}
 }
 
