@@ -222,8 +222,8 @@ func (g generator) special(b *strings.Builder) {
 	case 1:
 		b.WriteString(strings.Repeat(g.pick([]string{" ", "\n", "\t", "▁"}), g.r.IntN(4)))
 	case 2:
-		s := g.pick(specials)
-		b.WriteString(s[:len(s)-1-strings.Count(s[len(s)-1:], "\xa0")]) // cut off
+		s := []rune(g.pick(specials))
+		b.WriteString(string(s[:len(s)-1])) // cut off
 		b.WriteString(g.pick([]string{"", "x", ">"}))
 	default:
 		b.WriteString(g.pick(specials))

@@ -63,7 +63,8 @@ var gpt2Pattern = sync.OnceValue(func() *pattern.Pattern {
 	return p
 })
 
-// Parse reads a tokenizer.json. The name is the tokenizer's, and of errors.
+// Parse reads a tokenizer.json. The name is the tokenizer's, and stands before
+// errors. The content is kept and not to be changed.
 func Parse(name string, content []byte) (*Tokenizer, error) {
 	t := &Tokenizer{name: filepath.Base(name), content: content, hash: sha256.Sum256(content)}
 	if err := t.parse(content); err != nil {

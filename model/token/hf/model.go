@@ -232,6 +232,7 @@ func unspell(token []byte) (text []byte, ok bool) {
 // vocabularies like SentencePiece's, and all others.
 const (
 	space   = '▁'
+	other   = utf8.RuneSelf + 1
 	classes = utf8.RuneSelf + 2
 )
 
@@ -242,7 +243,7 @@ func class(r rune) int {
 	case r == space:
 		return utf8.RuneSelf
 	}
-	return utf8.RuneSelf + 1
+	return other
 }
 
 // findCuts finds between which characters no merge reaches. A text without
@@ -255,6 +256,18 @@ func (m *model) findCuts(pairs [][]string) {
 		last, _ := utf8.DecodeLastRuneInString(pair[0])
 		first, _ := utf8.DecodeRuneInString(pair[1])
 		m.joined[class(last)][class(first)] = true
+	}
+	for c := range other {
+		r := rune(c)
+		if c == utf8.RuneSelf {
+			r = space
+		}
+		if m.runes.get(r) != none {
+			continue
+		}
+		for d := range classes {
+			m.joined[c][d], m.joined[d][c] = true, true
+		}
 	}
 }
 
@@ -275,7 +288,7 @@ func (m *model) word(dst []int32, word []byte) []int32 {
 			r, n = utf8.DecodeRune(word[i:])
 		}
 		c := class(r)
-		if m.runes.get(r) == none {
+		if c == other && m.runes.get(r) == none {
 			c = -1
 		}
 		if before >= 0 && c >= 0 && !m.joined[before][c] {
@@ -413,12 +426,18 @@ func newCache() *cache {
 // find returns the entry of a word, nil for none, and where add would put it.
 func (c *cache) find(word []byte) (slot int, e *cached) {
 	slot = int(maphash.Bytes(c.seed, word) % cacheSlots)
-	for _, at := range [2]int{slot, slot ^ 1} {
-		if e := c.slots[at].Load(); e != nil && int(e.length) == len(word) && bytes.Equal(e.word[:e.length], word) {
-			return slot, e
-		}
+	if e := c.slots[slot].Load(); e.is(word) {
+		return slot, e
+	}
+	if e := c.slots[slot^1].Load(); e.is(word) {
+		return slot, e
 	}
 	return slot, nil
+}
+
+// is tells whether there is an entry, and it is that of a word.
+func (e *cached) is(word []byte) bool {
+	return e != nil && int(e.length) == len(word) && bytes.Equal(e.word[:e.length], word)
 }
 
 // add adds a word whose ids are not too many.

@@ -286,13 +286,14 @@ func (f form) append(dst, text []byte) []byte {
 			if size == 0 {
 				size = 1 // the beginning of a character at the end of the text
 			}
-			if r, _ := utf8.DecodeRune(text[end:]); newer.has(r) {
+			if r, _ := utf8.DecodeRune(text[end:]); r > 0xffff || newer.has(r) {
 				plain = false
 			}
 			end += size
 		}
-		// The library puts U+034F into what has more than 30 marks in a row, and
-		// composes across a character of class 0 that could combine but does not.
+		// Package norm puts U+034F into what has more than 30 marks in a row,
+		// composes across a character of class 0 that could combine but does not, and
+		// composes by the low 16 bits of characters.
 		if plain && marks < 8 {
 			dst = append(dst, f.form.Bytes(text[:end])...)
 		} else {
@@ -384,7 +385,8 @@ func (f form) compose(a, b rune) (rune, bool) {
 	if newer.has(a) || newer.has(b) {
 		return 0, false
 	}
-	out := norm.NFC.Bytes(utf8.AppendRune(utf8.AppendRune(nil, a), b))
+	both := utf8.AppendRune(utf8.AppendRune(nil, a), b)
+	out := norm.NFC.Bytes(both)
 	r, n := utf8.DecodeRune(out)
-	return r, n == len(out) && !newer.has(r)
+	return r, n == len(out) && !newer.has(r) && bytes.Equal(norm.NFD.Bytes(out), norm.NFD.Bytes(both))
 }
