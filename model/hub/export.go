@@ -38,11 +38,12 @@ func Export(dir string, c *config.Config, tok token.Tokenizer, format, out strin
 		layout = ownLayout(s)
 		files = append(files, text(ownConfig, c.Source))
 	case "hf":
-		var err error
-		if fam, err = familyOf(s); err != nil {
-			return err
-		}
+		fam = familyOf(s)
 		layout, prefix = fam.layout(s), fam.prefix
+		if fam == structured {
+			layout = ownLayout(s)
+			files = append(files, text(modelingFile, modeling), text(ownConfig, c.Source))
+		}
 		config, err := json.MarshalIndent(fam.config(s, tok), "", "  ")
 		if err != nil {
 			return err
@@ -133,36 +134,17 @@ func create(dir string, files []file) (err error) {
 	return disk.Sync(filepath.Dir(tmp))
 }
 
-// familyOf is the family that expresses a model.
-func familyOf(s spec.Model) (*family, error) {
-	if s.Structured() {
-		return nil, errors.New("structured layers: no family of models has them")
-	}
-	var errs []error
-	for _, fam := range families {
-		err := fam.fits(s)
-		if err == nil {
-			return fam, nil
-		}
-		errs = append(errs, fmt.Errorf("%s: %w", fam.title, err))
-	}
-	return nil, fmt.Errorf("no family expresses the model: %w", errors.Join(errs...))
-}
-
-// fit is a field of a model, what it is and what a family has.
-type fit struct {
-	field     string
-	got, want any
-}
-
-// differ is an error that names the first field in which a model differs.
-func differ(fits ...fit) error {
-	for _, f := range fits {
-		if f.got != f.want {
-			return fmt.Errorf("%s is %v, want %v", f.field, f.got, f.want)
+// familyOf is the family that expresses a model: one that transformers has where there
+// is one.
+func familyOf(s spec.Model) *family {
+	if !s.Structured() {
+		for _, fam := range families {
+			if fam.fits(s) {
+				return fam
+			}
 		}
 	}
-	return nil
+	return structured
 }
 
 // object is what a config.json has.

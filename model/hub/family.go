@@ -20,10 +20,10 @@ type family struct {
 	// model is what config.json calls it, architecture the class with a head, and
 	// title its name for people.
 	model, architecture, title string
-	// section reads a config.json. Of a dense model, fits says what keeps the family from
-	// expressing it, and write is the config.json, but for what all families have alike.
+	// section reads a config.json. Of a dense model, fits says whether the family
+	// expresses it, and write is the config.json, but for what all families have alike.
 	section func(f *fields) specfile.Section
-	fits    func(s spec.Model) error
+	fits    func(s spec.Model) bool
 	write   func(s spec.Model) object
 	// fields are what config.json calls fields of a model, by their names here.
 	fields map[string]string

@@ -48,10 +48,9 @@ func gpt2Section(f *fields) specfile.Section {
 	return s
 }
 
-func gpt2Fits(s spec.Model) error {
-	return differ(fit{"position", s.Position, spec.Absolute}, fit{"norm", s.Norm, spec.LayerNorm}, fit{"act", s.Act, spec.GELU}, fit{"qkv_bias", s.QKVBias, true}, fit{"output_bias", s.OutputBias, true},
-		fit{"ffn_bias", s.FFNBias, true}, fit{"qk_norm", s.QKNorm, false}, fit{"window", s.Window, 0},
-		fit{"attn_dim", s.AttnDim, s.Hidden}, fit{"kv_heads", s.KVHeads, s.QHeads})
+func gpt2Fits(s spec.Model) bool {
+	return s.Position == spec.Absolute && s.Norm == spec.LayerNorm && s.Act == spec.GELU && s.QKVBias && s.OutputBias && s.FFNBias &&
+		!s.QKNorm && s.Window == 0 && s.AttnDim == s.Hidden && s.KVHeads == s.QHeads
 }
 
 func gpt2Config(s spec.Model) object {

@@ -33,7 +33,8 @@ const (
 // Model is a model in a folder of others.
 type Model struct {
 	Config *config.Config
-	// Format is how the folder has the model: a family's name, or reference.
+	// Format is how the folder has the model: a family's name, or reference for the
+	// project's own names.
 	Format string
 	// Notes say what of the folder is left out.
 	Notes   []string
@@ -95,13 +96,26 @@ func isOwn(dir string) (bool, error) {
 	case !info.IsDir():
 		return false, fmt.Errorf("%s is %s, want the folder that has %s and %s", dir, disk.Kind(info.Mode()), hubConfig, safetensors.WholeFile)
 	case has(hubConfig):
-		return false, nil
+		return has(ownConfig) && modelType(filepath.Join(dir, hubConfig)) == ownType, nil
 	case checkpoint.Is(dir):
 		return false, fmt.Errorf("%s is a checkpoint already", dir)
 	case has(ownConfig):
 		return true, nil
 	}
 	return false, fmt.Errorf("%s: neither %s nor %s is in this folder", dir, hubConfig, ownConfig)
+}
+
+// modelType is what a config.json calls the model, empty where it cannot be read.
+func modelType(name string) string {
+	text, err := disk.ReadText(name, maxConfig, "")
+	if err != nil {
+		return ""
+	}
+	f, err := parseFields(text)
+	if err != nil {
+		return ""
+	}
+	return value(f, "model_type", "")
 }
 
 // find gives each parameter its tensors. f is nil of a folder of the project's names.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/structuredffn/sffn/internal/frugal"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/safetensors"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -395,4 +397,82 @@ func TestBadLlamaConfig(t *testing.T) {
 		"sliding_window: -8 is out of range":     {`"sliding_window": 8`, `"sliding_window": -8`},
 		`sliding_window: "8" is no whole number`: {`"sliding_window": 8`, `"sliding_window": "8"`},
 	})
+}
+
+// A configuration is a model or an error, whatever its text.
+func FuzzConfig(f *testing.F) {
+	for archive, names := range archives {
+		r, err := zip.OpenReader(archive)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, name := range names {
+			text, err := fs.ReadFile(r, name+"/"+hubConfig)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(text)
+		}
+		r.Close()
+	}
+	f.Add([]byte(`{"model_type": ` + strings.Repeat(`{"a":`, 1000)))
+	f.Add([]byte(`{"model_type": "llama", "vocab_size": 1e400, "num_attention_heads": -1, "hidden_size": -9223372036854775808}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		fam, s, _, err := parseConfig(text)
+		if err != nil {
+			return
+		}
+		c, err := config.Of("x", s)
+		if err != nil {
+			return
+		}
+		if err := c.Model.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := config.ParseSaved("x.yaml", c.Source)
+		if err != nil || again.Model != c.Model {
+			t.Fatalf("the configuration is read as\n%+v, was\n%+v: %v", again, c.Model, err)
+		}
+		if c.Model.Layers > 10 {
+			return
+		}
+		layout := fam.layout(c.Model)
+		for _, q := range c.Model.Params() {
+			n := 0
+			for _, p := range layout[q.Name] {
+				n += safetensors.Tensor{Shape: p.shape}.Size()
+			}
+			if n != q.Size() {
+				t.Fatalf("%s has %d entries, its tensors %d", q.Name, q.Size(), n)
+			}
+		}
+	})
+}
+
+// Folders that ask for much are refused at little cost.
+func TestHostile(t *testing.T) {
+	dir := filepath.Join(unpack(t, "testdata/models-5.zip"), "gpt2")
+	name := filepath.Join(dir, hubConfig)
+	good, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, text := range map[string]string{
+		"the tensor transformer.wte.weight has shape [37 16], the configuration says [1048576 16]": strings.Replace(string(good), `"vocab_size": 37`, `"vocab_size": 1048576`, 1),
+		"and 49123 more":         strings.Replace(string(good), `"n_layer": 2`, `"n_layer": 4096`, 1),
+		"n_embd: 10000000000 is": strings.Replace(string(good), `"n_embd": 16`, `"n_embd": 10000000000`, 1),
+		"exceeded max depth":     `{"model_type": "gpt2", "a": ` + strings.Repeat("[", 1<<19),
+		"too long":               strings.Repeat(" ", 1<<21),
+		"model_type: is missing": "{" + strings.Repeat(`"a": 1,`, 1<<16) + `"b": 1}`,
+		"rope_parameters: want a JSON object, there is a JSON string": `{"model_type": "llama", "rope_parameters": "` + strings.Repeat("x", 1<<19) + `"}`,
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		frugal.Run(t, 160<<20, func() {
+			if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 2000 {
+				t.Errorf("got %.500v, want it to contain %q", err, want)
+			}
+		})
+	}
 }

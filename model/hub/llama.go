@@ -20,7 +20,7 @@ var (
 func llamaLike(model, architecture, title string, section func(f *fields) specfile.Section) *family {
 	return &family{
 		model: model, architecture: architecture, title: title, section: section,
-		fits: func(s spec.Model) error { return llamaFits(model, s) }, write: func(s spec.Model) object { return llamaConfig(model, s) },
+		fits: func(s spec.Model) bool { return llamaFits(model, s) }, write: func(s spec.Model) object { return llamaConfig(model, s) },
 		fields: map[string]string{"vocab": "vocab_size", "hidden": "hidden_size", "ffn": "intermediate_size", "layers": "num_hidden_layers",
 			"attn_dim": "head_dim", "q_heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "max_positions": "max_position_embeddings",
 			"norm_eps": "rms_norm_eps", "rotary_base": "rope_theta", "window": "sliding_window"},
@@ -212,21 +212,20 @@ func qwenWindow(f *fields, s *specfile.Section) {
 	}
 }
 
-// llamaFits says what keeps a member of the family from expressing a model.
-func llamaFits(member string, s spec.Model) error {
-	fits := []fit{{"position", s.Position, spec.RoPE}, {"norm", s.Norm, spec.RMSNorm}, {"act", s.Act, spec.SwiGLU}, {"scale_attn_by_layer", s.ScaleAttnByLayer, false},
-		{"qk_norm", s.QKNorm, member == "qwen3"}}
+// llamaFits says whether a member of the family expresses a model.
+func llamaFits(member string, s spec.Model) bool {
+	if s.Position != spec.RoPE || s.Norm != spec.RMSNorm || s.Act != spec.SwiGLU || s.ScaleAttnByLayer || s.QKNorm != (member == "qwen3") {
+		return false
+	}
 	switch member {
 	case "llama":
-		fits = append(fits, fit{"output_bias", s.OutputBias, s.QKVBias}, fit{"window", s.Window, 0})
+		return s.OutputBias == s.QKVBias && s.Window == 0
 	case "mistral":
-		fits = append(fits, fit{"qkv_bias", s.QKVBias, false}, fit{"output_bias", s.OutputBias, false}, fit{"ffn_bias", s.FFNBias, false})
+		return !s.QKVBias && !s.OutputBias && !s.FFNBias
 	case "qwen2":
-		fits = append(fits, fit{"qkv_bias", s.QKVBias, true}, fit{"output_bias", s.OutputBias, false}, fit{"ffn_bias", s.FFNBias, false})
-	case "qwen3":
-		fits = append(fits, fit{"output_bias", s.OutputBias, s.QKVBias}, fit{"ffn_bias", s.FFNBias, false})
+		return s.QKVBias && !s.OutputBias && !s.FFNBias
 	}
-	return differ(fits...)
+	return s.OutputBias == s.QKVBias && !s.FFNBias
 }
 
 // llamaConfig writes the rotary embedding as transformers 4 has it, which 5 reads, too.

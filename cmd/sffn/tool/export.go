@@ -20,10 +20,14 @@ func newExport() *cobra.Command {
 		Long: `Write a model into a new folder, as others read it, in float32.
 
 --as hf is what Hugging Face's transformers reads: config.json, model.safetensors,
-and the tokenizer's file where there is one. ` + hub.Known() + ` models
-get that family's own names; what came through sffn import gets the names that it
-had. --as reference is config.yaml and model.safetensors by the project's own
-names, which sffn import reads, too.`,
+and the tokenizer's file where there is one. A dense model that one of the families
+` + hub.Known() + ` expresses gets the names of that one; what came
+through sffn import gets the names that it had. Any other, structured ones among
+them, comes with modeling_sffn.py, which transformers runs with
+trust_remote_code=True.
+
+--as reference is config.yaml and model.safetensors by the project's own names.
+sffn import reads each of these.`,
 		Example: `  sffn export --model run --as hf --out hub`,
 		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -21,8 +21,8 @@ func newImport() *cobra.Command {
 		Short: "Make a run of a model that others trained",
 		Long: `Make a run of a model that others trained: a folder as Hugging Face's transformers
 saves it, with config.json and safetensors (one file or several; F32, F16 or BF16),
-or one that sffn export --as reference wrote. Known are ` + hub.Known() + `.
-What the model here cannot express is an error that names the field of config.json.
+or one that sffn export wrote. Known are ` + hub.Known() + `.
+What a model here cannot express is an error that names the field of config.json.
 
 The run has one checkpoint, step-00000000, of weights without an optimizer's
 moments: eval, generate, logits and info read it, and train --resume refuses it.
