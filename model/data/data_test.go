@@ -221,7 +221,7 @@ func TestShards(t *testing.T) {
 		for _, mapped := range []bool{true, false} {
 			if !mapped {
 				for _, sh := range s.shards {
-					unmap(sh.mapped)
+					disk.Unmap(sh.mapped)
 					sh.mapped = nil
 				}
 			}

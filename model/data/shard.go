@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"runtime/debug"
 	"unsafe"
 
 	"github.com/structuredffn/sffn/internal/disk"
@@ -140,7 +139,7 @@ func openShard(name string) (*shard, error) {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	s.mapped, _ = mapFile(f, s.size) // else it is read
+	s.mapped = disk.Map(f, s.size)
 	return s, nil
 }
 
@@ -189,7 +188,7 @@ func (s *shard) check(buf []byte) error {
 }
 
 func (s *shard) close() error {
-	return errors.Join(unmap(s.mapped), s.file.Close())
+	return errors.Join(disk.Unmap(s.mapped), s.file.Close())
 }
 
 // idAt is the id at the beginning of b.
@@ -223,23 +222,15 @@ func (s *shard) read(dst []int32, at int64) error {
 
 // copy reads bytes of the file. Those of a mapped one may be gone: then the processor
 // says so, which is an error as any other.
-func (s *shard) copy(b []byte, at int64) (err error) {
+func (s *shard) copy(b []byte, at int64) error {
 	if s.mapped == nil {
 		if _, err := s.file.ReadAt(b, at); err != nil {
 			return fmt.Errorf("%s: at byte %d: %w", s.name, at, err)
 		}
 		return nil
 	}
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		switch v := recover().(type) {
-		case nil:
-		case interface{ Addr() uintptr }:
-			err = fmt.Errorf("%s: at byte %d: cannot be read: cut off since it was opened, or its disk has failed", s.name, at)
-		default:
-			panic(v)
-		}
-	}()
-	copy(b, s.mapped[at:])
+	if err := disk.ReadMapped(func() { copy(b, s.mapped[at:]) }); err != nil {
+		return fmt.Errorf("%s: at byte %d: cannot be read: %w", s.name, at, err)
+	}
 	return nil
 }

@@ -107,7 +107,7 @@ func (w *splitWriter) shardName() string { return shardName(w.dir, w.name, w.ind
 func (w *splitWriter) begin() error {
 	name := disk.Unfinished(w.shardName())
 	disk.At("create", name)
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC|noFollow, 0o666)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC|disk.NoFollow, 0o666)
 	if err != nil {
 		return err
 	}
@@ -220,7 +220,7 @@ func (w *splitWriter) resume(s splitState) error {
 			return err
 		}
 	}
-	f, err := os.OpenFile(tmp, os.O_RDWR|noFollow, 0)
+	f, err := os.OpenFile(tmp, os.O_RDWR|disk.NoFollow, 0)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"github.com/structuredffn/sffn/internal/disk"
 )
 
 // Float says that a tensor is read as float32, which holds every value of its
@@ -89,7 +91,10 @@ func (s *File) readPart(dst []float32, t Tensor, from int) error {
 	size := int(sizes[t.DType])
 	at := s.data + t.begin + int64(from)*int64(size)
 	if s.mapped != nil {
-		return s.guard(t.Name, func() { widen(dst, s.mapped[at:at+int64(len(dst)*size)], t.DType) })
+		if err := disk.ReadMapped(func() { widen(dst, s.mapped[at:at+int64(len(dst)*size)], t.DType) }); err != nil {
+			return fmt.Errorf("%s: %s cannot be read: %w", s.name, t.Name, err)
+		}
+		return nil
 	}
 	if t.DType == "F32" {
 		return s.readAt(floatBytes(dst), at, t.Name)

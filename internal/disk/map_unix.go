@@ -1,9 +1,9 @@
-//go:build unix
+//go:build unix && !solaris && !aix
 
-package safetensors
+package disk
 
 import (
-	"fmt"
+	"errors"
 	"math"
 	"os"
 	"runtime"
@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapFile maps a whole file to read, or returns nil where that cannot be done: then
-// it is read.
-func mapFile(f *os.File, size int64) []byte {
+// Map maps a whole file to read, or returns nil where that cannot be done: then it
+// is to be read.
+func Map(f *os.File, size int64) []byte {
 	if size < 1 || size > math.MaxInt {
 		return nil
 	}
@@ -25,16 +25,19 @@ func mapFile(f *os.File, size int64) []byte {
 	return b
 }
 
-func unmap(b []byte) error {
+// Unmap ends a mapping; nil is none.
+func Unmap(b []byte) error {
 	if b == nil {
 		return nil
 	}
 	return unix.Munmap(b)
 }
 
-// guard runs what reads the mapping. A page that is not there any more, since the
+var errGone = errors.New("it was cut off since it was opened, or its disk has failed")
+
+// ReadMapped runs what reads a mapping. A page that is not there any more, since the
 // file shrank or its disk failed, is an error and not the end of the process.
-func (s *File) guard(tensor string, read func()) (err error) {
+func ReadMapped(read func()) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		switch r := recover().(type) {
@@ -43,7 +46,7 @@ func (s *File) guard(tensor string, read func()) (err error) {
 			runtime.Error
 			Addr() uintptr
 		}:
-			err = fmt.Errorf("%s: %s cannot be read: the file has become shorter, or its disk fails", s.name, tensor)
+			err = errGone
 		default:
 			panic(r)
 		}
