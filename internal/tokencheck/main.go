@@ -11,7 +11,8 @@
 // and how fast each was. TEXT is a file, a folder (each file is a document) or a
 // .jsonl file of strings; without any it is the hostile text that text writes as
 // such a file. merges makes gpt2.merges.gz of the package hf from tiktoken's file
-// of its ranks, ranks a tokenizer.json with GPT-2's pattern.
+// of its ranks, ranks a tokenizer.json with GPT-2's pattern. published.py, beside
+// this file, builds the tokenizer.json files of well-known models.
 package main
 
 import (

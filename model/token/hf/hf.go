@@ -100,7 +100,8 @@ func (t *Tokenizer) parse(content []byte) error {
 	if t.stages, bytes, err = stages(o.get("pre_tokenizer")); err != nil {
 		return err
 	}
-	if m, ok := firstMetaspace(t.stages); ok && m.prepend == prependFirst && !starts {
+	first := slices.IndexFunc(t.stages, func(s stage) bool { m, ok := s.(metaspace); return ok && m.prepend == prependFirst })
+	if first >= 0 && !starts || first > 0 && slices.ContainsFunc(t.normalizers, expands) {
 		return o.get("pre_tokenizer").errorf("Metaspace with prepend_scheme first, behind a normalizer that may change how a text begins, is not supported")
 	}
 	if bytes {
@@ -132,15 +133,6 @@ func (t *Tokenizer) parse(content []byte) error {
 		}
 	}
 	return t.findEnd(added)
-}
-
-func firstMetaspace(stages []stage) (metaspace, bool) {
-	for _, s := range stages {
-		if m, ok := s.(metaspace); ok {
-			return m, true
-		}
-	}
-	return metaspace{}, false
 }
 
 // addTokens makes the finders of the added tokens.

@@ -112,12 +112,15 @@ func TestUnsupported(t *testing.T) {
 			t.Errorf("%s: an error of %d bytes", c.field, len(err.Error()))
 		}
 	}
-	both := small(map[string]string{
-		"normalizer":    `{"type": "Strip", "strip_left": true, "strip_right": false}`,
-		"pre_tokenizer": `{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first"}`,
-	})
-	if _, err := Parse("x", both); err == nil || !strings.Contains(err.Error(), "pre_tokenizer: Metaspace with prepend_scheme first") {
-		t.Errorf("%v", err)
+	first := `{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first"}`
+	for normalizer, pre := range map[string]string{
+		`{"type": "Strip", "strip_left": true, "strip_right": false}`: first,
+		`{"type": "NFKD"}`: `{"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, ` + first + `]}`,
+	} {
+		both := small(map[string]string{"normalizer": normalizer, "pre_tokenizer": pre})
+		if _, err := Parse("x", both); err == nil || !strings.Contains(err.Error(), "pre_tokenizer: Metaspace with prepend_scheme first") {
+			t.Errorf("%s: %v", normalizer, err)
+		}
 	}
 	same := small(map[string]string{
 		"normalizer": `{"type": "Lowercase"}`,

@@ -106,6 +106,20 @@ func newNormalizer(v value) (n normalizer, starts bool, err error) {
 	return nil, false, v.errorf("normalizer %.60q is not supported; these are: Sequence, NFC, NFD, NFKC, NFKD, Prepend, Replace, Lowercase, Strip, ByteLevel", kind)
 }
 
+// expands tells whether a normalizer may make several characters of the first one
+// of a text, each of which then counts as where the text begins.
+func expands(n normalizer) bool {
+	switch n := n.(type) {
+	case form:
+		return n.form != norm.NFC
+	case replace:
+		return utf8.RuneCount(n.content) > 1
+	case lowercase, byteSpelling:
+		return true
+	}
+	return false
+}
+
 // prepend puts a text before.
 type prepend []byte
 

@@ -194,7 +194,7 @@ for scheme in ["always", "first", "never"]:
         meta = dict(META, prepend_scheme=scheme, split=parts)
         case(f"metaspace {scheme} {parts}", "chars", pre_tokenizer=meta, decoder=meta, added_tokens=MANY)
 case("old metaspace", "chars", pre_tokenizer={"type": "Metaspace", "replacement": "▁", "add_prefix_space": True, "str_rep": "▁"}, decoder=META)
-case("first behind others", "chars", normalizer={"type": "NFKC"}, pre_tokenizer=sequence(split("t", "Removed"), dict(META, prepend_scheme="first")), decoder=META, added_tokens=MANY)
+case("first behind others", "chars", normalizer={"type": "NFC"}, pre_tokenizer=sequence(split("t", "Removed"), dict(META, prepend_scheme="first")), decoder=META, added_tokens=MANY)
 case("first behind replaced", "chars", normalizer={"type": "Replace", "pattern": {"String": "w"}, "content": "the"}, pre_tokenizer=dict(META, prepend_scheme="first"), decoder=META, added_tokens=MANY)
 case("Llama 2 with many tokens", "chars", normalizer=LLAMA, pre_tokenizer=None, decoder=LLAMA_DECODER, added_tokens=MANY)
 case("Gemma", "chars", normalizer=LLAMA["normalizers"][1], pre_tokenizer=split(" ", "MergedWithPrevious", kind="String"), decoder={"type": "Sequence", "decoders": LLAMA_DECODER["decoders"][:3]})
