@@ -407,6 +407,12 @@ func TestMaxTokens(t *testing.T) {
 			t.Errorf("%d tokens: %d bytes of text, want %d of %d documents", most, got, want-int64(n), n)
 		}
 	}
+	p := of([][]byte{bytes.Repeat([]byte("a line\n"), 5<<20/14), docs[0]})
+	p.MaxTokens = 100
+	_, s := prepare(t, p)
+	if n := s.Train.Totals().TextBytes + s.Validation.Totals().TextBytes; n != int64(len(p.Sources[0].(*source.Documents).Texts[0])) {
+		t.Errorf("100 tokens: %d bytes of text, want all of the first document", n)
+	}
 }
 
 // A preparation of other sources, or with other options, begins from the beginning, and
