@@ -111,6 +111,9 @@ func TestKilled(t *testing.T) {
 			if strings.Contains(out.String(), "going on with ") {
 				resumed++
 			}
+			if strings.Contains(out.String(), "from the beginning") {
+				t.Errorf("round %d: what was done is lost:\n%s", round, out.String())
+			}
 			if err == nil {
 				break
 			}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -406,6 +407,12 @@ func TestMaxTokens(t *testing.T) {
 			t.Errorf("%d tokens: %d bytes of text, want %d of %d documents", most, got, want-int64(n), n)
 		}
 	}
+	p := of([][]byte{bytes.Repeat([]byte("a line\n"), 5<<20/14), docs[0]})
+	p.MaxTokens = 100
+	_, s := prepare(t, p)
+	if n := s.Train.Totals().TextBytes + s.Validation.Totals().TextBytes; n != int64(len(p.Sources[0].(*source.Documents).Texts[0])) {
+		t.Errorf("100 tokens: %d bytes of text, want all of the first document", n)
+	}
 }
 
 // A preparation of other sources, or with other options, begins from the beginning, and
@@ -592,5 +599,55 @@ func TestStream(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, journalFile)); err == nil {
 			t.Error("a stream has a journal")
 		}
+	}
+}
+
+// filed has a file that travels.
+type filed struct {
+	token.Bytes
+	name string
+}
+
+func (f filed) Hash() [32]byte                   { return sha256.Sum256([]byte(f.name)) }
+func (f filed) File() (name string, text []byte) { return f.name, []byte("the file " + f.name) }
+
+// The tokenizer's file lies beside the shards, and goes with those that it made; another
+// file of that name is not touched.
+func TestTokenizerFile(t *testing.T) {
+	dir := t.TempDir()
+	p := of(documents(300))
+	has := func(want ...string) {
+		t.Helper()
+		if _, err := p.Run(t.Context(), dir); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, indexFile, "train-00000.tokens", "val-00000.tokens")
+		slices.Sort(want)
+		got := contents(t, dir)
+		if names := slices.Sorted(maps.Keys(got)); !slices.Equal(names, want) {
+			t.Errorf("the folder has %q, want %q", names, want)
+		}
+		if name, text := p.Tokenizer.File(); name != "" && got[name] != string(text) {
+			t.Errorf("%s holds %q", name, got[name])
+		}
+	}
+	for _, name := range []string{"tokenizer.json", "tokenizer.json", "tokenizer.model"} {
+		p.Tokenizer = filed{name: name}
+		has(name)
+	}
+	p.Tokenizer = token.Bytes{}
+	has()
+	open(t, dir)
+	p.Tokenizer = filed{name: "tokenizer.json"}
+	other := t.TempDir()
+	mine := filepath.Join(other, "tokenizer.json")
+	if err := os.WriteFile(mine, []byte("mine"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Run(t.Context(), other); err == nil || !strings.Contains(err.Error(), mine) {
+		t.Errorf("another file: %v", err)
+	}
+	if b, err := os.ReadFile(mine); err != nil || string(b) != "mine" {
+		t.Errorf("it holds %q, %v", b, err)
 	}
 }

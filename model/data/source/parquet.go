@@ -426,7 +426,7 @@ func (p *parquet) nextValue() error {
 		} else {
 			p.at.Record += nulls
 		}
-		p.read = p.groups[p.group].offset + p.chunk.behind
+		p.read = p.groups[p.group].offset + p.chunk.read()
 		if nulls > 0 {
 			continue
 		}
@@ -479,6 +479,14 @@ func (c *chunk) close() {
 	if c.zstd != nil {
 		c.zstd.Close()
 	}
+}
+
+// read is the number of bytes that are behind it.
+func (c *chunk) read() int64 {
+	if c.rest == nil {
+		return c.behind
+	}
+	return c.behind + c.page.compressed - c.rest.N
 }
 
 // pageHeader is what is needed of it.

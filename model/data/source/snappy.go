@@ -16,7 +16,6 @@ type snappy struct {
 	given int    // bytes of buf that were returned
 	left  uint64 // bytes of the block
 	lit   uint64 // bytes of the literal at work
-	size  int    // of the window
 }
 
 const (
