@@ -32,6 +32,19 @@ func unmap(b []byte) error {
 	return unix.Munmap(b)
 }
 
+// keepMapped is how many bytes that were read stay in the process's memory.
+const keepMapped = 1 << 20
+
+// forget gives back the memory of what was read: the system has the file's pages, and
+// brings them again where they are read again.
+func (s *File) forget(at, size int64) {
+	page := int64(os.Getpagesize())
+	lo, hi := (at+page-1)/page*page, (at+size)/page*page
+	if hi-lo >= keepMapped {
+		_ = unix.Madvise(s.mapped[lo:hi], unix.MADV_DONTNEED) // it was advice
+	}
+}
+
 // guard runs what reads the mapping. A page that is not there any more, since the
 // file shrank or its disk failed, is an error and not the end of the process.
 func (s *File) guard(tensor string, read func()) (err error) {
