@@ -52,6 +52,7 @@ demo: ## generate kernels, prepare text, train a structured and a dense model, c
 	$(GO) build -o bin/ ./cmd/sffn
 	rm -rf $(DEMO)
 ifeq ($(TOKENIZER),bpe)
+	mkdir -p $(DEMO)
 	bin/sffn tokenizer train --corpus goroot --vocab 4096 --out $(DEMO)/tokenizer.json
 	bin/sffn prepare --corpus goroot --tokenizer $(DEMO)/tokenizer.json --out $(DEMO)/data
 else

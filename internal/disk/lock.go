@@ -47,7 +47,7 @@ func Hold(dir string) (*Lock, error) {
 		if info, err := os.Lstat(name); err == nil && !info.Mode().IsRegular() {
 			return nil, fmt.Errorf("%s is %s, where sffn writes who uses the folder; move it away", name, Kind(info.Mode()))
 		}
-		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|noFollow, 0o666)
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|NoFollow, 0o666)
 		if err != nil {
 			return nil, err
 		}

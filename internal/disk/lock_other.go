@@ -7,6 +7,7 @@ import (
 	"os"
 )
 
-const noFollow = 0
+// NoFollow cannot be asked for.
+const NoFollow = 0
 
 func lock(*os.File) (bool, error) { return false, errors.ErrUnsupported }

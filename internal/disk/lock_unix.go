@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// noFollow makes opening a link an error.
-const noFollow = unix.O_NOFOLLOW
+// NoFollow, for os.OpenFile, makes opening a link an error.
+const NoFollow = unix.O_NOFOLLOW
 
 // lock takes the file where it is free.
 func lock(f *os.File) (free bool, err error) {

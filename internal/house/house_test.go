@@ -91,6 +91,9 @@ func TestArrows(t *testing.T) {
 		{"runtime/pool", []string{"gen", "runtime/kernel"}, "a leaf"},
 		{"model", []string{"cmd", "gen/simd", "gen/bind", "gen/emit"}, "models run on what was generated"},
 		{"model/config", []string{"runtime", "model/train", "model/checkpoint"}, "a leaf: the words of the YAML"},
+		{"model/token", []string{"gen", "runtime", "model/data", "model/train", "model/config"}, "text and ids know no model"},
+		{"model/data", []string{"gen", "runtime", "model/train", "model/decode", "model/checkpoint"}, "data are prepared without a model"},
+		{"model/data/source", []string{"model/token"}, "documents know no tokenizer"},
 		{"model/decode", []string{"model/train", "model/data", "model/experiment"}, "a server needs no trainer"},
 		{"cmd/sffngen", []string{"model", "runtime/vec", "generated"}, "it generates the rest"},
 	} {

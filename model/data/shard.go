@@ -1,8 +1,8 @@
 package data
 
 import (
-	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -10,157 +10,194 @@ import (
 	"unsafe"
 
 	"github.com/structuredffn/sffn/internal/disk"
-	"github.com/structuredffn/sffn/model/token"
 )
 
-// A shard is a header of 80 bytes, little-endian, and the tokens:
+// A shard is a header of 128 bytes, little-endian, the tokens, and a checksum of
+// each block of 1 MiB of them:
 //
-//	0  magic "SFFNDATA"
-//	8  version, 1
-//	12 bytes a token, 2 or 4
-//	16 size of the vocabulary
-//	20 number of this shard, from 0
-//	24 number of shards of the split
-//	28 CRC-32C of the tokens
-//	32 hash of the tokenizer, 32 bytes
-//	64 number of tokens, 8 bytes
-//	72 zero
-//	76 CRC-32C of the header before this
+//	0   magic "SFFNDATA"
+//	8   version, 2
+//	12  bytes a token: 2, 3 or 4
+//	16  size of the vocabulary
+//	20  number of this shard of its split, from 0
+//	24  number of tokens, 8 bytes
+//	32  number of documents that end in it, 8 bytes
+//	40  bytes of text that the tokens were made of, 8 bytes
+//	48  bytes that the tokens decode to, 8 bytes
+//	56  CRC-32C of the checksums
+//	60  zero
+//	64  hash of the tokenizer, 32 bytes
+//	96  zero
+//	124 CRC-32C of the header before this
 const (
 	magic      = "SFFNDATA"
-	version    = 1
-	headerSize = 80
+	version    = 2
+	headerSize = 128
+	blockSize  = 1 << 20
 	extension  = ".tokens"
 	maxShards  = 1 << 20
+	// maxShardTokens bounds one shard.
+	maxShardTokens = 64 << 20
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// header is that of a shard.
+type header struct {
+	width, vocab, index              int
+	tokens, documents, text, decoded int64
+	sum                              uint32
+	hash                             [32]byte
+}
+
+// widthOf is the number of bytes that the ids of a vocabulary take.
+func widthOf(vocab int) int {
+	switch {
+	case vocab <= 1<<16:
+		return 2
+	case vocab <= 1<<24:
+		return 3
+	}
+	return 4
+}
+
+func (h *header) bytes() []byte {
+	b := make([]byte, 0, headerSize)
+	b = append(b, magic...)
+	for _, v := range []int{version, h.width, h.vocab, h.index} {
+		b = binary.LittleEndian.AppendUint32(b, uint32(v))
+	}
+	for _, v := range []int64{h.tokens, h.documents, h.text, h.decoded} {
+		b = binary.LittleEndian.AppendUint64(b, uint64(v))
+	}
+	b = binary.LittleEndian.AppendUint32(b, h.sum)
+	b = append(b, make([]byte, 4)...)
+	b = append(b, h.hash[:]...)
+	b = append(b, make([]byte, headerSize-4-len(b))...)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// blocks is the number of blocks of the tokens.
+func (h *header) blocks() int64 { return (h.tokens*int64(h.width) + blockSize - 1) / blockSize }
+
+func (h *header) parse(b []byte, size int64) error {
+	u32 := func(at int) int { return int(binary.LittleEndian.Uint32(b[at:])) }
+	i64 := func(at int) int64 { return int64(binary.LittleEndian.Uint64(b[at:])) }
+	if len(b) < len(magic) || string(b[:len(magic)]) != magic {
+		return fmt.Errorf("no data shard: it does not begin with %q", magic)
+	}
+	if len(b) >= 12 && u32(8) != version {
+		return fmt.Errorf("version %d, want %d: it was made by another version of this program; prepare the folder again", u32(8), version)
+	}
+	if len(b) < headerSize {
+		return fmt.Errorf("the header is cut off after %d bytes, want %d", len(b), headerSize)
+	}
+	if got, want := crc32.Checksum(b[:headerSize-4], castagnoli), binary.LittleEndian.Uint32(b[headerSize-4:]); got != want {
+		return fmt.Errorf("the header is damaged: checksum %08x, want %08x", got, want)
+	}
+	*h = header{width: u32(12), vocab: u32(16), index: u32(20), tokens: i64(24), documents: i64(32), text: i64(40), decoded: i64(48),
+		sum: uint32(u32(56)), hash: [32]byte(b[64:96])}
+	if h.vocab < 1 || h.vocab > 1<<30 || h.width != widthOf(h.vocab) {
+		return fmt.Errorf("%d bytes a token do not go with a vocabulary of %d", h.width, h.vocab)
+	}
+	if h.index >= maxShards {
+		return fmt.Errorf("shard %d, want less than %d", h.index, maxShards)
+	}
+	if h.tokens < 1 || h.tokens > maxShardTokens {
+		return fmt.Errorf("%d tokens, want 1 to %d in a shard", h.tokens, maxShardTokens)
+	}
+	if h.documents < 0 || h.text < 0 || h.decoded < 0 {
+		return errors.New("numbers of documents and bytes are less than 0")
+	}
+	if want := headerSize + h.tokens*int64(h.width) + 4*h.blocks(); size != want {
+		return fmt.Errorf("%d tokens of %d bytes are promised, a file of %d bytes, and it has %d: cut off or damaged", h.tokens, h.width, want, size)
+	}
+	return nil
+}
+
+// shard is one that is open to be read.
 type shard struct {
-	name         string
-	file         *os.File
-	width, vocab int
-	index, count int
-	tokens       int64
-	sum          uint32
-	hash         [32]byte
+	header
+	name   string
+	file   *os.File
+	start  int64 // of the tokens
+	size   int64
+	mtime  int64
+	mapped []byte // all of it, where the system maps files
+	sums   []uint32
 }
 
-func writeShard(name string, ids []int32, index, count int, t token.Tokenizer) error {
-	width := 2
-	if t.Vocab() > 1<<16 {
-		width = 4
-	}
-	body := make([]byte, 0, width*len(ids))
-	for _, id := range ids {
-		if width == 2 {
-			body = binary.LittleEndian.AppendUint16(body, uint16(id))
-		} else {
-			body = binary.LittleEndian.AppendUint32(body, uint32(id))
-		}
-	}
-	head := make([]byte, 0, headerSize)
-	head = append(head, magic...)
-	for _, v := range []int{version, width, t.Vocab(), index, count} {
-		head = binary.LittleEndian.AppendUint32(head, uint32(v))
-	}
-	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(body, castagnoli))
-	hash := t.Hash()
-	head = append(head, hash[:]...)
-	head = binary.LittleEndian.AppendUint64(head, uint64(len(ids)))
-	head = binary.LittleEndian.AppendUint32(head, 0)
-	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
-	return disk.Replace(name, func(w io.Writer) error {
-		_, err := w.Write(head)
-		if err == nil {
-			_, err = w.Write(body)
-		}
-		return err
-	})
-}
-
-// openShard checks the header, the size and the tokens.
+// openShard checks the header, the size and the list of checksums; check checks the
+// tokens.
 func openShard(name string) (*shard, error) {
 	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	s := &shard{name: name, file: f}
-	if err := s.check(); err != nil {
+	s := &shard{name: name, file: f, start: headerSize}
+	if err := s.open(); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	s.mapped = disk.Map(f, s.size)
 	return s, nil
 }
 
-func (s *shard) check() error {
+func (s *shard) open() error {
 	info, err := s.file.Stat()
 	if err != nil {
 		return err
 	}
+	s.size, s.mtime = info.Size(), info.ModTime().UnixNano()
 	var h [headerSize]byte
-	if _, err := io.ReadFull(s.file, h[:]); err != nil || string(h[:8]) != magic {
-		return fmt.Errorf("no data shard: it does not begin with %q", magic)
+	n, err := s.file.ReadAt(h[:], 0)
+	if err != nil && err != io.EOF {
+		return err
 	}
-	u32 := func(at int) int { return int(binary.LittleEndian.Uint32(h[at:])) }
-	if got, want := crc32.Checksum(h[:76], castagnoli), binary.LittleEndian.Uint32(h[76:]); got != want {
-		return fmt.Errorf("the header is damaged: checksum %08x, want %08x", got, want)
+	if err := s.parse(h[:n], s.size); err != nil {
+		return err
 	}
-	if v := u32(8); v != version {
-		return fmt.Errorf("version %d is unknown, want %d", v, version)
+	table := make([]byte, 4*s.blocks())
+	if _, err := s.file.ReadAt(table, s.size-int64(len(table))); err != nil {
+		return err
 	}
-	s.width, s.vocab, s.index, s.count = u32(12), u32(16), u32(20), u32(24)
-	s.sum = binary.LittleEndian.Uint32(h[28:])
-	if s.width != 2 && s.width != 4 {
-		return fmt.Errorf("%d bytes a token, want 2 or 4", s.width)
+	if got := crc32.Checksum(table, castagnoli); got != s.sum {
+		return fmt.Errorf("the checksums at byte %d are damaged: their own is %08x, want %08x", s.size-int64(len(table)), got, s.sum)
 	}
-	if s.vocab < 1 || s.vocab > 1<<30 || s.width == 2 && s.vocab > 1<<16 {
-		return fmt.Errorf("a vocabulary of %d does not fit tokens of %d bytes", s.vocab, s.width)
-	}
-	if s.count < 1 || s.count > maxShards || s.index >= s.count {
-		return fmt.Errorf("shard %d of %d", s.index, s.count)
-	}
-	n := binary.LittleEndian.Uint64(h[64:])
-	if size := uint64(info.Size() - headerSize); n != size/uint64(s.width) || size%uint64(s.width) != 0 {
-		return fmt.Errorf("%d tokens of %d bytes are promised, the file has %d bytes of them: cut off or damaged", n, s.width, size)
-	}
-	if n > shardTokens {
-		return fmt.Errorf("%d tokens, want at most %d in a shard", n, shardTokens)
-	}
-	s.tokens = int64(n)
-	s.hash = [32]byte(h[32:64])
-	return s.checkTokens()
-}
-
-func (s *shard) checkTokens() error {
-	sum := crc32.New(castagnoli)
-	r := bufio.NewReaderSize(io.NewSectionReader(s.file, headerSize, s.tokens*int64(s.width)), 1<<20)
-	buf := make([]byte, 1<<16)
-	for at := int64(0); ; {
-		n, err := io.ReadFull(r, buf)
-		sum.Write(buf[:n])
-		for i := 0; i+s.width <= n; i += s.width {
-			if id := s.id(buf[i:]); id >= uint32(s.vocab) {
-				return fmt.Errorf("token %d is %d, want less than the vocabulary's %d", at+int64(i/s.width), id, s.vocab)
-			}
-		}
-		at += int64(n / s.width)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if got := sum.Sum32(); got != s.sum {
-		return fmt.Errorf("the tokens are damaged: checksum %08x, want %08x", got, s.sum)
+	s.sums = make([]uint32, s.blocks())
+	for i := range s.sums {
+		s.sums[i] = binary.LittleEndian.Uint32(table[4*i:])
 	}
 	return nil
 }
 
-func (s *shard) id(b []byte) uint32 {
-	if s.width == 2 {
+// check compares the tokens with their checksums. buf has room for a block.
+func (s *shard) check(buf []byte) error {
+	for i, want := range s.sums {
+		at := int64(i) * blockSize
+		b := buf[:min(blockSize, s.tokens*int64(s.width)-at)]
+		if _, err := s.file.ReadAt(b, s.start+at); err != nil {
+			return fmt.Errorf("%s: at byte %d: %w", s.name, s.start+at, err)
+		}
+		if got := crc32.Checksum(b, castagnoli); got != want {
+			return fmt.Errorf("%s: the block of %d bytes at byte %d is damaged: checksum %08x, want %08x; prepare the folder again, or copy the file again",
+				s.name, len(b), s.start+at, got, want)
+		}
+	}
+	return nil
+}
+
+func (s *shard) close() error {
+	return errors.Join(disk.Unmap(s.mapped), s.file.Close())
+}
+
+// idAt is the id at the beginning of b.
+func idAt(b []byte, width int) uint32 {
+	switch width {
+	case 2:
 		return uint32(binary.LittleEndian.Uint16(b))
+	case 3:
+		return uint32(binary.LittleEndian.Uint16(b)) | uint32(b[2])<<16
 	}
 	return binary.LittleEndian.Uint32(b)
 }
@@ -169,15 +206,31 @@ func (s *shard) read(dst []int32, at int64) error {
 	// The bytes are read into the end of dst and widened from there: entry i
 	// ends before the bytes of entry i+1 begin, so that nothing is allocated.
 	buf := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(dst))), 4*len(dst))[(4-s.width)*len(dst):]
-	if _, err := s.file.ReadAt(buf, headerSize+at*int64(s.width)); err != nil {
-		return fmt.Errorf("%s: %w", s.name, err)
+	if err := s.copy(buf, s.start+at*int64(s.width)); err != nil {
+		return err
 	}
 	for i := range dst {
-		id := s.id(buf[i*s.width:])
+		id := idAt(buf[i*s.width:], s.width)
 		if id >= uint32(s.vocab) {
-			return fmt.Errorf("%s: token %d is %d: the file changed since it was opened", s.name, at+int64(i), id)
+			return fmt.Errorf("%s: token %d, at byte %d, is %d, want less than the vocabulary's %d: damaged, or changed since it was opened",
+				s.name, at+int64(i), s.start+(at+int64(i))*int64(s.width), id, s.vocab)
 		}
 		dst[i] = int32(id)
+	}
+	return nil
+}
+
+// copy reads bytes of the file. Those of a mapped one may be gone: then the processor
+// says so, which is an error as any other.
+func (s *shard) copy(b []byte, at int64) error {
+	if s.mapped == nil {
+		if _, err := s.file.ReadAt(b, at); err != nil {
+			return fmt.Errorf("%s: at byte %d: %w", s.name, at, err)
+		}
+		return nil
+	}
+	if err := disk.ReadMapped(func() { copy(b, s.mapped[at:]) }); err != nil {
+		return fmt.Errorf("%s: at byte %d: cannot be read: %w", s.name, at, err)
 	}
 	return nil
 }

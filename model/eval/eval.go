@@ -129,24 +129,32 @@ const maxCounted = 1 << 28
 // Counts measures tables of these orders, made from the training split, on the
 // tokens on which a model of that training length is measured.
 func Counts(set Set, orders []int, tokens, seq int) (rs []Result, err error) {
+	if len(orders) == 0 {
+		return nil, nil
+	}
 	w, err := set.windows(tokens, seq)
 	if err != nil {
 		return nil, err
 	}
-	text, err := set.Train.ReadAll(maxCounted)
+	c, err := newCounts(slices.Max(orders), set.Tokenizer.Vocab(), w.ids, w.targets, seq)
 	if err != nil {
 		return nil, err
 	}
-	for _, order := range orders {
-		c, err := newCounts(order, set.Tokenizer.Vocab(), text)
-		if err != nil {
+	text := make([]int32, 1<<20)
+	size := min(set.Train.Len(), maxCounted)
+	for at := int64(0); at < size; at += int64(len(text)) {
+		text = text[:min(int64(len(text)), size-at)]
+		if err := set.Train.Read(text, at); err != nil {
 			return nil, err
 		}
+		c.add(text)
+	}
+	for _, order := range orders {
 		r := Result{Model: fmt.Sprintf("order-%d counts", order), Data: set.Name}
 		if order == 1 {
 			r.Model = "bigram counts"
 		}
-		r.setLoss(c.loss(w.ids, w.targets, seq), w)
+		r.setLoss(c.loss(order), w)
 		rs = append(rs, r)
 	}
 	return rs, nil

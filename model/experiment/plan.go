@@ -5,6 +5,7 @@ package experiment
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -25,9 +26,11 @@ type Plan struct {
 	Name   string
 	Source []byte
 	// Corpus is goroot, or Text lists files and folders.
-	Corpus  string
-	Text    []string
-	Studies []Study
+	Corpus string
+	Text   []string
+	// Tokenizer is that of the data: byte where the file names none.
+	Tokenizer string
+	Studies   []Study
 	// Runs lists every training once, in the order of the studies.
 	Runs []*Run
 }
@@ -60,11 +63,12 @@ type Run struct {
 
 // The schema of the file.
 type planFile struct {
-	Corpus  string      `yaml:"corpus"`
-	Text    []string    `yaml:"text"`
-	Model   ast.Node    `yaml:"model"`
-	Train   ast.Node    `yaml:"train"`
-	Studies []studyFile `yaml:"studies"`
+	Corpus    string      `yaml:"corpus"`
+	Text      []string    `yaml:"text"`
+	Tokenizer string      `yaml:"tokenizer"`
+	Model     ast.Node    `yaml:"model"`
+	Train     ast.Node    `yaml:"train"`
+	Studies   []studyFile `yaml:"studies"`
 }
 
 type studyFile struct {
@@ -129,7 +133,7 @@ func Parse(name string, src []byte) (*Plan, error) {
 	if len(f.Studies) == 0 {
 		return nil, fmt.Errorf("%s: studies: is empty, want one or more", name)
 	}
-	p := &Plan{Name: name, Source: src, Corpus: f.Corpus, Text: f.Text}
+	p := &Plan{Name: name, Source: src, Corpus: f.Corpus, Text: f.Text, Tokenizer: cmp.Or(f.Tokenizer, "byte")}
 	base := config.NewDraft()
 	if err := base.Overlay(f.Model, f.Train); err != nil {
 		return nil, specfile.SyntaxError(name, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/structuredffn/sffn/internal/ram"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/data/source"
 	"github.com/structuredffn/sffn/model/token"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -117,28 +118,32 @@ func (p *Plan) Train(ctx context.Context, out string, opt Options) error {
 
 // prepare makes the data, where it is not there yet.
 func (p *Plan) prepare(ctx context.Context, dir string, note func(string)) error {
+	tok, err := token.Open(p.Tokenizer)
+	if err != nil {
+		return fmt.Errorf("%s: tokenizer: %w", p.Name, err)
+	}
 	if set, err := data.Open(dir); err == nil {
-		set.Close()
+		defer set.Close()
+		if set.Tokenizer.Hash() != tok.Hash() {
+			return fmt.Errorf("%s was made with the tokenizer %s, the plan asks for %s; choose another --out", dir, set.Tokenizer.Name(), tok.Name())
+		}
 		return nil
 	}
 	note("preparing " + dir)
-	var docs []data.Document
-	var err error
-	if p.Corpus != "" {
-		docs, err = data.GoRoot(ctx)
-	} else {
-		docs, err = data.Text(ctx, p.Text)
-	}
-	if err != nil {
-		return err
-	}
 	last := time.Now()
-	return data.Prepare(ctx, dir, docs, token.Bytes{}, func(done, of int) {
+	prepare := data.Preparation{Tokenizer: tok, Note: note, Progress: func(at data.Progress) {
 		if now := time.Now(); now.Sub(last) >= noteEvery {
 			last = now
-			note(fmt.Sprintf("%d of %d documents", done, of))
+			note(fmt.Sprintf("%d documents, %d tokens", at.Documents, at.Tokens))
 		}
-	})
+	}}
+	if p.Corpus != "" {
+		prepare.Sources = []source.Source{source.GoRoot{}}
+	} else {
+		prepare.Sources = []source.Source{&source.Files{Named: "text", Paths: p.Text}}
+	}
+	_, err = prepare.Run(ctx, dir)
+	return err
 }
 
 // finished reports whether the run has come to its end.

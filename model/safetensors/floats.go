@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"github.com/structuredffn/sffn/internal/disk"
 )
 
 // Float says that a tensor is read as float32, which holds every value of its
@@ -59,7 +61,7 @@ func (s *File) ReadColumns(dst []float32, name string, lo, hi int) error {
 		return fmt.Errorf("%s: columns %d to %d of %s, which has shape %v, as %d entries", s.name, lo, hi, name, t.Shape, len(dst))
 	}
 	if s.mapped != nil {
-		defer s.forget(s.data+t.begin, t.end-t.begin)
+		defer disk.Forget(s.mapped, s.data+t.begin, t.end-t.begin)
 	}
 	rows, row := t.Shape[0], make([]float32, hi-lo)
 	for r := range rows {
@@ -92,8 +94,11 @@ func (s *File) readPart(dst []float32, t Tensor, from int) error {
 	size := int(sizes[t.DType])
 	at := s.data + t.begin + int64(from)*int64(size)
 	if n := int64(len(dst) * size); s.mapped != nil {
-		defer s.forget(at, n)
-		return s.guard(t.Name, func() { widen(dst, s.mapped[at:at+n], t.DType) })
+		defer disk.Forget(s.mapped, at, n)
+		if err := disk.ReadMapped(func() { widen(dst, s.mapped[at:at+n], t.DType) }); err != nil {
+			return fmt.Errorf("%s: %s cannot be read: %w", s.name, t.Name, err)
+		}
+		return nil
 	}
 	if t.DType == "F32" {
 		return s.readAt(floatBytes(dst), at, t.Name)

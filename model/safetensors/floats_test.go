@@ -145,7 +145,7 @@ func TestShrunk(t *testing.T) {
 	}
 	err = f.ReadPart(make([]float32, 1<<16), "b", 0)
 	if f.mapped != nil {
-		if want := name + ": b cannot be read: the file has become shorter, or its disk fails"; err == nil || err.Error() != want {
+		if want := name + ": b cannot be read: it was cut off since it was opened, or its disk has failed"; err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
 		}
 	} else if !errors.Is(err, io.EOF) {

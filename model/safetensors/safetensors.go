@@ -94,7 +94,7 @@ func open(name string, f fs.File) (*File, error) {
 		if at, ok := f.(io.ReaderAt); ok {
 			s.f = at
 			if file, ok := f.(*os.File); ok {
-				s.mapped = mapFile(file, s.size)
+				s.mapped = disk.Map(file, s.size)
 			}
 		} else if s.size > maxArchived {
 			err = fmt.Errorf("%d bytes in an archive, want at most %d", s.size, maxArchived)
@@ -225,7 +225,7 @@ func checkLayout(ts []Tensor, size int64) error {
 
 // Close closes the file.
 func (s *File) Close() error {
-	err := unmap(s.mapped)
+	err := disk.Unmap(s.mapped)
 	s.mapped = nil
 	return errors.Join(err, s.close())
 }

@@ -1,17 +1,22 @@
 package token
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/model/token/hf"
+	"github.com/structuredffn/sffn/model/token/sentencepiece"
 )
 
 // Names are those of the tokenizers that New makes.
-var Names = []string{"byte"}
+var Names = []string{"byte", "gpt2"}
 
 // FileNames are what a tokenizer's file is called by custom: Hugging Face's and
 // SentencePiece's.
@@ -69,8 +74,32 @@ func fileIn(dir string) (string, error) {
 // Parse reads a tokenizer's file, whose content says what it is. name is what
 // errors call it.
 func Parse(name string, content []byte) (Tokenizer, error) {
-	return nil, fmt.Errorf("%s: no tokenizer", name)
+	switch begin := bytes.TrimLeft(content[:min(len(content), 64)], " \t\r\n"); {
+	case bytes.HasPrefix(begin, []byte("{")):
+		if fmt.Sprintf("%x", sha256.Sum256(content)) == gpt2Hash {
+			return hf.GPT2(), nil
+		}
+		t, err := hf.Parse(name, content)
+		if err != nil { // a nil *Tokenizer would be no nil Tokenizer
+			return nil, err
+		}
+		return t, nil
+	case tiktoken.Match(begin):
+		return nil, fmt.Errorf("%s: a vocabulary of tiktoken, which has no rule for cutting text; want the tokenizer.json of the same model", name)
+	default:
+		t, err := sentencepiece.Parse(name, content)
+		if err != nil {
+			return nil, err
+		}
+		return t, nil
+	}
 }
+
+// gpt2Hash is that of GPT-2's own tokenizer, the file of which has its name.
+const gpt2Hash = "9c4d3bdfa33e2a1aaf8d4009e69cbd1b9302cf379910716753d376baadecabe2"
+
+// tiktoken is how a vocabulary of tiktoken begins: a token in base 64, and its rank.
+var tiktoken = regexp.MustCompile(`^[A-Za-z0-9+/]+=* [0-9]+\n`)
 
 // HashText is the beginning of a tokenizer's hash, as messages and files of text
 // have it.

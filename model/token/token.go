@@ -6,7 +6,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"strings"
 	"unicode/utf8"
+
+	"github.com/structuredffn/sffn/model/token/hf"
 )
 
 // Tokenizer maps text to ids in [0, Vocab) and back. Its methods are safe from
@@ -50,10 +53,13 @@ type Described interface {
 
 // New returns the tokenizer of that name, for which no file is needed.
 func New(name string) (Tokenizer, error) {
-	if name == "byte" {
+	switch name {
+	case "byte":
 		return Bytes{}, nil
+	case "gpt2":
+		return hf.GPT2(), nil
 	}
-	return nil, fmt.Errorf("unknown tokenizer %q; valid is byte", name)
+	return nil, fmt.Errorf("%w %q: valid are %s", ErrUnknown, name, strings.Join(Names, " and "))
 }
 
 // ByHash returns the tokenizer that made a data file.

@@ -17,6 +17,7 @@ import (
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/data/source"
 	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -46,11 +47,17 @@ func parse(t testing.TB, src string) *config.Config {
 
 func prepare(t testing.TB, dir string) {
 	t.Helper()
-	var docs []data.Document
+	var docs [][]byte
 	for i := range 80 {
-		docs = append(docs, data.Document{Path: fmt.Sprint(i), Text: []byte(strings.Repeat(fmt.Sprintf("%d times %d is %d\n", i, i, i*i), 30))})
+		docs = append(docs, []byte(strings.Repeat(fmt.Sprintf("%d times %d is %d\n", i, i, i*i), 30)))
 	}
-	if err := data.Prepare(t.Context(), dir, docs, token.Bytes{}, func(int, int) {}); err != nil {
+	prepareDocuments(t, dir, docs)
+}
+
+func prepareDocuments(t testing.TB, dir string, docs [][]byte) {
+	t.Helper()
+	p := data.Preparation{Sources: []source.Source{&source.Documents{Named: "text", Texts: docs}}, Tokenizer: token.Bytes{}}
+	if _, err := p.Run(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -341,13 +348,11 @@ func TestResumeErrors(t *testing.T) {
 	run := filepath.Join(dir, "run")
 	res := train(t, newRun(t, filepath.Join(dir, "data"), run, 1, ""))
 	other := filepath.Join(dir, "other")
-	docs := []data.Document{}
+	var docs [][]byte
 	for i := range 80 {
-		docs = append(docs, data.Document{Path: fmt.Sprint(i), Text: []byte(strings.Repeat("another text ", 30))})
+		docs = append(docs, []byte(fmt.Sprint(i, strings.Repeat(" another text", 30))))
 	}
-	if err := data.Prepare(t.Context(), other, docs, token.Bytes{}, func(int, int) {}); err != nil {
-		t.Fatal(err)
-	}
+	prepareDocuments(t, other, docs)
 	resume := func(dataDir string, edit func(*Run)) error {
 		r := newRun(t, dataDir, run, 1, "")
 		r.Resume = true

@@ -1,14 +1,20 @@
 package tool
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/structuredffn/sffn/cmd/internal/cli"
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/internal/term"
+	"github.com/structuredffn/sffn/model/data"
+	"github.com/structuredffn/sffn/model/data/source"
 	"github.com/structuredffn/sffn/model/token"
+	"github.com/structuredffn/sffn/model/token/learn"
 )
 
 func newTokenizer() *cobra.Command {
@@ -18,8 +24,116 @@ func newTokenizer() *cobra.Command {
 		Args:  cli.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newTokenizerInfo())
+	cmd.AddCommand(newTokenizerTrain(), newTokenizerInfo())
 	return cmd
+}
+
+func newTokenizerTrain() *cobra.Command {
+	var c corpusFlags
+	var opt learn.Options
+	var out string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "train",
+		Short: "Learn a vocabulary of byte-level byte-pair encoding from text",
+		Long: `Learn a vocabulary of byte-level byte-pair encoding from text, and write it as a
+tokenizer.json, which Hugging Face's tokenizers reads and encodes alike. The
+documents that sffn prepare holds out of the same text take no part.
+
+The text is what sffn prepare takes. Words, as --pattern cuts them, are counted
+on all cores; the same text gives the same file. Where there are more different
+words than fit in memory, the rarest are dropped, which is said.`,
+		Example: `  sffn tokenizer train --corpus goroot --vocab 4096 --out tokenizer.json
+  sffn tokenizer train --text web.jsonl.zst --vocab 32000 --special '<|endoftext|>' --special '<|user|>' --out tokenizer.json`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cli.Require(cmd, "vocab", "out"); err != nil {
+				return err
+			}
+			sources, err := c.sources()
+			if err != nil {
+				return err
+			}
+			if opt.Threads < 0 {
+				return cli.Usagef("--threads: %d is out of range, want 1 or more, or 0 for all cores", opt.Threads)
+			}
+			f, err := disk.New(out)
+			if err != nil {
+				return fmt.Errorf("--out: %w", err)
+			}
+			defer f.Close()
+			ctx, stop := cli.Interrupts()
+			defer stop()
+			res, err := learnFrom(ctx, cmd.ErrOrStderr(), sources, opt)
+			if cut := cli.CutBy(ctx, "interrupted before there was anything to write"); cut != nil {
+				return cut
+			}
+			if err != nil {
+				return err
+			}
+			if _, err := f.Write(res.Model.JSON()); err != nil {
+				return fmt.Errorf("--out: %s: %w", out, err)
+			}
+			if err := f.Commit(); err != nil {
+				return fmt.Errorf("--out: %w", err)
+			}
+			if asJSON {
+				return term.JSON(cmd.OutOrStdout(), struct {
+					Out         string `json:"out"`
+					Vocab       int    `json:"vocab"`
+					Bytes       int64  `json:"text_bytes"`
+					Words       int    `json:"words"`
+					Occurrences int64  `json:"occurrences"`
+					Dropped     int64  `json:"dropped"`
+				}{out, res.Vocab, res.Bytes, res.Words, res.Occurrences, res.Dropped})
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d ids from %sB of text, %d different words\n", out, res.Vocab, term.Count(float64(res.Bytes)), res.Words)
+			if res.Vocab < opt.Vocab {
+				fmt.Fprintf(cmd.OutOrStdout(), "the text has no more pairs: %d ids were asked for\n", opt.Vocab)
+			}
+			if res.Dropped > 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "rare words were dropped: %s of the text's words\n", term.Percent(float64(res.Dropped)/float64(res.Occurrences)))
+			}
+			return nil
+		},
+	}
+	c.flags(cmd)
+	fl := cmd.Flags()
+	fl.IntVar(&opt.Vocab, "vocab", 0, "number of ids: the 256 bytes, merges and special tokens")
+	fl.StringVar(&opt.Pattern, "pattern", "gpt2", "what cuts text into words: gpt2, llama3, or a regular expression")
+	fl.StringArrayVar(&opt.Special, "special", nil, "special token; may come several times; "+learn.EndOfDocument+" is added unless one, such as </s>, ends documents")
+	fl.IntVar(&opt.Words, "words", learn.DefaultWords, "different words that are counted, at most")
+	fl.IntVar(&opt.Threads, "threads", 0, "threads that count (default all processors)")
+	fl.StringVar(&out, "out", "", "tokenizer.json to write")
+	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+// learnFrom shows how far it is: in the text, then in the vocabulary.
+func learnFrom(ctx context.Context, log io.Writer, sources []source.Source, opt learn.Options) (*learn.Result, error) {
+	texts, err := data.NewTexts(ctx, sources)
+	if err != nil {
+		return nil, err
+	}
+	reading := term.NewCounter(log, "MB of text", int(texts.Total/1e6))
+	var merging *term.Counter
+	defer func() {
+		reading.Close()
+		if merging != nil {
+			merging.Close()
+		}
+	}()
+	opt.Progress = func(p learn.Progress) {
+		if p.Ids == 0 {
+			reading.Set(int(p.Bytes / 1e6))
+			return
+		}
+		if merging == nil {
+			merging = term.NewCounter(log, "ids", opt.Vocab)
+		}
+		merging.Set(p.Ids)
+	}
+	return learn.Train(ctx, texts.All(), opt)
 }
 
 // tokenizerInfo is what tokenizer info prints as JSON.
@@ -70,7 +184,12 @@ elsewhere. The bytes of a token are the mean over the vocabulary.`,
 			if asJSON {
 				return term.JSON(cmd.OutOrStdout(), info)
 			}
-			return term.Table(cmd.OutOrStdout(), info.table(tok))
+			for _, row := range info.table(tok) {
+				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%-18s%s\n", row[0], row[1]); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")

@@ -251,7 +251,7 @@ def train_ops(job, tensors):
 
 def decode_ops(job, tensors):
     m, context, steps = job["Model"], job["Seq"], job["Steps"]
-    lm = LM(m).requires_grad_(False).eval()
+    lm = LM(m, job["Networks"]).requires_grad_(False).eval()
     load(lm, tensors)
     ids = torch.tensor(job["IDs"]).view(job["Batch"], -1)
     prompt, last = ids[:, :context].contiguous(), ids[:, context:].contiguous()

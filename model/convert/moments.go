@@ -1,0 +1,90 @@
+package convert
+
+import (
+	"fmt"
+	"math"
+
+	"gonum.org/v1/gonum/floats"
+	"gonum.org/v1/gonum/mat"
+)
+
+// Moments are the second moments of a layer's inputs, C = E[x x^T], not centred.
+type Moments struct {
+	n int
+	c *mat.Dense // both triangles, with the ridge
+}
+
+// ridge is what is added to the moments' diagonal, relative to its mean, so that
+// directions which the data never have are not free to take any weights.
+const ridge = 1e-6
+
+// NewMoments takes the sum of x x^T over so many rows, [n, n], of which it keeps a
+// copy.
+func NewMoments(sum []float64, n, rows int) (*Moments, error) {
+	if len(sum) != n*n || rows < 1 {
+		return nil, fmt.Errorf("convert: %d sums of %d rows, want those of %d inputs", len(sum), rows, n)
+	}
+	m := &Moments{n, mat.NewDense(n, n, nil)}
+	m.c.Scale(1/float64(rows), mat.NewDense(n, n, sum))
+	mean := mat.Trace(m.c) / float64(n)
+	if math.IsNaN(mean) || math.IsInf(mean, 0) {
+		return nil, fmt.Errorf("convert: the inputs' moments are not finite: their mean square is %v", mean)
+	}
+	if mean == 0 {
+		mean = 1 // all inputs are 0, and all weights as good as others
+	}
+	for i := range n {
+		m.c.Set(i, i, m.c.At(i, i)+ridge*mean)
+	}
+	return m, nil
+}
+
+func (m *Moments) check(in int) error {
+	if m.n != in {
+		return fmt.Errorf("convert: moments of %d inputs, the layer has %d", m.n, in)
+	}
+	return nil
+}
+
+// columns are those of block j, [n, q].
+func (m *Moments) columns(j, q int) *mat.Dense {
+	return m.c.Slice(0, m.n, j*q, (j+1)*q).(*mat.Dense)
+}
+
+// own are the moments of the inputs of block j among each other.
+func (m *Moments) own(j, q int) *mat.Dense {
+	return m.c.Slice(j*q, (j+1)*q, j*q, (j+1)*q).(*mat.Dense)
+}
+
+// roots are the lower Cholesky factors of the moments of each of so many blocks.
+func (m *Moments) roots(blocks int) ([]*mat.TriDense, error) {
+	q := m.n / blocks
+	all := make([]*mat.TriDense, blocks)
+	for j := range all {
+		own := m.own(j, q)
+		s := mat.NewSymDense(q, nil)
+		for a := range q {
+			for b := a; b < q; b++ {
+				s.SetSym(a, b, own.At(a, b))
+			}
+		}
+		var chol mat.Cholesky
+		if !chol.Factorize(s) {
+			return nil, fmt.Errorf("convert: the moments of inputs %d to %d are not positive definite, in spite of a ridge of %v", j*q, (j+1)*q-1, ridge)
+		}
+		all[j] = mat.NewTriDense(q, mat.Lower, nil)
+		chol.LTo(all[j])
+	}
+	return all, nil
+}
+
+// square is the expected square of the outputs of rows of weights.
+func (m *Moments) square(w *mat.Dense) (sum float64) {
+	var wc mat.Dense
+	wc.Mul(w, m.c)
+	rows, _ := w.Dims()
+	for r := range rows {
+		sum += floats.Dot(wc.RawRowView(r), w.RawRowView(r))
+	}
+	return sum
+}

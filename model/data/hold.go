@@ -1,0 +1,154 @@
+package data
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// hold keeps the first documents until there is one for each split.
+type hold struct {
+	limit  int // of text
+	docs   []held
+	text   int
+	tokens int64
+}
+
+// held is a document.
+type held struct {
+	text    []byte
+	ids     []int32
+	decoded int64
+	key     uint64
+	last    bool // it is whole
+}
+
+// holdText is the text of the documents that are held, at most: with the ids of those about
+// 80 MiB.
+const holdText = 16 << 20
+
+func (h *hold) add(text []byte, ids []int32, p part) {
+	if p.first {
+		h.docs = append(h.docs, held{key: p.key})
+	}
+	d := &h.docs[len(h.docs)-1]
+	d.text = append(d.text, text...)
+	d.ids = append(d.ids, ids...)
+	d.decoded += p.decoded
+	d.last = p.last
+	h.text += len(text)
+	h.tokens += int64(len(ids))
+}
+
+// settle writes the documents that are held once their splits are known, which they are
+// at the end of the input at the latest.
+func (r *run) settle(end bool) error {
+	h := r.hold
+	if h == nil {
+		return nil
+	}
+	validation := 0
+	for _, d := range h.docs {
+		if side(d.key) == Validation {
+			validation++
+		}
+	}
+	both := validation > 0 && validation < len(h.docs)
+	if !both && !end && h.text < h.limit {
+		return nil
+	}
+	change, stretched := -1, -1
+	switch {
+	case both:
+	case !end && len(h.docs) > 1:
+		change = 0
+		for i, d := range h.docs {
+			if d.key < h.docs[change].key {
+				change = i
+			}
+		}
+	case len(h.docs) == 0:
+		return fmt.Errorf("no text in %s", r.names())
+	case end && h.text < minText:
+		return fmt.Errorf("%d bytes of text in %d documents are too few to hold some out, want %d or more", h.text, len(h.docs), minText)
+	default:
+		stretched = 0
+		for i, d := range h.docs {
+			if len(d.text) > len(h.docs[stretched].text) {
+				stretched = i
+			}
+		}
+	}
+	r.hold = nil
+	for i, d := range h.docs {
+		r.side = side(d.key)
+		switch {
+		case i == change && r.side == Train:
+			r.side = Validation
+		case i == change || stretched >= 0:
+			r.side = Train
+		}
+		var err error
+		if i == stretched {
+			err = r.stretch(d.text, h.text)
+		} else {
+			err = r.splits[r.side].add(d.ids, int64(len(d.text)), d.decoded, d.last)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stretch holds out the end of a document: a twentieth of all text, if it has that.
+func (r *run) stretch(text []byte, all int) error {
+	n := min(max(all/validationShare, minStretch), len(text)/2)
+	at := len(text) - n
+	at += lineEnd(text[at:])
+	for _, half := range []struct {
+		split string
+		text  []byte
+	}{{Train, text[:at]}, {Validation, text[at:]}} {
+		ids := r.encodePiece(nil, half.text, true, true)
+		decoded, err := r.decoded(ids)
+		if err != nil {
+			return err
+		}
+		if err := r.splits[half.split].add(ids, int64(len(half.text)), decoded, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A text of minText bytes is the smallest that is split. A stretch of minStretch
+// has room for a sequence of most runs.
+const (
+	minText    = 64
+	minStretch = 2 << 10
+)
+
+// lineEnd is the place behind the first line of a text, or, where that is more
+// than half of it, where a rune begins.
+func lineEnd(text []byte) int {
+	if i := bytes.IndexByte(text, '\n') + 1; i > 0 && i <= len(text)/2 {
+		return i
+	}
+	for i := range min(utf8.UTFMax, len(text)) {
+		if utf8.RuneStart(text[i]) {
+			return i
+		}
+	}
+	return 0
+}
+
+// names are those of the sources.
+func (r *run) names() string {
+	var all []string
+	for _, s := range r.Sources {
+		all = append(all, s.Name())
+	}
+	return strings.Join(all, ", ")
+}

@@ -1,0 +1,348 @@
+package source
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/structuredffn/sffn/internal/disk"
+)
+
+// Format is how a file holds documents.
+type Format string
+
+// Auto goes by the names of files; a name that says nothing is that of a text file.
+// Streams hold text, or JSON lines where a field is named.
+const (
+	Auto    Format = "auto"
+	Text    Format = "text"
+	JSONL   Format = "jsonl"
+	Parquet Format = "parquet"
+)
+
+// Formats are the names of all formats.
+var Formats = []string{string(Auto), string(Text), string(JSONL), string(Parquet)}
+
+// DefaultField is the name of the field or column that has the text.
+const DefaultField = "text"
+
+// Files is a source of files, of those below folders, and of streams.
+type Files struct {
+	Named string
+	// Paths are files, folders, pipes and Stdin.
+	Paths []string
+	// Format is Auto where empty.
+	Format Format
+	// Field has the text in JSONL and Parquet; DefaultField where empty.
+	Field string
+}
+
+// Name implements Source.
+func (s *Files) Name() string { return s.Named }
+
+func (s *Files) field() string {
+	if s.Field == "" {
+		return DefaultField
+	}
+	return s.Field
+}
+
+// format of a file; below a folder it may turn out to be none.
+func (s *Files) format(f file) Format {
+	switch {
+	case s.Format != Auto && s.Format != "":
+		return s.Format
+	case f.stream && s.Field != "":
+		return JSONL
+	}
+	return formatOf(f.name)
+}
+
+// file is a file of the source.
+type file struct {
+	found
+	stream, inFolder bool
+}
+
+// list lists the files of a source, one after the other.
+type list struct {
+	ctx   context.Context
+	paths []string
+	walk  *walker
+	links int // that were passed over
+}
+
+func (l *list) next() (file, error) {
+	for {
+		if err := l.ctx.Err(); err != nil {
+			return file{}, err
+		}
+		if l.walk != nil {
+			f, err := l.walk.next()
+			if err != io.EOF {
+				return file{found: f, inFolder: true}, err
+			}
+			l.links += l.walk.links
+			l.walk = nil
+		}
+		if len(l.paths) == 0 {
+			return file{}, io.EOF
+		}
+		p := l.paths[0]
+		l.paths = l.paths[1:]
+		if p == Stdin {
+			info, err := os.Stdin.Stat()
+			return file{found: found{name: p, path: p, info: info}, stream: true}, err
+		}
+		info, err := os.Stat(p)
+		switch {
+		case err != nil:
+			return file{}, err
+		case info.IsDir():
+			if l.walk, err = newWalker(l.ctx, p); err != nil {
+				return file{}, err
+			}
+		case info.Mode().IsRegular():
+			return file{found: found{name: p, path: filepath.Base(p), info: info}}, nil
+		case isStream(info.Mode()):
+			return file{found: found{name: p, path: p, info: info}, stream: true}, nil
+		default:
+			return file{}, fmt.Errorf("%s is %s, want a file, a folder or a pipe", p, disk.Kind(info.Mode()))
+		}
+	}
+}
+
+// fingerprint sums up what tells files from others.
+type fingerprint struct{ hash.Hash }
+
+func newFingerprint() fingerprint { return fingerprint{sha256.New()} }
+
+func (f fingerprint) add(name string, info fs.FileInfo) {
+	fmt.Fprintf(f, "%q %d %d\n", name, info.Size(), info.ModTime().UnixNano())
+}
+
+func (f fingerprint) sum() string { return hex.EncodeToString(f.Sum(nil)[:16]) }
+
+// Scan implements Source.
+func (s *Files) Scan(ctx context.Context) (Inventory, error) {
+	var inv Inventory
+	print := newFingerprint()
+	fmt.Fprintf(print, "%s %q\n", s.Format, s.field())
+	l := &list{ctx: ctx, paths: s.Paths}
+	for {
+		f, err := l.next()
+		if err == io.EOF {
+			inv.Fingerprint = print.sum()
+			return inv, nil
+		}
+		if err != nil {
+			return inv, err
+		}
+		if f.stream {
+			inv.Stream = true
+			if s.format(f) == Text && inv.Files < FewFiles {
+				inv.Files++
+			}
+			continue
+		}
+		inv.Bytes += f.info.Size()
+		print.add(f.name, f.info)
+		if s.format(f) == Text && inv.Files < FewFiles {
+			ok, err := s.isOne(f)
+			if err != nil {
+				return inv, err
+			}
+			if ok {
+				inv.Files++
+			}
+		}
+	}
+}
+
+// isOne tells whether a text file counts: one below a folder may be none, and empty
+// ones are no documents.
+func (s *Files) isOne(f file) (bool, error) {
+	if !f.inFolder {
+		return true, nil
+	}
+	c, err := openFile(f.name, 0)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	text, err := c.isText()
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", f.name, c.explain(err))
+	}
+	_, err = c.Peek(1)
+	return text && err == nil, nil
+}
+
+// Open implements Source.
+func (s *Files) Open(ctx context.Context, from Position, cut bool) (Reader, error) {
+	r := &files{ctx: ctx, s: s, cut: cut, list: list{ctx: ctx, paths: s.Paths}, at: from, number: -1}
+	for r.number+1 < from.File {
+		f, err := r.list.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.number++
+		if !f.stream {
+			r.behind += f.info.Size()
+		}
+	}
+	return r, nil
+}
+
+// files reads one file after the other.
+type files struct {
+	ctx    context.Context
+	s      *Files
+	cut    bool
+	list   list
+	number int64 // of the file at work
+	file   file
+	open   *content // nil between files
+	recs   records
+	at     Position
+	behind int64 // bytes of the files before
+	found  bool  // some file had the format
+}
+
+func (r *files) Next() (Piece, error) {
+	for {
+		if r.recs == nil {
+			if err := r.begin(); err != nil {
+				return Piece{}, err
+			}
+			continue
+		}
+		if err := r.ctx.Err(); err != nil && !r.file.stream {
+			return Piece{}, err
+		}
+		p, err := r.recs.next()
+		if err == nil {
+			r.at = r.recs.position()
+			r.at.File = r.number
+			return p, nil
+		}
+		if err != io.EOF {
+			return Piece{}, fmt.Errorf("%s: %w", r.name(), err)
+		}
+		if err := r.end(); err != nil {
+			return Piece{}, err
+		}
+	}
+}
+
+func (r *files) name() string { return streamName(r.file.name) }
+
+// begin opens the next file.
+func (r *files) begin() error {
+	f, err := r.list.next()
+	if err == io.EOF && !r.found && r.list.links > 0 && r.number < 0 {
+		return fmt.Errorf("%s: there are %d links, which are not followed, and no files", r.s.Paths[0], r.list.links)
+	}
+	if err != nil {
+		return err
+	}
+	r.number++
+	r.file = f
+	at := r.at
+	if at.File != r.number {
+		at = Position{File: r.number}
+	}
+	r.at = at
+	format := r.s.format(f)
+	if format == Parquet {
+		if f.stream {
+			return fmt.Errorf("%s: Parquet is read from its end, a stream has none; save it to a file first", r.name())
+		}
+		p, err := openParquet(f.name, r.s.field(), at, f.inFolder && r.s.Format == Parquet)
+		if err == errOther {
+			return r.end()
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+		r.recs, r.found = p, true
+		return nil
+	}
+	if f.stream {
+		r.open, err = openStream(r.ctx, f.name)
+	} else {
+		r.open, err = openFile(f.name, at.Offset+textInner(format, at))
+	}
+	if err != nil {
+		return err
+	}
+	if f.inFolder && at.Offset == 0 && at.Inner == 0 {
+		ok, err := r.open.isText()
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.name, r.open.explain(err))
+		}
+		if !ok {
+			return r.end()
+		}
+	}
+	r.found = true
+	if format == JSONL {
+		r.recs = newJSONL(r.open, r.s.field(), at)
+	} else {
+		r.recs = newText(r.open, r.cut, at)
+	}
+	return nil
+}
+
+// textInner is the place in a text file's only record, which may be sought.
+func textInner(f Format, at Position) int64 {
+	if f == Text {
+		return at.Inner
+	}
+	return 0
+}
+
+// end closes the file.
+func (r *files) end() error {
+	if !r.file.stream {
+		r.behind += r.file.info.Size()
+	}
+	r.at = Position{File: r.number + 1}
+	return r.close()
+}
+
+func (r *files) close() error {
+	var err error
+	if c, ok := r.recs.(io.Closer); ok {
+		err = c.Close()
+	}
+	if r.open != nil {
+		err = errors.Join(err, r.open.Close())
+	}
+	r.open, r.recs = nil, nil
+	return err
+}
+
+func (r *files) Position() Position { return r.at }
+
+func (r *files) Read() int64 {
+	n := r.behind
+	if r.open != nil && !r.file.stream {
+		n += min(r.open.bytes.n.Load(), r.file.info.Size())
+	} else if p, ok := r.recs.(*parquet); ok {
+		n += p.read
+	}
+	return n
+}
+
+func (r *files) Close() error { return r.close() }
