@@ -33,6 +33,19 @@ func Unmap(b []byte) error {
 	return unix.Munmap(b)
 }
 
+// keepMapped is the least number of bytes that Forget gives back.
+const keepMapped = 1 << 20
+
+// Forget gives back the memory of a stretch of a mapping that was read: the system
+// has the file's pages, and brings them again where they are read again.
+func Forget(mapped []byte, at, size int64) {
+	page := int64(os.Getpagesize())
+	lo, hi := (at+page-1)/page*page, (at+size)/page*page
+	if hi-lo >= keepMapped {
+		_ = unix.Madvise(mapped[lo:hi], unix.MADV_DONTNEED) // it was advice
+	}
+}
+
 var errGone = errors.New("it was cut off since it was opened, or its disk has failed")
 
 // ReadMapped runs what reads a mapping. A page that is not there any more, since the

@@ -36,10 +36,13 @@ try:
 except ImportError:
     from transformers import PretrainedConfig as PreTrainedConfig
 
+# Later versions call past_key_values cache, and pass it by that name.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
 
 class SffnConfig(PreTrainedConfig):
     model_type = "sffn"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = [CACHE]
 
 
 class Chain(nn.Module):
@@ -119,7 +122,7 @@ class Layer(nn.Module):
         if config.scale_attn_by_layer:
             self.scale /= layer + 1
 
-    def forward(self, x, angles, mask, past):
+    def forward(self, x, angles, mask, cache):
         batch, n, _ = x.shape
         qkv = self.qkv_linear(self.ln1(x)).view(batch, n, -1, self.width).transpose(1, 2)
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 1)
@@ -127,8 +130,8 @@ class Layer(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
             q, k = rotate(q, *angles), rotate(k, *angles)
-        if past is not None:
-            k, v = past.update(k, v, self.layer)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer)
         group = self.heads // self.kv_heads
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
@@ -167,13 +170,13 @@ class SffnModel(SffnPreTrainedModel):
     def set_input_embeddings(self, value):
         self.wte = value
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None):
-        had = past_key_values.get_seq_length() if past_key_values is not None else 0
-        n = input_ids.shape[1]
-        place = torch.arange(had, had + n, device=input_ids.device)
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, cache=None, inputs_embeds=None):
+        x = self.wte(input_ids) if inputs_embeds is None else inputs_embeds
+        had = cache.get_seq_length() if cache is not None else 0
+        n = x.shape[1]
+        place = torch.arange(had, had + n, device=x.device)
         if position_ids is None:
             position_ids = place[None]
-        x = self.wte(input_ids)
         angles = None
         if self.config.rotary_frequencies is None:
             x = x + self.wpe(position_ids)
@@ -190,7 +193,7 @@ class SffnModel(SffnPreTrainedModel):
             mask = mask & attention_mask[:, None, None, :had + n].bool()
             mask = mask | (behind == 0)[None, None]  # padding sees itself: of nothing there is no softmax
         for layer in self.layers:
-            x = layer(x, angles, mask, past_key_values)
+            x = layer(x, angles, mask, cache)
         return self.ln_f(x)
 
 
@@ -215,13 +218,14 @@ class SffnForCausalLM(SffnPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, value):
         self.lm_head = value
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, labels=None, use_cache=None,
-                logits_to_keep=0, **_):
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        x = self.model(input_ids, attention_mask, position_ids, past_key_values)
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, cache=None, past_key_values=None, inputs_embeds=None, labels=None,
+                use_cache=None, logits_to_keep=0, cache_position=None, return_dict=None):
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache()
+        x = self.model(input_ids, attention_mask, position_ids, cache, inputs_embeds)
         logits = self.lm_head(x[:, -logits_to_keep:] if logits_to_keep else x)
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})

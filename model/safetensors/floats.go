@@ -60,6 +60,9 @@ func (s *File) ReadColumns(dst []float32, name string, lo, hi int) error {
 	if len(t.Shape) != 2 || lo < 0 || lo > hi || hi > t.Shape[1] || len(dst) != t.Shape[0]*(hi-lo) {
 		return fmt.Errorf("%s: columns %d to %d of %s, which has shape %v, as %d entries", s.name, lo, hi, name, t.Shape, len(dst))
 	}
+	if s.mapped != nil {
+		defer disk.Forget(s.mapped, s.data+t.begin, t.end-t.begin)
+	}
 	rows, row := t.Shape[0], make([]float32, hi-lo)
 	for r := range rows {
 		if err := s.readPart(row, t, r*t.Shape[1]+lo); err != nil {
@@ -90,8 +93,9 @@ const stretch = 64 << 10
 func (s *File) readPart(dst []float32, t Tensor, from int) error {
 	size := int(sizes[t.DType])
 	at := s.data + t.begin + int64(from)*int64(size)
-	if s.mapped != nil {
-		if err := disk.ReadMapped(func() { widen(dst, s.mapped[at:at+int64(len(dst)*size)], t.DType) }); err != nil {
+	if n := int64(len(dst) * size); s.mapped != nil {
+		defer disk.Forget(s.mapped, at, n)
+		if err := disk.ReadMapped(func() { widen(dst, s.mapped[at:at+n], t.DType) }); err != nil {
 			return fmt.Errorf("%s: %s cannot be read: %w", s.name, t.Name, err)
 		}
 		return nil

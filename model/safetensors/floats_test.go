@@ -3,6 +3,7 @@ package safetensors
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -264,4 +265,42 @@ func FuzzIndex(f *testing.F) {
 			t.Errorf("%q", names)
 		}
 	})
+}
+
+// What is read of a mapped file does not stay in the process's memory.
+func TestForget(t *testing.T) {
+	resident := func() int {
+		text, err := os.ReadFile("/proc/self/statm")
+		if err != nil {
+			t.Skip("no /proc/self/statm: what is in memory is not known")
+		}
+		var all, in, shared int
+		if _, err := fmt.Sscan(string(text), &all, &in, &shared); err != nil {
+			t.Fatal(err)
+		}
+		return shared * os.Getpagesize()
+	}
+	const size = 128 << 20
+	header := fmt.Sprintf(`{"a":{"dtype":"F32","shape":[1024,%d],"data_offsets":[0,%d]}}`, size/4096, size)
+	f, err := Open(file(t, header, size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.mapped == nil {
+		t.Skip("files are not mapped here")
+	}
+	before := resident()
+	part := make([]float32, 4<<20)
+	for at := 0; at < size/4; at += len(part) {
+		if err := f.ReadPart(part, "a", at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.ReadColumns(part[:1024*16], "a", 0, 16); err != nil {
+		t.Fatal(err)
+	}
+	if grown := resident() - before; grown > size/4 {
+		t.Errorf("%d bytes of a file of %d are still in memory", grown, size)
+	}
 }

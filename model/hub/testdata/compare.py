@@ -39,9 +39,20 @@ def main(hub, ids, logits, original=None):
             past = out.past_key_values
             steps.append(out.logits[0])
     got = load_file(logits)["logits"]
+    chosen, longer = ids, model.config.max_position_embeddings - ids.shape[1]
+    with torch.no_grad():
+        for _ in range(min(8, longer)):
+            chosen = torch.cat([chosen, model(chosen).logits[:, -1:].argmax(-1)], 1)
+        generated = model.generate(ids, max_new_tokens=min(8, longer), do_sample=False, pad_token_id=0, eos_token_id=-1)
+        # The same behind padding, in a batch.
+        pad = torch.cat([torch.zeros(1, 2, dtype=ids.dtype), ids], 1)
+        mask = torch.ones_like(pad)
+        mask[:, :2] = 0
+        padded = model.generate(torch.cat([pad, pad]), attention_mask=torch.cat([mask, torch.ones_like(mask)]), max_new_tokens=min(8, longer - 2), do_sample=False, pad_token_id=0, eos_token_id=-1)
     cached = (torch.cat(steps) - want).abs().max().item()
     print(f"transformers {transformers.__version__}, {type(model).__name__}: off by {(got - want).abs().max().item():.3g} of {want.abs().max().item():.3g}; "
-          f"same choices: {bool((got.argmax(-1) == want.argmax(-1)).all())}; its cache is off by {cached:.3g}")
+          f"same choices: {bool((got.argmax(-1) == want.argmax(-1)).all())}; its cache is off by {cached:.3g}; "
+          f"generate takes the likeliest: {torch.equal(generated, chosen)}, behind padding: {torch.equal(padded[0, 2:], chosen[0, :padded.shape[1] - 2])}")
     if original:
         a, b = tensors(original), tensors(hub)
         same = a.keys() == b.keys() and all(torch.equal(a[k].float(), b[k]) for k in a)
