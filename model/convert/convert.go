@@ -1,0 +1,187 @@
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/decode"
+	"github.com/structuredffn/sffn/model/safetensors"
+	rt "github.com/structuredffn/sffn/runtime"
+)
+
+// Conversion makes a structured model of a dense one.
+type Conversion struct {
+	From *decode.Checkpoint
+	Aim  Aim
+	// Options say how; results do not depend on the threads.
+	Options rt.Options
+	// Progress, where not nil, is told how many steps are done.
+	Progress func(done int)
+
+	run      string
+	to       spec.Model
+	done, of int
+}
+
+func (c *Conversion) step() {
+	c.done++
+	if c.Progress != nil {
+		c.Progress(c.done)
+	}
+}
+
+// Begin looks at what is asked for, before any work: it says how many steps there are.
+// The run's folder may have no checkpoint yet.
+func (c *Conversion) Begin(run string) (steps int, err error) {
+	if err := checkpoint.Vacant(run); err != nil {
+		return 0, err
+	}
+	if c.to, err = c.Aim.Model(c.From.Config.Model); err != nil {
+		return 0, err
+	}
+	c.run, c.done, c.of = run, 0, 2*len(c.Aim.changed(c.to))
+	return c.of, nil
+}
+
+// Run converts the model, and writes it as a checkpoint of step 0 into the folder of
+// the run, after Begin. Beside the converted weights it holds the dense ones of one
+// layer, in float64.
+func (c *Conversion) Run(ctx context.Context) (*Report, error) {
+	from, to := c.From.Config.Model, c.to
+	w, err := checkpoint.OpenWeights(c.From.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	r := &Report{From: c.From.Dir, Kind: to.Structure(to.Layers).Kind}
+	converted := map[string][]float32{} // by the names of parameters
+	for i := range to.Layers {
+		if to.LayerFFN(i) == from.LayerFFN(i) {
+			r.Layers = append(r.Layers, LayerReport{Layer: i, Structure: to.Structure(i)})
+			continue
+		}
+		err := model.WithNetwork(from, i, w.Read, func(dense rt.FFNWeights) error {
+			l, err := c.layer(ctx, to.LayerFFN(i), from.LayerFFN(i), dense)
+			if err != nil {
+				return fmt.Errorf("layer %d: %w", i, err)
+			}
+			l.put(converted, i, to)
+			r.Layers = append(r.Layers, l.report(i, to))
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return r, c.save(ctx, r, w, converted)
+}
+
+// network is a feed-forward network that was converted.
+type network struct {
+	rt.FFNWeights
+	fc1, fc2 Projection
+}
+
+// layer converts a network.
+func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeights) (n network, err error) {
+	if to.Kind == spec.Dense {
+		defer c.step()
+		defer c.step()
+		return narrow(to, from, w)
+	}
+	if n.FC1, n.fc1, err = c.linear(ctx, to.FC1(), w.FC1, nil); err != nil {
+		return n, fmt.Errorf("fc1: %w", err)
+	}
+	if n.FC2, n.fc2, err = c.linear(ctx, to.FC2(), w.FC2, nil); err != nil {
+		return n, fmt.Errorf("fc2: %w", err)
+	}
+	return n, nil
+}
+
+func (c *Conversion) linear(ctx context.Context, to spec.Linear, w rt.Weights, moments *Moments) (out rt.Weights, p Projection, err error) {
+	if err := ctx.Err(); err != nil {
+		return out, p, err
+	}
+	p, err = Project(to, wide(w.Factors[0]), moments, c.Options.Pool)
+	if err != nil {
+		return out, p, err
+	}
+	out.Bias = append(out.Bias, w.Bias...)
+	for _, f := range p.Factors {
+		out.Factors = append(out.Factors, single(f))
+	}
+	p.Factors = nil
+	c.step()
+	return out, p, nil
+}
+
+func wide(x []float32) []float64 {
+	y := make([]float64, len(x))
+	for i, v := range x {
+		y[i] = float64(v)
+	}
+	return y
+}
+
+func single(x []float64) []float32 {
+	y := make([]float32, len(x))
+	for i, v := range x {
+		y[i] = float32(v)
+	}
+	return y
+}
+
+// put names the parameters of layer i.
+func (n network) put(all map[string][]float32, i int, m spec.Model) {
+	f := m.LayerFFN(i)
+	for _, l := range []struct {
+		name string
+		spec spec.Linear
+		w    rt.Weights
+	}{{"fc1", f.FC1(), n.FC1}, {"fc2", f.FC2(), n.FC2}} {
+		name := model.LayerName(i) + ".mlp." + l.name + "."
+		for j, factor := range l.spec.Chain() {
+			all[name+factor.Param] = l.w.Factors[j]
+		}
+		if l.spec.Bias {
+			all[name+"bias"] = l.w.Bias
+		}
+	}
+}
+
+// save writes the checkpoint; what was not converted goes through a tensor at a time.
+func (c *Conversion) save(ctx context.Context, r *Report, w *checkpoint.Weights, converted map[string][]float32) error {
+	m := c.to
+	config, err := c.From.Config.WithNetworks(m)
+	if err != nil {
+		return err
+	}
+	if !config.Model.SameLayers(m) {
+		return errors.New("convert: the configuration does not say what the model is")
+	}
+	var values []safetensors.Value
+	for _, q := range m.Params() {
+		v := safetensors.Value{Name: q.Name, Shape: q.Shape, Data: converted[q.Name]}
+		if v.Data == nil {
+			v.Stream = func(write func([]float32) error) error {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				x := make([]float32, q.Size())
+				if err := w.Read(x, q); err != nil {
+					return err
+				}
+				return write(x)
+			}
+		}
+		values = append(values, v)
+	}
+	state := checkpoint.State{Name: c.From.State.Name + "-" + string(r.Kind), Steps: config.Train.Steps}
+	r.count(m, c.From.Config.Model)
+	r.Out, err = checkpoint.SaveWeights(c.run, config.Source, state, c.From.Tokenizer, values)
+	return err
+}
