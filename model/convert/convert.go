@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
@@ -17,6 +18,8 @@ import (
 type Conversion struct {
 	From *decode.Checkpoint
 	Aim  Aim
+	// Calibration is nil where the weights alone are looked at.
+	Calibration *Calibration
 	// Options say how; results do not depend on the threads.
 	Options rt.Options
 	// Progress, where not nil, is told how many steps are done.
@@ -44,12 +47,19 @@ func (c *Conversion) Begin(run string) (steps int, err error) {
 		return 0, err
 	}
 	c.run, c.done, c.of = run, 0, 2*len(c.Aim.changed(c.to))
+	if c.Calibration != nil {
+		if err := c.Calibration.check(c.to); err != nil {
+			return 0, err
+		}
+		c.of += c.to.Layers
+	}
 	return c.of, nil
 }
 
 // Run converts the model, and writes it as a checkpoint of step 0 into the folder of
 // the run, after Begin. Beside the converted weights it holds the dense ones of one
-// layer, in float64.
+// layer, in float64, and with a calibration the dense model, two rows of each token's
+// hidden width, and the moments of one layer.
 func (c *Conversion) Run(ctx context.Context) (*Report, error) {
 	from, to := c.From.Config.Model, c.to
 	w, err := checkpoint.OpenWeights(c.From.Dir)
@@ -57,15 +67,38 @@ func (c *Conversion) Run(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	defer w.Close()
+	var text *stream
+	if c.Calibration != nil {
+		m, err := c.From.Load(c.Options)
+		if err != nil {
+			return nil, err
+		}
+		defer m.Close()
+		if text, err = newStream(m, c.Calibration); err != nil {
+			return nil, err
+		}
+		defer text.close()
+	}
 	r := &Report{From: c.From.Dir, Kind: to.Structure(to.Layers).Kind}
 	converted := map[string][]float32{} // by the names of parameters
 	for i := range to.Layers {
+		if text != nil {
+			if err := text.mix(ctx, i); err != nil {
+				return nil, err
+			}
+			c.step()
+		}
 		if to.LayerFFN(i) == from.LayerFFN(i) {
 			r.Layers = append(r.Layers, LayerReport{Layer: i, Structure: to.Structure(i)})
+			if text != nil {
+				if err := text.advance(ctx, text.m.FFN(i)); err != nil {
+					return nil, err
+				}
+			}
 			continue
 		}
 		err := model.WithNetwork(from, i, w.Read, func(dense rt.FFNWeights) error {
-			l, err := c.layer(ctx, to.LayerFFN(i), from.LayerFFN(i), dense)
+			l, err := c.layer(ctx, to.LayerFFN(i), from.LayerFFN(i), dense, text)
 			if err != nil {
 				return fmt.Errorf("layer %d: %w", i, err)
 			}
@@ -86,31 +119,66 @@ type network struct {
 	fc1, fc2 Projection
 }
 
-// layer converts a network.
-func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeights) (n network, err error) {
+// layer converts a network. text, where not nil, stands before it, and passes it.
+func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeights, text *stream) (n network, err error) {
+	var moments *Moments
 	if to.Kind == spec.Dense {
-		defer c.step()
-		defer c.step()
-		return narrow(to, from, w)
+		if text != nil {
+			if moments, err = text.activations(ctx, from, w.FC1); err != nil {
+				return n, err
+			}
+		}
+		if n, err = narrow(to, from, w, moments, text != nil && c.Calibration.Whiten); err != nil {
+			return n, err
+		}
+		c.step()
+		c.step()
+		return n, c.pass(ctx, to, n, text)
 	}
-	if n.FC1, n.fc1, err = c.linear(ctx, to.FC1(), w.FC1, nil); err != nil {
+	if text != nil {
+		if moments, err = text.inputs(ctx); err != nil {
+			return n, err
+		}
+	}
+	if n.FC1, n.fc1, err = c.linear(ctx, to.FC1(), w.FC1, moments); err != nil {
 		return n, fmt.Errorf("fc1: %w", err)
 	}
-	if n.FC2, n.fc2, err = c.linear(ctx, to.FC2(), w.FC2, nil); err != nil {
+	if text != nil {
+		if moments, err = text.activations(ctx, to, n.FC1); err != nil {
+			return n, err
+		}
+	}
+	if n.FC2, n.fc2, err = c.linear(ctx, to.FC2(), w.FC2, moments); err != nil {
 		return n, fmt.Errorf("fc2: %w", err)
 	}
-	return n, nil
+	return n, c.pass(ctx, to, n, text)
+}
+
+// pass sends the text through a network that was converted.
+func (c *Conversion) pass(ctx context.Context, f spec.FFN, n network, text *stream) error {
+	if text == nil {
+		return nil
+	}
+	ffn, err := rt.NewFFN(f, n.FFNWeights, c.Options)
+	if err != nil {
+		return err
+	}
+	defer ffn.Close()
+	return text.advance(ctx, ffn)
 }
 
 func (c *Conversion) linear(ctx context.Context, to spec.Linear, w rt.Weights, moments *Moments) (out rt.Weights, p Projection, err error) {
 	if err := ctx.Err(); err != nil {
 		return out, p, err
 	}
-	p, err = Project(to, wide(w.Factors[0]), moments, c.Options.Pool)
-	if err != nil {
+	follow := moments
+	if moments != nil && !c.Calibration.Whiten {
+		follow = nil
+	}
+	if p, err = project(to, wide(w.Factors[0]), follow, moments, c.Options.Pool); err != nil {
 		return out, p, err
 	}
-	out.Bias = append(out.Bias, w.Bias...)
+	out.Bias = slices.Clone(w.Bias)
 	for _, f := range p.Factors {
 		out.Factors = append(out.Factors, single(f))
 	}

@@ -4,28 +4,65 @@ import (
 	"cmp"
 	"slices"
 
+	"gonum.org/v1/gonum/mat"
+
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
-// narrow leaves out the hidden units of a dense network whose weights are the
-// smallest: the length of a unit's rows of fc1, times that of its column of fc2.
-func narrow(to, from spec.FFN, w rt.FFNWeights) (n network, err error) {
+// narrow leaves out the hidden units of a dense network that give the least: by the
+// length of a unit's rows of fc1 times that of its column of fc2. With moments of the
+// units it is what a unit adds to the outputs, the root of its mean square times the
+// length of its column, and fc2's columns of the units that stay take over what
+// they can of the others, by least squares: they are the best of these units.
+func narrow(to, from spec.FFN, w rt.FFNWeights, moments *Moments, follow bool) (n network, err error) {
 	fc1, fc2 := wide(w.FC1.Factors[0]), wide(w.FC2.Factors[0])
 	in, out := unitSquares(from, fc1, fc2)
 	score := make([]float64, from.FFN)
 	for u := range score {
-		score[u] = in[u] * out[u]
+		if score[u] = in[u] * out[u]; follow {
+			score[u] = moments.c.At(u, u) * out[u]
+		}
 	}
 	units := best(score, to.FFN)
 	n.FC1, n.FC2 = pick(from, w, units)
-	n.fc1.All, n.fc2.All = sum(in), sum(out)
-	n.fc1.Lost, n.fc2.Lost = n.fc1.All, n.fc2.All
+	n.fc1.All, n.fc1.Lost = sum(in), sum(in)
 	for _, u := range units {
 		n.fc1.Lost -= in[u]
-		n.fc2.Lost -= out[u]
+	}
+	if follow {
+		n.FC2.Factors[0] = single(takeOver(from, fc2, units, moments))
+	}
+	// What fc2 lacks.
+	rest := mat.NewDense(from.Hidden, from.FFN, slices.Clone(fc2))
+	for o := range from.Hidden {
+		for i, u := range units {
+			rest.Set(o, u, rest.At(o, u)-float64(n.FC2.Factors[0][o*len(units)+i]))
+		}
+	}
+	n.fc2.All, n.fc2.Lost = sum(out), square(rest)
+	if moments != nil {
+		n.fc2.AllOutput, n.fc2.LostOutput = moments.square(mat.NewDense(from.Hidden, from.FFN, fc2)), moments.square(rest)
 	}
 	return n, nil
+}
+
+// takeOver are the weights of some hidden units [hidden, units] that give the outputs
+// of all of them best: W C_all,units C_units,units^-1.
+func takeOver(f spec.FFN, fc2 []float64, units []int, moments *Moments) []float64 {
+	n := len(units)
+	own, cross := mat.NewDense(n, n, nil), mat.NewDense(f.FFN, n, nil)
+	for j, u := range units {
+		for i, v := range units {
+			own.Set(i, j, moments.c.At(v, u))
+		}
+		for v := range f.FFN {
+			cross.Set(v, j, moments.c.At(v, u))
+		}
+	}
+	var b mat.Dense
+	b.Mul(mat.NewDense(f.Hidden, f.FFN, fc2), cross)
+	return mat.DenseCopyOf(solve(own, b.T()).T()).RawMatrix().Data
 }
 
 func sum(x []float64) (s float64) {

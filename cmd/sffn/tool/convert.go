@@ -23,6 +23,10 @@ type conversion struct {
 	model, out string
 	data       []string
 	evalTokens int
+	// calibrate is a folder of data, and tokens how many of its training split.
+	calibrate string
+	tokens    int
+	whiten    bool
 }
 
 func newConvert() *cobra.Command {
@@ -33,6 +37,10 @@ func newConvert() *cobra.Command {
 		Short: "Make a structured model of a dense one",
 		Long: `Make a structured model of a dense one: the feed-forward networks of a run become
 those of a kind, each matrix by the projection that is nearest to its weights.
+With --calibrate it is the nearest in what the matrix gives on text, layer after layer:
+each is fitted to the inputs that it has behind the layers that were converted before.
+This takes memory for the tokens, eight bytes times the hidden width for each;
+--whiten=false takes the weights' projections all the same, and reports the outputs.
 
 --budget is the share of the weights of all feed-forward networks that is kept: it
 chooses the rank, or the number of blocks of kinds without one. Layers of
@@ -41,8 +49,9 @@ networks of fewer hidden units.
 
 The run has one checkpoint, step-00000000, of weights alone: eval, generate and
 logits read it, and train --resume refuses it. The table has each layer's relative
-errors. With --data, the losses on the validation split are those before and after.`,
-		Example: `  sffn convert --model dense --kind lowrank --budget 0.63 --data data --out run
+errors, and the losses before and after, on the validation splits of --calibrate and
+of each --data.`,
+		Example: `  sffn convert --model dense --kind lowrank --budget 0.63 --calibrate data --data other --out run
   sffn convert --model dense --kind blast --rank 96 --blocks 4 --out run`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -79,6 +88,9 @@ errors. With --data, the losses on the validation split are those before and aft
 	fl.IntVar(&c.c.Aim.Rank, "rank", 0, "rank, of "+spec.Names(spec.Ranked(), "or")+", instead of a budget")
 	fl.IntVar(&c.c.Aim.Blocks, "blocks", 0, "blocks, of "+spec.Names(spec.Blocked(), "or")+" (default with a rank: 2)")
 	fl.IntSliceVar(&c.c.Aim.Keep, "dense-layers", nil, "layers that stay dense, such as 0,11")
+	fl.StringVar(&c.calibrate, "calibrate", "", "folder that sffn prepare made, whose text the outputs are fitted on")
+	fl.IntVar(&c.tokens, "tokens", 1<<16, "training tokens to calibrate on, at most")
+	fl.BoolVar(&c.whiten, "whiten", true, "fit outputs; false fits weights, and only measures outputs")
 	fl.StringArrayVar(&c.data, "data", nil, "folder that sffn prepare made, to measure losses on; may come several times")
 	fl.IntVar(&c.evalTokens, "eval-tokens", 1<<16, "validation tokens to measure losses on, at most")
 	fl.StringVar(&c.out, "out", "", "folder of the new run")
@@ -99,6 +111,9 @@ func (c *conversion) check() error {
 	c.c.Aim.Kind = spec.Kind(c.kind)
 	if c.evalTokens < 1 {
 		return cli.Usagef("--eval-tokens: %d is out of range, want 1 or more", c.evalTokens)
+	}
+	if c.tokens < 1 {
+		return cli.Usagef("--tokens: %d is out of range, want 1 or more", c.tokens)
 	}
 	if err := flagError(c.c.Aim.Check()); err != nil {
 		return &cli.UsageError{Err: err}
@@ -145,17 +160,34 @@ func (c *conversion) run(log io.Writer) (*converted, error) {
 	}
 	c.c.Options = c.Options
 	var sets []eval.Set
-	for _, dir := range c.data {
+	open := func(flag, dir string) error {
 		set, err := data.Open(dir)
 		if err != nil {
-			return nil, fmt.Errorf("--data: %w", err)
+			return fmt.Errorf("--%s: %w", flag, err)
 		}
-		defer set.Close()
-		s := eval.Set{Name: dir, Set: set}
-		if err := s.Fits(c.c.From, c.model); err != nil {
+		sets = append(sets, eval.Set{Name: dir, Set: set})
+		return sets[len(sets)-1].Fits(c.c.From, c.model)
+	}
+	defer func() {
+		for _, s := range sets {
+			s.Close()
+		}
+	}()
+	if c.calibrate != "" {
+		if err := open("calibrate", c.calibrate); err != nil {
 			return nil, err
 		}
-		sets = append(sets, s)
+		seq := c.c.From.Config.Train.Seq
+		ids, _, err := sets[0].Train.Windows(max(1, c.tokens/seq), seq)
+		if err != nil {
+			return nil, fmt.Errorf("--calibrate: %s: %w", c.calibrate, err)
+		}
+		c.c.Calibration = &convert.Calibration{IDs: ids, Seq: seq, Whiten: c.whiten}
+	}
+	for _, dir := range c.data {
+		if err := open("data", dir); err != nil {
+			return nil, err
+		}
 	}
 	of, err := c.c.Begin(c.out)
 	if err != nil {
