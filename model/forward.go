@@ -88,6 +88,18 @@ func (t *Model) NewActivations(arena *rt.Arena, rows int) *Activations {
 // where that is nil, only what the layer's backward pass needs is computed. attend
 // computes a.Attn from a.QKV.
 func (p *Pass) Layer(next []float32, i int, ffn *rt.FFN, a *Activations, rows int, attend func(i int) error) error {
+	if err := p.Mix(i, a, rows, attend); err != nil {
+		return err
+	}
+	start := time.Now()
+	ffn.Forward(next, a.Norm2, a.Mid, rows, a.savedFFN, p.Workspace)
+	p.t.prof.since(&p.t.prof.FFN, start)
+	return nil
+}
+
+// Mix is the first half of Layer: attention, up to the norm before the feed-forward
+// network, whose result is a.Norm2.
+func (p *Pass) Mix(i int, a *Activations, rows int, attend func(i int) error) error {
 	t := p.t
 	l := &t.layers[i]
 	p.norm(&l.ln1, a.Norm1, a.X, a.stats1, rows)
@@ -105,9 +117,6 @@ func (p *Pass) Layer(next []float32, i int, ffn *rt.FFN, a *Activations, rows in
 	l.out.Forward(a.Mid, a.Attn, a.X, rows, a.savedOut, p.Workspace)
 	t.prof.since(&t.prof.Projections, start)
 	p.norm(&l.ln2, a.Norm2, a.Mid, a.stats2, rows)
-	start = time.Now()
-	ffn.Forward(next, a.Norm2, a.Mid, rows, a.savedFFN, p.Workspace)
-	t.prof.since(&t.prof.FFN, start)
 	return nil
 }
 

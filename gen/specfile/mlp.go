@@ -131,6 +131,24 @@ func (m *MLP) SetRank(rank int) {
 	}
 }
 
+// Networks is the section of a valid model's structures.
+func Networks(s spec.Model) MLP {
+	own := s.Structure(s.Layers)
+	m := MLP{Kind: own.Kind, Rank: own.Rank, Blocks: own.Blocks, HiddenSplit: own.HiddenSplit, FFNSplit: own.FFNSplit}
+	for _, r := range s.Stretches() {
+		t := r.Structure()
+		if t == own {
+			continue
+		}
+		layers := strconv.Itoa(r.First)
+		if r.Last > r.First {
+			layers += "-" + strconv.Itoa(r.Last)
+		}
+		m.Except = append(m.Except, LayerMLP{Layers(layers), t.Kind, t.Rank, t.Blocks, t.HiddenSplit, t.FFNSplit})
+	}
+	return m
+}
+
 // fill gives a model its structures; errors are joined field errors, those of the
 // whole model.
 func (m *MLP) fill(s *spec.Model) error {

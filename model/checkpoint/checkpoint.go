@@ -104,13 +104,23 @@ func Save(run string, source []byte, s State, tok token.Tokenizer, p, m, v *mode
 // elsewhere, whose parameters, in the order of the spec, may be streams. tok is nil
 // where it came without a tokenizer. The folder of the run may not have a checkpoint.
 func SaveWeights(run string, source []byte, s State, tok token.Tokenizer, params []safetensors.Value) (dir string, err error) {
-	if has, err := Find(run); err == nil {
-		return "", fmt.Errorf("%s holds a run already (%s); choose another folder", run, has)
-	} else if !errors.Is(err, ErrNone) && !errors.Is(err, fs.ErrNotExist) {
+	if err := Vacant(run); err != nil {
 		return "", err
 	}
 	s.WeightsOnly = true
 	return create(run, source, s, tok, []file{{modelFile, func(f io.Writer) error { return writeModel(f, params) }}})
+}
+
+// Vacant says that the folder of a run has no checkpoint, or is not there.
+func Vacant(run string) error {
+	has, err := Find(run)
+	switch {
+	case err == nil:
+		return fmt.Errorf("%s holds a run already (%s); choose another folder", run, has)
+	case errors.Is(err, ErrNone) || errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return err
 }
 
 func writeModel(w io.Writer, params []safetensors.Value) error {

@@ -4,6 +4,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 )
 
@@ -66,6 +67,24 @@ func (d Draft) Config(name string) (*Config, error) {
 		return nil, err
 	}
 	return f.config(name, src)
+}
+
+// WithNetworks is the configuration with the feed-forward networks of another model,
+// their inner width and structures, and without guides. Its source says so; the rest
+// of it is what c's said, and the defaults in full.
+func (c *Config) WithNetworks(m spec.Model) (*Config, error) {
+	f := defaults()
+	if err := specfile.Decode(c.Model.Name, c.Source, &f); err != nil {
+		return nil, err
+	}
+	f.Model.FFN, f.Model.MLP = m.FFN, specfile.Networks(m)
+	f.Train.Guide = Guide{}
+	f.setSeq()
+	src, err := yaml.Marshal(f)
+	if err != nil {
+		return nil, err
+	}
+	return f.config(c.Model.Name, src)
 }
 
 // Of is the configuration of a model that comes from elsewhere, without a word on

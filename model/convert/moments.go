@@ -19,13 +19,19 @@ type Moments struct {
 const ridge = 1e-6
 
 // NewMoments takes the sum of x x^T over so many rows, [n, n], of which it keeps a
-// copy.
+// copy. Of the sum the upper triangle is read.
 func NewMoments(sum []float64, n, rows int) (*Moments, error) {
 	if len(sum) != n*n || rows < 1 {
 		return nil, fmt.Errorf("convert: %d sums of %d rows, want those of %d inputs", len(sum), rows, n)
 	}
 	m := &Moments{n, mat.NewDense(n, n, nil)}
-	m.c.Scale(1/float64(rows), mat.NewDense(n, n, sum))
+	for i := range n {
+		for j := i; j < n; j++ {
+			v := sum[i*n+j] / float64(rows)
+			m.c.Set(i, j, v)
+			m.c.Set(j, i, v)
+		}
+	}
 	mean := mat.Trace(m.c) / float64(n)
 	if math.IsNaN(mean) || math.IsInf(mean, 0) {
 		return nil, fmt.Errorf("convert: the inputs' moments are not finite: their mean square is %v", mean)
@@ -40,7 +46,7 @@ func NewMoments(sum []float64, n, rows int) (*Moments, error) {
 }
 
 func (m *Moments) check(in int) error {
-	if m.n != in {
+	if m != nil && m.n != in {
 		return fmt.Errorf("convert: moments of %d inputs, the layer has %d", m.n, in)
 	}
 	return nil

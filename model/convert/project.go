@@ -57,6 +57,11 @@ func ratio(lost, all float64) float64 {
 // Each step lowers the error; their number is fixed. Results do not depend on the
 // pool's threads.
 func Project(l spec.Linear, w []float64, moments *Moments, pool *rt.Pool) (Projection, error) {
+	return project(l, w, moments, moments, pool)
+}
+
+// project follows moments, and measures by others; either may be nil.
+func project(l spec.Linear, w []float64, moments, measure *Moments, pool *rt.Pool) (Projection, error) {
 	if l.Kind == spec.Dense {
 		return Projection{}, fmt.Errorf("convert: a dense layer is no structure")
 	}
@@ -69,7 +74,7 @@ func Project(l spec.Linear, w []float64, moments *Moments, pool *rt.Pool) (Proje
 	if floats.HasNaN(w) || math.IsInf(floats.Norm(w, 2), 0) {
 		return Projection{}, fmt.Errorf("convert: the weights of a %d -> %d layer are not finite", l.In, l.Out)
 	}
-	t := &task{blocks: newBlocks(l), in: l.In, pool: pool, moments: moments}
+	t := &task{blocks: newBlocks(l), in: l.In, pool: pool, moments: moments, measured: measure}
 	for _, f := range l.Chain() {
 		t.factors = append(t.factors, make([]float64, f.Weights()))
 	}
@@ -79,10 +84,12 @@ func Project(l spec.Linear, w []float64, moments *Moments, pool *rt.Pool) (Proje
 		copy(t.w.RawRowView(o), w[at*l.In:(at+1)*l.In])
 	}
 	t.rest = mat.DenseCopyOf(t.w)
-	if moments != nil {
-		if err := moments.check(l.In); err != nil {
+	for _, m := range []*Moments{moments, measure} {
+		if err := m.check(l.In); err != nil {
 			return Projection{}, err
 		}
+	}
+	if moments != nil {
 		var err error
 		if t.roots, err = moments.roots(t.columns); err != nil {
 			return Projection{}, err
@@ -106,6 +113,8 @@ type task struct {
 	// what the factors lack of it.
 	w, rest *mat.Dense
 	moments *Moments
+	// measured are moments that errors are reported by.
+	measured *Moments
 	// roots are the Cholesky factors of the moments of each block of columns.
 	roots []*mat.TriDense
 }
@@ -212,8 +221,8 @@ func (t *task) result() Projection {
 	t.pool.Run(t.rows, func(_, i int) {
 		w, rest := t.strip(t.w, i), t.strip(t.rest, i)
 		parts[i].All, parts[i].Lost = square(w), square(rest)
-		if t.moments != nil {
-			parts[i].AllOutput, parts[i].LostOutput = t.moments.square(w), t.moments.square(rest)
+		if t.measured != nil {
+			parts[i].AllOutput, parts[i].LostOutput = t.measured.square(w), t.measured.square(rest)
 		}
 	})
 	for _, p := range parts {

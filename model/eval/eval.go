@@ -94,21 +94,29 @@ func Open(c *decode.Checkpoint, name string, opt rt.Options) (*Model, error) {
 // Close frees the model.
 func (m *Model) Close() { m.m.Close() }
 
-// Loss measures the model on so many tokens of the validation split, at most:
-// windows of its training length, evenly spaced.
-func (m *Model) Loss(set Set, tokens int) (r Result, err error) {
-	c := m.c
-	if ids := set.Validation.Vocab(); ids > c.Config.Model.Vocab {
-		return r, fmt.Errorf("%s takes %d ids, %s has those of a tokenizer (%s) with %d", m.Name, c.Config.Model.Vocab, set.Name, set.Tokenizer.Name(), ids)
+// Fits says whether the ids of a set are those of a model, which errors call name.
+func (s Set) Fits(c *decode.Checkpoint, name string) error {
+	if ids := s.Validation.Vocab(); ids > c.Config.Model.Vocab {
+		return fmt.Errorf("%s takes %d ids, %s has those of a tokenizer (%s) with %d", name, c.Config.Model.Vocab, s.Name, s.Tokenizer.Name(), ids)
 	}
 	// A model without a tokenizer takes any ids.
-	if c.Tokenizer != nil && set.Tokenizer.Hash() != c.Tokenizer.Hash() {
+	if c.Tokenizer != nil && s.Tokenizer.Hash() != c.Tokenizer.Hash() {
 		want := c.Tokenizer.Name()
 		if !slices.Contains(token.Names, want) {
 			want = c.Dir // its file lies there
 		}
-		return r, fmt.Errorf("%s was trained on tokens of the tokenizer %s, %s has those of %s; prepare the text with --tokenizer %s",
-			m.Name, c.Tokenizer.Name(), set.Name, set.Tokenizer.Name(), want)
+		return fmt.Errorf("%s was trained on tokens of the tokenizer %s, %s has those of %s; prepare the text with --tokenizer %s",
+			name, c.Tokenizer.Name(), s.Name, s.Tokenizer.Name(), want)
+	}
+	return nil
+}
+
+// Loss measures the model on so many tokens of the validation split, at most:
+// windows of its training length, evenly spaced.
+func (m *Model) Loss(set Set, tokens int) (r Result, err error) {
+	c := m.c
+	if err := set.Fits(c, m.Name); err != nil {
+		return r, err
 	}
 	w, err := set.windows(tokens, c.Config.Train.Seq)
 	if err != nil {

@@ -37,7 +37,7 @@ beyond what an instruction set's order of sums in norms does.`,
 		Args:    cli.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPrepare(), newTrain(), newEval(), newGenerate(), newLogits(), newTokenize(), newTokenizer(), newImport(), newExport(), newInfo(), newVerify(), newBench(), newBuild(), newExperiment(), newScaling())
+	cmd.AddCommand(newPrepare(), newTrain(), newEval(), newGenerate(), newLogits(), newTokenize(), newTokenizer(), newImport(), newExport(), newConvert(), newInfo(), newVerify(), newBench(), newBuild(), newExperiment(), newScaling())
 	return cmd
 }
 
