@@ -33,8 +33,11 @@ type Train struct {
 	// have multiples of it that their widths decide.
 	UniformLR bool `yaml:"uniform_lr,omitempty"`
 
-	// WeightDecay is AdamW's decoupled decay, of every parameter.
+	// WeightDecay is AdamW's decoupled decay, of matrices: embeddings and the weights
+	// of linears.
 	WeightDecay float64 `yaml:"weight_decay"` // per step and LR; 0 to 1000
+	// DecayAll decays the weights of norms and the biases too.
+	DecayAll bool `yaml:"decay_all,omitempty"`
 	// Beta1 is the decay of AdamW's first moment.
 	Beta1 float64 `yaml:"beta1"` // per step; 0 to 0.999999
 	// Beta2 is the decay of AdamW's second moment.
@@ -104,7 +107,8 @@ func (g Guide) On() bool { return g != Guide{} }
 // the model.
 const unset = math.MinInt
 
-// newTrain returns the defaults: the settings of the paper's runs.
+// newTrain returns the defaults: the settings of the paper's runs, but for the decay
+// of norms and biases.
 func newTrain() Train {
 	return Train{Steps: 1000, Batch: 1, Accumulate: 1, Seq: unset, LR: 6e-4, MinLR: 0.1, Warmup: 0.1,
 		WeightDecay: 0.1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Clip: 1, Seed: 1, EvalTokens: 1 << 16,

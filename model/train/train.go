@@ -119,6 +119,9 @@ func (r *Run) Configure(name string, steps int) (err error) {
 			return err
 		}
 		if saved != nil {
+			if r.Config, err = r.Config.In(saved.Edition); err != nil {
+				return err
+			}
 			r.Config.Train.Steps = saved.Train.Steps
 		}
 	}
@@ -509,7 +512,7 @@ func (t *trainer) save() (string, error) {
 	if err := t.engine.Fetch(); err != nil {
 		return "", err
 	}
-	s := checkpoint.State{Name: t.run.Config.Model.Name, Step: t.step, Steps: t.run.Config.Train.Steps,
+	s := checkpoint.State{Edition: t.run.Config.Edition, Name: t.run.Config.Model.Name, Step: t.step, Steps: t.run.Config.Train.Steps,
 		Data: t.run.Data.Fingerprint(), ISA: t.run.isa(), TokensPerSecond: t.rate}
 	if t.guidance != nil {
 		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.cpu.adam.GuideSteps}
