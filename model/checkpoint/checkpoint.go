@@ -48,6 +48,9 @@ type State struct {
 	Name  string `json:"name"`
 	Step  int    `json:"step"`
 	Steps int    `json:"steps"`
+	// Warmup is the number of steps in which the learning rate rises, where Steps have
+	// grown since the run began: it is that of the first plan.
+	Warmup *int `json:"warmup,omitempty"`
 	// Guide is nil outside the guided phase.
 	Guide *Guide `json:"guide,omitempty"`
 	// WeightsOnly says that there are no moments: a model that came from elsewhere,

@@ -80,7 +80,10 @@ func (r *Run) check() error {
 func (r *Run) newLoop(p *model.Params, data Sequences, uniform func(u []float64, step, micro int), from string, state checkpoint.State) (*Loop, error) {
 	tr, m := r.Config.Train, p.Spec()
 	l := &Loop{run: r, course: r.Config.Course(), data: data, start: time.Now(), step: state.Step, before: state.Step, rate: state.TokensPerSecond}
-	l.lr = NewLRSchedule(tr.LR, tr.MinLR, tr.Warmup, l.course.Steps)
+	l.lr = newSchedule(tr, l.course.Steps)
+	if state.Warmup != nil {
+		l.lr.Warmup = *state.Warmup
+	}
 	if m.Guided {
 		l.guidance = &Guidance{Steps: l.course.Guided, Schedule: GuideSchedule(tr.Guide.Schedule)}
 		if tr.Guide.ReduceFLOP {

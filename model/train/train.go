@@ -92,6 +92,8 @@ type trainer struct {
 	lock               *disk.Lock
 	// metrics are the lines of the steps before.
 	metrics []Metrics
+	// warmup is that of the checkpoint's state.
+	warmup *int
 	// saved is the checkpoint of step savedAt, empty where there is none.
 	saved   string
 	savedAt int
@@ -347,6 +349,15 @@ func (r *Run) begin() (t *trainer, err error) {
 	}
 	tr, start := c.Train, time.Now()
 	t = &trainer{lock: lock, saved: from, savedAt: state.Step}
+	before := newSchedule(tr, state.Steps)
+	if state.Warmup != nil {
+		before.Warmup = *state.Warmup
+	}
+	if from != "" && tr.Steps > state.Steps {
+		// What is saved from now on, of this step too, has the new plan.
+		t.saved, state.Warmup = "", &before.Warmup
+	}
+	t.warmup = state.Warmup
 	if t.valIDs, t.valTargets, err = r.Data.Validation.Windows(max(1, tr.EvalTokens/tr.Seq), tr.Seq); err != nil {
 		return nil, fmt.Errorf("validation data: %w", err)
 	}
@@ -375,6 +386,9 @@ func (r *Run) begin() (t *trainer, err error) {
 			copy(t.cpu.adam.GuideSteps, state.Guide.Steps)
 		}
 		t.note("resuming %s at step %d of %d", from, t.step, t.course.Steps)
+		if tr.Steps > state.Steps {
+			t.note("the run was planned for %d steps: the learning rate of step %d, which was to be %.3g, is %.3g", state.Steps, t.step+1, before.At(t.step), t.lr.At(t.step))
+		}
 		if was, is := state.ISA, r.isa(); was != "" && was != is {
 			t.note("warning: %s was trained on %s, and goes on on %s: its sums round otherwise, so that the run ends with other bits than an unbroken one", from, was, is)
 		}
@@ -446,9 +460,12 @@ func (r *Run) checkResume(dir string) (checkpoint.State, error) {
 	if s.WeightsOnly {
 		return s, fmt.Errorf("%s holds weights alone, which came from elsewhere: there is no training to resume, and a run that begins with them has a folder of its own", dir)
 	}
-	if got, want := r.Config.Train.Steps, s.Steps; got != want {
-		return s, fmt.Errorf("steps: the run was planned for %d steps, which its learning rate follows; it cannot resume with %d", want, got)
+	if got, want := r.Config.Train.Steps, s.Steps; got < want {
+		return s, fmt.Errorf("steps: the run was planned for %d steps, which its learning rate follows; it may resume with more, not with %d", want, got)
+	} else if got > want && c.Train.Guide.On() {
+		return s, fmt.Errorf("steps: the guided phase is a share of the %d steps that the run was planned for; it cannot resume with %d", want, got)
 	}
+	c.Train.Steps = r.Config.Train.Steps
 	if !c.SameRun(r.Config) {
 		return s, fmt.Errorf("the configuration is not the one of %s; resume with that one, or start another run", dir)
 	}
@@ -512,7 +529,7 @@ func (t *trainer) save() (string, error) {
 	if err := t.engine.Fetch(); err != nil {
 		return "", err
 	}
-	s := checkpoint.State{Edition: t.run.Config.Edition, Name: t.run.Config.Model.Name, Step: t.step, Steps: t.run.Config.Train.Steps,
+	s := checkpoint.State{Edition: t.run.Config.Edition, Name: t.run.Config.Model.Name, Step: t.step, Steps: t.run.Config.Train.Steps, Warmup: t.warmup,
 		Data: t.run.Data.Fingerprint(), ISA: t.run.isa(), TokensPerSecond: t.rate}
 	if t.guidance != nil {
 		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.cpu.adam.GuideSteps}

@@ -129,7 +129,7 @@ process at a time may train in a folder.`,
 	fl.StringVar(&config, "config", "", "YAML file or preset; with --resume the run's own is the default")
 	fl.StringVar(&dataDir, "data", "", "folder that sffn prepare made")
 	fl.StringVar(&run.Dir, "out", "", "folder of the run")
-	fl.IntVar(&steps, "steps", 0, "optimizer steps instead of the configuration's")
+	fl.IntVar(&steps, "steps", 0, "optimizer steps instead of the configuration's; a run that resumes may have more than it began with")
 	fl.BoolVar(&run.Resume, "resume", false, "continue from the newest checkpoint in --out")
 	fl.DurationVar(&run.SaveEvery, "save-every", 5*time.Minute, "time between checkpoints, 0 for one at the end only")
 	fl.IntVar(&run.Keep, "keep", 2, "checkpoints to keep")
