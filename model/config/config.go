@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 )
@@ -47,6 +50,47 @@ func Load(name string) (*Config, error) {
 		return nil, err
 	}
 	return Parse(name, src)
+}
+
+// LoadFor reads a file, or the preset of that name, for the model of another
+// configuration: the section model may be left out, and is then that one's.
+func LoadFor(name string, of *Config) (*Config, error) {
+	src, err := specfile.Source(name)
+	if err != nil {
+		return nil, err
+	}
+	text, err := specfile.Check(name, src)
+	if err != nil {
+		return nil, err
+	}
+	var sections struct {
+		Model ast.Node `yaml:"model"`
+		Train ast.Node `yaml:"train"`
+	}
+	if err := specfile.Decode(name, text, &sections); err != nil || sections.Model != nil {
+		return Parse(name, src) // which explains errors
+	}
+	if err := specfile.CheckValues(name, text, file{}); err != nil {
+		return nil, err
+	}
+	f := defaults()
+	if err := specfile.Decode(of.Model.Name, of.Source, &f); err != nil {
+		return nil, err
+	}
+	f.Train = defaults().Train
+	if err := specfile.Decode(name, text, &f); err != nil {
+		return nil, err
+	}
+	f.setSeq()
+	whole, err := yaml.Marshal(f)
+	if err != nil {
+		return nil, err
+	}
+	c, err := f.config(specfile.ModelName(name), whole)
+	if err != nil {
+		return nil, specfile.Locate(name, text, err)
+	}
+	return c, nil
 }
 
 // Parse reads the text of a file; name is for messages and the model's name.

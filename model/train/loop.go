@@ -64,6 +64,9 @@ func (r *Run) NewLoop(p *model.Params, data Sequences, uniform func(u []float64,
 
 // check looks at what a run's fields say of each other.
 func (r *Run) check() error {
+	if r.Resume && r.Init != "" {
+		return errors.New("a run begins with the weights of another one, or resumes, not both")
+	}
 	if r.World == 0 {
 		r.World = 1
 	}

@@ -31,6 +31,16 @@ type Run struct {
 	Dir string
 	// Resume continues from the newest checkpoint in Dir.
 	Resume bool
+	// Init, where not empty, is a run or a checkpoint whose weights a run begins
+	// with, instead of what the seed gives. Its model is the configuration's, and its
+	// tokenizer the data's. It is not read again: the run has a checkpoint before its
+	// first step.
+	//
+	// Where the configuration is guided and Init is the dense model of the same
+	// widths, its feed-forward matrices are the guides, so that the run begins with
+	// what that model computes. Factors start as in any run, but those of kinds whose
+	// initialiser factors a dense draw, which factors the dense matrix instead.
+	Init string
 	// SaveEvery is the time between checkpoints, 0 for one at the end only;
 	// the newest Keep stay.
 	SaveEvery time.Duration
@@ -97,12 +107,22 @@ type trainer struct {
 	// saved is the checkpoint of step savedAt, empty where there is none.
 	saved   string
 	savedAt int
+	// given says that the run does not begin with what its seed gives.
+	given bool
 }
 
 // Configure finds the configuration of the run: the one of that name, a file or a
 // preset, or, where that is empty, of the checkpoint that the run resumes from,
-// whose number of steps is the default. steps replaces it where it is not 0.
+// whose number of steps is the default, or begins with. A file for a run that begins
+// with a checkpoint may leave its model out. steps replaces the number of steps where
+// it is not 0.
 func (r *Run) Configure(name string, steps int) (err error) {
+	if r.Init != "" {
+		if r.Config, err = r.configureInit(name); err == nil && steps != 0 {
+			r.Config.Train.Steps = steps
+		}
+		return err
+	}
 	var saved *config.Config
 	if r.Resume {
 		latest, err := checkpoint.Find(r.Dir)
@@ -316,6 +336,13 @@ func (r *Run) begin() (t *trainer, err error) {
 	case ids < c.Model.Vocab && r.OnNote != nil:
 		r.OnNote(fmt.Sprintf("vocab: the model has %d ids, the data's tokenizer (%s) %d: the others are never trained", c.Model.Vocab, tok, ids))
 	}
+	var init *beginning
+	if r.Init != "" {
+		if init, err = r.openInit(); err != nil {
+			return nil, err
+		}
+		defer init.weights.Close()
+	}
 	if checkpoint.Is(r.Dir) {
 		return nil, fmt.Errorf("%s is a checkpoint, want the folder of its run: %s", r.Dir, filepath.Dir(r.Dir))
 	}
@@ -348,7 +375,7 @@ func (r *Run) begin() (t *trainer, err error) {
 		return nil, err
 	}
 	tr, start := c.Train, time.Now()
-	t = &trainer{lock: lock, saved: from, savedAt: state.Step}
+	t = &trainer{lock: lock, saved: from, savedAt: state.Step, given: from != "" || init != nil}
 	before := newSchedule(tr, state.Steps)
 	if state.Warmup != nil {
 		before.Warmup = *state.Warmup
@@ -371,6 +398,12 @@ func (r *Run) begin() (t *trainer, err error) {
 			guide = initial.PublishedGuide
 		}
 		initial.Model(params, m, tr.Seed, guide, r.Options.Pool)
+		if init != nil {
+			if err := init.fill(params, guide, r.Options.Pool); err != nil {
+				params.Close()
+				return nil, err
+			}
+		}
 	} else if err := load(from, params); err != nil {
 		return nil, r.unreadable(from, err)
 	}
@@ -403,6 +436,13 @@ func (r *Run) begin() (t *trainer, err error) {
 	}
 	for _, m := range t.metrics {
 		t.watch.add(m.Loss)
+	}
+	if init != nil {
+		if _, err := t.save(); err != nil {
+			t.Close()
+			return nil, err
+		}
+		t.note("beginning with the weights of %s, %s", init.dir, init.what)
 	}
 	t.note("ready after %.1f s", time.Since(t.start).Seconds())
 	return t, nil
@@ -514,9 +554,9 @@ func (t *trainer) validate(ctx context.Context) (float64, error) {
 }
 
 // save returns the checkpoint of this step, which it writes unless it is there.
-// Before the first step there is none: it would hold what the seed gives.
+// Before the first step there is none that would hold what the seed gives.
 func (t *trainer) save() (string, error) {
-	if t.step == 0 {
+	if t.step == 0 && !t.given {
 		return "", nil
 	}
 	keep := t.run.Keep
