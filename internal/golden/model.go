@@ -286,7 +286,7 @@ func (d *data) config(s spec.Model) (*config.Config, error) {
 		Steps: d.Steps - d.Repeated, Batch: d.Micro, Accumulate: d.Accum, Seq: d.Seq,
 		// Half a step more: the share is cut to whole steps.
 		LR: lr.LR, MinLR: lr.EtaMin / lr.LR, Warmup: (float64(lr.Warmup) + 0.5) / float64(lr.TMax),
-		WeightDecay: o.Decay, Beta1: o.Betas[0], Beta2: o.Betas[1], Eps: o.Eps, Clip: d.Clip,
+		WeightDecay: o.Decay, DecayAll: true, Beta1: o.Betas[0], Beta2: o.Betas[1], Eps: o.Eps, Clip: d.Clip,
 	}}
 	if d.Training.guided() {
 		if !(k.Ratio > 0 && k.Ratio <= 1) {

@@ -40,10 +40,17 @@ import (
 // functions of its seed and step, and so is its place in the data.
 type State struct {
 	// Format is the version of the checkpoint: Save fills it in.
-	Format int    `json:"format"`
-	Name   string `json:"name"`
-	Step   int    `json:"step"`
-	Steps  int    `json:"steps"`
+	Format int `json:"format"`
+	// Edition is that of the configuration's defaults; 0 is today's, which Save and
+	// SaveWeights fill in.
+	Edition int `json:"edition"`
+
+	Name  string `json:"name"`
+	Step  int    `json:"step"`
+	Steps int    `json:"steps"`
+	// Warmup is the number of steps in which the learning rate rises, where Steps have
+	// grown since the run began: it is that of the first plan.
+	Warmup *int `json:"warmup,omitempty"`
 	// Guide is nil outside the guided phase.
 	Guide *Guide `json:"guide,omitempty"`
 	// WeightsOnly says that there are no moments: a model that came from elsewhere,
@@ -153,6 +160,9 @@ func create(run string, source []byte, s State, tok token.Tokenizer, files []fil
 		}
 	}()
 	s.Format = Format
+	if s.Edition == 0 {
+		s.Edition = config.Edition
+	}
 	if tok != nil {
 		var content []byte
 		s.Tokenizer, s.TokenizerHash = tok.Name(), token.HashText(tok)
@@ -302,7 +312,7 @@ func Describe(dir string) (*config.Config, State, error) {
 	if err != nil {
 		return nil, s, err
 	}
-	c, err := config.ParseSaved(filepath.Join(dir, configFile), src)
+	c, err := config.ParseSaved(filepath.Join(dir, configFile), src, s.Edition)
 	if err != nil {
 		return nil, s, err
 	}

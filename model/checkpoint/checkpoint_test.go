@@ -145,7 +145,7 @@ func FuzzDescribe(f *testing.F) {
 	f.Add([]byte("model: {}"), []byte(`{"step":-1}`))
 	f.Add([]byte(""), []byte("null"))
 	f.Add([]byte(source), []byte(`{"format":2,"name":"x","step":1,"steps":2,"isa":"avx2"}`))
-	f.Add([]byte(source), []byte(`{"format":3,"step":1,"steps":2}`))
+	f.Add([]byte(source), []byte(`{"format":3,"edition":2,"step":1,"steps":2}`))
 	f.Add([]byte(source), []byte(strings.Repeat(`{"guide":`, 20)))
 	f.Add([]byte(source), []byte(`{"step":1,"step":2,"steps":2,"guide":{"steps":[1e99]}}`))
 	f.Fuzz(func(t *testing.T, config, state []byte) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/structuredffn/sffn/internal/frugal"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 )
 
 // unseal makes a checkpoint one of the first edition, without a version and
@@ -19,7 +20,7 @@ func unseal(t testing.TB, dir string) {
 	state := filepath.Join(dir, stateFile)
 	b, err := os.ReadFile(state)
 	if err == nil {
-		err = os.WriteFile(state, bytes.Replace(b, []byte(`"format": 2,`), nil, 1), 0o666)
+		err = os.WriteFile(state, bytes.Replace(b, []byte(`"format": 3,`), nil, 1), 0o666)
 	}
 	if err == nil {
 		err = os.Remove(filepath.Join(dir, sumsFile))
@@ -92,19 +93,21 @@ func TestBitRot(t *testing.T) {
 func TestFormats(t *testing.T) {
 	_, p := params(t)
 	dir := save(t, t.TempDir(), 3, 1)
-	if _, s, err := Describe(dir); err != nil || s.Format != Format {
+	if c, s, err := Describe(dir); err != nil || s.Format != Format || s.Edition != config.Edition || c.Edition != config.Edition || c.Train.DecayAll {
 		t.Errorf("%+v, %v", s, err)
 	}
 	unseal(t, dir)
-	if _, s, err := Describe(dir); err != nil || s.Format != 1 {
+	if c, s, err := Describe(dir); err != nil || s.Format != 1 || c.Edition != 1 || !c.Train.DecayAll {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if err := open(dir, p); err != nil {
 		t.Errorf("one of the first edition: %v", err)
 	}
 	for want, state := range map[string]string{
-		"state.json: format 3 is unknown, this program reads 1 to 2":                          `{"format": 3, "step": 1, "steps": 2}`,
+		"state.json: format 4 is unknown, this program reads 1 to 3":                          `{"format": 4, "step": 1, "steps": 2}`,
 		"state.json: step 5 of 2 is impossible":                                               `{"step": 5, "steps": 2}`,
+		"state.json: edition 3 of the configuration's defaults is unknown":                    `{"format": 3, "edition": 3, "step": 1, "steps": 2}`,
+		"state.json: edition 0 of the configuration's defaults is unknown":                    `{"format": 3, "step": 1, "steps": 2}`,
 		"state.json: format -1 is unknown":                                                    `{"format": -1, "step": 1, "steps": 2}`,
 		"state.json: a checkpoint of format 2 has checksums.txt, which is missing":            `{"format": 2, "step": 1, "steps": 2}`,
 		"state.json: json: cannot unmarshal string into Go struct field State.format of type": `{"format": "2"}`,

@@ -1,11 +1,16 @@
 package checkpoint
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/structuredffn/sffn/model/config"
+)
 
 // Format is the version of what Save writes. What a state.json says nothing of
 // it is of format 1, the first edition's: without checksums and instruction set.
-// Those are read as they are.
-const Format = 2
+// Those are read as they are. Format 3 states the edition of its configuration's
+// defaults, which is 1 before.
+const Format = 3
 
 // checkFormat looks at a state's version before anything else of it.
 func (s *State) checkFormat(name string, checked bool) error {
@@ -14,6 +19,12 @@ func (s *State) checkFormat(name string, checked bool) error {
 	}
 	if s.Format < 1 || s.Format > Format {
 		return fmt.Errorf("%s: format %d is unknown, this program reads 1 to %d; a newer one may read it", name, s.Format, Format)
+	}
+	if s.Format < 3 {
+		s.Edition = 1
+	}
+	if s.Edition < 1 || s.Edition > config.Edition {
+		return fmt.Errorf("%s: edition %d of the configuration's defaults is unknown, this program knows 1 to %d; a newer one may read it", name, s.Edition, config.Edition)
 	}
 	if s.Format > 1 && !checked {
 		return fmt.Errorf("%s: a checkpoint of format %d has %s, which is missing", name, s.Format, sumsFile)

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/gen/specfile"
 )
@@ -16,7 +19,14 @@ type Config struct {
 	Train Train
 	// Source is the file's text, as it was read.
 	Source []byte
+	// Edition says which defaults fill in what Source leaves out.
+	Edition int
 }
+
+// Edition is that of the defaults today. Those of edition 1 had weight decay of
+// every parameter, for which there was no key: what was begun with them goes on
+// with them.
+const Edition = 2
 
 // file mirrors the YAML schema.
 type file struct {
@@ -24,8 +34,12 @@ type file struct {
 	Train *Train            `yaml:"train"`
 }
 
-func defaults() file {
+func defaults() file { return defaultsOf(Edition) }
+
+// defaultsOf are the defaults of an edition.
+func defaultsOf(edition int) file {
 	m, t := specfile.NewSection(), newTrain()
+	t.DecayAll = edition < 2
 	return file{&m, &t}
 }
 
@@ -36,6 +50,47 @@ func Load(name string) (*Config, error) {
 		return nil, err
 	}
 	return Parse(name, src)
+}
+
+// LoadFor reads a file, or the preset of that name, for the model of another
+// configuration: the section model may be left out, and is then that one's.
+func LoadFor(name string, of *Config) (*Config, error) {
+	src, err := specfile.Source(name)
+	if err != nil {
+		return nil, err
+	}
+	text, err := specfile.Check(name, src)
+	if err != nil {
+		return nil, err
+	}
+	var sections struct {
+		Model ast.Node `yaml:"model"`
+		Train ast.Node `yaml:"train"`
+	}
+	if err := specfile.Decode(name, text, &sections); err != nil || sections.Model != nil {
+		return Parse(name, src) // which explains errors
+	}
+	if err := specfile.CheckValues(name, text, file{}); err != nil {
+		return nil, err
+	}
+	f := defaults()
+	if err := specfile.Decode(of.Model.Name, of.Source, &f); err != nil {
+		return nil, err
+	}
+	f.Train = defaults().Train
+	if err := specfile.Decode(name, text, &f); err != nil {
+		return nil, err
+	}
+	f.setSeq()
+	whole, err := yaml.Marshal(f)
+	if err != nil {
+		return nil, err
+	}
+	c, err := f.config(specfile.ModelName(name), whole)
+	if err != nil {
+		return nil, specfile.Locate(name, text, err)
+	}
+	return c, nil
 }
 
 // Parse reads the text of a file; name is for messages and the model's name.
@@ -49,17 +104,17 @@ func Parse(name string, src []byte) (*Config, error) {
 	if err := specfile.CheckValues(name, text, file{}); err != nil {
 		return nil, err
 	}
-	return ParseSaved(name, text)
+	return ParseSaved(name, text, Edition)
 }
 
 // ParseSaved reads what Parse has read before, an earlier version's too: what that
-// took is taken as it was.
-func ParseSaved(name string, src []byte) (*Config, error) {
+// took is taken as it was, with the defaults of its edition.
+func ParseSaved(name string, src []byte, edition int) (*Config, error) {
 	src, err := specfile.Check(name, src)
 	if err != nil {
 		return nil, err
 	}
-	f := defaults()
+	f := defaultsOf(edition)
 	if err := specfile.Decode(name, src, &f); err != nil {
 		return nil, err
 	}
@@ -70,7 +125,17 @@ func ParseSaved(name string, src []byte) (*Config, error) {
 	if err != nil {
 		return nil, specfile.Locate(name, src, err)
 	}
+	c.Edition = edition
 	return c, nil
+}
+
+// In is what the configuration's text says with the defaults of another edition.
+func (c *Config) In(edition int) (*Config, error) {
+	d, err := ParseSaved(c.Model.Name, c.Source, edition)
+	if err == nil {
+		d.Model.Name, d.Train.Steps = c.Model.Name, c.Train.Steps
+	}
+	return d, err
 }
 
 // setSeq fills in the length of sequences.
@@ -85,7 +150,7 @@ func (f *file) config(name string, src []byte) (*Config, error) {
 	f.setSeq()
 	m, err := f.Model.Spec(name)
 	m.Guided = f.Train.Guide.On()
-	return &Config{Model: m, Train: *f.Train, Source: src}, errors.Join(err, f.Train.validate(m))
+	return &Config{Model: m, Train: *f.Train, Source: src, Edition: Edition}, errors.Join(err, f.Train.validate(m))
 }
 
 // Course is what training comes to.

@@ -21,20 +21,28 @@ type Train struct {
 	Accumulate int `yaml:"accumulate"` // micro-batches; 1 to 2^40
 	// Seq is the length of a sequence.
 	Seq int `yaml:"seq"` // tokens; 1 to MaxPositions; 256 or MaxPositions, the smaller
-	// LR is the peak of the learning rate, which rises to it along a line and
-	// falls along half a cosine.
+	// LR is the peak of the learning rate, which rises to it along a line.
 	LR float64 `yaml:"lr"` // above 0, at most 1000
 	// MinLR is what is left of the peak at the end.
 	MinLR float64 `yaml:"min_lr"` // share of LR; 0 to 1
 	// Warmup is how long the learning rate rises.
 	Warmup float64 `yaml:"warmup"` // share of Steps; 0 to 1
+	// Schedule is the course of the learning rate after Warmup: along half a cosine to
+	// the end (cosine), or the peak until Decay (wsd).
+	Schedule string `yaml:"schedule"` // cosine, wsd
+	// Decay is how long the learning rate of wsd falls, at the end: with one minus the
+	// root of the share that has passed. Together with Warmup it is at most 1.
+	Decay float64 `yaml:"decay"` // share of Steps; 0 to 1
 
 	// UniformLR gives all factors the same learning rate. Otherwise those of {rated}
 	// have multiples of it that their widths decide.
 	UniformLR bool `yaml:"uniform_lr,omitempty"`
 
-	// WeightDecay is AdamW's decoupled decay, of every parameter.
+	// WeightDecay is AdamW's decoupled decay, of matrices: embeddings and the weights
+	// of linears.
 	WeightDecay float64 `yaml:"weight_decay"` // per step and LR; 0 to 1000
+	// DecayAll decays the weights of norms and the biases too.
+	DecayAll bool `yaml:"decay_all,omitempty"`
 	// Beta1 is the decay of AdamW's first moment.
 	Beta1 float64 `yaml:"beta1"` // per step; 0 to 0.999999
 	// Beta2 is the decay of AdamW's second moment.
@@ -104,9 +112,10 @@ func (g Guide) On() bool { return g != Guide{} }
 // the model.
 const unset = math.MinInt
 
-// newTrain returns the defaults: the settings of the paper's runs.
+// newTrain returns the defaults: the settings of the paper's runs, but for the decay
+// of norms and biases.
 func newTrain() Train {
-	return Train{Steps: 1000, Batch: 1, Accumulate: 1, Seq: unset, LR: 6e-4, MinLR: 0.1, Warmup: 0.1,
+	return Train{Steps: 1000, Batch: 1, Accumulate: 1, Seq: unset, LR: 6e-4, MinLR: 0.1, Warmup: 0.1, Schedule: "cosine", Decay: 0.2,
 		WeightDecay: 0.1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Clip: 1, Seed: 1, EvalTokens: 1 << 16,
 		NormEvery: 10, SpikeThreshold: 8, SpikePatience: 100}
 }
@@ -146,6 +155,12 @@ func (t Train) validate(m spec.Model) error {
 	within("lr", t.LR, math.SmallestNonzeroFloat64, 1e3)
 	within("min_lr", t.MinLR, 0, 1)
 	within("warmup", t.Warmup, 0, 1)
+	within("decay", t.Decay, 0, 1)
+	if t.Schedule != "cosine" && t.Schedule != "wsd" {
+		fail("schedule", "unknown schedule %q; valid are cosine, wsd", t.Schedule)
+	} else if t.Schedule == "wsd" && t.Warmup >= 0 && t.Warmup <= 1 && t.Decay <= 1 && t.Warmup+t.Decay > 1 {
+		fail("decay", "%v of the steps, after a warmup of %v, are more than all", t.Decay, t.Warmup)
+	}
 	within("weight_decay", t.WeightDecay, 0, 1e3)
 	within("beta1", t.Beta1, 0, 0.999999)
 	within("beta2", t.Beta2, 0, 0.9999999)

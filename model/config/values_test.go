@@ -107,7 +107,7 @@ func TestSavedValues(t *testing.T) {
 	if again, err := Parse("draft.yaml", written.Source); err != nil || !again.SameRun(written) {
 		t.Errorf("what a draft is written as: %v\n%s", err, written.Source)
 	}
-	c, err := ParseSaved("f.yaml", []byte(src))
+	c, err := ParseSaved("f.yaml", []byte(src), Edition)
 	if err != nil || c.Train.Steps != 60 || c.Train.Batch != 8 || c.Train.Seed != 1 {
 		t.Errorf("%+v, %v", c, err)
 	}

@@ -158,6 +158,9 @@ func (r *Run) finished(out string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if r.Config, err = r.Config.In(c.Edition); err != nil {
+		return false, err
+	}
 	if !c.SameRun(r.Config) {
 		return false, fmt.Errorf("%s holds a run of another configuration; choose another --out, or another name", r.Dir(out))
 	}

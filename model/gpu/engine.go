@@ -5,7 +5,9 @@ import (
 	"math"
 
 	"github.com/structuredffn/sffn/gen/plan/gpu"
+	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/train"
 	"github.com/structuredffn/sffn/runtime/cuda"
 	"github.com/structuredffn/sffn/runtime/cuda/table"
@@ -20,8 +22,35 @@ type Engine struct {
 	trace       *trace
 	grads, m, v arena
 	sums, norm  cuda.Buffer
+	groups      []group
 	mem         memory
 	steps       int
+}
+
+// group is a stretch of the arenas with a weight decay, in entries.
+type group struct {
+	offset, entries int
+	decay           float64
+}
+
+// groups are the stretches of parameters that follow each other with the same decay.
+func (l *layout) groups(s spec.Model, t config.Train) (gs []group) {
+	vectors := map[string]bool{}
+	for _, q := range s.Params() {
+		vectors[q.Name] = train.Vector(q)
+	}
+	for _, name := range l.names {
+		g := group{l.slots[name].offset, (l.slots[name].size + align - 1) / align * align, t.WeightDecay}
+		if vectors[name] && !t.DecayAll {
+			g.decay = 0
+		}
+		if n := len(gs); n > 0 && gs[n-1].decay == g.decay {
+			gs[n-1].entries += g.entries
+		} else {
+			gs = append(gs, g)
+		}
+	}
+	return gs
 }
 
 // NewEngine puts a model on a device, ready to train micro-batches of the
@@ -47,6 +76,7 @@ func (e *Engine) fill(p plans) (err error) {
 	if e.w, err = newWeights(&e.r, newLayout(p), e.start.Params.Get); err != nil {
 		return err
 	}
+	e.groups = e.w.groups(e.start.Spec, e.start.Train)
 	for _, a := range []*arena{&e.grads, &e.m, &e.v} {
 		if *a, err = e.w.newArena(4); err != nil {
 			return err
@@ -144,9 +174,13 @@ func (e *Engine) Step(lr float64) (float64, error) {
 	e.r.launch(clipNorm, table.Counts{table.Entries: (e.w.size + gpu.SquaresEach - 1) / gpu.SquaresEach}, cuda.Args{"sums": e.sums, "norm": e.norm, "limit": cuda.Float32(t.Clip)})
 	steps := float64(e.steps + 1)
 	bias1, bias2 := 1-math.Pow(t.Beta1, steps), 1-math.Pow(t.Beta2, steps)
-	e.r.launch(adamW, all, cuda.Args{"w": e.w.master.Buffer, "m": e.m.Buffer, "v": e.v.Buffer, "grad": e.grads.Buffer, "pack": e.w.bf16.Buffer, "norm": e.norm,
-		"keep": cuda.Float32(1 - lr*t.WeightDecay), "beta1": cuda.Float32(t.Beta1), "rest1": cuda.Float32(1 - t.Beta1), "beta2": cuda.Float32(t.Beta2), "rest2": cuda.Float32(1 - t.Beta2),
-		"rate": cuda.Float32(lr / bias1), "scale2": cuda.Float32(1 / bias2), "eps": cuda.Float32(t.Eps)})
+	for _, g := range e.groups {
+		of := func(b cuda.Buffer, bytes int) cuda.Buffer { return b.Slice(bytes*g.offset, bytes*g.entries) }
+		e.r.launch(adamW, table.Counts{table.Entries: g.entries}, cuda.Args{"w": of(e.w.master.Buffer, 4), "m": of(e.m.Buffer, 4), "v": of(e.v.Buffer, 4),
+			"grad": of(e.grads.Buffer, 4), "pack": of(e.w.bf16.Buffer, 2), "norm": e.norm,
+			"keep": cuda.Float32(1 - lr*g.decay), "beta1": cuda.Float32(t.Beta1), "rest1": cuda.Float32(1 - t.Beta1), "beta2": cuda.Float32(t.Beta2), "rest2": cuda.Float32(1 - t.Beta2),
+			"rate": cuda.Float32(lr / bias1), "scale2": cuda.Float32(1 / bias2), "eps": cuda.Float32(t.Eps)})
+	}
 	var norm [2]float32
 	e.r.do(func() error { return cuda.Download(e.r.s, norm[:], e.norm) })
 	n := float64(norm[0])

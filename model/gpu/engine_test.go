@@ -197,6 +197,7 @@ func TestSteps(t *testing.T) {
 			defer tr.Close()
 			defer grads.Close()
 			adam := train.NewAdamW(cpu, c.Train.Beta1, c.Train.Beta2, c.Train.Eps, c.Train.WeightDecay, c.Train.Clip)
+			adam.DecayMatrices = !c.Train.DecayAll
 			defer adam.Close()
 			var losses, norms []float64
 			for step := range 3 {

@@ -62,7 +62,7 @@ func NewCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options) (*CPU
 		return nil, err
 	}
 	c := &CPU{Model: mod, Grads: model.NewParams(m), adam: NewAdamW(mod, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)}
-	c.adam.UniformLR = t.UniformLR
+	c.adam.UniformLR, c.adam.DecayMatrices = t.UniformLR, !t.DecayAll
 	if rows := t.Batch * t.Seq; t.Recompute {
 		c.trace = mod.NewRecomputingTrace(rows)
 	} else {

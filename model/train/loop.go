@@ -64,6 +64,9 @@ func (r *Run) NewLoop(p *model.Params, data Sequences, uniform func(u []float64,
 
 // check looks at what a run's fields say of each other.
 func (r *Run) check() error {
+	if r.Resume && r.Init != "" {
+		return errors.New("a run begins with the weights of another one, or resumes, not both")
+	}
 	if r.World == 0 {
 		r.World = 1
 	}
@@ -80,7 +83,10 @@ func (r *Run) check() error {
 func (r *Run) newLoop(p *model.Params, data Sequences, uniform func(u []float64, step, micro int), from string, state checkpoint.State) (*Loop, error) {
 	tr, m := r.Config.Train, p.Spec()
 	l := &Loop{run: r, course: r.Config.Course(), data: data, start: time.Now(), step: state.Step, before: state.Step, rate: state.TokensPerSecond}
-	l.lr = NewLRSchedule(tr.LR, tr.MinLR, tr.Warmup, l.course.Steps)
+	l.lr = newSchedule(tr, l.course.Steps)
+	if state.Warmup != nil {
+		l.lr.Warmup = *state.Warmup
+	}
 	if m.Guided {
 		l.guidance = &Guidance{Steps: l.course.Guided, Schedule: GuideSchedule(tr.Guide.Schedule)}
 		if tr.Guide.ReduceFLOP {

@@ -1,7 +1,6 @@
 package train
 
 import (
-	"cmp"
 	"math"
 	"slices"
 
@@ -10,8 +9,8 @@ import (
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
-// AdamW is the optimizer: decoupled weight decay on every parameter, then the
-// bias-corrected Adam step, on gradients clipped by their global norm.
+// AdamW is the optimizer: decoupled weight decay, then the bias-corrected Adam
+// step, on gradients clipped by their global norm.
 type AdamW struct {
 	Beta1, Beta2, Eps, Decay, Clip float64
 	// M and V are the moments, laid out as the parameters; Steps counts the
@@ -22,16 +21,18 @@ type AdamW struct {
 	// Used says, before a step, which guides have a gradient: the others, their
 	// moments and their counters are left alone. Nil is all.
 	Used []bool
+	// DecayMatrices leaves the weights of norms and the biases without decay.
+	DecayMatrices bool
 	// UniformLR gives all parameters the step's learning rate, whatever their kind
 	// asks for.
 	UniformLR bool
 
 	m      *model.Model
 	chunks []chunk
-	// rates are the stretches of the parameters whose learning rate is another one,
-	// in rising order, with its multiple of the step's.
-	rates []rated
-	sums  []float64
+	// groups are the stretches of the parameters that are not updated as the others, in
+	// rising order.
+	groups []group
+	sums   []float64
 	// The step at work, and what the pool runs on it, made once so that a step
 	// allocates nothing.
 	grads               []float32
@@ -39,11 +40,17 @@ type AdamW struct {
 	runSquares, runStep func(worker, i int)
 }
 
-// rated is a stretch of the parameters with a learning rate of its own.
-type rated struct {
+// group is a stretch of the parameters with a multiple of the step's learning rate,
+// or of norms and biases.
+type group struct {
 	model.Range
-	rate float64
+	rate   float64
+	vector bool
 }
+
+// Vector says that a parameter is the weight of a norm, or a bias: AdamW may leave
+// these without decay.
+func Vector(q spec.Param) bool { return len(q.Shape) == 1 }
 
 // chunk is a stretch of the parameters: of the guide of that number, or, where
 // that is negative, of everything else.
@@ -77,18 +84,24 @@ func (o *AdamW) cut() {
 		add(s, i)
 	}
 	add(rest, -1)
-	o.setRates(o.m.Spec.Rates(spec.Linear.Rates))
+	o.setGroups(o.m.Spec.Rates(spec.Linear.Rates))
 	o.sums = make([]float64, len(o.chunks))
 	o.GuideSteps = make([]int, len(guides))
 }
 
-// setRates gives parameters, by name, other learning rates.
-func (o *AdamW) setRates(rates map[string]float64) {
-	o.rates = nil
-	for name, rate := range rates {
-		o.rates = append(o.rates, rated{o.m.Params.Range(name), rate})
+// setGroups gives parameters, by name, other learning rates, and finds the norms
+// and biases.
+func (o *AdamW) setGroups(rates map[string]float64) {
+	o.groups = nil
+	for _, q := range slices.Backward(o.m.Params.List()) { // as they lie
+		g := group{o.m.Params.Range(q.Name), 1, Vector(q)}
+		if rate, ok := rates[q.Name]; ok {
+			g.rate = rate
+		}
+		if g.rate != 1 || g.vector {
+			o.groups = append(o.groups, g)
+		}
 	}
-	slices.SortFunc(o.rates, func(a, b rated) int { return cmp.Compare(a.Lo, b.Lo) })
 }
 
 // DropGuides forgets the guides' moments, after the model has dropped its
@@ -151,22 +164,27 @@ func (o *AdamW) update(_, i int) {
 	}
 	step := o.step
 	step.Bias1, step.Bias2 = 1-math.Pow(o.Beta1, float64(steps)), 1-math.Pow(o.Beta2, float64(steps))
-	run := func(lo, hi int, rate float64) {
+	run := func(lo, hi int, step vec.AdamWStep) {
 		if lo < hi {
-			s := step
-			s.LR *= rate
-			o.m.Vec().AdamW(o.m.Params.Data[lo:hi], o.grads[lo:hi], o.M.Data[lo:hi], o.V.Data[lo:hi], s)
+			o.m.Vec().AdamW(o.m.Params.Data[lo:hi], o.grads[lo:hi], o.M.Data[lo:hi], o.V.Data[lo:hi], step)
 		}
 	}
 	lo := c.Lo
-	for _, r := range o.rates {
-		if !o.UniformLR && r.Hi > lo && r.Lo < c.Hi {
-			run(lo, r.Lo, 1)
-			lo = min(r.Hi, c.Hi)
-			run(max(r.Lo, c.Lo), lo, r.rate)
+	for _, g := range o.groups {
+		own := step
+		if !o.UniformLR {
+			own.LR *= g.rate
+		}
+		if o.DecayMatrices && g.vector {
+			own.Decay = 0
+		}
+		if own != step && g.Hi > lo && g.Lo < c.Hi {
+			run(lo, g.Lo, step)
+			lo = min(g.Hi, c.Hi)
+			run(max(g.Lo, c.Lo), lo, own)
 		}
 	}
-	run(lo, c.Hi, 1)
+	run(lo, c.Hi, step)
 }
 
 // used reports whether the guide of that number, or everything else, has a

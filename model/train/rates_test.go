@@ -14,12 +14,10 @@ import (
 // the learning rates that a table of kinds gives; nil is the one that there is.
 func stepped(t *testing.T, lr float64, of func(spec.Linear) []float64, uniform ...bool) *model.Params {
 	t.Helper()
-	s := parse(t, tiny).Model
-	pool := rt.NewPool(2)
-	t.Cleanup(pool.Close)
+	p, o := optimizer(t)
+	s := p.Spec()
 	r := rand.New(rand.NewPCG(1, 2))
 	draw := func(p *model.Params) *model.Params {
-		t.Cleanup(p.Close)
 		for _, q := range p.List() {
 			for i, x := 0, p.Get(q.Name); i < len(x); i++ {
 				x[i] = float32(r.NormFloat64())
@@ -27,7 +25,25 @@ func stepped(t *testing.T, lr float64, of func(spec.Linear) []float64, uniform .
 		}
 		return p
 	}
-	p := draw(model.NewParams(s))
+	draw(p)
+	if of != nil {
+		o.setGroups(s.Rates(of))
+	}
+	o.UniformLR = len(uniform) > 0 && uniform[0]
+	for range 2 {
+		o.Step(draw(zeros(t, p)), lr)
+	}
+	return p
+}
+
+// optimizer returns parameters, of zeros, with their optimizer.
+func optimizer(t *testing.T) (*model.Params, *AdamW) {
+	t.Helper()
+	s := parse(t, tiny).Model
+	pool := rt.NewPool(2)
+	t.Cleanup(pool.Close)
+	p := model.NewParams(s)
+	t.Cleanup(p.Close)
 	m, err := model.New(s, p, rt.Options{Pool: pool})
 	if err != nil {
 		t.Fatal(err)
@@ -35,14 +51,14 @@ func stepped(t *testing.T, lr float64, of func(spec.Linear) []float64, uniform .
 	t.Cleanup(m.Close)
 	o := NewAdamW(m, 0.9, 0.999, 1e-8, 0.1, 1)
 	t.Cleanup(o.Close)
-	if of != nil {
-		o.setRates(s.Rates(of))
-	}
-	o.UniformLR = len(uniform) > 0 && uniform[0]
-	for range 2 {
-		o.Step(draw(model.NewParams(s)), lr)
-	}
-	return p
+	return p, o
+}
+
+// zeros are as many zeros.
+func zeros(t *testing.T, p *model.Params) *model.Params {
+	z := model.NewParams(p.Spec())
+	t.Cleanup(z.Close)
+	return z
 }
 
 // A factor's learning rate is that of its kind's row: what a row says moves this

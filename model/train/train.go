@@ -31,6 +31,16 @@ type Run struct {
 	Dir string
 	// Resume continues from the newest checkpoint in Dir.
 	Resume bool
+	// Init, where not empty, is a run or a checkpoint whose weights a run begins
+	// with, instead of what the seed gives. Its model is the configuration's, and its
+	// tokenizer the data's. It is not read again: the run has a checkpoint before its
+	// first step.
+	//
+	// Where the configuration is guided and Init is the dense model of the same
+	// widths, its feed-forward matrices are the guides, so that the run begins with
+	// what that model computes. Factors start as in any run, but those of kinds whose
+	// initialiser factors a dense draw, which factors the dense matrix instead.
+	Init string
 	// SaveEvery is the time between checkpoints, 0 for one at the end only;
 	// the newest Keep stay.
 	SaveEvery time.Duration
@@ -92,15 +102,27 @@ type trainer struct {
 	lock               *disk.Lock
 	// metrics are the lines of the steps before.
 	metrics []Metrics
+	// warmup is that of the checkpoint's state.
+	warmup *int
 	// saved is the checkpoint of step savedAt, empty where there is none.
 	saved   string
 	savedAt int
+	// given says that the run does not begin with what its seed gives.
+	given bool
 }
 
 // Configure finds the configuration of the run: the one of that name, a file or a
 // preset, or, where that is empty, of the checkpoint that the run resumes from,
-// whose number of steps is the default. steps replaces it where it is not 0.
+// whose number of steps is the default, or begins with. A file for a run that begins
+// with a checkpoint may leave its model out. steps replaces the number of steps where
+// it is not 0.
 func (r *Run) Configure(name string, steps int) (err error) {
+	if r.Init != "" {
+		if r.Config, err = r.configureInit(name); err == nil && steps != 0 {
+			r.Config.Train.Steps = steps
+		}
+		return err
+	}
 	var saved *config.Config
 	if r.Resume {
 		latest, err := checkpoint.Find(r.Dir)
@@ -119,6 +141,9 @@ func (r *Run) Configure(name string, steps int) (err error) {
 			return err
 		}
 		if saved != nil {
+			if r.Config, err = r.Config.In(saved.Edition); err != nil {
+				return err
+			}
 			r.Config.Train.Steps = saved.Train.Steps
 		}
 	}
@@ -311,6 +336,13 @@ func (r *Run) begin() (t *trainer, err error) {
 	case ids < c.Model.Vocab && r.OnNote != nil:
 		r.OnNote(fmt.Sprintf("vocab: the model has %d ids, the data's tokenizer (%s) %d: the others are never trained", c.Model.Vocab, tok, ids))
 	}
+	var init *beginning
+	if r.Init != "" {
+		if init, err = r.openInit(); err != nil {
+			return nil, err
+		}
+		defer init.weights.Close()
+	}
 	if checkpoint.Is(r.Dir) {
 		return nil, fmt.Errorf("%s is a checkpoint, want the folder of its run: %s", r.Dir, filepath.Dir(r.Dir))
 	}
@@ -343,7 +375,16 @@ func (r *Run) begin() (t *trainer, err error) {
 		return nil, err
 	}
 	tr, start := c.Train, time.Now()
-	t = &trainer{lock: lock, saved: from, savedAt: state.Step}
+	t = &trainer{lock: lock, saved: from, savedAt: state.Step, given: from != "" || init != nil}
+	before := newSchedule(tr, state.Steps)
+	if state.Warmup != nil {
+		before.Warmup = *state.Warmup
+	}
+	if from != "" && tr.Steps > state.Steps {
+		// What is saved from now on, of this step too, has the new plan.
+		t.saved, state.Warmup = "", &before.Warmup
+	}
+	t.warmup = state.Warmup
 	if t.valIDs, t.valTargets, err = r.Data.Validation.Windows(max(1, tr.EvalTokens/tr.Seq), tr.Seq); err != nil {
 		return nil, fmt.Errorf("validation data: %w", err)
 	}
@@ -357,6 +398,12 @@ func (r *Run) begin() (t *trainer, err error) {
 			guide = initial.PublishedGuide
 		}
 		initial.Model(params, m, tr.Seed, guide, r.Options.Pool)
+		if init != nil {
+			if err := init.fill(params, guide, r.Options.Pool); err != nil {
+				params.Close()
+				return nil, err
+			}
+		}
 	} else if err := load(from, params); err != nil {
 		return nil, r.unreadable(from, err)
 	}
@@ -372,6 +419,9 @@ func (r *Run) begin() (t *trainer, err error) {
 			copy(t.cpu.adam.GuideSteps, state.Guide.Steps)
 		}
 		t.note("resuming %s at step %d of %d", from, t.step, t.course.Steps)
+		if tr.Steps > state.Steps {
+			t.note("the run was planned for %d steps: the learning rate of step %d, which was to be %.3g, is %.3g", state.Steps, t.step+1, before.At(t.step), t.lr.At(t.step))
+		}
 		if was, is := state.ISA, r.isa(); was != "" && was != is {
 			t.note("warning: %s was trained on %s, and goes on on %s: its sums round otherwise, so that the run ends with other bits than an unbroken one", from, was, is)
 		}
@@ -386,6 +436,13 @@ func (r *Run) begin() (t *trainer, err error) {
 	}
 	for _, m := range t.metrics {
 		t.watch.add(m.Loss)
+	}
+	if init != nil {
+		if _, err := t.save(); err != nil {
+			t.Close()
+			return nil, err
+		}
+		t.note("beginning with the weights of %s, %s", init.dir, init.what)
 	}
 	t.note("ready after %.1f s", time.Since(t.start).Seconds())
 	return t, nil
@@ -443,9 +500,12 @@ func (r *Run) checkResume(dir string) (checkpoint.State, error) {
 	if s.WeightsOnly {
 		return s, fmt.Errorf("%s holds weights alone, which came from elsewhere: there is no training to resume, and a run that begins with them has a folder of its own", dir)
 	}
-	if got, want := r.Config.Train.Steps, s.Steps; got != want {
-		return s, fmt.Errorf("steps: the run was planned for %d steps, which its learning rate follows; it cannot resume with %d", want, got)
+	if got, want := r.Config.Train.Steps, s.Steps; got < want {
+		return s, fmt.Errorf("steps: the run was planned for %d steps, which its learning rate follows; it may resume with more, not with %d", want, got)
+	} else if got > want && c.Train.Guide.On() {
+		return s, fmt.Errorf("steps: the guided phase is a share of the %d steps that the run was planned for; it cannot resume with %d", want, got)
 	}
+	c.Train.Steps = r.Config.Train.Steps
 	if !c.SameRun(r.Config) {
 		return s, fmt.Errorf("the configuration is not the one of %s; resume with that one, or start another run", dir)
 	}
@@ -494,9 +554,9 @@ func (t *trainer) validate(ctx context.Context) (float64, error) {
 }
 
 // save returns the checkpoint of this step, which it writes unless it is there.
-// Before the first step there is none: it would hold what the seed gives.
+// Before the first step there is none that would hold what the seed gives.
 func (t *trainer) save() (string, error) {
-	if t.step == 0 {
+	if t.step == 0 && !t.given {
 		return "", nil
 	}
 	keep := t.run.Keep
@@ -509,7 +569,7 @@ func (t *trainer) save() (string, error) {
 	if err := t.engine.Fetch(); err != nil {
 		return "", err
 	}
-	s := checkpoint.State{Name: t.run.Config.Model.Name, Step: t.step, Steps: t.run.Config.Train.Steps,
+	s := checkpoint.State{Edition: t.run.Config.Edition, Name: t.run.Config.Model.Name, Step: t.step, Steps: t.run.Config.Train.Steps, Warmup: t.warmup,
 		Data: t.run.Data.Fingerprint(), ISA: t.run.isa(), TokensPerSecond: t.rate}
 	if t.guidance != nil {
 		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.cpu.adam.GuideSteps}

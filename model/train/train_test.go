@@ -370,7 +370,7 @@ func TestResumeErrors(t *testing.T) {
 		want string
 		err  func() error
 	}{
-		{"planned for 30 steps", func() error { return resume(good, func(r *Run) { r.Config.Train.Steps = 40 }) }},
+		{"planned for 30 steps, which its learning rate follows; it may resume with more, not with 20", func() error { return resume(good, func(r *Run) { r.Config.Train.Steps = 20 }) }},
 		{"the configuration is not the one", func() error { return resume(good, func(r *Run) { r.Config.Train.LR = 1 }) }},
 		{"is not what", func() error { return resume(other, func(*Run) {}) }},
 		{"nothing to resume", func() error { return resume(good, func(r *Run) { r.Dir = filepath.Join(dir, "nowhere") }) }},

@@ -37,9 +37,17 @@ The run's folder holds checkpoints, metrics.jsonl (one object a step) and, at
 the end, loss.png. An interrupt (SIGINT, SIGTERM, SIGHUP) ends the micro-batch
 at work and saves the last whole step, with exit code 130, 143 or 129; a second
 one ends at once. In the first step there is nothing to save. --resume continues
-with the same bits as if nothing had happened; a run that is finished says so. One
-process at a time may train in a folder.`,
+with the same bits as if nothing had happened; a run that is finished says so, or
+goes on where --steps gives it more. One process at a time may train in a folder.
+
+--init begins with the weights of another run, or of an imported model, instead of
+random ones. The file of --config may then leave out model:, and without --config
+the run has all of the checkpoint's configuration. A guided configuration may begin
+with the dense model of its widths: the feed-forward matrices of that are its guides.
+More steps change the learning rate of those that follow: a cosine is that of all
+steps from there, wsd stays at its peak longer.`,
 		Example: `  sffn train --config demo --data data --out run
+  sffn train --init gpt2 --config tune.yaml --data data --out tuned
   sffn train --data data --out run --resume`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,7 +63,10 @@ process at a time may train in a folder.`,
 			if cmd.Flags().Changed("steps") && steps < 1 {
 				return cli.Usagef("--steps: %d is out of range, want 1 or more", steps)
 			}
-			if config == "" && !run.Resume {
+			if run.Init != "" && run.Resume {
+				return cli.Usagef("--init begins a run, --resume goes on with one: want one of them")
+			}
+			if config == "" && !run.Resume && run.Init == "" {
 				return cli.Usagef("--config is missing: YAML file or preset")
 			}
 			err := run.Configure(config, steps)
@@ -84,6 +95,9 @@ process at a time may train in a folder.`,
 			}
 			defer m.close()
 			run.Options = m.Options
+			if run.Init != "" {
+				config = "" // which may lack the model, and the run has a checkpoint
+			}
 			gpu, err := dev.train(log, &run, linked(config, run.Dir))
 			if err != nil {
 				return err
@@ -126,10 +140,11 @@ process at a time may train in a folder.`,
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&config, "config", "", "YAML file or preset; with --resume the run's own is the default")
+	fl.StringVar(&config, "config", "", "YAML file or preset; with --resume the run's own is the default, with --init the checkpoint's")
+	fl.StringVar(&run.Init, "init", "", "run or checkpoint, trained or imported, whose weights the run begins with")
 	fl.StringVar(&dataDir, "data", "", "folder that sffn prepare made")
 	fl.StringVar(&run.Dir, "out", "", "folder of the run")
-	fl.IntVar(&steps, "steps", 0, "optimizer steps instead of the configuration's")
+	fl.IntVar(&steps, "steps", 0, "optimizer steps instead of the configuration's; a run that resumes may have more than it began with")
 	fl.BoolVar(&run.Resume, "resume", false, "continue from the newest checkpoint in --out")
 	fl.DurationVar(&run.SaveEvery, "save-every", 5*time.Minute, "time between checkpoints, 0 for one at the end only")
 	fl.IntVar(&run.Keep, "keep", 2, "checkpoints to keep")
