@@ -311,7 +311,7 @@ func TestWithNetworks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := config.ParseSaved("a.yaml", to.Source)
+	again, err := config.ParseSaved("a.yaml", to.Source, config.Edition)
 	if err != nil {
 		t.Fatalf("%v in\n%s", err, to.Source)
 	}

@@ -42,9 +42,10 @@ const (
 // question, its choices, and the right one.
 var forms = []struct{ question, choices, answer string }{
 	{"question", "choices", "answer"},
-	{"question", "choices", "answerKey"}, // ARC, CommonsenseQA, OpenBookQA
-	{"ctx", "endings", "label"},          // HellaSwag
-	{"question_stem", "choices", "answerKey"},
+	{"question", "choices", "answerKey"},      // ARC, CommonsenseQA as data sets have them
+	{"question_stem", "choices", "answerKey"}, // OpenBookQA
+	{"ctx", "endings", "label"},               // HellaSwag
+	{"stem", "choices", "answerKey"},          // ARC, OpenBookQA as their authors publish them, once flattened
 }
 
 // formsText is what a question may look like.
@@ -53,8 +54,8 @@ const formsText = `want {"question": "...", "choices": ["...", "..."], "answer":
 // ReadTask reads a file of one JSON object a line. template, where not empty, says
 // how a question is put: {question} in it stands for the text.
 //
-// The answer is the number of a choice, from 0; a label of ARC's choices; a letter
-// from A; or a choice's text.
+// The answer is the number of a choice, from 0, or a text: a label of ARC's choices,
+// else a choice itself, else a number, else a letter from A.
 func ReadTask(name, template string) (*Task, error) {
 	f, err := disk.Open(name)
 	if err != nil {
@@ -97,10 +98,21 @@ func parseQuestion(line []byte) (q Question, err error) {
 	if err := json.Unmarshal(line, &fields); err != nil {
 		return q, fmt.Errorf("%w; %s", err, formsText)
 	}
+	// ARC's authors put stem and choices into the question.
+	var inner map[string]json.RawMessage
+	if json.Unmarshal(fields["question"], &inner) == nil && inner != nil {
+		delete(fields, "question")
+		fields["stem"], fields["choices"] = inner["stem"], inner["choices"]
+	}
 	for _, form := range forms {
 		text, choices, answer := fields[form.question], fields[form.choices], fields[form.answer]
 		if text == nil || choices == nil || answer == nil {
 			continue
+		}
+		for name, value := range map[string]json.RawMessage{form.question: text, form.choices: choices, form.answer: answer} {
+			if string(value) == "null" {
+				return q, fmt.Errorf("%s is null; questions without an answer cannot be measured", name)
+			}
 		}
 		if err := json.Unmarshal(text, &q.Text); err != nil {
 			return q, fmt.Errorf("%s is no text", form.question)
@@ -145,12 +157,12 @@ func parseChoices(raw json.RawMessage) (texts, labels []string, err error) {
 }
 
 func parseAnswer(raw json.RawMessage, choices, labels []string) (int, error) {
-	var n int
-	if json.Unmarshal(raw, &n) == nil {
-		if n < 0 || n >= len(choices) {
-			return 0, fmt.Errorf("%d is out of range, want 0 to %d", n, len(choices)-1)
+	var x float64
+	if json.Unmarshal(raw, &x) == nil {
+		if x != math.Trunc(x) || x < 0 || x >= float64(len(choices)) {
+			return 0, fmt.Errorf("%v is out of range, want a whole number from 0 to %d", x, len(choices)-1)
 		}
-		return n, nil
+		return int(x), nil
 	}
 	var s string
 	if json.Unmarshal(raw, &s) != nil {

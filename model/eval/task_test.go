@@ -125,13 +125,15 @@ func TestTask(t *testing.T) {
 func TestReadTask(t *testing.T) {
 	two := []string{"x", "y"}
 	for line, want := range map[string]Question{
-		`{"question": "q", "choices": ["x", "y"], "answer": 1}`:                                                                {"q", two, 1},
-		`{"question": "q", "choices": ["x", "y"], "answer": "y"}`:                                                              {"q", two, 1},
-		`{"question": "q", "choices": ["x", "y"], "answer": "B", "id": 3}`:                                                     {"q", two, 1},
-		`{"id": "1", "question": "q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"}`:                 {"q", two, 1},
-		`{"question_stem": "q", "choices": [{"text": "x", "label": "A"}, {"text": "y", "label": "B"}], "answerKey": "B"}`:      {"q", two, 1},
-		`{"ind": 24, "ctx_a": "a", "ctx": "q", "endings": ["x", "y"], "source_id": "activitynet~v_-lJS58hyo1c", "label": "1"}`: {"q", two, 1},
-		`{"question": "q", "choices": ["2", "1"], "answer": "1"}`:                                                              {"q", []string{"2", "1"}, 1},
+		`{"question": "q", "choices": ["x", "y"], "answer": 1}`:                                                                           {"q", two, 1},
+		`{"question": "q", "choices": ["x", "y"], "answer": "y"}`:                                                                         {"q", two, 1},
+		`{"question": "q", "choices": ["x", "y"], "answer": "B", "id": 3}`:                                                                {"q", two, 1},
+		`{"id": "1", "question": "q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"}`:                            {"q", two, 1},
+		`{"question_stem": "q", "choices": [{"text": "x", "label": "A"}, {"text": "y", "label": "B"}], "answerKey": "B"}`:                 {"q", two, 1},
+		`{"ind": 24, "ctx_a": "a", "ctx": "q", "endings": ["x", "y"], "source_id": "activitynet~v_-lJS58hyo1c", "label": "1"}`:            {"q", two, 1},
+		`{"id": "1", "question": {"stem": "q", "choices": [{"text": "x", "label": "A"}, {"text": "y", "label": "B"}]}, "answerKey": "B"}`: {"q", two, 1},
+		`{"question": "q", "choices": ["x", "y"], "answer": 1.0}`:                                                                         {"q", two, 1},
+		`{"question": "q", "choices": ["2", "1"], "answer": "1"}`:                                                                         {"q", []string{"2", "1"}, 1},
 	} {
 		q, err := parseQuestion([]byte(line))
 		if err != nil || q.Text != want.Text || !slices.Equal(q.Choices, want.Choices) || q.Answer != want.Answer {
@@ -139,9 +141,14 @@ func TestReadTask(t *testing.T) {
 		}
 	}
 	for line, want := range map[string]string{
-		`{"question": "q", "choices": ["x", "y"], "answer": 2}`:                                     "answer: 2 is out of range, want 0 to 1",
+		`{"question": "q", "choices": ["x", "y"], "answer": 2}`:                                     "answer: 2 is out of range, want a whole number from 0 to 1",
 		`{"question": "q", "choices": ["x", "y"], "answer": -1}`:                                    "out of range",
-		`{"question": "q", "choices": ["x", "y"], "answer": 0.5}`:                                   "want the number of a choice",
+		`{"question": "q", "choices": ["x", "y"], "answer": 0.5}`:                                   "answer: 0.5 is out of range",
+		`{"question": "q", "choices": ["x", "y"], "answer": null}`:                                  "answer is null; questions without an answer cannot be measured",
+		`{"question": null, "choices": ["x", "y"], "answer": 1}`:                                    "question is null",
+		`{"ctx": "q", "endings": ["x", "y"], "label": null}`:                                        "label is null",
+		`{"question": "q", "choices": ["x", "y"], "answer": [1]}`:                                   "want the number of a choice",
+		`{"question": {"stem": "q"}, "answerKey": "B"}`:                                             "has no question, choices and answer",
 		`{"question": "q", "choices": ["x", "y"], "answer": "C"}`:                                   `"C" is none of the choices`,
 		`{"question": "q", "choices": ["x"], "answer": 0}`:                                          "choices: 1 choices, want 2 to 64",
 		`{"question": "q", "choices": ["x", ""], "answer": 0}`:                                      "choice 1 is empty",

@@ -429,7 +429,7 @@ func FuzzConfig(f *testing.F) {
 		if err := c.Model.Validate(); err != nil {
 			t.Fatal(err)
 		}
-		again, err := config.ParseSaved("x.yaml", c.Source)
+		again, err := config.ParseSaved("x.yaml", c.Source, config.Edition)
 		if err != nil || again.Model != c.Model {
 			t.Fatalf("the configuration is read as\n%+v, was\n%+v: %v", again, c.Model, err)
 		}

@@ -38,7 +38,8 @@ the training split and measured on the same tokens.
   {"question": "...", "choices": ["...", "..."], "answer": 0}
 
 or as ARC (question, choices with text and label, answerKey) or HellaSwag (ctx,
-endings, label) have them. A model's choice is the one with the highest
+endings, label) have them. An answer that is a text is a label, else one of the
+choices, else a number from 0, else a letter. A model's choice is the one with the highest
 log-likelihood behind the question (accuracy), or with the highest for a byte of
 its text (per byte). A question that is too long for the model loses its
 beginning, which JSON counts as cut.`,
@@ -63,11 +64,15 @@ beginning, which JSON counts as cut.`,
 			}
 			out := cmd.OutOrStdout()
 			if asJSON {
+				tokens := e.tokens
+				if len(e.data) == 0 {
+					tokens = 0 // of data
+				}
 				err = term.JSON(out, struct {
 					Tokens int               `json:"tokens,omitempty"`
-					Models []eval.Result     `json:"models"`
+					Models []eval.Result     `json:"models,omitempty"`
 					Tasks  []eval.TaskResult `json:"tasks,omitempty"`
-				}{e.tokens, rs, ts})
+				}{tokens, rs, ts})
 			} else {
 				if len(rs) > 0 {
 					err = term.Table(out, eval.Table(rs))
