@@ -117,3 +117,38 @@ func renamed(s spec.Model, name string) spec.Model {
 	s.Name = name
 	return s
 }
+
+// What a process left that was killed is in nobody's way.
+func TestLeftOver(t *testing.T) {
+	dir, parent := filepath.Join(unpack(t, "testdata/models-5.zip"), "gpt2"), t.TempDir()
+	for _, left := range []string{"run/.unfinished-step-00000000", ".unfinished-out"} {
+		if err := os.MkdirAll(filepath.Join(parent, left), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(parent, left, safetensors.WholeFile), []byte("half"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	saved, err := m.Save(filepath.Join(parent, "run"), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Export(saved, m.Config, nil, "hf", filepath.Join(parent, "out"), nil); err != nil {
+		t.Fatal(err)
+	}
+	for folder, want := range map[string]string{"run": "step-00000000", ".": "out run"} {
+		entries, err := os.ReadDir(filepath.Join(parent, folder))
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		if got := strings.Join(names, " "); err != nil || got != want {
+			t.Errorf("%s has %s, %v, want %s", folder, got, err, want)
+		}
+	}
+}

@@ -3,6 +3,8 @@ weights, saved by transformers of that major version, each with logits.
 
     python make.py FOLDER      writes the zip of the version that is installed
 
+Those here are of transformers 4.57.6 and 5.24.0, with torch 2.15.0.
+
 Beside a model's own files there is golden.safetensors: ids [n]; logits, the sum of high
 and low [n, vocab], computed in float64; and rounding [1], how far transformers' own float32
 logits are from these.
