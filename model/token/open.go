@@ -74,6 +74,9 @@ func fileIn(dir string) (string, error) {
 // Parse reads a tokenizer's file, whose content says what it is. name is what
 // errors call it.
 func Parse(name string, content []byte) (Tokenizer, error) {
+	if len(content) == 0 {
+		return nil, fmt.Errorf("%s: the file is empty, want a tokenizer's", name)
+	}
 	switch begin := bytes.TrimLeft(content[:min(len(content), 64)], " \t\r\n"); {
 	case bytes.HasPrefix(begin, []byte("{")):
 		if fmt.Sprintf("%x", sha256.Sum256(content)) == gpt2Hash {

@@ -66,11 +66,11 @@ func TestOpenOthers(t *testing.T) {
 	}{
 		"ranks":  {[]byte("IQ== 0\nIg== 1\n"), "a vocabulary of tiktoken"},
 		"text":   {[]byte("Some text, of which nobody can make a tokenizer.\n"), "no SentencePiece model"},
-		"empty":  {nil, "empty:"},
+		"empty":  {nil, "empty: the file is empty"},
 		"object": {[]byte(`{"version": "1.0"}`), "object:"},
-		"cut":    {tiny[:len(tiny)/2], "cut:"},
-		"nested": {[]byte(strings.Repeat(`{"model":`, 1_000_000)), "nested:"},
-		"lists":  {[]byte(`{"model":` + strings.Repeat(`[`, 1_000_000)), "lists:"},
+		"cut":    {tiny[:len(tiny)/2], "unexpected end of JSON input"},
+		"nested": {[]byte(strings.Repeat(`{"model":`, 1_000_000)), "exceeded max depth"},
+		"lists":  {[]byte(`{"model":` + strings.Repeat(`[`, 1_000_000)), "exceeded max depth"},
 		"zeros":  {make([]byte, 1<<20), "zeros:"},
 		"key":    {append([]byte{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f}, bytes.Repeat([]byte{7}, 1000)...), "key:"},
 	} {

@@ -3,6 +3,7 @@ package hf
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,11 +19,11 @@ type value struct {
 
 // errorf puts the place before a message.
 func (v value) errorf(format string, args ...any) error {
-	message := fmt.Sprintf(format, args...)
+	err := fmt.Errorf(format, args...)
 	if v.place == "" {
-		return fmt.Errorf("%s", message)
+		return err
 	}
-	return fmt.Errorf("%s: %s", v.place, message)
+	return fmt.Errorf("%s: %w", v.place, err)
 }
 
 // null tells whether there is nothing.
@@ -40,15 +41,24 @@ func (v value) decode(into any, want string) error {
 	if v.null() {
 		return v.errorf("is missing, want %s", want)
 	}
-	if err := json.Unmarshal(v.raw, into); err != nil {
+	err := json.Unmarshal(v.raw, into)
+	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
+		return v.errorf("byte %d: %w", syntax.Offset, err)
+	}
+	if inside := (*json.UnmarshalTypeError)(nil); errors.As(err, &inside) && len(v.raw) > most {
+		return v.errorf("has a %s at byte %d of it, want %s", inside.Value, inside.Offset, want)
+	}
+	if err != nil {
 		return v.errorf("is %s, want %s", excerpt(v.raw), want)
 	}
 	return nil
 }
 
+// most is how many bytes of a text messages show.
+const most = 60
+
 // excerpt is the beginning of a text, for messages.
 func excerpt(raw []byte) string {
-	const most = 60
 	if len(raw) <= most {
 		return string(raw)
 	}
