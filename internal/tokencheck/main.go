@@ -173,7 +173,7 @@ func compare(args []string) error {
 		return err
 	}
 	start := time.Now()
-	tok, err := parse(name, content)
+	tok, err := token.Parse(name, content)
 	if err != nil {
 		return err
 	}
@@ -313,8 +313,4 @@ func decode(tok token.Tokenizer, ids []int32) string {
 		return replaced(b)
 	}
 	return string(b)
-}
-
-func parse(name string, content []byte) (token.Tokenizer, error) {
-	return hf.Parse(name, content)
 }
