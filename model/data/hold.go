@@ -3,6 +3,7 @@ package data
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -17,26 +18,29 @@ type hold struct {
 
 // held is a document.
 type held struct {
+	parts []heldPart
+	size  int // of its text
+	key   uint64
+}
+
+type heldPart struct {
 	text    []byte
 	ids     []int32
 	decoded int64
-	key     uint64
-	last    bool // it is whole
+	last    bool
 }
 
-// holdText is the text of the documents that are held, at most: with the ids of those about
-// 80 MiB.
-const holdText = 16 << 20
+// holdText is the text of the documents that are held, at most: with the ids of those
+// about 40 MiB.
+const holdText = 8 << 20
 
 func (h *hold) add(text []byte, ids []int32, p part) {
 	if p.first {
 		h.docs = append(h.docs, held{key: p.key})
 	}
 	d := &h.docs[len(h.docs)-1]
-	d.text = append(d.text, text...)
-	d.ids = append(d.ids, ids...)
-	d.decoded += p.decoded
-	d.last = p.last
+	d.parts = append(d.parts, heldPart{bytes.Clone(text), slices.Clone(ids), p.decoded, p.last})
+	d.size += len(text)
 	h.text += len(text)
 	h.tokens += int64(len(ids))
 }
@@ -75,7 +79,7 @@ func (r *run) settle(end bool) error {
 	default:
 		stretched = 0
 		for i, d := range h.docs {
-			if len(d.text) > len(h.docs[stretched].text) {
+			if d.size > h.docs[stretched].size {
 				stretched = i
 			}
 		}
@@ -89,14 +93,20 @@ func (r *run) settle(end bool) error {
 		case i == change || stretched >= 0:
 			r.side = Train
 		}
-		var err error
 		if i == stretched {
-			err = r.stretch(d.text, h.text)
-		} else {
-			err = r.splits[r.side].add(d.ids, int64(len(d.text)), d.decoded, d.last)
+			var text []byte
+			for _, p := range d.parts {
+				text = append(text, p.text...)
+			}
+			if err := r.stretch(text, h.text); err != nil {
+				return err
+			}
+			continue
 		}
-		if err != nil {
-			return err
+		for _, p := range d.parts {
+			if err := r.splits[r.side].add(p.ids, int64(len(p.text)), p.decoded, p.last); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

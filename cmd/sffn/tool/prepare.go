@@ -25,7 +25,7 @@ import (
 
 // prepareMemory is what the collector is told to stay within, in bytes: preparing holds
 // a part of it, whatever the corpus.
-const prepareMemory = 400 << 20
+const prepareMemory = 300 << 20
 
 func newPrepare() *cobra.Command {
 	var p data.Preparation
