@@ -18,6 +18,9 @@ type Calibration struct {
 	Seq int
 	// Whiten takes the projections that are nearest in outputs; without it, in weights.
 	Whiten bool
+	// Allot shares a budget out by what each layer costs, measured; without it, layers
+	// have equal shares.
+	Allot bool
 }
 
 func (c *Calibration) check(m spec.Model) error {

@@ -38,7 +38,7 @@ func load(t *testing.T, c *decode.Checkpoint, pool *rt.Pool) *decode.Model {
 // which they are summed up here one by one. The stream is that of the model.
 func TestCalibrateOutputs(t *testing.T) {
 	for _, act := range spec.Acts() {
-		from, dense := saveDense(t, func(s *specfile.Section) { s.Act = act })
+		from, dense := saveDense(t, func(s *specfile.Section) { s.Act = act }, nil)
 		for _, kind := range spec.Kinds() {
 			t.Run(string(act)+" "+string(kind), func(t *testing.T) {
 				c := &Conversion{From: from, Aim: Aim{Kind: kind, Budget: 0.8}, Calibration: text(true)}
@@ -130,7 +130,7 @@ func checkRatio(t *testing.T, what string, got *float64, all, some []float64) {
 // What follows the outputs is nearer in them than what follows the weights, and further
 // off in weights.
 func TestCalibrateWhitens(t *testing.T) {
-	from, _ := saveDense(t, nil)
+	from, _ := saveDense(t, nil, nil)
 	for _, kind := range spec.Kinds() {
 		white, _, _ := run(t, &Conversion{From: from, Aim: Aim{Kind: kind, Budget: 0.7}, Calibration: text(true)}, 2)
 		plain, _, p := run(t, &Conversion{From: from, Aim: Aim{Kind: kind, Budget: 0.7}, Calibration: text(false)}, 2)
@@ -150,7 +150,7 @@ func TestCalibrateWhitens(t *testing.T) {
 
 // Any number of threads gives the same bits.
 func TestCalibrateThreads(t *testing.T) {
-	from, _ := saveDense(t, nil)
+	from, _ := saveDense(t, nil, nil)
 	for _, kind := range spec.Kinds() {
 		var want string
 		var data []float32
@@ -171,7 +171,7 @@ func TestCalibrateThreads(t *testing.T) {
 }
 
 func TestCalibrateErrors(t *testing.T) {
-	from, _ := saveDense(t, nil)
+	from, _ := saveDense(t, nil, nil)
 	pool := rt.NewPool(1)
 	defer pool.Close()
 	for name, c := range map[string]*Calibration{

@@ -46,14 +46,22 @@ func (c *Conversion) Begin(run string) (steps int, err error) {
 	if c.to, err = c.Aim.Model(c.From.Config.Model); err != nil {
 		return 0, err
 	}
-	c.run, c.done, c.of = run, 0, 2*len(c.Aim.changed(c.to))
+	c.run, c.done, c.of = run, 0, len(c.Aim.changed(c.to))
 	if c.Calibration != nil {
 		if err := c.Calibration.check(c.to); err != nil {
 			return 0, err
 		}
 		c.of += c.to.Layers
+		if c.allots() {
+			c.of += c.to.Layers
+		}
 	}
 	return c.of, nil
+}
+
+// allots says that layers get ranks of their own.
+func (c *Conversion) allots() bool {
+	return c.Calibration != nil && c.Calibration.Allot && c.Aim.Budget > 0 && c.Aim.Kind != spec.Dense
 }
 
 // Run converts the model, and writes it as a checkpoint of step 0 into the folder of
@@ -61,12 +69,19 @@ func (c *Conversion) Begin(run string) (steps int, err error) {
 // layer, in float64, and with a calibration the dense model, two rows of each token's
 // hidden width, and the moments of one layer.
 func (c *Conversion) Run(ctx context.Context) (*Report, error) {
-	from, to := c.From.Config.Model, c.to
+	from := c.From.Config.Model
 	w, err := checkpoint.OpenWeights(c.From.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer w.Close()
+	r := &Report{From: c.From.Dir, Kind: c.Aim.Kind}
+	if c.allots() {
+		if err := c.allot(ctx, w, r); err != nil {
+			return nil, err
+		}
+	}
+	to := c.to
 	var text *stream
 	if c.Calibration != nil {
 		m, err := c.From.Load(c.Options)
@@ -79,7 +94,6 @@ func (c *Conversion) Run(ctx context.Context) (*Report, error) {
 		}
 		defer text.close()
 	}
-	r := &Report{From: c.From.Dir, Kind: to.Structure(to.Layers).Kind}
 	converted := map[string][]float32{} // by the names of parameters
 	for i := range to.Layers {
 		if text != nil {
@@ -90,6 +104,9 @@ func (c *Conversion) Run(ctx context.Context) (*Report, error) {
 		}
 		if to.LayerFFN(i) == from.LayerFFN(i) {
 			r.Layers = append(r.Layers, LayerReport{Layer: i, Structure: to.Structure(i)})
+			if !c.Aim.kept(i) {
+				c.step()
+			}
 			if text != nil {
 				if err := text.advance(ctx, text.m.FFN(i)); err != nil {
 					return nil, err
@@ -120,7 +137,17 @@ type network struct {
 }
 
 // layer converts a network. text, where not nil, stands before it, and passes it.
-func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeights, text *stream) (n network, err error) {
+func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeights, text *stream) (network, error) {
+	n, err := c.convert(ctx, to, from, w, text)
+	if err != nil {
+		return n, err
+	}
+	c.step()
+	return n, c.pass(ctx, to, n, text)
+}
+
+// convert is layer without a step of the text.
+func (c *Conversion) convert(ctx context.Context, to, from spec.FFN, w rt.FFNWeights, text *stream) (n network, err error) {
 	var moments *Moments
 	if to.Kind == spec.Dense {
 		if text != nil {
@@ -128,12 +155,7 @@ func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeigh
 				return n, err
 			}
 		}
-		if n, err = narrow(to, from, w, moments, text != nil && c.Calibration.Whiten); err != nil {
-			return n, err
-		}
-		c.step()
-		c.step()
-		return n, c.pass(ctx, to, n, text)
+		return narrow(to, from, w, moments, text != nil && c.Calibration.Whiten)
 	}
 	if text != nil {
 		if moments, err = text.inputs(ctx); err != nil {
@@ -151,7 +173,7 @@ func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeigh
 	if n.FC2, n.fc2, err = c.linear(ctx, to.FC2(), w.FC2, moments); err != nil {
 		return n, fmt.Errorf("fc2: %w", err)
 	}
-	return n, c.pass(ctx, to, n, text)
+	return n, nil
 }
 
 // pass sends the text through a network that was converted.
@@ -183,7 +205,6 @@ func (c *Conversion) linear(ctx context.Context, to spec.Linear, w rt.Weights, m
 		out.Factors = append(out.Factors, single(f))
 	}
 	p.Factors = nil
-	c.step()
 	return out, p, nil
 }
 

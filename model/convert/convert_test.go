@@ -22,9 +22,9 @@ import (
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
-// saveDense writes a dense model of random weights, none of them 0, and returns its
-// checkpoint and its parameters.
-func saveDense(t *testing.T, change func(*specfile.Section)) (*decode.Checkpoint, *model.Params) {
+// saveDense writes a dense model of random weights, none of them 0, which edit may
+// change, and returns its checkpoint and its parameters.
+func saveDense(t *testing.T, change func(*specfile.Section), edit func(*model.Params)) (*decode.Checkpoint, *model.Params) {
 	t.Helper()
 	s := specfile.NewSection()
 	s.Vocab, s.Hidden, s.FFN, s.Layers, s.QHeads, s.MaxPositions = 60, 24, 48, 3, 2, 64
@@ -49,6 +49,9 @@ func saveDense(t *testing.T, change func(*specfile.Section)) (*decode.Checkpoint
 			x[i] += float32(0.2 * r.NormFloat64())
 		}
 		values = append(values, safetensors.Value{Name: q.Name, Shape: q.Shape, Data: x})
+	}
+	if edit != nil {
+		edit(p)
 	}
 	dir, err := checkpoint.SaveWeights(filepath.Join(t.TempDir(), "dense"), c.Source, checkpoint.State{Name: "small", Steps: c.Train.Steps}, nil, values)
 	if err != nil {
@@ -109,7 +112,7 @@ func factors(p *model.Params, name string, l spec.Linear) (w [][]float64) {
 // budget, and everything else as it was.
 func TestConvertWeights(t *testing.T) {
 	for _, act := range spec.Acts() {
-		from, dense := saveDense(t, func(s *specfile.Section) { s.Act = act })
+		from, dense := saveDense(t, func(s *specfile.Section) { s.Act = act }, nil)
 		for _, kind := range spec.Kinds() {
 			t.Run(string(act)+" "+string(kind), func(t *testing.T) {
 				c := &Conversion{From: from, Aim: Aim{Kind: kind, Budget: 0.7}}
@@ -211,7 +214,7 @@ func checkNarrow(t *testing.T, from, to spec.Model, dense, p *model.Params) {
 
 // A model whose matrices have the structure computes what it did.
 func TestConvertExactly(t *testing.T) {
-	from, _ := saveDense(t, nil)
+	from, _ := saveDense(t, nil, nil)
 	_, to, _ := run(t, &Conversion{From: from, Aim: Aim{Kind: spec.LowRank, Rank: 24}}, 2)
 	ids := []int32{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8}
 	pool := rt.NewPool(1)
@@ -239,13 +242,13 @@ func TestConvertExactly(t *testing.T) {
 
 // What ends a conversion leaves nothing behind.
 func TestConvertInterrupted(t *testing.T) {
-	from, _ := saveDense(t, nil)
+	from, _ := saveDense(t, nil, nil)
 	pool := rt.NewPool(1)
 	defer pool.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	out := filepath.Join(t.TempDir(), "run")
 	c := &Conversion{From: from, Aim: Aim{Kind: spec.LowRank, Budget: 0.5}, Options: rt.Options{Pool: pool}, Progress: func(done int) {
-		if done == 3 {
+		if done == 2 {
 			cancel()
 		}
 	}}
@@ -262,7 +265,7 @@ func TestConvertInterrupted(t *testing.T) {
 
 // A budget takes the largest structure that it pays for, of every kind.
 func TestAimBudget(t *testing.T) {
-	from, _ := saveDense(t, nil)
+	from, _ := saveDense(t, nil, nil)
 	m := from.Config.Model
 	dense := float64(m.Count().MLPWeights)
 	for _, kind := range spec.Kinds() {

@@ -15,7 +15,8 @@ type Moments struct {
 }
 
 // ridge is what is added to the moments' diagonal, relative to its mean, so that
-// directions which the data never have are not free to take any weights.
+// directions which the data never have are not free to take any weights. Where
+// rounding asks for it, it is ten times as much, again and again.
 const ridge = 1e-6
 
 // NewMoments takes the sum of x x^T over so many rows, [n, n], of which it keeps a
@@ -39,10 +40,17 @@ func NewMoments(sum []float64, n, rows int) (*Moments, error) {
 	if mean == 0 {
 		mean = 1 // all inputs are 0, and all weights as good as others
 	}
-	for i := range n {
-		m.c.Set(i, i, m.c.At(i, i)+ridge*mean)
+	// Sums are rounded, and may leave a matrix that is not quite positive.
+	for more := ridge * mean; more <= mean; more *= 10 {
+		for i := range n {
+			m.c.Set(i, i, m.c.At(i, i)+more)
+		}
+		var chol mat.Cholesky
+		if chol.Factorize(mat.NewSymDense(n, m.c.RawMatrix().Data)) {
+			return m, nil
+		}
 	}
-	return m, nil
+	return nil, fmt.Errorf("convert: what was summed up of %d inputs are no second moments: they are not positive", n)
 }
 
 func (m *Moments) check(in int) error {
@@ -76,7 +84,7 @@ func (m *Moments) roots(blocks int) ([]*mat.TriDense, error) {
 		}
 		var chol mat.Cholesky
 		if !chol.Factorize(s) {
-			return nil, fmt.Errorf("convert: the moments of inputs %d to %d are not positive definite, in spite of a ridge of %v", j*q, (j+1)*q-1, ridge)
+			return nil, fmt.Errorf("convert: the moments of inputs %d to %d are not positive definite", j*q, (j+1)*q-1)
 		}
 		all[j] = mat.NewTriDense(q, mat.Lower, nil)
 		chol.LTo(all[j])

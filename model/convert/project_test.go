@@ -351,6 +351,7 @@ func TestProjectErrors(t *testing.T) {
 		"infinite":      func() error { _, err := Project(l, []float64{1, 2, math.Inf(1), 4}, nil, pool); return err },
 		"other moments": func() error { _, err := Project(l, make([]float64, 4), m, pool); return err },
 		"moments":       func() error { _, err := NewMoments([]float64{math.NaN()}, 1, 1); return err },
+		"negative":      func() error { _, err := NewMoments([]float64{1, 0, 0, -3}, 2, 1); return err },
 		"no rows":       func() error { _, err := NewMoments([]float64{1}, 1, 0); return err },
 	} {
 		if f() == nil {

@@ -19,6 +19,8 @@ type Report struct {
 	Dense   int64         `json:"dense_ffn_weights"`
 	Share   float64       `json:"share"`
 	Layers  []LayerReport `json:"layers"`
+	// Effects are what the layers' shares of the budget follow.
+	Effects []Effect `json:"effects,omitempty"`
 }
 
 // LayerReport is that of one layer.

@@ -27,6 +27,7 @@ type conversion struct {
 	calibrate string
 	tokens    int
 	whiten    bool
+	uniform   bool
 }
 
 func newConvert() *cobra.Command {
@@ -41,6 +42,8 @@ With --calibrate it is the nearest in what the matrix gives on text, layer after
 each is fitted to the inputs that it has behind the layers that were converted before.
 This takes memory for the tokens, eight bytes times the hidden width for each;
 --whiten=false takes the weights' projections all the same, and reports the outputs.
+The budget is shared out by what each layer's structure costs, measured as the loss
+with all other layers dense; --uniform gives all layers one rank.
 
 --budget is the share of the weights of all feed-forward networks that is kept: it
 chooses the rank, or the number of blocks of kinds without one. Layers of
@@ -91,6 +94,7 @@ of each --data.`,
 	fl.StringVar(&c.calibrate, "calibrate", "", "folder that sffn prepare made, whose text the outputs are fitted on")
 	fl.IntVar(&c.tokens, "tokens", 1<<16, "training tokens to calibrate on, at most")
 	fl.BoolVar(&c.whiten, "whiten", true, "fit outputs; false fits weights, and only measures outputs")
+	fl.BoolVar(&c.uniform, "uniform", false, "one rank for all layers, where a budget and text to calibrate on would give each its own")
 	fl.StringArrayVar(&c.data, "data", nil, "folder that sffn prepare made, to measure losses on; may come several times")
 	fl.IntVar(&c.evalTokens, "eval-tokens", 1<<16, "validation tokens to measure losses on, at most")
 	fl.StringVar(&c.out, "out", "", "folder of the new run")
@@ -182,7 +186,7 @@ func (c *conversion) run(log io.Writer) (*converted, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--calibrate: %s: %w", c.calibrate, err)
 		}
-		c.c.Calibration = &convert.Calibration{IDs: ids, Seq: seq, Whiten: c.whiten}
+		c.c.Calibration = &convert.Calibration{IDs: ids, Seq: seq, Whiten: c.whiten, Allot: !c.uniform}
 	}
 	for _, dir := range c.data {
 		if err := open("data", dir); err != nil {
