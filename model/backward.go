@@ -8,13 +8,15 @@ import (
 
 // Backward runs the model forward and backward. It returns the mean cross
 // entropy, as Loss does, and leaves the gradients of scale times it in grads: added where
-// accumulate, overwritten otherwise.
+// accumulate, overwritten otherwise. Both leave out what SetDropout says.
 func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale float64, accumulate bool) (float64, error) {
 	seq, err := tr.checkTargets(ids, targets, batch)
 	if err != nil {
 		return 0, err
 	}
 	t, rows := tr.m, len(ids)
+	tr.pass.drop = tr.drop
+	defer func() { tr.pass.drop = dropper{} }()
 	tr.forward(ids, batch, seq)
 	if !accumulate {
 		// The sums over rows add to what is there.
@@ -31,6 +33,7 @@ func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale 
 		}
 		tr.layerBackward(&grads.layers[i], dx, i, accumulate)
 	}
+	tr.pass.dropRows(dx, dx, nil, dropEmbedding, rows)
 	tr.embedBackward(grads, dx, ids)
 	return loss, nil
 }
@@ -40,12 +43,14 @@ func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale 
 func (tr *Trace) layerBackward(g *layerWeights, dx []float32, i int, accumulate bool) {
 	t, rows := tr.m, tr.batch*tr.seq
 	l, c := &t.layers[i], &tr.layers[i]
+	dy := tr.dropGradient(dx, dropFFN(i))
 	start := time.Now()
-	l.ffn.Backward(tr.dnorm, g.ffn, dx, c.Norm2, rows, c.savedFFN, accumulate, tr.pass.Workspace)
+	l.ffn.Backward(tr.dnorm, g.ffn, dy, c.Norm2, rows, c.savedFFN, accumulate, tr.pass.Workspace)
 	t.prof.since(&t.prof.FFN, start)
 	tr.pass.normBackward(&l.ln2, g.ln2, dx, tr.dnorm, c.Mid, c.stats2, rows, tr.partial, accumulate)
+	dy = tr.dropGradient(dx, dropAttention(i))
 	start = time.Now()
-	l.out.Backward(tr.dattn, g.out, dx, c.Attn, rows, c.savedOut, accumulate, tr.pass.Workspace)
+	l.out.Backward(tr.dattn, g.out, dy, c.Attn, rows, c.savedOut, accumulate, tr.pass.Workspace)
 	t.prof.since(&t.prof.Projections, start)
 	start = time.Now()
 	l.attn.Backward(tr.dqkv, tr.dattn, c.Attn, c.attnSums, c.QKV, tr.batch, tr.seq, tr.pass.Attention)

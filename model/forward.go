@@ -29,10 +29,13 @@ type Pass struct {
 	rope    func(x, cos, sin []float32, heads, stride, half int)
 	l       *layer
 	a       *Activations
+	// drop is on while a backward pass needs what the forward pass computes.
+	drop    dropper
+	dropped dropped
 
 	// What the pool runs: closures made once, so that a pass allocates nothing.
 	runNorm, runNormBackward, runRotate, runEmbed func(worker, i int)
-	runHeads, runHeadsBackward                    func(worker, i int)
+	runHeads, runHeadsBackward, runDrop           func(worker, i int)
 	rotateForward, rotateBack                     func(x, cos, sin []float32, heads, stride, half int)
 }
 
@@ -43,7 +46,7 @@ func (t *Model) NewPass() *Pass {
 		p.Attention = t.layers[0].attn.NewWorkspace()
 	}
 	p.runNorm, p.runNormBackward, p.runRotate, p.runEmbed = p.normStep, p.normBackwardStep, p.rotateStep, p.embedStep
-	p.runHeads, p.runHeadsBackward = p.headsStep, p.headsBackwardStep
+	p.runHeads, p.runHeadsBackward, p.runDrop = p.headsStep, p.headsBackwardStep, p.dropStep
 	return p
 }
 
@@ -92,8 +95,11 @@ func (p *Pass) Layer(next []float32, i int, ffn *rt.FFN, a *Activations, rows in
 		return err
 	}
 	start := time.Now()
-	ffn.Forward(next, a.Norm2, a.Mid, rows, a.savedFFN, p.Workspace)
+	ffn.Forward(next, a.Norm2, p.residual(a.Mid), rows, a.savedFFN, p.Workspace)
 	p.t.prof.since(&p.t.prof.FFN, start)
+	if next != nil {
+		p.dropRows(next, next, a.Mid, dropFFN(i), rows)
+	}
 	return nil
 }
 
@@ -114,8 +120,9 @@ func (p *Pass) Mix(i int, a *Activations, rows int, attend func(i int) error) er
 	}
 	t.prof.since(&t.prof.Attention, start)
 	start = time.Now()
-	l.out.Forward(a.Mid, a.Attn, a.X, rows, a.savedOut, p.Workspace)
+	l.out.Forward(a.Mid, a.Attn, p.residual(a.X), rows, a.savedOut, p.Workspace)
 	t.prof.since(&t.prof.Projections, start)
+	p.dropRows(a.Mid, a.Mid, a.X, dropAttention(i), rows)
 	p.norm(&l.ln2, a.Norm2, a.Mid, a.stats2, rows)
 	return nil
 }

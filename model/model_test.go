@@ -58,7 +58,7 @@ func TestGradients(t *testing.T) {
 	}
 }
 
-func testGradients(t *testing.T, s spec.Model, isa kernel.ISA, batch, seq int) {
+func testGradients(t *testing.T, s spec.Model, isa kernel.ISA, batch, seq int, drop ...model.Dropout) {
 	t.Helper()
 	if err := s.Validate(); err != nil {
 		t.Fatal(err)
@@ -70,6 +70,15 @@ func testGradients(t *testing.T, s spec.Model, isa kernel.ISA, batch, seq int) {
 	defer tr.Close()
 	grads := model.NewParams(s)
 	defer grads.Close()
+	lossOf := tr.Loss
+	for _, d := range drop { // only a backward pass drops anything
+		tr.SetDropout(d)
+		other := model.NewParams(s)
+		defer other.Close()
+		lossOf = func(ids, targets []int32, batch int) (float64, error) {
+			return tr.Backward(other, ids, targets, batch, 1, false)
+		}
+	}
 	if _, err := tr.Backward(grads, ids, targets, batch, 1, false); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +99,7 @@ func testGradients(t *testing.T, s spec.Model, isa kernel.ISA, batch, seq int) {
 				w[i] = old[i] + float32(eps*float64(g[i])/norm)
 			}
 			m.Repack()
-			loss, err := tr.Loss(ids, targets, batch)
+			loss, err := lossOf(ids, targets, batch)
 			if err != nil {
 				t.Fatal(err)
 			}

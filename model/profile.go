@@ -13,7 +13,7 @@ type Profile struct {
 	// as well.
 	FFN, Projections, Head, Attention                    time.Duration
 	Norm, RoPE, Embedding, CrossEntropy, Optimizer, Pack time.Duration
-	Activation, Softmax                                  time.Duration
+	Activation, Softmax, Dropout                         time.Duration
 }
 
 // Share is one line of a profile.
@@ -35,6 +35,7 @@ func (p *Profile) Shares() []Share {
 		{"norms", false, p.Norm},
 		{"rope", false, p.RoPE},
 		{"embedding", false, p.Embedding},
+		{"dropout", false, p.Dropout},
 		{"cross entropy", false, p.CrossEntropy},
 		{"adamw and clipping", false, p.Optimizer},
 		{"weight packing", false, p.Pack},

@@ -21,6 +21,7 @@ type Trace struct {
 	final     []float32 // ln_f of it
 	fstats    stats
 	pass      *Pass
+	drop      dropper
 	logits    []float32
 	losses    []float64
 	dfinal    []float32
@@ -155,6 +156,7 @@ func (tr *Trace) forward(ids []int32, batch, seq int) {
 		x = tr.layers[0].X
 	}
 	tr.pass.Embed(x, ids)
+	tr.pass.dropRows(x, x, nil, dropEmbedding, len(ids))
 	for i := range tr.layers {
 		next := tr.out
 		if i+1 < len(tr.layers) {

@@ -52,7 +52,12 @@ type Train struct {
 	// Clip is the largest global norm of the gradients; larger ones are scaled
 	// down to it.
 	Clip float64 `yaml:"clip"` // L2 norm; 1e-12 to 1e12
-	// Seed decides the initial weights, the order of the data and the guides' draws.
+	// Dropout is how much is dropped of the embeddings, and of what attention and the
+	// feed-forward networks add to the residual stream; attention's own probabilities
+	// stay whole.
+	Dropout float64 `yaml:"dropout,omitempty"` // share; 0 to 0.99
+	// Seed decides the initial weights, the order of the data, the guides' draws and
+	// what is dropped.
 	Seed uint64 `yaml:"seed"` // 0 to 2^64-1
 	// EvalEvery is how often the validation loss is measured; it always is at the
 	// end, and 0 means only there.
@@ -162,6 +167,7 @@ func (t Train) validate(m spec.Model) error {
 		fail("decay", "%v of the steps, after a warmup of %v, are more than all", t.Decay, t.Warmup)
 	}
 	within("weight_decay", t.WeightDecay, 0, 1e3)
+	within("dropout", t.Dropout, 0, 0.99)
 	within("beta1", t.Beta1, 0, 0.999999)
 	within("beta2", t.Beta2, 0, 0.9999999)
 	within("eps", t.Eps, math.SmallestNonzeroFloat32, 1)

@@ -126,6 +126,8 @@ func (r *Run) CheckDevice() error {
 		return errors.New("guide: self-guided training runs on the CPU only")
 	case !t.UniformLR && len(r.Config.Model.Rates(spec.Linear.Rates)) > 0:
 		return errors.New("mlp: only the CPU updates kinds whose factors have learning rates of their own; uniform_lr leaves these out")
+	case t.Dropout > 0:
+		return errors.New("dropout: only the CPU drops anything")
 	case t.Recompute:
 		return errors.New("recompute: only the CPU computes activations again")
 	case r.Reduce != nil:

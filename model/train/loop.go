@@ -240,6 +240,9 @@ func (l *Loop) backward(ctx context.Context) (loss float64, err error) {
 		if l.guidance != nil {
 			l.cpu.adam.Used = l.guidance.Set(l.cpu.Model, l.step, micro)
 		}
+		if c.Dropout > 0 {
+			l.cpu.trace.SetDropout(model.Dropout{P: c.Dropout, Seed: c.Seed, Step: l.step, Micro: micro*l.run.World + l.run.Rank})
+		}
 		mean, err := l.engine.Backward(l.ids, l.targets, c.Batch, 1/float64(c.Accumulate), micro > 0)
 		if err != nil {
 			return 0, err
