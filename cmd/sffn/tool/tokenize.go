@@ -13,6 +13,8 @@ import (
 	"github.com/structuredffn/sffn/cmd/internal/cli"
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/internal/term"
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/token"
 )
 
@@ -105,13 +107,23 @@ text. Special tokens are left out of it, unless --special is given.`,
 
 // tokenizerFlag adds the flag that names a tokenizer.
 func tokenizerFlag(cmd *cobra.Command, name *string, value string) {
-	cmd.Flags().StringVar(name, "tokenizer", value, "byte, gpt2, or a file: tokenizer.json (Hugging Face), tokenizer.model (SentencePiece), or a folder with one")
+	cmd.Flags().StringVar(name, "tokenizer", value, "byte, gpt2, or a file: tokenizer.json (Hugging Face), tokenizer.model (SentencePiece), or the folder of a model or a run")
 	cli.Complete(cmd, "tokenizer", token.Names...)
 }
 
-// openTokenizer opens what the flag names.
+// openTokenizer opens what the flag names; that of a run is its newest checkpoint's.
 func openTokenizer(name string) (token.Tokenizer, error) {
 	tok, err := token.Open(name)
+	if dir, none := checkpoint.Find(name); err != nil && none == nil {
+		c, err := decode.Open(dir)
+		if err != nil {
+			return nil, fmt.Errorf("--tokenizer: %w", err)
+		}
+		if c.Tokenizer == nil {
+			return nil, fmt.Errorf("--tokenizer: %s has none", dir)
+		}
+		return c.Tokenizer, nil
+	}
 	if errors.Is(err, token.ErrUnknown) {
 		return nil, cli.Usagef("--tokenizer: %w", err)
 	} else if err != nil {

@@ -176,7 +176,7 @@ elsewhere. The bytes of a token are the mean over the vocabulary.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			tok, err := token.Open(args[0])
+			tok, err := openTokenizer(args[0])
 			if err != nil {
 				return err
 			}
