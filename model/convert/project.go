@@ -17,8 +17,12 @@ import (
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
-// sweeps is how often what cannot be solved at once is gone through.
-const sweeps = 20
+// How often what cannot be solved at once is gone through: the blocks of a row, each
+// time with decompositions, and the factors of a chain of three.
+const (
+	rowSweeps = 6
+	sweeps    = 20
+)
 
 // Projection is a structured layer that stands for a dense matrix.
 type Projection struct {
@@ -137,7 +141,7 @@ func (t *task) row(i int) {
 	if t.moments == nil || t.columns == 1 {
 		return
 	}
-	for range sweeps {
+	for range rowSweeps {
 		for j := range t.columns {
 			t.nearest(i, j, false)
 		}

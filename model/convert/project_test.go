@@ -113,7 +113,7 @@ func descend(t *testing.T, l spec.Linear, w []float64, c *mat.Dense, r *rand.Ran
 	best := math.Inf(1)
 	for range 3 {
 		x := random(r, l.Weights())
-		res, err := optimize.Minimize(p, x, &optimize.Settings{MajorIterations: 3000, Converger: &optimize.FunctionConverge{Relative: 1e-12, Iterations: 200}}, &optimize.LBFGS{})
+		res, err := optimize.Minimize(p, x, &optimize.Settings{MajorIterations: 800, Converger: &optimize.FunctionConverge{Relative: 1e-12, Iterations: 200}}, &optimize.LBFGS{})
 		if res == nil {
 			t.Fatal(err)
 		}

@@ -1,9 +1,12 @@
 package tool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -28,6 +31,7 @@ type conversion struct {
 	tokens    int
 	whiten    bool
 	uniform   bool
+	baselines bool
 }
 
 func newConvert() *cobra.Command {
@@ -53,7 +57,9 @@ networks of fewer hidden units.
 The run has one checkpoint, step-00000000, of weights alone: eval, generate and
 logits read it, and train --resume refuses it. The table has each layer's relative
 errors, and the losses before and after, on the validation splits of --calibrate and
-of each --data.`,
+of each --data. --baselines converts again, into folders beside --out that are removed
+afterwards, and adds the losses with equal ranks, by the weights alone, and of the
+narrower dense network of as many weights.`,
 		Example: `  sffn convert --model dense --kind lowrank --budget 0.63 --calibrate data --data other --out run
   sffn convert --model dense --kind blast --rank 96 --blocks 4 --out run`,
 		Args: cli.NoArgs,
@@ -95,6 +101,7 @@ of each --data.`,
 	fl.IntVar(&c.tokens, "tokens", 1<<16, "training tokens to calibrate on, at most")
 	fl.BoolVar(&c.whiten, "whiten", true, "fit outputs; false fits weights, and only measures outputs")
 	fl.BoolVar(&c.uniform, "uniform", false, "one rank for all layers, where a budget and text to calibrate on would give each its own")
+	fl.BoolVar(&c.baselines, "baselines", false, "also measure equal ranks, weights alone and a narrower dense network")
 	fl.StringArrayVar(&c.data, "data", nil, "folder that sffn prepare made, to measure losses on; may come several times")
 	fl.IntVar(&c.evalTokens, "eval-tokens", 1<<16, "validation tokens to measure losses on, at most")
 	fl.StringVar(&c.out, "out", "", "folder of the new run")
@@ -119,6 +126,9 @@ func (c *conversion) check() error {
 	if c.tokens < 1 {
 		return cli.Usagef("--tokens: %d is out of range, want 1 or more", c.tokens)
 	}
+	if c.baselines && c.calibrate == "" && len(c.data) == 0 {
+		return cli.Usagef("--baselines measures losses: want --calibrate or --data")
+	}
 	if err := flagError(c.c.Aim.Check()); err != nil {
 		return &cli.UsageError{Err: err}
 	}
@@ -136,10 +146,18 @@ func flagError(err error) error {
 // converted is what convert prints with --json.
 type converted struct {
 	*convert.Report
+	// Baselines are other ways to as many weights.
+	Baselines []baseline `json:"baselines,omitempty"`
 	// EvalTokens is the number of tokens of the losses, at most; of models, the dense
 	// one comes first, then what it has become.
 	EvalTokens int           `json:"eval_tokens,omitempty"`
 	Models     []eval.Result `json:"models,omitempty"`
+}
+
+// baseline is a conversion to compare with; its folder is gone.
+type baseline struct {
+	Name string `json:"name"`
+	*convert.Report
 }
 
 func (r *converted) print(w io.Writer) error {
@@ -197,29 +215,93 @@ func (c *conversion) run(log io.Writer) (*converted, error) {
 	if err != nil {
 		return nil, flagError(err)
 	}
-	done := term.NewCounter(log, "steps", of)
-	c.c.Progress = done.Set
 	res := &converted{}
-	res.Report, err = c.c.Run(ctx)
-	done.Close()
+	res.Report, err = c.convert(ctx, log, "steps", &c.c, of)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, cli.CutBy(ctx, "interrupted: nothing was written")
-		}
 		return nil, err
 	}
+	if len(sets) == 0 {
+		return res, nil
+	}
+	res.EvalTokens = c.evalTokens
 	for _, name := range []string{c.model, c.out} {
-		if len(sets) == 0 {
-			break
-		}
-		res.EvalTokens = c.evalTokens
 		rs, err := c.losses(name, sets)
 		if err != nil {
 			return nil, err
 		}
 		res.Models = append(res.Models, rs...)
 	}
-	return res, nil
+	if c.baselines {
+		err = c.compare(ctx, log, sets, res)
+	}
+	return res, err
+}
+
+// convert runs a conversion that has begun.
+func (c *conversion) convert(ctx context.Context, log io.Writer, name string, to *convert.Conversion, of int) (*convert.Report, error) {
+	done := term.NewCounter(log, name, of)
+	defer done.Close()
+	to.Progress = done.Set
+	r, err := to.Run(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, cli.CutBy(ctx, "%s: interrupted: nothing was written", name)
+	}
+	return r, err
+}
+
+// compare converts by other ways, and measures what comes of it.
+func (c *conversion) compare(ctx context.Context, log io.Writer, sets []eval.Set, res *converted) error {
+	tmp, err := os.MkdirTemp(filepath.Dir(filepath.Clean(c.out)), ".sffn-baselines-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	var ways []baselineWay
+	if cal := c.c.Calibration; cal != nil {
+		if equal := *cal; len(res.Effects) > 0 {
+			equal.Allot = false
+			ways = append(ways, baselineWay{"equal ranks", c.c.Aim, &equal})
+		}
+		if cal.Whiten && c.c.Aim.Kind != spec.Dense {
+			ways = append(ways, baselineWay{"weights alone", c.c.Aim, nil})
+		}
+	}
+	if c.c.Aim.Kind != spec.Dense && res.Share <= 1 {
+		ways = append(ways, baselineWay{"narrower", convert.Aim{Kind: spec.Dense, Budget: res.Share}, c.c.Calibration})
+	}
+	for _, way := range ways {
+		to := convert.Conversion{From: c.c.From, Aim: way.aim, Calibration: way.calibration, Options: c.Options}
+		run := filepath.Join(tmp, "run")
+		of, err := to.Begin(run)
+		if err != nil {
+			return err
+		}
+		r, err := c.convert(ctx, log, way.name, &to, of)
+		if err != nil {
+			return err
+		}
+		rs, err := c.losses(run, sets)
+		if err != nil {
+			return err
+		}
+		for i := range rs {
+			rs[i].Model += ", " + way.name
+		}
+		res.Models = append(res.Models, rs...)
+		r.Out = ""
+		res.Baselines = append(res.Baselines, baseline{way.name, r})
+		if err := os.RemoveAll(run); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// baselineWay is another way to a small model.
+type baselineWay struct {
+	name        string
+	aim         convert.Aim
+	calibration *convert.Calibration
 }
 
 // losses measures a model on all sets.
