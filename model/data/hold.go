@@ -9,10 +9,11 @@ import (
 
 // hold keeps the first documents until there is one for each split.
 type hold struct {
-	limit  int // of text
-	docs   []held
-	text   int
-	tokens int64
+	limit      int // of text
+	docs       []held
+	validation int // of docs, by their hashes
+	text       int
+	tokens     int64
 }
 
 // held is a document.
@@ -24,13 +25,20 @@ type held struct {
 	last    bool // it is whole
 }
 
-// holdText is the text of the documents that are held, at most: with the ids of those about
-// 80 MiB.
-const holdText = 16 << 20
+// The documents that are held have no more than holdText bytes of text, and are no more than
+// holdDocuments, with holdTokens ids: together about 80 MiB.
+const (
+	holdText      = 16 << 20
+	holdDocuments = 64 << 10
+	holdTokens    = 16 << 20
+)
 
 func (h *hold) add(text []byte, ids []int32, p part) {
 	if p.first {
 		h.docs = append(h.docs, held{key: p.key})
+		if side(p.key) == Validation {
+			h.validation++
+		}
 	}
 	d := &h.docs[len(h.docs)-1]
 	d.text = append(d.text, text...)
@@ -48,36 +56,33 @@ func (r *run) settle(end bool) error {
 	if h == nil {
 		return nil
 	}
-	validation := 0
-	for _, d := range h.docs {
-		if side(d.key) == Validation {
-			validation++
-		}
-	}
-	both := validation > 0 && validation < len(h.docs)
-	if !both && !end && h.text < h.limit {
+	both := h.validation > 0 && h.validation < len(h.docs)
+	if !both && !end && h.text < h.limit && len(h.docs) < holdDocuments && h.tokens < holdTokens {
 		return nil
 	}
 	change, stretched := -1, -1
 	switch {
 	case both:
-	case !end && len(h.docs) > 1:
-		change = 0
-		for i, d := range h.docs {
-			if d.key < h.docs[change].key {
-				change = i
-			}
-		}
 	case len(h.docs) == 0:
 		return fmt.Errorf("no text in %s", r.names())
 	case end && h.text < minText:
-		return fmt.Errorf("%d bytes of text in %d documents are too few to hold some out, want %d or more", h.text, len(h.docs), minText)
+		return tooFew(h.text, len(h.docs))
 	default:
-		stretched = 0
+		least, longest := 0, 0
 		for i, d := range h.docs {
-			if len(d.text) > len(h.docs[stretched].text) {
-				stretched = i
+			if d.key < h.docs[least].key {
+				least = i
 			}
+			if len(d.text) > len(h.docs[longest].text) {
+				longest = i
+			}
+		}
+		// Without the document that has half of all text, or with nothing else, a split
+		// would have next to nothing.
+		if 2*len(h.docs[longest].text) >= h.text {
+			stretched = longest
+		} else {
+			change = least
 		}
 	}
 	r.hold = nil
@@ -100,6 +105,10 @@ func (r *run) settle(end bool) error {
 		}
 	}
 	return nil
+}
+
+func tooFew(text, documents int) error {
+	return fmt.Errorf("%d bytes of text in %d documents are too few to hold some out, want %d or more", text, documents, minText)
 }
 
 // stretch holds out the end of a document: a twentieth of all text, if it has that.

@@ -81,9 +81,9 @@ const saveEvery = 10 * time.Second
 // Run prepares dir. Data that is there is replaced; nothing else in it is touched.
 //
 // Documents whose hash is 0 modulo 20 are held out: that of their text, or of their
-// path in the Go source. Where that holds out nothing, or everything, of a small
-// corpus, the end of the longest document is, and of a larger one the document
-// with the smallest hash changes sides.
+// path in the Go source. Where that holds out nothing, or everything, the document with
+// the smallest hash changes sides, of the first 16 MiB; where one of them has half of the
+// text or more, its end is held out.
 //
 // What is interrupted, by ctx or by the end of the process, leaves nothing that Open takes
 // for whole; another Run with the same options and sources goes on from there. A stream
@@ -396,6 +396,9 @@ func (r *run) run(ctx context.Context) (*Result, error) {
 	}
 	if err := r.settle(true); err != nil {
 		return nil, errors.Join(ctx.Err(), err)
+	}
+	if min(r.splits[Train].total.TextBytes, r.splits[Validation].total.TextBytes) == 0 {
+		return nil, tooFew(int(r.text()), int(r.documents()))
 	}
 	if err := r.finish(); err != nil {
 		return nil, err
