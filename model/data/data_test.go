@@ -156,7 +156,7 @@ func shardOf(t testing.TB, dir, split string, ids ...int32) string {
 	if err := w.add(ids, int64(len(ids)), int64(len(ids)), true); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.finish(); err != nil {
+	if err := errors.Join(w.finish(), w.publish()); err != nil {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, w.done[0].File)
@@ -200,7 +200,7 @@ func TestShards(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := w.finish(); err != nil {
+		if err := errors.Join(w.finish(), w.publish()); err != nil {
 			t.Fatal(err)
 		}
 		if len(w.done) != 2 {

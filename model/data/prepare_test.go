@@ -21,6 +21,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/data/source"
 	"github.com/structuredffn/sffn/model/token"
 )
@@ -512,6 +513,57 @@ func TestJournalLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 		sameFiles(t, "again", contents(t, dir), want)
+	}
+}
+
+// What is in a folder stays until what replaces it is whole.
+func TestKept(t *testing.T) {
+	dir, texts := t.TempDir(), t.TempDir()
+	p := of(documents(300))
+	p.shardTokens = 1000
+	if _, err := p.Run(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	want := contents(t, dir)
+	lines := filepath.Join(texts, "a.jsonl")
+	text := `{"text":"a line, and another one"}` + "\n"
+	for i := range 20000 {
+		text += fmt.Sprintf(`{"text":"this is line %d"}`+"\n", i)
+	}
+	for name, b := range map[string]string{"a.jsonl": text + "{\n", "empty.txt": ""} {
+		if err := os.WriteFile(filepath.Join(texts, name), []byte(b), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, s := range map[string]source.Source{
+		"no text":    &source.Files{Named: "a", Paths: []string{filepath.Join(texts, "empty.txt")}},
+		"line 20002": &source.Files{Named: "a", Paths: []string{lines}},
+		"no field":   &source.Files{Named: "a", Paths: []string{lines}, Field: "body"},
+	} {
+		p := &Preparation{Sources: []source.Source{s}, Tokenizer: token.Bytes{}, shardTokens: 1000}
+		if _, err := p.Run(t.Context(), dir); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+		got := contents(t, dir)
+		maps.DeleteFunc(got, func(name, _ string) bool {
+			return name == journalFile || name == checkedFile || strings.HasPrefix(name, disk.UnfinishedPrefix)
+		})
+		sameFiles(t, what, got, want)
+		open(t, dir)
+	}
+	// Of a stream that fails nothing is left.
+	p = &Preparation{Sources: []source.Source{&stream{n: 30000}}, Tokenizer: small{}}
+	os.Remove(filepath.Join(dir, checkedFile))
+	if _, err := p.Run(t.Context(), dir); err == nil {
+		t.Error("a stream whose ids are not there is no error")
+	}
+	sameFiles(t, "stream", contents(t, dir), want)
+	p = of(documents(200))
+	if _, err := p.Run(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if got := contents(t, dir); len(got) != 3 {
+		t.Errorf("there are %q, want an index and two shards", slices.Sorted(maps.Keys(got)))
 	}
 }
 
