@@ -442,6 +442,18 @@ func TestChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	edit := func(change func(j *journal)) {
+		t.Helper()
+		name := filepath.Join(dir, journalFile)
+		var j journal
+		if ok, err := readJSON(name, journalKind, &j); !ok {
+			t.Fatal("no journal", err)
+		}
+		change(&j)
+		if err := writeJSON(name, j); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p := Preparation{Sources: sources, Tokenizer: token.Bytes{}, Threads: 1}
 	for what, change := range map[string]func(p *Preparation){
 		"":        func(p *Preparation) { p.Threads = 3 },
@@ -462,6 +474,11 @@ func TestChanged(t *testing.T) {
 			if err := os.Truncate(filepath.Join(dir, journalFile), 300); err != nil {
 				t.Fatal(err)
 			}
+		},
+		"place":  func(*Preparation) { edit(func(j *journal) { j.State.Places[0].At.Inner = -1 }) },
+		"record": func(*Preparation) { edit(func(j *journal) { j.State.Places[0].At.Record = -1 }) },
+		"source": func(*Preparation) {
+			edit(func(j *journal) { j.State.Now, j.State.Inside, j.Inside = len(sources), true, true })
 		},
 	} {
 		interrupt(p)
