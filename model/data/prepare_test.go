@@ -596,7 +596,7 @@ func TestMemory(t *testing.T) {
 	if err := os.Truncate(name, 400<<20); err != nil { // a hole
 		t.Fatal(err)
 	}
-	p := Preparation{Sources: []source.Source{&source.Files{Named: "text", Paths: []string{name}}}, Tokenizer: sparse{}, Threads: 16}
+	p := Preparation{Sources: []source.Source{&source.Files{Named: "text", Paths: []string{name}, Format: source.Text}}, Tokenizer: sparse{}, Threads: 16}
 	runtime.GC()
 	var most uint64
 	p.Progress = func(Progress) {

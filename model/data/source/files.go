@@ -177,12 +177,12 @@ func (s *Files) isOne(f file) (bool, error) {
 		return false, err
 	}
 	defer c.Close()
-	text, err := c.isText()
+	what, err := c.binary()
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", f.name, c.explain(err))
 	}
 	_, err = c.Peek(1)
-	return text && err == nil, nil
+	return what == "" && err == nil, nil
 }
 
 // Open implements Source.
@@ -286,13 +286,16 @@ func (r *files) begin() error {
 	if err != nil {
 		return err
 	}
-	if f.inFolder && at.Offset == 0 && at.Inner == 0 {
-		ok, err := r.open.isText()
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.name, r.open.explain(err))
+	if at.Offset == 0 && at.Inner == 0 && (f.inFolder || format == Text && r.s.Format != Text) {
+		what, err := r.open.binary()
+		if err != nil && !r.open.cut() {
+			return fmt.Errorf("%s: %w", r.name(), r.open.explain(err))
 		}
-		if !ok {
+		if what != "" && f.inFolder {
 			return r.end()
+		}
+		if what != "" {
+			return fmt.Errorf("%s is %s; or name the format text to take it as it is", r.name(), what)
 		}
 	}
 	r.found = true

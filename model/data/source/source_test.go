@@ -228,6 +228,31 @@ func TestFolder(t *testing.T) {
 	}
 }
 
+// What is no text is none because it has no name of another format; the format text takes
+// it as it is. Below a folder it is passed over.
+func TestBinary(t *testing.T) {
+	for what, content := range map[string]string{"bzip2 data": "BZh91AY&SY\x01\x02\x03", "xz data": "\xfd7zXZ\x00\x01", "a zip archive": "PK\x03\x04\x01",
+		"UTF-16": "\xff\xfea", "Parquet": "PAR1a", "zero bytes": strings.Repeat("a", 7000) + "\x00"} {
+		dir := t.TempDir()
+		name := write(t, filepath.Join(dir, "x"), []byte(content))
+		packed := write(t, filepath.Join(dir, "x.gz"), gzipOf(t, []byte(content)))
+		for _, name := range []string{name, packed} {
+			if _, err := readFrom(t.Context(), &Files{Paths: []string{name}}, Position{}, true); err == nil || !strings.HasPrefix(err.Error(), name+" is ") || !strings.Contains(err.Error(), what) {
+				t.Errorf("%s: %v", what, err)
+			}
+			if docs := read(t, &Files{Paths: []string{name}, Format: Text}, true); len(docs) != 1 || docs[0] != content {
+				t.Errorf("%s as text: %q", what, docs)
+			}
+		}
+		if docs := read(t, &Files{Paths: []string{dir}}, true); len(docs) != 0 {
+			t.Errorf("%s below a folder: %q", what, docs)
+		}
+	}
+	if formatOf("A.JSONL.GZ") != JSONL || formatOf("a.Parquet") != Parquet {
+		t.Error("the case of a name makes another format of it")
+	}
+}
+
 // A folder of many names is read in parts, in the same order.
 func TestWalkInParts(t *testing.T) {
 	dir := t.TempDir()
