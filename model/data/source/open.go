@@ -269,17 +269,25 @@ func (p *pump) Close() error {
 
 // formatOf is the format that the name of a file says.
 func formatOf(name string) Format {
-	name = strings.ToLower(name)
-	ext := filepath.Ext(name)
-	switch ext {
-	case ".gz", ".gzip", ".zst", ".zstd":
-		ext = filepath.Ext(name[:len(name)-len(ext)])
-	}
-	switch ext {
+	switch extension(name) {
 	case ".jsonl", ".ndjson":
 		return JSONL
 	case ".parquet":
 		return Parquet
 	}
 	return Text
+}
+
+// isJSON tells a name that may be that of JSON lines.
+func isJSON(name string) bool { return extension(name) == ".json" }
+
+// extension is that of a name, in small letters and without that of compression.
+func extension(name string) string {
+	name = strings.ToLower(name)
+	ext := filepath.Ext(name)
+	switch ext {
+	case ".gz", ".gzip", ".zst", ".zstd":
+		ext = filepath.Ext(name[:len(name)-len(ext)])
+	}
+	return ext
 }

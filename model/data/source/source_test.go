@@ -253,6 +253,33 @@ func TestBinary(t *testing.T) {
 	}
 }
 
+// A .json file is JSON lines by its first line.
+func TestJSON(t *testing.T) {
+	dir := t.TempDir()
+	lines, one := "{\"text\":\"a\"}\n{\"text\":\"b\"}\n", "{\n \"text\": \"a\"\n}\n"
+	good := write(t, filepath.Join(dir, "a", "A.JSON"), []byte(lines))
+	packed := write(t, filepath.Join(dir, "a", "b.json.gz"), gzipOf(t, []byte(lines)))
+	bad := write(t, filepath.Join(dir, "a", "c.json"), []byte(one))
+	other := write(t, filepath.Join(dir, "a", "d.json"), []byte("{\"name\":\"x\"}\n"))
+	for _, name := range []string{good, packed} {
+		if docs := read(t, &Files{Paths: []string{name}}, true); !slices.Equal(docs, []string{"a", "b"}) {
+			t.Errorf("%s: %q", name, docs)
+		}
+	}
+	if _, err := (&Files{Paths: []string{bad}}).Scan(t.Context()); err == nil || !strings.Contains(err.Error(), "name the format, jsonl or text") {
+		t.Errorf("an object of several lines: %v", err)
+	}
+	if docs := read(t, &Files{Paths: []string{bad}, Format: Text}, true); !slices.Equal(docs, []string{one}) {
+		t.Errorf("as text: %q", docs)
+	}
+	if _, err := readFrom(t.Context(), &Files{Paths: []string{other}}, Position{}, true); err == nil || !strings.Contains(err.Error(), `line 1: no field "text"; there are: name`) {
+		t.Errorf("lines of another field: %v", err)
+	}
+	if docs := read(t, &Files{Paths: []string{filepath.Join(dir, "a")}}, true); !slices.Equal(docs, []string{"a", "b", "a", "b", one, "{\"name\":\"x\"}\n"}) {
+		t.Errorf("below a folder: %q", docs)
+	}
+}
+
 // A folder of many names is read in parts, in the same order.
 func TestWalkInParts(t *testing.T) {
 	dir := t.TempDir()
