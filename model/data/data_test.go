@@ -156,7 +156,7 @@ func shardOf(t testing.TB, dir, split string, ids ...int32) string {
 	if err := w.add(ids, int64(len(ids)), int64(len(ids)), true); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.finish(); err != nil {
+	if err := errors.Join(w.finish(), w.publish()); err != nil {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, w.done[0].File)
@@ -200,7 +200,7 @@ func TestShards(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := w.finish(); err != nil {
+		if err := errors.Join(w.finish(), w.publish()); err != nil {
 			t.Fatal(err)
 		}
 		if len(w.done) != 2 {
@@ -342,8 +342,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// Tokens are compared with their checksums once: what is changed behind the back of the
-// file's size and time is found when it is read, or not at all.
+// Tokens are compared with their checksums once, on each disk that they come to.
 func TestChecked(t *testing.T) {
 	dir, _ := prepare(t, of(documents(100)))
 	name := shardName(dir, Train, 0)
@@ -365,7 +364,39 @@ func TestChecked(t *testing.T) {
 	if err := os.Chtimes(name, info.ModTime(), info.ModTime()); err != nil {
 		t.Fatal(err)
 	}
-	s := open(t, dir) // was checked
+	// Taken for checked, as it is now, it is not read again; a copy is.
+	was := checked{Kind: checkedKind, Shards: map[string]checkedEntry{}}
+	for _, split := range []string{Train, Validation} {
+		sh, err := openShard(shardName(dir, split, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		was.Shards[filepath.Base(sh.name)] = sh.checkedEntry()
+		sh.close()
+	}
+	if err := writeJSON(filepath.Join(dir, checkedFile), was); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir)
+	if disk.ID(info) != "" {
+		copied := t.TempDir()
+		for base, content := range contents(t, dir) {
+			if err := os.WriteFile(filepath.Join(copied, base), []byte(content), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for base, e := range was.Shards {
+			if err := os.Chtimes(filepath.Join(copied, base), e.Time, e.Time); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := writeJSON(filepath.Join(copied, checkedFile), was); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(copied); err == nil || !strings.Contains(err.Error(), "is damaged") {
+			t.Errorf("a copy: %v", err)
+		}
+	}
 	if ids := tokens(t, s.Train); ids[5] != 'X' {
 		t.Errorf("token 5 is %d", ids[5])
 	}

@@ -10,10 +10,11 @@ import (
 
 // hold keeps the first documents until there is one for each split.
 type hold struct {
-	limit  int // of text
-	docs   []held
-	text   int
-	tokens int64
+	limit      int // of text
+	docs       []held
+	validation int // of docs, by their hashes
+	text       int
+	tokens     int64
 }
 
 // held is a document.
@@ -30,13 +31,20 @@ type heldPart struct {
 	last    bool
 }
 
-// holdText is the text of the documents that are held, at most: with the ids of those
-// about 40 MiB.
-const holdText = 8 << 20
+// The documents that are held have no more than holdText bytes of text, and are no more
+// than holdDocuments, with holdTokens ids: together about 50 MiB.
+const (
+	holdText      = 8 << 20
+	holdDocuments = 64 << 10
+	holdTokens    = 8 << 20
+)
 
 func (h *hold) add(text []byte, ids []int32, p part) {
 	if p.first {
 		h.docs = append(h.docs, held{key: p.key})
+		if side(p.key) == Validation {
+			h.validation++
+		}
 	}
 	d := &h.docs[len(h.docs)-1]
 	d.parts = append(d.parts, heldPart{bytes.Clone(text), slices.Clone(ids), p.decoded, p.last})
@@ -52,36 +60,33 @@ func (r *run) settle(end bool) error {
 	if h == nil {
 		return nil
 	}
-	validation := 0
-	for _, d := range h.docs {
-		if side(d.key) == Validation {
-			validation++
-		}
-	}
-	both := validation > 0 && validation < len(h.docs)
-	if !both && !end && h.text < h.limit {
+	both := h.validation > 0 && h.validation < len(h.docs)
+	if !both && !end && h.text < h.limit && len(h.docs) < holdDocuments && h.tokens < holdTokens {
 		return nil
 	}
 	change, stretched := -1, -1
 	switch {
 	case both:
-	case !end && len(h.docs) > 1:
-		change = 0
-		for i, d := range h.docs {
-			if d.key < h.docs[change].key {
-				change = i
-			}
-		}
 	case len(h.docs) == 0:
 		return fmt.Errorf("no text in %s", r.names())
 	case end && h.text < minText:
-		return fmt.Errorf("%d bytes of text in %d documents are too few to hold some out, want %d or more", h.text, len(h.docs), minText)
+		return tooFew(h.text, len(h.docs))
 	default:
-		stretched = 0
+		least, longest := 0, 0
 		for i, d := range h.docs {
-			if d.size > h.docs[stretched].size {
-				stretched = i
+			if d.key < h.docs[least].key {
+				least = i
 			}
+			if d.size > h.docs[longest].size {
+				longest = i
+			}
+		}
+		// Without the document that has half of all text, or with nothing else, a split
+		// would have next to nothing.
+		if 2*h.docs[longest].size >= h.text {
+			stretched = longest
+		} else {
+			change = least
 		}
 	}
 	r.hold = nil
@@ -110,6 +115,10 @@ func (r *run) settle(end bool) error {
 		}
 	}
 	return nil
+}
+
+func tooFew(text, documents int) error {
+	return fmt.Errorf("%d bytes of text in %d documents are too few to hold some out, want %d or more", text, documents, minText)
 }
 
 // stretch holds out the end of a document: a twentieth of all text, if it has that.

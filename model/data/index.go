@@ -189,8 +189,10 @@ type checkedEntry struct {
 	Size int64     `json:"size"`
 	Time time.Time `json:"time"`
 	Sum  uint32    `json:"sum"`
+	// ID is that of the file on its disk: a copy is checked again.
+	ID string `json:"id,omitempty"`
 }
 
 func (s *shard) checkedEntry() checkedEntry {
-	return checkedEntry{s.size, time.Unix(0, s.mtime).UTC(), s.sum}
+	return checkedEntry{s.size, time.Unix(0, s.mtime).UTC(), s.sum, s.id}
 }

@@ -383,10 +383,6 @@ func (r *run) resume(j *journal) error {
 			return fmt.Errorf("%s: a place before the beginning", name)
 		}
 	}
-	// It is whole no longer.
-	if err := r.clear([]string{filepath.Join(r.dir, indexFile), filepath.Join(r.dir, checkedFile)}); err != nil {
-		return err
-	}
 	for name, w := range r.splits {
 		s, ok := j.Splits[name]
 		if !ok {

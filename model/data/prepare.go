@@ -78,12 +78,13 @@ const validationShare = 20
 // saveEvery is the time between journals.
 const saveEvery = 10 * time.Second
 
-// Run prepares dir. Data that is there is replaced; nothing else in it is touched.
+// Run prepares dir. Data that is there stays until what replaces it is whole; nothing else
+// in it is touched.
 //
 // Documents whose hash is 0 modulo 20 are held out: that of their text, or of their
-// path in the Go source. Where that holds out nothing, or everything, of a small
-// corpus, the end of the longest document is, and of a larger one the document
-// with the smallest hash changes sides.
+// path in the Go source. Where that holds out nothing, or everything, the document with
+// the smallest hash changes sides, of the first 16 MiB; where one of them has half of the
+// text or more, its end is held out.
 //
 // What is interrupted, by ctx or by the end of the process, leaves nothing that Open takes
 // for whole; another Run with the same options and sources goes on from there. A stream
@@ -116,7 +117,12 @@ func (p *Preparation) Run(ctx context.Context, dir string) (res *Result, err err
 	if err := r.begin(); err != nil {
 		return nil, err
 	}
-	return r.run(ctx)
+	if res, err = r.run(ctx); err != nil && r.stream { // nobody can go on with it
+		for _, w := range r.splits {
+			w.discard()
+		}
+	}
+	return res, err
 }
 
 // run is a preparation at work.
@@ -138,6 +144,7 @@ type run struct {
 	source int    // of the document at work
 	at     mixState
 	saved  time.Time
+	old    []string // files that the new ones replace
 }
 
 func (r *run) defaults() {
@@ -234,18 +241,21 @@ func (r *run) scan(ctx context.Context) error {
 	return nil
 }
 
-// begin goes on with what is in the folder, or clears it.
+// begin goes on with what is unfinished in the folder, or clears it.
 func (r *run) begin() error {
-	files, err := r.folder()
+	unfinished, err := r.folder()
 	if err != nil {
 		return err
 	}
 	r.reset()
 	if r.stream {
-		return r.clear(files)
+		return remove(unfinished)
 	}
 	var j journal
 	ok, err := readJSON(filepath.Join(r.dir, journalFile), journalKind, &j)
+	if len(unfinished) == 1 && len(r.old) > 0 && r.old[0] == filepath.Join(r.dir, indexFile) {
+		ok = false // a whole preparation had no time to remove it
+	}
 	switch {
 	case err != nil:
 		r.Note(fmt.Sprintf("%v; preparing %s from the beginning", err, r.dir))
@@ -260,9 +270,12 @@ func (r *run) begin() error {
 			r.close()
 			r.reset()
 			r.Note(fmt.Sprintf("%v; preparing %s from the beginning", err, r.dir))
+			if unfinished, err = r.folder(); err != nil {
+				return err
+			}
 		}
 	}
-	return r.clear(files)
+	return remove(unfinished)
 }
 
 // reset makes ready for the first document.
@@ -279,9 +292,10 @@ func (r *run) reset() {
 	}
 }
 
-// folder lists what earlier preparations left. Nothing is removed where a file has
-// the name of one of them and is none.
-func (r *run) folder() (files []string, err error) {
+// folder lists what earlier preparations left, unfinished and whole. Nothing is removed
+// where a file has the name of one of them and is none.
+func (r *run) folder() (unfinished []string, err error) {
+	var files []string
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
 		return nil, err
@@ -304,7 +318,11 @@ func (r *run) folder() (files []string, err error) {
 			return nil, foreign(name, "file of sffn prepare")
 		}
 		readJSON(name, kind.kind, kind.to) // a damaged one is replaced
-		files = append(files, name)
+		if kind.file == journalFile {
+			unfinished = append(unfinished, name)
+		} else {
+			files = append(files, name)
+		}
 	}
 	for _, e := range entries {
 		name := filepath.Join(r.dir, e.Name())
@@ -313,19 +331,23 @@ func (r *run) folder() (files []string, err error) {
 			continue
 		case !e.Type().IsRegular() || !isUnfinished && !begins(name, magic):
 			return nil, foreign(name, "data shard")
+		case isUnfinished:
+			unfinished = append(unfinished, name)
+		default:
+			files = append(files, name)
 		}
-		files = append(files, name)
 	}
 	if file != "" && file != x.Tokenizer.File {
 		name := filepath.Join(r.dir, file)
-		if b, err := os.ReadFile(name); err == nil && string(b) != string(content) && len(files) == 0 {
+		if b, err := os.ReadFile(name); err == nil && string(b) != string(content) && len(files)+len(unfinished) == 0 {
 			return nil, foreign(name, "file of this data")
 		}
 	}
 	if old := x.Tokenizer.File; old != "" && old == filepath.Base(old) && old != file {
 		files = append(files, filepath.Join(r.dir, old))
 	}
-	return files, nil
+	r.old = files
+	return unfinished, nil
 }
 
 func foreign(name, what string) error {
@@ -356,8 +378,8 @@ func says(name, kind string) bool {
 	return n == 0 || strings.Contains(string(b[:n]), `"`+kind+`"`)
 }
 
-// clear removes what folder has listed: first what makes it whole.
-func (r *run) clear(files []string) error {
+// remove removes files, some of which may be gone.
+func remove(files []string) error {
 	for _, name := range files {
 		if err := disk.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -397,6 +419,9 @@ func (r *run) run(ctx context.Context) (*Result, error) {
 	if err := r.settle(true); err != nil {
 		return nil, errors.Join(ctx.Err(), err)
 	}
+	if min(r.splits[Train].total.TextBytes, r.splits[Validation].total.TextBytes) == 0 {
+		return nil, tooFew(int(r.text()), int(r.documents()))
+	}
 	if err := r.finish(); err != nil {
 		return nil, err
 	}
@@ -407,6 +432,15 @@ func (r *run) run(ctx context.Context) (*Result, error) {
 func (r *run) finish() error {
 	for _, w := range r.splits {
 		if err := w.finish(); err != nil {
+			return err
+		}
+	}
+	// The index is the first that goes and the last that comes.
+	if err := remove(r.old); err != nil {
+		return err
+	}
+	for _, w := range r.splits {
+		if err := w.publish(); err != nil {
 			return err
 		}
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model/data/source"
 	"github.com/structuredffn/sffn/model/token"
 )
@@ -230,7 +231,7 @@ func TestBytes(t *testing.T) {
 }
 
 // Something is held out of every corpus: where no document falls to validation,
-// or all do, a stretch of the longest one. Nothing is lost.
+// or all do, one of them, or a stretch of one that has half of the text. Nothing is lost.
 func TestHeldOut(t *testing.T) {
 	var whole strings.Builder
 	for i := range 5000 {
@@ -251,7 +252,6 @@ func TestHeldOut(t *testing.T) {
 	for name, docs := range map[string][][]byte{
 		"one":          docs(false, 1, whole.String()),
 		"one held":     docs(true, 1, whole.String()),
-		"three":        docs(false, 3, whole.String()),
 		"two held":     docs(true, 2, whole.String()),
 		"one line":     docs(false, 1, strings.Repeat("wörter ", 10000)),
 		"short":        docs(false, 1, strings.Repeat("a\n", minText/2)),
@@ -295,18 +295,27 @@ func TestHeldOut(t *testing.T) {
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("what could not be prepared has left a folder")
 	}
-	// A corpus that is larger than what is held: the document with the smallest hash changes
+	p := of([][]byte{[]byte("a")})
+	p.holdText = 1
+	if _, err := p.Run(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "1 bytes of text in 2 documents are too few") {
+		t.Errorf("a split without text: %v", err)
+	}
+	// A corpus that is larger than what is held, or is at its end before: the document with the smallest hash changes
 	// sides, whichever it is on; of one that is longer a stretch of its beginning does.
 	for name, c := range map[string]struct {
 		docs [][]byte
 		held bool
+		hold int
 	}{
-		"none":   {docs: docs(false, 50, strings.Repeat("text of one side\n", 30))},
-		"all":    {docs: docs(true, 50, strings.Repeat("text of one side\n", 30)), held: true},
-		"longer": {docs: docs(false, 1, strings.Repeat("a line\n", 3<<20/7))},
+		"none":   {docs: docs(false, 50, strings.Repeat("text of one side\n", 30)), hold: 5000},
+		"all":    {docs: docs(true, 50, strings.Repeat("text of one side\n", 30)), held: true, hold: 5000},
+		"longer": {docs: docs(false, 1, strings.Repeat("a line\n", 3<<20/7)), hold: 5000},
+		"three":  {docs: docs(false, 3, whole.String()), hold: holdText},
+		"tiny":   {docs: docs(true, 1000, ""), held: true, hold: holdText},
+		"same":   {docs: slices.Repeat(docs(false, 1, "a"), holdDocuments+1000), hold: holdText},
 	} {
 		p := of(c.docs)
-		p.holdText = 5000
+		p.holdText = c.hold
 		_, s := prepare(t, p)
 		size := int64(0)
 		for _, d := range c.docs {
@@ -323,7 +332,7 @@ func TestHeldOut(t *testing.T) {
 			continue
 		}
 		least, some := 0, 0
-		for i := 0; some < p.holdText; i++ {
+		for i := 0; i < len(c.docs) && some < p.holdText; i++ {
 			some += len(c.docs[i])
 			if textKey(c.docs[i]) < textKey(c.docs[least]) {
 				least = i
@@ -433,6 +442,18 @@ func TestChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	edit := func(change func(j *journal)) {
+		t.Helper()
+		name := filepath.Join(dir, journalFile)
+		var j journal
+		if ok, err := readJSON(name, journalKind, &j); !ok {
+			t.Fatal("no journal", err)
+		}
+		change(&j)
+		if err := writeJSON(name, j); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p := Preparation{Sources: sources, Tokenizer: token.Bytes{}, Threads: 1}
 	for what, change := range map[string]func(p *Preparation){
 		"":        func(p *Preparation) { p.Threads = 3 },
@@ -453,6 +474,11 @@ func TestChanged(t *testing.T) {
 			if err := os.Truncate(filepath.Join(dir, journalFile), 300); err != nil {
 				t.Fatal(err)
 			}
+		},
+		"place":  func(*Preparation) { edit(func(j *journal) { j.State.Places[0].At.Inner = -1 }) },
+		"record": func(*Preparation) { edit(func(j *journal) { j.State.Places[0].At.Record = -1 }) },
+		"source": func(*Preparation) {
+			edit(func(j *journal) { j.State.Now, j.State.Inside, j.Inside = len(sources), true, true })
 		},
 	} {
 		interrupt(p)
@@ -507,6 +533,57 @@ func TestJournalLeft(t *testing.T) {
 	}
 }
 
+// What is in a folder stays until what replaces it is whole.
+func TestKept(t *testing.T) {
+	dir, texts := t.TempDir(), t.TempDir()
+	p := of(documents(300))
+	p.shardTokens = 1000
+	if _, err := p.Run(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	want := contents(t, dir)
+	lines := filepath.Join(texts, "a.jsonl")
+	text := `{"text":"a line, and another one"}` + "\n"
+	for i := range 20000 {
+		text += fmt.Sprintf(`{"text":"this is line %d"}`+"\n", i)
+	}
+	for name, b := range map[string]string{"a.jsonl": text + "{\n", "empty.txt": ""} {
+		if err := os.WriteFile(filepath.Join(texts, name), []byte(b), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, s := range map[string]source.Source{
+		"no text":    &source.Files{Named: "a", Paths: []string{filepath.Join(texts, "empty.txt")}},
+		"line 20002": &source.Files{Named: "a", Paths: []string{lines}},
+		"no field":   &source.Files{Named: "a", Paths: []string{lines}, Field: "body"},
+	} {
+		p := &Preparation{Sources: []source.Source{s}, Tokenizer: token.Bytes{}, shardTokens: 1000}
+		if _, err := p.Run(t.Context(), dir); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+		got := contents(t, dir)
+		maps.DeleteFunc(got, func(name, _ string) bool {
+			return name == journalFile || name == checkedFile || strings.HasPrefix(name, disk.UnfinishedPrefix)
+		})
+		sameFiles(t, what, got, want)
+		open(t, dir)
+	}
+	// Of a stream that fails nothing is left.
+	p = &Preparation{Sources: []source.Source{&stream{n: 30000}}, Tokenizer: small{}}
+	os.Remove(filepath.Join(dir, checkedFile))
+	if _, err := p.Run(t.Context(), dir); err == nil {
+		t.Error("a stream whose ids are not there is no error")
+	}
+	sameFiles(t, "stream", contents(t, dir), want)
+	p = of(documents(200))
+	if _, err := p.Run(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if got := contents(t, dir); len(got) != 3 {
+		t.Errorf("there are %q, want an index and two shards", slices.Sorted(maps.Keys(got)))
+	}
+}
+
 // Memory does not follow the corpus.
 func TestMemory(t *testing.T) {
 	if testing.Short() {
@@ -519,7 +596,7 @@ func TestMemory(t *testing.T) {
 	if err := os.Truncate(name, 400<<20); err != nil { // a hole
 		t.Fatal(err)
 	}
-	p := Preparation{Sources: []source.Source{&source.Files{Named: "text", Paths: []string{name}}}, Tokenizer: sparse{}, Threads: 16}
+	p := Preparation{Sources: []source.Source{&source.Files{Named: "text", Paths: []string{name}, Format: source.Text}}, Tokenizer: sparse{}, Threads: 16}
 	runtime.GC()
 	var most uint64
 	p.Progress = func(Progress) {

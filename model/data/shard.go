@@ -123,6 +123,7 @@ type shard struct {
 	start  int64 // of the tokens
 	size   int64
 	mtime  int64
+	id     string // of the file, where the system has one
 	mapped []byte // all of it, where the system maps files
 	sums   []uint32
 }
@@ -148,7 +149,7 @@ func (s *shard) open() error {
 	if err != nil {
 		return err
 	}
-	s.size, s.mtime = info.Size(), info.ModTime().UnixNano()
+	s.size, s.mtime, s.id = info.Size(), info.ModTime().UnixNano(), disk.ID(info)
 	var h [headerSize]byte
 	n, err := s.file.ReadAt(h[:], 0)
 	if err != nil && err != io.EOF {

@@ -13,8 +13,8 @@ import (
 	"github.com/structuredffn/sffn/internal/disk"
 )
 
-// splitWriter writes the shards of a split, one after the other. The one at work lies
-// under the name of an unfinished file.
+// splitWriter writes the shards of a split, one after the other. They lie under the names
+// of unfinished files until publish gives them theirs.
 type splitWriter struct {
 	dir, name string
 	limit     int64 // tokens of a shard
@@ -149,15 +149,23 @@ func (w *splitWriter) finish() error {
 		disk.At("sync", tmp)
 		err = w.file.Sync()
 	}
-	if err = errors.Join(err, w.file.Close()); err == nil {
-		err = disk.Rename(tmp, w.shardName())
-	}
-	if err != nil {
+	if err = errors.Join(err, w.file.Close()); err != nil {
 		return err
 	}
 	w.done = append(w.done, shardEntry{File: filepath.Base(w.shardName()), Tokens: w.tokens, Sum: w.sum})
 	w.file = nil
 	w.index++
+	return nil
+}
+
+// publish gives the shards their names.
+func (w *splitWriter) publish() error {
+	for _, e := range w.done {
+		name := filepath.Join(w.dir, e.File)
+		if err := disk.Rename(disk.Unfinished(name), name); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -191,14 +199,19 @@ func (w *splitWriter) save() (splitState, error) {
 // errOtherShard says that a shard is not what the journal says.
 var errOtherShard = errors.New("it is not what was written")
 
-// resume goes on with what was saved.
+// resume goes on with what was saved. The end of a preparation may have given shards
+// their names since: where there is no index they are its own.
 func (w *splitWriter) resume(s splitState) error {
 	w.total, w.done, w.index = s.Total, s.Done, len(s.Done)
-	for _, e := range s.Done {
-		if e.File != filepath.Base(shardName(w.dir, w.name, 0)) && !shardNames.MatchString(e.File) {
+	for i, e := range s.Done {
+		name := shardName(w.dir, w.name, i)
+		if e.File != filepath.Base(name) {
 			return fmt.Errorf("%q: %w", e.File, errOtherShard)
 		}
-		sh, err := openShard(filepath.Join(w.dir, e.File))
+		if err := takeBack(name); err != nil {
+			return err
+		}
+		sh, err := openShard(disk.Unfinished(name))
 		if err != nil {
 			return err
 		}
@@ -213,13 +226,11 @@ func (w *splitWriter) resume(s splitState) error {
 	if s.Tokens < 0 || s.Tokens >= w.limit {
 		return fmt.Errorf("%d tokens: %w", s.Tokens, errOtherShard)
 	}
-	name, tmp := w.shardName(), disk.Unfinished(w.shardName())
 	// It may have become whole since the journal was written.
-	if _, err := os.Lstat(tmp); errors.Is(err, fs.ErrNotExist) {
-		if err := disk.Rename(name, tmp); err != nil {
-			return err
-		}
+	if err := takeBack(w.shardName()); err != nil {
+		return err
 	}
+	tmp := disk.Unfinished(w.shardName())
 	f, err := os.OpenFile(tmp, os.O_RDWR|disk.NoFollow, 0)
 	if err != nil {
 		return err
@@ -243,6 +254,30 @@ func (w *splitWriter) resume(s splitState) error {
 		return fmt.Errorf("%s: %w", tmp, errOtherShard)
 	}
 	return nil
+}
+
+// takeBack gives a shard the name of an unfinished one again, if there is none.
+func takeBack(name string) error {
+	if _, err := os.Lstat(disk.Unfinished(name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(filepath.Dir(name), indexFile)); err == nil {
+		return fmt.Errorf("%s is gone", disk.Unfinished(name))
+	}
+	sh, err := openShard(name)
+	if err != nil {
+		return err
+	}
+	sh.close()
+	return disk.Rename(name, disk.Unfinished(name))
+}
+
+// discard removes what was written.
+func (w *splitWriter) discard() {
+	w.close()
+	for i := range w.index + 1 {
+		disk.Remove(disk.Unfinished(shardName(w.dir, w.name, i)))
+	}
 }
 
 // close leaves the shard at work as it is.

@@ -41,13 +41,16 @@ func newPrepare() *cobra.Command {
 tests, commands, vendored, generated and duplicate files. --text reads files,
 the files below folders in the order of their names, pipes, and - for standard
 input: text, JSON lines (.jsonl, .ndjson) and Parquet (.parquet), of which
---field has the text; text and JSON lines may be compressed (gzip, zstd). Text
-files of less than 200 are cut into documents of 32 KB.
+--field has the text; text and JSON lines may be compressed (gzip, zstd). A file
+.json is JSON lines where its first line is an object, which below a folder has
+the field. Pipes and standard input are JSON lines where --field or --format
+jsonl is given, else text. Text files of less than 200 are cut into documents of
+32 KB.
 
 A twentieth of the documents, chosen by the hash of their text (of goroot: of
 their path), is held out for validation. Where that leaves nothing for one of
-the splits, the end of the longest document of a small corpus is held out, and
-one of the documents of a larger one.
+the splits, one of the documents changes sides; where one has half of the text
+or more, its end is held out.
 
 --mix code=0.3,web=0.7 takes documents from several sources so that their text
 has these shares, and ends with the first source that does; with --max-tokens

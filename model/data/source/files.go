@@ -1,9 +1,11 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -55,14 +57,40 @@ func (s *Files) field() string {
 }
 
 // format of a file; below a folder it may turn out to be none.
-func (s *Files) format(f file) Format {
+func (s *Files) format(f file) (Format, error) {
 	switch {
 	case s.Format != Auto && s.Format != "":
-		return s.Format
+		return s.Format, nil
 	case f.stream && s.Field != "":
-		return JSONL
+		return JSONL, nil
+	case !f.stream && isJSON(f.name):
+		return s.lines(f)
 	}
-	return formatOf(f.name)
+	return formatOf(f.name), nil
+}
+
+// lines tells what a .json file is, by its first line: JSON lines, if that is an object, which
+// below a folder has the field. There any other is text, as source code has them.
+func (s *Files) lines(f file) (Format, error) {
+	c, err := openFile(f.name, 0)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	line, err := newJSONL(c, "", Position{}).line()
+	line = bytes.TrimSpace(bytes.TrimPrefix(line, []byte("\xef\xbb\xbf")))
+	object := err == nil && json.Valid(line) && line[0] == '{'
+	if object && f.inFolder {
+		_, err := textField(line, s.field())
+		object = err == nil || err == errNull
+	}
+	switch {
+	case object:
+		return JSONL, nil
+	case f.inFolder:
+		return Text, nil
+	}
+	return "", fmt.Errorf("%s: the first line is no whole JSON object: name the format, jsonl or text", f.name)
 }
 
 // file is a file of the source.
@@ -145,16 +173,20 @@ func (s *Files) Scan(ctx context.Context) (Inventory, error) {
 		if err != nil {
 			return inv, err
 		}
+		format, err := s.format(f)
+		if err != nil {
+			return inv, err
+		}
 		if f.stream {
 			inv.Stream = true
-			if s.format(f) == Text && inv.Files < FewFiles {
+			if format == Text && inv.Files < FewFiles {
 				inv.Files++
 			}
 			continue
 		}
 		inv.Bytes += f.info.Size()
 		print.add(f.name, f.info)
-		if s.format(f) == Text && inv.Files < FewFiles {
+		if format == Text && inv.Files < FewFiles {
 			ok, err := s.isOne(f)
 			if err != nil {
 				return inv, err
@@ -177,12 +209,12 @@ func (s *Files) isOne(f file) (bool, error) {
 		return false, err
 	}
 	defer c.Close()
-	text, err := c.isText()
+	what, err := c.binary()
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", f.name, c.explain(err))
 	}
 	_, err = c.Peek(1)
-	return text && err == nil, nil
+	return what == "" && err == nil, nil
 }
 
 // Open implements Source.
@@ -263,7 +295,10 @@ func (r *files) begin() error {
 		at = Position{File: r.number}
 	}
 	r.at = at
-	format := r.s.format(f)
+	format, err := r.s.format(f)
+	if err != nil {
+		return err
+	}
 	if format == Parquet {
 		if f.stream {
 			return fmt.Errorf("%s: Parquet is read from its end, a stream has none; save it to a file first", r.name())
@@ -286,13 +321,16 @@ func (r *files) begin() error {
 	if err != nil {
 		return err
 	}
-	if f.inFolder && at.Offset == 0 && at.Inner == 0 {
-		ok, err := r.open.isText()
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.name, r.open.explain(err))
+	if at.Offset == 0 && at.Inner == 0 && (f.inFolder || format == Text && r.s.Format != Text) {
+		what, err := r.open.binary()
+		if err != nil && !r.open.cut() {
+			return fmt.Errorf("%s: %w", r.name(), r.open.explain(err))
 		}
-		if !ok {
+		if what != "" && f.inFolder {
 			return r.end()
+		}
+		if what != "" {
+			return fmt.Errorf("%s is %s; or name the format text to take it as it is", r.name(), what)
 		}
 	}
 	r.found = true

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
@@ -123,13 +124,31 @@ func isSkippable(head []byte) bool {
 // cut says that the stream was ended early: what is wrong at its end is no error.
 func (c *content) cut() bool { return c.pump != nil && c.pump.cut.Load() }
 
-// isText looks at the beginning, as git does: text has no zero byte.
-func (c *content) isText() (bool, error) {
+// binary says what the beginning is if it is no text, and what to do. As git has it, text
+// has no zero byte.
+func (c *content) binary() (string, error) {
 	head, err := c.Peek(8000)
 	if err == io.EOF {
 		err = nil
 	}
-	return bytes.IndexByte(head, 0) < 0, err
+	starts := func(magic string) bool { return bytes.HasPrefix(head, []byte(magic)) }
+	switch {
+	case err != nil:
+		return "", err
+	case starts("BZh") && len(head) > 10 && string(head[4:10]) == "1AY&SY":
+		return "bzip2 data, which is not read: decompress it", nil
+	case starts("\xfd7zXZ\x00"):
+		return "xz data, which is not read: decompress it", nil
+	case starts("PK\x03\x04"):
+		return "a zip archive, which is not read: unpack it", nil
+	case starts("\xff\xfe"), starts("\xfe\xff"):
+		return "UTF-16, by its first bytes: make UTF-8 of it, as iconv does", nil
+	case starts("PAR1"):
+		return "Parquet, by its first bytes: name the format parquet", nil
+	case bytes.IndexByte(head, 0) >= 0:
+		return "no text: it has zero bytes", nil
+	}
+	return "", nil
 }
 
 // explain adds the place in the file to an error of its content.
@@ -250,16 +269,25 @@ func (p *pump) Close() error {
 
 // formatOf is the format that the name of a file says.
 func formatOf(name string) Format {
-	ext := filepath.Ext(name)
-	switch ext {
-	case ".gz", ".gzip", ".zst", ".zstd":
-		ext = filepath.Ext(name[:len(name)-len(ext)])
-	}
-	switch ext {
+	switch extension(name) {
 	case ".jsonl", ".ndjson":
 		return JSONL
 	case ".parquet":
 		return Parquet
 	}
 	return Text
+}
+
+// isJSON tells a name that may be that of JSON lines.
+func isJSON(name string) bool { return extension(name) == ".json" }
+
+// extension is that of a name, in small letters and without that of compression.
+func extension(name string) string {
+	name = strings.ToLower(name)
+	ext := filepath.Ext(name)
+	switch ext {
+	case ".gz", ".gzip", ".zst", ".zstd":
+		ext = filepath.Ext(name[:len(name)-len(ext)])
+	}
+	return ext
 }

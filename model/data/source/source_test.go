@@ -228,6 +228,58 @@ func TestFolder(t *testing.T) {
 	}
 }
 
+// What is no text is none because it has no name of another format; the format text takes
+// it as it is. Below a folder it is passed over.
+func TestBinary(t *testing.T) {
+	for what, content := range map[string]string{"bzip2 data": "BZh91AY&SY\x01\x02\x03", "xz data": "\xfd7zXZ\x00\x01", "a zip archive": "PK\x03\x04\x01",
+		"UTF-16": "\xff\xfea", "Parquet": "PAR1a", "zero bytes": strings.Repeat("a", 7000) + "\x00"} {
+		dir := t.TempDir()
+		name := write(t, filepath.Join(dir, "x"), []byte(content))
+		packed := write(t, filepath.Join(dir, "x.gz"), gzipOf(t, []byte(content)))
+		for _, name := range []string{name, packed} {
+			if _, err := readFrom(t.Context(), &Files{Paths: []string{name}}, Position{}, true); err == nil || !strings.HasPrefix(err.Error(), name+" is ") || !strings.Contains(err.Error(), what) {
+				t.Errorf("%s: %v", what, err)
+			}
+			if docs := read(t, &Files{Paths: []string{name}, Format: Text}, true); len(docs) != 1 || docs[0] != content {
+				t.Errorf("%s as text: %q", what, docs)
+			}
+		}
+		if docs := read(t, &Files{Paths: []string{dir}}, true); len(docs) != 0 {
+			t.Errorf("%s below a folder: %q", what, docs)
+		}
+	}
+	if formatOf("A.JSONL.GZ") != JSONL || formatOf("a.Parquet") != Parquet {
+		t.Error("the case of a name makes another format of it")
+	}
+}
+
+// A .json file is JSON lines by its first line.
+func TestJSON(t *testing.T) {
+	dir := t.TempDir()
+	lines, one := "{\"text\":\"a\"}\n{\"text\":\"b\"}\n", "{\n \"text\": \"a\"\n}\n"
+	good := write(t, filepath.Join(dir, "a", "A.JSON"), []byte(lines))
+	packed := write(t, filepath.Join(dir, "a", "b.json.gz"), gzipOf(t, []byte(lines)))
+	bad := write(t, filepath.Join(dir, "a", "c.json"), []byte(one))
+	other := write(t, filepath.Join(dir, "a", "d.json"), []byte("{\"name\":\"x\"}\n"))
+	for _, name := range []string{good, packed} {
+		if docs := read(t, &Files{Paths: []string{name}}, true); !slices.Equal(docs, []string{"a", "b"}) {
+			t.Errorf("%s: %q", name, docs)
+		}
+	}
+	if _, err := (&Files{Paths: []string{bad}}).Scan(t.Context()); err == nil || !strings.Contains(err.Error(), "name the format, jsonl or text") {
+		t.Errorf("an object of several lines: %v", err)
+	}
+	if docs := read(t, &Files{Paths: []string{bad}, Format: Text}, true); !slices.Equal(docs, []string{one}) {
+		t.Errorf("as text: %q", docs)
+	}
+	if _, err := readFrom(t.Context(), &Files{Paths: []string{other}}, Position{}, true); err == nil || !strings.Contains(err.Error(), `line 1: no field "text"; there are: name`) {
+		t.Errorf("lines of another field: %v", err)
+	}
+	if docs := read(t, &Files{Paths: []string{filepath.Join(dir, "a")}}, true); !slices.Equal(docs, []string{"a", "b", "a", "b", one, "{\"name\":\"x\"}\n"}) {
+		t.Errorf("below a folder: %q", docs)
+	}
+}
+
 // A folder of many names is read in parts, in the same order.
 func TestWalkInParts(t *testing.T) {
 	dir := t.TempDir()
