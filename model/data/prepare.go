@@ -225,6 +225,9 @@ func (r *run) scan(ctx context.Context) error {
 		files += inv.Files
 		fmt.Fprintf(print, "%q %s\n", s.Name(), inv.Fingerprint)
 	}
+	if err := checkField(r.have); err != nil {
+		return err
+	}
 	if r.stream {
 		r.total = 0
 	}
@@ -239,6 +242,21 @@ func (r *run) scan(ctx context.Context) error {
 		r.result = append(r.result, SourceResult{Name: s.Name()})
 	}
 	return nil
+}
+
+// checkField is an error where a field was named, and there is nothing that has any.
+func checkField(all []source.Inventory) error {
+	field := ""
+	for _, inv := range all {
+		if inv.Fields {
+			return nil
+		}
+		field = max(field, inv.Field)
+	}
+	if field == "" {
+		return nil
+	}
+	return fmt.Errorf("a field %q was named, and no file has fields: name the format where one is JSON lines or Parquet", field)
 }
 
 // begin goes on with what is unfinished in the folder, or clears it.

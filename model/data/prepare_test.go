@@ -584,6 +584,27 @@ func TestKept(t *testing.T) {
 	}
 }
 
+// A field of text files is an error, unless something else has fields.
+func TestFieldOfText(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) source.Source {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return &source.Files{Named: filepath.Base(name), Paths: []string{name}, Field: "body"}
+	}
+	text := write("a.txt", strings.Repeat("text\n", 100))
+	p := &Preparation{Sources: []source.Source{text}, Tokenizer: token.Bytes{}}
+	if _, err := p.Run(t.Context(), t.TempDir()); err == nil || !strings.Contains(err.Error(), `a field "body" was named, and no file has fields`) {
+		t.Errorf("got %v", err)
+	}
+	p.Sources = append(p.Sources, write("b.jsonl", "{\"body\":\"text\"}\n"))
+	if _, err := p.Run(t.Context(), t.TempDir()); err != nil {
+		t.Error(err)
+	}
+}
+
 // Memory does not follow the corpus.
 func TestMemory(t *testing.T) {
 	if testing.Short() {

@@ -30,6 +30,9 @@ func NewTexts(ctx context.Context, sources []source.Source) (*Texts, error) {
 		t.Total += inv.Bytes
 		files, stream = files+inv.Files, stream || inv.Stream
 	}
+	if err := checkField(t.mix.have); err != nil {
+		return nil, err
+	}
 	if stream {
 		t.Total = 0
 	}

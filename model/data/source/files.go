@@ -160,7 +160,7 @@ func (f fingerprint) sum() string { return hex.EncodeToString(f.Sum(nil)[:16]) }
 
 // Scan implements Source.
 func (s *Files) Scan(ctx context.Context) (Inventory, error) {
-	var inv Inventory
+	inv := Inventory{Field: s.Field}
 	print := newFingerprint()
 	fmt.Fprintf(print, "%s %q\n", s.Format, s.field())
 	l := &list{ctx: ctx, paths: s.Paths}
@@ -177,6 +177,7 @@ func (s *Files) Scan(ctx context.Context) (Inventory, error) {
 		if err != nil {
 			return inv, err
 		}
+		inv.Fields = inv.Fields || format != Text
 		if f.stream {
 			inv.Stream = true
 			if format == Text && inv.Files < FewFiles {

@@ -35,6 +35,9 @@ type Inventory struct {
 	// Stream says that there is something without an end or a beginning to return
 	// to: its bytes are not counted.
 	Stream bool
+	// Field was named, and Fields says that something has any: JSON lines or Parquet.
+	Field  string
+	Fields bool
 	// Fingerprint changes where a file does: its name, size or time.
 	Fingerprint string
 }
