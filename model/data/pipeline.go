@@ -197,15 +197,34 @@ func (r *run) encodePiece(ids []int32, text []byte, first, last bool) []int32 {
 	if first {
 		ids = append(ids, before...)
 	}
-	if r.Ordinary {
-		ids = r.Tokenizer.EncodeOrdinary(ids, text)
+	if first || !r.Tokenizer.Prefixed() {
+		ids = r.ids(ids, text)
 	} else {
-		ids = r.Tokenizer.Encode(ids, text)
+		ids = r.encodeRest(ids, text)
 	}
 	if last {
 		ids = r.endDocument(ids, start)
 	}
 	return ids
+}
+
+func (r *run) ids(ids []int32, text []byte) []int32 {
+	if r.Ordinary {
+		return r.Tokenizer.EncodeOrdinary(ids, text)
+	}
+	return r.Tokenizer.Encode(ids, text)
+}
+
+// encodeRest encodes what continues a document, before which the tokenizer would put
+// a space that is not there. Behind the end of a line, where pieces are cut, it puts
+// none: the line's end is encoded too, and left out.
+func (r *run) encodeRest(ids []int32, text []byte) []int32 {
+	line := r.ids(nil, []byte("\n"))
+	all := r.ids(nil, append([]byte("\n"), text...))
+	if len(line) > len(all) || !slices.Equal(all[:len(line)], line) {
+		return r.ids(ids, text)
+	}
+	return append(ids, all[len(line):]...)
 }
 
 // endDocument appends what follows a document whose ids, or the last of them, begin at a

@@ -125,6 +125,13 @@ func (p *Preparation) Run(ctx context.Context, dir string) (res *Result, err err
 	return res, err
 }
 
+// Unfinished tells whether a folder has a preparation that was interrupted and goes
+// on when it is run again.
+func Unfinished(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, journalFile))
+	return err == nil
+}
+
 // run is a preparation at work.
 type run struct {
 	Preparation

@@ -74,7 +74,7 @@ the folder whole.`,
 			if p.Tokenizer, err = openTokenizer(tokenizer); err != nil {
 				return err
 			}
-			if p.Sources, err = c.sources(); err != nil {
+			if p.Sources, err = c.sources(out); err != nil {
 				return err
 			}
 			if p.Mix, err = shares(mix); err != nil {
@@ -96,7 +96,11 @@ the folder whole.`,
 			p.Progress, p.Note = progress.set, progress.note
 			res, err := p.Run(ctx, out)
 			progress.close()
-			if cut := cli.CutBy(ctx, "interrupted before %s was whole; the same command goes on", out); cut != nil && errors.Is(err, context.Canceled) {
+			again := "begins again"
+			if data.Unfinished(out) {
+				again = "goes on"
+			}
+			if cut := cli.CutBy(ctx, "interrupted before %s was whole; the same command %s", out, again); cut != nil && errors.Is(err, context.Canceled) {
 				return cut
 			}
 			if err != nil {
@@ -148,7 +152,8 @@ func (c *corpusFlags) flags(cmd *cobra.Command) {
 var sourceName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
 // sources are those that the flags name; paths of the same name are one.
-func (c *corpusFlags) sources() (all []source.Source, err error) {
+// The folder except is none of them, nor a part of one.
+func (c *corpusFlags) sources(except string) (all []source.Source, err error) {
 	corpus, text, format, field := c.corpus, c.text, c.format, c.field
 	switch {
 	case corpus == "" && len(text) == 0:
@@ -177,6 +182,9 @@ func (c *corpusFlags) sources() (all []source.Source, err error) {
 		if path == "" {
 			return nil, cli.Usagef("--text: %q names no file; want FILE, DIR, - or NAME=PATH", arg)
 		}
+		if same(path, except) {
+			return nil, cli.Usagef("--text: %s is the folder of --out; choose another to write to", path)
+		}
 		if path == source.Stdin {
 			if stdin++; stdin > 1 {
 				return nil, cli.Usagef("--text: standard input can be read once only")
@@ -192,7 +200,7 @@ func (c *corpusFlags) sources() (all []source.Source, err error) {
 			f.Paths = append(f.Paths, path)
 			continue
 		}
-		f := &source.Files{Named: name, Paths: []string{path}, Format: source.Format(format), Field: field}
+		f := &source.Files{Named: name, Paths: []string{path}, Format: source.Format(format), Field: field, Except: except}
 		byName[name] = f
 		all = append(all, f)
 	}

@@ -50,7 +50,7 @@ words than fit in memory, the rarest are dropped, which is said.`,
 			if err := cli.Require(cmd, "vocab", "out"); err != nil {
 				return err
 			}
-			sources, err := c.sources()
+			sources, err := c.sources("")
 			if err != nil {
 				return err
 			}

@@ -44,6 +44,18 @@ type Files struct {
 	Format Format
 	// Field has the text in JSONL and Parquet; DefaultField where empty.
 	Field string
+	// Except, where not empty, is a folder that is left out of the others, such as
+	// the one to which the documents go.
+	Except string
+}
+
+// except is the folder that is left out, nil where there is none.
+func (s *Files) except() fs.FileInfo {
+	info, err := os.Stat(s.Except)
+	if err != nil {
+		return nil
+	}
+	return info
 }
 
 // Name implements Source.
@@ -101,10 +113,11 @@ type file struct {
 
 // list lists the files of a source, one after the other.
 type list struct {
-	ctx   context.Context
-	paths []string
-	walk  *walker
-	links int // that were passed over
+	ctx    context.Context
+	paths  []string
+	except fs.FileInfo // nil for none
+	walk   *walker
+	links  int // that were passed over
 }
 
 func (l *list) next() (file, error) {
@@ -137,6 +150,7 @@ func (l *list) next() (file, error) {
 			if l.walk, err = newWalker(l.ctx, p); err != nil {
 				return file{}, err
 			}
+			l.walk.except = l.except
 		case info.Mode().IsRegular():
 			return file{found: found{name: p, path: filepath.Base(p), info: info}}, nil
 		case isStream(info.Mode()):
@@ -163,7 +177,7 @@ func (s *Files) Scan(ctx context.Context) (Inventory, error) {
 	inv := Inventory{Field: s.Field}
 	print := newFingerprint()
 	fmt.Fprintf(print, "%s %q\n", s.Format, s.field())
-	l := &list{ctx: ctx, paths: s.Paths}
+	l := &list{ctx: ctx, paths: s.Paths, except: s.except()}
 	for {
 		f, err := l.next()
 		if err == io.EOF {
@@ -220,7 +234,7 @@ func (s *Files) isOne(f file) (bool, error) {
 
 // Open implements Source.
 func (s *Files) Open(ctx context.Context, from Position, cut bool) (Reader, error) {
-	r := &files{ctx: ctx, s: s, cut: cut, list: list{ctx: ctx, paths: s.Paths}, at: from, number: -1}
+	r := &files{ctx: ctx, s: s, cut: cut, list: list{ctx: ctx, paths: s.Paths, except: s.except()}, at: from, number: -1}
 	for r.number+1 < from.File {
 		f, err := r.list.next()
 		if err == io.EOF {

@@ -62,7 +62,7 @@ func openFile(name string, from int64) (*content, error) {
 		}
 	}
 	if err != nil {
-		f.Close()
+		c.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return c, nil

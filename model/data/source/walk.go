@@ -20,6 +20,8 @@ type walker struct {
 	names int // of a folder to hold, namesAtOnce outside tests
 	stack []*folder
 	links int // that were passed over
+	// except is a folder that is left out, nil for none.
+	except fs.FileInfo
 }
 
 // namesAtOnce take about 20 MB.
@@ -77,7 +79,9 @@ func (w *walker) next() (found, error) {
 		name, path := filepath.Join(f.name, e.name), path.Join(f.path, e.name)
 		switch {
 		case e.mode.IsDir():
-			w.push(name, path)
+			if info, err := os.Stat(name); err != nil || w.except == nil || !os.SameFile(info, w.except) {
+				w.push(name, path)
+			}
 		case e.mode.IsRegular():
 			info, err := os.Lstat(name)
 			if errors.Is(err, fs.ErrNotExist) {
