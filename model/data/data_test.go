@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/build"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -122,8 +123,8 @@ func TestRoundTrip(t *testing.T) {
 // The Go source is what it was when it was read file by file, without any of this.
 func TestGoRootTokens(t *testing.T) {
 	p := &Preparation{Sources: []source.Source{source.GoRoot{}}, Tokenizer: token.Bytes{}}
-	if _, err := p.Sources[0].Scan(t.Context()); err != nil {
-		t.Skip(err)
+	if _, err := os.Stat(filepath.Join(build.Default.GOROOT, "src", "fmt", "print.go")); err != nil {
+		t.Skipf("this toolchain comes without Go's source: %v", err)
 	}
 	_, s := prepare(t, p)
 	var want [2][]int32

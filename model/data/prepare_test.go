@@ -607,9 +607,6 @@ func TestFieldOfText(t *testing.T) {
 
 // Memory does not follow the corpus.
 func TestMemory(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: reads 400 MB")
-	}
 	name := filepath.Join(t.TempDir(), "text")
 	if err := os.WriteFile(name, []byte("text"), 0o666); err != nil {
 		t.Fatal(err)

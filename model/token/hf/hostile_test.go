@@ -195,9 +195,6 @@ func TestRepeatedMerges(t *testing.T) {
 
 // No text costs more than its share: words of a million characters.
 func TestHostileTexts(t *testing.T) {
-	if testing.Short() {
-		t.Skip("texts of a megabyte")
-	}
 	g := readGolden(t)
 	for i, c := range g.Cases {
 		switch c.Name {
