@@ -22,7 +22,7 @@ KILLS ?= 1000
 # The commits that make same and make same-speed compare; HEAD is the working tree where it is not given.
 BASE ?=
 HEAD ?=
-.PHONY: help generate build test soak check demo bench same same-speed gpucheck cuda-toolkit
+.PHONY: help generate build test soak check demo bench same same-speed gpucheck cuda-toolkit llamacpp
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -84,3 +84,6 @@ cuda-toolkit: ## set up nvcc in build/cuda-toolkit, for make generate and -tags 
 	python3 -m pip install --quiet --disable-pip-version-check --no-deps --target build/cuda-wheels $(CUDA_PACKAGES)
 	ln -s cuda-wheels/nvidia/cu13 build/cuda-toolkit
 	build/cuda-toolkit/bin/nvcc --version
+
+llamacpp: ## build llama.cpp in build/llamacpp, with which tests of exports compare (needs Python 3 with pip, cmake and g++; minutes)
+	internal/llamacpp/build.sh build/llamacpp

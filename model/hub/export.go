@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,67 +9,98 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/internal/narrow"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/token"
 )
 
-// Formats are what Export writes: a folder that transformers reads, and one of the
-// project's own names.
-var Formats = []string{"hf", "reference"}
+// Formats are what Export writes: a folder that transformers reads, a file for
+// llama.cpp, and a folder of the project's own names.
+var Formats = []string{"hf", "gguf", "reference"}
 
-// Export writes the model of a checkpoint, whose configuration and tokenizer these are,
-// into a folder of its own, which appears whole; tok may be nil. Its tensors go through
-// one by one, a piece at a time; progress, where not nil, is told how many
-// parameters are done.
-func Export(dir string, c *config.Config, tok token.Tokenizer, format, out string, progress func(done int)) error {
+// Types are those of the weights in what Export writes, by the names of flags.
+var Types = []string{"f32", "f16", "bf16"}
+
+// Options say what Export writes.
+type Options struct {
+	// Format is one of Formats, Type one of Types: empty stands for f32.
+	Format, Type string
+	// Shard is how many bytes of tensors a file of hf or reference has at most, but for
+	// a tensor that is larger; 0 stands for DefaultShard.
+	Shard int64
+	// Progress, where not nil, is told how many parameters are done.
+	Progress func(done int)
+}
+
+// DefaultShard is the size of files that transformers writes by default.
+const DefaultShard = 5e9
+
+// GGUFFile is what the file for llama.cpp is called in a folder.
+const GGUFFile = "model.gguf"
+
+// Export writes the model of a checkpoint, whose configuration and tokenizer these are;
+// tok may be nil. What it writes is a folder of its own, or, for llama.cpp, a file, or
+// one in a folder where out does not end in .gguf: it appears whole. Tensors go through
+// one by one, a piece at a time. Notes say what others will do in another way.
+func Export(dir string, c *config.Config, tok token.Tokenizer, out string, o Options) (notes []string, err error) {
+	if !slices.Contains(Formats, o.Format) {
+		return nil, fmt.Errorf("unknown format %q; valid are %s", o.Format, strings.Join(Formats, ", "))
+	}
+	t := narrow.Type(strings.ToUpper(cmp.Or(o.Type, Types[0])))
+	if t.Size() == 0 {
+		return nil, fmt.Errorf("unknown type %q; valid are %s", o.Type, strings.Join(Types, ", "))
+	}
 	s := c.Model
 	s.Guided = false
+	w, err := checkpoint.OpenWeights(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	progress := o.Progress
+	if progress == nil {
+		progress = func(int) {}
+	}
+	if o.Format == "gguf" {
+		return exportGGUF(w, s, tok, out, t, progress)
+	}
 	var files []file
 	var layout map[string][]part
 	var fam *family
 	prefix := ""
-	switch format {
-	case "reference":
+	if o.Format == "reference" {
 		layout = ownLayout(s)
 		files = append(files, text(ownConfig, c.Source))
-	case "hf":
+	} else {
 		fam = familyOf(s)
 		layout, prefix = fam.layout(s), fam.prefix
 		if fam == structured {
 			layout = ownLayout(s)
 			files = append(files, text(modelingFile, modeling), text(ownConfig, c.Source))
 		}
-		config, err := json.MarshalIndent(fam.config(s, tok), "", "  ")
+		config, err := json.MarshalIndent(fam.config(s, tok, t), "", "  ")
 		if err != nil {
-			return err
+			return nil, err
 		}
 		files = append(files, text(hubConfig, append(config, '\n')))
-	default:
-		return fmt.Errorf("unknown format %q; valid are %s", format, strings.Join(Formats, ", "))
 	}
 	if tok != nil {
 		if name, content := tok.File(); name != "" {
 			files = append(files, text(name, content))
 		}
 	}
-	w, err := checkpoint.OpenWeights(dir)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
 	var values []safetensors.Value
 	for i, q := range s.Params() {
 		for _, p := range layout[q.Name] {
-			values = append(values, safetensors.Value{Name: fam.spell(prefix, p.name), Shape: p.shape, Stream: func(write func([]float32) error) error {
-				if progress != nil {
-					defer progress(i + 1)
-				}
+			values = append(values, safetensors.Value{Name: fam.spell(prefix, p.name), Shape: p.shape, Type: t, Stream: func(write func([]float32) error) error {
+				defer progress(i + 1)
 				if p.transposed {
 					return stream(w.File(), q.Name, 0, q.Shape, true, write)
 				}
@@ -77,7 +109,7 @@ func Export(dir string, c *config.Config, tok token.Tokenizer, format, out strin
 		}
 	}
 	files = append(files, file{safetensors.WholeFile, func(w io.Writer) error { return safetensors.Write(w, values, map[string]string{"format": "pt"}) }})
-	return create(out, files)
+	return nil, create(out, files)
 }
 
 // file is a file to write.
@@ -147,15 +179,18 @@ func familyOf(s spec.Model) *family {
 	return structured
 }
 
+// torchTypes are the names of types in a config.json.
+var torchTypes = map[narrow.Type]string{narrow.F32: "float32", narrow.F16: "float16", narrow.BF16: "bfloat16"}
+
 // object is what a config.json has.
 type object map[string]any
 
 // config is the config.json of a model that the family expresses.
-func (fam *family) config(s spec.Model, tok token.Tokenizer) object {
+func (fam *family) config(s spec.Model, tok token.Tokenizer, t narrow.Type) object {
 	c := fam.write(s)
 	c["model_type"], c["architectures"] = fam.model, []string{fam.architecture}
 	c["vocab_size"], c["tie_word_embeddings"] = s.Vocab, s.TieEmbeddings
-	c["initializer_range"], c["torch_dtype"] = s.InitStd, "float32"
+	c["initializer_range"], c["torch_dtype"] = s.InitStd, torchTypes[t]
 	c["bos_token_id"], c["eos_token_id"] = nil, nil
 	if tok != nil {
 		c["eos_token_id"] = tok.EndOfDocument()

@@ -38,7 +38,7 @@ func contents(t *testing.T, dir string) map[string]safetensors.Value {
 func export(t *testing.T, c *decode.Checkpoint, format string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "new", "out")
-	if err := Export(c.Dir, c.Config, c.Tokenizer, format, out, nil); err != nil {
+	if _, err := Export(c.Dir, c.Config, c.Tokenizer, out, Options{Format: format}); err != nil {
 		t.Fatal(err)
 	}
 	return out
@@ -79,17 +79,17 @@ func TestExportErrors(t *testing.T) {
 	c := imported(t, filepath.Join(unpack(t, "testdata/models-5.zip"), "gpt2"))
 	parent := t.TempDir()
 	out := filepath.Join(parent, "out")
-	if err := Export(c.Dir, c.Config, nil, "onnx", out, nil); err == nil || !strings.Contains(err.Error(), `unknown format "onnx"; valid are hf, reference`) {
+	if _, err := Export(c.Dir, c.Config, nil, out, Options{Format: "onnx"}); err == nil || !strings.Contains(err.Error(), `unknown format "onnx"; valid are hf, gguf, reference`) {
 		t.Error(err)
 	}
 	if err := os.Mkdir(out, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if err := Export(c.Dir, c.Config, nil, "hf", out, nil); err != nil {
+	if _, err := Export(c.Dir, c.Config, nil, out, Options{Format: "hf"}); err != nil {
 		t.Errorf("an empty folder: %v", err)
 	}
 	before := contents(t, out)
-	if err := Export(c.Dir, c.Config, nil, "hf", out, nil); err == nil || !strings.Contains(err.Error(), "is there already, and not empty") {
+	if _, err := Export(c.Dir, c.Config, nil, out, Options{Format: "hf"}); err == nil || !strings.Contains(err.Error(), "is there already, and not empty") {
 		t.Error(err)
 	}
 	if after := contents(t, out); len(after) != len(before) {
@@ -108,7 +108,7 @@ func TestExportErrors(t *testing.T) {
 		b[len(b)-1] ^= 1
 		return string(bytes.Clone(b))
 	})
-	if err := Export(c.Dir, c.Config, nil, "hf", filepath.Join(parent, "damaged"), nil); err == nil || !strings.Contains(err.Error(), "is damaged") {
+	if _, err := Export(c.Dir, c.Config, nil, filepath.Join(parent, "damaged"), Options{Format: "hf"}); err == nil || !strings.Contains(err.Error(), "is damaged") {
 		t.Error(err)
 	}
 }
@@ -138,7 +138,7 @@ func TestLeftOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Export(saved, m.Config, nil, "hf", filepath.Join(parent, "out"), nil); err != nil {
+	if _, err := Export(saved, m.Config, nil, filepath.Join(parent, "out"), Options{Format: "hf"}); err != nil {
 		t.Fatal(err)
 	}
 	for folder, want := range map[string]string{"run": "step-00000000", ".": "out run"} {

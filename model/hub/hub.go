@@ -1,6 +1,6 @@
 // Package hub brings models of others here and takes ours there: folders as Hugging
 // Face's transformers writes them, config.json and safetensors, and folders of the
-// project's own names.
+// project's own names; to llama.cpp they go as GGUF files.
 //
 // A family is a row of a table: what its config.json says of the model, and where
 // its tensors lie in the model's parameters. Both directions read the same rows.

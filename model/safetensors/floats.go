@@ -1,16 +1,15 @@
 package safetensors
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/internal/narrow"
 )
 
 // Float says that a tensor is read as float32, which holds every value of its
 // type: F32, F16 or BF16.
-func (t Tensor) Float() bool { return t.DType == "F32" || t.DType == "F16" || t.DType == "BF16" }
+func (t Tensor) Float() bool { return narrow.Type(t.DType).Size() > 0 }
 
 // Float32s reads a tensor of F32, F16 or BF16.
 func (s *File) Float32s(name string) ([]float32, error) {
@@ -95,13 +94,13 @@ func (s *File) readPart(dst []float32, t Tensor, from int) error {
 	at := s.data + t.begin + int64(from)*int64(size)
 	if n := int64(len(dst) * size); s.mapped != nil {
 		defer disk.Forget(s.mapped, at, n)
-		if err := disk.ReadMapped(func() { widen(dst, s.mapped[at:at+n], t.DType) }); err != nil {
+		if err := disk.ReadMapped(func() { narrow.Type(t.DType).Widen(dst, s.mapped[at:at+n]) }); err != nil {
 			return fmt.Errorf("%s: %s cannot be read: %w", s.name, t.Name, err)
 		}
 		return nil
 	}
 	if t.DType == "F32" {
-		return s.readAt(floatBytes(dst), at, t.Name)
+		return s.readAt(narrow.Bytes(dst), at, t.Name)
 	}
 	scratch := make([]byte, min(stretch, size*len(dst)))
 	for len(dst) > 0 {
@@ -109,7 +108,7 @@ func (s *File) readPart(dst []float32, t Tensor, from int) error {
 		if err := s.readAt(scratch[:n*size], at, t.Name); err != nil {
 			return err
 		}
-		widen(dst[:n], scratch[:n*size], t.DType)
+		narrow.Type(t.DType).Widen(dst[:n], scratch[:n*size])
 		dst, at = dst[n:], at+int64(n*size)
 	}
 	return nil
@@ -120,34 +119,4 @@ func (s *File) readAt(b []byte, at int64, tensor string) error {
 		return fmt.Errorf("%s: %s: %w", s.name, tensor, err)
 	}
 	return nil
-}
-
-// widen converts the little-endian entries of b.
-func widen(dst []float32, b []byte, dtype string) {
-	switch dtype {
-	case "F32":
-		copy(floatBytes(dst), b)
-	case "BF16":
-		for i := range dst {
-			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(b[2*i:])) << 16)
-		}
-	case "F16":
-		for i := range dst {
-			dst[i] = fromHalf(binary.LittleEndian.Uint16(b[2*i:]))
-		}
-	}
-}
-
-// fromHalf is the value of an IEEE binary16: a sign, 5 bits of exponent, 10 of
-// fraction.
-func fromHalf(h uint16) float32 {
-	sign, exponent, fraction := uint32(h&0x8000)<<16, uint32(h>>10)&31, uint32(h)&0x3ff
-	switch exponent {
-	case 0: // zero or denormal, in units of 2^-24
-		x := float32(fraction) * (1.0 / (1 << 24))
-		return math.Float32frombits(math.Float32bits(x) | sign)
-	case 31: // infinite, or not a number
-		return math.Float32frombits(sign | 0xff<<23 | fraction<<13)
-	}
-	return math.Float32frombits(sign | (exponent+127-15)<<23 | fraction<<13)
 }

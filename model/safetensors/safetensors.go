@@ -7,6 +7,7 @@ package safetensors
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -16,9 +17,9 @@ import (
 	"math"
 	"os"
 	"slices"
-	"unsafe"
 
 	"github.com/structuredffn/sffn/internal/disk"
+	"github.com/structuredffn/sffn/internal/narrow"
 )
 
 // Tensor describes one tensor of a file.
@@ -296,20 +297,12 @@ func (s *File) Int64s(name string) ([]int64, error) {
 	return x, nil
 }
 
-// floatBytes views x as bytes. The format is little-endian, and so is every
-// architecture that the project builds for.
-func floatBytes(x []float32) []byte {
-	if len(x) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), 4*len(x))
-}
-
-// Value is a float32 tensor to write: Data, or, where Stream is not nil, the
-// entries that it passes to write, in order.
+// Value is a tensor to write: Data, or, where Stream is not nil, the entries that
+// it passes to write, in order. The file has them as Type, F32 where it is empty.
 type Value struct {
 	Name   string
 	Shape  []int
+	Type   narrow.Type
 	Data   []float32
 	Stream func(write func(x []float32) error) error
 }
@@ -338,8 +331,8 @@ func Write(w io.Writer, values []Value, metadata map[string]string) error {
 		if err != nil {
 			return err
 		}
-		end := at + 4*v.size()
-		fmt.Fprintf(&b, `%s%s:{"dtype":"F32","shape":%s,"data_offsets":[%d,%d]}`, sep, name, shape, at, end)
+		end := at + v.Bytes()
+		fmt.Fprintf(&b, `%s%s:{"dtype":"%s","shape":%s,"data_offsets":[%d,%d]}`, sep, name, v.dtype(), shape, at, end)
 		at, sep = end, ","
 	}
 	b.WriteByte('}')
@@ -363,14 +356,28 @@ func Write(w io.Writer, values []Value, metadata map[string]string) error {
 // size is the number of entries that the shape asks for.
 func (v Value) size() int64 { return int64(Tensor{Shape: v.Shape}.Size()) }
 
+func (v Value) dtype() narrow.Type { return cmp.Or(v.Type, narrow.F32) }
+
+// Bytes is how many bytes the entries take in the file.
+func (v Value) Bytes() int64 { return v.size() * int64(v.dtype().Size()) }
+
 // write writes the entries as they come: as many as the header says.
 func (v Value) write(w io.Writer) error {
 	left := v.size()
+	var scratch []byte
 	write := func(x []float32) error {
 		if left -= int64(len(x)); left < 0 {
 			return fmt.Errorf("%s: more than the %d entries of shape %v", v.Name, v.size(), v.Shape)
 		}
-		_, err := w.Write(floatBytes(x))
+		b := narrow.Bytes(x)
+		if v.dtype() != narrow.F32 {
+			var err error
+			if scratch, err = v.Type.Append(scratch[:0], x); err != nil {
+				return fmt.Errorf("%s: %w", v.Name, err)
+			}
+			b = scratch
+		}
+		_, err := w.Write(b)
 		return err
 	}
 	stream := v.Stream

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/structuredffn/sffn/internal/narrow"
 )
 
 // Castagnoli is the polynomial of the checksums, for which processors have an
@@ -34,7 +36,7 @@ func (s *File) ReadAll(values []Value) (sum uint32, err error) {
 		if err := s.expect(v.Name, v.Shape); err != nil {
 			return 0, err
 		}
-		wanted[v.Name] = floatBytes(v.Data)
+		wanted[v.Name] = narrow.Bytes(v.Data)
 	}
 	pieces := cut(nil, 0, s.data, nil)
 	for _, t := range inOrder(s.tensors) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/internal/frugal"
+	"github.com/structuredffn/sffn/internal/narrow"
 )
 
 func random(n int) []float32 {
@@ -64,7 +65,7 @@ func TestReadAll(t *testing.T) {
 }
 
 func TestCombine(t *testing.T) {
-	b := floatBytes(random(1000))
+	b := narrow.Bytes(random(1000))
 	want := crc32.Checksum(b, Castagnoli)
 	for _, at := range []int{0, 1, 7, 2048, len(b) - 1, len(b)} {
 		if got := combine(crc32.Checksum(b[:at], Castagnoli), crc32.Checksum(b[at:], Castagnoli), int64(len(b)-at)); got != want {
@@ -143,7 +144,7 @@ func BenchmarkRead(b *testing.B) {
 	for way, read := range map[string]func() error{
 		"plain":   func() error { return f.ReadFloat32s(v[0].Data, "a", v[0].Shape) },
 		"checked": func() error { _, err := f.ReadAll(v); return err },
-		"sum":     func() error { crc32.Checksum(floatBytes(v[0].Data), Castagnoli); return nil },
+		"sum":     func() error { crc32.Checksum(narrow.Bytes(v[0].Data), Castagnoli); return nil },
 	} {
 		b.Run(way, func(b *testing.B) {
 			b.SetBytes(4 * n)

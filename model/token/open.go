@@ -82,6 +82,9 @@ func Parse(name string, content []byte) (Tokenizer, error) {
 		if fmt.Sprintf("%x", sha256.Sum256(content)) == gpt2Hash {
 			return hf.GPT2(), nil
 		}
+		if bytes.Equal(content, BytesFile()) {
+			return Bytes{}, nil
+		}
 		t, err := hf.Parse(name, content)
 		if err != nil { // a nil *Tokenizer would be no nil Tokenizer
 			return nil, err

@@ -124,6 +124,10 @@ func (Bytes) Prefixed() bool { return false }
 // File implements Tokenizer.
 func (Bytes) File() (name string, content []byte) { return "", nil }
 
+// BytesFile is a tokenizer.json of the byte tokenizer's ids, for programs that know no
+// tokenizer without a file. Parse takes it for [Bytes] again.
+func BytesFile() []byte { return hf.BytesJSON(Bytes{}.Special(Bytes{}.EndOfDocument())) }
+
 // Stream turns ids into text as they come, in whole runes.
 type Stream struct {
 	tok     Tokenizer

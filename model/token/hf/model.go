@@ -148,13 +148,12 @@ func (m *model) readVocab(v value) error {
 	return nil
 }
 
-// readMerges reads "a b" and ["a", "b"].
-func (m *model) readMerges(v value) error {
-	var pairs [][]string
+// mergePairs reads "a b" and ["a", "b"].
+func mergePairs(v value) (pairs [][]string, err error) {
 	if err := json.Unmarshal(v.raw, &pairs); err != nil || v.null() {
 		var lines []string
 		if err := v.decode(&lines, `an array of "left right" or of ["left", "right"]`); err != nil {
-			return err
+			return nil, err
 		}
 		pairs = make([][]string, 0, len(lines))
 		for i, line := range lines {
@@ -163,17 +162,27 @@ func (m *model) readMerges(v value) error {
 			}
 			pair := strings.Split(line, " ")
 			if len(pair) != 2 {
-				return v.errorf("[%d] is %.60q, want two tokens and a space between", i, line)
+				return nil, v.errorf("[%d] is %.60q, want two tokens and a space between", i, line)
 			}
 			pairs = append(pairs, pair)
 		}
 	}
+	for i, pair := range pairs {
+		if len(pair) != 2 {
+			return nil, v.errorf("[%d] has %d tokens, want 2", i, len(pair))
+		}
+	}
+	return pairs, nil
+}
+
+func (m *model) readMerges(v value) error {
+	pairs, err := mergePairs(v)
+	if err != nil {
+		return err
+	}
 	merges := make([]bpe.Merge, len(pairs))
 	var both []byte
 	for i, pair := range pairs {
-		if len(pair) != 2 {
-			return v.errorf("[%d] has %d tokens, want 2", i, len(pair))
-		}
 		both = append(append(both[:0], pair[0]...), pair[1]...)
 		left, right, into := m.id(pair[0]), m.id(pair[1]), m.id(string(both))
 		for j, token := range []string{pair[0], pair[1], string(both)} {
@@ -184,7 +193,6 @@ func (m *model) readMerges(v value) error {
 		merges[i] = bpe.Merge{Left: left, Right: right, Into: into, Rank: int32(i)}
 	}
 	m.findCuts(pairs)
-	var err error
 	if m.merges, err = bpe.New(merges); err != nil {
 		return v.errorf("%v", err)
 	}

@@ -83,6 +83,21 @@ func (m Model) JSON() []byte {
 	if err != nil {
 		panic("hf: " + err.Error())
 	}
+	return m.json(tokens)
+}
+
+// BytesJSON returns the tokenizer.json of a vocabulary of bytes, whose ids are the
+// bytes, and of a special token behind them.
+func BytesJSON(special string) []byte {
+	tokens := make([][]byte, 256)
+	for b := range tokens {
+		tokens[b] = []byte{byte(b)}
+	}
+	return Model{Special: []string{special}}.json(tokens)
+}
+
+// json is the file of the model, whose tokens these are.
+func (m Model) json(tokens [][]byte) []byte {
 	spelled := make([]string, len(tokens))
 	for i, token := range tokens {
 		spelled[i] = string(spell(nil, token))

@@ -27,6 +27,7 @@ const (
 // Pattern is a compiled expression. Its methods are safe from several
 // goroutines.
 type Pattern struct {
+	expr      string
 	classes   *classes
 	automaton *automaton
 }
@@ -54,8 +55,11 @@ func Compile(expr string) (*Pattern, error) {
 			}
 		}
 	}
-	return &Pattern{classes, a}, nil
+	return &Pattern{expr, classes, a}, nil
 }
+
+// String is the expression.
+func (p *Pattern) String() string { return p.expr }
 
 // All returns where the matches of a text begin and end, from the left. Each is
 // the one of those that begin there that alternatives and quantifiers prefer; none is

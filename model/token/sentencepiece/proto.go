@@ -49,6 +49,11 @@ const (
 	char     algorithm = 4
 )
 
+// String is the name that the library has for it.
+func (a algorithm) String() string {
+	return map[algorithm]string{unigram: "unigram", bytePair: "bpe", word: "word", char: "char"}[a]
+}
+
 // rules are a normalizer_spec.
 type rules struct {
 	charsmap    []byte
