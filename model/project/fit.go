@@ -157,11 +157,11 @@ func (f *fit) start() error {
 		}
 		f.whiten(f.factors[0], f.first.Out)
 	}
-	f.run(len(f.links), func(_, at int) {
+	f.run(len(f.links), func(worker, at int) {
 		i, j := at/f.columns, at%f.columns
 		a := mat.DenseCopyOf(f.block(f.w, i, j))
 		if f.roots != nil {
-			a = f.exact(a, f.roots[j], false)
+			a = f.mul(worker, a, f.roots[j])
 		}
 		for r := range f.p {
 			to := f.row(f.dense, i, j, r)
@@ -170,7 +170,7 @@ func (f *fit) start() error {
 			}
 		}
 		if k := min(len(f.links[at]), f.p, f.q); f.middle == nil && k > 0 {
-			right, left := f.principal(a, k)
+			right, left := f.principal(worker, a, k)
 			t.put(i, j, right, left)
 		}
 	})
@@ -183,8 +183,8 @@ func (f *fit) whole() (err error) {
 	k := min(f.first.Out, f.last.In, f.rows*f.p, f.in)
 	var right, left *mat.Dense
 	if f.moments == nil {
-		right, left = f.principal(f.w, k)
-	} else if right, left, err = f.outputs(f.w, k); err != nil {
+		right, left = f.principal(0, f.w, k)
+	} else if right, left, err = f.outputs(0, f.w, k); err != nil {
 		return err
 	}
 	if err := f.ctx.Err(); err != nil {
@@ -334,7 +334,7 @@ func (f *fit) sweep() {
 			f.settle(j)
 		}
 	}
-	f.solveLast()
+	f.run(f.rows, f.solveLast)
 }
 
 // solvePair solves what a block of a chain of two has of the last factor, and then what it
@@ -433,31 +433,79 @@ func (f *fit) solveFirst(j int) {
 	})
 }
 
-// solveLast solves the last factor, each block of it beside all columns.
-func (f *fit) solveLast() {
-	steps := make([]*mat.Dense, f.rows)
-	f.run(f.rows, func(worker, i int) { steps[i] = f.lastStep(worker, i) })
+// solveLast solves block i of the last factor, beside all columns: with N = M_i first
+// [last.In, in], the step is (N K N^T)^-1 N g^T, [last.In, p].
+func (f *fit) solveLast(worker, i int) {
+	n := f.last.In
+	nk, b, g := mat.NewDense(n, f.in, nil), mat.NewDense(n, f.p, nil), mat.NewDense(n, n, nil)
+	inner, to := make([]*mat.Dense, f.columns), make([][]int, f.columns)
+	for j := range f.columns {
+		if inner[j], to[j] = f.inner(i, j); len(to[j]) == 0 {
+			continue
+		}
+		if f.ctx.Err() != nil {
+			return
+		}
+		toward := f.mul(worker, inner[j], f.grad(i, j).T())
+		for s, a := range to[j] {
+			floats.Add(b.RawRowView(a), toward.RawRowView(s))
+		}
+		if f.by == nil {
+			for s, a := range to[j] {
+				copy(nk.RawRowView(a)[j*f.q:], inner[j].RawRowView(s))
+			}
+			continue
+		}
+		y := make([]float32, len(to[j])*f.in)
+		f.by[j].Forward(y, narrow32(inner[j]), nil, len(to[j]), nil, f.spaces[worker])
+		for s, a := range to[j] {
+			row := nk.RawRowView(a)
+			for c, v := range y[s*f.in : (s+1)*f.in] {
+				row[c] += float64(v)
+			}
+		}
+	}
+	for j := range f.columns {
+		if len(to[j]) == 0 {
+			continue
+		}
+		part := f.mul(worker, nk.Slice(0, n, j*f.q, (j+1)*f.q).(*mat.Dense), inner[j].T())
+		for a := range n {
+			row := g.RawRowView(a)
+			for s, v := range part.RawRowView(a) {
+				row[to[j][s]] += v
+			}
+		}
+	}
 	if f.ctx.Err() != nil {
 		return
 	}
-	for i, step := range steps {
-		last := f.lastBlock(i)
-		last.Add(last, step.T())
-	}
+	step := solve(g, b)
+	last := f.lastBlock(i)
+	last.Add(last, step.T())
+	lost := f.mul(worker, step.T(), nk)
 	for j := range f.columns {
-		f.run(f.rows, func(worker, i int) {
-			inner, to := f.inner(i, j)
-			by := mat.NewDense(f.p, f.q, nil)
-			if len(to) > 0 {
-				rows := mat.NewDense(len(to), f.p, nil)
-				for s, a := range to {
-					copy(rows.RawRowView(s), steps[i].RawRowView(a))
-				}
-				by = f.mul(worker, rows.T(), inner)
+		var by *mat.Dense
+		if len(to[j]) > 0 {
+			rows := mat.NewDense(len(to[j]), f.p, nil)
+			for s, a := range to[j] {
+				copy(rows.RawRowView(s), step.RawRowView(a))
 			}
-			f.change(i, j, by)
-		})
-		f.settle(j)
+			by = f.mul(worker, rows.T(), inner[j])
+		}
+		for r := range f.p {
+			g := f.row(f.g, i, j, r)
+			for c, v := range lost.RawRowView(r)[j*f.q:][:f.q] {
+				g[c] -= float32(v)
+			}
+			if by == nil {
+				continue
+			}
+			hat := f.row(f.hat, i, j, r)
+			for c, v := range by.RawRowView(r) {
+				hat[c] += float32(v)
+			}
+		}
 	}
 }
 
@@ -478,63 +526,6 @@ func (f *fit) inner(i, j int) (inner *mat.Dense, to []int) {
 		floats.AddScaled(inner.RawRowView(at[x.a]), f.weight(x), first.RawRowView(x.c))
 	}
 	return inner, to
-}
-
-// lastStep is what block i of the last factor takes: with N = M_i first [last.In, in],
-// it is (N K N^T)^-1 N g^T, [last.In, p].
-func (f *fit) lastStep(worker, i int) *mat.Dense {
-	n := f.last.In
-	nk := make([]float32, n*f.in)
-	b, g := mat.NewDense(n, f.p, nil), mat.NewDense(n, n, nil)
-	inner, to := make([]*mat.Dense, f.columns), make([][]int, f.columns)
-	for j := range f.columns {
-		if inner[j], to[j] = f.inner(i, j); len(to[j]) == 0 {
-			continue
-		}
-		part := f.mul(worker, inner[j], f.grad(i, j).T())
-		for s, a := range to[j] {
-			floats.Add(b.RawRowView(a), part.RawRowView(s))
-		}
-		if f.ctx.Err() != nil {
-			return nil
-		}
-		if f.by == nil {
-			for s, a := range to[j] {
-				for c, v := range inner[j].RawRowView(s) {
-					nk[a*f.in+j*f.q+c] = float32(v)
-				}
-			}
-			continue
-		}
-		y := make([]float32, len(to[j])*f.in)
-		f.by[j].Forward(y, narrow32(inner[j]), nil, len(to[j]), nil, f.spaces[worker])
-		for s, a := range to[j] {
-			row := nk[a*f.in : (a+1)*f.in]
-			for c, v := range y[s*f.in : (s+1)*f.in] {
-				row[c] += v
-			}
-		}
-	}
-	columns := mat.NewDense(n, f.q, nil)
-	for j := range f.columns {
-		if len(to[j]) == 0 {
-			continue
-		}
-		for a := range n {
-			row := columns.RawRowView(a)
-			for c, v := range nk[a*f.in+j*f.q:][:f.q] {
-				row[c] = float64(v)
-			}
-		}
-		part := f.mul(worker, columns, inner[j].T())
-		for a := range n {
-			row := g.RawRowView(a)
-			for s, v := range part.RawRowView(a) {
-				row[to[j][s]] += v
-			}
-		}
-	}
-	return solve(g, b)
 }
 
 // solve returns (g + damping)^-1 b, of a symmetric g.

@@ -129,8 +129,8 @@ func (t *task) closed() error {
 		}
 		var right, left *mat.Dense
 		if t.moments == nil {
-			right, left = t.principal(mat.DenseCopyOf(t.block(t.w, i, j)), k)
-		} else if right, left, errs[at] = t.outputs(t.strip(t.w, i), k); errs[at] != nil {
+			right, left = t.principal(worker, mat.DenseCopyOf(t.block(t.w, i, j)), k)
+		} else if right, left, errs[at] = t.outputs(worker, t.strip(t.w, i), k); errs[at] != nil {
 			return
 		}
 		t.put(i, j, right, left)
@@ -160,14 +160,14 @@ func (t *task) put(i, j int, right, left *mat.Dense) {
 // of one length each. It goes through the eigenvectors of the smaller Gram matrix, and
 // takes the other factor by least squares, so that components which are too small for
 // the Gram matrix's rounding cost what they are, and no more.
-func (t *task) principal(a *mat.Dense, k int) (right, left *mat.Dense) {
+func (t *task) principal(worker int, a *mat.Dense, k int) (right, left *mat.Dense) {
 	p, q := a.Dims()
 	if p <= q {
-		left = largest(t.exact(a, a.T(), true), k)
-		right = t.mul(0, left.T(), a)
+		left = largest(t.mul(worker, a, a.T()), k)
+		right = t.mul(worker, left.T(), a)
 	} else {
-		v := largest(t.exact(a.T(), a, true), k)
-		left, right = t.mul(0, a, v), mat.DenseCopyOf(v.T())
+		v := largest(t.mul(worker, a.T(), a), k)
+		left, right = t.mul(worker, a, v), mat.DenseCopyOf(v.T())
 	}
 	balance(right, left)
 	return right, left
@@ -176,10 +176,10 @@ func (t *task) principal(a *mat.Dense, k int) (right, left *mat.Dense) {
 // outputs are the components of a matrix [rows, in] that give most of its outputs: with
 // moments C = L L^T they are those of W L, and of its Gram matrix W C W^T, so that no
 // root of the inputs' moments is needed where there are fewer rows.
-func (t *task) outputs(w *mat.Dense, k int) (right, left *mat.Dense, err error) {
+func (t *task) outputs(worker int, w *mat.Dense, k int) (right, left *mat.Dense, err error) {
 	if p, _ := w.Dims(); p <= t.in {
-		left = largest(t.exact(t.exact(w, t.moments.c, false), w.T(), true), k)
-		right = t.mul(0, left.T(), w)
+		left = largest(t.mul(worker, t.mul(worker, w, t.moments.c), w.T()), k)
+		right = t.mul(worker, left.T(), w)
 		balance(right, left)
 		return right, left, t.ctx.Err()
 	}
@@ -187,7 +187,7 @@ func (t *task) outputs(w *mat.Dense, k int) (right, left *mat.Dense, err error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	right, left = t.principal(t.exact(w, roots[0], false), k)
+	right, left = t.principal(worker, t.mul(worker, w, roots[0]), k)
 	blas64.Trsm(blas.Right, blas.NoTrans, 1, lower(roots[0]), right.RawMatrix())
 	balance(right, left)
 	return right, left, t.ctx.Err()

@@ -347,13 +347,25 @@ func TestProjectErrors(t *testing.T) {
 			_, err := Project(context.Background(), spec.Linear{Kind: spec.LowRank, In: 2, Out: 2, Rank: 3}, make([]float64, 4), nil, nil, rt.Options{Pool: pool})
 			return err
 		},
-		"few weights":   func() error { _, err := Project(context.Background(), l, make([]float64, 3), nil, nil, rt.Options{Pool: pool}); return err },
-		"not finite":    func() error { _, err := Project(context.Background(), l, []float64{1, 2, math.NaN(), 4}, nil, nil, rt.Options{Pool: pool}); return err },
-		"infinite":      func() error { _, err := Project(context.Background(), l, []float64{1, 2, math.Inf(1), 4}, nil, nil, rt.Options{Pool: pool}); return err },
-		"other moments": func() error { _, err := Project(context.Background(), l, make([]float64, 4), m, nil, rt.Options{Pool: pool}); return err },
-		"moments":       func() error { _, err := NewMoments([]float64{math.NaN()}, 1, 1); return err },
-		"negative":      func() error { _, err := NewMoments([]float64{1, 0, 0, -3}, 2, 1); return err },
-		"no rows":       func() error { _, err := NewMoments([]float64{1}, 1, 0); return err },
+		"few weights": func() error {
+			_, err := Project(context.Background(), l, make([]float64, 3), nil, nil, rt.Options{Pool: pool})
+			return err
+		},
+		"not finite": func() error {
+			_, err := Project(context.Background(), l, []float64{1, 2, math.NaN(), 4}, nil, nil, rt.Options{Pool: pool})
+			return err
+		},
+		"infinite": func() error {
+			_, err := Project(context.Background(), l, []float64{1, 2, math.Inf(1), 4}, nil, nil, rt.Options{Pool: pool})
+			return err
+		},
+		"other moments": func() error {
+			_, err := Project(context.Background(), l, make([]float64, 4), m, nil, rt.Options{Pool: pool})
+			return err
+		},
+		"moments":  func() error { _, err := NewMoments([]float64{math.NaN()}, 1, 1); return err },
+		"negative": func() error { _, err := NewMoments([]float64{1, 0, 0, -3}, 2, 1); return err },
+		"no rows":  func() error { _, err := NewMoments([]float64{1}, 1, 0); return err },
 	} {
 		if f() == nil {
 			t.Errorf("%s: no error", name)
