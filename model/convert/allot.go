@@ -26,7 +26,8 @@ type Effect struct {
 // the budget; the dense network, which costs nothing, is one more.
 var levels = []float64{0.4, 0.7, 1, 1.4}
 
-// measuredTokens bounds the tokens of the calibration that effects are measured on.
+// measuredTokens bounds the tokens of the calibration that effects are measured on, and
+// that what is measured is fitted to.
 const measuredTokens = 1 << 14
 
 // measured are the structures at which layers are measured, by rising weights.
@@ -53,7 +54,10 @@ func (c *Conversion) allot(ctx context.Context, w *checkpoint.Weights, r *Report
 		return err
 	}
 	defer m.Close()
-	text, err := newStream(m, c.Calibration)
+	ids, targets := c.Calibration.measured()
+	few := *c.Calibration
+	few.IDs = ids
+	text, err := newStream(m, &few)
 	if err != nil {
 		return err
 	}
@@ -61,7 +65,6 @@ func (c *Conversion) allot(ctx context.Context, w *checkpoint.Weights, r *Report
 	loss := func() (float64, error) {
 		tr := m.NewTrace(text.batch * text.seq)
 		defer tr.Close()
-		ids, targets := c.Calibration.measured()
 		return train.Evaluate(tr, ids, targets, text.seq, text.batch)
 	}
 	before, err := loss()

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/decode"
+	"github.com/structuredffn/sffn/model/project"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 )
@@ -26,7 +28,7 @@ func TestAllot(t *testing.T) {
 			f := p.Spec().LayerFFN(0)
 			l := map[string]spec.Linear{"fc1": f.FC1(), "fc2": f.FC2()}[name]
 			l.Kind, l.Rank = spec.LowRank, 3
-			d, err := Project(l, wide(w), nil, pool)
+			d, err := project.Project(context.Background(), l, wide(w), nil, nil, rt.Options{Pool: pool})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,6 +7,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/decode"
+	"github.com/structuredffn/sffn/model/project"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -123,7 +124,7 @@ func (s *stream) advance(ctx context.Context, f *rt.FFN) error {
 }
 
 // inputs are the moments of what the network reads.
-func (s *stream) inputs(ctx context.Context) (*Moments, error) {
+func (s *stream) inputs(ctx context.Context) (*project.Moments, error) {
 	g, err := s.gram(s.m.Spec.Hidden)
 	if err != nil {
 		return nil, err
@@ -135,12 +136,12 @@ func (s *stream) inputs(ctx context.Context) (*Moments, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewMoments(g.sum, g.n, len(s.ids))
+	return project.NewMoments(g.take(), g.n, len(s.ids))
 }
 
 // activations are the moments of what the second linear of a network reads, whose first
 // one has these weights.
-func (s *stream) activations(ctx context.Context, f spec.FFN, w rt.Weights) (*Moments, error) {
+func (s *stream) activations(ctx context.Context, f spec.FFN, w rt.Weights) (*project.Moments, error) {
 	g, err := s.gram(f.FFN)
 	if err != nil {
 		return nil, err
@@ -160,40 +161,82 @@ func (s *stream) activations(ctx context.Context, f spec.FFN, w rt.Weights) (*Mo
 	if err != nil {
 		return nil, err
 	}
-	return NewMoments(g.sum, g.n, len(s.ids))
+	return project.NewMoments(g.take(), g.n, len(s.ids))
 }
 
-// gram adds up x^T x: float32 within a batch, by the kernels of gradients, float64 from
-// batch to batch. These sums do not depend on the threads.
+// strips is the number of stretches of columns that x^T x is cut into: what lies below
+// the diagonal is left out, but for a half of each square on it.
+const strips = 8
+
+// gram adds up x^T x, its upper triangle: float32 within a batch, by the kernels of
+// gradients, float64 from batch to batch. These sums do not depend on the threads.
 type gram struct {
-	n    int
-	l    *rt.Linear
-	part rt.Weights
-	sum  []float64
+	n      int
+	strips []strip
+	sum    []float64
+}
+
+// strip is what columns lo to hi have with those from lo on: a layer's gradient.
+type strip struct {
+	lo, hi     int
+	l          *rt.Linear
+	part       rt.Weights
+	rows, rest []float32 // of x: the strip's own columns, and those from lo on
 }
 
 // gram is an empty one of rows of n.
 func (s *stream) gram(n int) (*gram, error) {
 	if g, ok := s.grams[n]; ok {
-		clear(g.sum)
 		return g, nil
 	}
 	opt := s.m.Options()
 	opt.Train = true
-	square := func() rt.Weights { return rt.Weights{Factors: [][]float32{s.arena.Floats(n * n)}} }
-	l, err := rt.NewLinear(spec.Linear{Kind: spec.Dense, In: n, Out: n}, square(), opt)
-	if err != nil {
-		return nil, err
+	g, rows := &gram{n: n}, s.batch*s.seq
+	s.grams[n] = g
+	size := (n/strips + kernel.Panel - 1) / kernel.Panel * kernel.Panel
+	for lo := 0; lo < n; lo += size {
+		p := strip{lo: lo, hi: min(lo+size, n)}
+		wide, all := p.hi-lo, n-lo
+		w := rt.Weights{Factors: [][]float32{s.arena.Floats(wide * all)}}
+		var err error
+		if p.l, err = rt.NewLinear(spec.Linear{Kind: spec.Dense, In: all, Out: wide}, w, opt); err != nil {
+			return nil, err
+		}
+		p.part.Factors = w.Factors // the layer runs on its packs, and its weights are never asked for
+		p.l.DropWeights()
+		p.rows, p.rest = s.arena.Floats(rows*wide), s.arena.Floats(rows*all)
+		g.strips = append(g.strips, p)
 	}
-	s.grams[n] = &gram{n: n, l: l, part: square(), sum: make([]float64, n*n)}
-	return s.grams[n], nil
+	return g, nil
 }
 
-func (g *gram) close() { g.l.Close() }
+func (g *gram) close() {
+	for _, p := range g.strips {
+		p.l.Close()
+	}
+}
+
+// take is the sum so far, and begins another.
+func (g *gram) take() (sum []float64) {
+	sum, g.sum = g.sum, nil
+	return sum
+}
 
 func (g *gram) add(x []float32, rows int, ws *rt.Workspace) {
-	g.l.Backward(nil, g.part, x, x, rows, rt.NoIntermediates(), false, ws)
-	for i, v := range g.part.Factors[0] {
-		g.sum[i] += float64(v)
+	if g.sum == nil {
+		g.sum = make([]float64, g.n*g.n)
+	}
+	for _, p := range g.strips {
+		wide, all := p.hi-p.lo, g.n-p.lo
+		own, rest := p.rows[:rows*wide], p.rest[:rows*all]
+		for r := range rows {
+			copy(own[r*wide:(r+1)*wide], x[r*g.n+p.lo:])
+			copy(rest[r*all:(r+1)*all], x[r*g.n+p.lo:(r+1)*g.n])
+		}
+		p.l.Backward(nil, p.part, own, rest, rows, rt.NoIntermediates(), false, ws)
+		for i, v := range p.part.Factors[0] {
+			r := p.lo + i/all
+			g.sum[r*g.n+p.lo+i%all] += float64(v)
+		}
 	}
 }

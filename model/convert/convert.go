@@ -1,3 +1,5 @@
+// Package convert makes structured models of dense ones, layer by layer, and, with text to
+// calibrate on, by what each layer gives on it.
 package convert
 
 import (
@@ -10,6 +12,7 @@ import (
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/decode"
+	"github.com/structuredffn/sffn/model/project"
 	"github.com/structuredffn/sffn/model/safetensors"
 	rt "github.com/structuredffn/sffn/runtime"
 )
@@ -58,6 +61,9 @@ func (c *Conversion) Begin(run string) (steps int, err error) {
 	}
 	return c.of, nil
 }
+
+// whitens says that projections follow the calibration.
+func (c *Conversion) whitens() bool { return c.Calibration != nil && c.Calibration.Whiten }
 
 // allots says that layers get ranks of their own.
 func (c *Conversion) allots() bool {
@@ -133,7 +139,7 @@ func (c *Conversion) Run(ctx context.Context) (*Report, error) {
 // network is a feed-forward network that was converted.
 type network struct {
 	rt.FFNWeights
-	fc1, fc2 Projection
+	fc1, fc2 project.Projection
 }
 
 // layer converts a network. text, where not nil, stands before it, and passes it.
@@ -148,14 +154,14 @@ func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeigh
 
 // convert is layer without a step of the text.
 func (c *Conversion) convert(ctx context.Context, to, from spec.FFN, w rt.FFNWeights, text *stream) (n network, err error) {
-	var moments *Moments
+	var moments *project.Moments
 	if to.Kind == spec.Dense {
 		if text != nil {
 			if moments, err = text.activations(ctx, from, w.FC1); err != nil {
 				return n, err
 			}
 		}
-		return narrow(to, from, w, moments, text != nil && c.Calibration.Whiten)
+		return c.narrow(ctx, to, from, w, moments)
 	}
 	if text != nil {
 		if moments, err = text.inputs(ctx); err != nil {
@@ -189,15 +195,12 @@ func (c *Conversion) pass(ctx context.Context, f spec.FFN, n network, text *stre
 	return text.advance(ctx, ffn)
 }
 
-func (c *Conversion) linear(ctx context.Context, to spec.Linear, w rt.Weights, moments *Moments) (out rt.Weights, p Projection, err error) {
-	if err := ctx.Err(); err != nil {
-		return out, p, err
-	}
+func (c *Conversion) linear(ctx context.Context, to spec.Linear, w rt.Weights, moments *project.Moments) (out rt.Weights, p project.Projection, err error) {
 	follow := moments
-	if moments != nil && !c.Calibration.Whiten {
+	if !c.whitens() {
 		follow = nil
 	}
-	if p, err = project(to, wide(w.Factors[0]), follow, moments, c.Options.Pool); err != nil {
+	if p, err = project.Project(ctx, to, wide(w.Factors[0]), follow, moments, c.Options); err != nil {
 		return out, p, err
 	}
 	out.Bias = slices.Clone(w.Bias)

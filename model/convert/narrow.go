@@ -2,11 +2,11 @@ package convert
 
 import (
 	"cmp"
+	"context"
 	"slices"
 
-	"gonum.org/v1/gonum/mat"
-
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/model/project"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -15,13 +15,13 @@ import (
 // units it is what a unit adds to the outputs, the root of its mean square times the
 // length of its column, and fc2's columns of the units that stay take over what
 // they can of the others, by least squares: they are the best of these units.
-func narrow(to, from spec.FFN, w rt.FFNWeights, moments *Moments, follow bool) (n network, err error) {
+func (c *Conversion) narrow(ctx context.Context, to, from spec.FFN, w rt.FFNWeights, moments *project.Moments) (n network, err error) {
 	fc1, fc2 := wide(w.FC1.Factors[0]), wide(w.FC2.Factors[0])
 	in, out := unitSquares(from, fc1, fc2)
 	score := make([]float64, from.FFN)
 	for u := range score {
-		if score[u] = in[u] * out[u]; follow {
-			score[u] = moments.c.At(u, u) * out[u]
+		if score[u] = in[u] * out[u]; c.whitens() {
+			score[u] = moments.At(u, u) * out[u]
 		}
 	}
 	units := best(score, to.FFN)
@@ -30,39 +30,21 @@ func narrow(to, from spec.FFN, w rt.FFNWeights, moments *Moments, follow bool) (
 	for _, u := range units {
 		n.fc1.Lost -= in[u]
 	}
-	if follow {
-		n.FC2.Factors[0] = single(takeOver(from, fc2, units, moments))
+	if c.whitens() {
+		columns, err := project.TakeOver(ctx, fc2, units, moments, c.Options)
+		if err != nil {
+			return n, err
+		}
+		n.FC2.Factors[0] = single(columns)
 	}
-	// What fc2 lacks.
-	rest := mat.NewDense(from.Hidden, from.FFN, slices.Clone(fc2))
+	hat := make([]float64, len(fc2))
 	for o := range from.Hidden {
 		for i, u := range units {
-			rest.Set(o, u, rest.At(o, u)-float64(n.FC2.Factors[0][o*len(units)+i]))
+			hat[o*from.FFN+u] = float64(n.FC2.Factors[0][o*len(units)+i])
 		}
 	}
-	n.fc2.All, n.fc2.Lost = sum(out), square(rest)
-	if moments != nil {
-		n.fc2.AllOutput, n.fc2.LostOutput = moments.square(mat.NewDense(from.Hidden, from.FFN, fc2)), moments.square(rest)
-	}
-	return n, nil
-}
-
-// takeOver are the weights of some hidden units [hidden, units] that give the outputs
-// of all of them best: W C_all,units C_units,units^-1.
-func takeOver(f spec.FFN, fc2 []float64, units []int, moments *Moments) []float64 {
-	n := len(units)
-	own, cross := mat.NewDense(n, n, nil), mat.NewDense(f.FFN, n, nil)
-	for j, u := range units {
-		for i, v := range units {
-			own.Set(i, j, moments.c.At(v, u))
-		}
-		for v := range f.FFN {
-			cross.Set(v, j, moments.c.At(v, u))
-		}
-	}
-	var b mat.Dense
-	b.Mul(mat.NewDense(f.Hidden, f.FFN, fc2), cross)
-	return mat.DenseCopyOf(solve(own, b.T()).T()).RawMatrix().Data
+	n.fc2, err = project.Lost(ctx, fc2, hat, from.FFN, moments, c.Options)
+	return n, err
 }
 
 func sum(x []float64) (s float64) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/term"
+	"github.com/structuredffn/sffn/model/project"
 )
 
 // Report says what a conversion has made.
@@ -45,7 +46,7 @@ type Errors struct {
 	Outputs *float64 `json:"output_error,omitempty"`
 }
 
-func errorsOf(p Projection) Errors {
+func errorsOf(p project.Projection) Errors {
 	e := Errors{Weights: p.WeightError()}
 	if p.AllOutput > 0 {
 		out := p.OutputError()

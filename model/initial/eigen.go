@@ -10,7 +10,7 @@ import (
 	"gonum.org/v1/gonum/lapack/gonum"
 )
 
-// largestEigen returns the k largest eigenvalues of a symmetric matrix g
+// LargestEigen returns the k largest eigenvalues of a symmetric matrix g
 // [n, n], of which the upper triangle is read and overwritten, in falling
 // order, and their orthonormal eigenvectors as the columns of v [n, k].
 //
@@ -18,7 +18,7 @@ import (
 // inverse iteration, and rotates them back. A full decomposition (gonum's
 // EigenSym) gives the same to rounding and spends ten times as long in the
 // rotations of its QL iteration.
-func largestEigen(g []float64, n, k int) (values, v []float64) {
+func LargestEigen(g []float64, n, k int) (values, v []float64) {
 	var lapack gonum.Implementation
 	// The lower triangle of a row-major symmetric matrix is its upper one
 	// mirrored; Householder vectors below the diagonal fit Dormqr.

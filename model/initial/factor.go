@@ -22,7 +22,7 @@ const lost = 1e-8
 // than an SVD. Nearly singular ones go through the SVD itself.
 func svd(a []float64, rows, cols, k int) thin {
 	g, n := gram(a, rows, cols)
-	values, v := largestEigen(g, n, k)
+	values, v := LargestEigen(g, n, k)
 	if !(values[k-1] > lost*values[0]) {
 		return exactSVD(a, rows, cols, k)
 	}

@@ -182,19 +182,6 @@ func Guide(p *model.Params, prefix string, l spec.Linear, guide func(spec.Linear
 	store(p.Get(prefix+l.GuideParam().Name), guide(l, factors))
 }
 
-// FactorsOf makes the factors of the layer of that prefix of its guide, where its
-// kind's initialiser factors a dense draw: of the guide in the draw's place. Others
-// stay as they are.
-func FactorsOf(p *model.Params, prefix string, l spec.Linear) {
-	if l.Kind.Initialiser() != spec.SVD {
-		return
-	}
-	lr1, lr2, _ := LowRank(float64s(p.Get(prefix+l.GuideParam().Name)), l.Out, l.In, l.Rank)
-	for i, w := range [][]float64{lr1, lr2} {
-		store(p.Get(prefix+l.Chain()[i].Param), w)
-	}
-}
-
 func float64s(x []float32) []float64 {
 	y := make([]float64, len(x))
 	for i, v := range x {

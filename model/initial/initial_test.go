@@ -65,7 +65,7 @@ func TestRepeatedEigenvalues(t *testing.T) {
 		for i := range n {
 			g[i*n+i] = value(i)
 		}
-		values, v := largestEigen(g, n, n)
+		values, v := LargestEigen(g, n, n)
 		if !slices.IsSortedFunc(values, func(a, b float64) int { return int(b - a) }) {
 			t.Errorf("%s: eigenvalues %v do not fall", name, values)
 		}

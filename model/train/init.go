@@ -1,6 +1,7 @@
 package train
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -12,6 +13,7 @@ import (
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/initial"
+	"github.com/structuredffn/sffn/model/project"
 	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
 )
@@ -20,10 +22,19 @@ import (
 type beginning struct {
 	dir     string
 	weights *checkpoint.Weights
-	// dense says that the checkpoint has matrices where the run's model has factors,
-	// which are its guides; what says it in words.
+	// dense says that the checkpoint has matrices where the run's model has factors.
 	dense bool
-	what  string
+	// guides have the matrices that are the run's guides: those weights, or others, or
+	// none, where guides begin as the factors' product. what says it in words.
+	guides *checkpoint.Weights
+	what   string
+}
+
+func (b *beginning) close() {
+	b.weights.Close()
+	if b.guides != nil && b.guides != b.weights {
+		b.guides.Close()
+	}
 }
 
 // configureInit is the configuration of that name for a run that begins with a
@@ -55,15 +66,19 @@ func (r *Run) openInit() (*beginning, error) {
 	}
 	b, want := &beginning{dir: dir, what: "without its moments"}, r.Config.Model
 	if b.dense = want.Guided && want.Structured() && !c.Model.Structured(); b.dense {
-		b.what = "whose feed-forward matrices are the guides"
+		b.what = "whose feed-forward matrices are the guides, and their projections the factors"
 		want.SetOwn(spec.Structure{Kind: spec.Dense})
 		want.Except = ""
-		if r.Config.Course().Guided == 0 {
-			return nil, fmt.Errorf("guide: of %d steps none is guided, so that the matrices of %s go nowhere; raise max_step_ratio or steps", r.Config.Train.Steps, dir)
+		if err := r.checkGuided(dir); err != nil {
+			return nil, err
 		}
 	}
 	if d := differences(c.Model, want); len(d) > 0 {
-		return nil, fmt.Errorf("%s is another model than the configuration's: %s", dir, strings.Join(d, ", "))
+		hint := ""
+		if !c.Model.Structured() && want.Structured() {
+			hint = "; sffn convert makes a structured model of a dense one"
+		}
+		return nil, fmt.Errorf("%s is another model than the configuration's: %s%s", dir, strings.Join(d, ", "), hint)
 	}
 	switch tok := r.Data.Tokenizer; {
 	case s.Tokenizer == "":
@@ -80,33 +95,109 @@ func (r *Run) openInit() (*beginning, error) {
 	if err := checkpoint.Verify(dir, c); err != nil {
 		return nil, err
 	}
-	b.weights, err = checkpoint.OpenWeights(dir)
-	return b, err
+	if b.weights, err = checkpoint.OpenWeights(dir); err != nil {
+		return nil, err
+	}
+	if b.dense {
+		b.guides = b.weights
+	}
+	if r.Guides != "" {
+		if err := r.openGuides(b); err != nil {
+			b.close()
+			return nil, fmt.Errorf("guides: %w", err)
+		}
+	}
+	return b, nil
+}
+
+// checkGuided looks whether the run has steps that use the guides of a folder.
+func (r *Run) checkGuided(dir string) error {
+	if r.Config.Course().Guided == 0 {
+		return fmt.Errorf("guide: of %d steps none is guided, so that the matrices of %s go nowhere; raise max_step_ratio or steps", r.Config.Train.Steps, dir)
+	}
+	return nil
+}
+
+// openGuides opens the dense model whose feed-forward matrices are the guides of a run
+// that begins with a structured one.
+func (r *Run) openGuides(b *beginning) error {
+	dir, err := checkpoint.Find(r.Guides)
+	if err != nil {
+		return err
+	}
+	c, _, err := checkpoint.Describe(dir)
+	if err != nil {
+		return err
+	}
+	m := r.Config.Model
+	switch {
+	case b.dense:
+		return fmt.Errorf("%s is dense, and its own matrices are the guides: want --init of a structured model", b.dir)
+	case !m.Guided:
+		return errors.New("the configuration says nothing of guides; want guide: {} below train:")
+	}
+	if err := r.checkGuided(dir); err != nil {
+		return err
+	}
+	for i := range m.Layers {
+		f := m.LayerFFN(i)
+		if f.Kind == spec.Dense {
+			continue
+		}
+		if i >= c.Model.Layers {
+			return fmt.Errorf("%s has no layer %d, only %d layers", dir, i, c.Model.Layers)
+		}
+		d := c.Model.LayerFFN(i)
+		if d.Kind != spec.Dense {
+			return fmt.Errorf("layer %d of %s is %s, want dense: its matrices are the guides", i, dir, c.Model.Structure(i).Text())
+		}
+		if d.Hidden != f.Hidden || d.FFN != f.FFN || d.Act != f.Act {
+			return fmt.Errorf("layer %d of %s has the widths %d and %d (%s), the run's model %d and %d (%s)", i, dir, d.Hidden, d.FFN, d.Act, f.Hidden, f.FFN, f.Act)
+		}
+	}
+	if err := checkpoint.Verify(dir, c); err != nil {
+		return err
+	}
+	b.guides, err = checkpoint.OpenWeights(dir)
+	b.what += "; the feed-forward matrices of " + dir + " are the guides"
+	return err
 }
 
 // fill puts the checkpoint's weights in the place of those that the seed gave.
-func (b *beginning) fill(p *model.Params, guide func(spec.Linear, [][]float64) []float64, pool *rt.Pool) error {
+func (b *beginning) fill(ctx context.Context, p *model.Params, guide func(spec.Linear, [][]float64) []float64, opt rt.Options) error {
 	m := p.Spec()
 	factors := map[string]bool{} // that the checkpoint does not have
 	var units []func()
+	var projections []func() error
 	var errs []error
 	for i := range m.Layers {
 		f := m.LayerFFN(i)
 		for name, l := range map[string]spec.Linear{"fc1": f.FC1(), "fc2": f.FC2()} {
-			name = model.LayerName(i) + ".mlp." + name + "."
 			if !l.Guide {
 				continue
 			}
-			g := p.Get(name + l.GuideParam().Name)
-			if !b.dense {
+			where := fmt.Sprintf("layer %d: %s", i, name)
+			name = model.LayerName(i) + ".mlp." + name + "."
+			if b.guides == nil {
 				units = append(units, func() { initial.Guide(p, name, l, guide) })
+				continue
+			}
+			g := p.Get(name + l.GuideParam().Name)
+			if err := b.guides.Read(g, spec.Param{Name: name + "weight", Shape: []int{l.Out, l.In}}); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", where, err))
+			}
+			if !b.dense {
 				continue
 			}
 			for _, f := range l.Chain() {
 				factors[name+f.Param] = true
 			}
-			errs = append(errs, b.weights.Read(g, spec.Param{Name: name + "weight", Shape: []int{l.Out, l.In}}))
-			units = append(units, func() { initial.FactorsOf(p, name, l) })
+			projections = append(projections, func() error {
+				if err := projected(ctx, p, name, l, opt); err != nil {
+					return fmt.Errorf("%s: %w", where, err)
+				}
+				return nil
+			})
 		}
 	}
 	for _, q := range p.List() {
@@ -120,7 +211,31 @@ func (b *beginning) fill(p *model.Params, guide func(spec.Linear, [][]float64) [
 	if err := p.Finite(); err != nil {
 		return fmt.Errorf("%s: %w", b.dir, err)
 	}
-	pool.Run(len(units), func(_, i int) { units[i]() })
+	opt.Pool.Run(len(units), func(_, i int) { units[i]() })
+	for _, f := range projections {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// projected makes the factors of a layer those that are nearest to its guide.
+func projected(ctx context.Context, p *model.Params, prefix string, l spec.Linear, opt rt.Options) error {
+	var dense []float64
+	for _, v := range p.Get(prefix + l.GuideParam().Name) {
+		dense = append(dense, float64(v))
+	}
+	nearest, err := project.Project(ctx, l, dense, nil, nil, opt)
+	if err != nil {
+		return err
+	}
+	for i, f := range l.Chain() {
+		to := p.Get(prefix + f.Param)
+		for n, v := range nearest.Factors[i] {
+			to[n] = float32(v)
+		}
+	}
 	return nil
 }
 

@@ -38,9 +38,12 @@ type Run struct {
 	//
 	// Where the configuration is guided and Init is the dense model of the same
 	// widths, its feed-forward matrices are the guides, so that the run begins with
-	// what that model computes. Factors start as in any run, but those of kinds whose
-	// initialiser factors a dense draw, which factors the dense matrix instead.
+	// what that model computes, and its factors are those that are nearest to them.
 	Init string
+	// Guides, where not empty, is a dense run or checkpoint whose feed-forward matrices
+	// are the guides of a guided run that begins with a structured model: with what that
+	// dense model computes, where all else is the same.
+	Guides string
 	// SaveEvery is the time between checkpoints, 0 for one at the end only;
 	// the newest Keep stay.
 	SaveEvery time.Duration
@@ -61,6 +64,15 @@ type Run struct {
 	OnStep  func(Progress)
 	OnBatch func(Batch)
 	OnNote  func(string)
+
+	ctx context.Context // ends what Train begins with
+}
+
+func (r *Run) context() context.Context {
+	if r.ctx == nil {
+		return context.Background()
+	}
+	return r.ctx
 }
 
 // Batch is how far a step, or the validation after it, has come: Done of its Of
@@ -163,7 +175,11 @@ func (r *Run) Train(ctx context.Context) (*Result, error) {
 	if res, err := r.Finished(); res != nil || err != nil {
 		return res, err
 	}
+	r.ctx = ctx
 	t, err := r.begin()
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return &Result{Steps: r.Config.Course().Steps, ValLoss: math.NaN(), ValBits: math.NaN(), Interrupted: true}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -341,7 +357,7 @@ func (r *Run) begin() (t *trainer, err error) {
 		if init, err = r.openInit(); err != nil {
 			return nil, err
 		}
-		defer init.weights.Close()
+		defer init.close()
 	}
 	if checkpoint.Is(r.Dir) {
 		return nil, fmt.Errorf("%s is a checkpoint, want the folder of its run: %s", r.Dir, filepath.Dir(r.Dir))
@@ -399,7 +415,7 @@ func (r *Run) begin() (t *trainer, err error) {
 		}
 		initial.Model(params, m, tr.Seed, guide, r.Options.Pool)
 		if init != nil {
-			if err := init.fill(params, guide, r.Options.Pool); err != nil {
+			if err := init.fill(r.context(), params, guide, r.Options); err != nil {
 				params.Close()
 				return nil, err
 			}

@@ -43,11 +43,14 @@ goes on where --steps gives it more. One process at a time may train in a folder
 --init begins with the weights of another run, or of an imported model, instead of
 random ones. The file of --config may then leave out model:, and without --config
 the run has all of the checkpoint's configuration. A guided configuration may begin
-with the dense model of its widths: the feed-forward matrices of that are its guides.
+with the dense model of its widths: the feed-forward matrices of that are its guides,
+and their projections its factors. --guides names the dense model of a run that begins
+with what sffn convert has made of it.
 More steps change the learning rate of those that follow: a cosine is that of all
 steps from there, wsd stays at its peak longer.`,
 		Example: `  sffn train --config demo --data data --out run
   sffn train --init gpt2 --config tune.yaml --data data --out tuned
+  sffn train --init converted --guides dense --config guided.yaml --data data --out tuned
   sffn train --data data --out run --resume`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,6 +68,9 @@ steps from there, wsd stays at its peak longer.`,
 			}
 			if run.Init != "" && run.Resume {
 				return cli.Usagef("--init begins a run, --resume goes on with one: want one of them")
+			}
+			if run.Guides != "" && run.Init == "" {
+				return cli.Usagef("--guides are those of a run that begins with a converted model: want --init; a run that resumes has them")
 			}
 			if config == "" && !run.Resume && run.Init == "" {
 				return cli.Usagef("--config is missing: YAML file or preset")
@@ -142,6 +148,7 @@ steps from there, wsd stays at its peak longer.`,
 	fl := cmd.Flags()
 	fl.StringVar(&config, "config", "", "YAML file or preset; with --resume the run's own is the default, with --init the checkpoint's")
 	fl.StringVar(&run.Init, "init", "", "run or checkpoint, trained or imported, whose weights the run begins with")
+	fl.StringVar(&run.Guides, "guides", "", "run or checkpoint of a dense model whose matrices are the guides of a guided run with --init")
 	fl.StringVar(&dataDir, "data", "", "folder that sffn prepare made")
 	fl.StringVar(&run.Dir, "out", "", "folder of the run")
 	fl.IntVar(&steps, "steps", 0, "optimizer steps instead of the configuration's; a run that resumes may have more than it began with")

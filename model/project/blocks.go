@@ -1,4 +1,4 @@
-package convert
+package project
 
 import (
 	"github.com/structuredffn/sffn/gen/spec"

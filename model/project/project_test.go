@@ -1,6 +1,7 @@
-package convert
+package project
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -140,7 +141,7 @@ func TestProjectIsNearest(t *testing.T) {
 				if on == "outputs" {
 					m, c = inputs(t, r, l.In)
 				}
-				p, err := Project(l, w, m, pool)
+				p, err := Project(context.Background(), l, w, m, m, rt.Options{Pool: pool})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -196,7 +197,7 @@ func TestProjectLowRankIsTail(t *testing.T) {
 		s := svd.Values(nil)
 		for rank := 1; rank <= len(s); rank += max(1, len(s)/5) {
 			l.Kind, l.Rank = spec.LowRank, rank
-			p, err := Project(l, w, nil, pool)
+			p, err := Project(context.Background(), l, w, nil, nil, rt.Options{Pool: pool})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -221,7 +222,7 @@ func TestProjectRecovers(t *testing.T) {
 			factors = append(factors, random(r, f.Weights()))
 		}
 		w := f64ref.Merged(l, factors)
-		p, err := Project(l, w, nil, pool)
+		p, err := Project(context.Background(), l, w, nil, nil, rt.Options{Pool: pool})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -249,7 +250,7 @@ func TestProjectThreads(t *testing.T) {
 			var want string
 			for _, threads := range []int{1, 2, 3, 16} {
 				pool := rt.NewPool(threads)
-				p, err := Project(l, w, m, pool)
+				p, err := Project(context.Background(), l, w, m, m, rt.Options{Pool: pool})
 				pool.Close()
 				if err != nil {
 					t.Fatal(err)
@@ -280,11 +281,11 @@ func TestProjectFollowsMoments(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		plain, err := Project(l, w, nil, pool)
+		plain, err := Project(context.Background(), l, w, nil, nil, rt.Options{Pool: pool})
 		if err != nil {
 			t.Fatal(err)
 		}
-		white, err := Project(l, w, m, pool)
+		white, err := Project(context.Background(), l, w, m, m, rt.Options{Pool: pool})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -316,7 +317,7 @@ func TestProjectDegenerate(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				p, err := Project(l, w, m, pool)
+				p, err := Project(context.Background(), l, w, m, m, rt.Options{Pool: pool})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -339,20 +340,32 @@ func TestProjectErrors(t *testing.T) {
 	}
 	for name, f := range map[string]func() error{
 		"dense": func() error {
-			_, err := Project(spec.Linear{Kind: spec.Dense, In: 2, Out: 2}, make([]float64, 4), nil, pool)
+			_, err := Project(context.Background(), spec.Linear{Kind: spec.Dense, In: 2, Out: 2}, make([]float64, 4), nil, nil, rt.Options{Pool: pool})
 			return err
 		},
 		"rank": func() error {
-			_, err := Project(spec.Linear{Kind: spec.LowRank, In: 2, Out: 2, Rank: 3}, make([]float64, 4), nil, pool)
+			_, err := Project(context.Background(), spec.Linear{Kind: spec.LowRank, In: 2, Out: 2, Rank: 3}, make([]float64, 4), nil, nil, rt.Options{Pool: pool})
 			return err
 		},
-		"few weights":   func() error { _, err := Project(l, make([]float64, 3), nil, pool); return err },
-		"not finite":    func() error { _, err := Project(l, []float64{1, 2, math.NaN(), 4}, nil, pool); return err },
-		"infinite":      func() error { _, err := Project(l, []float64{1, 2, math.Inf(1), 4}, nil, pool); return err },
-		"other moments": func() error { _, err := Project(l, make([]float64, 4), m, pool); return err },
-		"moments":       func() error { _, err := NewMoments([]float64{math.NaN()}, 1, 1); return err },
-		"negative":      func() error { _, err := NewMoments([]float64{1, 0, 0, -3}, 2, 1); return err },
-		"no rows":       func() error { _, err := NewMoments([]float64{1}, 1, 0); return err },
+		"few weights": func() error {
+			_, err := Project(context.Background(), l, make([]float64, 3), nil, nil, rt.Options{Pool: pool})
+			return err
+		},
+		"not finite": func() error {
+			_, err := Project(context.Background(), l, []float64{1, 2, math.NaN(), 4}, nil, nil, rt.Options{Pool: pool})
+			return err
+		},
+		"infinite": func() error {
+			_, err := Project(context.Background(), l, []float64{1, 2, math.Inf(1), 4}, nil, nil, rt.Options{Pool: pool})
+			return err
+		},
+		"other moments": func() error {
+			_, err := Project(context.Background(), l, make([]float64, 4), m, nil, rt.Options{Pool: pool})
+			return err
+		},
+		"moments":  func() error { _, err := NewMoments([]float64{math.NaN()}, 1, 1); return err },
+		"negative": func() error { _, err := NewMoments([]float64{1, 0, 0, -3}, 2, 1); return err },
+		"no rows":  func() error { _, err := NewMoments([]float64{1}, 1, 0); return err },
 	} {
 		if f() == nil {
 			t.Errorf("%s: no error", name)
