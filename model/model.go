@@ -7,7 +7,6 @@ package model
 import (
 	"fmt"
 	"math"
-	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -153,13 +152,9 @@ func Angles(m spec.Model) (cos, sin []float32) {
 
 // Repack packs Params for the kernels, after the optimizer changed them.
 func (t *Model) Repack() {
-	defer t.prof.since(&t.prof.Pack, time.Now())
-	for _, l := range t.layers {
-		l.qkv.Repack()
-		l.out.Repack()
-		l.ffn.Repack()
+	for i := range Parts(t.Spec) {
+		t.RepackPart(i)
 	}
-	t.head.Repack()
 }
 
 // SetGuides says how the guided linears run from now on, in the order of the
