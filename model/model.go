@@ -169,7 +169,7 @@ func (t *Model) SetGuides(gs []rt.Guide) {
 }
 
 // DropGuides turns a guided model into the plain one, with parameters of its
-// own; those with the guides are freed.
+// own; those with the guides are the caller's to close.
 func (t *Model) DropGuides() error {
 	plain := t.Params.WithoutGuides()
 	m, err := New(plain.spec, plain, t.opt)
@@ -178,7 +178,6 @@ func (t *Model) DropGuides() error {
 	}
 	m.prof = t.prof
 	t.Close()
-	t.Params.Close()
 	*t = *m
 	return nil
 }

@@ -22,9 +22,8 @@ type Train struct {
 	// Lanes is the number of sums that the micro-batches of a step go into, as many
 	// one after the other into each, before these are added, two and two: it decides how
 	// the gradients round, and how many processes can share a step, each of which takes
-	// as many lanes. It divides Accumulate. 0 is the number of processes that begin the
-	// run.
-	Lanes int `yaml:"lanes,omitempty"` // sums; 0 to 2^40
+	// as many lanes. 0 is the number of processes that begin the run.
+	Lanes int `yaml:"lanes,omitempty"` // sums; divisors of Accumulate
 	// Seq is the length of a sequence.
 	Seq int `yaml:"seq"` // tokens; 1 to MaxPositions; 256 or MaxPositions, the smaller
 	// LR is the peak of the learning rate, which rises to it along a line.
