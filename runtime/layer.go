@@ -46,6 +46,10 @@ type Options struct {
 	Target *kernel.Target
 	// Train also packs the weights for the backward passes.
 	Train bool
+	// Format is that of the products; empty is float32. Sums of another format have
+	// other bits: the same for every number of rows and threads, and for specialised
+	// and any-shape kernels.
+	Format kernel.FormatName
 	// AnyShape leaves the specialised kernels out, for comparison: the results
 	// have the same bits.
 	AnyShape bool
@@ -71,6 +75,9 @@ func (o *Options) setDefaults() error {
 		return fmt.Errorf("runtime: target %s is for %s, not for %s", o.Target.Name, o.Target.ISA, o.ISA)
 	} else if err := o.Target.Validate(); err != nil {
 		return fmt.Errorf("runtime: target %s: %w", o.Target.Name, err)
+	}
+	if _, err := kernel.ParseFormat(string(o.Format)); err != nil {
+		return fmt.Errorf("runtime: %w", err)
 	}
 	if o.Pool == nil {
 		o.Pool = pool.Default()

@@ -7,6 +7,126 @@ package anyshape
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 //go:noescape
+func mul_bf16_any_10x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_11x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_13x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_14x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_2x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_3x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_4x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_5x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_6x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_7x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_8x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_9x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_10x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_11x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_2x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_3x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_4x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_5x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_6x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_7x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_8x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_9x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_10x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_11x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_13x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_14x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_2x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_3x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_4x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_5x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_6x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_7x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_8x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_9x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_across_1x1_avx512(a *kernel.Args)
 
 //go:noescape
@@ -461,6 +581,60 @@ func mul_f32_strip_9x16_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_strip_9x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_2x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_3x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_4x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_5x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_6x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_2x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_3x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_4x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_5x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_6x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_2x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_3x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_4x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_5x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_6x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_across_1x1_avx2(a *kernel.Args)

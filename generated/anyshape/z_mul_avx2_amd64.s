@@ -4,918 +4,885 @@
 
 #include "textflag.h"
 
-// func mul_f32_across_1x1_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_1x1_avx2(SB), NOSPLIT, $0-8
+// func mul_bf16_any_1x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_any_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-sweep1:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile2:
+tile1:
 	VXORPS     Y0, Y0, Y0
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip3
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	LEAQ       (BX)(BX*2), BX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), SI
 
-skip3:
-	MOVQ  (AX), DI
-	ADDQ  CX, DI
-	MOVQ  DX, R8
-	MOVQ  48(AX), R9
-	MOVQ  8(R9), R9
-	TESTL $0x00000010, 132(AX)
-	JNZ   both4
-	CMPQ  SI, 104(AX)
-	JNE   plain5
+seg2:
+	MOVQ (AX), DI
+	ADDQ (BX), DI
+	MOVQ 8(BX), R8
+	SUBQ $+4, R8
+	JL   rest3
 
-k7:
-	VMOVUPS     (R8), Y1
-	VMOVUPS     (DI), Y2
-	PREFETCHT1  64(DI)
-	VFMADD231PS Y1, Y2, Y0
-	ADDQ        72(AX), DI
-	ADDQ        168(AX), R8
-	DECQ        R9
-	JNZ         k7
-	JMP         end6
+main5:
+	VMOVUPS      (DX), Y2
+	VANDPS       constants_avx2<>+0(SB), Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VANDPS       constants_avx2<>+0(SB), Y3, Y3
+	VBROADCASTSS 4(DI), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      (DX), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS (DI), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      128(DX), Y2
+	VANDPS       constants_avx2<>+0(SB), Y2, Y2
+	VMOVUPS      160(DX), Y3
+	VANDPS       constants_avx2<>+0(SB), Y3, Y3
+	VBROADCASTSS 12(DI), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      128(DX), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VMOVUPS      160(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS 8(DI), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $+16, DI
+	ADDQ         $+256, DX
+	SUBQ         $+4, R8
+	JGE          main5
 
-both4:
-k8:
-	VMOVUPS     (R8), Y1
-	PREFETCHT1  64(R8)
-	VMOVUPS     (DI), Y2
-	PREFETCHT1  64(DI)
-	VFMADD231PS Y1, Y2, Y0
-	ADDQ        72(AX), DI
-	ADDQ        168(AX), R8
-	DECQ        R9
-	JNZ         k8
-	JMP         end6
+rest3:
+	ADDQ $+4, R8
+	JZ   end4
+	SUBQ $+2, R8
+	JL   part7
 
-plain5:
-k9:
-	VMOVUPS     (R8), Y1
-	VMOVUPS     (DI), Y2
-	VFMADD231PS Y1, Y2, Y0
-	ADDQ        72(AX), DI
-	ADDQ        168(AX), R8
-	DECQ        R9
-	JNZ         k9
+one6:
+	VMOVUPS      (DX), Y2
+	VANDPS       constants_avx2<>+0(SB), Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VANDPS       constants_avx2<>+0(SB), Y3, Y3
+	VBROADCASTSS 4(DI), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      (DX), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS (DI), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $+8, DI
+	ADDQ         $+128, DX
+	SUBQ         $+2, R8
+	JGE          one6
 
-end6:
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	IMUL3Q  $0x00000001, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000001, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile2
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep1
+part7:
+	ADDQ $+2, R8
+
+end4:
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          seg2
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip8
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip8:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip9
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip9:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip10
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip10:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip11
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip11:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile1
 	VZEROUPPER
 	RET
 
-// func mul_f32_across_1x2_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_1x2_avx2(SB), NOSPLIT, $0-8
+// func mul_bf16_any_2x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_any_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-sweep10:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile11:
+tile12:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip12
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	VMOVUPS    (DI)(R8*1), Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), DI
 
-skip12:
-	MOVQ  176(AX), DI
-	MOVQ  (AX), R8
-	ADDQ  CX, R8
-	MOVQ  DX, R9
-	MOVQ  48(AX), R10
-	MOVQ  8(R10), R10
-	TESTL $0x00000010, 132(AX)
-	JNZ   both13
-	CMPQ  SI, 104(AX)
-	JNE   plain14
+seg13:
+	MOVQ (AX), R8
+	ADDQ (SI), R8
+	MOVQ 8(SI), R9
+	SUBQ $+4, R9
+	JL   rest14
 
-k16:
-	VMOVUPS     (R9), Y2
-	VMOVUPS     (R9)(DI*1), Y3
-	VMOVUPS     (R8), Y4
-	PREFETCHT1  64(R8)
-	VFMADD231PS Y2, Y4, Y0
-	VFMADD231PS Y3, Y4, Y1
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k16
-	JMP         end15
+main16:
+	VMOVUPS      (DX), Y4
+	VANDPS       constants_avx2<>+0(SB), Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VANDPS       constants_avx2<>+0(SB), Y5, Y5
+	VBROADCASTSS 4(R8), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(R8)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VMOVUPS      (DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (R8), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R8)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VMOVUPS      128(DX), Y4
+	VANDPS       constants_avx2<>+0(SB), Y4, Y4
+	VMOVUPS      160(DX), Y5
+	VANDPS       constants_avx2<>+0(SB), Y5, Y5
+	VBROADCASTSS 12(R8), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 12(R8)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VMOVUPS      128(DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMOVUPS      160(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS 8(R8), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 8(R8)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $+16, R8
+	ADDQ         $+256, DX
+	SUBQ         $+4, R9
+	JGE          main16
 
-both13:
-k17:
-	VMOVUPS     (R9), Y2
-	PREFETCHT1  64(R9)
-	VMOVUPS     (R9)(DI*1), Y3
-	PREFETCHT1  64(R9)(DI*1)
-	VMOVUPS     (R8), Y4
-	PREFETCHT1  64(R8)
-	VFMADD231PS Y2, Y4, Y0
-	VFMADD231PS Y3, Y4, Y1
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k17
-	JMP         end15
+rest14:
+	ADDQ $+4, R9
+	JZ   end15
+	SUBQ $+2, R9
+	JL   part18
 
-plain14:
-k18:
-	VMOVUPS     (R9), Y2
-	VMOVUPS     (R9)(DI*1), Y3
-	VMOVUPS     (R8), Y4
-	VFMADD231PS Y2, Y4, Y0
-	VFMADD231PS Y3, Y4, Y1
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k18
+one17:
+	VMOVUPS      (DX), Y4
+	VANDPS       constants_avx2<>+0(SB), Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VANDPS       constants_avx2<>+0(SB), Y5, Y5
+	VBROADCASTSS 4(R8), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(R8)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VMOVUPS      (DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (R8), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R8)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $+8, R8
+	ADDQ         $+128, DX
+	SUBQ         $+2, R9
+	JGE          one17
+
+part18:
+	ADDQ $+2, R9
 
 end15:
-	MOVQ    184(AX), R8
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	IMUL3Q  $0x00000002, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000002, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile11
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep10
-	VZEROUPPER
-	RET
+	ADDQ         $+16, SI
+	DECQ         DI
+	JNZ          seg13
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip19
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
 
-// func mul_f32_across_1x3_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_1x3_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
+skip19:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip20
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
 
-sweep19:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile20:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	PREFETCHT0 (DI)(R8*2)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip21
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	VMOVUPS    (DI)(R8*1), Y1
-	VMOVUPS    (DI)(R8*2), Y2
+skip20:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip21
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
 
 skip21:
-	MOVQ  176(AX), DI
-	MOVQ  (AX), R8
-	ADDQ  CX, R8
-	MOVQ  DX, R9
-	MOVQ  48(AX), R10
-	MOVQ  8(R10), R10
-	TESTL $0x00000010, 132(AX)
-	JNZ   both22
-	CMPQ  SI, 104(AX)
-	JNE   plain23
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip22
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
 
-k25:
-	VMOVUPS     (R9), Y3
-	VMOVUPS     (R9)(DI*1), Y4
-	VMOVUPS     (R9)(DI*2), Y5
-	VMOVUPS     (R8), Y6
-	PREFETCHT1  64(R8)
-	VFMADD231PS Y3, Y6, Y0
-	VFMADD231PS Y4, Y6, Y1
-	VFMADD231PS Y5, Y6, Y2
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k25
-	JMP         end24
-
-both22:
-k26:
-	VMOVUPS     (R9), Y3
-	PREFETCHT1  64(R9)
-	VMOVUPS     (R9)(DI*1), Y4
-	PREFETCHT1  64(R9)(DI*1)
-	VMOVUPS     (R9)(DI*2), Y5
-	PREFETCHT1  64(R9)(DI*2)
-	VMOVUPS     (R8), Y6
-	PREFETCHT1  64(R8)
-	VFMADD231PS Y3, Y6, Y0
-	VFMADD231PS Y4, Y6, Y1
-	VFMADD231PS Y5, Y6, Y2
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k26
-	JMP         end24
-
-plain23:
-k27:
-	VMOVUPS     (R9), Y3
-	VMOVUPS     (R9)(DI*1), Y4
-	VMOVUPS     (R9)(DI*2), Y5
-	VMOVUPS     (R8), Y6
-	VFMADD231PS Y3, Y6, Y0
-	VFMADD231PS Y4, Y6, Y1
-	VFMADD231PS Y5, Y6, Y2
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k27
-
-end24:
-	MOVQ    184(AX), R8
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	VMOVUPS Y2, (DI)(R8*2)
-	IMUL3Q  $0x00000003, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000003, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile20
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep19
+skip22:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile12
 	VZEROUPPER
 	RET
 
-// func mul_f32_across_2x1_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_2x1_avx2(SB), NOSPLIT, $0-8
+// func mul_bf16_any_3x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_any_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-sweep28:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile29:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip30
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y1
-
-skip30:
-	MOVQ  64(AX), DI
-	MOVQ  (AX), R8
-	ADDQ  CX, R8
-	MOVQ  DX, R9
-	MOVQ  48(AX), R10
-	MOVQ  8(R10), R10
-	TESTL $0x00000010, 132(AX)
-	JNZ   both31
-	CMPQ  SI, 104(AX)
-	JNE   plain32
-
-k34:
-	VMOVUPS     (R9), Y2
-	VMOVUPS     (R8), Y3
-	PREFETCHT1  64(R8)
-	VFMADD231PS Y2, Y3, Y0
-	VMOVUPS     (R8)(DI*1), Y3
-	PREFETCHT1  64(R8)(DI*1)
-	VFMADD231PS Y2, Y3, Y1
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k34
-	JMP         end33
-
-both31:
-k35:
-	VMOVUPS     (R9), Y2
-	PREFETCHT1  64(R9)
-	VMOVUPS     (R8), Y3
-	PREFETCHT1  64(R8)
-	VFMADD231PS Y2, Y3, Y0
-	VMOVUPS     (R8)(DI*1), Y3
-	PREFETCHT1  64(R8)(DI*1)
-	VFMADD231PS Y2, Y3, Y1
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k35
-	JMP         end33
-
-plain32:
-k36:
-	VMOVUPS     (R9), Y2
-	VMOVUPS     (R8), Y3
-	VFMADD231PS Y2, Y3, Y0
-	VMOVUPS     (R8)(DI*1), Y3
-	VFMADD231PS Y2, Y3, Y1
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k36
-
-end33:
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	ADDQ    80(AX), DI
-	VMOVUPS Y1, (DI)
-	IMUL3Q  $0x00000001, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000001, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile29
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep28
-	VZEROUPPER
-	RET
-
-// func mul_f32_across_2x2_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_2x2_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-sweep37:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile38:
+tile23:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
 	VXORPS     Y3, Y3, Y3
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip39
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	VMOVUPS    (DI)(R8*1), Y1
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y2
-	VMOVUPS    (DI)(R8*1), Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead24
+	MOVQ       DX, BX
 
-skip39:
-	MOVQ  64(AX), DI
-	MOVQ  176(AX), R8
-	MOVQ  (AX), R9
-	ADDQ  CX, R9
-	MOVQ  DX, R10
-	MOVQ  48(AX), R11
-	MOVQ  8(R11), R11
-	TESTL $0x00000010, 132(AX)
-	JNZ   both40
-	CMPQ  SI, 104(AX)
-	JNE   plain41
+ahead24:
+	MOVQ 64(AX), SI
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R8
 
-k43:
-	VMOVUPS     (R10), Y4
-	VMOVUPS     (R10)(R8*1), Y5
-	VMOVUPS     (R9), Y6
-	PREFETCHT1  64(R9)
-	VFMADD231PS Y4, Y6, Y0
-	VFMADD231PS Y5, Y6, Y1
-	VMOVUPS     (R9)(DI*1), Y6
-	PREFETCHT1  64(R9)(DI*1)
-	VFMADD231PS Y4, Y6, Y2
-	VFMADD231PS Y5, Y6, Y3
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k43
-	JMP         end42
+seg25:
+	MOVQ (AX), R9
+	ADDQ (DI), R9
+	MOVQ 8(DI), R10
+	SUBQ $+4, R10
+	JL   rest26
 
-both40:
-k44:
-	VMOVUPS     (R10), Y4
-	PREFETCHT1  64(R10)
-	VMOVUPS     (R10)(R8*1), Y5
-	PREFETCHT1  64(R10)(R8*1)
-	VMOVUPS     (R9), Y6
-	PREFETCHT1  64(R9)
-	VFMADD231PS Y4, Y6, Y0
-	VFMADD231PS Y5, Y6, Y1
-	VMOVUPS     (R9)(DI*1), Y6
-	PREFETCHT1  64(R9)(DI*1)
-	VFMADD231PS Y4, Y6, Y2
-	VFMADD231PS Y5, Y6, Y3
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k44
-	JMP         end42
+main28:
+	VMOVUPS      (DX), Y6
+	VANDPS       constants_avx2<>+0(SB), Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VANDPS       constants_avx2<>+0(SB), Y7, Y7
+	VBROADCASTSS 4(R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(R9)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 4(R9)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	VMOVUPS      (DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	VMOVUPS      128(DX), Y6
+	VANDPS       constants_avx2<>+0(SB), Y6, Y6
+	VMOVUPS      160(DX), Y7
+	VANDPS       constants_avx2<>+0(SB), Y7, Y7
+	VBROADCASTSS 12(R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 12(R9)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 12(R9)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	VMOVUPS      128(DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      160(DX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VBROADCASTSS 8(R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 8(R9)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 8(R9)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         $+16, R9
+	PREFETCHT1   (BX)
+	ADDQ         $+64, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R10
+	JGE          main28
 
-plain41:
-k45:
-	VMOVUPS     (R10), Y4
-	VMOVUPS     (R10)(R8*1), Y5
-	VMOVUPS     (R9), Y6
-	VFMADD231PS Y4, Y6, Y0
-	VFMADD231PS Y5, Y6, Y1
-	VMOVUPS     (R9)(DI*1), Y6
-	VFMADD231PS Y4, Y6, Y2
-	VFMADD231PS Y5, Y6, Y3
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k45
+rest26:
+	ADDQ $+4, R10
+	JZ   end27
+	SUBQ $+2, R10
+	JL   part30
 
-end42:
-	MOVQ    184(AX), R8
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	ADDQ    80(AX), DI
-	VMOVUPS Y2, (DI)
-	VMOVUPS Y3, (DI)(R8*1)
-	IMUL3Q  $0x00000002, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000002, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile38
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep37
+one29:
+	VMOVUPS      (DX), Y6
+	VANDPS       constants_avx2<>+0(SB), Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VANDPS       constants_avx2<>+0(SB), Y7, Y7
+	VBROADCASTSS 4(R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(R9)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 4(R9)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	VMOVUPS      (DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R9)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R9)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         $+8, R9
+	ADDQ         $+128, DX
+	SUBQ         $+2, R10
+	JGE          one29
+
+part30:
+	ADDQ $+2, R10
+
+end27:
+	ADDQ         $+16, DI
+	DECQ         R8
+	JNZ          seg25
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip31
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip31:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip32
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip32:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip33
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip33:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip34
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip34:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile23
 	VZEROUPPER
 	RET
 
-// func mul_f32_across_2x3_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_2x3_avx2(SB), NOSPLIT, $0-8
+// func mul_bf16_any_4x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_any_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-sweep46:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
+tile35:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead36
+	MOVQ       DX, BX
+
+ahead36:
+	MOVQ 64(AX), SI
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
+
+seg37:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	MOVQ 8(R8), R11
+	SUBQ $+4, R11
+	JL   rest38
+
+main40:
+	VMOVUPS      (DX), Y8
+	VANDPS       constants_avx2<>+0(SB), Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VANDPS       constants_avx2<>+0(SB), Y9, Y9
+	VBROADCASTSS 4(R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 4(R10)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 4(R10)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	VMOVUPS      (DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	VMOVUPS      128(DX), Y8
+	VANDPS       constants_avx2<>+0(SB), Y8, Y8
+	VMOVUPS      160(DX), Y9
+	VANDPS       constants_avx2<>+0(SB), Y9, Y9
+	VBROADCASTSS 12(R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 12(R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 12(R10)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 12(R10)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	VMOVUPS      128(DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VMOVUPS      160(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS 8(R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 8(R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 8(R10)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 8(R10)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $+16, R10
+	PREFETCHT1   (BX)
+	ADDQ         $+64, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R11
+	JGE          main40
+
+rest38:
+	ADDQ $+4, R11
+	JZ   end39
+	SUBQ $+2, R11
+	JL   part42
+
+one41:
+	VMOVUPS      (DX), Y8
+	VANDPS       constants_avx2<>+0(SB), Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VANDPS       constants_avx2<>+0(SB), Y9, Y9
+	VBROADCASTSS 4(R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 4(R10)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 4(R10)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	VMOVUPS      (DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS (R10), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R10)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R10)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R10)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $+8, R10
+	ADDQ         $+128, DX
+	SUBQ         $+2, R11
+	JGE          one41
+
+part42:
+	ADDQ $+2, R11
+
+end39:
+	ADDQ         $+16, R8
+	DECQ         R9
+	JNZ          seg37
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip43
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip43:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip44
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip44:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip45
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip45:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip46
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip46:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile35
+	VZEROUPPER
+	RET
+
+// func mul_bf16_any_5x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_any_5x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
 
 tile47:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	PREFETCHT0 (DI)(R8*2)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	PREFETCHT0 (DI)(R8*2)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip48
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	VMOVUPS    (DI)(R8*1), Y1
-	VMOVUPS    (DI)(R8*2), Y2
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y3
-	VMOVUPS    (DI)(R8*1), Y4
-	VMOVUPS    (DI)(R8*2), Y5
-
-skip48:
-	MOVQ  64(AX), DI
-	MOVQ  176(AX), R8
-	MOVQ  (AX), R9
-	ADDQ  CX, R9
-	MOVQ  DX, R10
-	MOVQ  48(AX), R11
-	MOVQ  8(R11), R11
-	TESTL $0x00000010, 132(AX)
-	JNZ   both49
-	CMPQ  SI, 104(AX)
-	JNE   plain50
-
-k52:
-	VMOVUPS     (R10), Y6
-	VMOVUPS     (R10)(R8*1), Y7
-	VMOVUPS     (R10)(R8*2), Y8
-	VMOVUPS     (R9), Y9
-	PREFETCHT1  64(R9)
-	VFMADD231PS Y6, Y9, Y0
-	VFMADD231PS Y7, Y9, Y1
-	VFMADD231PS Y8, Y9, Y2
-	VMOVUPS     (R9)(DI*1), Y9
-	PREFETCHT1  64(R9)(DI*1)
-	VFMADD231PS Y6, Y9, Y3
-	VFMADD231PS Y7, Y9, Y4
-	VFMADD231PS Y8, Y9, Y5
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k52
-	JMP         end51
-
-both49:
-k53:
-	VMOVUPS     (R10), Y6
-	PREFETCHT1  64(R10)
-	VMOVUPS     (R10)(R8*1), Y7
-	PREFETCHT1  64(R10)(R8*1)
-	VMOVUPS     (R10)(R8*2), Y8
-	PREFETCHT1  64(R10)(R8*2)
-	VMOVUPS     (R9), Y9
-	PREFETCHT1  64(R9)
-	VFMADD231PS Y6, Y9, Y0
-	VFMADD231PS Y7, Y9, Y1
-	VFMADD231PS Y8, Y9, Y2
-	VMOVUPS     (R9)(DI*1), Y9
-	PREFETCHT1  64(R9)(DI*1)
-	VFMADD231PS Y6, Y9, Y3
-	VFMADD231PS Y7, Y9, Y4
-	VFMADD231PS Y8, Y9, Y5
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k53
-	JMP         end51
-
-plain50:
-k54:
-	VMOVUPS     (R10), Y6
-	VMOVUPS     (R10)(R8*1), Y7
-	VMOVUPS     (R10)(R8*2), Y8
-	VMOVUPS     (R9), Y9
-	VFMADD231PS Y6, Y9, Y0
-	VFMADD231PS Y7, Y9, Y1
-	VFMADD231PS Y8, Y9, Y2
-	VMOVUPS     (R9)(DI*1), Y9
-	VFMADD231PS Y6, Y9, Y3
-	VFMADD231PS Y7, Y9, Y4
-	VFMADD231PS Y8, Y9, Y5
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k54
-
-end51:
-	MOVQ    184(AX), R8
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	VMOVUPS Y2, (DI)(R8*2)
-	ADDQ    80(AX), DI
-	VMOVUPS Y3, (DI)
-	VMOVUPS Y4, (DI)(R8*1)
-	VMOVUPS Y5, (DI)(R8*2)
-	IMUL3Q  $0x00000003, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000003, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile47
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep46
-	VZEROUPPER
-	RET
-
-// func mul_f32_across_3x1_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_3x1_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-sweep55:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile56:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip57
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y1
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y2
-
-skip57:
-	MOVQ  64(AX), DI
-	MOVQ  (AX), R8
-	ADDQ  CX, R8
-	MOVQ  DX, R9
-	MOVQ  48(AX), R10
-	MOVQ  8(R10), R10
-	TESTL $0x00000010, 132(AX)
-	JNZ   both58
-	CMPQ  SI, 104(AX)
-	JNE   plain59
-
-k61:
-	VMOVUPS     (R9), Y3
-	VMOVUPS     (R8), Y4
-	PREFETCHT1  64(R8)
-	VFMADD231PS Y3, Y4, Y0
-	VMOVUPS     (R8)(DI*1), Y4
-	PREFETCHT1  64(R8)(DI*1)
-	VFMADD231PS Y3, Y4, Y1
-	VMOVUPS     (R8)(DI*2), Y4
-	PREFETCHT1  64(R8)(DI*2)
-	VFMADD231PS Y3, Y4, Y2
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k61
-	JMP         end60
-
-both58:
-k62:
-	VMOVUPS     (R9), Y3
-	PREFETCHT1  64(R9)
-	VMOVUPS     (R8), Y4
-	PREFETCHT1  64(R8)
-	VFMADD231PS Y3, Y4, Y0
-	VMOVUPS     (R8)(DI*1), Y4
-	PREFETCHT1  64(R8)(DI*1)
-	VFMADD231PS Y3, Y4, Y1
-	VMOVUPS     (R8)(DI*2), Y4
-	PREFETCHT1  64(R8)(DI*2)
-	VFMADD231PS Y3, Y4, Y2
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k62
-	JMP         end60
-
-plain59:
-k63:
-	VMOVUPS     (R9), Y3
-	VMOVUPS     (R8), Y4
-	VFMADD231PS Y3, Y4, Y0
-	VMOVUPS     (R8)(DI*1), Y4
-	VFMADD231PS Y3, Y4, Y1
-	VMOVUPS     (R8)(DI*2), Y4
-	VFMADD231PS Y3, Y4, Y2
-	ADDQ        72(AX), R8
-	ADDQ        168(AX), R9
-	DECQ        R10
-	JNZ         k63
-
-end60:
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	ADDQ    80(AX), DI
-	VMOVUPS Y1, (DI)
-	ADDQ    80(AX), DI
-	VMOVUPS Y2, (DI)
-	IMUL3Q  $0x00000001, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000001, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile56
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep55
-	VZEROUPPER
-	RET
-
-// func mul_f32_across_3x2_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_3x2_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-sweep64:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile65:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip66
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	VMOVUPS    (DI)(R8*1), Y1
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y2
-	VMOVUPS    (DI)(R8*1), Y3
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y4
-	VMOVUPS    (DI)(R8*1), Y5
-
-skip66:
-	MOVQ  64(AX), DI
-	MOVQ  176(AX), R8
-	MOVQ  (AX), R9
-	ADDQ  CX, R9
-	MOVQ  DX, R10
-	MOVQ  48(AX), R11
-	MOVQ  8(R11), R11
-	TESTL $0x00000010, 132(AX)
-	JNZ   both67
-	CMPQ  SI, 104(AX)
-	JNE   plain68
-
-k70:
-	VMOVUPS     (R10), Y6
-	VMOVUPS     (R10)(R8*1), Y7
-	VMOVUPS     (R9), Y8
-	PREFETCHT1  64(R9)
-	VFMADD231PS Y6, Y8, Y0
-	VFMADD231PS Y7, Y8, Y1
-	VMOVUPS     (R9)(DI*1), Y8
-	PREFETCHT1  64(R9)(DI*1)
-	VFMADD231PS Y6, Y8, Y2
-	VFMADD231PS Y7, Y8, Y3
-	VMOVUPS     (R9)(DI*2), Y8
-	PREFETCHT1  64(R9)(DI*2)
-	VFMADD231PS Y6, Y8, Y4
-	VFMADD231PS Y7, Y8, Y5
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k70
-	JMP         end69
-
-both67:
-k71:
-	VMOVUPS     (R10), Y6
-	PREFETCHT1  64(R10)
-	VMOVUPS     (R10)(R8*1), Y7
-	PREFETCHT1  64(R10)(R8*1)
-	VMOVUPS     (R9), Y8
-	PREFETCHT1  64(R9)
-	VFMADD231PS Y6, Y8, Y0
-	VFMADD231PS Y7, Y8, Y1
-	VMOVUPS     (R9)(DI*1), Y8
-	PREFETCHT1  64(R9)(DI*1)
-	VFMADD231PS Y6, Y8, Y2
-	VFMADD231PS Y7, Y8, Y3
-	VMOVUPS     (R9)(DI*2), Y8
-	PREFETCHT1  64(R9)(DI*2)
-	VFMADD231PS Y6, Y8, Y4
-	VFMADD231PS Y7, Y8, Y5
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k71
-	JMP         end69
-
-plain68:
-k72:
-	VMOVUPS     (R10), Y6
-	VMOVUPS     (R10)(R8*1), Y7
-	VMOVUPS     (R9), Y8
-	VFMADD231PS Y6, Y8, Y0
-	VFMADD231PS Y7, Y8, Y1
-	VMOVUPS     (R9)(DI*1), Y8
-	VFMADD231PS Y6, Y8, Y2
-	VFMADD231PS Y7, Y8, Y3
-	VMOVUPS     (R9)(DI*2), Y8
-	VFMADD231PS Y6, Y8, Y4
-	VFMADD231PS Y7, Y8, Y5
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k72
-
-end69:
-	MOVQ    184(AX), R8
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	ADDQ    80(AX), DI
-	VMOVUPS Y2, (DI)
-	VMOVUPS Y3, (DI)(R8*1)
-	ADDQ    80(AX), DI
-	VMOVUPS Y4, (DI)
-	VMOVUPS Y5, (DI)(R8*1)
-	IMUL3Q  $0x00000002, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000002, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile65
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep64
-	VZEROUPPER
-	RET
-
-// func mul_f32_across_3x3_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_3x3_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-sweep73:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile74:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -925,458 +892,308 @@ tile74:
 	VXORPS     Y6, Y6, Y6
 	VXORPS     Y7, Y7, Y7
 	VXORPS     Y8, Y8, Y8
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	PREFETCHT0 (DI)(R8*2)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	PREFETCHT0 (DI)(R8*2)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	PREFETCHT0 (DI)(R8*2)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip75
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	VMOVUPS    (DI)(R8*1), Y1
-	VMOVUPS    (DI)(R8*2), Y2
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y3
-	VMOVUPS    (DI)(R8*1), Y4
-	VMOVUPS    (DI)(R8*2), Y5
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y6
-	VMOVUPS    (DI)(R8*1), Y7
-	VMOVUPS    (DI)(R8*2), Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead48
+	MOVQ       DX, BX
 
-skip75:
-	MOVQ  64(AX), DI
-	MOVQ  176(AX), R8
-	MOVQ  (AX), R9
-	ADDQ  CX, R9
-	MOVQ  DX, R10
-	MOVQ  48(AX), R11
-	MOVQ  8(R11), R11
-	TESTL $0x00000010, 132(AX)
-	JNZ   both76
-	CMPQ  SI, 104(AX)
-	JNE   plain77
+ahead48:
+	MOVQ 64(AX), SI
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
 
-k79:
-	VMOVUPS     (R10), Y9
-	VMOVUPS     (R10)(R8*1), Y10
-	VMOVUPS     (R10)(R8*2), Y11
-	VMOVUPS     (R9), Y12
-	PREFETCHT1  64(R9)
-	VFMADD231PS Y9, Y12, Y0
-	VFMADD231PS Y10, Y12, Y1
-	VFMADD231PS Y11, Y12, Y2
-	VMOVUPS     (R9)(DI*1), Y12
-	PREFETCHT1  64(R9)(DI*1)
-	VFMADD231PS Y9, Y12, Y3
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VMOVUPS     (R9)(DI*2), Y12
-	PREFETCHT1  64(R9)(DI*2)
-	VFMADD231PS Y9, Y12, Y6
-	VFMADD231PS Y10, Y12, Y7
-	VFMADD231PS Y11, Y12, Y8
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k79
-	JMP         end78
+seg49:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	MOVQ 8(R8), R11
+	SUBQ $+4, R11
+	JL   rest50
 
-both76:
-k80:
-	VMOVUPS     (R10), Y9
-	PREFETCHT1  64(R10)
-	VMOVUPS     (R10)(R8*1), Y10
-	PREFETCHT1  64(R10)(R8*1)
-	VMOVUPS     (R10)(R8*2), Y11
-	PREFETCHT1  64(R10)(R8*2)
-	VMOVUPS     (R9), Y12
-	PREFETCHT1  64(R9)
-	VFMADD231PS Y9, Y12, Y0
-	VFMADD231PS Y10, Y12, Y1
-	VFMADD231PS Y11, Y12, Y2
-	VMOVUPS     (R9)(DI*1), Y12
-	PREFETCHT1  64(R9)(DI*1)
-	VFMADD231PS Y9, Y12, Y3
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VMOVUPS     (R9)(DI*2), Y12
-	PREFETCHT1  64(R9)(DI*2)
-	VFMADD231PS Y9, Y12, Y6
-	VFMADD231PS Y10, Y12, Y7
-	VFMADD231PS Y11, Y12, Y8
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k80
-	JMP         end78
+main52:
+	VMOVUPS      (DX), Y10
+	VANDPS       constants_avx2<>+0(SB), Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VANDPS       constants_avx2<>+0(SB), Y11, Y11
+	VBROADCASTSS 4(R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 4(R10)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 4(R10)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 4(R10)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      (DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      128(DX), Y10
+	VANDPS       constants_avx2<>+0(SB), Y10, Y10
+	VMOVUPS      160(DX), Y11
+	VANDPS       constants_avx2<>+0(SB), Y11, Y11
+	VBROADCASTSS 12(R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 12(R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 12(R10)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 12(R10)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 12(R10)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      128(DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      160(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS 8(R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 8(R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 8(R10)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 8(R10)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 8(R10)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $+16, R10
+	PREFETCHT1   (BX)
+	ADDQ         $+64, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R11
+	JGE          main52
 
-plain77:
-k81:
-	VMOVUPS     (R10), Y9
-	VMOVUPS     (R10)(R8*1), Y10
-	VMOVUPS     (R10)(R8*2), Y11
-	VMOVUPS     (R9), Y12
-	VFMADD231PS Y9, Y12, Y0
-	VFMADD231PS Y10, Y12, Y1
-	VFMADD231PS Y11, Y12, Y2
-	VMOVUPS     (R9)(DI*1), Y12
-	VFMADD231PS Y9, Y12, Y3
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VMOVUPS     (R9)(DI*2), Y12
-	VFMADD231PS Y9, Y12, Y6
-	VFMADD231PS Y10, Y12, Y7
-	VFMADD231PS Y11, Y12, Y8
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k81
+rest50:
+	ADDQ $+4, R11
+	JZ   end51
+	SUBQ $+2, R11
+	JL   part54
 
-end78:
-	MOVQ    184(AX), R8
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	VMOVUPS Y2, (DI)(R8*2)
-	ADDQ    80(AX), DI
-	VMOVUPS Y3, (DI)
-	VMOVUPS Y4, (DI)(R8*1)
-	VMOVUPS Y5, (DI)(R8*2)
-	ADDQ    80(AX), DI
-	VMOVUPS Y6, (DI)
-	VMOVUPS Y7, (DI)(R8*1)
-	VMOVUPS Y8, (DI)(R8*2)
-	IMUL3Q  $0x00000003, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000003, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile74
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep73
+one53:
+	VMOVUPS      (DX), Y10
+	VANDPS       constants_avx2<>+0(SB), Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VANDPS       constants_avx2<>+0(SB), Y11, Y11
+	VBROADCASTSS 4(R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 4(R10)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 4(R10)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 4(R10)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      (DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS (R10), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R10)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R10)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R10)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R10)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $+8, R10
+	ADDQ         $+128, DX
+	SUBQ         $+2, R11
+	JGE          one53
+
+part54:
+	ADDQ $+2, R11
+
+end51:
+	ADDQ         $+16, R8
+	DECQ         R9
+	JNZ          seg49
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip55
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip55:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip56
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip56:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip57
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip57:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip58
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip58:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile47
 	VZEROUPPER
 	RET
 
-// func mul_f32_across_4x1_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_4x1_avx2(SB), NOSPLIT, $0-8
+// func mul_bf16_any_6x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_any_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-sweep82:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile83:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip84
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y1
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y2
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y3
-
-skip84:
-	MOVQ  64(AX), DI
-	LEAQ  (DI)(DI*2), R8
-	MOVQ  (AX), R9
-	ADDQ  CX, R9
-	MOVQ  DX, R10
-	MOVQ  48(AX), R11
-	MOVQ  8(R11), R11
-	TESTL $0x00000010, 132(AX)
-	JNZ   both85
-	CMPQ  SI, 104(AX)
-	JNE   plain86
-
-k88:
-	VMOVUPS     (R10), Y4
-	VMOVUPS     (R9), Y5
-	PREFETCHT1  64(R9)
-	VFMADD231PS Y4, Y5, Y0
-	VMOVUPS     (R9)(DI*1), Y5
-	PREFETCHT1  64(R9)(DI*1)
-	VFMADD231PS Y4, Y5, Y1
-	VMOVUPS     (R9)(DI*2), Y5
-	PREFETCHT1  64(R9)(DI*2)
-	VFMADD231PS Y4, Y5, Y2
-	VMOVUPS     (R9)(R8*1), Y5
-	PREFETCHT1  64(R9)(R8*1)
-	VFMADD231PS Y4, Y5, Y3
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k88
-	JMP         end87
-
-both85:
-k89:
-	VMOVUPS     (R10), Y4
-	PREFETCHT1  64(R10)
-	VMOVUPS     (R9), Y5
-	PREFETCHT1  64(R9)
-	VFMADD231PS Y4, Y5, Y0
-	VMOVUPS     (R9)(DI*1), Y5
-	PREFETCHT1  64(R9)(DI*1)
-	VFMADD231PS Y4, Y5, Y1
-	VMOVUPS     (R9)(DI*2), Y5
-	PREFETCHT1  64(R9)(DI*2)
-	VFMADD231PS Y4, Y5, Y2
-	VMOVUPS     (R9)(R8*1), Y5
-	PREFETCHT1  64(R9)(R8*1)
-	VFMADD231PS Y4, Y5, Y3
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k89
-	JMP         end87
-
-plain86:
-k90:
-	VMOVUPS     (R10), Y4
-	VMOVUPS     (R9), Y5
-	VFMADD231PS Y4, Y5, Y0
-	VMOVUPS     (R9)(DI*1), Y5
-	VFMADD231PS Y4, Y5, Y1
-	VMOVUPS     (R9)(DI*2), Y5
-	VFMADD231PS Y4, Y5, Y2
-	VMOVUPS     (R9)(R8*1), Y5
-	VFMADD231PS Y4, Y5, Y3
-	ADDQ        72(AX), R9
-	ADDQ        168(AX), R10
-	DECQ        R11
-	JNZ         k90
-
-end87:
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	ADDQ    80(AX), DI
-	VMOVUPS Y1, (DI)
-	ADDQ    80(AX), DI
-	VMOVUPS Y2, (DI)
-	ADDQ    80(AX), DI
-	VMOVUPS Y3, (DI)
-	IMUL3Q  $0x00000001, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000001, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile83
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep82
-	VZEROUPPER
-	RET
-
-// func mul_f32_across_4x2_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_4x2_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-sweep91:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile92:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip93
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	VMOVUPS    (DI)(R8*1), Y1
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y2
-	VMOVUPS    (DI)(R8*1), Y3
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y4
-	VMOVUPS    (DI)(R8*1), Y5
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y6
-	VMOVUPS    (DI)(R8*1), Y7
-
-skip93:
-	MOVQ  64(AX), DI
-	LEAQ  (DI)(DI*2), R8
-	MOVQ  176(AX), R9
-	MOVQ  (AX), R10
-	ADDQ  CX, R10
-	MOVQ  DX, R11
-	MOVQ  48(AX), R12
-	MOVQ  8(R12), R12
-	TESTL $0x00000010, 132(AX)
-	JNZ   both94
-	CMPQ  SI, 104(AX)
-	JNE   plain95
-
-k97:
-	VMOVUPS     (R11), Y8
-	VMOVUPS     (R11)(R9*1), Y9
-	VMOVUPS     (R10), Y10
-	PREFETCHT1  64(R10)
-	VFMADD231PS Y8, Y10, Y0
-	VFMADD231PS Y9, Y10, Y1
-	VMOVUPS     (R10)(DI*1), Y10
-	PREFETCHT1  64(R10)(DI*1)
-	VFMADD231PS Y8, Y10, Y2
-	VFMADD231PS Y9, Y10, Y3
-	VMOVUPS     (R10)(DI*2), Y10
-	PREFETCHT1  64(R10)(DI*2)
-	VFMADD231PS Y8, Y10, Y4
-	VFMADD231PS Y9, Y10, Y5
-	VMOVUPS     (R10)(R8*1), Y10
-	PREFETCHT1  64(R10)(R8*1)
-	VFMADD231PS Y8, Y10, Y6
-	VFMADD231PS Y9, Y10, Y7
-	ADDQ        72(AX), R10
-	ADDQ        168(AX), R11
-	DECQ        R12
-	JNZ         k97
-	JMP         end96
-
-both94:
-k98:
-	VMOVUPS     (R11), Y8
-	PREFETCHT1  64(R11)
-	VMOVUPS     (R11)(R9*1), Y9
-	PREFETCHT1  64(R11)(R9*1)
-	VMOVUPS     (R10), Y10
-	PREFETCHT1  64(R10)
-	VFMADD231PS Y8, Y10, Y0
-	VFMADD231PS Y9, Y10, Y1
-	VMOVUPS     (R10)(DI*1), Y10
-	PREFETCHT1  64(R10)(DI*1)
-	VFMADD231PS Y8, Y10, Y2
-	VFMADD231PS Y9, Y10, Y3
-	VMOVUPS     (R10)(DI*2), Y10
-	PREFETCHT1  64(R10)(DI*2)
-	VFMADD231PS Y8, Y10, Y4
-	VFMADD231PS Y9, Y10, Y5
-	VMOVUPS     (R10)(R8*1), Y10
-	PREFETCHT1  64(R10)(R8*1)
-	VFMADD231PS Y8, Y10, Y6
-	VFMADD231PS Y9, Y10, Y7
-	ADDQ        72(AX), R10
-	ADDQ        168(AX), R11
-	DECQ        R12
-	JNZ         k98
-	JMP         end96
-
-plain95:
-k99:
-	VMOVUPS     (R11), Y8
-	VMOVUPS     (R11)(R9*1), Y9
-	VMOVUPS     (R10), Y10
-	VFMADD231PS Y8, Y10, Y0
-	VFMADD231PS Y9, Y10, Y1
-	VMOVUPS     (R10)(DI*1), Y10
-	VFMADD231PS Y8, Y10, Y2
-	VFMADD231PS Y9, Y10, Y3
-	VMOVUPS     (R10)(DI*2), Y10
-	VFMADD231PS Y8, Y10, Y4
-	VFMADD231PS Y9, Y10, Y5
-	VMOVUPS     (R10)(R8*1), Y10
-	VFMADD231PS Y8, Y10, Y6
-	VFMADD231PS Y9, Y10, Y7
-	ADDQ        72(AX), R10
-	ADDQ        168(AX), R11
-	DECQ        R12
-	JNZ         k99
-
-end96:
-	MOVQ    184(AX), R8
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	ADDQ    80(AX), DI
-	VMOVUPS Y2, (DI)
-	VMOVUPS Y3, (DI)(R8*1)
-	ADDQ    80(AX), DI
-	VMOVUPS Y4, (DI)
-	VMOVUPS Y5, (DI)(R8*1)
-	ADDQ    80(AX), DI
-	VMOVUPS Y6, (DI)
-	VMOVUPS Y7, (DI)(R8*1)
-	IMUL3Q  $0x00000002, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000002, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile92
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep91
-	VZEROUPPER
-	RET
-
-// func mul_f32_across_4x3_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_across_4x3_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-sweep100:
-	MOVQ 8(AX), DX
-	MOVQ 16(AX), BX
-	ADDQ CX, DX
-	ADDQ CX, BX
-	MOVQ 104(AX), SI
-
-tile101:
+tile59:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -1389,293 +1206,473 @@ tile101:
 	VXORPS     Y9, Y9, Y9
 	VXORPS     Y10, Y10, Y10
 	VXORPS     Y11, Y11, Y11
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	PREFETCHT0 (DI)(R8*2)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	PREFETCHT0 (DI)(R8*2)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	PREFETCHT0 (DI)(R8*2)
-	ADDQ       80(AX), DI
-	PREFETCHT0 (DI)
-	PREFETCHT0 (DI)(R8*1)
-	PREFETCHT0 (DI)(R8*2)
-	TESTL      $0x00000008, 132(AX)
-	JZ         skip102
-	MOVQ       184(AX), R8
-	MOVQ       BX, DI
-	VMOVUPS    (DI), Y0
-	VMOVUPS    (DI)(R8*1), Y1
-	VMOVUPS    (DI)(R8*2), Y2
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y3
-	VMOVUPS    (DI)(R8*1), Y4
-	VMOVUPS    (DI)(R8*2), Y5
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y6
-	VMOVUPS    (DI)(R8*1), Y7
-	VMOVUPS    (DI)(R8*2), Y8
-	ADDQ       80(AX), DI
-	VMOVUPS    (DI), Y9
-	VMOVUPS    (DI)(R8*1), Y10
-	VMOVUPS    (DI)(R8*2), Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead60
+	MOVQ       DX, BX
 
-skip102:
-	MOVQ  64(AX), DI
-	LEAQ  (DI)(DI*2), R8
-	MOVQ  176(AX), R9
-	MOVQ  (AX), R10
-	ADDQ  CX, R10
-	MOVQ  DX, R11
-	MOVQ  48(AX), R12
-	MOVQ  8(R12), R12
-	TESTL $0x00000010, 132(AX)
-	JNZ   both103
-	CMPQ  SI, 104(AX)
-	JNE   plain104
+ahead60:
+	MOVQ 64(AX), SI
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R8
+	MOVQ 56(AX), R9
 
-k106:
-	VMOVUPS     (R11), Y12
-	VMOVUPS     (R11)(R9*1), Y13
-	VMOVUPS     (R11)(R9*2), Y14
-	VMOVUPS     (R10), Y15
-	PREFETCHT1  64(R10)
-	VFMADD231PS Y12, Y15, Y0
-	VFMADD231PS Y13, Y15, Y1
-	VFMADD231PS Y14, Y15, Y2
-	VMOVUPS     (R10)(DI*1), Y15
-	PREFETCHT1  64(R10)(DI*1)
-	VFMADD231PS Y12, Y15, Y3
-	VFMADD231PS Y13, Y15, Y4
-	VFMADD231PS Y14, Y15, Y5
-	VMOVUPS     (R10)(DI*2), Y15
-	PREFETCHT1  64(R10)(DI*2)
-	VFMADD231PS Y12, Y15, Y6
-	VFMADD231PS Y13, Y15, Y7
-	VFMADD231PS Y14, Y15, Y8
-	VMOVUPS     (R10)(R8*1), Y15
-	PREFETCHT1  64(R10)(R8*1)
-	VFMADD231PS Y12, Y15, Y9
-	VFMADD231PS Y13, Y15, Y10
-	VFMADD231PS Y14, Y15, Y11
-	ADDQ        72(AX), R10
-	ADDQ        168(AX), R11
-	DECQ        R12
-	JNZ         k106
-	JMP         end105
+seg61:
+	MOVQ (AX), R10
+	ADDQ (R8), R10
+	LEAQ (R10)(SI*4), R11
+	ADDQ SI, R11
+	MOVQ 8(R8), R12
+	SUBQ $+4, R12
+	JL   rest62
 
-both103:
-k107:
-	VMOVUPS     (R11), Y12
-	PREFETCHT1  64(R11)
-	VMOVUPS     (R11)(R9*1), Y13
-	PREFETCHT1  64(R11)(R9*1)
-	VMOVUPS     (R11)(R9*2), Y14
-	PREFETCHT1  64(R11)(R9*2)
-	VMOVUPS     (R10), Y15
-	PREFETCHT1  64(R10)
-	VFMADD231PS Y12, Y15, Y0
-	VFMADD231PS Y13, Y15, Y1
-	VFMADD231PS Y14, Y15, Y2
-	VMOVUPS     (R10)(DI*1), Y15
-	PREFETCHT1  64(R10)(DI*1)
-	VFMADD231PS Y12, Y15, Y3
-	VFMADD231PS Y13, Y15, Y4
-	VFMADD231PS Y14, Y15, Y5
-	VMOVUPS     (R10)(DI*2), Y15
-	PREFETCHT1  64(R10)(DI*2)
-	VFMADD231PS Y12, Y15, Y6
-	VFMADD231PS Y13, Y15, Y7
-	VFMADD231PS Y14, Y15, Y8
-	VMOVUPS     (R10)(R8*1), Y15
-	PREFETCHT1  64(R10)(R8*1)
-	VFMADD231PS Y12, Y15, Y9
-	VFMADD231PS Y13, Y15, Y10
-	VFMADD231PS Y14, Y15, Y11
-	ADDQ        72(AX), R10
-	ADDQ        168(AX), R11
-	DECQ        R12
-	JNZ         k107
-	JMP         end105
+main64:
+	VMOVUPS      (DX), Y12
+	VANDPS       constants_avx2<>+0(SB), Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VANDPS       constants_avx2<>+0(SB), Y13, Y13
+	VBROADCASTSS 4(R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 4(R10)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4(R10)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 4(R10)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 4(R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      (DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VPSLLD       $0x10, Y13, Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VANDPS       constants_avx2<>+0(SB), Y12, Y12
+	VMOVUPS      160(DX), Y13
+	VANDPS       constants_avx2<>+0(SB), Y13, Y13
+	VBROADCASTSS 12(R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 12(R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 12(R10)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(R10)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12(R10)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 12(R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      160(DX), Y13
+	VPSLLD       $0x10, Y13, Y13
+	VBROADCASTSS 8(R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 8(R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 8(R10)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 8(R10)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 8(R10)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 8(R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $+16, R10
+	ADDQ         $+16, R11
+	PREFETCHT1   (BX)
+	ADDQ         $+64, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R12
+	JGE          main64
 
-plain104:
-k108:
-	VMOVUPS     (R11), Y12
-	VMOVUPS     (R11)(R9*1), Y13
-	VMOVUPS     (R11)(R9*2), Y14
-	VMOVUPS     (R10), Y15
-	VFMADD231PS Y12, Y15, Y0
-	VFMADD231PS Y13, Y15, Y1
-	VFMADD231PS Y14, Y15, Y2
-	VMOVUPS     (R10)(DI*1), Y15
-	VFMADD231PS Y12, Y15, Y3
-	VFMADD231PS Y13, Y15, Y4
-	VFMADD231PS Y14, Y15, Y5
-	VMOVUPS     (R10)(DI*2), Y15
-	VFMADD231PS Y12, Y15, Y6
-	VFMADD231PS Y13, Y15, Y7
-	VFMADD231PS Y14, Y15, Y8
-	VMOVUPS     (R10)(R8*1), Y15
-	VFMADD231PS Y12, Y15, Y9
-	VFMADD231PS Y13, Y15, Y10
-	VFMADD231PS Y14, Y15, Y11
-	ADDQ        72(AX), R10
-	ADDQ        168(AX), R11
-	DECQ        R12
-	JNZ         k108
+rest62:
+	ADDQ $+4, R12
+	JZ   end63
+	SUBQ $+2, R12
+	JL   part66
 
-end105:
-	MOVQ    184(AX), R8
-	MOVQ    BX, DI
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, (DI)(R8*1)
-	VMOVUPS Y2, (DI)(R8*2)
-	ADDQ    80(AX), DI
-	VMOVUPS Y3, (DI)
-	VMOVUPS Y4, (DI)(R8*1)
-	VMOVUPS Y5, (DI)(R8*2)
-	ADDQ    80(AX), DI
-	VMOVUPS Y6, (DI)
-	VMOVUPS Y7, (DI)(R8*1)
-	VMOVUPS Y8, (DI)(R8*2)
-	ADDQ    80(AX), DI
-	VMOVUPS Y9, (DI)
-	VMOVUPS Y10, (DI)(R8*1)
-	VMOVUPS Y11, (DI)(R8*2)
-	IMUL3Q  $0x00000003, 176(AX), DI
-	ADDQ    DI, DX
-	IMUL3Q  $0x00000003, 184(AX), DI
-	ADDQ    DI, BX
-	DECQ    SI
-	JNZ     tile101
-	ADDQ    $0x00000020, CX
-	CMPQ    CX, $0x00000040
-	JL      sweep100
+one65:
+	VMOVUPS      (DX), Y12
+	VANDPS       constants_avx2<>+0(SB), Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VANDPS       constants_avx2<>+0(SB), Y13, Y13
+	VBROADCASTSS 4(R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 4(R10)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 4(R10)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 4(R10)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 4(R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      (DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VPSLLD       $0x10, Y13, Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R10)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $+8, R10
+	ADDQ         $+8, R11
+	ADDQ         $+128, DX
+	SUBQ         $+2, R12
+	JGE          one65
+
+part66:
+	ADDQ $+2, R12
+
+end63:
+	ADDQ         $+16, R8
+	DECQ         R9
+	JNZ          seg61
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip67
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip67:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip68
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip68:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip69
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip69:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip70
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip70:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile59
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_1x16_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_any_1x16_avx2(SB), NOSPLIT, $0-8
+// func mul_bf16_strip_1x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_strip_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile109:
+tile71:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
 	ADDQ       8(AX), DX
+	ADDQ       BX, DX
 	MOVQ       16(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
-	MOVQ       64(AX), BX
-	MOVQ       72(AX), SI
-	LEAQ       (BX)(BX*2), BX
-	MOVQ       48(AX), BX
-	MOVQ       56(AX), DI
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest72
 
-seg110:
-	MOVQ (AX), R8
-	ADDQ (BX), R8
-	MOVQ 8(BX), R9
-	SUBQ $+4, R9
-	JL   rest111
-
-main113:
+main74:
 	VMOVUPS      (DX), Y2
+	VANDPS       constants_avx2<>+0(SB), Y2, Y2
 	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (R8), Y4
+	VANDPS       constants_avx2<>+0(SB), Y3, Y3
+	VBROADCASTSS 4(BX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      64(DX), Y2
-	VMOVUPS      96(DX), Y3
-	VBROADCASTSS (R8), Y4
+	VMOVUPS      (DX), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS (BX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
 	VMOVUPS      128(DX), Y2
+	VANDPS       constants_avx2<>+0(SB), Y2, Y2
 	VMOVUPS      160(DX), Y3
-	VBROADCASTSS (R8), Y4
+	VANDPS       constants_avx2<>+0(SB), Y3, Y3
+	VBROADCASTSS 12(BX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      192(DX), Y2
-	VMOVUPS      224(DX), Y3
-	VBROADCASTSS (R8), Y4
+	VMOVUPS      128(DX), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VMOVUPS      160(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS 8(BX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
 	ADDQ         $+256, DX
-	SUBQ         $+4, R9
-	JGE          main113
+	ADDQ         $+16, BX
+	SUBQ         $+4, SI
+	JGE          main74
 
-rest111:
-	ADDQ $+4, R9
-	JZ   end112
+rest72:
+	ADDQ $+4, SI
+	JZ   end73
+	SUBQ $+2, SI
+	JL   part76
 
-one114:
+one75:
 	VMOVUPS      (DX), Y2
+	VANDPS       constants_avx2<>+0(SB), Y2, Y2
 	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (R8), Y4
+	VANDPS       constants_avx2<>+0(SB), Y3, Y3
+	VBROADCASTSS 4(BX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	ADDQ         $+64, DX
-	DECQ         R9
-	JNZ          one114
+	VMOVUPS      (DX), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS (BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $+128, DX
+	ADDQ         $+8, BX
+	SUBQ         $+2, SI
+	JGE          one75
 
-end112:
-	ADDQ         $+16, BX
-	DECQ         DI
-	JNZ          seg110
+part76:
+	ADDQ $+2, SI
+
+end73:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip115
+	JZ           skip77
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip115:
+skip77:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip116
+	JZ     skip78
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip116:
+skip78:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip117
+	JZ      skip79
 	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Y2
 	VADDPS  Y2, Y0, Y0
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip117:
+skip79:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip118
+	JZ     skip80
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip118:
+skip80:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1683,203 +1680,1305 @@ skip118:
 	VMOVUPS Y1, 32(DX)
 	INCQ    CX
 	MOVQ    104(AX), DX
+	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile109
+	JL      tile71
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_1x16_gelu_avx2(a *byte)
+// func mul_bf16_strip_2x32_avx2(a *byte)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_any_1x16_gelu_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_bf16_strip_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile119:
+tile81:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
 	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
 	ADDQ       8(AX), DX
+	ADDQ       BX, DX
 	MOVQ       16(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
+	MOVQ       80(AX), SI
 	PREFETCHT0 (BX)
-	MOVQ       40(AX), BX
-	TESTQ      BX, BX
-	JZ         skip120
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest82
 
-skip120:
-	MOVQ 64(AX), BX
-	MOVQ 72(AX), SI
-	LEAQ (BX)(BX*2), BX
-	MOVQ 48(AX), BX
-	MOVQ 56(AX), DI
-
-seg121:
-	MOVQ (AX), R8
-	ADDQ (BX), R8
-	MOVQ 8(BX), R9
-	SUBQ $+4, R9
-	JL   rest122
-
-main124:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      64(DX), Y2
-	VMOVUPS      96(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      128(DX), Y2
-	VMOVUPS      160(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      192(DX), Y2
-	VMOVUPS      224(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
+main84:
+	VMOVUPS      (DX), Y4
+	VANDPS       constants_avx2<>+0(SB), Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VANDPS       constants_avx2<>+0(SB), Y5, Y5
+	VBROADCASTSS 8(BX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 12(BX), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VMOVUPS      (DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (BX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(BX), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VMOVUPS      128(DX), Y4
+	VANDPS       constants_avx2<>+0(SB), Y4, Y4
+	VMOVUPS      160(DX), Y5
+	VANDPS       constants_avx2<>+0(SB), Y5, Y5
+	VBROADCASTSS 24(BX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 28(BX), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VMOVUPS      128(DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMOVUPS      160(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS 16(BX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 20(BX), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
 	ADDQ         $+256, DX
-	SUBQ         $+4, R9
-	JGE          main124
+	ADDQ         $+32, BX
+	SUBQ         $+4, SI
+	JGE          main84
 
-rest122:
-	ADDQ $+4, R9
-	JZ   end123
+rest82:
+	ADDQ $+4, SI
+	JZ   end83
+	SUBQ $+2, SI
+	JL   part86
 
-one125:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	ADDQ         $+64, DX
-	DECQ         R9
-	JNZ          one125
-
-end123:
+one85:
+	VMOVUPS      (DX), Y4
+	VANDPS       constants_avx2<>+0(SB), Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VANDPS       constants_avx2<>+0(SB), Y5, Y5
+	VBROADCASTSS 8(BX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 12(BX), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VMOVUPS      (DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (BX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS 4(BX), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         $+128, DX
 	ADDQ         $+16, BX
-	DECQ         DI
-	JNZ          seg121
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip126
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
+	SUBQ         $+2, SI
+	JGE          one85
 
-skip126:
+part86:
+	ADDQ $+2, SI
+
+end83:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip87
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip87:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip127
+	JZ     skip88
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
+	MOVQ   80(AX), BX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
 
-skip127:
+skip88:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip128
+	JZ      skip89
 	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
 	ADDQ    BX, DX
-	VMOVUPS (DX), Y2
-	VADDPS  Y2, Y0, Y0
-	VMOVUPS 32(DX), Y2
-	VADDPS  Y2, Y1, Y1
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
 
-skip128:
+skip89:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip129
+	JZ     skip90
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
+	MOVQ   80(AX), BX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
 
-skip129:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip130
-	MOVQ    40(AX), DX
+skip90:
+	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
+	MOVQ    80(AX), BX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
-
-skip130:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
-	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	CMPQ        CX, DX
-	JL          tile119
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile81
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_1x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_any_1x32_avx2(SB), NOSPLIT, $0-8
+// func mul_bf16_strip_3x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_strip_3x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile91:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest92
+
+main94:
+	VMOVUPS      (DX), Y6
+	VANDPS       constants_avx2<>+0(SB), Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VANDPS       constants_avx2<>+0(SB), Y7, Y7
+	VBROADCASTSS 12(BX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 16(BX), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 20(BX), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	VMOVUPS      (DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VBROADCASTSS (BX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(BX), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 8(BX), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	VMOVUPS      128(DX), Y6
+	VANDPS       constants_avx2<>+0(SB), Y6, Y6
+	VMOVUPS      160(DX), Y7
+	VANDPS       constants_avx2<>+0(SB), Y7, Y7
+	VBROADCASTSS 36(BX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 40(BX), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 44(BX), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	VMOVUPS      128(DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      160(DX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VBROADCASTSS 24(BX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 28(BX), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 32(BX), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         $+256, DX
+	ADDQ         $+48, BX
+	SUBQ         $+4, SI
+	JGE          main94
+
+rest92:
+	ADDQ $+4, SI
+	JZ   end93
+	SUBQ $+2, SI
+	JL   part96
+
+one95:
+	VMOVUPS      (DX), Y6
+	VANDPS       constants_avx2<>+0(SB), Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VANDPS       constants_avx2<>+0(SB), Y7, Y7
+	VBROADCASTSS 12(BX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 16(BX), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 20(BX), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	VMOVUPS      (DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VBROADCASTSS (BX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS 4(BX), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS 8(BX), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         $+128, DX
+	ADDQ         $+24, BX
+	SUBQ         $+2, SI
+	JGE          one95
+
+part96:
+	ADDQ $+2, SI
+
+end93:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip97
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip97:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip98
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip98:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip99
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip99:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip100
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip100:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile91
+	VZEROUPPER
+	RET
+
+// func mul_bf16_strip_4x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_strip_4x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile101:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest102
+
+main104:
+	VMOVUPS      (DX), Y8
+	VANDPS       constants_avx2<>+0(SB), Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VANDPS       constants_avx2<>+0(SB), Y9, Y9
+	VBROADCASTSS 16(BX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 20(BX), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 24(BX), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 28(BX), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	VMOVUPS      (DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS (BX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(BX), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 8(BX), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 12(BX), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	VMOVUPS      128(DX), Y8
+	VANDPS       constants_avx2<>+0(SB), Y8, Y8
+	VMOVUPS      160(DX), Y9
+	VANDPS       constants_avx2<>+0(SB), Y9, Y9
+	VBROADCASTSS 48(BX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 52(BX), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 56(BX), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 60(BX), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	VMOVUPS      128(DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VMOVUPS      160(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS 32(BX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 36(BX), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 40(BX), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 44(BX), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $+256, DX
+	ADDQ         $+64, BX
+	SUBQ         $+4, SI
+	JGE          main104
+
+rest102:
+	ADDQ $+4, SI
+	JZ   end103
+	SUBQ $+2, SI
+	JL   part106
+
+one105:
+	VMOVUPS      (DX), Y8
+	VANDPS       constants_avx2<>+0(SB), Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VANDPS       constants_avx2<>+0(SB), Y9, Y9
+	VBROADCASTSS 16(BX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 20(BX), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 24(BX), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 28(BX), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	VMOVUPS      (DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS (BX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS 4(BX), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS 8(BX), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS 12(BX), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         $+128, DX
+	ADDQ         $+32, BX
+	SUBQ         $+2, SI
+	JGE          one105
+
+part106:
+	ADDQ $+2, SI
+
+end103:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip107
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip107:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip108
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip108:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip109
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip109:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip110
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip110:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile101
+	VZEROUPPER
+	RET
+
+// func mul_bf16_strip_5x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_strip_5x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile111:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest112
+
+main114:
+	VMOVUPS      (DX), Y10
+	VANDPS       constants_avx2<>+0(SB), Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VANDPS       constants_avx2<>+0(SB), Y11, Y11
+	VBROADCASTSS 20(BX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 24(BX), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 28(BX), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 32(BX), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 36(BX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      (DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS (BX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(BX), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 8(BX), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 12(BX), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 16(BX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      128(DX), Y10
+	VANDPS       constants_avx2<>+0(SB), Y10, Y10
+	VMOVUPS      160(DX), Y11
+	VANDPS       constants_avx2<>+0(SB), Y11, Y11
+	VBROADCASTSS 60(BX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 64(BX), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 68(BX), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 72(BX), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 76(BX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      128(DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      160(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS 40(BX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 44(BX), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 48(BX), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 52(BX), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 56(BX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $+256, DX
+	ADDQ         $+80, BX
+	SUBQ         $+4, SI
+	JGE          main114
+
+rest112:
+	ADDQ $+4, SI
+	JZ   end113
+	SUBQ $+2, SI
+	JL   part116
+
+one115:
+	VMOVUPS      (DX), Y10
+	VANDPS       constants_avx2<>+0(SB), Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VANDPS       constants_avx2<>+0(SB), Y11, Y11
+	VBROADCASTSS 20(BX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 24(BX), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 28(BX), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 32(BX), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 36(BX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	VMOVUPS      (DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS (BX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS 4(BX), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS 8(BX), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS 12(BX), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS 16(BX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         $+128, DX
+	ADDQ         $+40, BX
+	SUBQ         $+2, SI
+	JGE          one115
+
+part116:
+	ADDQ $+2, SI
+
+end113:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip117
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip117:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip118
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip118:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip119
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip119:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip120
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip120:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile111
+	VZEROUPPER
+	RET
+
+// func mul_bf16_strip_6x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16_strip_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile121:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       48(AX), SI
+	MOVQ       8(SI), SI
+	SUBQ       $+4, SI
+	JL         rest122
+
+main124:
+	VMOVUPS      (DX), Y12
+	VANDPS       constants_avx2<>+0(SB), Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VANDPS       constants_avx2<>+0(SB), Y13, Y13
+	VBROADCASTSS 24(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 28(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 32(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 36(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 40(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 44(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      (DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VPSLLD       $0x10, Y13, Y13
+	VBROADCASTSS (BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 8(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 16(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 20(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VANDPS       constants_avx2<>+0(SB), Y12, Y12
+	VMOVUPS      160(DX), Y13
+	VANDPS       constants_avx2<>+0(SB), Y13, Y13
+	VBROADCASTSS 72(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 76(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 80(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 84(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 88(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 92(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      160(DX), Y13
+	VPSLLD       $0x10, Y13, Y13
+	VBROADCASTSS 48(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 52(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 56(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 60(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 64(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 68(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $+256, DX
+	ADDQ         $+96, BX
+	SUBQ         $+4, SI
+	JGE          main124
+
+rest122:
+	ADDQ $+4, SI
+	JZ   end123
+	SUBQ $+2, SI
+	JL   part126
+
+one125:
+	VMOVUPS      (DX), Y12
+	VANDPS       constants_avx2<>+0(SB), Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VANDPS       constants_avx2<>+0(SB), Y13, Y13
+	VBROADCASTSS 24(BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 28(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 32(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 36(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 40(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 44(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      (DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VPSLLD       $0x10, Y13, Y13
+	VBROADCASTSS (BX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 4(BX), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 8(BX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 12(BX), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 16(BX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 20(BX), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $+128, DX
+	ADDQ         $+48, BX
+	SUBQ         $+2, SI
+	JGE          one125
+
+part126:
+	ADDQ $+2, SI
+
+end123:
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip127
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip127:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip128
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip128:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip129
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip129:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip130
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip130:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile121
+	VZEROUPPER
+	RET
+
+// func mul_bf16w_any_1x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16w_any_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -1914,6 +3013,3576 @@ seg132:
 
 main135:
 	VMOVUPS      (DX), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      (DX), Y2
+	VANDPS       constants_avx2<>+0(SB), Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VANDPS       constants_avx2<>+0(SB), Y3, Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      128(DX), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VMOVUPS      160(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      128(DX), Y2
+	VANDPS       constants_avx2<>+0(SB), Y2, Y2
+	VMOVUPS      160(DX), Y3
+	VANDPS       constants_avx2<>+0(SB), Y3, Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+256, DX
+	SUBQ         $+4, R9
+	JGE          main135
+
+rest133:
+	ADDQ $+4, R9
+	JZ   end134
+	SUBQ $+2, R9
+	JL   part137
+
+one136:
+	VMOVUPS      (DX), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      (DX), Y2
+	VANDPS       constants_avx2<>+0(SB), Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VANDPS       constants_avx2<>+0(SB), Y3, Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+128, DX
+	SUBQ         $+2, R9
+	JGE          one136
+
+part137:
+	ADDQ         $+2, R9
+	JZ           end134
+	CMPQ         R9, $+1
+	JNE          more138
+	VMOVUPS      (DX), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VMOVUPS      32(DX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+128, DX
+	JMP          end134
+
+more138:
+end134:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg132
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip139
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip139:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip140
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip140:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip141
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip141:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip142
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip142:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile131
+	VZEROUPPER
+	RET
+
+// func mul_bf16w_any_2x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16w_any_2x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile143:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), DI
+	LEAQ       (BX)(BX*2), SI
+	MOVQ       48(AX), SI
+	MOVQ       56(AX), R8
+
+seg144:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest145
+
+main147:
+	VMOVUPS      (DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      (DX), Y4
+	VANDPS       constants_avx2<>+0(SB), Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VANDPS       constants_avx2<>+0(SB), Y5, Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMOVUPS      160(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Y4
+	VANDPS       constants_avx2<>+0(SB), Y4, Y4
+	VMOVUPS      160(DX), Y5
+	VANDPS       constants_avx2<>+0(SB), Y5, Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+256, DX
+	SUBQ         $+4, R10
+	JGE          main147
+
+rest145:
+	ADDQ $+4, R10
+	JZ   end146
+	SUBQ $+2, R10
+	JL   part149
+
+one148:
+	VMOVUPS      (DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      (DX), Y4
+	VANDPS       constants_avx2<>+0(SB), Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VANDPS       constants_avx2<>+0(SB), Y5, Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+128, DX
+	SUBQ         $+2, R10
+	JGE          one148
+
+part149:
+	ADDQ         $+2, R10
+	JZ           end146
+	CMPQ         R10, $+1
+	JNE          more150
+	VMOVUPS      (DX), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VMOVUPS      32(DX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+128, DX
+	JMP          end146
+
+more150:
+end146:
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg144
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip151
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip151:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip152
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip152:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip153
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip153:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip154
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip154:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile143
+	VZEROUPPER
+	RET
+
+// func mul_bf16w_any_3x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16w_any_3x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile155:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead156
+	MOVQ       DX, BX
+
+ahead156:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg157:
+	MOVQ (AX), R10
+	ADDQ (DI), R10
+	MOVQ 8(DI), R11
+	SUBQ $+4, R11
+	JL   rest158
+
+main160:
+	VMOVUPS      (DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      (DX), Y6
+	VANDPS       constants_avx2<>+0(SB), Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VANDPS       constants_avx2<>+0(SB), Y7, Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      128(DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      160(DX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      128(DX), Y6
+	VANDPS       constants_avx2<>+0(SB), Y6, Y6
+	VMOVUPS      160(DX), Y7
+	VANDPS       constants_avx2<>+0(SB), Y7, Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	PREFETCHT1   (BX)
+	ADDQ         $+64, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R11
+	JGE          main160
+
+rest158:
+	ADDQ $+4, R11
+	JZ   end159
+	SUBQ $+2, R11
+	JL   part162
+
+one161:
+	VMOVUPS      (DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      (DX), Y6
+	VANDPS       constants_avx2<>+0(SB), Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VANDPS       constants_avx2<>+0(SB), Y7, Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	ADDQ         $+128, DX
+	SUBQ         $+2, R11
+	JGE          one161
+
+part162:
+	ADDQ         $+2, R11
+	JZ           end159
+	CMPQ         R11, $+1
+	JNE          more163
+	VMOVUPS      (DX), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	ADDQ         $+128, DX
+	JMP          end159
+
+more163:
+end159:
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg157
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip164
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip164:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip165
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip165:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip166
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip166:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip167
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip167:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile155
+	VZEROUPPER
+	RET
+
+// func mul_bf16w_any_4x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16w_any_4x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile168:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead169
+	MOVQ       DX, BX
+
+ahead169:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg170:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest171
+
+main173:
+	VMOVUPS      (DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      (DX), Y8
+	VANDPS       constants_avx2<>+0(SB), Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VANDPS       constants_avx2<>+0(SB), Y9, Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VMOVUPS      160(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y8
+	VANDPS       constants_avx2<>+0(SB), Y8, Y8
+	VMOVUPS      160(DX), Y9
+	VANDPS       constants_avx2<>+0(SB), Y9, Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	ADDQ         $+64, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R12
+	JGE          main173
+
+rest171:
+	ADDQ $+4, R12
+	JZ   end172
+	SUBQ $+2, R12
+	JL   part175
+
+one174:
+	VMOVUPS      (DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      (DX), Y8
+	VANDPS       constants_avx2<>+0(SB), Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VANDPS       constants_avx2<>+0(SB), Y9, Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	ADDQ         $+128, DX
+	SUBQ         $+2, R12
+	JGE          one174
+
+part175:
+	ADDQ         $+2, R12
+	JZ           end172
+	CMPQ         R12, $+1
+	JNE          more176
+	VMOVUPS      (DX), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VMOVUPS      32(DX), Y9
+	VPSLLD       $0x10, Y9, Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	ADDQ         $+128, DX
+	JMP          end172
+
+more176:
+end172:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg170
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip177
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip177:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip178
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip178:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip179
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip179:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip180
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip180:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile168
+	VZEROUPPER
+	RET
+
+// func mul_bf16w_any_5x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16w_any_5x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile181:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead182
+	MOVQ       DX, BX
+
+ahead182:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg183:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest184
+
+main186:
+	VMOVUPS      (DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      (DX), Y10
+	VANDPS       constants_avx2<>+0(SB), Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VANDPS       constants_avx2<>+0(SB), Y11, Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      160(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y10
+	VANDPS       constants_avx2<>+0(SB), Y10, Y10
+	VMOVUPS      160(DX), Y11
+	VANDPS       constants_avx2<>+0(SB), Y11, Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	ADDQ         $+64, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R12
+	JGE          main186
+
+rest184:
+	ADDQ $+4, R12
+	JZ   end185
+	SUBQ $+2, R12
+	JL   part188
+
+one187:
+	VMOVUPS      (DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      (DX), Y10
+	VANDPS       constants_avx2<>+0(SB), Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VANDPS       constants_avx2<>+0(SB), Y11, Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	ADDQ         $+128, DX
+	SUBQ         $+2, R12
+	JGE          one187
+
+part188:
+	ADDQ         $+2, R12
+	JZ           end185
+	CMPQ         R12, $+1
+	JNE          more189
+	VMOVUPS      (DX), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VPSLLD       $0x10, Y11, Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	ADDQ         $+128, DX
+	JMP          end185
+
+more189:
+end185:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg183
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip190
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip190:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip191
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip191:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip192
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip192:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip193
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip193:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile181
+	VZEROUPPER
+	RET
+
+// func mul_bf16w_any_6x32_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_bf16w_any_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile194:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead195
+	MOVQ       DX, BX
+
+ahead195:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg196:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	LEAQ (R11)(SI*4), R12
+	ADDQ SI, R12
+	MOVQ 8(R9), R13
+	SUBQ $+4, R13
+	JL   rest197
+
+main199:
+	VMOVUPS      (DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VPSLLD       $0x10, Y13, Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      (DX), Y12
+	VANDPS       constants_avx2<>+0(SB), Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VANDPS       constants_avx2<>+0(SB), Y13, Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      128(DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      160(DX), Y13
+	VPSLLD       $0x10, Y13, Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      128(DX), Y12
+	VANDPS       constants_avx2<>+0(SB), Y12, Y12
+	VMOVUPS      160(DX), Y13
+	VANDPS       constants_avx2<>+0(SB), Y13, Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	PREFETCHT1   (BX)
+	ADDQ         $+64, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R13
+	JGE          main199
+
+rest197:
+	ADDQ $+4, R13
+	JZ   end198
+	SUBQ $+2, R13
+	JL   part201
+
+one200:
+	VMOVUPS      (DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VPSLLD       $0x10, Y13, Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      (DX), Y12
+	VANDPS       constants_avx2<>+0(SB), Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VANDPS       constants_avx2<>+0(SB), Y13, Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	ADDQ         $+128, DX
+	SUBQ         $+2, R13
+	JGE          one200
+
+part201:
+	ADDQ         $+2, R13
+	JZ           end198
+	CMPQ         R13, $+1
+	JNE          more202
+	VMOVUPS      (DX), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VPSLLD       $0x10, Y13, Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	ADDQ         $+128, DX
+	JMP          end198
+
+more202:
+end198:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg196
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip203
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip203:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip204
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip204:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip205
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip205:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip206
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip206:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile194
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_1x1_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_1x1_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep207:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile208:
+	VXORPS     Y0, Y0, Y0
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip209
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+
+skip209:
+	MOVQ  (AX), DI
+	ADDQ  CX, DI
+	MOVQ  DX, R8
+	MOVQ  48(AX), R9
+	MOVQ  8(R9), R9
+	TESTL $0x00000010, 132(AX)
+	JNZ   both210
+	CMPQ  SI, 104(AX)
+	JNE   plain211
+
+k213:
+	VMOVUPS     (R8), Y1
+	VMOVUPS     (DI), Y2
+	PREFETCHT1  64(DI)
+	VFMADD231PS Y1, Y2, Y0
+	ADDQ        72(AX), DI
+	ADDQ        168(AX), R8
+	DECQ        R9
+	JNZ         k213
+	JMP         end212
+
+both210:
+k214:
+	VMOVUPS     (R8), Y1
+	PREFETCHT1  64(R8)
+	VMOVUPS     (DI), Y2
+	PREFETCHT1  64(DI)
+	VFMADD231PS Y1, Y2, Y0
+	ADDQ        72(AX), DI
+	ADDQ        168(AX), R8
+	DECQ        R9
+	JNZ         k214
+	JMP         end212
+
+plain211:
+k215:
+	VMOVUPS     (R8), Y1
+	VMOVUPS     (DI), Y2
+	VFMADD231PS Y1, Y2, Y0
+	ADDQ        72(AX), DI
+	ADDQ        168(AX), R8
+	DECQ        R9
+	JNZ         k215
+
+end212:
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	IMUL3Q  $0x00000001, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000001, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile208
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep207
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_1x2_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_1x2_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep216:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile217:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip218
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+
+skip218:
+	MOVQ  176(AX), DI
+	MOVQ  (AX), R8
+	ADDQ  CX, R8
+	MOVQ  DX, R9
+	MOVQ  48(AX), R10
+	MOVQ  8(R10), R10
+	TESTL $0x00000010, 132(AX)
+	JNZ   both219
+	CMPQ  SI, 104(AX)
+	JNE   plain220
+
+k222:
+	VMOVUPS     (R9), Y2
+	VMOVUPS     (R9)(DI*1), Y3
+	VMOVUPS     (R8), Y4
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y2, Y4, Y0
+	VFMADD231PS Y3, Y4, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k222
+	JMP         end221
+
+both219:
+k223:
+	VMOVUPS     (R9), Y2
+	PREFETCHT1  64(R9)
+	VMOVUPS     (R9)(DI*1), Y3
+	PREFETCHT1  64(R9)(DI*1)
+	VMOVUPS     (R8), Y4
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y2, Y4, Y0
+	VFMADD231PS Y3, Y4, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k223
+	JMP         end221
+
+plain220:
+k224:
+	VMOVUPS     (R9), Y2
+	VMOVUPS     (R9)(DI*1), Y3
+	VMOVUPS     (R8), Y4
+	VFMADD231PS Y2, Y4, Y0
+	VFMADD231PS Y3, Y4, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k224
+
+end221:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	IMUL3Q  $0x00000002, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000002, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile217
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep216
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_1x3_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_1x3_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep225:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile226:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip227
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	VMOVUPS    (DI)(R8*2), Y2
+
+skip227:
+	MOVQ  176(AX), DI
+	MOVQ  (AX), R8
+	ADDQ  CX, R8
+	MOVQ  DX, R9
+	MOVQ  48(AX), R10
+	MOVQ  8(R10), R10
+	TESTL $0x00000010, 132(AX)
+	JNZ   both228
+	CMPQ  SI, 104(AX)
+	JNE   plain229
+
+k231:
+	VMOVUPS     (R9), Y3
+	VMOVUPS     (R9)(DI*1), Y4
+	VMOVUPS     (R9)(DI*2), Y5
+	VMOVUPS     (R8), Y6
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y3, Y6, Y0
+	VFMADD231PS Y4, Y6, Y1
+	VFMADD231PS Y5, Y6, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k231
+	JMP         end230
+
+both228:
+k232:
+	VMOVUPS     (R9), Y3
+	PREFETCHT1  64(R9)
+	VMOVUPS     (R9)(DI*1), Y4
+	PREFETCHT1  64(R9)(DI*1)
+	VMOVUPS     (R9)(DI*2), Y5
+	PREFETCHT1  64(R9)(DI*2)
+	VMOVUPS     (R8), Y6
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y3, Y6, Y0
+	VFMADD231PS Y4, Y6, Y1
+	VFMADD231PS Y5, Y6, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k232
+	JMP         end230
+
+plain229:
+k233:
+	VMOVUPS     (R9), Y3
+	VMOVUPS     (R9)(DI*1), Y4
+	VMOVUPS     (R9)(DI*2), Y5
+	VMOVUPS     (R8), Y6
+	VFMADD231PS Y3, Y6, Y0
+	VFMADD231PS Y4, Y6, Y1
+	VFMADD231PS Y5, Y6, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k233
+
+end230:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	VMOVUPS Y2, (DI)(R8*2)
+	IMUL3Q  $0x00000003, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000003, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile226
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep225
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_2x1_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_2x1_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep234:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile235:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip236
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y1
+
+skip236:
+	MOVQ  64(AX), DI
+	MOVQ  (AX), R8
+	ADDQ  CX, R8
+	MOVQ  DX, R9
+	MOVQ  48(AX), R10
+	MOVQ  8(R10), R10
+	TESTL $0x00000010, 132(AX)
+	JNZ   both237
+	CMPQ  SI, 104(AX)
+	JNE   plain238
+
+k240:
+	VMOVUPS     (R9), Y2
+	VMOVUPS     (R8), Y3
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y2, Y3, Y0
+	VMOVUPS     (R8)(DI*1), Y3
+	PREFETCHT1  64(R8)(DI*1)
+	VFMADD231PS Y2, Y3, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k240
+	JMP         end239
+
+both237:
+k241:
+	VMOVUPS     (R9), Y2
+	PREFETCHT1  64(R9)
+	VMOVUPS     (R8), Y3
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y2, Y3, Y0
+	VMOVUPS     (R8)(DI*1), Y3
+	PREFETCHT1  64(R8)(DI*1)
+	VFMADD231PS Y2, Y3, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k241
+	JMP         end239
+
+plain238:
+k242:
+	VMOVUPS     (R9), Y2
+	VMOVUPS     (R8), Y3
+	VFMADD231PS Y2, Y3, Y0
+	VMOVUPS     (R8)(DI*1), Y3
+	VFMADD231PS Y2, Y3, Y1
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k242
+
+end239:
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y1, (DI)
+	IMUL3Q  $0x00000001, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000001, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile235
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep234
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_2x2_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_2x2_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep243:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile244:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip245
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y2
+	VMOVUPS    (DI)(R8*1), Y3
+
+skip245:
+	MOVQ  64(AX), DI
+	MOVQ  176(AX), R8
+	MOVQ  (AX), R9
+	ADDQ  CX, R9
+	MOVQ  DX, R10
+	MOVQ  48(AX), R11
+	MOVQ  8(R11), R11
+	TESTL $0x00000010, 132(AX)
+	JNZ   both246
+	CMPQ  SI, 104(AX)
+	JNE   plain247
+
+k249:
+	VMOVUPS     (R10), Y4
+	VMOVUPS     (R10)(R8*1), Y5
+	VMOVUPS     (R9), Y6
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y4, Y6, Y0
+	VFMADD231PS Y5, Y6, Y1
+	VMOVUPS     (R9)(DI*1), Y6
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y4, Y6, Y2
+	VFMADD231PS Y5, Y6, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k249
+	JMP         end248
+
+both246:
+k250:
+	VMOVUPS     (R10), Y4
+	PREFETCHT1  64(R10)
+	VMOVUPS     (R10)(R8*1), Y5
+	PREFETCHT1  64(R10)(R8*1)
+	VMOVUPS     (R9), Y6
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y4, Y6, Y0
+	VFMADD231PS Y5, Y6, Y1
+	VMOVUPS     (R9)(DI*1), Y6
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y4, Y6, Y2
+	VFMADD231PS Y5, Y6, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k250
+	JMP         end248
+
+plain247:
+k251:
+	VMOVUPS     (R10), Y4
+	VMOVUPS     (R10)(R8*1), Y5
+	VMOVUPS     (R9), Y6
+	VFMADD231PS Y4, Y6, Y0
+	VFMADD231PS Y5, Y6, Y1
+	VMOVUPS     (R9)(DI*1), Y6
+	VFMADD231PS Y4, Y6, Y2
+	VFMADD231PS Y5, Y6, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k251
+
+end248:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, (DI)(R8*1)
+	IMUL3Q  $0x00000002, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000002, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile244
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep243
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_2x3_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_2x3_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep252:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile253:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip254
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	VMOVUPS    (DI)(R8*2), Y2
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y3
+	VMOVUPS    (DI)(R8*1), Y4
+	VMOVUPS    (DI)(R8*2), Y5
+
+skip254:
+	MOVQ  64(AX), DI
+	MOVQ  176(AX), R8
+	MOVQ  (AX), R9
+	ADDQ  CX, R9
+	MOVQ  DX, R10
+	MOVQ  48(AX), R11
+	MOVQ  8(R11), R11
+	TESTL $0x00000010, 132(AX)
+	JNZ   both255
+	CMPQ  SI, 104(AX)
+	JNE   plain256
+
+k258:
+	VMOVUPS     (R10), Y6
+	VMOVUPS     (R10)(R8*1), Y7
+	VMOVUPS     (R10)(R8*2), Y8
+	VMOVUPS     (R9), Y9
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y6, Y9, Y0
+	VFMADD231PS Y7, Y9, Y1
+	VFMADD231PS Y8, Y9, Y2
+	VMOVUPS     (R9)(DI*1), Y9
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y6, Y9, Y3
+	VFMADD231PS Y7, Y9, Y4
+	VFMADD231PS Y8, Y9, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k258
+	JMP         end257
+
+both255:
+k259:
+	VMOVUPS     (R10), Y6
+	PREFETCHT1  64(R10)
+	VMOVUPS     (R10)(R8*1), Y7
+	PREFETCHT1  64(R10)(R8*1)
+	VMOVUPS     (R10)(R8*2), Y8
+	PREFETCHT1  64(R10)(R8*2)
+	VMOVUPS     (R9), Y9
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y6, Y9, Y0
+	VFMADD231PS Y7, Y9, Y1
+	VFMADD231PS Y8, Y9, Y2
+	VMOVUPS     (R9)(DI*1), Y9
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y6, Y9, Y3
+	VFMADD231PS Y7, Y9, Y4
+	VFMADD231PS Y8, Y9, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k259
+	JMP         end257
+
+plain256:
+k260:
+	VMOVUPS     (R10), Y6
+	VMOVUPS     (R10)(R8*1), Y7
+	VMOVUPS     (R10)(R8*2), Y8
+	VMOVUPS     (R9), Y9
+	VFMADD231PS Y6, Y9, Y0
+	VFMADD231PS Y7, Y9, Y1
+	VFMADD231PS Y8, Y9, Y2
+	VMOVUPS     (R9)(DI*1), Y9
+	VFMADD231PS Y6, Y9, Y3
+	VFMADD231PS Y7, Y9, Y4
+	VFMADD231PS Y8, Y9, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k260
+
+end257:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	VMOVUPS Y2, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y3, (DI)
+	VMOVUPS Y4, (DI)(R8*1)
+	VMOVUPS Y5, (DI)(R8*2)
+	IMUL3Q  $0x00000003, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000003, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile253
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep252
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_3x1_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_3x1_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep261:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile262:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip263
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y1
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y2
+
+skip263:
+	MOVQ  64(AX), DI
+	MOVQ  (AX), R8
+	ADDQ  CX, R8
+	MOVQ  DX, R9
+	MOVQ  48(AX), R10
+	MOVQ  8(R10), R10
+	TESTL $0x00000010, 132(AX)
+	JNZ   both264
+	CMPQ  SI, 104(AX)
+	JNE   plain265
+
+k267:
+	VMOVUPS     (R9), Y3
+	VMOVUPS     (R8), Y4
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y3, Y4, Y0
+	VMOVUPS     (R8)(DI*1), Y4
+	PREFETCHT1  64(R8)(DI*1)
+	VFMADD231PS Y3, Y4, Y1
+	VMOVUPS     (R8)(DI*2), Y4
+	PREFETCHT1  64(R8)(DI*2)
+	VFMADD231PS Y3, Y4, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k267
+	JMP         end266
+
+both264:
+k268:
+	VMOVUPS     (R9), Y3
+	PREFETCHT1  64(R9)
+	VMOVUPS     (R8), Y4
+	PREFETCHT1  64(R8)
+	VFMADD231PS Y3, Y4, Y0
+	VMOVUPS     (R8)(DI*1), Y4
+	PREFETCHT1  64(R8)(DI*1)
+	VFMADD231PS Y3, Y4, Y1
+	VMOVUPS     (R8)(DI*2), Y4
+	PREFETCHT1  64(R8)(DI*2)
+	VFMADD231PS Y3, Y4, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k268
+	JMP         end266
+
+plain265:
+k269:
+	VMOVUPS     (R9), Y3
+	VMOVUPS     (R8), Y4
+	VFMADD231PS Y3, Y4, Y0
+	VMOVUPS     (R8)(DI*1), Y4
+	VFMADD231PS Y3, Y4, Y1
+	VMOVUPS     (R8)(DI*2), Y4
+	VFMADD231PS Y3, Y4, Y2
+	ADDQ        72(AX), R8
+	ADDQ        168(AX), R9
+	DECQ        R10
+	JNZ         k269
+
+end266:
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y1, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y2, (DI)
+	IMUL3Q  $0x00000001, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000001, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile262
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep261
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_3x2_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_3x2_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep270:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile271:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip272
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y2
+	VMOVUPS    (DI)(R8*1), Y3
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y4
+	VMOVUPS    (DI)(R8*1), Y5
+
+skip272:
+	MOVQ  64(AX), DI
+	MOVQ  176(AX), R8
+	MOVQ  (AX), R9
+	ADDQ  CX, R9
+	MOVQ  DX, R10
+	MOVQ  48(AX), R11
+	MOVQ  8(R11), R11
+	TESTL $0x00000010, 132(AX)
+	JNZ   both273
+	CMPQ  SI, 104(AX)
+	JNE   plain274
+
+k276:
+	VMOVUPS     (R10), Y6
+	VMOVUPS     (R10)(R8*1), Y7
+	VMOVUPS     (R9), Y8
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y6, Y8, Y0
+	VFMADD231PS Y7, Y8, Y1
+	VMOVUPS     (R9)(DI*1), Y8
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y6, Y8, Y2
+	VFMADD231PS Y7, Y8, Y3
+	VMOVUPS     (R9)(DI*2), Y8
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y6, Y8, Y4
+	VFMADD231PS Y7, Y8, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k276
+	JMP         end275
+
+both273:
+k277:
+	VMOVUPS     (R10), Y6
+	PREFETCHT1  64(R10)
+	VMOVUPS     (R10)(R8*1), Y7
+	PREFETCHT1  64(R10)(R8*1)
+	VMOVUPS     (R9), Y8
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y6, Y8, Y0
+	VFMADD231PS Y7, Y8, Y1
+	VMOVUPS     (R9)(DI*1), Y8
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y6, Y8, Y2
+	VFMADD231PS Y7, Y8, Y3
+	VMOVUPS     (R9)(DI*2), Y8
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y6, Y8, Y4
+	VFMADD231PS Y7, Y8, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k277
+	JMP         end275
+
+plain274:
+k278:
+	VMOVUPS     (R10), Y6
+	VMOVUPS     (R10)(R8*1), Y7
+	VMOVUPS     (R9), Y8
+	VFMADD231PS Y6, Y8, Y0
+	VFMADD231PS Y7, Y8, Y1
+	VMOVUPS     (R9)(DI*1), Y8
+	VFMADD231PS Y6, Y8, Y2
+	VFMADD231PS Y7, Y8, Y3
+	VMOVUPS     (R9)(DI*2), Y8
+	VFMADD231PS Y6, Y8, Y4
+	VFMADD231PS Y7, Y8, Y5
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k278
+
+end275:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, (DI)(R8*1)
+	IMUL3Q  $0x00000002, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000002, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile271
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep270
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_3x3_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_3x3_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep279:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile280:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip281
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	VMOVUPS    (DI)(R8*2), Y2
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y3
+	VMOVUPS    (DI)(R8*1), Y4
+	VMOVUPS    (DI)(R8*2), Y5
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y6
+	VMOVUPS    (DI)(R8*1), Y7
+	VMOVUPS    (DI)(R8*2), Y8
+
+skip281:
+	MOVQ  64(AX), DI
+	MOVQ  176(AX), R8
+	MOVQ  (AX), R9
+	ADDQ  CX, R9
+	MOVQ  DX, R10
+	MOVQ  48(AX), R11
+	MOVQ  8(R11), R11
+	TESTL $0x00000010, 132(AX)
+	JNZ   both282
+	CMPQ  SI, 104(AX)
+	JNE   plain283
+
+k285:
+	VMOVUPS     (R10), Y9
+	VMOVUPS     (R10)(R8*1), Y10
+	VMOVUPS     (R10)(R8*2), Y11
+	VMOVUPS     (R9), Y12
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y9, Y12, Y0
+	VFMADD231PS Y10, Y12, Y1
+	VFMADD231PS Y11, Y12, Y2
+	VMOVUPS     (R9)(DI*1), Y12
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y9, Y12, Y3
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VMOVUPS     (R9)(DI*2), Y12
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y9, Y12, Y6
+	VFMADD231PS Y10, Y12, Y7
+	VFMADD231PS Y11, Y12, Y8
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k285
+	JMP         end284
+
+both282:
+k286:
+	VMOVUPS     (R10), Y9
+	PREFETCHT1  64(R10)
+	VMOVUPS     (R10)(R8*1), Y10
+	PREFETCHT1  64(R10)(R8*1)
+	VMOVUPS     (R10)(R8*2), Y11
+	PREFETCHT1  64(R10)(R8*2)
+	VMOVUPS     (R9), Y12
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y9, Y12, Y0
+	VFMADD231PS Y10, Y12, Y1
+	VFMADD231PS Y11, Y12, Y2
+	VMOVUPS     (R9)(DI*1), Y12
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y9, Y12, Y3
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VMOVUPS     (R9)(DI*2), Y12
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y9, Y12, Y6
+	VFMADD231PS Y10, Y12, Y7
+	VFMADD231PS Y11, Y12, Y8
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k286
+	JMP         end284
+
+plain283:
+k287:
+	VMOVUPS     (R10), Y9
+	VMOVUPS     (R10)(R8*1), Y10
+	VMOVUPS     (R10)(R8*2), Y11
+	VMOVUPS     (R9), Y12
+	VFMADD231PS Y9, Y12, Y0
+	VFMADD231PS Y10, Y12, Y1
+	VFMADD231PS Y11, Y12, Y2
+	VMOVUPS     (R9)(DI*1), Y12
+	VFMADD231PS Y9, Y12, Y3
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VMOVUPS     (R9)(DI*2), Y12
+	VFMADD231PS Y9, Y12, Y6
+	VFMADD231PS Y10, Y12, Y7
+	VFMADD231PS Y11, Y12, Y8
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k287
+
+end284:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	VMOVUPS Y2, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y3, (DI)
+	VMOVUPS Y4, (DI)(R8*1)
+	VMOVUPS Y5, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, (DI)(R8*1)
+	VMOVUPS Y8, (DI)(R8*2)
+	IMUL3Q  $0x00000003, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000003, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile280
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep279
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_4x1_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_4x1_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep288:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile289:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip290
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y1
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y2
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y3
+
+skip290:
+	MOVQ  64(AX), DI
+	LEAQ  (DI)(DI*2), R8
+	MOVQ  (AX), R9
+	ADDQ  CX, R9
+	MOVQ  DX, R10
+	MOVQ  48(AX), R11
+	MOVQ  8(R11), R11
+	TESTL $0x00000010, 132(AX)
+	JNZ   both291
+	CMPQ  SI, 104(AX)
+	JNE   plain292
+
+k294:
+	VMOVUPS     (R10), Y4
+	VMOVUPS     (R9), Y5
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y4, Y5, Y0
+	VMOVUPS     (R9)(DI*1), Y5
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y4, Y5, Y1
+	VMOVUPS     (R9)(DI*2), Y5
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y4, Y5, Y2
+	VMOVUPS     (R9)(R8*1), Y5
+	PREFETCHT1  64(R9)(R8*1)
+	VFMADD231PS Y4, Y5, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k294
+	JMP         end293
+
+both291:
+k295:
+	VMOVUPS     (R10), Y4
+	PREFETCHT1  64(R10)
+	VMOVUPS     (R9), Y5
+	PREFETCHT1  64(R9)
+	VFMADD231PS Y4, Y5, Y0
+	VMOVUPS     (R9)(DI*1), Y5
+	PREFETCHT1  64(R9)(DI*1)
+	VFMADD231PS Y4, Y5, Y1
+	VMOVUPS     (R9)(DI*2), Y5
+	PREFETCHT1  64(R9)(DI*2)
+	VFMADD231PS Y4, Y5, Y2
+	VMOVUPS     (R9)(R8*1), Y5
+	PREFETCHT1  64(R9)(R8*1)
+	VFMADD231PS Y4, Y5, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k295
+	JMP         end293
+
+plain292:
+k296:
+	VMOVUPS     (R10), Y4
+	VMOVUPS     (R9), Y5
+	VFMADD231PS Y4, Y5, Y0
+	VMOVUPS     (R9)(DI*1), Y5
+	VFMADD231PS Y4, Y5, Y1
+	VMOVUPS     (R9)(DI*2), Y5
+	VFMADD231PS Y4, Y5, Y2
+	VMOVUPS     (R9)(R8*1), Y5
+	VFMADD231PS Y4, Y5, Y3
+	ADDQ        72(AX), R9
+	ADDQ        168(AX), R10
+	DECQ        R11
+	JNZ         k296
+
+end293:
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y1, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y2, (DI)
+	ADDQ    80(AX), DI
+	VMOVUPS Y3, (DI)
+	IMUL3Q  $0x00000001, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000001, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile289
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep288
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_4x2_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_4x2_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep297:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile298:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip299
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y2
+	VMOVUPS    (DI)(R8*1), Y3
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y4
+	VMOVUPS    (DI)(R8*1), Y5
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y6
+	VMOVUPS    (DI)(R8*1), Y7
+
+skip299:
+	MOVQ  64(AX), DI
+	LEAQ  (DI)(DI*2), R8
+	MOVQ  176(AX), R9
+	MOVQ  (AX), R10
+	ADDQ  CX, R10
+	MOVQ  DX, R11
+	MOVQ  48(AX), R12
+	MOVQ  8(R12), R12
+	TESTL $0x00000010, 132(AX)
+	JNZ   both300
+	CMPQ  SI, 104(AX)
+	JNE   plain301
+
+k303:
+	VMOVUPS     (R11), Y8
+	VMOVUPS     (R11)(R9*1), Y9
+	VMOVUPS     (R10), Y10
+	PREFETCHT1  64(R10)
+	VFMADD231PS Y8, Y10, Y0
+	VFMADD231PS Y9, Y10, Y1
+	VMOVUPS     (R10)(DI*1), Y10
+	PREFETCHT1  64(R10)(DI*1)
+	VFMADD231PS Y8, Y10, Y2
+	VFMADD231PS Y9, Y10, Y3
+	VMOVUPS     (R10)(DI*2), Y10
+	PREFETCHT1  64(R10)(DI*2)
+	VFMADD231PS Y8, Y10, Y4
+	VFMADD231PS Y9, Y10, Y5
+	VMOVUPS     (R10)(R8*1), Y10
+	PREFETCHT1  64(R10)(R8*1)
+	VFMADD231PS Y8, Y10, Y6
+	VFMADD231PS Y9, Y10, Y7
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k303
+	JMP         end302
+
+both300:
+k304:
+	VMOVUPS     (R11), Y8
+	PREFETCHT1  64(R11)
+	VMOVUPS     (R11)(R9*1), Y9
+	PREFETCHT1  64(R11)(R9*1)
+	VMOVUPS     (R10), Y10
+	PREFETCHT1  64(R10)
+	VFMADD231PS Y8, Y10, Y0
+	VFMADD231PS Y9, Y10, Y1
+	VMOVUPS     (R10)(DI*1), Y10
+	PREFETCHT1  64(R10)(DI*1)
+	VFMADD231PS Y8, Y10, Y2
+	VFMADD231PS Y9, Y10, Y3
+	VMOVUPS     (R10)(DI*2), Y10
+	PREFETCHT1  64(R10)(DI*2)
+	VFMADD231PS Y8, Y10, Y4
+	VFMADD231PS Y9, Y10, Y5
+	VMOVUPS     (R10)(R8*1), Y10
+	PREFETCHT1  64(R10)(R8*1)
+	VFMADD231PS Y8, Y10, Y6
+	VFMADD231PS Y9, Y10, Y7
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k304
+	JMP         end302
+
+plain301:
+k305:
+	VMOVUPS     (R11), Y8
+	VMOVUPS     (R11)(R9*1), Y9
+	VMOVUPS     (R10), Y10
+	VFMADD231PS Y8, Y10, Y0
+	VFMADD231PS Y9, Y10, Y1
+	VMOVUPS     (R10)(DI*1), Y10
+	VFMADD231PS Y8, Y10, Y2
+	VFMADD231PS Y9, Y10, Y3
+	VMOVUPS     (R10)(DI*2), Y10
+	VFMADD231PS Y8, Y10, Y4
+	VFMADD231PS Y9, Y10, Y5
+	VMOVUPS     (R10)(R8*1), Y10
+	VFMADD231PS Y8, Y10, Y6
+	VFMADD231PS Y9, Y10, Y7
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k305
+
+end302:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, (DI)(R8*1)
+	ADDQ    80(AX), DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, (DI)(R8*1)
+	IMUL3Q  $0x00000002, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000002, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile298
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep297
+	VZEROUPPER
+	RET
+
+// func mul_f32_across_4x3_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_across_4x3_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+sweep306:
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	ADDQ CX, DX
+	ADDQ CX, BX
+	MOVQ 104(AX), SI
+
+tile307:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	ADDQ       80(AX), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 (DI)(R8*1)
+	PREFETCHT0 (DI)(R8*2)
+	TESTL      $0x00000008, 132(AX)
+	JZ         skip308
+	MOVQ       184(AX), R8
+	MOVQ       BX, DI
+	VMOVUPS    (DI), Y0
+	VMOVUPS    (DI)(R8*1), Y1
+	VMOVUPS    (DI)(R8*2), Y2
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y3
+	VMOVUPS    (DI)(R8*1), Y4
+	VMOVUPS    (DI)(R8*2), Y5
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y6
+	VMOVUPS    (DI)(R8*1), Y7
+	VMOVUPS    (DI)(R8*2), Y8
+	ADDQ       80(AX), DI
+	VMOVUPS    (DI), Y9
+	VMOVUPS    (DI)(R8*1), Y10
+	VMOVUPS    (DI)(R8*2), Y11
+
+skip308:
+	MOVQ  64(AX), DI
+	LEAQ  (DI)(DI*2), R8
+	MOVQ  176(AX), R9
+	MOVQ  (AX), R10
+	ADDQ  CX, R10
+	MOVQ  DX, R11
+	MOVQ  48(AX), R12
+	MOVQ  8(R12), R12
+	TESTL $0x00000010, 132(AX)
+	JNZ   both309
+	CMPQ  SI, 104(AX)
+	JNE   plain310
+
+k312:
+	VMOVUPS     (R11), Y12
+	VMOVUPS     (R11)(R9*1), Y13
+	VMOVUPS     (R11)(R9*2), Y14
+	VMOVUPS     (R10), Y15
+	PREFETCHT1  64(R10)
+	VFMADD231PS Y12, Y15, Y0
+	VFMADD231PS Y13, Y15, Y1
+	VFMADD231PS Y14, Y15, Y2
+	VMOVUPS     (R10)(DI*1), Y15
+	PREFETCHT1  64(R10)(DI*1)
+	VFMADD231PS Y12, Y15, Y3
+	VFMADD231PS Y13, Y15, Y4
+	VFMADD231PS Y14, Y15, Y5
+	VMOVUPS     (R10)(DI*2), Y15
+	PREFETCHT1  64(R10)(DI*2)
+	VFMADD231PS Y12, Y15, Y6
+	VFMADD231PS Y13, Y15, Y7
+	VFMADD231PS Y14, Y15, Y8
+	VMOVUPS     (R10)(R8*1), Y15
+	PREFETCHT1  64(R10)(R8*1)
+	VFMADD231PS Y12, Y15, Y9
+	VFMADD231PS Y13, Y15, Y10
+	VFMADD231PS Y14, Y15, Y11
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k312
+	JMP         end311
+
+both309:
+k313:
+	VMOVUPS     (R11), Y12
+	PREFETCHT1  64(R11)
+	VMOVUPS     (R11)(R9*1), Y13
+	PREFETCHT1  64(R11)(R9*1)
+	VMOVUPS     (R11)(R9*2), Y14
+	PREFETCHT1  64(R11)(R9*2)
+	VMOVUPS     (R10), Y15
+	PREFETCHT1  64(R10)
+	VFMADD231PS Y12, Y15, Y0
+	VFMADD231PS Y13, Y15, Y1
+	VFMADD231PS Y14, Y15, Y2
+	VMOVUPS     (R10)(DI*1), Y15
+	PREFETCHT1  64(R10)(DI*1)
+	VFMADD231PS Y12, Y15, Y3
+	VFMADD231PS Y13, Y15, Y4
+	VFMADD231PS Y14, Y15, Y5
+	VMOVUPS     (R10)(DI*2), Y15
+	PREFETCHT1  64(R10)(DI*2)
+	VFMADD231PS Y12, Y15, Y6
+	VFMADD231PS Y13, Y15, Y7
+	VFMADD231PS Y14, Y15, Y8
+	VMOVUPS     (R10)(R8*1), Y15
+	PREFETCHT1  64(R10)(R8*1)
+	VFMADD231PS Y12, Y15, Y9
+	VFMADD231PS Y13, Y15, Y10
+	VFMADD231PS Y14, Y15, Y11
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k313
+	JMP         end311
+
+plain310:
+k314:
+	VMOVUPS     (R11), Y12
+	VMOVUPS     (R11)(R9*1), Y13
+	VMOVUPS     (R11)(R9*2), Y14
+	VMOVUPS     (R10), Y15
+	VFMADD231PS Y12, Y15, Y0
+	VFMADD231PS Y13, Y15, Y1
+	VFMADD231PS Y14, Y15, Y2
+	VMOVUPS     (R10)(DI*1), Y15
+	VFMADD231PS Y12, Y15, Y3
+	VFMADD231PS Y13, Y15, Y4
+	VFMADD231PS Y14, Y15, Y5
+	VMOVUPS     (R10)(DI*2), Y15
+	VFMADD231PS Y12, Y15, Y6
+	VFMADD231PS Y13, Y15, Y7
+	VFMADD231PS Y14, Y15, Y8
+	VMOVUPS     (R10)(R8*1), Y15
+	VFMADD231PS Y12, Y15, Y9
+	VFMADD231PS Y13, Y15, Y10
+	VFMADD231PS Y14, Y15, Y11
+	ADDQ        72(AX), R10
+	ADDQ        168(AX), R11
+	DECQ        R12
+	JNZ         k314
+
+end311:
+	MOVQ    184(AX), R8
+	MOVQ    BX, DI
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, (DI)(R8*1)
+	VMOVUPS Y2, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y3, (DI)
+	VMOVUPS Y4, (DI)(R8*1)
+	VMOVUPS Y5, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, (DI)(R8*1)
+	VMOVUPS Y8, (DI)(R8*2)
+	ADDQ    80(AX), DI
+	VMOVUPS Y9, (DI)
+	VMOVUPS Y10, (DI)(R8*1)
+	VMOVUPS Y11, (DI)(R8*2)
+	IMUL3Q  $0x00000003, 176(AX), DI
+	ADDQ    DI, DX
+	IMUL3Q  $0x00000003, 184(AX), DI
+	ADDQ    DI, BX
+	DECQ    SI
+	JNZ     tile307
+	ADDQ    $0x00000020, CX
+	CMPQ    CX, $0x00000040
+	JL      sweep306
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x16_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_any_1x16_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile315:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), SI
+	LEAQ       (BX)(BX*2), BX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), DI
+
+seg316:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest317
+
+main319:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      64(DX), Y2
+	VMOVUPS      96(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      160(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      224(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+256, DX
+	SUBQ         $+4, R9
+	JGE          main319
+
+rest317:
+	ADDQ $+4, R9
+	JZ   end318
+
+one320:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+64, DX
+	DECQ         R9
+	JNZ          one320
+
+end318:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg316
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip321
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip321:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip322
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip322:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip323
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip323:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip324
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip324:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile315
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x16_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_1x16_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile325:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip326
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip326:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg327:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest328
+
+main330:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      64(DX), Y2
+	VMOVUPS      96(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      160(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      224(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+256, DX
+	SUBQ         $+4, R9
+	JGE          main330
+
+rest328:
+	ADDQ $+4, R9
+	JZ   end329
+
+one331:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+64, DX
+	DECQ         R9
+	JNZ          one331
+
+end329:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg327
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip332
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip332:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip333
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip333:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip334
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip334:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip335
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip335:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip336
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+
+skip336:
+	MOVQ        16(AX), DX
+	IMUL3Q      $0x00000040, CX, BX
+	ADDQ        BX, DX
+	VMULPS      Y0, Y0, Y2
+	VMULPS      constants_avx2<>+32(SB), Y2, Y2
+	VADDPS      constants_avx2<>+64(SB), Y2, Y2
+	VMULPS      Y0, Y2, Y2
+	VMINPS      constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS    $0x08, Y2, Y3
+	VSUBPS      Y3, Y2, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ   Y3, Y3
+	VPSLLD      $0x17, Y3, Y3
+	VPADDD      Y3, Y4, Y4
+	VMOVAPS     Y4, Y2
+	VADDPS      constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS      Y2, Y0, Y0
+	VMULPS      Y1, Y1, Y2
+	VMULPS      constants_avx2<>+32(SB), Y2, Y2
+	VADDPS      constants_avx2<>+64(SB), Y2, Y2
+	VMULPS      Y1, Y2, Y2
+	VMINPS      constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS    $0x08, Y2, Y3
+	VSUBPS      Y3, Y2, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ   Y3, Y3
+	VPSLLD      $0x17, Y3, Y3
+	VPADDD      Y3, Y4, Y4
+	VMOVAPS     Y4, Y2
+	VADDPS      constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS      Y2, Y1, Y1
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     Y1, 32(DX)
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile325
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_any_1x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile337:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), SI
+	LEAQ       (BX)(BX*2), BX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), DI
+
+seg338:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest339
+
+main341:
+	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y2, Y4, Y0
@@ -1939,13 +6608,13 @@ main135:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main135
+	JGE          main341
 
-rest133:
+rest339:
 	ADDQ $+4, R9
-	JZ   end134
+	JZ   end340
 
-one136:
+one342:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -1954,31 +6623,31 @@ one136:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one136
+	JNZ          one342
 
-end134:
+end340:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg132
+	JNZ          seg338
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip137
+	JZ           skip343
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip137:
+skip343:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip138
+	JZ     skip344
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip138:
+skip344:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip139
+	JZ      skip345
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1993,17 +6662,17 @@ skip138:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip139:
+skip345:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip140
+	JZ     skip346
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip140:
+skip346:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2013,7 +6682,7 @@ skip140:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile131
+	JL      tile337
 	VZEROUPPER
 	RET
 
@@ -2023,7 +6692,7 @@ TEXT ·mul_f32_any_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile141:
+tile347:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -2041,27 +6710,27 @@ tile141:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip142
+	JZ         skip348
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip142:
+skip348:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg143:
+seg349:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest144
+	JL   rest350
 
-main146:
+main352:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2088,13 +6757,13 @@ main146:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main146
+	JGE          main352
 
-rest144:
+rest350:
 	ADDQ $+4, R9
-	JZ   end145
+	JZ   end351
 
-one147:
+one353:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2103,31 +6772,31 @@ one147:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one147
+	JNZ          one353
 
-end145:
+end351:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg143
+	JNZ          seg349
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip148
+	JZ           skip354
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip148:
+skip354:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip149
+	JZ     skip355
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip149:
+skip355:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip150
+	JZ      skip356
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2142,71 +6811,71 @@ skip149:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip150:
+skip356:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip151
+	JZ     skip357
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip151:
+skip357:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip152
+	JZ      skip358
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip152:
+skip358:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
+	VMULPS      constants_avx2<>+32(SB), Y2, Y2
+	VADDPS      constants_avx2<>+64(SB), Y2, Y2
 	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
+	VMINPS      constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
 	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
 	VCVTPS2DQ   Y3, Y3
 	VPSLLD      $0x17, Y3, Y3
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
+	VADDPS      constants_avx2<>+352(SB), Y2, Y2
 	VDIVPS      Y2, Y0, Y0
 	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
+	VMULPS      constants_avx2<>+32(SB), Y2, Y2
+	VADDPS      constants_avx2<>+64(SB), Y2, Y2
 	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
+	VMINPS      constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
 	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
 	VCVTPS2DQ   Y3, Y3
 	VPSLLD      $0x17, Y3, Y3
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
+	VADDPS      constants_avx2<>+352(SB), Y2, Y2
 	VDIVPS      Y2, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
@@ -2214,7 +6883,7 @@ skip152:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile141
+	JL          tile347
 	VZEROUPPER
 	RET
 
@@ -2224,7 +6893,7 @@ TEXT ·mul_f32_any_1x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile153:
+tile359:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -2242,7 +6911,7 @@ tile153:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip154
+	JZ         skip360
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -2253,21 +6922,21 @@ tile153:
 	ADDQ       96(AX), BX
 	PREFETCHT0 (BX)
 
-skip154:
+skip360:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg155:
+seg361:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest156
+	JL   rest362
 
-main158:
+main364:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2294,13 +6963,13 @@ main158:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main158
+	JGE          main364
 
-rest156:
+rest362:
 	ADDQ $+4, R9
-	JZ   end157
+	JZ   end363
 
-one159:
+one365:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2309,21 +6978,21 @@ one159:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one159
+	JNZ          one365
 
-end157:
+end363:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg155
+	JNZ          seg361
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip160
+	JZ           skip366
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip160:
+skip366:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip161
+	JZ     skip367
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -2334,10 +7003,10 @@ skip160:
 	ADDQ   96(AX), DX
 	VADDPS (DX), Y1, Y1
 
-skip161:
+skip367:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip162
+	JZ      skip368
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2352,10 +7021,10 @@ skip161:
 	VMOVUPS 64(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip162:
+skip368:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip163
+	JZ      skip369
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -2366,39 +7035,39 @@ skip162:
 	ADDQ    96(AX), DX
 	VMOVUPS Y1, (DX)
 
-skip163:
+skip369:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip164
+	JNZ         skip370
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
+	VMULPS      constants_avx2<>+384(SB), Y0, Y2
+	VMINPS      constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
 	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
 	VCVTPS2DQ   Y3, Y3
 	VPSLLD      $0x17, Y3, Y3
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
+	VADDPS      constants_avx2<>+352(SB), Y2, Y2
 	VDIVPS      Y2, Y0, Y2
 	VMULPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
-skip164:
+skip370:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile153
+	JL   tile359
 	VZEROUPPER
 	RET
 
@@ -2408,7 +7077,7 @@ TEXT ·mul_f32_any_1x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile165:
+tile371:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -2424,14 +7093,14 @@ tile165:
 	MOVQ       48(AX), BX
 	MOVQ       56(AX), DI
 
-seg166:
+seg372:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest167
+	JL   rest373
 
-main169:
+main375:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2458,13 +7127,13 @@ main169:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main169
+	JGE          main375
 
-rest167:
+rest373:
 	ADDQ $+4, R9
-	JZ   end168
+	JZ   end374
 
-one170:
+one376:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2473,31 +7142,31 @@ one170:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one170
+	JNZ          one376
 
-end168:
+end374:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg166
+	JNZ          seg372
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip171
+	JZ           skip377
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip171:
+skip377:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip172
+	JZ     skip378
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip172:
+skip378:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip173
+	JZ      skip379
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2506,17 +7175,17 @@ skip172:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip173:
+skip379:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip174
+	JZ     skip380
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip174:
+skip380:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2526,7 +7195,7 @@ skip174:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile165
+	JL      tile371
 	VZEROUPPER
 	RET
 
@@ -2536,7 +7205,7 @@ TEXT ·mul_f32_any_1x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile175:
+tile381:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -2548,27 +7217,27 @@ tile175:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip176
+	JZ         skip382
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip176:
+skip382:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg177:
+seg383:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest178
+	JL   rest384
 
-main180:
+main386:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2595,13 +7264,13 @@ main180:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main180
+	JGE          main386
 
-rest178:
+rest384:
 	ADDQ $+4, R9
-	JZ   end179
+	JZ   end385
 
-one181:
+one387:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2610,31 +7279,31 @@ one181:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one181
+	JNZ          one387
 
-end179:
+end385:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg177
+	JNZ          seg383
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip182
+	JZ           skip388
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip182:
+skip388:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip183
+	JZ     skip389
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip183:
+skip389:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip184
+	JZ      skip390
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2643,71 +7312,71 @@ skip183:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip184:
+skip390:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip185
+	JZ     skip391
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip185:
+skip391:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip186
+	JZ      skip392
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip186:
+skip392:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
+	VMULPS      constants_avx2<>+32(SB), Y2, Y2
+	VADDPS      constants_avx2<>+64(SB), Y2, Y2
 	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
+	VMINPS      constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
 	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
 	VCVTPS2DQ   Y3, Y3
 	VPSLLD      $0x17, Y3, Y3
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
+	VADDPS      constants_avx2<>+352(SB), Y2, Y2
 	VDIVPS      Y2, Y0, Y0
 	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
+	VMULPS      constants_avx2<>+32(SB), Y2, Y2
+	VADDPS      constants_avx2<>+64(SB), Y2, Y2
 	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
+	VMINPS      constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
 	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
 	VCVTPS2DQ   Y3, Y3
 	VPSLLD      $0x17, Y3, Y3
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
+	VADDPS      constants_avx2<>+352(SB), Y2, Y2
 	VDIVPS      Y2, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
@@ -2715,7 +7384,7 @@ skip186:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile175
+	JL          tile381
 	VZEROUPPER
 	RET
 
@@ -2725,7 +7394,7 @@ TEXT ·mul_f32_any_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile187:
+tile393:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2747,14 +7416,14 @@ tile187:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg188:
+seg394:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest189
+	JL   rest395
 
-main191:
+main397:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2793,13 +7462,13 @@ main191:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main191
+	JGE          main397
 
-rest189:
+rest395:
 	ADDQ $+4, R10
-	JZ   end190
+	JZ   end396
 
-one192:
+one398:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2811,23 +7480,23 @@ one192:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one192
+	JNZ          one398
 
-end190:
+end396:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg188
+	JNZ          seg394
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip193
+	JZ           skip399
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip193:
+skip399:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip194
+	JZ     skip400
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2838,10 +7507,10 @@ skip193:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip194:
+skip400:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip195
+	JZ      skip401
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2852,10 +7521,10 @@ skip194:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip195:
+skip401:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip196
+	JZ     skip402
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2866,7 +7535,7 @@ skip195:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip196:
+skip402:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2879,7 +7548,7 @@ skip196:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile187
+	JL      tile393
 	VZEROUPPER
 	RET
 
@@ -2889,7 +7558,7 @@ TEXT ·mul_f32_any_2x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile197:
+tile403:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2907,7 +7576,7 @@ tile197:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip198
+	JZ         skip404
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -2916,21 +7585,21 @@ tile197:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip198:
+skip404:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg199:
+seg405:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest200
+	JL   rest406
 
-main202:
+main408:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2969,13 +7638,13 @@ main202:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main202
+	JGE          main408
 
-rest200:
+rest406:
 	ADDQ $+4, R10
-	JZ   end201
+	JZ   end407
 
-one203:
+one409:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2987,23 +7656,23 @@ one203:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one203
+	JNZ          one409
 
-end201:
+end407:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg199
+	JNZ          seg405
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip204
+	JZ           skip410
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip204:
+skip410:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip205
+	JZ     skip411
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3014,10 +7683,10 @@ skip204:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip205:
+skip411:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip206
+	JZ      skip412
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3028,10 +7697,10 @@ skip205:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip206:
+skip412:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip207
+	JZ     skip413
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3042,10 +7711,10 @@ skip206:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip207:
+skip413:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip208
+	JZ      skip414
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3056,104 +7725,104 @@ skip207:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip208:
+skip414:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
+	VMULPS      constants_avx2<>+32(SB), Y4, Y4
+	VADDPS      constants_avx2<>+64(SB), Y4, Y4
 	VMULPS      Y0, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VMINPS      constants_avx2<>+96(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+128(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
 	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
 	VCVTPS2DQ   Y5, Y5
 	VPSLLD      $0x17, Y5, Y5
 	VPADDD      Y5, Y6, Y6
 	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VADDPS      constants_avx2<>+352(SB), Y4, Y4
 	VDIVPS      Y4, Y0, Y0
 	VMULPS      Y1, Y1, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
+	VMULPS      constants_avx2<>+32(SB), Y4, Y4
+	VADDPS      constants_avx2<>+64(SB), Y4, Y4
 	VMULPS      Y1, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VMINPS      constants_avx2<>+96(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+128(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
 	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
 	VCVTPS2DQ   Y5, Y5
 	VPSLLD      $0x17, Y5, Y5
 	VPADDD      Y5, Y6, Y6
 	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VADDPS      constants_avx2<>+352(SB), Y4, Y4
 	VDIVPS      Y4, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y4, Y4
 	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y4, Y4
 	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile197
+	JL          tile403
 	VZEROUPPER
 	RET
 
@@ -3163,7 +7832,7 @@ TEXT ·mul_f32_any_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile209:
+tile415:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3190,14 +7859,14 @@ tile209:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg210:
+seg416:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest211
+	JL   rest417
 
-main213:
+main419:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3236,13 +7905,13 @@ main213:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main213
+	JGE          main419
 
-rest211:
+rest417:
 	ADDQ $+4, R10
-	JZ   end212
+	JZ   end418
 
-one214:
+one420:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3254,23 +7923,23 @@ one214:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one214
+	JNZ          one420
 
-end212:
+end418:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg210
+	JNZ          seg416
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip215
+	JZ           skip421
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip215:
+skip421:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip216
+	JZ     skip422
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3281,10 +7950,10 @@ skip215:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip216:
+skip422:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip217
+	JZ      skip423
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3301,10 +7970,10 @@ skip216:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip217:
+skip423:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip218
+	JZ     skip424
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3315,7 +7984,7 @@ skip217:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip218:
+skip424:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3329,7 +7998,7 @@ skip218:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile209
+	JL      tile415
 	VZEROUPPER
 	RET
 
@@ -3339,7 +8008,7 @@ TEXT ·mul_f32_any_2x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile219:
+tile425:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3362,7 +8031,7 @@ tile219:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip220
+	JZ         skip426
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -3371,21 +8040,21 @@ tile219:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip220:
+skip426:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg221:
+seg427:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest222
+	JL   rest428
 
-main224:
+main430:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3424,13 +8093,13 @@ main224:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main224
+	JGE          main430
 
-rest222:
+rest428:
 	ADDQ $+4, R10
-	JZ   end223
+	JZ   end429
 
-one225:
+one431:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3442,23 +8111,23 @@ one225:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one225
+	JNZ          one431
 
-end223:
+end429:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg221
+	JNZ          seg427
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip226
+	JZ           skip432
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip226:
+skip432:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip227
+	JZ     skip433
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3469,10 +8138,10 @@ skip226:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip227:
+skip433:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip228
+	JZ      skip434
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3489,10 +8158,10 @@ skip227:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip228:
+skip434:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip229
+	JZ     skip435
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3503,10 +8172,10 @@ skip228:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip229:
+skip435:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip230
+	JZ      skip436
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3517,97 +8186,97 @@ skip229:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip230:
+skip436:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
+	VMULPS      constants_avx2<>+32(SB), Y4, Y4
+	VADDPS      constants_avx2<>+64(SB), Y4, Y4
 	VMULPS      Y0, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VMINPS      constants_avx2<>+96(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+128(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
 	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
 	VCVTPS2DQ   Y5, Y5
 	VPSLLD      $0x17, Y5, Y5
 	VPADDD      Y5, Y6, Y6
 	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VADDPS      constants_avx2<>+352(SB), Y4, Y4
 	VDIVPS      Y4, Y0, Y0
 	VMULPS      Y1, Y1, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
+	VMULPS      constants_avx2<>+32(SB), Y4, Y4
+	VADDPS      constants_avx2<>+64(SB), Y4, Y4
 	VMULPS      Y1, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VMINPS      constants_avx2<>+96(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+128(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
 	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
 	VCVTPS2DQ   Y5, Y5
 	VPSLLD      $0x17, Y5, Y5
 	VPADDD      Y5, Y6, Y6
 	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VADDPS      constants_avx2<>+352(SB), Y4, Y4
 	VDIVPS      Y4, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y4, Y4
 	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y4, Y4
 	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
@@ -3615,7 +8284,7 @@ skip230:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile219
+	JL          tile425
 	VZEROUPPER
 	RET
 
@@ -3625,7 +8294,7 @@ TEXT ·mul_f32_any_2x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile231:
+tile437:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3648,7 +8317,7 @@ tile231:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip232
+	JZ         skip438
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -3665,21 +8334,21 @@ tile231:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip232:
+skip438:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg233:
+seg439:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest234
+	JL   rest440
 
-main236:
+main442:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3718,13 +8387,13 @@ main236:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main236
+	JGE          main442
 
-rest234:
+rest440:
 	ADDQ $+4, R10
-	JZ   end235
+	JZ   end441
 
-one237:
+one443:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3736,23 +8405,23 @@ one237:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one237
+	JNZ          one443
 
-end235:
+end441:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg233
+	JNZ          seg439
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip238
+	JZ           skip444
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip238:
+skip444:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip239
+	JZ     skip445
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -3769,10 +8438,10 @@ skip238:
 	ADDQ   BX, DX
 	VADDPS (DX), Y3, Y3
 
-skip239:
+skip445:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip240
+	JZ      skip446
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3789,10 +8458,10 @@ skip239:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip240:
+skip446:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip241
+	JZ      skip447
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -3809,61 +8478,61 @@ skip240:
 	ADDQ    BX, DX
 	VMOVUPS Y3, (DX)
 
-skip241:
+skip447:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip242
+	JNZ         skip448
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VMULPS      constants_avx2<>+384(SB), Y0, Y4
+	VMINPS      constants_avx2<>+96(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+128(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
 	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
 	VCVTPS2DQ   Y5, Y5
 	VPSLLD      $0x17, Y5, Y5
 	VPADDD      Y5, Y6, Y6
 	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VADDPS      constants_avx2<>+352(SB), Y4, Y4
 	VDIVPS      Y4, Y0, Y4
 	VMULPS      Y4, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y2, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y2, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y4, Y4
 	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y0
 	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 
-skip242:
+skip448:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile231
+	JL   tile437
 	VZEROUPPER
 	RET
 
@@ -3873,7 +8542,7 @@ TEXT ·mul_f32_any_2x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile243:
+tile449:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3894,14 +8563,14 @@ tile243:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg244:
+seg450:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest245
+	JL   rest451
 
-main247:
+main453:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3940,13 +8609,13 @@ main247:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main247
+	JGE          main453
 
-rest245:
+rest451:
 	ADDQ $+4, R10
-	JZ   end246
+	JZ   end452
 
-one248:
+one454:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3958,23 +8627,23 @@ one248:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one248
+	JNZ          one454
 
-end246:
+end452:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg244
+	JNZ          seg450
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip249
+	JZ           skip455
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip249:
+skip455:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip250
+	JZ     skip456
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3985,10 +8654,10 @@ skip249:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip250:
+skip456:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip251
+	JZ      skip457
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3999,10 +8668,10 @@ skip250:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip251:
+skip457:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip252
+	JZ     skip458
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4013,7 +8682,7 @@ skip251:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip252:
+skip458:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4027,7 +8696,7 @@ skip252:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile243
+	JL      tile449
 	VZEROUPPER
 	RET
 
@@ -4037,7 +8706,7 @@ TEXT ·mul_f32_any_2x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile253:
+tile459:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4054,7 +8723,7 @@ tile253:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip254
+	JZ         skip460
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -4063,21 +8732,21 @@ tile253:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip254:
+skip460:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg255:
+seg461:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest256
+	JL   rest462
 
-main258:
+main464:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -4116,13 +8785,13 @@ main258:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main258
+	JGE          main464
 
-rest256:
+rest462:
 	ADDQ $+4, R10
-	JZ   end257
+	JZ   end463
 
-one259:
+one465:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -4134,23 +8803,23 @@ one259:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one259
+	JNZ          one465
 
-end257:
+end463:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg255
+	JNZ          seg461
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip260
+	JZ           skip466
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip260:
+skip466:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip261
+	JZ     skip467
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4161,10 +8830,10 @@ skip260:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip261:
+skip467:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip262
+	JZ      skip468
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4175,10 +8844,10 @@ skip261:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip262:
+skip468:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip263
+	JZ     skip469
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4189,10 +8858,10 @@ skip262:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip263:
+skip469:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip264
+	JZ      skip470
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4203,97 +8872,97 @@ skip263:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip264:
+skip470:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
+	VMULPS      constants_avx2<>+32(SB), Y4, Y4
+	VADDPS      constants_avx2<>+64(SB), Y4, Y4
 	VMULPS      Y0, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VMINPS      constants_avx2<>+96(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+128(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
 	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
 	VCVTPS2DQ   Y5, Y5
 	VPSLLD      $0x17, Y5, Y5
 	VPADDD      Y5, Y6, Y6
 	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VADDPS      constants_avx2<>+352(SB), Y4, Y4
 	VDIVPS      Y4, Y0, Y0
 	VMULPS      Y1, Y1, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
+	VMULPS      constants_avx2<>+32(SB), Y4, Y4
+	VADDPS      constants_avx2<>+64(SB), Y4, Y4
 	VMULPS      Y1, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
+	VMINPS      constants_avx2<>+96(SB), Y4, Y4
+	VMAXPS      constants_avx2<>+128(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
 	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
 	VCVTPS2DQ   Y5, Y5
 	VPSLLD      $0x17, Y5, Y5
 	VPADDD      Y5, Y6, Y6
 	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
+	VADDPS      constants_avx2<>+352(SB), Y4, Y4
 	VDIVPS      Y4, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y4, Y4
 	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
+	VMOVUPS     constants_avx2<>+160(SB), Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y4, Y4
 	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
@@ -4301,7 +8970,7 @@ skip264:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile253
+	JL          tile459
 	VZEROUPPER
 	RET
 
@@ -4311,7 +8980,7 @@ TEXT ·mul_f32_any_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile265:
+tile471:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4333,24 +9002,24 @@ tile265:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead266
+	JNZ        ahead472
 	MOVQ       DX, BX
 
-ahead266:
+ahead472:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg267:
+seg473:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest268
+	JL   rest474
 
-main270:
+main476:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4404,13 +9073,13 @@ main270:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main270
+	JGE          main476
 
-rest268:
+rest474:
 	ADDQ $+4, R11
-	JZ   end269
+	JZ   end475
 
-one271:
+one477:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4425,15 +9094,15 @@ one271:
 	ADDQ         R8, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one271
+	JNZ          one477
 
-end269:
+end475:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg267
+	JNZ          seg473
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip272
+	JZ           skip478
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -4442,9 +9111,9 @@ end269:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip272:
+skip478:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip273
+	JZ     skip479
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4458,10 +9127,10 @@ skip272:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip273:
+skip479:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip274
+	JZ      skip480
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4474,10 +9143,10 @@ skip273:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip274:
+skip480:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip275
+	JZ     skip481
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4491,7 +9160,7 @@ skip274:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip275:
+skip481:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4507,7 +9176,7 @@ skip275:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile265
+	JL      tile471
 	VZEROUPPER
 	RET
 
@@ -4517,7 +9186,7 @@ TEXT ·mul_f32_any_3x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile276:
+tile482:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4539,7 +9208,7 @@ tile276:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip277
+	JZ         skip483
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -4550,27 +9219,27 @@ tile276:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip277:
+skip483:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead278
+	JNZ   ahead484
 	MOVQ  DX, BX
 
-ahead278:
+ahead484:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg279:
+seg485:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest280
+	JL   rest486
 
-main282:
+main488:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4624,13 +9293,13 @@ main282:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main282
+	JGE          main488
 
-rest280:
+rest486:
 	ADDQ $+4, R11
-	JZ   end281
+	JZ   end487
 
-one283:
+one489:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4645,15 +9314,15 @@ one283:
 	ADDQ         R8, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one283
+	JNZ          one489
 
-end281:
+end487:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg279
+	JNZ          seg485
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip284
+	JZ           skip490
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -4662,9 +9331,9 @@ end281:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip284:
+skip490:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip285
+	JZ     skip491
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4678,10 +9347,10 @@ skip284:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip285:
+skip491:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip286
+	JZ      skip492
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4694,10 +9363,10 @@ skip285:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip286:
+skip492:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip287
+	JZ     skip493
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4711,10 +9380,10 @@ skip286:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip287:
+skip493:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip288
+	JZ      skip494
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4728,149 +9397,149 @@ skip287:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip288:
+skip494:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
+	VMULPS      constants_avx2<>+32(SB), Y6, Y6
+	VADDPS      constants_avx2<>+64(SB), Y6, Y6
 	VMULPS      Y0, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
+	VMINPS      constants_avx2<>+96(SB), Y6, Y6
+	VMAXPS      constants_avx2<>+128(SB), Y6, Y6
 	VROUNDPS    $0x08, Y6, Y7
 	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
 	VCVTPS2DQ   Y7, Y7
 	VPSLLD      $0x17, Y7, Y7
 	VPADDD      Y7, Y8, Y8
 	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
+	VADDPS      constants_avx2<>+352(SB), Y6, Y6
 	VDIVPS      Y6, Y0, Y0
 	VMULPS      Y1, Y1, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
+	VMULPS      constants_avx2<>+32(SB), Y6, Y6
+	VADDPS      constants_avx2<>+64(SB), Y6, Y6
 	VMULPS      Y1, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
+	VMINPS      constants_avx2<>+96(SB), Y6, Y6
+	VMAXPS      constants_avx2<>+128(SB), Y6, Y6
 	VROUNDPS    $0x08, Y6, Y7
 	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
 	VCVTPS2DQ   Y7, Y7
 	VPSLLD      $0x17, Y7, Y7
 	VPADDD      Y7, Y8, Y8
 	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
+	VADDPS      constants_avx2<>+352(SB), Y6, Y6
 	VDIVPS      Y6, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y6, Y6
 	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y6, Y6
 	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile276
+	JL          tile482
 	VZEROUPPER
 	RET
 
@@ -4880,7 +9549,7 @@ TEXT ·mul_f32_any_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile289:
+tile495:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4907,24 +9576,24 @@ tile289:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead290
+	JNZ        ahead496
 	MOVQ       DX, BX
 
-ahead290:
+ahead496:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg291:
+seg497:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest292
+	JL   rest498
 
-main294:
+main500:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4978,13 +9647,13 @@ main294:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main294
+	JGE          main500
 
-rest292:
+rest498:
 	ADDQ $+4, R11
-	JZ   end293
+	JZ   end499
 
-one295:
+one501:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4999,15 +9668,15 @@ one295:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one295
+	JNZ          one501
 
-end293:
+end499:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg291
+	JNZ          seg497
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip296
+	JZ           skip502
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -5016,9 +9685,9 @@ end293:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip296:
+skip502:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip297
+	JZ     skip503
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5032,10 +9701,10 @@ skip296:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip297:
+skip503:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip298
+	JZ      skip504
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5054,10 +9723,10 @@ skip297:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip298:
+skip504:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip299
+	JZ     skip505
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5071,7 +9740,7 @@ skip298:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip299:
+skip505:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5088,7 +9757,7 @@ skip299:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile289
+	JL      tile495
 	VZEROUPPER
 	RET
 
@@ -5098,7 +9767,7 @@ TEXT ·mul_f32_any_3x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile300:
+tile506:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -5125,7 +9794,7 @@ tile300:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip301
+	JZ         skip507
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -5136,27 +9805,27 @@ tile300:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip301:
+skip507:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead302
+	JNZ   ahead508
 	MOVQ  DX, BX
 
-ahead302:
+ahead508:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg303:
+seg509:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest304
+	JL   rest510
 
-main306:
+main512:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -5210,13 +9879,13 @@ main306:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main306
+	JGE          main512
 
-rest304:
+rest510:
 	ADDQ $+4, R11
-	JZ   end305
+	JZ   end511
 
-one307:
+one513:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -5231,15 +9900,15 @@ one307:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one307
+	JNZ          one513
 
-end305:
+end511:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg303
+	JNZ          seg509
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip308
+	JZ           skip514
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -5248,9 +9917,9 @@ end305:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip308:
+skip514:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip309
+	JZ     skip515
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5264,10 +9933,10 @@ skip308:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip309:
+skip515:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip310
+	JZ      skip516
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5286,10 +9955,10 @@ skip309:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip310:
+skip516:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip311
+	JZ     skip517
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5303,10 +9972,10 @@ skip310:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip311:
+skip517:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip312
+	JZ      skip518
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5320,142 +9989,142 @@ skip311:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip312:
+skip518:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
+	VMULPS      constants_avx2<>+32(SB), Y6, Y6
+	VADDPS      constants_avx2<>+64(SB), Y6, Y6
 	VMULPS      Y0, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
+	VMINPS      constants_avx2<>+96(SB), Y6, Y6
+	VMAXPS      constants_avx2<>+128(SB), Y6, Y6
 	VROUNDPS    $0x08, Y6, Y7
 	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
 	VCVTPS2DQ   Y7, Y7
 	VPSLLD      $0x17, Y7, Y7
 	VPADDD      Y7, Y8, Y8
 	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
+	VADDPS      constants_avx2<>+352(SB), Y6, Y6
 	VDIVPS      Y6, Y0, Y0
 	VMULPS      Y1, Y1, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
+	VMULPS      constants_avx2<>+32(SB), Y6, Y6
+	VADDPS      constants_avx2<>+64(SB), Y6, Y6
 	VMULPS      Y1, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
+	VMINPS      constants_avx2<>+96(SB), Y6, Y6
+	VMAXPS      constants_avx2<>+128(SB), Y6, Y6
 	VROUNDPS    $0x08, Y6, Y7
 	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
 	VCVTPS2DQ   Y7, Y7
 	VPSLLD      $0x17, Y7, Y7
 	VPADDD      Y7, Y8, Y8
 	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
+	VADDPS      constants_avx2<>+352(SB), Y6, Y6
 	VDIVPS      Y6, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y6, Y6
 	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y6, Y6
 	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
@@ -5463,7 +10132,7 @@ skip312:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile300
+	JL          tile506
 	VZEROUPPER
 	RET
 
@@ -5473,7 +10142,7 @@ TEXT ·mul_f32_any_3x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile313:
+tile519:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -5500,7 +10169,7 @@ tile313:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip314
+	JZ         skip520
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -5521,27 +10190,27 @@ tile313:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip314:
+skip520:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead315
+	JNZ   ahead521
 	MOVQ  DX, BX
 
-ahead315:
+ahead521:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg316:
+seg522:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest317
+	JL   rest523
 
-main319:
+main525:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -5595,13 +10264,13 @@ main319:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main319
+	JGE          main525
 
-rest317:
+rest523:
 	ADDQ $+4, R11
-	JZ   end318
+	JZ   end524
 
-one320:
+one526:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -5616,15 +10285,15 @@ one320:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one320
+	JNZ          one526
 
-end318:
+end524:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg316
+	JNZ          seg522
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip321
+	JZ           skip527
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -5633,9 +10302,9 @@ end318:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip321:
+skip527:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip322
+	JZ     skip528
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -5656,10 +10325,10 @@ skip321:
 	ADDQ   BX, DX
 	VADDPS (DX), Y5, Y5
 
-skip322:
+skip528:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip323
+	JZ      skip529
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5678,10 +10347,10 @@ skip322:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip323:
+skip529:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip324
+	JZ      skip530
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -5702,82 +10371,82 @@ skip323:
 	ADDQ    BX, DX
 	VMOVUPS Y5, (DX)
 
-skip324:
+skip530:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip325
+	JNZ         skip531
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
+	VMULPS      constants_avx2<>+384(SB), Y0, Y6
+	VMINPS      constants_avx2<>+96(SB), Y6, Y6
+	VMAXPS      constants_avx2<>+128(SB), Y6, Y6
 	VROUNDPS    $0x08, Y6, Y7
 	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
 	VCVTPS2DQ   Y7, Y7
 	VPSLLD      $0x17, Y7, Y7
 	VPADDD      Y7, Y8, Y8
 	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
+	VADDPS      constants_avx2<>+352(SB), Y6, Y6
 	VDIVPS      Y6, Y0, Y6
 	VMULPS      Y6, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y2, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y2, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y6, Y6
 	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y0
 	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y4, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y4, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y0
 	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 
-skip325:
+skip531:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile313
+	JL   tile519
 	VZEROUPPER
 	RET
 
@@ -5787,7 +10456,7 @@ TEXT ·mul_f32_any_3x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile326:
+tile532:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -5808,24 +10477,24 @@ tile326:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead327
+	JNZ        ahead533
 	MOVQ       DX, BX
 
-ahead327:
+ahead533:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg328:
+seg534:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest329
+	JL   rest535
 
-main331:
+main537:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -5879,13 +10548,13 @@ main331:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main331
+	JGE          main537
 
-rest329:
+rest535:
 	ADDQ $+4, R11
-	JZ   end330
+	JZ   end536
 
-one332:
+one538:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -5900,15 +10569,15 @@ one332:
 	ADDQ         R8, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one332
+	JNZ          one538
 
-end330:
+end536:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg328
+	JNZ          seg534
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip333
+	JZ           skip539
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -5917,9 +10586,9 @@ end330:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip333:
+skip539:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip334
+	JZ     skip540
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5933,10 +10602,10 @@ skip333:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip334:
+skip540:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip335
+	JZ      skip541
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5949,10 +10618,10 @@ skip334:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip335:
+skip541:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip336
+	JZ     skip542
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5966,7 +10635,7 @@ skip335:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip336:
+skip542:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5983,7 +10652,7 @@ skip336:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile326
+	JL      tile532
 	VZEROUPPER
 	RET
 
@@ -5993,7 +10662,7 @@ TEXT ·mul_f32_any_3x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile337:
+tile543:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -6014,7 +10683,7 @@ tile337:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip338
+	JZ         skip544
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -6025,27 +10694,27 @@ tile337:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip338:
+skip544:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead339
+	JNZ   ahead545
 	MOVQ  DX, BX
 
-ahead339:
+ahead545:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg340:
+seg546:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest341
+	JL   rest547
 
-main343:
+main549:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -6099,13 +10768,13 @@ main343:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main343
+	JGE          main549
 
-rest341:
+rest547:
 	ADDQ $+4, R11
-	JZ   end342
+	JZ   end548
 
-one344:
+one550:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -6120,15 +10789,15 @@ one344:
 	ADDQ         R8, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one344
+	JNZ          one550
 
-end342:
+end548:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg340
+	JNZ          seg546
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip345
+	JZ           skip551
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -6137,9 +10806,9 @@ end342:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip345:
+skip551:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip346
+	JZ     skip552
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6153,10 +10822,10 @@ skip345:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip346:
+skip552:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip347
+	JZ      skip553
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6169,10 +10838,10 @@ skip346:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip347:
+skip553:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip348
+	JZ     skip554
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6186,10 +10855,10 @@ skip347:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip348:
+skip554:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip349
+	JZ      skip555
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6203,142 +10872,142 @@ skip348:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip349:
+skip555:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
+	VMULPS      constants_avx2<>+32(SB), Y6, Y6
+	VADDPS      constants_avx2<>+64(SB), Y6, Y6
 	VMULPS      Y0, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
+	VMINPS      constants_avx2<>+96(SB), Y6, Y6
+	VMAXPS      constants_avx2<>+128(SB), Y6, Y6
 	VROUNDPS    $0x08, Y6, Y7
 	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
 	VCVTPS2DQ   Y7, Y7
 	VPSLLD      $0x17, Y7, Y7
 	VPADDD      Y7, Y8, Y8
 	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
+	VADDPS      constants_avx2<>+352(SB), Y6, Y6
 	VDIVPS      Y6, Y0, Y0
 	VMULPS      Y1, Y1, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
+	VMULPS      constants_avx2<>+32(SB), Y6, Y6
+	VADDPS      constants_avx2<>+64(SB), Y6, Y6
 	VMULPS      Y1, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
+	VMINPS      constants_avx2<>+96(SB), Y6, Y6
+	VMAXPS      constants_avx2<>+128(SB), Y6, Y6
 	VROUNDPS    $0x08, Y6, Y7
 	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
 	VCVTPS2DQ   Y7, Y7
 	VPSLLD      $0x17, Y7, Y7
 	VPADDD      Y7, Y8, Y8
 	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
+	VADDPS      constants_avx2<>+352(SB), Y6, Y6
 	VDIVPS      Y6, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y6, Y6
 	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
+	VMOVUPS     constants_avx2<>+160(SB), Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y6, Y6
 	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
@@ -6346,7 +11015,7 @@ skip349:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile337
+	JL          tile543
 	VZEROUPPER
 	RET
 
@@ -6356,7 +11025,7 @@ TEXT ·mul_f32_any_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile350:
+tile556:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -6382,24 +11051,24 @@ tile350:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead351
+	JNZ        ahead557
 	MOVQ       DX, BX
 
-ahead351:
+ahead557:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg352:
+seg558:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest353
+	JL   rest559
 
-main355:
+main561:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6465,13 +11134,13 @@ main355:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main355
+	JGE          main561
 
-rest353:
+rest559:
 	ADDQ $+4, R12
-	JZ   end354
+	JZ   end560
 
-one356:
+one562:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6489,15 +11158,15 @@ one356:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one356
+	JNZ          one562
 
-end354:
+end560:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg352
+	JNZ          seg558
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip357
+	JZ           skip563
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -6508,9 +11177,9 @@ end354:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip357:
+skip563:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip358
+	JZ     skip564
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6527,10 +11196,10 @@ skip357:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip358:
+skip564:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip359
+	JZ      skip565
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6545,10 +11214,10 @@ skip358:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip359:
+skip565:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip360
+	JZ     skip566
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6565,7 +11234,7 @@ skip359:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip360:
+skip566:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6584,7 +11253,7 @@ skip360:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile350
+	JL      tile556
 	VZEROUPPER
 	RET
 
@@ -6594,7 +11263,7 @@ TEXT ·mul_f32_any_4x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile361:
+tile567:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -6620,7 +11289,7 @@ tile361:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip362
+	JZ         skip568
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -6633,27 +11302,27 @@ tile361:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip362:
+skip568:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead363
+	JNZ   ahead569
 	MOVQ  DX, BX
 
-ahead363:
+ahead569:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg364:
+seg570:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest365
+	JL   rest571
 
-main367:
+main573:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6719,13 +11388,13 @@ main367:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main367
+	JGE          main573
 
-rest365:
+rest571:
 	ADDQ $+4, R12
-	JZ   end366
+	JZ   end572
 
-one368:
+one574:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6743,15 +11412,15 @@ one368:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one368
+	JNZ          one574
 
-end366:
+end572:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg364
+	JNZ          seg570
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip369
+	JZ           skip575
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -6762,9 +11431,9 @@ end366:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip369:
+skip575:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip370
+	JZ     skip576
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6781,10 +11450,10 @@ skip369:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip370:
+skip576:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip371
+	JZ      skip577
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6799,10 +11468,10 @@ skip370:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip371:
+skip577:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip372
+	JZ     skip578
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6819,10 +11488,10 @@ skip371:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip372:
+skip578:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip373
+	JZ      skip579
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6839,194 +11508,194 @@ skip372:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip373:
+skip579:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
+	VMULPS      constants_avx2<>+32(SB), Y8, Y8
+	VADDPS      constants_avx2<>+64(SB), Y8, Y8
 	VMULPS      Y0, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
+	VMINPS      constants_avx2<>+96(SB), Y8, Y8
+	VMAXPS      constants_avx2<>+128(SB), Y8, Y8
 	VROUNDPS    $0x08, Y8, Y9
 	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
 	VCVTPS2DQ   Y9, Y9
 	VPSLLD      $0x17, Y9, Y9
 	VPADDD      Y9, Y10, Y10
 	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
+	VADDPS      constants_avx2<>+352(SB), Y8, Y8
 	VDIVPS      Y8, Y0, Y0
 	VMULPS      Y1, Y1, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
+	VMULPS      constants_avx2<>+32(SB), Y8, Y8
+	VADDPS      constants_avx2<>+64(SB), Y8, Y8
 	VMULPS      Y1, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
+	VMINPS      constants_avx2<>+96(SB), Y8, Y8
+	VMAXPS      constants_avx2<>+128(SB), Y8, Y8
 	VROUNDPS    $0x08, Y8, Y9
 	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
 	VCVTPS2DQ   Y9, Y9
 	VPSLLD      $0x17, Y9, Y9
 	VPADDD      Y9, Y10, Y10
 	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
+	VADDPS      constants_avx2<>+352(SB), Y8, Y8
 	VDIVPS      Y8, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y8, Y8
 	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y8, Y8
 	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y6
 	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y6, (DX)
 	VMOVUPS     Y7, 32(DX)
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile361
+	JL          tile567
 	VZEROUPPER
 	RET
 
@@ -7036,7 +11705,7 @@ TEXT ·mul_f32_any_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile374:
+tile580:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7067,24 +11736,24 @@ tile374:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead375
+	JNZ        ahead581
 	MOVQ       DX, BX
 
-ahead375:
+ahead581:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg376:
+seg582:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest377
+	JL   rest583
 
-main379:
+main585:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7150,13 +11819,13 @@ main379:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main379
+	JGE          main585
 
-rest377:
+rest583:
 	ADDQ $+4, R12
-	JZ   end378
+	JZ   end584
 
-one380:
+one586:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7174,15 +11843,15 @@ one380:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one380
+	JNZ          one586
 
-end378:
+end584:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg376
+	JNZ          seg582
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip381
+	JZ           skip587
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -7193,9 +11862,9 @@ end378:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip381:
+skip587:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip382
+	JZ     skip588
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7212,10 +11881,10 @@ skip381:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip382:
+skip588:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip383
+	JZ      skip589
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7236,10 +11905,10 @@ skip382:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip383:
+skip589:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip384
+	JZ     skip590
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7256,7 +11925,7 @@ skip383:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip384:
+skip590:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7276,7 +11945,7 @@ skip384:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile374
+	JL      tile580
 	VZEROUPPER
 	RET
 
@@ -7286,7 +11955,7 @@ TEXT ·mul_f32_any_4x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile385:
+tile591:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7317,7 +11986,7 @@ tile385:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip386
+	JZ         skip592
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -7330,27 +11999,27 @@ tile385:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip386:
+skip592:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead387
+	JNZ   ahead593
 	MOVQ  DX, BX
 
-ahead387:
+ahead593:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg388:
+seg594:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest389
+	JL   rest595
 
-main391:
+main597:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7416,13 +12085,13 @@ main391:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main391
+	JGE          main597
 
-rest389:
+rest595:
 	ADDQ $+4, R12
-	JZ   end390
+	JZ   end596
 
-one392:
+one598:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7440,15 +12109,15 @@ one392:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one392
+	JNZ          one598
 
-end390:
+end596:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg388
+	JNZ          seg594
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip393
+	JZ           skip599
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -7459,9 +12128,9 @@ end390:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip393:
+skip599:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip394
+	JZ     skip600
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7478,10 +12147,10 @@ skip393:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip394:
+skip600:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip395
+	JZ      skip601
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7502,10 +12171,10 @@ skip394:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip395:
+skip601:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip396
+	JZ     skip602
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7522,10 +12191,10 @@ skip395:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip396:
+skip602:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip397
+	JZ      skip603
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7542,187 +12211,187 @@ skip396:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip397:
+skip603:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
+	VMULPS      constants_avx2<>+32(SB), Y8, Y8
+	VADDPS      constants_avx2<>+64(SB), Y8, Y8
 	VMULPS      Y0, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
+	VMINPS      constants_avx2<>+96(SB), Y8, Y8
+	VMAXPS      constants_avx2<>+128(SB), Y8, Y8
 	VROUNDPS    $0x08, Y8, Y9
 	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
 	VCVTPS2DQ   Y9, Y9
 	VPSLLD      $0x17, Y9, Y9
 	VPADDD      Y9, Y10, Y10
 	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
+	VADDPS      constants_avx2<>+352(SB), Y8, Y8
 	VDIVPS      Y8, Y0, Y0
 	VMULPS      Y1, Y1, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
+	VMULPS      constants_avx2<>+32(SB), Y8, Y8
+	VADDPS      constants_avx2<>+64(SB), Y8, Y8
 	VMULPS      Y1, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
+	VMINPS      constants_avx2<>+96(SB), Y8, Y8
+	VMAXPS      constants_avx2<>+128(SB), Y8, Y8
 	VROUNDPS    $0x08, Y8, Y9
 	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
 	VCVTPS2DQ   Y9, Y9
 	VPSLLD      $0x17, Y9, Y9
 	VPADDD      Y9, Y10, Y10
 	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
+	VADDPS      constants_avx2<>+352(SB), Y8, Y8
 	VDIVPS      Y8, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y8, Y8
 	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y8, Y8
 	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y6
 	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y6, (DX)
 	VMOVUPS     Y7, 32(DX)
@@ -7730,7 +12399,7 @@ skip397:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile385
+	JL          tile591
 	VZEROUPPER
 	RET
 
@@ -7740,7 +12409,7 @@ TEXT ·mul_f32_any_4x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile398:
+tile604:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7771,7 +12440,7 @@ tile398:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip399
+	JZ         skip605
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -7796,27 +12465,27 @@ tile398:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip399:
+skip605:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead400
+	JNZ   ahead606
 	MOVQ  DX, BX
 
-ahead400:
+ahead606:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg401:
+seg607:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest402
+	JL   rest608
 
-main404:
+main610:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7882,13 +12551,13 @@ main404:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main404
+	JGE          main610
 
-rest402:
+rest608:
 	ADDQ $+4, R12
-	JZ   end403
+	JZ   end609
 
-one405:
+one611:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7906,15 +12575,15 @@ one405:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one405
+	JNZ          one611
 
-end403:
+end609:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg401
+	JNZ          seg607
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip406
+	JZ           skip612
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -7925,9 +12594,9 @@ end403:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip406:
+skip612:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip407
+	JZ     skip613
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -7952,10 +12621,10 @@ skip406:
 	ADDQ   BX, DX
 	VADDPS (DX), Y7, Y7
 
-skip407:
+skip613:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip408
+	JZ      skip614
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7976,10 +12645,10 @@ skip407:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip408:
+skip614:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip409
+	JZ      skip615
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -8004,103 +12673,103 @@ skip408:
 	ADDQ    BX, DX
 	VMOVUPS Y7, (DX)
 
-skip409:
+skip615:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip410
+	JNZ         skip616
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
+	VMULPS      constants_avx2<>+384(SB), Y0, Y8
+	VMINPS      constants_avx2<>+96(SB), Y8, Y8
+	VMAXPS      constants_avx2<>+128(SB), Y8, Y8
 	VROUNDPS    $0x08, Y8, Y9
 	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
 	VCVTPS2DQ   Y9, Y9
 	VPSLLD      $0x17, Y9, Y9
 	VPADDD      Y9, Y10, Y10
 	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
+	VADDPS      constants_avx2<>+352(SB), Y8, Y8
 	VDIVPS      Y8, Y0, Y8
 	VMULPS      Y8, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y2, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y2, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y8, Y8
 	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y0
 	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y4, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y4, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y0
 	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y6, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y6, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y0
 	VMULPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 
-skip410:
+skip616:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile398
+	JL   tile604
 	VZEROUPPER
 	RET
 
@@ -8110,7 +12779,7 @@ TEXT ·mul_f32_any_4x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile411:
+tile617:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8135,24 +12804,24 @@ tile411:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead412
+	JNZ        ahead618
 	MOVQ       DX, BX
 
-ahead412:
+ahead618:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg413:
+seg619:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest414
+	JL   rest620
 
-main416:
+main622:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -8218,13 +12887,13 @@ main416:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main416
+	JGE          main622
 
-rest414:
+rest620:
 	ADDQ $+4, R12
-	JZ   end415
+	JZ   end621
 
-one417:
+one623:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -8242,15 +12911,15 @@ one417:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one417
+	JNZ          one623
 
-end415:
+end621:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg413
+	JNZ          seg619
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip418
+	JZ           skip624
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -8261,9 +12930,9 @@ end415:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip418:
+skip624:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip419
+	JZ     skip625
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8280,10 +12949,10 @@ skip418:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip419:
+skip625:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip420
+	JZ      skip626
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8298,10 +12967,10 @@ skip419:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip420:
+skip626:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip421
+	JZ     skip627
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8318,7 +12987,7 @@ skip420:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip421:
+skip627:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8338,7 +13007,7 @@ skip421:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile411
+	JL      tile617
 	VZEROUPPER
 	RET
 
@@ -8348,7 +13017,7 @@ TEXT ·mul_f32_any_4x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile422:
+tile628:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8373,7 +13042,7 @@ tile422:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip423
+	JZ         skip629
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -8386,27 +13055,27 @@ tile422:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip423:
+skip629:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead424
+	JNZ   ahead630
 	MOVQ  DX, BX
 
-ahead424:
+ahead630:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg425:
+seg631:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest426
+	JL   rest632
 
-main428:
+main634:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -8472,13 +13141,13 @@ main428:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main428
+	JGE          main634
 
-rest426:
+rest632:
 	ADDQ $+4, R12
-	JZ   end427
+	JZ   end633
 
-one429:
+one635:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -8496,15 +13165,15 @@ one429:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one429
+	JNZ          one635
 
-end427:
+end633:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg425
+	JNZ          seg631
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip430
+	JZ           skip636
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -8515,9 +13184,9 @@ end427:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip430:
+skip636:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip431
+	JZ     skip637
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8534,10 +13203,10 @@ skip430:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip431:
+skip637:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip432
+	JZ      skip638
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8552,10 +13221,10 @@ skip431:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip432:
+skip638:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip433
+	JZ     skip639
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8572,10 +13241,10 @@ skip432:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip433:
+skip639:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip434
+	JZ      skip640
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8592,187 +13261,187 @@ skip433:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip434:
+skip640:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
+	VMULPS      constants_avx2<>+32(SB), Y8, Y8
+	VADDPS      constants_avx2<>+64(SB), Y8, Y8
 	VMULPS      Y0, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
+	VMINPS      constants_avx2<>+96(SB), Y8, Y8
+	VMAXPS      constants_avx2<>+128(SB), Y8, Y8
 	VROUNDPS    $0x08, Y8, Y9
 	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
 	VCVTPS2DQ   Y9, Y9
 	VPSLLD      $0x17, Y9, Y9
 	VPADDD      Y9, Y10, Y10
 	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
+	VADDPS      constants_avx2<>+352(SB), Y8, Y8
 	VDIVPS      Y8, Y0, Y0
 	VMULPS      Y1, Y1, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
+	VMULPS      constants_avx2<>+32(SB), Y8, Y8
+	VADDPS      constants_avx2<>+64(SB), Y8, Y8
 	VMULPS      Y1, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
+	VMINPS      constants_avx2<>+96(SB), Y8, Y8
+	VMAXPS      constants_avx2<>+128(SB), Y8, Y8
 	VROUNDPS    $0x08, Y8, Y9
 	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
 	VCVTPS2DQ   Y9, Y9
 	VPSLLD      $0x17, Y9, Y9
 	VPADDD      Y9, Y10, Y10
 	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
+	VADDPS      constants_avx2<>+352(SB), Y8, Y8
 	VDIVPS      Y8, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y8, Y8
 	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
+	VMOVUPS     constants_avx2<>+160(SB), Y8
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y8, Y8
 	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y6
 	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y6, (DX)
 	VMOVUPS     Y7, 32(DX)
@@ -8780,7 +13449,7 @@ skip434:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile422
+	JL          tile628
 	VZEROUPPER
 	RET
 
@@ -8790,7 +13459,7 @@ TEXT ·mul_f32_any_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile435:
+tile641:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8820,24 +13489,24 @@ tile435:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead436
+	JNZ        ahead642
 	MOVQ       DX, BX
 
-ahead436:
+ahead642:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg437:
+seg643:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest438
+	JL   rest644
 
-main440:
+main646:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -8915,13 +13584,13 @@ main440:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main440
+	JGE          main646
 
-rest438:
+rest644:
 	ADDQ $+4, R12
-	JZ   end439
+	JZ   end645
 
-one441:
+one647:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -8942,15 +13611,15 @@ one441:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one441
+	JNZ          one647
 
-end439:
+end645:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg437
+	JNZ          seg643
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip442
+	JZ           skip648
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -8963,9 +13632,9 @@ end439:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip442:
+skip648:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip443
+	JZ     skip649
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8985,10 +13654,10 @@ skip442:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip443:
+skip649:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip444
+	JZ      skip650
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9005,10 +13674,10 @@ skip443:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip444:
+skip650:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip445
+	JZ     skip651
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9028,7 +13697,7 @@ skip444:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip445:
+skip651:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9050,7 +13719,7 @@ skip445:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile435
+	JL      tile641
 	VZEROUPPER
 	RET
 
@@ -9060,7 +13729,7 @@ TEXT ·mul_f32_any_5x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile446:
+tile652:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9090,7 +13759,7 @@ tile446:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip447
+	JZ         skip653
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -9105,27 +13774,27 @@ tile446:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip447:
+skip653:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead448
+	JNZ   ahead654
 	MOVQ  DX, BX
 
-ahead448:
+ahead654:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg449:
+seg655:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest450
+	JL   rest656
 
-main452:
+main658:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9203,13 +13872,13 @@ main452:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main452
+	JGE          main658
 
-rest450:
+rest656:
 	ADDQ $+4, R12
-	JZ   end451
+	JZ   end657
 
-one453:
+one659:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9230,15 +13899,15 @@ one453:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one453
+	JNZ          one659
 
-end451:
+end657:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg449
+	JNZ          seg655
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip454
+	JZ           skip660
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -9251,9 +13920,9 @@ end451:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip454:
+skip660:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip455
+	JZ     skip661
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9273,10 +13942,10 @@ skip454:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip455:
+skip661:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip456
+	JZ      skip662
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9293,10 +13962,10 @@ skip455:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip456:
+skip662:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip457
+	JZ     skip663
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9316,10 +13985,10 @@ skip456:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip457:
+skip663:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip458
+	JZ      skip664
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9339,239 +14008,239 @@ skip457:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip458:
+skip664:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
+	VMULPS      constants_avx2<>+32(SB), Y10, Y10
+	VADDPS      constants_avx2<>+64(SB), Y10, Y10
 	VMULPS      Y0, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
+	VMINPS      constants_avx2<>+96(SB), Y10, Y10
+	VMAXPS      constants_avx2<>+128(SB), Y10, Y10
 	VROUNDPS    $0x08, Y10, Y11
 	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
 	VCVTPS2DQ   Y11, Y11
 	VPSLLD      $0x17, Y11, Y11
 	VPADDD      Y11, Y12, Y12
 	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
+	VADDPS      constants_avx2<>+352(SB), Y10, Y10
 	VDIVPS      Y10, Y0, Y0
 	VMULPS      Y1, Y1, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
+	VMULPS      constants_avx2<>+32(SB), Y10, Y10
+	VADDPS      constants_avx2<>+64(SB), Y10, Y10
 	VMULPS      Y1, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
+	VMINPS      constants_avx2<>+96(SB), Y10, Y10
+	VMAXPS      constants_avx2<>+128(SB), Y10, Y10
 	VROUNDPS    $0x08, Y10, Y11
 	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
 	VCVTPS2DQ   Y11, Y11
 	VPSLLD      $0x17, Y11, Y11
 	VPADDD      Y11, Y12, Y12
 	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
+	VADDPS      constants_avx2<>+352(SB), Y10, Y10
 	VDIVPS      Y10, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y10, Y10
 	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y10, Y10
 	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y6
 	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y6, (DX)
 	VMOVUPS     Y7, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y8, Y8
 	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y9, Y9
 	VMOVUPS     Y8, (DX)
 	VMOVUPS     Y9, 32(DX)
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile446
+	JL          tile652
 	VZEROUPPER
 	RET
 
@@ -9581,7 +14250,7 @@ TEXT ·mul_f32_any_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile459:
+tile665:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9616,24 +14285,24 @@ tile459:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead460
+	JNZ        ahead666
 	MOVQ       DX, BX
 
-ahead460:
+ahead666:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg461:
+seg667:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest462
+	JL   rest668
 
-main464:
+main670:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9711,13 +14380,13 @@ main464:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main464
+	JGE          main670
 
-rest462:
+rest668:
 	ADDQ $+4, R12
-	JZ   end463
+	JZ   end669
 
-one465:
+one671:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9738,15 +14407,15 @@ one465:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one465
+	JNZ          one671
 
-end463:
+end669:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg461
+	JNZ          seg667
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip466
+	JZ           skip672
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -9759,9 +14428,9 @@ end463:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip466:
+skip672:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip467
+	JZ     skip673
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9781,10 +14450,10 @@ skip466:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip467:
+skip673:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip468
+	JZ      skip674
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9807,10 +14476,10 @@ skip467:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip468:
+skip674:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip469
+	JZ     skip675
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9830,7 +14499,7 @@ skip468:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip469:
+skip675:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9853,7 +14522,7 @@ skip469:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile459
+	JL      tile665
 	VZEROUPPER
 	RET
 
@@ -9863,7 +14532,7 @@ TEXT ·mul_f32_any_5x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile470:
+tile676:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9898,7 +14567,7 @@ tile470:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip471
+	JZ         skip677
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -9913,27 +14582,27 @@ tile470:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip471:
+skip677:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead472
+	JNZ   ahead678
 	MOVQ  DX, BX
 
-ahead472:
+ahead678:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg473:
+seg679:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest474
+	JL   rest680
 
-main476:
+main682:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10011,13 +14680,13 @@ main476:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main476
+	JGE          main682
 
-rest474:
+rest680:
 	ADDQ $+4, R12
-	JZ   end475
+	JZ   end681
 
-one477:
+one683:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10038,15 +14707,15 @@ one477:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one477
+	JNZ          one683
 
-end475:
+end681:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg473
+	JNZ          seg679
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip478
+	JZ           skip684
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -10059,9 +14728,9 @@ end475:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip478:
+skip684:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip479
+	JZ     skip685
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10081,10 +14750,10 @@ skip478:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip479:
+skip685:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip480
+	JZ      skip686
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10107,10 +14776,10 @@ skip479:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip480:
+skip686:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip481
+	JZ     skip687
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10130,10 +14799,10 @@ skip480:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip481:
+skip687:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip482
+	JZ      skip688
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10153,232 +14822,232 @@ skip481:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip482:
+skip688:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
+	VMULPS      constants_avx2<>+32(SB), Y10, Y10
+	VADDPS      constants_avx2<>+64(SB), Y10, Y10
 	VMULPS      Y0, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
+	VMINPS      constants_avx2<>+96(SB), Y10, Y10
+	VMAXPS      constants_avx2<>+128(SB), Y10, Y10
 	VROUNDPS    $0x08, Y10, Y11
 	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
 	VCVTPS2DQ   Y11, Y11
 	VPSLLD      $0x17, Y11, Y11
 	VPADDD      Y11, Y12, Y12
 	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
+	VADDPS      constants_avx2<>+352(SB), Y10, Y10
 	VDIVPS      Y10, Y0, Y0
 	VMULPS      Y1, Y1, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
+	VMULPS      constants_avx2<>+32(SB), Y10, Y10
+	VADDPS      constants_avx2<>+64(SB), Y10, Y10
 	VMULPS      Y1, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
+	VMINPS      constants_avx2<>+96(SB), Y10, Y10
+	VMAXPS      constants_avx2<>+128(SB), Y10, Y10
 	VROUNDPS    $0x08, Y10, Y11
 	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
 	VCVTPS2DQ   Y11, Y11
 	VPSLLD      $0x17, Y11, Y11
 	VPADDD      Y11, Y12, Y12
 	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
+	VADDPS      constants_avx2<>+352(SB), Y10, Y10
 	VDIVPS      Y10, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y10, Y10
 	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y10, Y10
 	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y6
 	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y6, (DX)
 	VMOVUPS     Y7, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y8, Y8
 	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y9, Y9
 	VMOVUPS     Y8, (DX)
 	VMOVUPS     Y9, 32(DX)
@@ -10386,7 +15055,7 @@ skip482:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile470
+	JL          tile676
 	VZEROUPPER
 	RET
 
@@ -10396,7 +15065,7 @@ TEXT ·mul_f32_any_5x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile483:
+tile689:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10431,7 +15100,7 @@ tile483:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip484
+	JZ         skip690
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -10460,27 +15129,27 @@ tile483:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip484:
+skip690:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead485
+	JNZ   ahead691
 	MOVQ  DX, BX
 
-ahead485:
+ahead691:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg486:
+seg692:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest487
+	JL   rest693
 
-main489:
+main695:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10558,13 +15227,13 @@ main489:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main489
+	JGE          main695
 
-rest487:
+rest693:
 	ADDQ $+4, R12
-	JZ   end488
+	JZ   end694
 
-one490:
+one696:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10585,15 +15254,15 @@ one490:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one490
+	JNZ          one696
 
-end488:
+end694:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg486
+	JNZ          seg692
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip491
+	JZ           skip697
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -10606,9 +15275,9 @@ end488:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip491:
+skip697:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip492
+	JZ     skip698
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -10637,10 +15306,10 @@ skip491:
 	ADDQ   BX, DX
 	VADDPS (DX), Y9, Y9
 
-skip492:
+skip698:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip493
+	JZ      skip699
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10663,10 +15332,10 @@ skip492:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip493:
+skip699:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip494
+	JZ      skip700
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -10695,124 +15364,124 @@ skip493:
 	ADDQ    BX, DX
 	VMOVUPS Y9, (DX)
 
-skip494:
+skip700:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip495
+	JNZ         skip701
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
+	VMULPS      constants_avx2<>+384(SB), Y0, Y10
+	VMINPS      constants_avx2<>+96(SB), Y10, Y10
+	VMAXPS      constants_avx2<>+128(SB), Y10, Y10
 	VROUNDPS    $0x08, Y10, Y11
 	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
 	VCVTPS2DQ   Y11, Y11
 	VPSLLD      $0x17, Y11, Y11
 	VPADDD      Y11, Y12, Y12
 	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
+	VADDPS      constants_avx2<>+352(SB), Y10, Y10
 	VDIVPS      Y10, Y0, Y10
 	VMULPS      Y10, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y2, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y2, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y10, Y10
 	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y0
 	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y4, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y4, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y0
 	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y6, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y6, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y0
 	VMULPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y8, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y8, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y8, Y0
 	VMULPS      Y0, Y9, Y9
 	VMOVUPS     Y9, (DX)
 
-skip495:
+skip701:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile483
+	JL   tile689
 	VZEROUPPER
 	RET
 
@@ -10822,7 +15491,7 @@ TEXT ·mul_f32_any_5x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile496:
+tile702:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10851,24 +15520,24 @@ tile496:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead497
+	JNZ        ahead703
 	MOVQ       DX, BX
 
-ahead497:
+ahead703:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg498:
+seg704:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest499
+	JL   rest705
 
-main501:
+main707:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10946,13 +15615,13 @@ main501:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main501
+	JGE          main707
 
-rest499:
+rest705:
 	ADDQ $+4, R12
-	JZ   end500
+	JZ   end706
 
-one502:
+one708:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10973,15 +15642,15 @@ one502:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one502
+	JNZ          one708
 
-end500:
+end706:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg498
+	JNZ          seg704
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip503
+	JZ           skip709
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -10994,9 +15663,9 @@ end500:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip503:
+skip709:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip504
+	JZ     skip710
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11016,10 +15685,10 @@ skip503:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip504:
+skip710:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip505
+	JZ      skip711
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11036,10 +15705,10 @@ skip504:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip505:
+skip711:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip506
+	JZ     skip712
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11059,7 +15728,7 @@ skip505:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip506:
+skip712:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11082,7 +15751,7 @@ skip506:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile496
+	JL      tile702
 	VZEROUPPER
 	RET
 
@@ -11092,7 +15761,7 @@ TEXT ·mul_f32_any_5x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile507:
+tile713:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11121,7 +15790,7 @@ tile507:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip508
+	JZ         skip714
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -11136,27 +15805,27 @@ tile507:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip508:
+skip714:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead509
+	JNZ   ahead715
 	MOVQ  DX, BX
 
-ahead509:
+ahead715:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg510:
+seg716:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest511
+	JL   rest717
 
-main513:
+main719:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -11234,13 +15903,13 @@ main513:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main513
+	JGE          main719
 
-rest511:
+rest717:
 	ADDQ $+4, R12
-	JZ   end512
+	JZ   end718
 
-one514:
+one720:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -11261,15 +15930,15 @@ one514:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one514
+	JNZ          one720
 
-end512:
+end718:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg510
+	JNZ          seg716
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip515
+	JZ           skip721
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -11282,9 +15951,9 @@ end512:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip515:
+skip721:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip516
+	JZ     skip722
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11304,10 +15973,10 @@ skip515:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip516:
+skip722:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip517
+	JZ      skip723
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11324,10 +15993,10 @@ skip516:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip517:
+skip723:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip518
+	JZ     skip724
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11347,10 +16016,10 @@ skip517:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip518:
+skip724:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip519
+	JZ      skip725
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11370,232 +16039,232 @@ skip518:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip519:
+skip725:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
+	VMULPS      constants_avx2<>+32(SB), Y10, Y10
+	VADDPS      constants_avx2<>+64(SB), Y10, Y10
 	VMULPS      Y0, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
+	VMINPS      constants_avx2<>+96(SB), Y10, Y10
+	VMAXPS      constants_avx2<>+128(SB), Y10, Y10
 	VROUNDPS    $0x08, Y10, Y11
 	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
 	VCVTPS2DQ   Y11, Y11
 	VPSLLD      $0x17, Y11, Y11
 	VPADDD      Y11, Y12, Y12
 	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
+	VADDPS      constants_avx2<>+352(SB), Y10, Y10
 	VDIVPS      Y10, Y0, Y0
 	VMULPS      Y1, Y1, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
+	VMULPS      constants_avx2<>+32(SB), Y10, Y10
+	VADDPS      constants_avx2<>+64(SB), Y10, Y10
 	VMULPS      Y1, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
+	VMINPS      constants_avx2<>+96(SB), Y10, Y10
+	VMAXPS      constants_avx2<>+128(SB), Y10, Y10
 	VROUNDPS    $0x08, Y10, Y11
 	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
 	VCVTPS2DQ   Y11, Y11
 	VPSLLD      $0x17, Y11, Y11
 	VPADDD      Y11, Y12, Y12
 	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
+	VADDPS      constants_avx2<>+352(SB), Y10, Y10
 	VDIVPS      Y10, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y10, Y10
 	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
+	VMOVUPS     constants_avx2<>+160(SB), Y10
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y10, Y10
 	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y6
 	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y6, (DX)
 	VMOVUPS     Y7, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y8, Y8
 	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y9, Y9
 	VMOVUPS     Y8, (DX)
 	VMOVUPS     Y9, 32(DX)
@@ -11603,7 +16272,7 @@ skip519:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile507
+	JL          tile713
 	VZEROUPPER
 	RET
 
@@ -11613,7 +16282,7 @@ TEXT ·mul_f32_any_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile520:
+tile726:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11647,26 +16316,26 @@ tile520:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead521
+	JNZ        ahead727
 	MOVQ       DX, BX
 
-ahead521:
+ahead727:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg522:
+seg728:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest523
+	JL   rest729
 
-main525:
+main731:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -11760,13 +16429,13 @@ main525:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main525
+	JGE          main731
 
-rest523:
+rest729:
 	ADDQ $+4, R13
-	JZ   end524
+	JZ   end730
 
-one526:
+one732:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -11791,15 +16460,15 @@ one526:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one526
+	JNZ          one732
 
-end524:
+end730:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg522
+	JNZ          seg728
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip527
+	JZ           skip733
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11814,9 +16483,9 @@ end524:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip527:
+skip733:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip528
+	JZ     skip734
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11839,10 +16508,10 @@ skip527:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip528:
+skip734:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip529
+	JZ      skip735
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11861,10 +16530,10 @@ skip528:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip529:
+skip735:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip530
+	JZ     skip736
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11887,7 +16556,7 @@ skip529:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip530:
+skip736:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11912,7 +16581,7 @@ skip530:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile520
+	JL      tile726
 	VZEROUPPER
 	RET
 
@@ -11922,7 +16591,7 @@ TEXT ·mul_f32_any_6x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile531:
+tile737:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11956,7 +16625,7 @@ tile531:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip532
+	JZ         skip738
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -11973,29 +16642,29 @@ tile531:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip532:
+skip738:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead533
+	JNZ   ahead739
 	MOVQ  DX, BX
 
-ahead533:
+ahead739:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg534:
+seg740:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest535
+	JL   rest741
 
-main537:
+main743:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12089,13 +16758,13 @@ main537:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main537
+	JGE          main743
 
-rest535:
+rest741:
 	ADDQ $+4, R13
-	JZ   end536
+	JZ   end742
 
-one538:
+one744:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12120,15 +16789,15 @@ one538:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one538
+	JNZ          one744
 
-end536:
+end742:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg534
+	JNZ          seg740
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip539
+	JZ           skip745
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12143,9 +16812,9 @@ end536:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip539:
+skip745:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip540
+	JZ     skip746
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12168,10 +16837,10 @@ skip539:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip540:
+skip746:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip541
+	JZ      skip747
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12190,10 +16859,10 @@ skip540:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip541:
+skip747:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip542
+	JZ     skip748
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12216,10 +16885,10 @@ skip541:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip542:
+skip748:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip543
+	JZ      skip749
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12242,284 +16911,284 @@ skip542:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip543:
+skip749:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      constants_avx2<>+32(SB), Y12, Y12
+	VADDPS      constants_avx2<>+64(SB), Y12, Y12
 	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VMINPS      constants_avx2<>+96(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+128(SB), Y12, Y12
 	VROUNDPS    $0x08, Y12, Y13
 	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VMOVUPS     constants_avx2<>+160(SB), Y14
 	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
 	VCVTPS2DQ   Y13, Y13
 	VPSLLD      $0x17, Y13, Y13
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VADDPS      constants_avx2<>+352(SB), Y12, Y12
 	VDIVPS      Y12, Y0, Y0
 	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      constants_avx2<>+32(SB), Y12, Y12
+	VADDPS      constants_avx2<>+64(SB), Y12, Y12
 	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VMINPS      constants_avx2<>+96(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+128(SB), Y12, Y12
 	VROUNDPS    $0x08, Y12, Y13
 	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VMOVUPS     constants_avx2<>+160(SB), Y14
 	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
 	VCVTPS2DQ   Y13, Y13
 	VPSLLD      $0x17, Y13, Y13
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VADDPS      constants_avx2<>+352(SB), Y12, Y12
 	VDIVPS      Y12, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y6
 	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y6, (DX)
 	VMOVUPS     Y7, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y8, Y8
 	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y9, Y9
 	VMOVUPS     Y8, (DX)
 	VMOVUPS     Y9, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y10, Y10
 	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y11, Y11
 	VMOVUPS     Y10, (DX)
 	VMOVUPS     Y11, 32(DX)
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile531
+	JL          tile737
 	VZEROUPPER
 	RET
 
@@ -12529,7 +17198,7 @@ TEXT ·mul_f32_any_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile544:
+tile750:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12568,26 +17237,26 @@ tile544:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead545
+	JNZ        ahead751
 	MOVQ       DX, BX
 
-ahead545:
+ahead751:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg546:
+seg752:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest547
+	JL   rest753
 
-main549:
+main755:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12681,13 +17350,13 @@ main549:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main549
+	JGE          main755
 
-rest547:
+rest753:
 	ADDQ $+4, R13
-	JZ   end548
+	JZ   end754
 
-one550:
+one756:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12712,15 +17381,15 @@ one550:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one550
+	JNZ          one756
 
-end548:
+end754:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg546
+	JNZ          seg752
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip551
+	JZ           skip757
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12735,9 +17404,9 @@ end548:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip551:
+skip757:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip552
+	JZ     skip758
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12760,10 +17429,10 @@ skip551:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip552:
+skip758:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip553
+	JZ      skip759
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12788,10 +17457,10 @@ skip552:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip553:
+skip759:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip554
+	JZ     skip760
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12814,7 +17483,7 @@ skip553:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip554:
+skip760:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12840,7 +17509,7 @@ skip554:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile544
+	JL      tile750
 	VZEROUPPER
 	RET
 
@@ -12850,7 +17519,7 @@ TEXT ·mul_f32_any_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile555:
+tile761:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12889,7 +17558,7 @@ tile555:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip556
+	JZ         skip762
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -12906,29 +17575,29 @@ tile555:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip556:
+skip762:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead557
+	JNZ   ahead763
 	MOVQ  DX, BX
 
-ahead557:
+ahead763:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg558:
+seg764:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest559
+	JL   rest765
 
-main561:
+main767:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -13022,13 +17691,13 @@ main561:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main561
+	JGE          main767
 
-rest559:
+rest765:
 	ADDQ $+4, R13
-	JZ   end560
+	JZ   end766
 
-one562:
+one768:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -13053,15 +17722,15 @@ one562:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one562
+	JNZ          one768
 
-end560:
+end766:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg558
+	JNZ          seg764
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip563
+	JZ           skip769
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -13076,9 +17745,9 @@ end560:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip563:
+skip769:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip564
+	JZ     skip770
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13101,10 +17770,10 @@ skip563:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip564:
+skip770:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip565
+	JZ      skip771
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13129,10 +17798,10 @@ skip564:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip565:
+skip771:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip566
+	JZ     skip772
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13155,10 +17824,10 @@ skip565:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip566:
+skip772:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip567
+	JZ      skip773
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13181,277 +17850,277 @@ skip566:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip567:
+skip773:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      constants_avx2<>+32(SB), Y12, Y12
+	VADDPS      constants_avx2<>+64(SB), Y12, Y12
 	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VMINPS      constants_avx2<>+96(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+128(SB), Y12, Y12
 	VROUNDPS    $0x08, Y12, Y13
 	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VMOVUPS     constants_avx2<>+160(SB), Y14
 	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
 	VCVTPS2DQ   Y13, Y13
 	VPSLLD      $0x17, Y13, Y13
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VADDPS      constants_avx2<>+352(SB), Y12, Y12
 	VDIVPS      Y12, Y0, Y0
 	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      constants_avx2<>+32(SB), Y12, Y12
+	VADDPS      constants_avx2<>+64(SB), Y12, Y12
 	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VMINPS      constants_avx2<>+96(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+128(SB), Y12, Y12
 	VROUNDPS    $0x08, Y12, Y13
 	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VMOVUPS     constants_avx2<>+160(SB), Y14
 	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
 	VCVTPS2DQ   Y13, Y13
 	VPSLLD      $0x17, Y13, Y13
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VADDPS      constants_avx2<>+352(SB), Y12, Y12
 	VDIVPS      Y12, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y6
 	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y6, (DX)
 	VMOVUPS     Y7, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y8, Y8
 	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y9, Y9
 	VMOVUPS     Y8, (DX)
 	VMOVUPS     Y9, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y10, Y10
 	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y11, Y11
 	VMOVUPS     Y10, (DX)
 	VMOVUPS     Y11, 32(DX)
@@ -13459,7 +18128,7 @@ skip567:
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile555
+	JL          tile761
 	VZEROUPPER
 	RET
 
@@ -13469,7 +18138,7 @@ TEXT ·mul_f32_any_6x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile568:
+tile774:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13508,7 +18177,7 @@ tile568:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip569
+	JZ         skip775
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -13541,29 +18210,29 @@ tile568:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip569:
+skip775:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead570
+	JNZ   ahead776
 	MOVQ  DX, BX
 
-ahead570:
+ahead776:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg571:
+seg777:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest572
+	JL   rest778
 
-main574:
+main780:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -13657,13 +18326,13 @@ main574:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main574
+	JGE          main780
 
-rest572:
+rest778:
 	ADDQ $+4, R13
-	JZ   end573
+	JZ   end779
 
-one575:
+one781:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -13688,15 +18357,15 @@ one575:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one575
+	JNZ          one781
 
-end573:
+end779:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg571
+	JNZ          seg777
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip576
+	JZ           skip782
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -13711,9 +18380,9 @@ end573:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip576:
+skip782:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip577
+	JZ     skip783
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -13746,10 +18415,10 @@ skip576:
 	ADDQ   BX, DX
 	VADDPS (DX), Y11, Y11
 
-skip577:
+skip783:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip578
+	JZ      skip784
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13774,10 +18443,10 @@ skip577:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip578:
+skip784:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip579
+	JZ      skip785
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -13810,145 +18479,145 @@ skip578:
 	ADDQ    BX, DX
 	VMOVUPS Y11, (DX)
 
-skip579:
+skip785:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip580
+	JNZ         skip786
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VMULPS      constants_avx2<>+384(SB), Y0, Y12
+	VMINPS      constants_avx2<>+96(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+128(SB), Y12, Y12
 	VROUNDPS    $0x08, Y12, Y13
 	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VMOVUPS     constants_avx2<>+160(SB), Y14
 	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
 	VCVTPS2DQ   Y13, Y13
 	VPSLLD      $0x17, Y13, Y13
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VADDPS      constants_avx2<>+352(SB), Y12, Y12
 	VDIVPS      Y12, Y0, Y12
 	VMULPS      Y12, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y2, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y2, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y0
 	VMULPS      Y0, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y4, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y4, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y0
 	VMULPS      Y0, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y6, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y6, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y0
 	VMULPS      Y0, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y8, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y8, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y8, Y0
 	VMULPS      Y0, Y9, Y9
 	VMOVUPS     Y9, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y10, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMULPS      constants_avx2<>+384(SB), Y10, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y10, Y0
 	VMULPS      Y0, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
-skip580:
+skip786:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile568
+	JL   tile774
 	VZEROUPPER
 	RET
 
@@ -13958,7 +18627,7 @@ TEXT ·mul_f32_any_6x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile581:
+tile787:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13991,26 +18660,26 @@ tile581:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead582
+	JNZ        ahead788
 	MOVQ       DX, BX
 
-ahead582:
+ahead788:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg583:
+seg789:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest584
+	JL   rest790
 
-main586:
+main792:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -14104,13 +18773,13 @@ main586:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main586
+	JGE          main792
 
-rest584:
+rest790:
 	ADDQ $+4, R13
-	JZ   end585
+	JZ   end791
 
-one587:
+one793:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -14135,15 +18804,15 @@ one587:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one587
+	JNZ          one793
 
-end585:
+end791:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg583
+	JNZ          seg789
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip588
+	JZ           skip794
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -14158,9 +18827,9 @@ end585:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip588:
+skip794:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip589
+	JZ     skip795
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14183,10 +18852,10 @@ skip588:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip589:
+skip795:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip590
+	JZ      skip796
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14205,10 +18874,10 @@ skip589:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip590:
+skip796:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip591
+	JZ     skip797
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14231,7 +18900,7 @@ skip590:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip591:
+skip797:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14257,7 +18926,7 @@ skip591:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile581
+	JL      tile787
 	VZEROUPPER
 	RET
 
@@ -14267,7 +18936,7 @@ TEXT ·mul_f32_any_6x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile592:
+tile798:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14300,7 +18969,7 @@ tile592:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip593
+	JZ         skip799
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -14317,29 +18986,29 @@ tile592:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip593:
+skip799:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead594
+	JNZ   ahead800
 	MOVQ  DX, BX
 
-ahead594:
+ahead800:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg595:
+seg801:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest596
+	JL   rest802
 
-main598:
+main804:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -14433,13 +19102,13 @@ main598:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main598
+	JGE          main804
 
-rest596:
+rest802:
 	ADDQ $+4, R13
-	JZ   end597
+	JZ   end803
 
-one599:
+one805:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -14464,15 +19133,15 @@ one599:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one599
+	JNZ          one805
 
-end597:
+end803:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg595
+	JNZ          seg801
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip600
+	JZ           skip806
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -14487,9 +19156,9 @@ end597:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip600:
+skip806:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip601
+	JZ     skip807
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14512,10 +19181,10 @@ skip600:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip601:
+skip807:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip602
+	JZ      skip808
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14534,10 +19203,10 @@ skip601:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip602:
+skip808:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip603
+	JZ     skip809
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14560,10 +19229,10 @@ skip602:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip603:
+skip809:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip604
+	JZ      skip810
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14586,277 +19255,277 @@ skip603:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip604:
+skip810:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
 	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      constants_avx2<>+32(SB), Y12, Y12
+	VADDPS      constants_avx2<>+64(SB), Y12, Y12
 	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VMINPS      constants_avx2<>+96(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+128(SB), Y12, Y12
 	VROUNDPS    $0x08, Y12, Y13
 	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VMOVUPS     constants_avx2<>+160(SB), Y14
 	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
 	VCVTPS2DQ   Y13, Y13
 	VPSLLD      $0x17, Y13, Y13
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VADDPS      constants_avx2<>+352(SB), Y12, Y12
 	VDIVPS      Y12, Y0, Y0
 	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
+	VMULPS      constants_avx2<>+32(SB), Y12, Y12
+	VADDPS      constants_avx2<>+64(SB), Y12, Y12
 	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
+	VMINPS      constants_avx2<>+96(SB), Y12, Y12
+	VMAXPS      constants_avx2<>+128(SB), Y12, Y12
 	VROUNDPS    $0x08, Y12, Y13
 	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
+	VMOVUPS     constants_avx2<>+160(SB), Y14
 	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
 	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
+	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
 	VCVTPS2DQ   Y13, Y13
 	VPSLLD      $0x17, Y13, Y13
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
+	VADDPS      constants_avx2<>+352(SB), Y12, Y12
 	VDIVPS      Y12, Y1, Y1
 	VMOVUPS     Y0, (DX)
 	VMOVUPS     Y1, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
 	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
+	VMOVUPS     constants_avx2<>+160(SB), Y12
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y3, Y3
 	VMOVUPS     Y2, (DX)
 	VMOVUPS     Y3, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
 	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y5, Y5
 	VMOVUPS     Y4, (DX)
 	VMOVUPS     Y5, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y6, Y6
 	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y7, Y7
 	VMOVUPS     Y6, (DX)
 	VMOVUPS     Y7, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y8, Y8
 	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y9, Y9
 	VMOVUPS     Y8, (DX)
 	VMOVUPS     Y9, 32(DX)
 	ADDQ        BX, DX
 	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y10, Y10
 	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
+	VMULPS      constants_avx2<>+32(SB), Y0, Y0
+	VADDPS      constants_avx2<>+64(SB), Y0, Y0
 	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
+	VMINPS      constants_avx2<>+96(SB), Y0, Y0
+	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
+	VMOVUPS     constants_avx2<>+160(SB), Y2
 	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
 	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
+	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
 	VCVTPS2DQ   Y1, Y1
 	VPSLLD      $0x17, Y1, Y1
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
+	VADDPS      constants_avx2<>+352(SB), Y0, Y0
 	VDIVPS      Y0, Y11, Y11
 	VMOVUPS     Y10, (DX)
 	VMOVUPS     Y11, 32(DX)
@@ -14864,7 +19533,7 @@ skip604:
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile592
+	JL          tile798
 	VZEROUPPER
 	RET
 
@@ -14874,7 +19543,7 @@ TEXT ·mul_f32_strip_1x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile605:
+tile811:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -14889,9 +19558,9 @@ tile605:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest606
+	JL         rest812
 
-main608:
+main814:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -14915,13 +19584,13 @@ main608:
 	ADDQ         $+256, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main608
+	JGE          main814
 
-rest606:
+rest812:
 	ADDQ $+4, SI
-	JZ   end607
+	JZ   end813
 
-one609:
+one815:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -14930,28 +19599,28 @@ one609:
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one609
+	JNZ          one815
 
-end607:
+end813:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip610
+	JZ           skip816
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip610:
+skip816:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip611
+	JZ     skip817
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip611:
+skip817:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip612
+	JZ      skip818
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14960,17 +19629,17 @@ skip611:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip612:
+skip818:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip613
+	JZ     skip819
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip613:
+skip819:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14979,7 +19648,7 @@ skip613:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile605
+	JL      tile811
 	VZEROUPPER
 	RET
 
@@ -14989,7 +19658,7 @@ TEXT ·mul_f32_strip_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile614:
+tile820:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -15009,9 +19678,9 @@ tile614:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest615
+	JL         rest821
 
-main617:
+main823:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -15035,13 +19704,13 @@ main617:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main617
+	JGE          main823
 
-rest615:
+rest821:
 	ADDQ $+4, SI
-	JZ   end616
+	JZ   end822
 
-one618:
+one824:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -15050,28 +19719,28 @@ one618:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one618
+	JNZ          one824
 
-end616:
+end822:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip619
+	JZ           skip825
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip619:
+skip825:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip620
+	JZ     skip826
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip620:
+skip826:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip621
+	JZ      skip827
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -15086,17 +19755,17 @@ skip620:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip621:
+skip827:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip622
+	JZ     skip828
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip622:
+skip828:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15106,7 +19775,7 @@ skip622:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile614
+	JL      tile820
 	VZEROUPPER
 	RET
 
@@ -15116,7 +19785,7 @@ TEXT ·mul_f32_strip_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile623:
+tile829:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15136,9 +19805,9 @@ tile623:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest624
+	JL         rest830
 
-main626:
+main832:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -15174,13 +19843,13 @@ main626:
 	ADDQ         $+256, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main626
+	JGE          main832
 
-rest624:
+rest830:
 	ADDQ $+4, SI
-	JZ   end625
+	JZ   end831
 
-one627:
+one833:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -15192,20 +19861,20 @@ one627:
 	ADDQ         $+64, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one627
+	JNZ          one833
 
-end625:
+end831:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip628
+	JZ           skip834
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip628:
+skip834:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip629
+	JZ     skip835
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15216,10 +19885,10 @@ skip628:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip629:
+skip835:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip630
+	JZ      skip836
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15230,10 +19899,10 @@ skip629:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip630:
+skip836:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip631
+	JZ     skip837
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15244,7 +19913,7 @@ skip630:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip631:
+skip837:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15257,7 +19926,7 @@ skip631:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile623
+	JL      tile829
 	VZEROUPPER
 	RET
 
@@ -15267,7 +19936,7 @@ TEXT ·mul_f32_strip_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile632:
+tile838:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15292,9 +19961,9 @@ tile632:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest633
+	JL         rest839
 
-main635:
+main841:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -15330,13 +19999,13 @@ main635:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main635
+	JGE          main841
 
-rest633:
+rest839:
 	ADDQ $+4, SI
-	JZ   end634
+	JZ   end840
 
-one636:
+one842:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -15348,20 +20017,20 @@ one636:
 	ADDQ         $+128, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one636
+	JNZ          one842
 
-end634:
+end840:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip637
+	JZ           skip843
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip637:
+skip843:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip638
+	JZ     skip844
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15372,10 +20041,10 @@ skip637:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip638:
+skip844:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip639
+	JZ      skip845
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -15392,10 +20061,10 @@ skip638:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip639:
+skip845:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip640
+	JZ     skip846
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15406,7 +20075,7 @@ skip639:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip640:
+skip846:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15420,7 +20089,7 @@ skip640:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile632
+	JL      tile838
 	VZEROUPPER
 	RET
 
@@ -15430,7 +20099,7 @@ TEXT ·mul_f32_strip_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile641:
+tile847:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15454,9 +20123,9 @@ tile641:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest642
+	JL         rest848
 
-main644:
+main850:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -15504,13 +20173,13 @@ main644:
 	ADDQ         $+256, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main644
+	JGE          main850
 
-rest642:
+rest848:
 	ADDQ $+4, SI
-	JZ   end643
+	JZ   end849
 
-one645:
+one851:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -15525,11 +20194,11 @@ one645:
 	ADDQ         $+64, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one645
+	JNZ          one851
 
-end643:
+end849:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip646
+	JZ           skip852
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -15538,9 +20207,9 @@ end643:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip646:
+skip852:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip647
+	JZ     skip853
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15554,10 +20223,10 @@ skip646:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip647:
+skip853:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip648
+	JZ      skip854
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15570,10 +20239,10 @@ skip647:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip648:
+skip854:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip649
+	JZ     skip855
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15587,7 +20256,7 @@ skip648:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip649:
+skip855:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15603,7 +20272,7 @@ skip649:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile641
+	JL      tile847
 	VZEROUPPER
 	RET
 
@@ -15613,7 +20282,7 @@ TEXT ·mul_f32_strip_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile650:
+tile856:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15642,9 +20311,9 @@ tile650:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest651
+	JL         rest857
 
-main653:
+main859:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -15692,13 +20361,13 @@ main653:
 	ADDQ         $+512, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main653
+	JGE          main859
 
-rest651:
+rest857:
 	ADDQ $+4, SI
-	JZ   end652
+	JZ   end858
 
-one654:
+one860:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -15713,11 +20382,11 @@ one654:
 	ADDQ         $+128, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one654
+	JNZ          one860
 
-end652:
+end858:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip655
+	JZ           skip861
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -15726,9 +20395,9 @@ end652:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip655:
+skip861:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip656
+	JZ     skip862
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15742,10 +20411,10 @@ skip655:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip656:
+skip862:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip657
+	JZ      skip863
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -15764,10 +20433,10 @@ skip656:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip657:
+skip863:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip658
+	JZ     skip864
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15781,7 +20450,7 @@ skip657:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip658:
+skip864:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15798,7 +20467,7 @@ skip658:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile650
+	JL      tile856
 	VZEROUPPER
 	RET
 
@@ -15808,7 +20477,7 @@ TEXT ·mul_f32_strip_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile659:
+tile865:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15836,9 +20505,9 @@ tile659:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest660
+	JL         rest866
 
-main662:
+main868:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -15898,13 +20567,13 @@ main662:
 	ADDQ         $+256, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main662
+	JGE          main868
 
-rest660:
+rest866:
 	ADDQ $+4, SI
-	JZ   end661
+	JZ   end867
 
-one663:
+one869:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -15922,11 +20591,11 @@ one663:
 	ADDQ         $+64, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one663
+	JNZ          one869
 
-end661:
+end867:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip664
+	JZ           skip870
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -15937,9 +20606,9 @@ end661:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip664:
+skip870:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip665
+	JZ     skip871
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15956,10 +20625,10 @@ skip664:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip665:
+skip871:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip666
+	JZ      skip872
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15974,10 +20643,10 @@ skip665:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip666:
+skip872:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip667
+	JZ     skip873
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15994,7 +20663,7 @@ skip666:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip667:
+skip873:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16013,7 +20682,7 @@ skip667:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile659
+	JL      tile865
 	VZEROUPPER
 	RET
 
@@ -16023,7 +20692,7 @@ TEXT ·mul_f32_strip_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile668:
+tile874:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -16056,9 +20725,9 @@ tile668:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest669
+	JL         rest875
 
-main671:
+main877:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -16118,13 +20787,13 @@ main671:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main671
+	JGE          main877
 
-rest669:
+rest875:
 	ADDQ $+4, SI
-	JZ   end670
+	JZ   end876
 
-one672:
+one878:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -16142,11 +20811,11 @@ one672:
 	ADDQ         $+128, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one672
+	JNZ          one878
 
-end670:
+end876:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip673
+	JZ           skip879
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -16157,9 +20826,9 @@ end670:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip673:
+skip879:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip674
+	JZ     skip880
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16176,10 +20845,10 @@ skip673:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip674:
+skip880:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip675
+	JZ      skip881
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -16200,10 +20869,10 @@ skip674:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip675:
+skip881:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip676
+	JZ     skip882
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16220,7 +20889,7 @@ skip675:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip676:
+skip882:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16240,7 +20909,7 @@ skip676:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile668
+	JL      tile874
 	VZEROUPPER
 	RET
 
@@ -16250,7 +20919,7 @@ TEXT ·mul_f32_strip_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile677:
+tile883:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -16282,9 +20951,9 @@ tile677:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest678
+	JL         rest884
 
-main680:
+main886:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -16356,13 +21025,13 @@ main680:
 	ADDQ         $+256, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main680
+	JGE          main886
 
-rest678:
+rest884:
 	ADDQ $+4, SI
-	JZ   end679
+	JZ   end885
 
-one681:
+one887:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -16383,11 +21052,11 @@ one681:
 	ADDQ         $+64, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one681
+	JNZ          one887
 
-end679:
+end885:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip682
+	JZ           skip888
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -16400,9 +21069,9 @@ end679:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip682:
+skip888:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip683
+	JZ     skip889
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16422,10 +21091,10 @@ skip682:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip683:
+skip889:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip684
+	JZ      skip890
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16442,10 +21111,10 @@ skip683:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip684:
+skip890:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip685
+	JZ     skip891
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16465,7 +21134,7 @@ skip684:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip685:
+skip891:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16487,7 +21156,7 @@ skip685:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile677
+	JL      tile883
 	VZEROUPPER
 	RET
 
@@ -16497,7 +21166,7 @@ TEXT ·mul_f32_strip_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile686:
+tile892:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -16534,9 +21203,9 @@ tile686:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest687
+	JL         rest893
 
-main689:
+main895:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -16608,13 +21277,13 @@ main689:
 	ADDQ         $+512, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main689
+	JGE          main895
 
-rest687:
+rest893:
 	ADDQ $+4, SI
-	JZ   end688
+	JZ   end894
 
-one690:
+one896:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -16635,11 +21304,11 @@ one690:
 	ADDQ         $+128, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one690
+	JNZ          one896
 
-end688:
+end894:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip691
+	JZ           skip897
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -16652,9 +21321,9 @@ end688:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip691:
+skip897:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip692
+	JZ     skip898
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16674,10 +21343,10 @@ skip691:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip692:
+skip898:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip693
+	JZ      skip899
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -16700,10 +21369,10 @@ skip692:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip693:
+skip899:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip694
+	JZ     skip900
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16723,7 +21392,7 @@ skip693:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip694:
+skip900:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16746,7 +21415,7 @@ skip694:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile686
+	JL      tile892
 	VZEROUPPER
 	RET
 
@@ -16756,7 +21425,7 @@ TEXT ·mul_f32_strip_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile695:
+tile901:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -16792,9 +21461,9 @@ tile695:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest696
+	JL         rest902
 
-main698:
+main904:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -16878,13 +21547,13 @@ main698:
 	ADDQ         $+256, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main698
+	JGE          main904
 
-rest696:
+rest902:
 	ADDQ $+4, SI
-	JZ   end697
+	JZ   end903
 
-one699:
+one905:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -16908,11 +21577,11 @@ one699:
 	ADDQ         $+64, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one699
+	JNZ          one905
 
-end697:
+end903:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip700
+	JZ           skip906
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -16927,9 +21596,9 @@ end697:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip700:
+skip906:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip701
+	JZ     skip907
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16952,10 +21621,10 @@ skip700:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip701:
+skip907:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip702
+	JZ      skip908
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16974,10 +21643,10 @@ skip701:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip702:
+skip908:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip703
+	JZ     skip909
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17000,7 +21669,7 @@ skip702:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip703:
+skip909:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17025,7 +21694,7 @@ skip703:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile695
+	JL      tile901
 	VZEROUPPER
 	RET
 
@@ -17035,7 +21704,7 @@ TEXT ·mul_f32_strip_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile704:
+tile910:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -17076,9 +21745,9 @@ tile704:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest705
+	JL         rest911
 
-main707:
+main913:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -17162,13 +21831,13 @@ main707:
 	ADDQ         $+512, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main707
+	JGE          main913
 
-rest705:
+rest911:
 	ADDQ $+4, SI
-	JZ   end706
+	JZ   end912
 
-one708:
+one914:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -17192,11 +21861,11 @@ one708:
 	ADDQ         $+128, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one708
+	JNZ          one914
 
-end706:
+end912:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip709
+	JZ           skip915
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -17211,9 +21880,9 @@ end706:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip709:
+skip915:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip710
+	JZ     skip916
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17236,10 +21905,10 @@ skip709:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip710:
+skip916:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip711
+	JZ      skip917
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -17264,10 +21933,10 @@ skip710:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip711:
+skip917:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip712
+	JZ     skip918
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17290,7 +21959,7 @@ skip711:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip712:
+skip918:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17316,104 +21985,112 @@ skip712:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile704
+	JL      tile910
 	VZEROUPPER
 	RET
 
-DATA constants_avx2<>+0(SB)/4, $0xbdd2d3e8
-DATA constants_avx2<>+4(SB)/4, $0xbdd2d3e8
-DATA constants_avx2<>+8(SB)/4, $0xbdd2d3e8
-DATA constants_avx2<>+12(SB)/4, $0xbdd2d3e8
-DATA constants_avx2<>+16(SB)/4, $0xbdd2d3e8
-DATA constants_avx2<>+20(SB)/4, $0xbdd2d3e8
-DATA constants_avx2<>+24(SB)/4, $0xbdd2d3e8
-DATA constants_avx2<>+28(SB)/4, $0xbdd2d3e8
-DATA constants_avx2<>+32(SB)/4, $0xc0135761
-DATA constants_avx2<>+36(SB)/4, $0xc0135761
-DATA constants_avx2<>+40(SB)/4, $0xc0135761
-DATA constants_avx2<>+44(SB)/4, $0xc0135761
-DATA constants_avx2<>+48(SB)/4, $0xc0135761
-DATA constants_avx2<>+52(SB)/4, $0xc0135761
-DATA constants_avx2<>+56(SB)/4, $0xc0135761
-DATA constants_avx2<>+60(SB)/4, $0xc0135761
-DATA constants_avx2<>+64(SB)/4, $0x43000000
-DATA constants_avx2<>+68(SB)/4, $0x43000000
-DATA constants_avx2<>+72(SB)/4, $0x43000000
-DATA constants_avx2<>+76(SB)/4, $0x43000000
-DATA constants_avx2<>+80(SB)/4, $0x43000000
-DATA constants_avx2<>+84(SB)/4, $0x43000000
-DATA constants_avx2<>+88(SB)/4, $0x43000000
-DATA constants_avx2<>+92(SB)/4, $0x43000000
-DATA constants_avx2<>+96(SB)/4, $0xc2fc0000
-DATA constants_avx2<>+100(SB)/4, $0xc2fc0000
-DATA constants_avx2<>+104(SB)/4, $0xc2fc0000
-DATA constants_avx2<>+108(SB)/4, $0xc2fc0000
-DATA constants_avx2<>+112(SB)/4, $0xc2fc0000
-DATA constants_avx2<>+116(SB)/4, $0xc2fc0000
-DATA constants_avx2<>+120(SB)/4, $0xc2fc0000
-DATA constants_avx2<>+124(SB)/4, $0xc2fc0000
-DATA constants_avx2<>+128(SB)/4, $0x3920fdde
-DATA constants_avx2<>+132(SB)/4, $0x3920fdde
-DATA constants_avx2<>+136(SB)/4, $0x3920fdde
-DATA constants_avx2<>+140(SB)/4, $0x3920fdde
-DATA constants_avx2<>+144(SB)/4, $0x3920fdde
-DATA constants_avx2<>+148(SB)/4, $0x3920fdde
-DATA constants_avx2<>+152(SB)/4, $0x3920fdde
-DATA constants_avx2<>+156(SB)/4, $0x3920fdde
-DATA constants_avx2<>+160(SB)/4, $0x3aaf9f29
-DATA constants_avx2<>+164(SB)/4, $0x3aaf9f29
-DATA constants_avx2<>+168(SB)/4, $0x3aaf9f29
-DATA constants_avx2<>+172(SB)/4, $0x3aaf9f29
-DATA constants_avx2<>+176(SB)/4, $0x3aaf9f29
-DATA constants_avx2<>+180(SB)/4, $0x3aaf9f29
-DATA constants_avx2<>+184(SB)/4, $0x3aaf9f29
-DATA constants_avx2<>+188(SB)/4, $0x3aaf9f29
-DATA constants_avx2<>+192(SB)/4, $0x3c1d96a6
-DATA constants_avx2<>+196(SB)/4, $0x3c1d96a6
-DATA constants_avx2<>+200(SB)/4, $0x3c1d96a6
-DATA constants_avx2<>+204(SB)/4, $0x3c1d96a6
-DATA constants_avx2<>+208(SB)/4, $0x3c1d96a6
-DATA constants_avx2<>+212(SB)/4, $0x3c1d96a6
-DATA constants_avx2<>+216(SB)/4, $0x3c1d96a6
-DATA constants_avx2<>+220(SB)/4, $0x3c1d96a6
-DATA constants_avx2<>+224(SB)/4, $0x3d635774
-DATA constants_avx2<>+228(SB)/4, $0x3d635774
-DATA constants_avx2<>+232(SB)/4, $0x3d635774
-DATA constants_avx2<>+236(SB)/4, $0x3d635774
-DATA constants_avx2<>+240(SB)/4, $0x3d635774
-DATA constants_avx2<>+244(SB)/4, $0x3d635774
-DATA constants_avx2<>+248(SB)/4, $0x3d635774
-DATA constants_avx2<>+252(SB)/4, $0x3d635774
-DATA constants_avx2<>+256(SB)/4, $0x3e75fdee
-DATA constants_avx2<>+260(SB)/4, $0x3e75fdee
-DATA constants_avx2<>+264(SB)/4, $0x3e75fdee
-DATA constants_avx2<>+268(SB)/4, $0x3e75fdee
-DATA constants_avx2<>+272(SB)/4, $0x3e75fdee
-DATA constants_avx2<>+276(SB)/4, $0x3e75fdee
-DATA constants_avx2<>+280(SB)/4, $0x3e75fdee
-DATA constants_avx2<>+284(SB)/4, $0x3e75fdee
-DATA constants_avx2<>+288(SB)/4, $0x3f317218
-DATA constants_avx2<>+292(SB)/4, $0x3f317218
-DATA constants_avx2<>+296(SB)/4, $0x3f317218
-DATA constants_avx2<>+300(SB)/4, $0x3f317218
-DATA constants_avx2<>+304(SB)/4, $0x3f317218
-DATA constants_avx2<>+308(SB)/4, $0x3f317218
-DATA constants_avx2<>+312(SB)/4, $0x3f317218
-DATA constants_avx2<>+316(SB)/4, $0x3f317218
-DATA constants_avx2<>+320(SB)/4, $0x3f800000
-DATA constants_avx2<>+324(SB)/4, $0x3f800000
-DATA constants_avx2<>+328(SB)/4, $0x3f800000
-DATA constants_avx2<>+332(SB)/4, $0x3f800000
-DATA constants_avx2<>+336(SB)/4, $0x3f800000
-DATA constants_avx2<>+340(SB)/4, $0x3f800000
-DATA constants_avx2<>+344(SB)/4, $0x3f800000
-DATA constants_avx2<>+348(SB)/4, $0x3f800000
-DATA constants_avx2<>+352(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+356(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+360(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+364(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+368(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+372(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+376(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+380(SB)/4, $0xbfb8aa3b
-GLOBL constants_avx2<>(SB), RODATA|NOPTR, $384
+DATA constants_avx2<>+0(SB)/4, $0xffff0000
+DATA constants_avx2<>+4(SB)/4, $0xffff0000
+DATA constants_avx2<>+8(SB)/4, $0xffff0000
+DATA constants_avx2<>+12(SB)/4, $0xffff0000
+DATA constants_avx2<>+16(SB)/4, $0xffff0000
+DATA constants_avx2<>+20(SB)/4, $0xffff0000
+DATA constants_avx2<>+24(SB)/4, $0xffff0000
+DATA constants_avx2<>+28(SB)/4, $0xffff0000
+DATA constants_avx2<>+32(SB)/4, $0xbdd2d3e8
+DATA constants_avx2<>+36(SB)/4, $0xbdd2d3e8
+DATA constants_avx2<>+40(SB)/4, $0xbdd2d3e8
+DATA constants_avx2<>+44(SB)/4, $0xbdd2d3e8
+DATA constants_avx2<>+48(SB)/4, $0xbdd2d3e8
+DATA constants_avx2<>+52(SB)/4, $0xbdd2d3e8
+DATA constants_avx2<>+56(SB)/4, $0xbdd2d3e8
+DATA constants_avx2<>+60(SB)/4, $0xbdd2d3e8
+DATA constants_avx2<>+64(SB)/4, $0xc0135761
+DATA constants_avx2<>+68(SB)/4, $0xc0135761
+DATA constants_avx2<>+72(SB)/4, $0xc0135761
+DATA constants_avx2<>+76(SB)/4, $0xc0135761
+DATA constants_avx2<>+80(SB)/4, $0xc0135761
+DATA constants_avx2<>+84(SB)/4, $0xc0135761
+DATA constants_avx2<>+88(SB)/4, $0xc0135761
+DATA constants_avx2<>+92(SB)/4, $0xc0135761
+DATA constants_avx2<>+96(SB)/4, $0x43000000
+DATA constants_avx2<>+100(SB)/4, $0x43000000
+DATA constants_avx2<>+104(SB)/4, $0x43000000
+DATA constants_avx2<>+108(SB)/4, $0x43000000
+DATA constants_avx2<>+112(SB)/4, $0x43000000
+DATA constants_avx2<>+116(SB)/4, $0x43000000
+DATA constants_avx2<>+120(SB)/4, $0x43000000
+DATA constants_avx2<>+124(SB)/4, $0x43000000
+DATA constants_avx2<>+128(SB)/4, $0xc2fc0000
+DATA constants_avx2<>+132(SB)/4, $0xc2fc0000
+DATA constants_avx2<>+136(SB)/4, $0xc2fc0000
+DATA constants_avx2<>+140(SB)/4, $0xc2fc0000
+DATA constants_avx2<>+144(SB)/4, $0xc2fc0000
+DATA constants_avx2<>+148(SB)/4, $0xc2fc0000
+DATA constants_avx2<>+152(SB)/4, $0xc2fc0000
+DATA constants_avx2<>+156(SB)/4, $0xc2fc0000
+DATA constants_avx2<>+160(SB)/4, $0x3920fdde
+DATA constants_avx2<>+164(SB)/4, $0x3920fdde
+DATA constants_avx2<>+168(SB)/4, $0x3920fdde
+DATA constants_avx2<>+172(SB)/4, $0x3920fdde
+DATA constants_avx2<>+176(SB)/4, $0x3920fdde
+DATA constants_avx2<>+180(SB)/4, $0x3920fdde
+DATA constants_avx2<>+184(SB)/4, $0x3920fdde
+DATA constants_avx2<>+188(SB)/4, $0x3920fdde
+DATA constants_avx2<>+192(SB)/4, $0x3aaf9f29
+DATA constants_avx2<>+196(SB)/4, $0x3aaf9f29
+DATA constants_avx2<>+200(SB)/4, $0x3aaf9f29
+DATA constants_avx2<>+204(SB)/4, $0x3aaf9f29
+DATA constants_avx2<>+208(SB)/4, $0x3aaf9f29
+DATA constants_avx2<>+212(SB)/4, $0x3aaf9f29
+DATA constants_avx2<>+216(SB)/4, $0x3aaf9f29
+DATA constants_avx2<>+220(SB)/4, $0x3aaf9f29
+DATA constants_avx2<>+224(SB)/4, $0x3c1d96a6
+DATA constants_avx2<>+228(SB)/4, $0x3c1d96a6
+DATA constants_avx2<>+232(SB)/4, $0x3c1d96a6
+DATA constants_avx2<>+236(SB)/4, $0x3c1d96a6
+DATA constants_avx2<>+240(SB)/4, $0x3c1d96a6
+DATA constants_avx2<>+244(SB)/4, $0x3c1d96a6
+DATA constants_avx2<>+248(SB)/4, $0x3c1d96a6
+DATA constants_avx2<>+252(SB)/4, $0x3c1d96a6
+DATA constants_avx2<>+256(SB)/4, $0x3d635774
+DATA constants_avx2<>+260(SB)/4, $0x3d635774
+DATA constants_avx2<>+264(SB)/4, $0x3d635774
+DATA constants_avx2<>+268(SB)/4, $0x3d635774
+DATA constants_avx2<>+272(SB)/4, $0x3d635774
+DATA constants_avx2<>+276(SB)/4, $0x3d635774
+DATA constants_avx2<>+280(SB)/4, $0x3d635774
+DATA constants_avx2<>+284(SB)/4, $0x3d635774
+DATA constants_avx2<>+288(SB)/4, $0x3e75fdee
+DATA constants_avx2<>+292(SB)/4, $0x3e75fdee
+DATA constants_avx2<>+296(SB)/4, $0x3e75fdee
+DATA constants_avx2<>+300(SB)/4, $0x3e75fdee
+DATA constants_avx2<>+304(SB)/4, $0x3e75fdee
+DATA constants_avx2<>+308(SB)/4, $0x3e75fdee
+DATA constants_avx2<>+312(SB)/4, $0x3e75fdee
+DATA constants_avx2<>+316(SB)/4, $0x3e75fdee
+DATA constants_avx2<>+320(SB)/4, $0x3f317218
+DATA constants_avx2<>+324(SB)/4, $0x3f317218
+DATA constants_avx2<>+328(SB)/4, $0x3f317218
+DATA constants_avx2<>+332(SB)/4, $0x3f317218
+DATA constants_avx2<>+336(SB)/4, $0x3f317218
+DATA constants_avx2<>+340(SB)/4, $0x3f317218
+DATA constants_avx2<>+344(SB)/4, $0x3f317218
+DATA constants_avx2<>+348(SB)/4, $0x3f317218
+DATA constants_avx2<>+352(SB)/4, $0x3f800000
+DATA constants_avx2<>+356(SB)/4, $0x3f800000
+DATA constants_avx2<>+360(SB)/4, $0x3f800000
+DATA constants_avx2<>+364(SB)/4, $0x3f800000
+DATA constants_avx2<>+368(SB)/4, $0x3f800000
+DATA constants_avx2<>+372(SB)/4, $0x3f800000
+DATA constants_avx2<>+376(SB)/4, $0x3f800000
+DATA constants_avx2<>+380(SB)/4, $0x3f800000
+DATA constants_avx2<>+384(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+388(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+392(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+396(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+400(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+404(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+408(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+412(SB)/4, $0xbfb8aa3b
+GLOBL constants_avx2<>(SB), RODATA|NOPTR, $416

@@ -1720,6 +1720,468 @@ run93:
 	VZEROUPPER
 	RET
 
+// func vec_f32_bf16_avx2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·vec_f32_bf16_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 72(AX), SI
+	MOVQ 64(AX), DI
+	MOVQ 56(AX), R8
+
+row94:
+	XORQ CX, CX
+	MOVQ 48(AX), R9
+	SUBQ $0x00000010, R9
+	JL   end96
+
+main95:
+	VMOVUPS   (BX)(CX*1), Y0
+	VANDPS    constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS   constants_avx2<>+864(SB), Y2
+	VPSUBD    Y1, Y2, Y2
+	VPSRAD    $0x1f, Y2, Y2
+	VANDPS    constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD   constants_avx2<>+928(SB), Y1, Y1
+	VORPS     Y2, Y1, Y1
+	VPSRLD    $0x10, Y1, Y2
+	VANDPS    constants_avx2<>+960(SB), Y2, Y2
+	VPADDD    constants_avx2<>+992(SB), Y2, Y2
+	VPADDD    Y1, Y2, Y2
+	VANDPS    constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS    $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y2
+	VANDPS    constants_avx2<>+1056(SB), Y0, Y1
+	VORPS     Y1, Y2, Y2
+	VPSRLD    $0x10, Y2, Y2
+	MOVQ      CX, R10
+	SHRQ      $0x01, R10
+	VPACKUSDW Y2, Y2, Y2
+	VPERMQ    $0x08, Y2, Y2
+	VMOVUPS   X2, (DX)(R10*1)
+	VMOVUPS   32(BX)(CX*1), Y0
+	VANDPS    constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS   constants_avx2<>+864(SB), Y2
+	VPSUBD    Y1, Y2, Y2
+	VPSRAD    $0x1f, Y2, Y2
+	VANDPS    constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD   constants_avx2<>+928(SB), Y1, Y1
+	VORPS     Y2, Y1, Y1
+	VPSRLD    $0x10, Y1, Y2
+	VANDPS    constants_avx2<>+960(SB), Y2, Y2
+	VPADDD    constants_avx2<>+992(SB), Y2, Y2
+	VPADDD    Y1, Y2, Y2
+	VANDPS    constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS    $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y2
+	VANDPS    constants_avx2<>+1056(SB), Y0, Y1
+	VORPS     Y1, Y2, Y2
+	VPSRLD    $0x10, Y2, Y2
+	MOVQ      CX, R10
+	SHRQ      $0x01, R10
+	VPACKUSDW Y2, Y2, Y2
+	VPERMQ    $0x08, Y2, Y2
+	VMOVUPS   X2, 16(DX)(R10*1)
+	ADDQ      $0x00000040, CX
+	SUBQ      $0x00000010, R9
+	JGE       main95
+
+end96:
+	ADDQ $0x00000010, R9
+	SUBQ $0x00000008, R9
+	JL   end98
+
+main97:
+	VMOVUPS   (BX)(CX*1), Y0
+	VANDPS    constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS   constants_avx2<>+864(SB), Y2
+	VPSUBD    Y1, Y2, Y2
+	VPSRAD    $0x1f, Y2, Y2
+	VANDPS    constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD   constants_avx2<>+928(SB), Y1, Y1
+	VORPS     Y2, Y1, Y1
+	VPSRLD    $0x10, Y1, Y2
+	VANDPS    constants_avx2<>+960(SB), Y2, Y2
+	VPADDD    constants_avx2<>+992(SB), Y2, Y2
+	VPADDD    Y1, Y2, Y2
+	VANDPS    constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS    $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS    Y1, Y2, Y2
+	VANDPS    constants_avx2<>+1056(SB), Y0, Y1
+	VORPS     Y1, Y2, Y2
+	VPSRLD    $0x10, Y2, Y2
+	MOVQ      CX, R10
+	SHRQ      $0x01, R10
+	VPACKUSDW Y2, Y2, Y2
+	VPERMQ    $0x08, Y2, Y2
+	VMOVUPS   X2, (DX)(R10*1)
+	ADDQ      $0x00000020, CX
+	SUBQ      $0x00000008, R9
+	JGE       main97
+
+end98:
+	ADDQ       $0x00000008, R9
+	TESTQ      R9, R9
+	JZ         done99
+	LEAQ       tail_mask<>+32(SB), R10
+	NEGQ       R9
+	VMOVUPS    (R10)(R9*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y0
+	VANDPS     constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS    constants_avx2<>+864(SB), Y2
+	VPSUBD     Y1, Y2, Y2
+	VPSRAD     $0x1f, Y2, Y2
+	VANDPS     constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD    constants_avx2<>+928(SB), Y1, Y1
+	VORPS      Y2, Y1, Y1
+	VPSRLD     $0x10, Y1, Y2
+	VANDPS     constants_avx2<>+960(SB), Y2, Y2
+	VPADDD     constants_avx2<>+992(SB), Y2, Y2
+	VPADDD     Y1, Y2, Y2
+	VANDPS     constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS     $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS     Y1, Y2, Y2
+	VANDPS     constants_avx2<>+1056(SB), Y0, Y1
+	VORPS      Y1, Y2, Y2
+	VPSRLD     $0x10, Y2, Y2
+	SHRQ       $0x01, CX
+	VPACKUSDW  Y2, Y2, Y2
+	VPERMQ     $0x08, Y2, Y2
+	VMOVUPS    X2, (DX)(CX*1)
+
+done99:
+	ADDQ SI, DX
+	ADDQ DI, BX
+	DECQ R8
+	JNZ  row94
+	VZEROUPPER
+	RET
+
+// func vec_f32_bf16pairs_avx2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·vec_f32_bf16pairs_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	MOVQ 72(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 56(AX), R9
+
+row100:
+	XORQ CX, CX
+	MOVQ 48(AX), R10
+	SUBQ $0x00000010, R10
+	JL   end102
+
+main101:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD  Y1, Y2, Y2
+	VPSRAD  $0x1f, Y2, Y2
+	VANDPS  constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS   Y2, Y1, Y1
+	VPSRLD  $0x10, Y1, Y2
+	VANDPS  constants_avx2<>+960(SB), Y2, Y2
+	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VPADDD  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VORPS   Y1, Y2, Y2
+	VMOVUPS (SI)(CX*1), Y0
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y3
+	VPSUBD  Y1, Y3, Y3
+	VPSRAD  $0x1f, Y3, Y3
+	VANDPS  constants_avx2<>+896(SB), Y3, Y3
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS   Y3, Y1, Y1
+	VPSRLD  $0x10, Y1, Y3
+	VANDPS  constants_avx2<>+960(SB), Y3, Y3
+	VPADDD  constants_avx2<>+992(SB), Y3, Y3
+	VPADDD  Y1, Y3, Y3
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  Y1, Y3, Y3
+	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VORPS   Y1, Y3, Y3
+	VPSRLD  $0x10, Y2, Y2
+	VANDPS  constants_avx2<>+1088(SB), Y3, Y3
+	VORPS   Y2, Y3, Y3
+	VMOVUPS Y3, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD  Y1, Y2, Y2
+	VPSRAD  $0x1f, Y2, Y2
+	VANDPS  constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS   Y2, Y1, Y1
+	VPSRLD  $0x10, Y1, Y2
+	VANDPS  constants_avx2<>+960(SB), Y2, Y2
+	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VPADDD  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VORPS   Y1, Y2, Y2
+	VMOVUPS 32(SI)(CX*1), Y0
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y3
+	VPSUBD  Y1, Y3, Y3
+	VPSRAD  $0x1f, Y3, Y3
+	VANDPS  constants_avx2<>+896(SB), Y3, Y3
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS   Y3, Y1, Y1
+	VPSRLD  $0x10, Y1, Y3
+	VANDPS  constants_avx2<>+960(SB), Y3, Y3
+	VPADDD  constants_avx2<>+992(SB), Y3, Y3
+	VPADDD  Y1, Y3, Y3
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  Y1, Y3, Y3
+	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VORPS   Y1, Y3, Y3
+	VPSRLD  $0x10, Y2, Y2
+	VANDPS  constants_avx2<>+1088(SB), Y3, Y3
+	VORPS   Y2, Y3, Y3
+	VMOVUPS Y3, 32(DX)(CX*1)
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, R10
+	JGE     main101
+
+end102:
+	ADDQ $0x00000010, R10
+	SUBQ $0x00000008, R10
+	JL   end104
+
+main103:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD  Y1, Y2, Y2
+	VPSRAD  $0x1f, Y2, Y2
+	VANDPS  constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS   Y2, Y1, Y1
+	VPSRLD  $0x10, Y1, Y2
+	VANDPS  constants_avx2<>+960(SB), Y2, Y2
+	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VPADDD  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VORPS   Y1, Y2, Y2
+	VMOVUPS (SI)(CX*1), Y0
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y3
+	VPSUBD  Y1, Y3, Y3
+	VPSRAD  $0x1f, Y3, Y3
+	VANDPS  constants_avx2<>+896(SB), Y3, Y3
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS   Y3, Y1, Y1
+	VPSRLD  $0x10, Y1, Y3
+	VANDPS  constants_avx2<>+960(SB), Y3, Y3
+	VPADDD  constants_avx2<>+992(SB), Y3, Y3
+	VPADDD  Y1, Y3, Y3
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  Y1, Y3, Y3
+	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VORPS   Y1, Y3, Y3
+	VPSRLD  $0x10, Y2, Y2
+	VANDPS  constants_avx2<>+1088(SB), Y3, Y3
+	VORPS   Y2, Y3, Y3
+	VMOVUPS Y3, (DX)(CX*1)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, R10
+	JGE     main103
+
+end104:
+	ADDQ       $0x00000008, R10
+	TESTQ      R10, R10
+	JZ         done105
+	LEAQ       tail_mask<>+32(SB), R11
+	NEGQ       R10
+	VMOVUPS    (R11)(R10*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VANDPS     constants_avx2<>+832(SB), Y1, Y2
+	VMOVUPS    constants_avx2<>+864(SB), Y3
+	VPSUBD     Y2, Y3, Y3
+	VPSRAD     $0x1f, Y3, Y3
+	VANDPS     constants_avx2<>+896(SB), Y3, Y3
+	VPMINSD    constants_avx2<>+928(SB), Y2, Y2
+	VORPS      Y3, Y2, Y2
+	VPSRLD     $0x10, Y2, Y3
+	VANDPS     constants_avx2<>+960(SB), Y3, Y3
+	VPADDD     constants_avx2<>+992(SB), Y3, Y3
+	VPADDD     Y2, Y3, Y3
+	VANDPS     constants_avx2<>+832(SB), Y1, Y2
+	VCMPPS     $0x05, constants_avx2<>+1024(SB), Y2, Y2
+	VANDPS     Y2, Y3, Y3
+	VANDPS     constants_avx2<>+1056(SB), Y1, Y2
+	VORPS      Y2, Y3, Y3
+	VMASKMOVPS (SI)(CX*1), Y0, Y1
+	VANDPS     constants_avx2<>+832(SB), Y1, Y2
+	VMOVUPS    constants_avx2<>+864(SB), Y4
+	VPSUBD     Y2, Y4, Y4
+	VPSRAD     $0x1f, Y4, Y4
+	VANDPS     constants_avx2<>+896(SB), Y4, Y4
+	VPMINSD    constants_avx2<>+928(SB), Y2, Y2
+	VORPS      Y4, Y2, Y2
+	VPSRLD     $0x10, Y2, Y4
+	VANDPS     constants_avx2<>+960(SB), Y4, Y4
+	VPADDD     constants_avx2<>+992(SB), Y4, Y4
+	VPADDD     Y2, Y4, Y4
+	VANDPS     constants_avx2<>+832(SB), Y1, Y2
+	VCMPPS     $0x05, constants_avx2<>+1024(SB), Y2, Y2
+	VANDPS     Y2, Y4, Y4
+	VANDPS     constants_avx2<>+1056(SB), Y1, Y2
+	VORPS      Y2, Y4, Y4
+	VPSRLD     $0x10, Y3, Y3
+	VANDPS     constants_avx2<>+1088(SB), Y4, Y4
+	VORPS      Y3, Y4, Y4
+	VMASKMOVPS Y4, Y0, (DX)(CX*1)
+
+done105:
+	ADDQ DI, DX
+	ADDQ R8, BX
+	ADDQ R8, SI
+	DECQ R9
+	JNZ  row100
+	VZEROUPPER
+	RET
+
+// func vec_f32_roundbf16_avx2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·vec_f32_roundbf16_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 72(AX), SI
+	MOVQ 64(AX), DI
+	MOVQ 56(AX), R8
+
+row106:
+	XORQ CX, CX
+	MOVQ 48(AX), R9
+	SUBQ $0x00000010, R9
+	JL   end108
+
+main107:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD  Y1, Y2, Y2
+	VPSRAD  $0x1f, Y2, Y2
+	VANDPS  constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS   Y2, Y1, Y1
+	VPSRLD  $0x10, Y1, Y2
+	VANDPS  constants_avx2<>+960(SB), Y2, Y2
+	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VPADDD  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VORPS   Y1, Y2, Y2
+	VANDPS  constants_avx2<>+1088(SB), Y2, Y2
+	VMOVUPS Y2, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD  Y1, Y2, Y2
+	VPSRAD  $0x1f, Y2, Y2
+	VANDPS  constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS   Y2, Y1, Y1
+	VPSRLD  $0x10, Y1, Y2
+	VANDPS  constants_avx2<>+960(SB), Y2, Y2
+	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VPADDD  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VORPS   Y1, Y2, Y2
+	VANDPS  constants_avx2<>+1088(SB), Y2, Y2
+	VMOVUPS Y2, 32(DX)(CX*1)
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, R9
+	JGE     main107
+
+end108:
+	ADDQ $0x00000010, R9
+	SUBQ $0x00000008, R9
+	JL   end110
+
+main109:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD  Y1, Y2, Y2
+	VPSRAD  $0x1f, Y2, Y2
+	VANDPS  constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS   Y2, Y1, Y1
+	VPSRLD  $0x10, Y1, Y2
+	VANDPS  constants_avx2<>+960(SB), Y2, Y2
+	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VPADDD  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  Y1, Y2, Y2
+	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VORPS   Y1, Y2, Y2
+	VANDPS  constants_avx2<>+1088(SB), Y2, Y2
+	VMOVUPS Y2, (DX)(CX*1)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, R9
+	JGE     main109
+
+end110:
+	ADDQ       $0x00000008, R9
+	TESTQ      R9, R9
+	JZ         done111
+	LEAQ       tail_mask<>+32(SB), R10
+	NEGQ       R9
+	VMOVUPS    (R10)(R9*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VANDPS     constants_avx2<>+832(SB), Y1, Y2
+	VMOVUPS    constants_avx2<>+864(SB), Y3
+	VPSUBD     Y2, Y3, Y3
+	VPSRAD     $0x1f, Y3, Y3
+	VANDPS     constants_avx2<>+896(SB), Y3, Y3
+	VPMINSD    constants_avx2<>+928(SB), Y2, Y2
+	VORPS      Y3, Y2, Y2
+	VPSRLD     $0x10, Y2, Y3
+	VANDPS     constants_avx2<>+960(SB), Y3, Y3
+	VPADDD     constants_avx2<>+992(SB), Y3, Y3
+	VPADDD     Y2, Y3, Y3
+	VANDPS     constants_avx2<>+832(SB), Y1, Y2
+	VCMPPS     $0x05, constants_avx2<>+1024(SB), Y2, Y2
+	VANDPS     Y2, Y3, Y3
+	VANDPS     constants_avx2<>+1056(SB), Y1, Y2
+	VORPS      Y2, Y3, Y3
+	VANDPS     constants_avx2<>+1088(SB), Y3, Y3
+	VMASKMOVPS Y3, Y0, (DX)(CX*1)
+
+done111:
+	ADDQ SI, DX
+	ADDQ DI, BX
+	DECQ R8
+	JNZ  row106
+	VZEROUPPER
+	RET
+
 // func vec_f32_read_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
@@ -1728,9 +2190,9 @@ TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000040, AX
-	JL   end95
+	JL   end113
 
-main94:
+main112:
 	VMOVUPS (DX)(CX*1), Y0
 	VMOVUPS 32(DX)(CX*1), Y0
 	VMOVUPS 64(DX)(CX*1), Y0
@@ -1741,29 +2203,29 @@ main94:
 	VMOVUPS 224(DX)(CX*1), Y0
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, AX
-	JGE     main94
+	JGE     main112
 
-end95:
+end113:
 	ADDQ $0x00000040, AX
 	SUBQ $0x00000008, AX
-	JL   end97
+	JL   end115
 
-main96:
+main114:
 	VMOVUPS (DX)(CX*1), Y0
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, AX
-	JGE     main96
+	JGE     main114
 
-end97:
+end115:
 	ADDQ       $0x00000008, AX
 	TESTQ      AX, AX
-	JZ         done98
+	JZ         done116
 	LEAQ       tail_mask<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y0
 	VMASKMOVPS (DX)(CX*1), Y0, Y0
 
-done98:
+done116:
 	VZEROUPPER
 	RET
 
@@ -1786,7 +2248,7 @@ TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VXORPS Y12, Y12, Y12
 
-loop99:
+loop117:
 	VFMADD231PS Y12, Y12, Y0
 	VFMADD231PS Y12, Y12, Y1
 	VFMADD231PS Y12, Y12, Y2
@@ -1884,7 +2346,7 @@ loop99:
 	VFMADD231PS Y12, Y12, Y10
 	VFMADD231PS Y12, Y12, Y11
 	DECQ        CX
-	JNZ         loop99
+	JNZ         loop117
 	MOVL        $0x44c00000, CX
 	MOVL        CX, 128(AX)
 	VZEROUPPER
@@ -2098,4 +2560,76 @@ DATA constants_avx2<>+816(SB)/4, $0x3efffffe
 DATA constants_avx2<>+820(SB)/4, $0x3efffffe
 DATA constants_avx2<>+824(SB)/4, $0x3efffffe
 DATA constants_avx2<>+828(SB)/4, $0x3efffffe
-GLOBL constants_avx2<>(SB), RODATA|NOPTR, $832
+DATA constants_avx2<>+832(SB)/4, $0x7fffffff
+DATA constants_avx2<>+836(SB)/4, $0x7fffffff
+DATA constants_avx2<>+840(SB)/4, $0x7fffffff
+DATA constants_avx2<>+844(SB)/4, $0x7fffffff
+DATA constants_avx2<>+848(SB)/4, $0x7fffffff
+DATA constants_avx2<>+852(SB)/4, $0x7fffffff
+DATA constants_avx2<>+856(SB)/4, $0x7fffffff
+DATA constants_avx2<>+860(SB)/4, $0x7fffffff
+DATA constants_avx2<>+864(SB)/4, $0x7f800000
+DATA constants_avx2<>+868(SB)/4, $0x7f800000
+DATA constants_avx2<>+872(SB)/4, $0x7f800000
+DATA constants_avx2<>+876(SB)/4, $0x7f800000
+DATA constants_avx2<>+880(SB)/4, $0x7f800000
+DATA constants_avx2<>+884(SB)/4, $0x7f800000
+DATA constants_avx2<>+888(SB)/4, $0x7f800000
+DATA constants_avx2<>+892(SB)/4, $0x7f800000
+DATA constants_avx2<>+896(SB)/4, $0x00400000
+DATA constants_avx2<>+900(SB)/4, $0x00400000
+DATA constants_avx2<>+904(SB)/4, $0x00400000
+DATA constants_avx2<>+908(SB)/4, $0x00400000
+DATA constants_avx2<>+912(SB)/4, $0x00400000
+DATA constants_avx2<>+916(SB)/4, $0x00400000
+DATA constants_avx2<>+920(SB)/4, $0x00400000
+DATA constants_avx2<>+924(SB)/4, $0x00400000
+DATA constants_avx2<>+928(SB)/4, $0x7fff0000
+DATA constants_avx2<>+932(SB)/4, $0x7fff0000
+DATA constants_avx2<>+936(SB)/4, $0x7fff0000
+DATA constants_avx2<>+940(SB)/4, $0x7fff0000
+DATA constants_avx2<>+944(SB)/4, $0x7fff0000
+DATA constants_avx2<>+948(SB)/4, $0x7fff0000
+DATA constants_avx2<>+952(SB)/4, $0x7fff0000
+DATA constants_avx2<>+956(SB)/4, $0x7fff0000
+DATA constants_avx2<>+960(SB)/4, $0x00000001
+DATA constants_avx2<>+964(SB)/4, $0x00000001
+DATA constants_avx2<>+968(SB)/4, $0x00000001
+DATA constants_avx2<>+972(SB)/4, $0x00000001
+DATA constants_avx2<>+976(SB)/4, $0x00000001
+DATA constants_avx2<>+980(SB)/4, $0x00000001
+DATA constants_avx2<>+984(SB)/4, $0x00000001
+DATA constants_avx2<>+988(SB)/4, $0x00000001
+DATA constants_avx2<>+992(SB)/4, $0x00007fff
+DATA constants_avx2<>+996(SB)/4, $0x00007fff
+DATA constants_avx2<>+1000(SB)/4, $0x00007fff
+DATA constants_avx2<>+1004(SB)/4, $0x00007fff
+DATA constants_avx2<>+1008(SB)/4, $0x00007fff
+DATA constants_avx2<>+1012(SB)/4, $0x00007fff
+DATA constants_avx2<>+1016(SB)/4, $0x00007fff
+DATA constants_avx2<>+1020(SB)/4, $0x00007fff
+DATA constants_avx2<>+1024(SB)/4, $0x00800000
+DATA constants_avx2<>+1028(SB)/4, $0x00800000
+DATA constants_avx2<>+1032(SB)/4, $0x00800000
+DATA constants_avx2<>+1036(SB)/4, $0x00800000
+DATA constants_avx2<>+1040(SB)/4, $0x00800000
+DATA constants_avx2<>+1044(SB)/4, $0x00800000
+DATA constants_avx2<>+1048(SB)/4, $0x00800000
+DATA constants_avx2<>+1052(SB)/4, $0x00800000
+DATA constants_avx2<>+1056(SB)/4, $0x80000000
+DATA constants_avx2<>+1060(SB)/4, $0x80000000
+DATA constants_avx2<>+1064(SB)/4, $0x80000000
+DATA constants_avx2<>+1068(SB)/4, $0x80000000
+DATA constants_avx2<>+1072(SB)/4, $0x80000000
+DATA constants_avx2<>+1076(SB)/4, $0x80000000
+DATA constants_avx2<>+1080(SB)/4, $0x80000000
+DATA constants_avx2<>+1084(SB)/4, $0x80000000
+DATA constants_avx2<>+1088(SB)/4, $0xffff0000
+DATA constants_avx2<>+1092(SB)/4, $0xffff0000
+DATA constants_avx2<>+1096(SB)/4, $0xffff0000
+DATA constants_avx2<>+1100(SB)/4, $0xffff0000
+DATA constants_avx2<>+1104(SB)/4, $0xffff0000
+DATA constants_avx2<>+1108(SB)/4, $0xffff0000
+DATA constants_avx2<>+1112(SB)/4, $0xffff0000
+DATA constants_avx2<>+1116(SB)/4, $0xffff0000
+GLOBL constants_avx2<>(SB), RODATA|NOPTR, $1120

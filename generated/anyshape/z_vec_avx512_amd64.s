@@ -1731,6 +1731,464 @@ run95:
 	VZEROUPPER
 	RET
 
+// func vec_f32_bf16_avx512(a *byte)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·vec_f32_bf16_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	MOVQ 72(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 56(AX), R9
+
+row96:
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000020, CX
+	JL   end98
+
+main97:
+	VMOVUPS   (SI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VPSRLD    $0x10, Z2, Z2
+	MOVQ      DX, R10
+	SHRQ      $0x01, R10
+	VPMOVDW   Z2, (BX)(R10*1)
+	VMOVUPS   64(SI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VPSRLD    $0x10, Z2, Z2
+	MOVQ      DX, R10
+	SHRQ      $0x01, R10
+	VPMOVDW   Z2, 32(BX)(R10*1)
+	ADDQ      $0x00000080, DX
+	SUBQ      $0x00000020, CX
+	JGE       main97
+
+end98:
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000010, CX
+	JL   end100
+
+main99:
+	VMOVUPS   (SI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VPSRLD    $0x10, Z2, Z2
+	MOVQ      DX, R10
+	SHRQ      $0x01, R10
+	VPMOVDW   Z2, (BX)(R10*1)
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JGE       main99
+
+end100:
+	ADDQ      $0x00000010, CX
+	TESTQ     CX, CX
+	JZ        done101
+	MOVQ      $0x00000001, R10
+	SHLQ      CL, R10
+	DECQ      R10
+	KMOVW     R10, K1
+	VMOVUPS.Z (SI)(DX*1), K1, Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VPSRLD    $0x10, Z2, Z2
+	MOVQ      DX, CX
+	SHRQ      $0x01, CX
+	VPMOVDW   Z2, (BX)(CX*1)
+
+done101:
+	ADDQ DI, BX
+	ADDQ R8, SI
+	DECQ R9
+	JNZ  row96
+	VZEROUPPER
+	RET
+
+// func vec_f32_bf16pairs_avx512(a *byte)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·vec_f32_bf16pairs_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	MOVQ 16(AX), DI
+	MOVQ 72(AX), R8
+	MOVQ 64(AX), R9
+	MOVQ 56(AX), R10
+
+row102:
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000020, CX
+	JL   end104
+
+main103:
+	VMOVUPS   (SI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VMOVUPS   (DI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z3
+	VPSUBD    Z1, Z3, Z3
+	VPSRAD    $0x1f, Z3, Z3
+	VANDPS    constants_avx512<>+1792(SB), Z3, Z3
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z3, Z1, Z1
+	VPSRLD    $0x10, Z1, Z3
+	VANDPS    constants_avx512<>+1920(SB), Z3, Z3
+	VPADDD    constants_avx512<>+1984(SB), Z3, Z3
+	VPADDD    Z1, Z3, Z3
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z3, K1, Z3
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z3, Z3
+	VPSRLD    $0x10, Z2, Z2
+	VANDPS    constants_avx512<>+2176(SB), Z3, Z3
+	VORPS     Z2, Z3, Z3
+	VMOVUPS   Z3, (BX)(DX*1)
+	VMOVUPS   64(SI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VMOVUPS   64(DI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z3
+	VPSUBD    Z1, Z3, Z3
+	VPSRAD    $0x1f, Z3, Z3
+	VANDPS    constants_avx512<>+1792(SB), Z3, Z3
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z3, Z1, Z1
+	VPSRLD    $0x10, Z1, Z3
+	VANDPS    constants_avx512<>+1920(SB), Z3, Z3
+	VPADDD    constants_avx512<>+1984(SB), Z3, Z3
+	VPADDD    Z1, Z3, Z3
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z3, K1, Z3
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z3, Z3
+	VPSRLD    $0x10, Z2, Z2
+	VANDPS    constants_avx512<>+2176(SB), Z3, Z3
+	VORPS     Z2, Z3, Z3
+	VMOVUPS   Z3, 64(BX)(DX*1)
+	ADDQ      $0x00000080, DX
+	SUBQ      $0x00000020, CX
+	JGE       main103
+
+end104:
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000010, CX
+	JL   end106
+
+main105:
+	VMOVUPS   (SI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VMOVUPS   (DI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z3
+	VPSUBD    Z1, Z3, Z3
+	VPSRAD    $0x1f, Z3, Z3
+	VANDPS    constants_avx512<>+1792(SB), Z3, Z3
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z3, Z1, Z1
+	VPSRLD    $0x10, Z1, Z3
+	VANDPS    constants_avx512<>+1920(SB), Z3, Z3
+	VPADDD    constants_avx512<>+1984(SB), Z3, Z3
+	VPADDD    Z1, Z3, Z3
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z3, K1, Z3
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z3, Z3
+	VPSRLD    $0x10, Z2, Z2
+	VANDPS    constants_avx512<>+2176(SB), Z3, Z3
+	VORPS     Z2, Z3, Z3
+	VMOVUPS   Z3, (BX)(DX*1)
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JGE       main105
+
+end106:
+	ADDQ      $0x00000010, CX
+	TESTQ     CX, CX
+	JZ        done107
+	MOVQ      $0x00000001, R11
+	SHLQ      CL, R11
+	DECQ      R11
+	KMOVW     R11, K1
+	VMOVUPS.Z (SI)(DX*1), K1, Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K2
+	VMOVAPS.Z Z2, K2, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VMOVUPS.Z (DI)(DX*1), K1, Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z3
+	VPSUBD    Z1, Z3, Z3
+	VPSRAD    $0x1f, Z3, Z3
+	VANDPS    constants_avx512<>+1792(SB), Z3, Z3
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z3, Z1, Z1
+	VPSRLD    $0x10, Z1, Z3
+	VANDPS    constants_avx512<>+1920(SB), Z3, Z3
+	VPADDD    constants_avx512<>+1984(SB), Z3, Z3
+	VPADDD    Z1, Z3, Z3
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K2
+	VMOVAPS.Z Z3, K2, Z3
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z3, Z3
+	VPSRLD    $0x10, Z2, Z2
+	VANDPS    constants_avx512<>+2176(SB), Z3, Z3
+	VORPS     Z2, Z3, Z3
+	VMOVUPS   Z3, K1, (BX)(DX*1)
+
+done107:
+	ADDQ R8, BX
+	ADDQ R9, SI
+	ADDQ R9, DI
+	DECQ R10
+	JNZ  row102
+	VZEROUPPER
+	RET
+
+// func vec_f32_roundbf16_avx512(a *byte)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·vec_f32_roundbf16_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	MOVQ 72(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 56(AX), R9
+
+row108:
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000020, CX
+	JL   end110
+
+main109:
+	VMOVUPS   (SI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VANDPS    constants_avx512<>+2176(SB), Z2, Z2
+	VMOVUPS   Z2, (BX)(DX*1)
+	VMOVUPS   64(SI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VANDPS    constants_avx512<>+2176(SB), Z2, Z2
+	VMOVUPS   Z2, 64(BX)(DX*1)
+	ADDQ      $0x00000080, DX
+	SUBQ      $0x00000020, CX
+	JGE       main109
+
+end110:
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000010, CX
+	JL   end112
+
+main111:
+	VMOVUPS   (SI)(DX*1), Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VANDPS    constants_avx512<>+2176(SB), Z2, Z2
+	VMOVUPS   Z2, (BX)(DX*1)
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000010, CX
+	JGE       main111
+
+end112:
+	ADDQ      $0x00000010, CX
+	TESTQ     CX, CX
+	JZ        done113
+	MOVQ      $0x00000001, R10
+	SHLQ      CL, R10
+	DECQ      R10
+	KMOVW     R10, K1
+	VMOVUPS.Z (SI)(DX*1), K1, Z0
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VPSUBD    Z1, Z2, Z2
+	VPSRAD    $0x1f, Z2, Z2
+	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VORPS     Z2, Z1, Z1
+	VPSRLD    $0x10, Z1, Z2
+	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD    Z1, Z2, Z2
+	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K2
+	VMOVAPS.Z Z2, K2, Z2
+	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VORPS     Z1, Z2, Z2
+	VANDPS    constants_avx512<>+2176(SB), Z2, Z2
+	VMOVUPS   Z2, K1, (BX)(DX*1)
+
+done113:
+	ADDQ DI, BX
+	ADDQ R8, SI
+	DECQ R9
+	JNZ  row108
+	VZEROUPPER
+	RET
+
 // func vec_f32_read_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
@@ -1739,9 +2197,9 @@ TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000080, CX
-	JL   end97
+	JL   end115
 
-main96:
+main114:
 	VMOVUPS (DX)(AX*1), Z0
 	VMOVUPS 64(DX)(AX*1), Z0
 	VMOVUPS 128(DX)(AX*1), Z0
@@ -1752,30 +2210,30 @@ main96:
 	VMOVUPS 448(DX)(AX*1), Z0
 	ADDQ    $0x00000200, AX
 	SUBQ    $0x00000080, CX
-	JGE     main96
+	JGE     main114
 
-end97:
+end115:
 	ADDQ $0x00000080, CX
 	SUBQ $0x00000010, CX
-	JL   end99
+	JL   end117
 
-main98:
+main116:
 	VMOVUPS (DX)(AX*1), Z0
 	ADDQ    $0x00000040, AX
 	SUBQ    $0x00000010, CX
-	JGE     main98
+	JGE     main116
 
-end99:
+end117:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done100
+	JZ        done118
 	MOVQ      $0x00000001, BX
 	SHLQ      CL, BX
 	DECQ      BX
 	KMOVW     BX, K1
 	VMOVUPS.Z (DX)(AX*1), K1, Z0
 
-done100:
+done118:
 	VZEROUPPER
 	RET
 
@@ -1798,7 +2256,7 @@ TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VPXORD Z12, Z12, Z12
 
-loop101:
+loop119:
 	VFMADD231PS Z12, Z12, Z0
 	VFMADD231PS Z12, Z12, Z1
 	VFMADD231PS Z12, Z12, Z2
@@ -1896,7 +2354,7 @@ loop101:
 	VFMADD231PS Z12, Z12, Z10
 	VFMADD231PS Z12, Z12, Z11
 	DECQ        CX
-	JNZ         loop101
+	JNZ         loop119
 	MOVL        $0x45400000, CX
 	MOVL        CX, 128(AX)
 	VZEROUPPER
@@ -2318,4 +2776,148 @@ DATA constants_avx512<>+1648(SB)/4, $0x3efffffe
 DATA constants_avx512<>+1652(SB)/4, $0x3efffffe
 DATA constants_avx512<>+1656(SB)/4, $0x3efffffe
 DATA constants_avx512<>+1660(SB)/4, $0x3efffffe
-GLOBL constants_avx512<>(SB), RODATA|NOPTR, $1664
+DATA constants_avx512<>+1664(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1668(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1672(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1676(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1680(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1684(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1688(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1692(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1696(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1700(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1704(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1708(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1712(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1716(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1720(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1724(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1728(SB)/4, $0x7f800000
+DATA constants_avx512<>+1732(SB)/4, $0x7f800000
+DATA constants_avx512<>+1736(SB)/4, $0x7f800000
+DATA constants_avx512<>+1740(SB)/4, $0x7f800000
+DATA constants_avx512<>+1744(SB)/4, $0x7f800000
+DATA constants_avx512<>+1748(SB)/4, $0x7f800000
+DATA constants_avx512<>+1752(SB)/4, $0x7f800000
+DATA constants_avx512<>+1756(SB)/4, $0x7f800000
+DATA constants_avx512<>+1760(SB)/4, $0x7f800000
+DATA constants_avx512<>+1764(SB)/4, $0x7f800000
+DATA constants_avx512<>+1768(SB)/4, $0x7f800000
+DATA constants_avx512<>+1772(SB)/4, $0x7f800000
+DATA constants_avx512<>+1776(SB)/4, $0x7f800000
+DATA constants_avx512<>+1780(SB)/4, $0x7f800000
+DATA constants_avx512<>+1784(SB)/4, $0x7f800000
+DATA constants_avx512<>+1788(SB)/4, $0x7f800000
+DATA constants_avx512<>+1792(SB)/4, $0x00400000
+DATA constants_avx512<>+1796(SB)/4, $0x00400000
+DATA constants_avx512<>+1800(SB)/4, $0x00400000
+DATA constants_avx512<>+1804(SB)/4, $0x00400000
+DATA constants_avx512<>+1808(SB)/4, $0x00400000
+DATA constants_avx512<>+1812(SB)/4, $0x00400000
+DATA constants_avx512<>+1816(SB)/4, $0x00400000
+DATA constants_avx512<>+1820(SB)/4, $0x00400000
+DATA constants_avx512<>+1824(SB)/4, $0x00400000
+DATA constants_avx512<>+1828(SB)/4, $0x00400000
+DATA constants_avx512<>+1832(SB)/4, $0x00400000
+DATA constants_avx512<>+1836(SB)/4, $0x00400000
+DATA constants_avx512<>+1840(SB)/4, $0x00400000
+DATA constants_avx512<>+1844(SB)/4, $0x00400000
+DATA constants_avx512<>+1848(SB)/4, $0x00400000
+DATA constants_avx512<>+1852(SB)/4, $0x00400000
+DATA constants_avx512<>+1856(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1860(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1864(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1868(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1872(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1876(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1880(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1884(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1888(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1892(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1896(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1900(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1904(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1908(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1912(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1916(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1920(SB)/4, $0x00000001
+DATA constants_avx512<>+1924(SB)/4, $0x00000001
+DATA constants_avx512<>+1928(SB)/4, $0x00000001
+DATA constants_avx512<>+1932(SB)/4, $0x00000001
+DATA constants_avx512<>+1936(SB)/4, $0x00000001
+DATA constants_avx512<>+1940(SB)/4, $0x00000001
+DATA constants_avx512<>+1944(SB)/4, $0x00000001
+DATA constants_avx512<>+1948(SB)/4, $0x00000001
+DATA constants_avx512<>+1952(SB)/4, $0x00000001
+DATA constants_avx512<>+1956(SB)/4, $0x00000001
+DATA constants_avx512<>+1960(SB)/4, $0x00000001
+DATA constants_avx512<>+1964(SB)/4, $0x00000001
+DATA constants_avx512<>+1968(SB)/4, $0x00000001
+DATA constants_avx512<>+1972(SB)/4, $0x00000001
+DATA constants_avx512<>+1976(SB)/4, $0x00000001
+DATA constants_avx512<>+1980(SB)/4, $0x00000001
+DATA constants_avx512<>+1984(SB)/4, $0x00007fff
+DATA constants_avx512<>+1988(SB)/4, $0x00007fff
+DATA constants_avx512<>+1992(SB)/4, $0x00007fff
+DATA constants_avx512<>+1996(SB)/4, $0x00007fff
+DATA constants_avx512<>+2000(SB)/4, $0x00007fff
+DATA constants_avx512<>+2004(SB)/4, $0x00007fff
+DATA constants_avx512<>+2008(SB)/4, $0x00007fff
+DATA constants_avx512<>+2012(SB)/4, $0x00007fff
+DATA constants_avx512<>+2016(SB)/4, $0x00007fff
+DATA constants_avx512<>+2020(SB)/4, $0x00007fff
+DATA constants_avx512<>+2024(SB)/4, $0x00007fff
+DATA constants_avx512<>+2028(SB)/4, $0x00007fff
+DATA constants_avx512<>+2032(SB)/4, $0x00007fff
+DATA constants_avx512<>+2036(SB)/4, $0x00007fff
+DATA constants_avx512<>+2040(SB)/4, $0x00007fff
+DATA constants_avx512<>+2044(SB)/4, $0x00007fff
+DATA constants_avx512<>+2048(SB)/4, $0x00800000
+DATA constants_avx512<>+2052(SB)/4, $0x00800000
+DATA constants_avx512<>+2056(SB)/4, $0x00800000
+DATA constants_avx512<>+2060(SB)/4, $0x00800000
+DATA constants_avx512<>+2064(SB)/4, $0x00800000
+DATA constants_avx512<>+2068(SB)/4, $0x00800000
+DATA constants_avx512<>+2072(SB)/4, $0x00800000
+DATA constants_avx512<>+2076(SB)/4, $0x00800000
+DATA constants_avx512<>+2080(SB)/4, $0x00800000
+DATA constants_avx512<>+2084(SB)/4, $0x00800000
+DATA constants_avx512<>+2088(SB)/4, $0x00800000
+DATA constants_avx512<>+2092(SB)/4, $0x00800000
+DATA constants_avx512<>+2096(SB)/4, $0x00800000
+DATA constants_avx512<>+2100(SB)/4, $0x00800000
+DATA constants_avx512<>+2104(SB)/4, $0x00800000
+DATA constants_avx512<>+2108(SB)/4, $0x00800000
+DATA constants_avx512<>+2112(SB)/4, $0x80000000
+DATA constants_avx512<>+2116(SB)/4, $0x80000000
+DATA constants_avx512<>+2120(SB)/4, $0x80000000
+DATA constants_avx512<>+2124(SB)/4, $0x80000000
+DATA constants_avx512<>+2128(SB)/4, $0x80000000
+DATA constants_avx512<>+2132(SB)/4, $0x80000000
+DATA constants_avx512<>+2136(SB)/4, $0x80000000
+DATA constants_avx512<>+2140(SB)/4, $0x80000000
+DATA constants_avx512<>+2144(SB)/4, $0x80000000
+DATA constants_avx512<>+2148(SB)/4, $0x80000000
+DATA constants_avx512<>+2152(SB)/4, $0x80000000
+DATA constants_avx512<>+2156(SB)/4, $0x80000000
+DATA constants_avx512<>+2160(SB)/4, $0x80000000
+DATA constants_avx512<>+2164(SB)/4, $0x80000000
+DATA constants_avx512<>+2168(SB)/4, $0x80000000
+DATA constants_avx512<>+2172(SB)/4, $0x80000000
+DATA constants_avx512<>+2176(SB)/4, $0xffff0000
+DATA constants_avx512<>+2180(SB)/4, $0xffff0000
+DATA constants_avx512<>+2184(SB)/4, $0xffff0000
+DATA constants_avx512<>+2188(SB)/4, $0xffff0000
+DATA constants_avx512<>+2192(SB)/4, $0xffff0000
+DATA constants_avx512<>+2196(SB)/4, $0xffff0000
+DATA constants_avx512<>+2200(SB)/4, $0xffff0000
+DATA constants_avx512<>+2204(SB)/4, $0xffff0000
+DATA constants_avx512<>+2208(SB)/4, $0xffff0000
+DATA constants_avx512<>+2212(SB)/4, $0xffff0000
+DATA constants_avx512<>+2216(SB)/4, $0xffff0000
+DATA constants_avx512<>+2220(SB)/4, $0xffff0000
+DATA constants_avx512<>+2224(SB)/4, $0xffff0000
+DATA constants_avx512<>+2228(SB)/4, $0xffff0000
+DATA constants_avx512<>+2232(SB)/4, $0xffff0000
+DATA constants_avx512<>+2236(SB)/4, $0xffff0000
+GLOBL constants_avx512<>(SB), RODATA|NOPTR, $2240
