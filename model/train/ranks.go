@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"sync"
 
 	"github.com/structuredffn/sffn/gen/spec"
@@ -31,7 +32,7 @@ func Together(g collective.Group, err error) error {
 		return err
 	}
 	text := ""
-	if err != nil {
+	if err != nil && !errors.As(err, new(*Elsewhere)) {
 		text = "!" + err.Error()
 	}
 	all, down := collective.AllBytes(never, g, []byte(text))
@@ -50,7 +51,7 @@ func Together(g collective.Group, err error) error {
 		}
 		return &Elsewhere{q, string(text[1:])}
 	}
-	return nil
+	return err
 }
 
 // programHash is the hash of this program.
@@ -77,14 +78,17 @@ func (r *Run) alike() error {
 	}
 	program, err := programHash()
 	what := [][2]string{
-		{"program", program}, {"configuration", ""}, {"data", r.Data.Fingerprint()}, {"instruction set", r.isa()}, {"number of threads", fmt.Sprint(r.Options.Pool.Threads())},
-		{"folder of the run", r.Dir}, {"--resume", fmt.Sprint(r.Resume)}, {"--init", r.Init},
+		{"program", program}, {"data", r.Data.Fingerprint()}, {"instruction set", r.isa()}, {"number of threads", fmt.Sprint(r.Options.Pool.Threads())},
+		{"folder of the run", r.Dir}, {"--resume", fmt.Sprint(r.Resume)}, {"--init", r.Init}, {"edition of the configuration", fmt.Sprint(r.Config.Edition)},
 	}
-	c := *r.Config
-	text, wrong := json.Marshal([]any{c.Model, c.Train, c.Edition})
-	what[1][1] = fmt.Sprintf("%x", sha256.Sum256(text))[:16]
-	mine, wrong2 := json.Marshal(what)
-	if err := Together(r.Group, errors.Join(err, wrong, wrong2)); err != nil {
+	for _, section := range []any{r.Config.Model, r.Config.Train} {
+		v := reflect.ValueOf(section)
+		for i := range v.NumField() {
+			what = append(what, [2]string{key(v.Type().Field(i).Name) + " of the configuration", fmt.Sprint(v.Field(i))})
+		}
+	}
+	mine, wrong := json.Marshal(what)
+	if err := Together(r.Group, errors.Join(err, wrong)); err != nil {
 		return err
 	}
 	all, err := collective.AllBytes(never, r.Group, mine)
@@ -102,7 +106,7 @@ func (r *Run) alike() error {
 		}
 		for i, f := range theirs {
 			if i >= len(first) || f != first[i] {
-				return fmt.Errorf("the %s has to be the same for all ranks: %s at rank 0, %s at rank %d", f[0], first[min(i, len(first)-1)][1], f[1], q)
+				return fmt.Errorf("%s has to be the same for all ranks: it is %s at rank 0, and %s at rank %d", f[0], first[min(i, len(first)-1)][1], f[1], q)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package tool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,8 +33,11 @@ func inRanks(run func(cmd *cobra.Command, r ranks) error) func(*cobra.Command, [
 			cmd.SetOut(io.Discard)
 			cmd.SetErr(io.Discard)
 		}
-		err = r.together(run(cmd, r))
-		return errors.Join(err, g.Close())
+		own := run(cmd, r)
+		if err = r.together(own); errors.As(err, new(*cli.Quiet)) && own != nil {
+			err = &cli.Quiet{Err: own} // with its own exit code
+		}
+		return cmp.Or(err, g.Close())
 	}
 }
 
