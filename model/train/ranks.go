@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -8,7 +9,9 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model/checkpoint"
@@ -52,6 +55,46 @@ func Together(g collective.Group, err error) error {
 		return &Elsewhere{q, string(text[1:])}
 	}
 	return err
+}
+
+// abort ends all ranks of a group, in which this one cannot go on, while others do not
+// know of it.
+func abort(g collective.Group, err error) error {
+	if g.Size() > 1 && !errors.As(err, new(*collective.Aborted)) {
+		g.Abort(1, err.Error())
+	}
+	return err
+}
+
+// meetEvery is how often ranks that do not wait for each other say that they live:
+// often enough for any limit of waits.
+const meetEvery = 10 * time.Second
+
+// Apart is called by all ranks, and has each do its own work, however long that takes.
+// It ends when all have done it, [Together]. The work does not use the group.
+func Apart(g collective.Group, work func() error) error {
+	if g.Size() == 1 {
+		return work()
+	}
+	result := make(chan error, 1)
+	go func() { result <- work() }()
+	var err error
+	for done := false; ; {
+		if !done {
+			select {
+			case err = <-result:
+				done = true
+			case <-time.After(meetEvery):
+			}
+		}
+		all, down := collective.All(never, g, asFloat(done))
+		if down != nil {
+			return cmp.Or(err, down)
+		}
+		if slices.Min(all) > 0 {
+			return Together(g, err)
+		}
+	}
 }
 
 // programHash is the hash of this program.
