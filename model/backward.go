@@ -27,14 +27,17 @@ func (tr *Trace) Backward(grads *Params, ids, targets []int32, batch int, scale 
 	dx := tr.dstream[:rows*t.Spec.Hidden]
 	clear(dx)
 	tr.pass.normBackward(&t.norm, grads.final, dx, tr.dfinal, tr.out, tr.fstats, rows, tr.partial, accumulate)
+	tr.done(1 + len(tr.layers))
 	for i := len(tr.layers) - 1; i >= 0; i-- {
 		if tr.recompute && i+1 < len(tr.layers) { // the last one's are still there
 			tr.layerForward(nil, i)
 		}
 		tr.layerBackward(&grads.layers[i], dx, i, accumulate)
+		tr.done(1 + i)
 	}
 	tr.pass.dropRows(dx, dx, nil, dropEmbedding, rows)
 	tr.embedBackward(grads, dx, ids)
+	tr.done(0)
 	return loss, nil
 }
 

@@ -7,7 +7,6 @@ package model
 import (
 	"fmt"
 	"math"
-	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
@@ -153,13 +152,9 @@ func Angles(m spec.Model) (cos, sin []float32) {
 
 // Repack packs Params for the kernels, after the optimizer changed them.
 func (t *Model) Repack() {
-	defer t.prof.since(&t.prof.Pack, time.Now())
-	for _, l := range t.layers {
-		l.qkv.Repack()
-		l.out.Repack()
-		l.ffn.Repack()
+	for i := range Parts(t.Spec) {
+		t.RepackPart(i)
 	}
-	t.head.Repack()
 }
 
 // SetGuides says how the guided linears run from now on, in the order of the
@@ -174,7 +169,7 @@ func (t *Model) SetGuides(gs []rt.Guide) {
 }
 
 // DropGuides turns a guided model into the plain one, with parameters of its
-// own; those with the guides are freed.
+// own; those with the guides are the caller's to close.
 func (t *Model) DropGuides() error {
 	plain := t.Params.WithoutGuides()
 	m, err := New(plain.spec, plain, t.opt)
@@ -183,7 +178,6 @@ func (t *Model) DropGuides() error {
 	}
 	m.prof = t.prof
 	t.Close()
-	t.Params.Close()
 	*t = *m
 	return nil
 }

@@ -10,6 +10,10 @@ import (
 // Trace holds the activations of one micro-batch: what the backward pass
 // needs, and scratch. It belongs to one caller.
 type Trace struct {
+	// Need, where not nil, is called before a pass reads the parameters of a part, and
+	// Done once a backward pass has finished the gradients of one.
+	Need, Done func(part int)
+
 	m    *Model
 	rows int
 	// recompute says that the layers share one set of activations, all but
@@ -155,16 +159,31 @@ func (tr *Trace) forward(ids []int32, batch, seq int) {
 	if len(tr.layers) > 0 {
 		x = tr.layers[0].X
 	}
+	tr.need(0)
 	tr.pass.Embed(x, ids)
 	tr.pass.dropRows(x, x, nil, dropEmbedding, len(ids))
 	for i := range tr.layers {
+		tr.need(1 + i)
 		next := tr.out
 		if i+1 < len(tr.layers) {
 			next = tr.layers[i+1].X
 		}
 		tr.layerForward(next, i)
 	}
+	tr.need(1 + len(tr.layers))
 	tr.pass.norm(&tr.m.norm, tr.final, tr.out, tr.fstats, len(ids))
+}
+
+func (tr *Trace) need(part int) {
+	if tr.Need != nil {
+		tr.Need(part)
+	}
+}
+
+func (tr *Trace) done(part int) {
+	if tr.Done != nil {
+		tr.Done(part)
+	}
 }
 
 // layerForward runs layer i, as [Pass.Layer] does.

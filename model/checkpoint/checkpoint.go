@@ -51,6 +51,8 @@ type State struct {
 	// Warmup is the number of steps in which the learning rate rises, where Steps have
 	// grown since the run began: it is that of the first plan.
 	Warmup *int `json:"warmup,omitempty"`
+	// Lanes is the number of sums of a step's gradients, where there are several.
+	Lanes int `json:"lanes,omitempty"`
 	// Guide is nil outside the guided phase.
 	Guide *Guide `json:"guide,omitempty"`
 	// WeightsOnly says that there are no moments: a model that came from elsewhere,
@@ -88,17 +90,28 @@ const (
 	stateFile     = "state.json"
 )
 
+// Values gives the value of a parameter, or one of its moments; what it names it does
+// not matter.
+type Values func(q spec.Param) safetensors.Value
+
+// Of are the values that lie in p.
+func Of(p *model.Params) Values {
+	return func(q spec.Param) safetensors.Value { return safetensors.Value{Data: p.Get(q.Name)} }
+}
+
 // Save writes a checkpoint into the folder of a run, then removes all but the
-// newest keep ones. When it fails, for want of space or anything else, the
-// earlier checkpoints stay as they are. It returns the checkpoint's folder.
-func Save(run string, source []byte, s State, tok token.Tokenizer, p, m, v *model.Params, keep int) (dir string, err error) {
-	moments := slices.Concat(values("m.", m, m.List()), values("v.", v, v.List()))
+// newest keep ones. It asks for the moments m and v of all parameters, then for those of
+// all guides, in order, and reads each before it asks for the next. When it fails, for
+// want of space or anything else, the earlier checkpoints stay as they are. It returns
+// the checkpoint's folder.
+func Save(run string, source []byte, s State, tok token.Tokenizer, p *model.Params, m, v Values, keep int) (dir string, err error) {
+	moments := slices.Concat(values("m.", m, p.List()), values("v.", v, p.List()))
 	files := []file{
-		{modelFile, func(f io.Writer) error { return writeModel(f, values("", p, p.List())) }},
+		{modelFile, func(f io.Writer) error { return writeModel(f, values("", Of(p), p.List())) }},
 		{optimizerFile, func(f io.Writer) error { return safetensors.Write(f, moments, nil) }},
 	}
 	if g := p.Guides(); len(g) > 0 {
-		all := slices.Concat(values("", p, g), values("m.", m, g), values("v.", v, g))
+		all := slices.Concat(values("", Of(p), g), values("m.", m, g), values("v.", v, g))
 		files = append(files, file{guidesFile, func(f io.Writer) error { return safetensors.Write(f, all, nil) }})
 	}
 	if dir, err = create(run, source, s, tok, files); err != nil {
@@ -247,10 +260,12 @@ func Before(run string, step int) (string, error) {
 	return "", fmt.Errorf("%s: %w of step %d or before", run, ErrNone, step)
 }
 
-func values(prefix string, p *model.Params, list []spec.Param) []safetensors.Value {
+func values(prefix string, of Values, list []spec.Param) []safetensors.Value {
 	var vs []safetensors.Value
 	for _, q := range list {
-		vs = append(vs, safetensors.Value{Name: prefix + q.Name, Shape: q.Shape, Data: p.Get(q.Name)})
+		v := of(q)
+		v.Name, v.Shape = prefix+q.Name, q.Shape
+		vs = append(vs, v)
 	}
 	return vs
 }
@@ -317,6 +332,9 @@ func Describe(dir string) (*config.Config, State, error) {
 		return nil, s, err
 	}
 	c.Model.Name, c.Train.Steps = s.Name, s.Steps
+	if n := max(1, s.Lanes); s.Lanes < 0 || c.Train.Accumulate%n != 0 || c.Train.Lanes > 0 && c.Train.Lanes != n {
+		return nil, s, fmt.Errorf("%s: lanes is %d, which cannot be of a run of the configuration", name, s.Lanes)
+	}
 	if total := c.Course().Steps; s.Steps < 1 || s.Step < 0 || s.Step > total {
 		return nil, s, fmt.Errorf("%s: step %d of %d is impossible", name, s.Step, total)
 	}
@@ -335,6 +353,63 @@ func Load(dir string, p *model.Params) error {
 // LoadMoments reads the moments of the optimizer, which share no memory.
 func LoadMoments(dir string, m, v *model.Params) error {
 	return load(dir, optimizerFile, map[string]*model.Params{"m.": m, "v.": v})
+}
+
+// Moments reads the moments of a checkpoint, as much at a time as is asked for.
+type Moments struct{ optimizer, guides *safetensors.File }
+
+// OpenMoments checks the whole files of a checkpoint's moments, those of its guides
+// too where the model has any, and opens them.
+func OpenMoments(dir string, m spec.Model) (*Moments, error) {
+	sums, err := readSums(dir)
+	if err != nil {
+		return nil, err
+	}
+	o := &Moments{}
+	open := func(f **safetensors.File, name string) {
+		if err == nil {
+			err = sums.readTensors(dir, name, nil)
+		}
+		if err == nil {
+			*f, err = safetensors.Open(filepath.Join(dir, name))
+		}
+	}
+	open(&o.optimizer, optimizerFile)
+	if m.Guided {
+		open(&o.guides, guidesFile)
+	}
+	if err != nil {
+		o.Close()
+	}
+	return o, err
+}
+
+// Read fills dst with the first moment of a parameter or a guide, or with the second
+// one, from an entry on.
+func (o *Moments) Read(dst []float32, second, guide bool, q spec.Param, from int) error {
+	f, name := o.optimizer, "m."+q.Name
+	if guide {
+		f = o.guides
+	}
+	if second {
+		name = "v." + q.Name
+	}
+	t, ok := f.Lookup(name)
+	if !ok || t.DType != "F32" || !slices.Equal(t.Shape, q.Shape) {
+		return fmt.Errorf("the optimizer's file: %s is %s %v, want F32 %v", name, t.DType, t.Shape, q.Shape)
+	}
+	return f.ReadPart(dst, name, from)
+}
+
+// Close closes the files.
+func (o *Moments) Close() error {
+	var err error
+	for _, f := range []*safetensors.File{o.optimizer, o.guides} {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	return err
 }
 
 // Verify reads the header of a checkpoint's model and checks that it has the
@@ -365,8 +440,8 @@ func load(dir, name string, sets map[string]*model.Params) error {
 	}
 	var tensors, guides []safetensors.Value
 	for prefix, p := range sets {
-		tensors = append(tensors, values(prefix, p, p.List())...)
-		guides = append(guides, values(prefix, p, p.Guides())...)
+		tensors = append(tensors, values(prefix, Of(p), p.List())...)
+		guides = append(guides, values(prefix, Of(p), p.Guides())...)
 	}
 	if err := sums.readTensors(dir, name, tensors); err != nil || len(guides) == 0 {
 		return err

@@ -42,7 +42,7 @@ func params(t testing.TB) (*config.Config, *model.Params) {
 func save(t testing.TB, run string, step, keep int) string {
 	t.Helper()
 	_, p := params(t)
-	dir, err := Save(run, []byte(source), State{Name: "small", Step: step, Steps: 10}, token.Bytes{}, p, p, p, keep)
+	dir, err := Save(run, []byte(source), State{Name: "small", Step: step, Steps: 10}, token.Bytes{}, p, Of(p), Of(p), keep)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestSaveWeights(t *testing.T) {
 	run := filepath.Join(t.TempDir(), "new")
 	_, want := params(t)
 	var streams []safetensors.Value
-	for _, v := range values("", want, want.List()) {
+	for _, v := range values("", Of(want), want.List()) {
 		v.Stream = func(write func([]float32) error) error {
 			for i := range v.Data {
 				if err := write(v.Data[i : i+1]); err != nil {

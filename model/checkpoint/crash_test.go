@@ -61,7 +61,7 @@ func saveFilled(run string, x float32) error {
 	for i := range p.Data {
 		p.Data[i] = x
 	}
-	_, err = Save(run, []byte(source), State{Name: c.Model.Name, Step: 7, Steps: 10}, token.Bytes{}, p, p, p, 1)
+	_, err = Save(run, []byte(source), State{Name: c.Model.Name, Step: 7, Steps: 10}, token.Bytes{}, p, Of(p), Of(p), 1)
 	return err
 }
 

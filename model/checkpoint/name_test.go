@@ -13,7 +13,7 @@ import (
 func TestFailureNamesCheckpoint(t *testing.T) {
 	run := t.TempDir()
 	_, p := params(t)
-	_, err := Save(run, []byte(source), State{Step: 3, TokensPerSecond: math.NaN()}, token.Bytes{}, p, p, p, 1)
+	_, err := Save(run, []byte(source), State{Step: 3, TokensPerSecond: math.NaN()}, token.Bytes{}, p, Of(p), Of(p), 1)
 	if want := "checkpoint " + filepath.Join(run, "step-00000003") + ": "; err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("%v, want it to begin with %q", err, want)
 	}

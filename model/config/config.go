@@ -186,9 +186,9 @@ func (c *Config) Course() Course {
 }
 
 // SameRun reports whether two configurations train the same model through the
-// same states, bit for bit.
+// same states, bit for bit, given that both have the same number of lanes.
 func (c *Config) SameRun(d *Config) bool {
 	t := d.Train
-	t.Recompute = c.Train.Recompute
+	t.Recompute, t.Lanes = c.Train.Recompute, c.Train.Lanes
 	return c.Model.SameLayers(d.Model) && c.Train == t
 }

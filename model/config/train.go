@@ -19,6 +19,11 @@ type Train struct {
 	Batch int `yaml:"batch"` // sequences; 1 to 2^40
 	// Accumulate is the number of micro-batches whose gradients make a step.
 	Accumulate int `yaml:"accumulate"` // micro-batches; 1 to 2^40
+	// Lanes is the number of sums that the micro-batches of a step go into, as many
+	// one after the other into each, before these are added, two and two: it decides how
+	// the gradients round, and how many processes can share a step, each of which takes
+	// as many lanes. 0 is the number of processes that begin the run.
+	Lanes int `yaml:"lanes,omitempty"` // sums; divisors of Accumulate
 	// Seq is the length of a sequence.
 	Seq int `yaml:"seq"` // tokens; 1 to MaxPositions; 256 or MaxPositions, the smaller
 	// LR is the peak of the learning rate, which rises to it along a line.
@@ -142,6 +147,10 @@ func (t Train) validate(m spec.Model) error {
 	count("batch", t.Batch, 1)
 	count("accumulate", t.Accumulate, 1)
 	count("seq", t.Seq, 1)
+	count("lanes", t.Lanes, 0)
+	if t.Lanes > 0 && t.Accumulate%t.Lanes != 0 {
+		fail("lanes", "%d do not divide the %d micro-batches of a step (accumulate)", t.Lanes, t.Accumulate)
+	}
 	if n := float64(t.Batch) * float64(t.Accumulate) * float64(t.Seq); n > maxStep {
 		fail("batch", "%d sequences of %d tokens, %d times a step, are %.3g tokens, want at most %d", t.Batch, t.Seq, t.Accumulate, n, int64(maxStep))
 	}

@@ -1,13 +1,16 @@
 package train
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Cost is the size of a model, and what its training takes.
@@ -28,6 +31,10 @@ type Cost struct {
 	Recompute               bool         `json:"recompute"`    // activations are computed again
 	Memory                  model.Memory `json:"memory"`
 	TrainMemory             int64        `json:"train_memory"`
+	Ranks                   int          `json:"ranks"` // that Memory is one of
+	Lanes                   int          `json:"lanes"`
+	GradientArenas          int          `json:"gradient_arenas"`
+	ExchangeMemory          int64        `json:"exchange_memory"` // of gradients on their way
 	Structures              []Stretch    `json:"structures"`
 	spec.Form
 }
@@ -40,10 +47,24 @@ type Stretch struct {
 	spec.Structure
 }
 
-// NewCost counts what a configuration takes on so many threads.
-func NewCost(c *config.Config, threads int) Cost {
+// NewCost counts what a configuration takes on so many threads, at each of so many
+// ranks.
+func NewCost(c *config.Config, threads, ranks int) Cost {
 	n, t, course := c.Model.Count(), c.Train, c.Course()
 	mem := model.PredictMemory(c.Model, true, t.Recompute, threads)
+	lanes := cmp.Or(t.Lanes, ranks)
+	arenas, exchange := Arenas(lanes, ranks), int64(0)
+	mem.Gradients *= int64(arenas)
+	if ranks > 1 {
+		entries := mem.Weights / kernel.EntryBytes
+		chunks := ceil(entries, updateChunk)
+		own := ceil(chunks, int64(ranks)) * updateChunk
+		mem.Moments = 2 * kernel.EntryBytes * min(entries, own)
+		// Of each bucket on its way, what all others send of this rank's part.
+		bucket := min(chunks, int64(max(bucketChunks, ranks)))
+		part := ceil(bucket, int64(ranks)) * updateChunk
+		exchange = min(inFlight, ceil(chunks, bucket)) * kernel.EntryBytes * int64(sent(lanes, ranks)-sent(lanes, ranks)/ranks) * min(entries, part)
+	}
 	guides := int64(0)
 	if c.Model.Guided {
 		guides = c.Model.GuideParams()
@@ -57,8 +78,66 @@ func NewCost(c *config.Config, threads int) Cost {
 		Name: c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
 		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
 		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
-		Recompute: t.Recompute, Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq),
+		Recompute: t.Recompute, Memory: mem, TrainMemory: saturated(mem.Total(t.Batch*t.Seq), exchange),
+		Ranks: ranks, Lanes: lanes, GradientArenas: arenas, ExchangeMemory: exchange,
 	}
+}
+
+func ceil(a, b int64) int64 { return (a + b - 1) / b }
+
+func saturated(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// sent is how many sums of lanes all ranks send.
+func sent(lanes, ranks int) (n int) {
+	for q := range ranks {
+		_, sums, _ := lanesOf(lanes, share(lanes, ranks, q))
+		n += len(sums)
+	}
+	return n
+}
+
+// Scale is what a step of so many ranks takes of each, as a model: nothing of it is
+// measured but the machine's peak.
+type Scale struct {
+	Ranks  int   `json:"ranks"`
+	Memory int64 `json:"memory"` // bytes
+	// Gradients are the bytes that a rank sends while its last backward pass runs, and
+	// Parameters those that come back, until the next forward pass needs them; Dense is
+	// both together of the model with dense feed-forward networks.
+	Gradients  int64 `json:"gradient_bytes"`
+	Parameters int64 `json:"parameter_bytes"`
+	Dense      int64 `json:"dense_bytes"`
+	// Behind the passes of a micro-batch, at the peak of the machine, these hide with
+	// networks of so many bytes a second.
+	Backward float64 `json:"backward_bytes_per_second"`
+	Forward  float64 `json:"forward_bytes_per_second"`
+}
+
+// NewScale counts what a configuration takes at so many ranks of machines with a peak
+// in FLOPS.
+func NewScale(c *config.Config, threads, ranks int, peak float64) (Scale, error) {
+	lanes := cmp.Or(c.Train.Lanes, ranks)
+	if ranks < 1 || lanes%ranks != 0 {
+		return Scale{}, fmt.Errorf("%d ranks do not divide the %d lanes of the configuration", ranks, lanes)
+	}
+	cost := NewCost(c, threads, ranks)
+	bytes := func(m spec.Model, sums int) int64 {
+		whole := model.PredictMemory(m, true, false, 1).Weights
+		return (whole - whole/int64(ranks)) * int64(sums)
+	}
+	dense := c.Model
+	dense.SetOwn(spec.Structure{Kind: spec.Dense})
+	dense.Guided, dense.Except = false, ""
+	sums := int(ceil(int64(sent(lanes, ranks)), int64(ranks)))
+	s := Scale{Ranks: ranks, Memory: cost.TrainMemory, Gradients: bytes(c.Model, sums), Parameters: bytes(c.Model, 1), Dense: bytes(dense, sums) + bytes(dense, 1)}
+	forward := cost.ForwardFLOPs / peak // seconds; a backward pass takes twice as long
+	s.Backward, s.Forward = float64(s.Gradients)/(2*forward), float64(s.Parameters)/forward
+	return s, nil
 }
 
 // Print writes the cost, a line for each figure.
@@ -68,6 +147,10 @@ func (c Cost) Print(w io.Writer) error {
 	activations := "activations of a token"
 	if c.Recompute {
 		activations += ", recomputed"
+	}
+	arenas := "gradients"
+	if c.GradientArenas > 1 {
+		arenas += fmt.Sprintf(" of %d lanes, %d times", c.Lanes, c.GradientArenas)
 	}
 	rows := [][]string{
 		{"parameters", fmt.Sprint(c.Params)},
@@ -80,7 +163,7 @@ func (c Cost) Print(w io.Writer) error {
 		{"guides, while they last", fmt.Sprint(c.GuideParams)},
 		{"memory: weights", mib(c.Memory.Weights)},
 		{"packed for the kernels", mib(c.Memory.Packs)},
-		{"gradients", mib(c.Memory.Gradients)},
+		{arenas, mib(c.Memory.Gradients)},
 		{"moments", mib(c.Memory.Moments)},
 		{activations, fmt.Sprintf("%.1f KiB", float64(c.Memory.PerToken)/(1<<10))},
 		{"training in all", mib(c.TrainMemory)},

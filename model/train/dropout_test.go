@@ -3,7 +3,6 @@ package train
 import (
 	"bytes"
 	"fmt"
-	"math"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,28 +31,5 @@ func TestDropoutResume(t *testing.T) {
 	}
 	if err := growing(t, dir, "device", settings, 1).CheckDevice(); err == nil || !strings.HasPrefix(err.Error(), "dropout: ") {
 		t.Errorf("on a device: %v", err)
-	}
-}
-
-// Each micro-batch drops what is its own, in a step of one process or of several:
-// they are numbered through all of them.
-func TestDropoutRanks(t *testing.T) {
-	dir := t.TempDir()
-	prepare(t, filepath.Join(dir, "data"))
-	const dropout = 0.3
-	one := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "one"), 1, "")
-	one.Config = parse(t, strings.Replace(tiny, "steps: 30, batch: 2", fmt.Sprintf("dropout: %v, steps: 12, batch: 1", dropout), 1))
-	train(t, one)
-	_, errs := ranks(t, filepath.Join(dir, "data"), dir, 2, func(tr *trainer, _ func()) { tr.run.Config.Train.Dropout = dropout })
-	for rank, err := range errs {
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := readMetrics(t, one.Dir)
-		for i, m := range readMetrics(t, filepath.Join(dir, fmt.Sprint(rank)))[:3] {
-			if math.Abs(m.Loss-want[i].Loss) > 1e-4 {
-				t.Errorf("step %d: process %d has the loss %v, a single one %v", m.Step, rank, m.Loss, want[i].Loss)
-			}
-		}
 	}
 }

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/collective"
 )
 
 // Engine computes the steps of a run: this machine's CPU, or a device.
@@ -45,43 +47,90 @@ type Start struct {
 	Train        config.Train
 }
 
-// CPU is the engine of the CPU's kernels. Grads are those that Backward keeps.
+// CPU is the engine of the CPU's kernels. Grads are those that Backward keeps, and
+// Step takes.
 type CPU struct {
 	Model *model.Model
 	Grads *model.Params
 	adam  *AdamW
 	trace *model.Trace
+	sums  *accumulator
+	ranks *exchange // nil where it is alone
+	// retired are parameters that the network may still know of.
+	retired []*model.Params
+	micro   int // that Backward is to run, of this process's in the step
 }
 
 // NewCPU returns an engine of parameters, with zero moments and room for
-// micro-batches of the configuration's size.
+// micro-batches of the configuration's size, whose gradients are one sum.
 func NewCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options) (*CPU, error) {
+	t.Lanes = 1
+	return newCPU(m, p, t, opt, collective.Alone())
+}
+
+// newCPU is NewCPU for one of several ranks, with the configuration's lanes.
+func newCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options, g collective.Group) (*CPU, error) {
 	opt.Train = true
 	mod, err := model.New(m, p, opt)
 	if err != nil {
 		return nil, err
 	}
-	c := &CPU{Model: mod, Grads: model.NewParams(m), adam: NewAdamW(mod, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)}
-	c.adam.UniformLR, c.adam.DecayMatrices = t.UniformLR, !t.DecayAll
+	c := &CPU{Model: mod, sums: newAccumulator(mod, t.Lanes, t.Accumulate, g.Size(), g.Rank())}
+	c.Grads = c.sums.arenas[0]
 	if rows := t.Batch * t.Seq; t.Recompute {
 		c.trace = mod.NewRecomputingTrace(rows)
 	} else {
 		c.trace = mod.NewTrace(rows)
 	}
+	if g.Size() == 1 {
+		c.adam = NewAdamW(mod, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)
+	} else {
+		c.ranks = newExchange(g, mod, c.sums, t.Lanes)
+		c.trace.Need = c.ranks.need
+		c.adam = newSharedAdamW(c.ranks, t.Beta1, t.Beta2, t.Eps, t.WeightDecay, t.Clip)
+	}
+	c.adam.UniformLR, c.adam.DecayMatrices = t.UniformLR, !t.DecayAll
 	return c, nil
 }
 
 // Backward is that of [Engine].
 func (c *CPU) Backward(ids, targets []int32, batch int, scale float64, accumulate bool) (float64, error) {
-	return c.trace.Backward(c.Grads, ids, targets, batch, scale, accumulate)
+	l, last := c.sums.lane(c.micro)
+	ends := last && c.micro+1 == c.sums.each*len(c.sums.course)
+	c.trace.Done = nil
+	if ends && c.ranks != nil {
+		c.trace.Done = func(part int) { c.ranks.finished(l, part) }
+	}
+	loss, err := c.trace.Backward(c.sums.arenas[l.arena], ids, targets, batch, scale, accumulate)
+	if c.ranks != nil {
+		err = cmp.Or(err, c.ranks.err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if last && c.trace.Done == nil {
+		c.sums.addUp(l, model.Range{Hi: len(c.Grads.Data)})
+	}
+	return loss, nil
 }
 
 // Step is that of [Engine].
 func (c *CPU) Step(lr float64) (float64, error) {
+	if c.ranks != nil {
+		if err := c.ranks.collect(); err != nil {
+			return 0, err
+		}
+	}
 	start := time.Now()
 	norm := c.adam.Step(c.Grads, lr)
 	c.Model.Profile().Optimizer += time.Since(start)
-	if !math.IsNaN(norm) && !math.IsInf(norm, 0) {
+	switch {
+	case c.ranks != nil && c.ranks.err != nil:
+		return 0, c.ranks.err
+	case math.IsNaN(norm) || math.IsInf(norm, 0):
+	case c.ranks != nil:
+		c.ranks.spread()
+	default:
 		c.Model.Repack()
 	}
 	return norm, nil
@@ -89,33 +138,66 @@ func (c *CPU) Step(lr float64) (float64, error) {
 
 // Loss is that of [Engine].
 func (c *CPU) Loss(ids, targets []int32, batch int) (float64, error) {
-	return c.trace.Loss(ids, targets, batch)
+	loss, err := c.trace.Loss(ids, targets, batch)
+	if c.ranks != nil {
+		err = cmp.Or(err, c.ranks.err)
+	}
+	return loss, err
 }
 
 // Norms is that of [Engine].
 func (c *CPU) Norms() (grads, weights map[string]float64, err error) {
+	if c.ranks != nil {
+		if err := errors.Join(c.ranks.gatherGradients(), c.ranks.fetch()); err != nil {
+			return nil, nil, err
+		}
+	}
 	return norms(c.Model, c.Grads), norms(c.Model, c.Model.Params), nil
 }
 
-// Fetch is that of [Engine]: nothing is anywhere else.
-func (c *CPU) Fetch() error { return nil }
+// Fetch is that of [Engine]: moments stay where they are.
+func (c *CPU) Fetch() error {
+	if c.ranks != nil {
+		return c.ranks.fetch()
+	}
+	return nil
+}
 
 // Close is that of [Engine].
 func (c *CPU) Close() {
+	if c.ranks != nil {
+		c.ranks.close()
+	}
 	c.trace.Close()
 	c.adam.Close()
-	c.Grads.Close()
+	c.sums.close()
 	c.Model.Close()
+	for _, p := range c.retired {
+		p.Close()
+	}
 }
 
 // dropGuides ends the guided phase.
 func (c *CPU) dropGuides() error {
+	if err := c.Fetch(); err != nil {
+		return err
+	}
+	was := c.Model.Params
 	if err := c.Model.DropGuides(); err != nil {
 		return err
 	}
+	old := append(c.sums.arenas, was)
+	c.sums.arenas = nil
+	c.sums.make(len(old) - 1)
+	c.Grads = c.sums.arenas[0]
 	c.adam.DropGuides()
-	c.Grads.Close()
-	c.Grads = model.NewParams(c.Model.Spec)
+	if c.ranks != nil {
+		c.retired = append(c.retired, old...)
+		return nil
+	}
+	for _, p := range old {
+		p.Close()
+	}
 	return nil
 }
 
@@ -130,8 +212,10 @@ func (r *Run) CheckDevice() error {
 		return errors.New("dropout: only the CPU drops anything")
 	case t.Recompute:
 		return errors.New("recompute: only the CPU computes activations again")
-	case r.Reduce != nil:
-		return errors.New("gradients of several processes are reduced on the CPU only")
+	case r.Group != nil && r.Group.Size() > 1:
+		return errors.New("several ranks train on the CPU only")
+	case t.Lanes > 1:
+		return errors.New("lanes: only the CPU keeps several sums of gradients")
 	}
 	return nil
 }

@@ -27,15 +27,11 @@ type Guidance struct {
 // Ratio is the guides' share in a step, counted from 0.
 func (g *Guidance) Ratio(step int) float64 { return g.Schedule.Ratio(step, g.Steps) }
 
-// Set prepares the model for a micro-batch. It returns the guides that this
-// micro-batch or an earlier one of the same step uses.
-func (g *Guidance) Set(m *model.Model, step, micro int) (used []bool) {
+// draw fills in how the guides run in a micro-batch.
+func (g *Guidance) draw(m *model.Model, step, micro int) {
 	if ranges, _ := m.Params.Ranges(); g.guides == nil {
 		n := len(ranges)
 		g.guides, g.used, g.u = make([]rt.Guide, n), make([]bool, n), make([]float64, n)
-	}
-	if micro == 0 {
-		clear(g.used)
 	}
 	ratio := g.Ratio(step)
 	if g.Uniform != nil {
@@ -43,9 +39,26 @@ func (g *Guidance) Set(m *model.Model, step, micro int) (used []bool) {
 	}
 	for i := range g.guides {
 		g.guides[i] = rt.Guide{On: g.Uniform == nil || g.u[i] < ratio, Ratio: float32(ratio)}
-		g.used[i] = g.used[i] || g.guides[i].On
 	}
+}
+
+// Set prepares the model for a micro-batch.
+func (g *Guidance) Set(m *model.Model, step, micro int) {
+	g.draw(m, step, micro)
 	m.SetGuides(g.guides)
+}
+
+// Used says which guides any of a step's micro-batches uses.
+func (g *Guidance) Used(m *model.Model, step, micros int) []bool {
+	for micro := range micros {
+		g.draw(m, step, micro)
+		for i := range g.guides {
+			g.used[i] = micro > 0 && g.used[i] || g.guides[i].On
+		}
+		if g.Uniform == nil {
+			break // they are all alike
+		}
+	}
 	return g.used
 }
 

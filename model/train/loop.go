@@ -1,16 +1,20 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/runtime/collective"
 )
 
 // Loop runs the steps of a run. It knows nothing of the run's folder: that is
@@ -33,12 +37,14 @@ type Loop struct {
 	data     Sequences
 	lr       LRSchedule
 	step     int
-	// told is what this process tells the others, then the mean of what all told;
-	// stopping that all stop before the next step.
-	told     [tells]float32
-	stopping bool
+	lanes    int // sums of a step's gradients
+	// due says, at rank 0, that there is to be a checkpoint after this step. Ranks
+	// agree on that, and on stopping before the next step.
+	due              func() bool
+	saving, stopping bool
 
 	ids, targets []int32
+	losses       []float64 // of this rank's micro-batches
 
 	start  time.Time
 	before int     // steps that an earlier process ran
@@ -59,7 +65,11 @@ func (r *Run) NewLoop(p *model.Params, data Sequences, uniform func(u []float64,
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	return r.newLoop(p, data, uniform, "", checkpoint.State{})
+	lanes, err := r.lanes("", checkpoint.State{})
+	if err != nil {
+		return nil, err
+	}
+	return r.newLoop(p, data, uniform, "", checkpoint.State{Lanes: lanes})
 }
 
 // check looks at what a run's fields say of each other.
@@ -67,11 +77,8 @@ func (r *Run) check() error {
 	if r.Resume && r.Init != "" {
 		return errors.New("a run begins with the weights of another one, or resumes, not both")
 	}
-	if r.World == 0 {
-		r.World = 1
-	}
-	if r.Rank < 0 || r.Rank >= r.World || r.World > 1 && r.Reduce == nil {
-		return fmt.Errorf("rank %d of %d processes: want a rank from 0, and Reduce with more than one process", r.Rank, r.World)
+	if r.Group == nil {
+		r.Group = collective.Alone()
 	}
 	if r.Device != nil {
 		return r.CheckDevice()
@@ -79,10 +86,51 @@ func (r *Run) check() error {
 	return nil
 }
 
-// newLoop begins a run, or goes on from a checkpoint in a state.
+// lanes is how many sums a step's gradients are: as the configuration says, as the
+// checkpoint has it that the run goes on from, or one for each rank.
+func (r *Run) lanes(from string, state checkpoint.State) (int, error) {
+	t, ranks := r.Config.Train, r.Group.Size()
+	lanes := cmp.Or(t.Lanes, ranks)
+	if from != "" {
+		if lanes = max(1, state.Lanes); t.Lanes != 0 && t.Lanes != lanes {
+			return 0, fmt.Errorf("lanes: %s was trained with %d, which decides its sums; it cannot go on with %d", from, lanes, t.Lanes)
+		}
+	}
+	switch {
+	case ranks > t.Accumulate:
+		return 0, fmt.Errorf("accumulate: a step has %d micro-batches, too few for %d ranks; want as many, or a multiple", t.Accumulate, ranks)
+	case t.Accumulate%lanes != 0:
+		return 0, fmt.Errorf("accumulate: the %d micro-batches of a step do not go into %d lanes, one for each rank; want a multiple of that", t.Accumulate, lanes)
+	case lanes%ranks != 0:
+		return 0, fmt.Errorf("lanes: %d ranks do not divide the %d lanes of the run; start %s", ranks, lanes, divisors(lanes))
+	}
+	return lanes, nil
+}
+
+// divisors lists the numbers that divide n.
+func divisors(n int) string {
+	var all []string
+	for d := 1; d <= n; d++ {
+		if n%d == 0 {
+			all = append(all, fmt.Sprint(d))
+		}
+	}
+	if last := len(all) - 1; last > 0 {
+		return strings.Join(all[:last], ", ") + " or " + all[last]
+	}
+	return all[0]
+}
+
+// newLoop begins a run, or goes on from a checkpoint, in a state that says the lanes.
+// All ranks get the parameters of rank 0.
 func (r *Run) newLoop(p *model.Params, data Sequences, uniform func(u []float64, step, micro int), from string, state checkpoint.State) (*Loop, error) {
 	tr, m := r.Config.Train, p.Spec()
-	l := &Loop{run: r, course: r.Config.Course(), data: data, start: time.Now(), step: state.Step, before: state.Step, rate: state.TokensPerSecond}
+	l := &Loop{run: r, course: r.Config.Course(), data: data, start: time.Now(), step: state.Step, before: state.Step, rate: state.TokensPerSecond, lanes: state.Lanes}
+	if r.Group.Size() > 1 {
+		if err := r.Group.Broadcast(0, collective.Bytes(p.Data)).Wait(never); err != nil {
+			return nil, err
+		}
+	}
 	l.lr = newSchedule(tr, l.course.Steps)
 	if state.Warmup != nil {
 		l.lr.Warmup = *state.Warmup
@@ -99,6 +147,7 @@ func (r *Run) newLoop(p *model.Params, data Sequences, uniform func(u []float64,
 	l.watch.threshold = tr.SpikeThreshold
 	l.countFLOPs()
 	l.ids, l.targets = make([]int32, tr.Batch*tr.Seq), make([]int32, tr.Batch*tr.Seq)
+	l.losses = make([]float64, tr.Accumulate/r.Group.Size())
 	return l, nil
 }
 
@@ -124,7 +173,8 @@ func (l *Loop) makeEngine(m spec.Model, params *model.Params, from string) error
 	l.params = params
 	if l.run.Device == nil {
 		var err error
-		if l.cpu, err = NewCPU(m, params, c, l.run.Options); err != nil {
+		c.Lanes = l.lanes
+		if l.cpu, err = newCPU(m, params, c, l.run.Options, l.run.Group); err != nil {
 			return err
 		}
 		l.engine, l.m, l.v = l.cpu, l.cpu.adam.M, l.cpu.adam.V
@@ -132,7 +182,11 @@ func (l *Loop) makeEngine(m spec.Model, params *model.Params, from string) error
 	} else {
 		l.m, l.v = model.NewParams(m), model.NewParams(m)
 	}
-	if from != "" {
+	if from != "" && l.shared() {
+		if err := l.loadMoments(from); err != nil {
+			return err
+		}
+	} else if from != "" {
 		if err := checkpoint.LoadMoments(from, l.m, l.v); err != nil {
 			return l.run.unreadable(from, err)
 		}
@@ -159,23 +213,21 @@ func (l *Loop) Close() {
 // nothing.
 var ErrInterrupted = errors.New("interrupted")
 
-// Step runs one step. Processes that run it together agree how it ends; where ctx
-// of one of them is done, stopping is set in all. Where that is before its last
-// micro-batch, the step is cut in all, with ErrInterrupted.
+// Step runs one step. Ranks that run it together agree how it ends: where ctx of one
+// of them is done before its last micro-batch, the step is cut in all, with
+// ErrInterrupted.
 func (l *Loop) Step(ctx context.Context) (Progress, error) {
 	c := &l.run.Config.Train
 	start := time.Now()
-	loss, err := l.backward(ctx)
-	if loss, err = l.agree(ctx, loss, err); err != nil {
+	if err := l.backward(ctx); err != nil {
+		return Progress{}, err
+	}
+	loss, err := l.agree(ctx)
+	if err != nil {
 		return Progress{}, err
 	}
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return Progress{}, l.diverged(l.step+1, l.step-1, fmt.Sprintf("the loss is %v", loss))
-	}
-	if l.run.Reduce != nil {
-		if err := l.run.Reduce(l.cpu.Grads.Data); err != nil {
-			return Progress{}, fmt.Errorf("step %d: reducing gradients: %w", l.step+1, err)
-		}
 	}
 	lr := l.lr.At(l.step)
 	norm, err := l.engine.Step(lr)
@@ -207,7 +259,7 @@ func (l *Loop) Step(ctx context.Context) (Progress, error) {
 		}
 	}
 	spent := time.Since(start)
-	tokens := c.Batch * c.Seq * c.Accumulate * l.run.World
+	tokens := c.Batch * c.Seq * c.Accumulate
 	// The rate follows the last ten steps or so.
 	now := float64(tokens) / spent.Seconds()
 	if n := l.step - l.before; n == 1 {
@@ -224,92 +276,124 @@ func (l *Loop) Step(ctx context.Context) (Progress, error) {
 	}, nil
 }
 
-// backward computes the gradients of a step, and its loss: the means over the
-// micro-batches, which count alike however many targets of theirs do.
-func (l *Loop) backward(ctx context.Context) (loss float64, err error) {
+// shared says that several ranks run the steps.
+func (l *Loop) shared() bool { return l.run.Group.Size() > 1 }
+
+// backward computes the gradients of this rank's share of a step, and the losses of
+// its micro-batches.
+func (l *Loop) backward(ctx context.Context) error {
 	c := &l.run.Config.Train
-	for micro := range c.Accumulate {
-		if ctx.Err() != nil {
-			return 0, ErrInterrupted
+	n := len(l.losses)
+	if l.guidance != nil {
+		l.cpu.adam.Used = l.guidance.Used(l.cpu.Model, l.step, c.Accumulate)
+	}
+	var word agreement
+	for k := range n {
+		if cut, err := word.cut(ctx, l, k+1 < n); err != nil || cut {
+			return cmp.Or(err, ErrInterrupted)
 		}
 		// Sequences are numbered through steps, micro-batches and ranks.
-		first := uint64((l.dataStep()*c.Accumulate+micro)*l.run.World+l.run.Rank) * uint64(c.Batch)
+		micro := l.run.Group.Rank()*n + k
+		first := uint64(l.dataStep()*c.Accumulate+micro) * uint64(c.Batch)
 		if err := l.data.Read(l.ids, l.targets, first, c.Batch); err != nil {
-			return 0, err
+			return err
 		}
 		if l.guidance != nil {
-			l.cpu.adam.Used = l.guidance.Set(l.cpu.Model, l.step, micro)
+			l.guidance.Set(l.cpu.Model, l.step, micro)
 		}
 		if c.Dropout > 0 {
-			l.cpu.trace.SetDropout(model.Dropout{P: c.Dropout, Seed: c.Seed, Step: l.step, Micro: micro*l.run.World + l.run.Rank})
+			l.cpu.trace.SetDropout(model.Dropout{P: c.Dropout, Seed: c.Seed, Step: l.step, Micro: micro})
 		}
-		mean, err := l.engine.Backward(l.ids, l.targets, c.Batch, 1/float64(c.Accumulate), micro > 0)
+		if l.cpu != nil {
+			l.cpu.micro = k
+		}
+		mean, err := l.engine.Backward(l.ids, l.targets, c.Batch, 1/float64(c.Accumulate), k%(c.Accumulate/l.lanes) > 0)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		loss += mean / float64(c.Accumulate)
+		l.losses[k] = mean
 		if l.run.OnBatch != nil {
-			l.run.OnBatch(Batch{Step: l.step + 1, Steps: l.course.Steps, Done: micro + 1, Of: c.Accumulate})
+			l.run.OnBatch(Batch{Step: l.step + 1, Steps: l.course.Steps, Done: k + 1, Of: n})
+		}
+	}
+	return nil
+}
+
+// agreement is how ranks cut a step together: before each micro-batch but the last
+// they tell each other who is to stop, and hear of it before the next one.
+type agreement struct {
+	told    []float64
+	pending collective.Pending
+}
+
+// cut says that the step ends here; more that another micro-batch follows this one.
+func (a *agreement) cut(ctx context.Context, l *Loop, more bool) (bool, error) {
+	if !l.shared() {
+		return ctx.Err() != nil, nil
+	}
+	if a.pending != nil {
+		if err := a.pending.Wait(never); err != nil {
+			return false, err
+		}
+		if slices.Max(a.told) > 0 {
+			l.stopping = true
+			return true, nil
+		}
+		a.pending = nil
+	}
+	if more {
+		g := l.run.Group
+		a.told = make([]float64, g.Size())
+		a.told[g.Rank()] = asFloat(ctx.Err() != nil)
+		a.pending = collective.AllGather(g, a.told, upTo(g.Size()))
+	}
+	return false, nil
+}
+
+func asFloat(on bool) float64 {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+// upTo counts from 0 to n.
+func upTo(n int) []int {
+	all := make([]int, n+1)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// agree returns the loss of a step, the mean over its micro-batches, which count alike
+// however many targets of theirs do. Ranks also agree on what follows it.
+func (l *Loop) agree(ctx context.Context) (loss float64, err error) {
+	each := float64(l.run.Config.Train.Accumulate)
+	if !l.shared() {
+		for _, mean := range l.losses {
+			loss += mean / each
+		}
+		return loss, nil
+	}
+	told := append([]float64{asFloat(ctx.Err() != nil), asFloat(l.due != nil && l.run.Group.Rank() == 0 && l.due())}, l.losses...)
+	all, err := collective.All(never, l.run.Group, told...)
+	if err != nil {
+		return 0, err
+	}
+	l.saving = all[1] > 0
+	for rank := range slices.Chunk(all, len(told)) {
+		l.stopping = l.stopping || rank[0] > 0
+		for _, mean := range rank[2:] {
+			loss += mean / each
 		}
 	}
 	return loss, nil
 }
 
-// What processes tell each other in a step, before they reduce its gradients:
-// means over all of them.
-const (
-	tellLoss   = iota
-	tellFailed // the share of those that cannot go on
-	tellStop   // of those that are to stop after this step
-	tellCut    // of those that have not finished it, for which none does
-	tells
-)
-
-// agree returns the loss of a step, the mean over all processes, so that all see
-// the same. None leaves without a word, for which the others would wait for
-// ever: where one fails, all end in this step.
-func (l *Loop) agree(ctx context.Context, loss float64, err error) (float64, error) {
-	if l.run.World == 1 {
-		return loss, err
-	}
-	l.told = [tells]float32{tellLoss: float32(loss)}
-	if errors.Is(err, ErrInterrupted) {
-		l.told[tellCut], err = 1, nil
-	} else if err != nil {
-		l.told[tellFailed] = 1
-	}
-	if ctx.Err() != nil {
-		l.told[tellStop] = 1
-	}
-	if down := l.run.Reduce(l.told[:]); down != nil {
-		err = errors.Join(err, fmt.Errorf("step %d: reaching the other processes: %w", l.step+1, down))
-	}
-	if err != nil {
-		return 0, err
-	}
-	if l.told[tellFailed] > 0 {
-		return 0, fmt.Errorf("step %d: another process has failed", l.step+1)
-	}
-	if l.told[tellCut] > 0 {
-		l.stopping = true
-		return 0, ErrInterrupted
-	}
-	l.stopping = l.told[tellStop] > 0
-	return float64(l.told[tellLoss]), nil
-}
-
-// leave is called with what keeps this process from its next step, in which the
-// others get to know.
-func (l *Loop) leave(ctx context.Context, err error) error {
-	if l.step < l.course.Steps && !l.stopping {
-		_, err = l.agree(ctx, 0, err)
-	}
-	return err
-}
-
 // stopped says that the run ends before its last step.
 func (l *Loop) stopped(ctx context.Context) bool {
-	if l.run.World > 1 {
+	if l.shared() {
 		return l.stopping
 	}
 	return ctx.Err() != nil
@@ -327,6 +411,9 @@ func (l *Loop) countFLOPs() {
 
 // dropGuides ends the guided phase.
 func (l *Loop) dropGuides() error {
+	if err := l.engine.Fetch(); err != nil {
+		return err
+	}
 	if l.OnGuidesEnd != nil {
 		l.OnGuidesEnd(l.params, l.step, l.guidance.Ratio(l.step))
 	}
@@ -351,8 +438,12 @@ func (l *Loop) loss(ctx context.Context, ids, targets []int32) (float64, error) 
 		l.guidance.Unset(l.cpu.Model)
 	}
 	c := &l.run.Config.Train
-	each := c.Batch * c.Seq
-	return Evaluate(&validation{ctx: ctx, loop: l, of: (len(ids) + each - 1) / each}, ids, targets, c.Seq, c.Batch)
+	each := c.Batch * c.Seq * l.run.Group.Size()
+	loss, err := EvaluateShared(l.run.Group, &validation{ctx: ctx, loop: l, of: (len(ids) + each - 1) / each}, ids, targets, c.Seq, c.Batch)
+	if errors.Is(err, ErrInterrupted) {
+		l.stopping = true
+	}
+	return loss, err
 }
 
 // validation is the loop's engine, which it leaves once ctx is done.
@@ -377,14 +468,35 @@ func (v *validation) Loss(ids, targets []int32, batch int) (float64, error) {
 // Evaluate is the mean loss over the targets that count, those of windows of
 // seq tokens, batch at a time.
 func Evaluate(tr Evaluator, ids, targets []int32, seq, batch int) (float64, error) {
-	sum := 0.0
-	for at := 0; at < len(ids); at += batch * seq {
-		end := min(len(ids), at+batch*seq)
-		loss, err := tr.Loss(ids[at:end], targets[at:end], (end-at)/seq)
+	return EvaluateShared(collective.Alone(), tr, ids, targets, seq, batch)
+}
+
+// EvaluateShared is Evaluate by ranks that share the batches: all have the same result,
+// whatever their number, and where one is interrupted, all are.
+func EvaluateShared(g collective.Group, tr Evaluator, ids, targets []int32, seq, batch int) (float64, error) {
+	sum, each, ranks := 0.0, batch*seq, g.Size()
+	for at := 0; at < len(ids); at += each * ranks {
+		var mine struct{ Loss, Cut float64 }
+		if lo := at + each*g.Rank(); lo < len(ids) {
+			hi := min(len(ids), lo+each)
+			loss, err := tr.Loss(ids[lo:hi], targets[lo:hi], (hi-lo)/seq)
+			if err != nil && (ranks == 1 || !errors.Is(err, ErrInterrupted)) {
+				return 0, abort(g, err)
+			}
+			mine.Loss, mine.Cut = loss, asFloat(err != nil)
+		}
+		all, err := collective.All(never, g, mine)
 		if err != nil {
 			return 0, err
 		}
-		sum += loss * float64(model.Counted(targets[at:end]))
+		for q, other := range all {
+			if other.Cut > 0 {
+				return 0, ErrInterrupted
+			}
+			if lo := at + each*q; lo < len(ids) {
+				sum += other.Loss * float64(model.Counted(targets[lo:min(len(ids), lo+each)]))
+			}
+		}
 	}
 	return sum / float64(max(1, model.Counted(targets))), nil
 }

@@ -13,8 +13,8 @@ import (
 // step, on gradients clipped by their global norm.
 type AdamW struct {
 	Beta1, Beta2, Eps, Decay, Clip float64
-	// M and V are the moments, laid out as the parameters; Steps counts the
-	// updates they have seen, GuideSteps those of each guide.
+	// M and V are the moments, laid out as the parameters, nil where ranks share them;
+	// Steps counts the updates they have seen, GuideSteps those of each guide.
 	M, V       *model.Params
 	Steps      int
 	GuideSteps []int
@@ -29,6 +29,11 @@ type AdamW struct {
 
 	m      *model.Model
 	chunks []chunk
+	// mine are the chunks that this process updates: all of them, where it is alone.
+	mine []int
+	// moments are M and V, or this rank's share of them.
+	moments [2][]float32
+	ranks   *exchange // nil where it is alone
 	// groups are the stretches of the parameters that are not updated as the others, in
 	// rising order.
 	groups []group
@@ -53,10 +58,10 @@ type group struct {
 func Vector(q spec.Param) bool { return len(q.Shape) == 1 }
 
 // chunk is a stretch of the parameters: of the guide of that number, or, where
-// that is negative, of everything else.
+// that is negative, of everything else. Its moments are the owner's, from at on.
 type chunk struct {
 	model.Range
-	guide int
+	guide, owner, at int
 }
 
 // updateChunk is the unit of work, and of the gradient norm's partial sums:
@@ -66,24 +71,52 @@ const updateChunk = 1 << 16
 // NewAdamW returns an optimizer with zero moments.
 func NewAdamW(m *model.Model, beta1, beta2, eps, decay, clip float64) *AdamW {
 	o := &AdamW{Beta1: beta1, Beta2: beta2, Eps: eps, Decay: decay, Clip: clip, M: model.NewParams(m.Spec), V: model.NewParams(m.Spec), m: m}
-	o.runSquares, o.runStep = o.squares, o.update
-	o.cut()
+	o.prepare()
 	return o
 }
 
-// cut splits the parameters into chunks.
-func (o *AdamW) cut() {
-	o.chunks = nil
+// newSharedAdamW is NewAdamW for one of several ranks.
+func newSharedAdamW(x *exchange, beta1, beta2, eps, decay, clip float64) *AdamW {
+	o := &AdamW{Beta1: beta1, Beta2: beta2, Eps: eps, Decay: decay, Clip: clip, m: x.m, ranks: x}
+	o.prepare()
+	return o
+}
+
+func (o *AdamW) prepare() {
+	o.runSquares = func(_, i int) { o.squares(o.mine[i]) }
+	o.runStep = func(_, i int) { o.update(o.mine[i]) }
+	o.cut()
+}
+
+// chunks splits parameters, as they lie.
+func chunks(p *model.Params) (all []chunk) {
 	add := func(s model.Range, guide int) {
 		for lo := s.Lo; lo < s.Hi; lo += updateChunk {
-			o.chunks = append(o.chunks, chunk{model.Range{Lo: lo, Hi: min(s.Hi, lo+updateChunk)}, guide})
+			all = append(all, chunk{Range: model.Range{Lo: lo, Hi: min(s.Hi, lo+updateChunk)}, guide: guide, at: lo})
 		}
 	}
-	guides, rest := o.m.Params.Ranges()
+	guides, rest := p.Ranges()
 	for i, s := range guides {
 		add(s, i)
 	}
 	add(rest, -1)
+	return all
+}
+
+// cut splits the parameters into chunks.
+func (o *AdamW) cut() {
+	o.chunks, o.mine = chunks(o.m.Params), nil
+	if o.ranks == nil {
+		o.moments = [2][]float32{o.M.Data, o.V.Data}
+	} else {
+		o.moments = o.ranks.place(o.chunks)
+	}
+	for i, c := range o.chunks {
+		if o.ranks == nil || c.owner == o.ranks.g.Rank() {
+			o.mine = append(o.mine, i)
+		}
+	}
+	guides, _ := o.m.Params.Ranges()
 	o.setGroups(o.m.Spec.Rates(spec.Linear.Rates))
 	o.sums = make([]float64, len(o.chunks))
 	o.GuideSteps = make([]int, len(guides))
@@ -107,16 +140,21 @@ func (o *AdamW) setGroups(rates map[string]float64) {
 // DropGuides forgets the guides' moments, after the model has dropped its
 // guides.
 func (o *AdamW) DropGuides() {
-	m, v := o.M.WithoutGuides(), o.V.WithoutGuides()
-	o.Close()
-	o.M, o.V, o.Used = m, v, nil
+	o.Used = nil
+	if o.ranks == nil {
+		m, v := o.M.WithoutGuides(), o.V.WithoutGuides()
+		o.Close()
+		o.M, o.V = m, v
+	}
 	o.cut()
 }
 
 // Close frees the moments.
 func (o *AdamW) Close() {
-	o.M.Close()
-	o.V.Close()
+	if o.ranks == nil { // otherwise they are its
+		o.M.Close()
+		o.V.Close()
+	}
 }
 
 // Step updates the parameters, after which the model has to be repacked. It
@@ -125,7 +163,10 @@ func (o *AdamW) Close() {
 func (o *AdamW) Step(grads *model.Params, lr float64) float64 {
 	o.grads = grads.Data
 	clear(o.sums)
-	o.m.Pool().Run(len(o.chunks), o.runSquares)
+	o.m.Pool().Run(len(o.mine), o.runSquares)
+	if o.ranks != nil && o.ranks.gatherSums(o.chunks, o.sums) != nil {
+		return math.NaN()
+	}
 	sum := 0.0
 	for _, s := range o.sums {
 		sum += s
@@ -141,19 +182,19 @@ func (o *AdamW) Step(grads *model.Params, lr float64) float64 {
 		}
 	}
 	o.step = vec.AdamWStep{LR: lr, Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, Decay: o.Decay, GradScale: min(1, o.Clip/(norm+1e-6))}
-	o.m.Pool().Run(len(o.chunks), o.runStep)
+	o.m.Pool().Run(len(o.mine), o.runStep)
 	return norm
 }
 
 // squares sums the squares of the gradients of chunk i.
-func (o *AdamW) squares(_, i int) {
+func (o *AdamW) squares(i int) {
 	if c := o.chunks[i]; o.used(c.guide) {
 		o.sums[i] = o.m.Vec().SumSquares(o.grads[c.Lo:c.Hi])
 	}
 }
 
 // update moves the parameters of chunk i.
-func (o *AdamW) update(_, i int) {
+func (o *AdamW) update(i int) {
 	c := o.chunks[i]
 	if !o.used(c.guide) {
 		return
@@ -166,7 +207,8 @@ func (o *AdamW) update(_, i int) {
 	step.Bias1, step.Bias2 = 1-math.Pow(o.Beta1, float64(steps)), 1-math.Pow(o.Beta2, float64(steps))
 	run := func(lo, hi int, step vec.AdamWStep) {
 		if lo < hi {
-			o.m.Vec().AdamW(o.m.Params.Data[lo:hi], o.grads[lo:hi], o.M.Data[lo:hi], o.V.Data[lo:hi], step)
+			at, n := c.at+lo-c.Lo, hi-lo
+			o.m.Vec().AdamW(o.m.Params.Data[lo:hi], o.grads[lo:hi], o.moments[0][at:at+n], o.moments[1][at:at+n], step)
 		}
 	}
 	lo := c.Lo

@@ -11,68 +11,25 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/runtime/collective"
 )
 
-// ring averages what its processes bring, in order, as a collective library
-// does: each waits until all have come. One that waits for a process that has
-// left gets an error, in place of a hang.
-type ring struct {
-	mu      sync.Mutex
-	changed *sync.Cond
-	world   int
-	brought [][]float32
-	came    int // in this round
-	round   int
-	left    bool
-}
+// wide has parameters of several chunks, which ranks share out.
+const wide = `
+model:
+  vocab: 257
+  hidden: 128
+  ffn: 384
+  layers: 3
+  q_heads: 4
+  max_positions: 64
+  mlp: {kind: lowrank, rank: 64}
+train: {steps: 6, batch: 1, accumulate: 8, lanes: 4, seq: 16, lr: 0.01, norm_every: 2, eval_every: 3, eval_tokens: 112}
+`
 
-func newRing(world int) *ring {
-	r := &ring{world: world, brought: make([][]float32, world)}
-	r.changed = sync.NewCond(&r.mu)
-	return r
-}
-
-var errLeft = errors.New("waits for a process that has left")
-
-func (r *ring) reduce(rank int, x []float32) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.brought[rank] = x
-	r.came++
-	if r.came < r.world {
-		for round := r.round; r.round == round; r.changed.Wait() {
-			if r.left {
-				return errLeft
-			}
-		}
-		return nil
-	}
-	for i := range x {
-		sum := float32(0)
-		for _, y := range r.brought {
-			if len(y) != len(x) {
-				return fmt.Errorf("processes bring %d and %d numbers", len(x), len(y))
-			}
-			sum += y[i]
-		}
-		for _, y := range r.brought {
-			y[i] = sum / float32(r.world)
-		}
-	}
-	r.came = 0
-	r.round++
-	r.changed.Broadcast()
-	return nil
-}
-
-func (r *ring) leave() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.left = true
-	r.changed.Broadcast()
-}
-
-// faulty is an engine whose losses one process changes.
+// faulty is an engine whose losses one rank changes.
 type faulty struct {
 	Engine
 	loss func(loss float64) (float64, error)
@@ -86,117 +43,253 @@ func (f faulty) Backward(ids, targets []int32, batch int, scale float64, accumul
 	return f.loss(loss)
 }
 
-// ranks trains in several processes, which here are goroutines; change prepares
-// each. It returns what came of each.
-func ranks(t *testing.T, dataDir, dir string, world int, change func(tr *trainer, stop func())) (results []*Result, errs []error) {
+// ranked are runs of the ranks of one group, in one folder.
+type ranked struct {
+	data, dir, src string
+	resume         bool
+	// change, where not nil, prepares the run of a rank, and spoil its trainer.
+	change func(r *Run)
+	spoil  func(tr *trainer, stop func())
+}
+
+// train trains in n ranks, which here are goroutines, and returns what came of each.
+func (c ranked) train(t testing.TB, n int) ([]*Result, []error) {
 	t.Helper()
-	results, errs = make([]*Result, world), make([]error, world)
-	group := newRing(world)
+	results, errs := make([]*Result, n), make([]error, n)
 	var wg sync.WaitGroup
-	for rank := range world {
-		r := newRun(t, dataDir, filepath.Join(dir, fmt.Sprint(rank)), 1, "")
-		r.Config = parse(t, strings.Replace(tiny, "steps: 30, batch: 2, accumulate: 2", "steps: 12, batch: 1, accumulate: 1", 1))
-		r.Rank, r.World = rank, world
-		r.Reduce = func(x []float32) error { return group.reduce(rank, x) }
-		tr, err := r.begin()
-		if err != nil {
-			t.Fatal(err)
+	for rank, g := range collective.Local(n) {
+		r := newRun(t, c.data, c.dir, 1, "")
+		r.Config, r.Group, r.Resume = parse(t, c.src), g, c.resume
+		if c.change != nil {
+			c.change(r)
 		}
-		ctx, stop := context.WithCancel(context.Background())
-		change(tr, stop)
+		ctx, stop := context.WithCancel(t.Context())
 		wg.Go(func() {
-			defer group.leave()
+			defer g.Close()
+			if c.spoil == nil {
+				results[rank], errs[rank] = r.Train(ctx)
+				return
+			}
+			tr, err := r.begin()
+			if err != nil {
+				errs[rank] = err
+				return
+			}
 			defer tr.Close()
-			results[rank], errs[rank] = tr.train(ctx)
+			c.spoil(tr, stop)
+			results[rank], err = tr.train(ctx)
+			errs[rank] = Together(g, err)
 		})
 	}
 	wg.Wait()
 	return results, errs
 }
 
-// Processes agree: each ends as all of them do, with the same weights, whatever
-// happens to one; nobody waits for one that has left.
-func TestRanks(t *testing.T) {
-	dir := t.TempDir()
-	prepare(t, filepath.Join(dir, "data"))
-	const world = 3
-	run := func(name string, change func(tr *trainer, stop func())) ([]*Result, []error) {
-		return ranks(t, filepath.Join(dir, "data"), filepath.Join(dir, name), world, change)
+// whole is the result of ranks that all end well, alike.
+func (c ranked) whole(t testing.TB, n int) *Result {
+	t.Helper()
+	results, errs := c.train(t, n)
+	for rank, err := range errs {
+		if err != nil {
+			t.Fatalf("rank %d of %d: %v", rank, n, err)
+		}
+		if res := results[rank]; res.Step != results[0].Step || res.Checkpoint != results[0].Checkpoint || !math.IsNaN(res.ValLoss) && res.ValLoss != results[0].ValLoss {
+			t.Errorf("rank %d of %d ends as %+v, rank 0 as %+v", rank, n, res, results[0])
+		}
 	}
-	// what one process sees in its fifth step
-	inStep5 := func(tr *trainer, loss float64, err error) {
+	return results[0]
+}
+
+// any replaces something in the configuration.
+func with(src string, changes ...string) string {
+	return strings.NewReplacer(changes...).Replace(src)
+}
+
+// A run has the same bits, metrics included, for every number of ranks that divides its
+// lanes; another number of lanes has others.
+func TestRanksSameBits(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	prepare(t, data)
+	for name, src := range map[string]string{
+		"plain":      wide,
+		"one micro":  with(wide, "accumulate: 8", "accumulate: 4"),
+		"tied":       with(wide, "layers: 3", "layers: 2\n  tie_embeddings: true"),
+		"recomputed": with(wide, "lr:", "recompute: true, lr:"),
+		"dropout":    with(wide, "lr:", "dropout: 0.1, lr:"),
+		"guided":     with(wide, "lr:", "guide: {max_step_ratio: 0.5}, lr:"),
+		"some guides": with(wide, "lr:", "guide: {max_step_ratio: 0.9, reduce_flop: true}, lr:", "accumulate: 8", "accumulate: 4",
+			"layers: 3", "layers: 2"),
+		"six lanes": with(wide, "accumulate: 8, lanes: 4", "accumulate: 6, lanes: 6"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			run := func(n int) ranked {
+				return ranked{data: data, dir: filepath.Join(dir, fmt.Sprint(name, n)), src: src}
+			}
+			want := run(1).whole(t, 1)
+			ranks := []int{2, 4}
+			if name == "six lanes" {
+				ranks = []int{2, 3, 6}
+			}
+			for _, n := range ranks {
+				got := run(n).whole(t, n)
+				if !bytes.Equal(weights(t, got.Checkpoint), weights(t, want.Checkpoint)) {
+					t.Errorf("%d ranks train other weights than 1", n)
+				}
+				sameMetrics(t, run(n).dir, run(1).dir)
+			}
+		})
+	}
+	one := ranked{data: data, dir: filepath.Join(dir, "one lane"), src: with(wide, "lanes: 4, ", "")}
+	if plain := filepath.Join(dir, "plain1"); bytes.Equal(weights(t, one.whole(t, 1).Checkpoint), weights(t, newest(t, plain))) {
+		t.Error("one lane has the bits of four: lanes do nothing")
+	}
+}
+
+func newest(t *testing.T, run string) string {
+	t.Helper()
+	dir, err := checkpoint.Find(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// A run that was stopped, or saved, goes on with another number of ranks, in the
+// guided phase too, and ends with the bits of an unbroken one; the lanes are those of
+// the ranks that began it.
+func TestRanksResume(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	prepare(t, data)
+	src := with(wide, "lanes: 4, ", "", "lr:", "guide: {max_step_ratio: 0.5}, lr:")
+	whole := ranked{data: data, dir: filepath.Join(dir, "whole"), src: src}
+	want := whole.whole(t, 4)
+	broken := ranked{data: data, dir: filepath.Join(dir, "broken"), src: src}
+	for i, n := range []int{4, 1, 2, 4} {
+		broken.resume = i > 0
+		broken.spoil = func(tr *trainer, stop func()) {
+			if tr.run.Group.Rank() != n-1 {
+				return
+			}
+			tr.run.OnStep = func(p Progress) {
+				if p.Step == 1+i {
+					stop()
+				}
+			}
+		}
+		res := broken.whole(t, n)
+		// Ranks hear of it in the next step, which they cut, or after it.
+		if !res.Interrupted || res.Step < 1+i || res.Step > 2+i {
+			t.Fatalf("%d ranks, interrupted after step %d, end as %+v", n, 1+i, res)
+		}
+	}
+	broken.resume, broken.spoil = true, nil
+	if _, errs := broken.train(t, 3); errs[0] == nil || !strings.Contains(errs[0].Error(), "3 ranks do not divide the 4 lanes of the run; start 1, 2 or 4") {
+		t.Errorf("three ranks go on with four lanes: %v", errs)
+	}
+	got := broken.whole(t, 2)
+	if !bytes.Equal(weights(t, got.Checkpoint), weights(t, want.Checkpoint)) {
+		t.Error("the run that went on with other numbers of ranks ends with other weights")
+	}
+	sameMetrics(t, broken.dir, whole.dir)
+	// Nothing is left to do, for any number of ranks.
+	if res := broken.whole(t, 4); res.Step != 6 {
+		t.Errorf("resuming a finished run: %+v", res)
+	}
+}
+
+// What cannot work is refused by all ranks, each with the reason.
+func TestRanksRefused(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	prepare(t, data)
+	other := filepath.Join(dir, "other")
+	prepareDocuments(t, other, [][]byte{bytes.Repeat([]byte("abc"), 4000), bytes.Repeat([]byte("cba"), 4000), bytes.Repeat([]byte("xy"), 4000), bytes.Repeat([]byte("zy"), 4000)})
+	last := func(change func(r *Run)) func(r *Run) {
+		return func(r *Run) {
+			if r.Group.Rank() == r.Group.Size()-1 {
+				change(r)
+			}
+		}
+	}
+	for name, c := range map[string]struct {
+		ranked
+		n    int
+		want string
+	}{
+		"lanes":             {ranked{src: wide}, 3, "3 ranks do not divide the 4 lanes of the run; start 1, 2 or 4"},
+		"accumulate":        {ranked{src: with(wide, "accumulate: 8, lanes: 4", "accumulate: 2")}, 3, "a step has 2 micro-batches, too few for 3 ranks"},
+		"uneven":            {ranked{src: with(wide, "lanes: 4, ", "")}, 3, "the 8 micro-batches of a step do not go into 3 lanes"},
+		"configuration":     {ranked{src: wide, change: last(func(r *Run) { r.Config = parse(t, with(wide, "lr: 0.01", "lr: 0.02")) })}, 2, "lr of the configuration has to be the same for all ranks: it is 0.01 at rank 0, and 0.02 at rank 1"},
+		"threads":           {ranked{src: wide, change: last(func(r *Run) { r.Options.Pool = newRun(t, data, "", 2, "").Options.Pool })}, 2, "number of threads has to be the same for all ranks: it is 1 at rank 0, and 2 at rank 1"},
+		"data":              {ranked{src: wide, change: last(func(r *Run) { r.Data = newRun(t, other, "", 1, "").Data })}, 2, "data has to be the same for all ranks"},
+		"nothing to resume": {ranked{src: wide, resume: true}, 2, "nothing to resume"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.data, c.dir = data, filepath.Join(dir, name)
+			_, errs := c.train(t, c.n)
+			for rank, err := range errs {
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("rank %d: %v, want %q", rank, err, c.want)
+				}
+				if elsewhere := new(*Elsewhere); errors.As(err, elsewhere) != (rank > 0) {
+					t.Errorf("rank %d ends with %T %v: one says what is wrong", rank, err, err)
+				}
+			}
+		})
+	}
+}
+
+// Ranks end together, whatever happens to one.
+func TestRanksEnd(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	prepare(t, data)
+	src := with(wide, "layers: 3", "layers: 1")
+	const n = 4
+	run := func(name string, spoil func(tr *trainer, stop func())) ([]*Result, []error) {
+		return ranked{data: data, dir: filepath.Join(dir, name), src: src, spoil: spoil}.train(t, n)
+	}
+	// what one rank sees in its fourth step
+	inStep4 := func(tr *trainer, loss float64, err error) {
 		tr.engine = faulty{tr.engine, func(l float64) (float64, error) {
-			if tr.step == 4 {
+			if tr.step == 3 {
 				return loss, err
 			}
 			return l, nil
 		}}
 	}
-	nothing := func(*trainer, func()) {}
-
-	// All is well: three processes compute what one does that accumulates.
-	results, errs := run("well", nothing)
-	for rank, err := range errs {
-		if err != nil {
-			t.Fatalf("rank %d: %v", rank, err)
-		}
-		if res := results[rank]; res.Step != 12 || res.ValLoss != results[0].ValLoss || !bytes.Equal(weights(t, res.Checkpoint), weights(t, results[0].Checkpoint)) {
-			t.Errorf("rank %d ends with other weights than rank 0: %+v", rank, res)
-		}
-	}
-	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "one"), 1, "")
-	r.Config = parse(t, strings.Replace(tiny, "steps: 30, batch: 2, accumulate: 2", "steps: 12, batch: 1, accumulate: 3", 1))
-	one := train(t, r)
-	want, _, err := ReadMetrics(r.Dir, 12)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for rank := range world {
-		got, _, err := ReadMetrics(filepath.Join(dir, "well", fmt.Sprint(rank)), 12)
-		if err != nil || len(got) != len(want) {
-			t.Fatalf("rank %d: %d lines of metrics, %v", rank, len(got), err)
-		}
-		for i, w := range want {
-			// The order of sums is another one; the optimizer divides by what is near 0.
-			if g := got[i]; math.Abs(g.Loss-w.Loss) > 1e-4*w.Loss || math.Abs(g.GradNorm-w.GradNorm) > 1e-3*w.GradNorm || g.Tokens != w.Tokens {
-				t.Errorf("rank %d, step %d: loss %v and norm %v, one process has %v and %v", rank, w.Step, g.Loss, g.GradNorm, w.Loss, w.GradNorm)
-			}
-		}
-	}
-	if got := results[0].ValLoss; math.Abs(got-one.ValLoss) > 1e-4*one.ValLoss {
-		t.Errorf("three processes end with the loss %v, one with %v", got, one.ValLoss)
-	}
 
 	// The loss of one is no number: all halt in that step.
 	for _, loss := range []float64{math.NaN(), math.Inf(1)} {
-		_, errs = run(fmt.Sprint("loss ", loss), func(tr *trainer, _ func()) {
-			if tr.run.Rank == 1 {
-				inStep5(tr, loss, nil)
+		_, errs := run(fmt.Sprint("loss ", loss), func(tr *trainer, _ func()) {
+			if tr.run.Group.Rank() == 1 {
+				inStep4(tr, loss, nil)
 			}
 		})
 		for rank, err := range errs {
-			if d := new(Diverged); !errors.As(err, &d) || d.Step != 5 || !strings.Contains(d.Reason, "the loss is") {
+			if err == nil || !strings.Contains(err.Error(), "halted at step 4: training diverged: the loss is") || errors.As(err, new(*Diverged)) != (rank == 0) {
 				t.Errorf("a loss of %v at rank 1: rank %d ends with %v", loss, rank, err)
 			}
 		}
 	}
 
-	// One fails, in its own step or after it: it says why, the others that one has
-	// failed.
-	broken := errors.New("the device is gone")
-	_, errs = run("failed", func(tr *trainer, _ func()) {
-		if tr.run.Rank == 2 {
-			inStep5(tr, 0, broken)
+	// One fails, in its own step, or in writing: the others hear which, and why.
+	broken := errors.New("the machine is on fire")
+	_, errs := run("failed", func(tr *trainer, _ func()) {
+		if tr.run.Group.Rank() == 2 {
+			inStep4(tr, 0, broken)
 		}
 	})
 	for rank, err := range errs {
-		if own := rank == 2; err == nil || errors.Is(err, errLeft) || own != errors.Is(err, broken) || !own && !strings.Contains(err.Error(), "step 5: another process has failed") {
+		if err == nil || !strings.Contains(err.Error(), broken.Error()) || (rank != 2) != strings.Contains(err.Error(), "rank 2") {
 			t.Errorf("rank 2 fails: rank %d ends with %v", rank, err)
 		}
 	}
-	for step, spoil := range map[int]func(tr *trainer){
-		1: func(tr *trainer) { os.Mkdir(filepath.Join(tr.run.Dir, MetricsFile), 0o777) },
-		4: func(tr *trainer) {
+	for name, spoil := range map[string]func(tr *trainer){
+		"metrics": func(tr *trainer) { os.Mkdir(filepath.Join(tr.run.Dir, MetricsFile), 0o777) },
+		"checkpoint": func(tr *trainer) {
 			tr.run.SaveEvery = 1
 			tr.run.OnStep = func(p Progress) {
 				if p.Step == 3 {
@@ -206,52 +299,46 @@ func TestRanks(t *testing.T) {
 			}
 		},
 	} {
-		_, errs = run(fmt.Sprint("unwritable ", step), func(tr *trainer, _ func()) {
-			if tr.run.Rank == 0 {
+		_, errs = run("unwritable "+name, func(tr *trainer, _ func()) {
+			if tr.run.Group.Rank() == 0 {
 				spoil(tr)
 			}
 		})
 		for rank, err := range errs {
-			if own := rank == 0; err == nil || errors.Is(err, errLeft) || own == strings.Contains(err.Error(), fmt.Sprintf("step %d: another process has failed", step)) {
+			if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "unwritable "+name)) || (rank > 0) != strings.Contains(err.Error(), "rank 0") {
 				t.Errorf("rank 0 cannot write: rank %d ends with %v", rank, err)
 			}
 		}
 	}
 
-	// One is interrupted, between steps, in one or in a validation: all cut the same
-	// step, and save the one before.
-	for at, interrupt := range map[int]func(tr *trainer, stop func()){
-		6: func(tr *trainer, stop func()) {
-			tr.run.OnStep = func(p Progress) {
-				if p.Step == 6 {
-					stop()
-				}
-			}
-		},
-		7: func(tr *trainer, stop func()) {
-			tr.run.Config.Train.Accumulate = 3 // the others have one micro-batch, whose sums count for nothing here
+	// One is interrupted, in a step or in a validation: all cut the same, and save.
+	for name, at := range map[string]struct {
+		step      int
+		interrupt func(tr *trainer, stop func())
+	}{
+		"in a step": {2, func(tr *trainer, stop func()) {
 			tr.run.OnBatch = func(b Batch) {
-				if b.Step == 8 && b.Done == 2 {
+				if b.Step == 3 && b.Done == 1 && !b.Validation {
 					stop()
 				}
 			}
-		},
-		10: func(tr *trainer, stop func()) {
+		}},
+		"in a validation": {3, func(tr *trainer, stop func()) {
 			tr.run.OnBatch = func(b Batch) {
-				if b.Step == 10 && b.Validation {
+				if b.Step == 3 && b.Validation {
 					stop()
 				}
 			}
-		},
+		}},
 	} {
-		results, errs = run(fmt.Sprint("interrupted ", at), func(tr *trainer, stop func()) {
-			if tr.run.Rank == 1 {
-				interrupt(tr, stop)
+		results, errs := run("interrupted "+name, func(tr *trainer, stop func()) {
+			if tr.run.Group.Rank() == 1 {
+				at.interrupt(tr, stop)
 			}
 		})
 		for rank, err := range errs {
-			if res := results[rank]; err != nil || !res.Interrupted || res.Step != at || !bytes.Equal(weights(t, res.Checkpoint), weights(t, results[0].Checkpoint)) {
-				t.Errorf("rank 1 is interrupted: rank %d ends with %+v, %v, want step %d", rank, results[rank], err, at)
+			if res := results[rank]; err != nil || !res.Interrupted || res.Step < at.step || res.Step > 3 || res.Step != results[0].Step {
+				t.Errorf("rank 1 is interrupted %s: rank %d ends with %+v, %v", name, rank, results[rank], err)
 			}
 		}
 	}

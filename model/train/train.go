@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/structuredffn/sffn/internal/disk"
@@ -20,6 +21,7 @@ import (
 	"github.com/structuredffn/sffn/model/initial"
 	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/collective"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -47,13 +49,10 @@ type Run struct {
 	Keep      int
 	// Options pick the pool and the instruction set.
 	Options rt.Options
-	// Reduce, where not nil, runs between the backward pass and clipping: it
-	// replaces the gradients by their mean over World processes, of which this
-	// one is number Rank. Each reads its own share of the data. Several processes
-	// reduce a few numbers before, in the same way, by which they agree on the
-	// loss and on how the step ends.
-	Reduce      func(grads []float32) error
-	Rank, World int
+	// Group are the ranks that share the steps; nil is this process alone. Each has the
+	// same fields but for Group, Options and what follows the run, and the data. Rank 0
+	// writes the run's folder, which all read where they resume.
+	Group collective.Group
 	// Device, where not nil, makes the engine that computes the steps, instead of
 	// the CPU's kernels.
 	Device func(Start) (Engine, error)
@@ -159,6 +158,9 @@ func (r *Run) Configure(name string, steps int) (err error) {
 //
 // A run that resumes where none is saved yet, because it was interrupted or killed
 // before, begins with its first step; one that is finished ends at once.
+//
+// Ranks end together: with an error that is [Elsewhere] at those that others keep from
+// going on.
 func (r *Run) Train(ctx context.Context) (*Result, error) {
 	if res, err := r.Finished(); res != nil || err != nil {
 		return res, err
@@ -168,19 +170,44 @@ func (r *Run) Train(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	defer t.Close()
-	return t.train(ctx)
+	res, err := t.train(ctx)
+	return res, Together(r.Group, err)
 }
 
 // Finished returns the result of a run that is to resume and has nothing left to
 // do, and nil for any other. Of what a process left there that was killed after
-// the last step, it cleans up.
+// the last step, it cleans up. Of several ranks, all call it.
 func (r *Run) Finished() (*Result, error) {
-	if !r.Resume || !begun(r.Dir) {
+	if !r.Resume {
 		return nil, nil
 	}
-	if err := r.check(); err != nil {
+	err := r.check()
+	if err != nil {
 		return nil, err
 	}
+	var res *Result
+	if r.Group.Rank() == 0 && begun(r.Dir) {
+		res, err = r.finished()
+	}
+	if err := Together(r.Group, err); err != nil || r.Group.Size() == 1 {
+		return res, err
+	}
+	dir := ""
+	if res != nil {
+		dir = res.Checkpoint
+	}
+	if dir, err = r.tell(dir); err != nil || dir == "" {
+		return nil, err
+	}
+	if res == nil {
+		steps := r.Config.Course().Steps
+		res = &Result{Step: steps, Steps: steps, Checkpoint: dir, ValLoss: math.NaN(), ValBits: math.NaN()}
+	}
+	return res, nil
+}
+
+// finished is Finished of the process that writes the folder.
+func (r *Run) finished() (*Result, error) {
 	lock, err := disk.Hold(r.Dir)
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return nil, err
@@ -234,9 +261,9 @@ func (t *trainer) Close() {
 
 func (t *trainer) train(ctx context.Context) (*Result, error) {
 	r := t.run
-	metrics, err := openMetrics(r.Dir, t.metrics)
+	metrics, err := t.openMetrics()
 	if err != nil {
-		return nil, t.leave(ctx, err)
+		return nil, t.fail(err)
 	}
 	defer func() { metrics.Close() }()
 	res := &Result{Steps: t.course.Steps, ValLoss: math.NaN(), ValBits: math.NaN()}
@@ -247,7 +274,7 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 	if again || t.step == res.Steps {
 		loss, err := t.validate(ctx)
 		if cut = errors.Is(err, ErrInterrupted); err != nil && !cut {
-			return nil, t.leave(ctx, err)
+			return nil, t.fail(err)
 		}
 		if !cut {
 			res.ValLoss, res.ValBits = loss, loss*t.bits
@@ -255,12 +282,13 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 		if again && !cut {
 			t.metrics[n-1].setValidation(loss, t.bits)
 			metrics.Close()
-			if metrics, err = openMetrics(r.Dir, t.metrics); err != nil {
-				return nil, t.leave(ctx, err)
+			if metrics, err = t.openMetrics(); err != nil {
+				return nil, t.fail(err)
 			}
 		}
 	}
 	saved := time.Now()
+	t.due = func() bool { return r.SaveEvery > 0 && time.Since(saved) > r.SaveEvery }
 	for t.step < res.Steps && !t.stopped(ctx) {
 		p, err := t.Step(ctx)
 		if errors.Is(err, ErrInterrupted) {
@@ -272,15 +300,17 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 		if t.validates() {
 			loss, err := t.validate(ctx)
 			if cut = errors.Is(err, ErrInterrupted); err != nil && !cut {
-				return nil, t.leave(ctx, err)
+				return nil, t.fail(err)
 			}
 			if !cut {
 				p.setValidation(loss, t.bits)
 				res.ValLoss, res.ValBits = loss, loss*t.bits
 			}
 		}
-		if err := appendMetrics(metrics, p.Metrics); err != nil {
-			return nil, t.leave(ctx, err)
+		if t.writes() {
+			if err := appendMetrics(metrics, p.Metrics); err != nil {
+				return nil, t.fail(err)
+			}
 		}
 		if r.OnStep != nil {
 			r.OnStep(p)
@@ -288,9 +318,9 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 		if n := r.Config.Train.SpikePatience; n > 0 && t.watch.spiking >= n {
 			return nil, t.halt(t.diverged(t.step, t.step-n, fmt.Sprintf("a spike has lasted %d steps: %v", n, &t.watch)))
 		}
-		if r.SaveEvery > 0 && time.Since(saved) > r.SaveEvery && t.step < res.Steps && t.watch.spiking == 0 {
+		if t.saves() && t.step < res.Steps && t.watch.spiking == 0 {
 			if res.Checkpoint, err = t.save(); err != nil {
-				return nil, t.leave(ctx, err)
+				return nil, err
 			}
 			t.note("saved %s", res.Checkpoint)
 			saved = time.Now()
@@ -304,25 +334,55 @@ func (t *trainer) train(ctx context.Context) (*Result, error) {
 	if t.cpu != nil {
 		res.Profile = t.cpu.trace.Profile()
 	}
-	return res, drawCurve(r.Dir, r.Config.Model.Name, res.Steps)
+	return res, t.drawCurve()
+}
+
+// writes says that this process writes the run's folder.
+func (t *trainer) writes() bool { return t.run.Group.Rank() == 0 }
+
+// saves says that there is to be a checkpoint after this step.
+func (t *trainer) saves() bool {
+	if t.shared() {
+		return t.saving
+	}
+	return t.due()
+}
+
+// openMetrics opens the metrics where this process writes them.
+func (t *trainer) openMetrics() (*os.File, error) {
+	if !t.writes() {
+		return nil, nil
+	}
+	return openMetrics(t.run.Dir, t.metrics)
+}
+
+func (t *trainer) drawCurve() error {
+	if !t.writes() {
+		return nil
+	}
+	return drawCurve(t.run.Dir, t.run.Config.Model.Name, t.course.Steps)
 }
 
 // halt ends a run that cannot go on: what is sound is saved, and a run that has
 // diverged says which checkpoint to go back to.
 func (t *trainer) halt(err error) error {
 	var d *Diverged
-	if errors.As(err, &d) {
-		if d.finite {
-			if _, err := t.save(); err != nil {
-				return err
-			}
-		}
-		if dir, err := checkpoint.Before(t.run.Dir, d.sound); err == nil {
-			d.Checkpoint = dir
+	if !errors.As(err, &d) {
+		return errors.Join(t.fail(err), t.drawCurve())
+	}
+	if d.finite {
+		if _, err := t.save(); err != nil {
+			return err
 		}
 	}
-	return errors.Join(err, drawCurve(t.run.Dir, t.run.Config.Model.Name, t.course.Steps))
+	if dir, err := checkpoint.Before(t.run.Dir, d.sound); err == nil {
+		d.Checkpoint = dir
+	}
+	return errors.Join(err, t.drawCurve())
 }
+
+// fail ends a run in which this rank cannot go on, while others do not know of it.
+func (t *trainer) fail(err error) error { return abort(t.run.Group, err) }
 
 // begin allocates and fills everything, from scratch or from a checkpoint.
 func (r *Run) begin() (t *trainer, err error) {
@@ -330,44 +390,43 @@ func (r *Run) begin() (t *trainer, err error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	switch ids, tok := r.Data.Train.Vocab(), r.Data.Tokenizer.Name(); {
-	case ids > c.Model.Vocab:
-		return nil, fmt.Errorf("vocab: the model takes %d ids, the data's tokenizer (%s) has %d; set vocab: %d", c.Model.Vocab, tok, ids, ids)
-	case ids < c.Model.Vocab && r.OnNote != nil:
-		r.OnNote(fmt.Sprintf("vocab: the model has %d ids, the data's tokenizer (%s) %d: the others are never trained", c.Model.Vocab, tok, ids))
-	}
-	var init *beginning
-	if r.Init != "" {
-		if init, err = r.openInit(); err != nil {
-			return nil, err
-		}
-		defer init.weights.Close()
-	}
-	if checkpoint.Is(r.Dir) {
-		return nil, fmt.Errorf("%s is a checkpoint, want the folder of its run: %s", r.Dir, filepath.Dir(r.Dir))
-	}
-	lock, err := r.hold()
-	if err != nil {
+	if err := Together(r.Group, r.alike()); err != nil {
 		return nil, err
 	}
+	writes := r.Group.Rank() == 0
+	var lock *disk.Lock
+	var init *beginning
+	if writes {
+		lock, init, err = r.open()
+	}
 	defer func() {
+		if init != nil {
+			init.weights.Close()
+		}
 		if err != nil {
 			lock.Release()
 		}
 	}()
+	if err := Together(r.Group, err); err != nil {
+		return nil, err
+	}
 	var from string
 	var state checkpoint.State
-	if latest, err := checkpoint.Find(r.Dir); err == nil {
-		if !r.Resume {
-			return nil, fmt.Errorf("%s holds a run already (%s); resume it, or choose another folder", r.Dir, latest)
-		}
-		from = latest
-		if state, err = r.checkResume(latest); err != nil {
-			return nil, err
-		}
-	} else if r.Resume && !(errors.Is(err, checkpoint.ErrNone) && begun(r.Dir)) {
-		return nil, fmt.Errorf("nothing to resume: %w", err)
-	} else if !errors.Is(err, checkpoint.ErrNone) {
+	if writes || r.Resume {
+		from, state, err = r.latest()
+	}
+	if err := Together(r.Group, err); err != nil {
+		return nil, err
+	}
+	steps, err := collective.All(never, r.Group, int64(state.Step))
+	if err != nil {
+		return nil, err
+	}
+	if i := slices.IndexFunc(steps, func(n int64) bool { return n != steps[0] }); i >= 0 {
+		return nil, Together(r.Group, fmt.Errorf("%s has to be the same folder for all ranks that resume: its newest checkpoint is of step %d at rank 0, and of step %d at rank %d", r.Dir, steps[0], steps[i], i))
+	}
+	state.Lanes, err = r.lanes(from, state)
+	if err := Together(r.Group, err); err != nil {
 		return nil, err
 	}
 	sampler, err := data.NewSampler(r.Data.Train, c.Train.Seq, c.Train.Seed)
@@ -375,7 +434,7 @@ func (r *Run) begin() (t *trainer, err error) {
 		return nil, err
 	}
 	tr, start := c.Train, time.Now()
-	t = &trainer{lock: lock, saved: from, savedAt: state.Step, given: from != "" || init != nil}
+	t = &trainer{lock: lock, saved: from, savedAt: state.Step, given: from != "" || r.Init != ""}
 	before := newSchedule(tr, state.Steps)
 	if state.Warmup != nil {
 		before.Warmup = *state.Warmup
@@ -392,20 +451,12 @@ func (r *Run) begin() (t *trainer, err error) {
 	m := c.Model
 	m.Guided = state.Step < c.Course().Guided
 	params := model.NewParams(m)
-	if from == "" {
-		guide := initial.Merged
-		if tr.Guide.Start == "published" {
-			guide = initial.PublishedGuide
-		}
-		initial.Model(params, m, tr.Seed, guide, r.Options.Pool)
-		if init != nil {
-			if err := init.fill(params, guide, r.Options.Pool); err != nil {
-				params.Close()
-				return nil, err
-			}
-		}
-	} else if err := load(from, params); err != nil {
-		return nil, r.unreadable(from, err)
+	if writes {
+		err = r.fill(params, from, init)
+	}
+	if err := Together(r.Group, err); err != nil {
+		params.Close()
+		return nil, err
 	}
 	if t.Loop, err = r.newLoop(params, sampler, uniforms(tr.Seed), from, state); err != nil {
 		return nil, err
@@ -427,7 +478,13 @@ func (r *Run) begin() (t *trainer, err error) {
 		}
 	}
 	var damage string
-	if t.metrics, damage, err = ReadMetrics(r.Dir, t.step); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if writes || from != "" {
+		t.metrics, damage, err = ReadMetrics(r.Dir, t.step)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	}
+	if err := Together(r.Group, err); err != nil {
 		t.Close()
 		return nil, err
 	}
@@ -437,15 +494,74 @@ func (r *Run) begin() (t *trainer, err error) {
 	for _, m := range t.metrics {
 		t.watch.add(m.Loss)
 	}
-	if init != nil {
+	if from == "" && r.Init != "" {
 		if _, err := t.save(); err != nil {
 			t.Close()
 			return nil, err
 		}
-		t.note("beginning with the weights of %s, %s", init.dir, init.what)
+		if init != nil {
+			t.note("beginning with the weights of %s, %s", init.dir, init.what)
+		}
 	}
 	t.note("ready after %.1f s", time.Since(t.start).Seconds())
 	return t, nil
+}
+
+// open looks whether the run may begin, and holds its folder.
+func (r *Run) open() (lock *disk.Lock, init *beginning, err error) {
+	c := r.Config
+	switch ids, tok := r.Data.Train.Vocab(), r.Data.Tokenizer.Name(); {
+	case ids > c.Model.Vocab:
+		return nil, nil, fmt.Errorf("vocab: the model takes %d ids, the data's tokenizer (%s) has %d; set vocab: %d", c.Model.Vocab, tok, ids, ids)
+	case ids < c.Model.Vocab && r.OnNote != nil:
+		r.OnNote(fmt.Sprintf("vocab: the model has %d ids, the data's tokenizer (%s) %d: the others are never trained", c.Model.Vocab, tok, ids))
+	}
+	if r.Init != "" {
+		if init, err = r.openInit(); err != nil {
+			return nil, nil, err
+		}
+	}
+	if checkpoint.Is(r.Dir) {
+		return nil, init, fmt.Errorf("%s is a checkpoint, want the folder of its run: %s", r.Dir, filepath.Dir(r.Dir))
+	}
+	lock, err = r.hold()
+	return lock, init, err
+}
+
+// latest is the checkpoint that the run resumes from, none where it begins.
+func (r *Run) latest() (from string, state checkpoint.State, err error) {
+	latest, err := checkpoint.Find(r.Dir)
+	switch {
+	case err == nil && !r.Resume:
+		return "", state, fmt.Errorf("%s holds a run already (%s); resume it, or choose another folder", r.Dir, latest)
+	case err == nil:
+		state, err = r.checkResume(latest)
+		return latest, state, err
+	case r.Resume && !(errors.Is(err, checkpoint.ErrNone) && begun(r.Dir)):
+		return "", state, fmt.Errorf("nothing to resume: %w", err)
+	case !errors.Is(err, checkpoint.ErrNone):
+		return "", state, err
+	}
+	return "", state, nil
+}
+
+// fill fills the parameters that the run begins with, or goes on with.
+func (r *Run) fill(params *model.Params, from string, init *beginning) error {
+	if from != "" {
+		if err := load(from, params); err != nil {
+			return r.unreadable(from, err)
+		}
+		return nil
+	}
+	guide := initial.Merged
+	if r.Config.Train.Guide.Start == "published" {
+		guide = initial.PublishedGuide
+	}
+	initial.Model(params, params.Spec(), r.Config.Train.Seed, guide, r.Options.Pool)
+	if init != nil {
+		return init.fill(params, guide, r.Options.Pool)
+	}
+	return nil
 }
 
 // isa is what the steps of the run are computed on.
@@ -564,7 +680,11 @@ func (t *trainer) save() (string, error) {
 		keep = max(2, keep+1) // the good one stays
 	}
 	if t.saved != "" && t.savedAt == t.step {
-		return t.saved, checkpoint.Prune(t.run.Dir, t.saved, keep) // who wrote it may have died before that
+		var err error
+		if t.writes() {
+			err = checkpoint.Prune(t.run.Dir, t.saved, keep) // who wrote it may have died before that
+		}
+		return t.saved, Together(t.run.Group, err)
 	}
 	if err := t.engine.Fetch(); err != nil {
 		return "", err
@@ -574,7 +694,16 @@ func (t *trainer) save() (string, error) {
 	if t.guidance != nil {
 		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.cpu.adam.GuideSteps}
 	}
-	dir, err := checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.run.Data.Tokenizer, t.params, t.m, t.v, keep)
+	if t.lanes > 1 {
+		s.Lanes = t.lanes
+	}
+	var dir string
+	var err error
+	if t.shared() {
+		dir, err = t.saveShared(s, keep)
+	} else {
+		dir, err = checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.run.Data.Tokenizer, t.params, checkpoint.Of(t.m), checkpoint.Of(t.v), keep)
+	}
 	if err == nil {
 		t.saved, t.savedAt = dir, t.step
 	}

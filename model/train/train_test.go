@@ -3,7 +3,6 @@ package train
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"image/png"
 	"math"
@@ -374,7 +373,6 @@ func TestResumeErrors(t *testing.T) {
 		{"the configuration is not the one", func() error { return resume(good, func(r *Run) { r.Config.Train.LR = 1 }) }},
 		{"is not what", func() error { return resume(other, func(*Run) {}) }},
 		{"nothing to resume", func() error { return resume(good, func(r *Run) { r.Dir = filepath.Join(dir, "nowhere") }) }},
-		{"rank 3 of 2", func() error { return resume(good, func(r *Run) { r.Rank, r.World = 3, 2 }) }},
 		{"is damaged, or was changed", func() error {
 			if err := os.WriteFile(state, bytes.Replace(text, []byte(`"step": 30`), []byte(`"step": 31`), 1), 0o666); err != nil {
 				t.Fatal(err)
@@ -400,32 +398,6 @@ func TestResumeErrors(t *testing.T) {
 		if err := c.err(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("got %v, want it to contain %q", err, c.want)
 		}
-	}
-}
-
-// Two processes that average their gradients read what one of twice the batch
-// reads; the hook sees the gradients before clipping.
-func TestReduce(t *testing.T) {
-	dir := t.TempDir()
-	prepare(t, filepath.Join(dir, "data"))
-	r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "run"), 1, "")
-	calls := 0
-	r.Reduce = func(g []float32) error {
-		calls++
-		clear(g)
-		return nil
-	}
-	var norms []float64
-	r.OnStep = func(p Progress) { norms = append(norms, p.GradNorm) }
-	train(t, r)
-	if calls != 30 || slices.Max(norms) != 0 {
-		t.Errorf("%d calls, gradient norms %v after a hook that clears", calls, norms)
-	}
-	fail := errors.New("the network is down")
-	r = newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "fails"), 1, "")
-	r.Reduce = func([]float32) error { return fail }
-	if _, err := r.Train(context.Background()); !errors.Is(err, fail) {
-		t.Errorf("got %v", err)
 	}
 }
 

@@ -76,6 +76,17 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// spoilt is an engine whose gradients are spoilt before they are used.
+type spoilt struct {
+	Engine
+	spoil func()
+}
+
+func (s spoilt) Step(lr float64) (float64, error) {
+	s.spoil()
+	return s.Engine.Step(lr)
+}
+
 // A run whose loss rises for good, by gradients that are spoilt from step 60
 // on, halts, says so, and keeps the checkpoint from before. Resuming it halts
 // at the same step.
@@ -83,19 +94,25 @@ func TestHalt(t *testing.T) {
 	dir := t.TempDir()
 	prepare(t, filepath.Join(dir, "data"))
 	src := strings.Replace(tiny, "steps: 30, batch: 2, accumulate: 2", "steps: 200, batch: 2, accumulate: 1, spike_patience: 20, norm_every: 7", 1)
-	step := 0
+	spoiler := map[*Run]func(tr *trainer){}
 	spoil := func(at int, f func([]float32)) *Run {
 		r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "run"), 2, "")
 		r.Config, r.SaveEvery, r.Keep = parse(t, src), 1, 1
-		r.Rank, r.World = 0, 1
-		r.OnStep = func(p Progress) { step = p.Step }
-		r.Reduce = func(g []float32) error {
-			if step >= at {
-				f(g)
+		spoiler[r] = func(tr *trainer) {
+			if tr.step >= at {
+				f(tr.cpu.Grads.Data)
 			}
-			return nil
 		}
 		return r
+	}
+	run := func(r *Run) (*Result, error) {
+		tr, err := r.begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		tr.engine = spoilt{tr.engine, func() { spoiler[r](tr) }}
+		return tr.train(context.Background())
 	}
 	rise := func(g []float32) {
 		r := rand.New(rand.NewPCG(1, 1))
@@ -104,7 +121,7 @@ func TestHalt(t *testing.T) {
 		}
 	}
 	r := spoil(60, rise)
-	_, err := r.Train(context.Background())
+	_, err := run(r)
 	var d *Diverged
 	if !errors.As(err, &d) || d.Step < 80 || d.Step > 130 || !strings.Contains(d.Reason, "a spike has lasted 20 steps") {
 		t.Fatalf("halted with %v", err)
@@ -132,32 +149,30 @@ func TestHalt(t *testing.T) {
 	}
 	first := d.Step
 	again := spoil(60, rise)
-	again.Resume, step = true, state.Step
-	if _, err := again.Train(context.Background()); !errors.As(err, &d) || d.Step != first {
+	again.Resume = true
+	if _, err := run(again); !errors.As(err, &d) || d.Step != first {
 		t.Errorf("resumed, it halts with %v, not at step %d", err, first)
 	}
 
 	// Gradients that are no numbers halt at once, with the weights from before.
 	os.RemoveAll(r.Dir)
-	step = 0
 	r = spoil(60, func(g []float32) { g[0] = float32(math.NaN()) })
 	r.SaveEvery = 0
-	if _, err := r.Train(context.Background()); !errors.As(err, &d) || d.Step != 61 || !strings.HasSuffix(d.Checkpoint, "step-00000060") || !strings.Contains(d.Reason, "norm of the gradients is NaN") {
+	if _, err := run(r); !errors.As(err, &d) || d.Step != 61 || !strings.HasSuffix(d.Checkpoint, "step-00000060") || !strings.Contains(d.Reason, "norm of the gradients is NaN") {
 		t.Fatalf("halted with %v", err)
 	}
 	again = spoil(1000, nil)
 	again.Resume = true
-	if res, err := again.Train(context.Background()); err != nil || res.Step != 200 || !(res.ValLoss < 4) {
+	if res, err := run(again); err != nil || res.Step != 200 || !(res.ValLoss < 4) {
 		t.Errorf("resumed without what spoilt it: %+v, %v", res, err)
 	}
 
 	// Weights that are none leave no good checkpoint behind.
 	os.RemoveAll(r.Dir)
-	step = 0
 	r = spoil(3, func(g []float32) {})
 	r.Config.Train.LR, r.Config.Train.Warmup = 1e3, 0
 	r.Config.Train.Clip = 1e12
-	if _, err := r.Train(context.Background()); err != nil && !errors.As(err, &d) {
+	if _, err := run(r); err != nil && !errors.As(err, &d) {
 		t.Errorf("a learning rate of 1000: %v", err)
 	}
 }

@@ -93,6 +93,15 @@ func CutBy(ctx context.Context, format string, args ...any) error {
 // signalled is added to the number of a signal to give the exit code, as shells do.
 const signalled = 128
 
+// Quiet is an error of which another process of the same command has spoken.
+type Quiet struct{ Err error }
+
+func (e *Quiet) Error() string { return e.Err.Error() }
+func (e *Quiet) Unwrap() error { return e.Err }
+
+// Exit ends the process.
+var Exit = os.Exit
+
 // Run executes the command and exits: 0 good, 1 failed, 2 bad usage, 128 and the
 // signal's number interrupted.
 func Run(cmd *cobra.Command) {
@@ -106,15 +115,15 @@ func Run(cmd *cobra.Command) {
 	if err == nil {
 		err = out.err
 	}
-	if err == nil {
-		return
+	if err == nil || errors.As(err, new(*Quiet)) {
+		Exit(Code(err))
 	}
 	hint := ""
 	if Code(err) == 2 {
 		hint = fmt.Sprintf("; see %s --help", ran.CommandPath())
 	}
 	fmt.Fprintf(os.Stderr, "%s: %v%s\n", cmd.Name(), err, hint)
-	os.Exit(Code(err))
+	Exit(Code(err))
 }
 
 func execute(cmd *cobra.Command) (ran *cobra.Command, err error) {

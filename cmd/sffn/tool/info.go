@@ -28,11 +28,15 @@ type information struct {
 	Available []kernel.ISA         `json:"isa_available"`
 	Threads   int                  `json:"threads"`
 	Warnings  []string             `json:"warnings"`
+	// Scales is what --ranks asks for, Peak the FLOPS that it counts on.
+	Scales []train.Scale `json:"scales,omitempty"`
+	Peak   float64       `json:"peak_flops,omitempty"`
 }
 
 func newInfo() *cobra.Command {
 	var config, name string
 	var presets, asJSON bool
+	var counts []int
 	cmd := &cobra.Command{
 		Use:   "info",
 		Short: "Show the size and cost of a model, and how it runs here",
@@ -53,8 +57,20 @@ func newInfo() *cobra.Command {
 				return &cli.UsageError{Err: err}
 			}
 			threads := rt.DefaultThreads()
-			i := information{Cost: train.NewCost(c, threads), Kernels: model.Kernels(c.Model, isa), CPU: cpuid.CPU.BrandName, ISA: isa, Target: kernel.For(isa).Name,
+			i := information{Cost: train.NewCost(c, threads, 1), Kernels: model.Kernels(c.Model, isa), CPU: cpuid.CPU.BrandName, ISA: isa, Target: kernel.For(isa).Name,
 				Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings()}
+			if len(counts) > 0 {
+				pool := rt.NewPool(threads)
+				i.Peak = rt.Peak(pool, isa)
+				pool.Close()
+			}
+			for _, n := range counts {
+				s, err := train.NewScale(c, threads, n, i.Peak)
+				if err != nil {
+					return cli.Usagef("--ranks: %w", err)
+				}
+				i.Scales = append(i.Scales, s)
+			}
 			if asJSON {
 				return term.JSON(cmd.OutOrStdout(), i)
 			}
@@ -66,6 +82,7 @@ func newInfo() *cobra.Command {
 	cli.CompleteConfig(cmd, "config")
 	fl.StringVar(&name, "model", "", "folder of a run or checkpoint")
 	fl.BoolVar(&presets, "presets", false, "list the presets instead")
+	fl.IntSliceVar(&counts, "ranks", nil, "also show what training takes of each of so many ranks, such as 8,64,512")
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
@@ -142,8 +159,27 @@ func (i information) print(w io.Writer) error {
 	if err := term.Table(w, kernels); err != nil {
 		return err
 	}
+	if err := i.printScales(w); err != nil {
+		return err
+	}
 	for _, s := range i.Warnings {
 		fmt.Fprintln(w, "warning:", s)
 	}
 	return nil
+}
+
+// printScales writes what training takes of each of several ranks.
+func (i information) printScales(w io.Writer) error {
+	if len(i.Scales) == 0 {
+		return nil
+	}
+	fmt.Fprintf(w, "\nEach of several ranks, a machine like this one at its peak of %s FLOPS: a model, not a measurement.\n"+
+		"Gradients hide behind the backward pass of a micro-batch, parameters behind the forward pass.\n\n", term.Count(i.Peak))
+	rows := [][]string{{"ranks", "memory", "gradients sent a step", "parameters received", "both, were it dense", "network to hide gradients", "parameters"}}
+	bytes := func(n int64) string { return term.Count(float64(n)) + "B" }
+	rate := func(x float64) string { return term.Count(8*x) + "bit/s" }
+	for _, s := range i.Scales {
+		rows = append(rows, []string{fmt.Sprint(s.Ranks), bytes(s.Memory), bytes(s.Gradients), bytes(s.Parameters), bytes(s.Dense), rate(s.Backward), rate(s.Forward)})
+	}
+	return term.Table(w, rows)
 }

@@ -13,11 +13,15 @@ import (
 	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/decode"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/collective/mpi"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Main runs the command line and exits, as [cli.Run] says.
-func Main() { cli.Run(newCommand()) }
+func Main() {
+	cli.Exit = mpi.Exit
+	cli.Run(newCommand())
+}
 
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{

@@ -50,51 +50,60 @@ steps from there, wsd stays at its peak longer.`,
   sffn train --init gpt2 --config tune.yaml --data data --out tuned
   sffn train --data data --out run --resume`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cli.Require(cmd, "data", "out"); err != nil {
-				return err
-			}
-			if err := dev.check(); err != nil {
-				return err
-			}
-			if profile && dev.mustGPU() {
-				return cli.Usagef("--profile times the parts of the CPU's steps, want --device cpu")
-			}
-			if cmd.Flags().Changed("steps") && steps < 1 {
-				return cli.Usagef("--steps: %d is out of range, want 1 or more", steps)
-			}
-			if run.Init != "" && run.Resume {
-				return cli.Usagef("--init begins a run, --resume goes on with one: want one of them")
-			}
-			if config == "" && !run.Resume && run.Init == "" {
-				return cli.Usagef("--config is missing: YAML file or preset")
-			}
-			err := run.Configure(config, steps)
-			if err != nil {
-				return err
-			}
-			if run.Keep < 1 {
-				return cli.Usagef("--keep: %d is out of range, want 1 or more", run.Keep)
-			}
-			if run.SaveEvery < 0 {
-				return cli.Usagef("--save-every: %v is out of range, want 0 (at the end only) or more", run.SaveEvery)
-			}
-			if run.Data, err = data.Open(dataDir); err != nil {
-				return err
-			}
-			defer run.Data.Close()
+		RunE: inRanks(func(cmd *cobra.Command, r ranks) error {
 			out, log := cmd.OutOrStdout(), cmd.ErrOrStderr()
+			prepare := func() error {
+				if err := cli.Require(cmd, "data", "out"); err != nil {
+					return err
+				}
+				if err := dev.check(); err != nil {
+					return err
+				}
+				if profile && dev.mustGPU() {
+					return cli.Usagef("--profile times the parts of the CPU's steps, want --device cpu")
+				}
+				if cmd.Flags().Changed("steps") && steps < 1 {
+					return cli.Usagef("--steps: %d is out of range, want 1 or more", steps)
+				}
+				if run.Init != "" && run.Resume {
+					return cli.Usagef("--init begins a run, --resume goes on with one: want one of them")
+				}
+				if config == "" && !run.Resume && run.Init == "" {
+					return cli.Usagef("--config is missing: YAML file or preset")
+				}
+				err := run.Configure(config, steps)
+				if err != nil {
+					return err
+				}
+				if run.Keep < 1 {
+					return cli.Usagef("--keep: %d is out of range, want 1 or more", run.Keep)
+				}
+				if run.SaveEvery < 0 {
+					return cli.Usagef("--save-every: %v is out of range, want 0 (at the end only) or more", run.SaveEvery)
+				}
+				if run.Data, err = data.Open(dataDir); err != nil {
+					return err
+				}
+				return r.open(&m, log)
+			}
+			defer func() {
+				if run.Data != nil {
+					run.Data.Close()
+				}
+				if m.Pool != nil {
+					m.close()
+				}
+			}()
+			if err := r.together(prepare()); err != nil {
+				return err
+			}
+			run.Group, run.Options = r, m.Options
 			if res, err := run.Finished(); err != nil {
 				return err
 			} else if res != nil {
 				_, err := fmt.Fprintf(out, "%s is finished: %s\n", run.Dir, trained(res, run.Dir))
 				return err
 			}
-			if err := m.open(); err != nil {
-				return err
-			}
-			defer m.close()
-			run.Options = m.Options
 			if run.Init != "" {
 				config = "" // which may lack the model, and the run has a checkpoint
 			}
@@ -107,12 +116,12 @@ steps from there, wsd stays at its peak longer.`,
 				defer gpu.Close()
 				describe(log, run.Config, gpu.Name)
 			} else {
-				if err := checkMemory(run.Config, m.Pool.Threads()); err != nil {
+				if err := r.together(checkMemory(run.Config, m.Pool.Threads(), r)); err != nil {
 					return err
 				}
-				describe(log, run.Config, fmt.Sprintf("%s on %d threads", m.ISA, m.Pool.Threads()))
+				describe(log, run.Config, fmt.Sprintf("%s on %d threads%s", m.ISA, m.Pool.Threads(), r.of()))
 				advise(log, run.Config, m.ISA, config, run.Dir)
-				peak = rt.Peak(m.Pool, m.ISA)
+				peak = rt.Peak(m.Pool, m.ISA) * float64(r.Size())
 			}
 			progress := trainlog.New(log, run.Config.Course().Steps, peak)
 			progress.Follow()
@@ -130,14 +139,14 @@ steps from there, wsd stays at its peak longer.`,
 				}
 			}
 			if res.Interrupted && res.Checkpoint == "" {
-				return cli.CutBy(ctx, "interrupted in the first of %d steps, before there was anything to save; the same command begins again", res.Steps)
+				return r.interrupted(ctx, "interrupted in the first of %d steps, before there was anything to save; the same command begins again", res.Steps)
 			}
 			if res.Interrupted {
-				return cli.CutBy(ctx, "interrupted after step %d of %d, which %s holds; continue with --resume", res.Step, res.Steps, res.Checkpoint)
+				return r.interrupted(ctx, "interrupted after step %d of %d, which %s holds; continue with --resume", res.Step, res.Steps, res.Checkpoint)
 			}
 			_, err = fmt.Fprintln(out, trained(res, run.Dir))
 			return err
-		},
+		}),
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&config, "config", "", "YAML file or preset; with --resume the run's own is the default, with --init the checkpoint's")
@@ -166,8 +175,8 @@ func trained(res *train.Result, dir string) string {
 }
 
 // checkMemory refuses what cannot fit.
-func checkMemory(c *config.Config, threads int) error {
-	need := train.NewCost(c, threads).TrainMemory
+func checkMemory(c *config.Config, threads int, r ranks) error {
+	need := train.NewCost(c, threads, r.Size()).TrainMemory * int64(r.here())
 	free, ok := ram.Available()
 	if !ok || need <= free {
 		return nil
@@ -176,7 +185,7 @@ func checkMemory(c *config.Config, threads int) error {
 	if c.Train.Recompute {
 		advice = "lower batch or seq, or take a smaller model"
 	}
-	return fmt.Errorf("training %s needs about %s bytes, %s are available; %s", c.Model.Name, term.Count(float64(need)), term.Count(float64(free)), advice)
+	return fmt.Errorf("training %s needs about %s bytes%s, %s are available; %s", c.Model.Name, term.Count(float64(need)), r.onThis(), term.Count(float64(free)), advice)
 }
 
 // describe says what is about to be trained, and where.
