@@ -124,7 +124,9 @@ func (r *Run) alike() error {
 		{"program", program}, {"data", r.Data.Fingerprint()}, {"instruction set", r.isa()}, {"number of threads", fmt.Sprint(r.Options.Pool.Threads())},
 		{"folder of the run", r.Dir}, {"--resume", fmt.Sprint(r.Resume)}, {"--init", r.Init}, {"edition of the configuration", fmt.Sprint(r.Config.Edition)},
 	}
-	for _, section := range []any{r.Config.Model, r.Config.Train} {
+	m := r.Config.Model
+	m.Name = "" // the file's
+	for _, section := range []any{m, r.Config.Train} {
 		v := reflect.ValueOf(section)
 		for i := range v.NumField() {
 			what = append(what, [2]string{key(v.Type().Field(i).Name) + " of the configuration", fmt.Sprint(v.Field(i))})

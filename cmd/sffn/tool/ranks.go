@@ -37,6 +37,12 @@ func inRanks(run func(cmd *cobra.Command, r ranks) error) func(*cobra.Command, [
 		if err = r.together(own); errors.As(err, new(*cli.Quiet)) && own != nil {
 			err = &cli.Quiet{Err: own} // with its own exit code
 		}
+		if err != nil && g.Size() > 1 && !errors.As(err, new(*cli.Quiet)) {
+			// Before the others leave, after whom a launcher ends this one.
+			cli.Report(cmd, err)
+			mpi.Heard()
+			err = &cli.Quiet{Err: err}
+		}
 		return cmp.Or(err, g.Close())
 	}
 }
