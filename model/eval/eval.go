@@ -15,6 +15,7 @@ import (
 	"github.com/structuredffn/sffn/model/token"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/collective"
 )
 
 // Result is the loss of a model on a set of data; fields of models that were
@@ -78,8 +79,11 @@ const batch = 8
 // Model is a trained model at hand. Name is what errors call it.
 type Model struct {
 	Name string
-	c    *decode.Checkpoint
-	m    *decode.Model
+	// Group are the ranks that share what is measured, and all have the same result: Open
+	// sets it to this process alone.
+	Group collective.Group
+	c     *decode.Checkpoint
+	m     *decode.Model
 }
 
 // Open loads a checkpoint.
@@ -88,7 +92,7 @@ func Open(c *decode.Checkpoint, name string, opt rt.Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Model{name, c, m}, nil
+	return &Model{Name: name, Group: collective.Alone(), c: c, m: m}, nil
 }
 
 // Close frees the model.
@@ -126,7 +130,7 @@ func (m *Model) Loss(set Set, tokens int) (r Result, err error) {
 	defer tr.Close()
 	n := m.m.Spec.Count()
 	r = Result{Model: c.State.Name, Data: set.Name, Params: n.Total, MLPWeights: n.MLPWeights, Steps: c.State.Step, TokensPerSecond: c.State.TokensPerSecond}
-	loss, err := train.Evaluate(tr, w.ids, w.targets, w.seq, batch)
+	loss, err := train.EvaluateShared(m.Group, tr, w.ids, w.targets, w.seq, batch)
 	r.setLoss(loss, w)
 	return r, err
 }

@@ -3,6 +3,7 @@ package eval
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/train"
+	"github.com/structuredffn/sffn/runtime/collective"
 )
 
 // Question has choices, of which that of number Answer is right.
@@ -211,32 +214,59 @@ func (m *Model) Task(t *Task, progress func(done int)) (TaskResult, error) {
 	if _, err := m.c.Text(); err != nil {
 		return r, fmt.Errorf("%s: %w", t.Name, err)
 	}
+	var n answers
+	for _, q := range t.Questions {
+		r.Chance += 1 / float64(len(q.Choices)) / float64(len(t.Questions))
+	}
+	err := train.Apart(m.Group, func() (err error) {
+		n, err = m.questions(t, progress)
+		return err
+	})
+	if err != nil {
+		return r, err
+	}
+	all, err := collective.All(context.Background(), m.Group, n)
+	if err != nil {
+		return r, err
+	}
+	raw, perByte := 0, 0
+	for _, n := range all {
+		raw, perByte, r.Cut = raw+int(n.raw), perByte+int(n.perByte), r.Cut+int(n.cut)
+	}
+	r.Accuracy, r.AccuracyError = share(raw, r.Questions)
+	r.PerByte, r.PerByteError = share(perByte, r.Questions)
+	return r, nil
+}
+
+// answers are how many questions were answered well, by log-likelihood and by that for a
+// byte, and how many were cut.
+type answers struct{ raw, perByte, cut int64 }
+
+// questions scores this rank's share of a task's questions.
+func (m *Model) questions(t *Task, progress func(done int)) (n answers, err error) {
 	s := scorer{m: m}
 	defer s.close()
-	raw, perByte := 0, 0
-	for i, q := range t.Questions {
+	for i := m.Group.Rank(); i < len(t.Questions); i += m.Group.Size() {
+		q := t.Questions[i]
 		scores, cut, err := s.score(q)
 		if err != nil {
-			return r, fmt.Errorf("%s: question %d: %w", t.Name, i+1, err)
+			return n, fmt.Errorf("%s: question %d: %w", t.Name, i+1, err)
 		}
 		if cut {
-			r.Cut++
+			n.cut++
 		}
 		if best(scores) == q.Answer {
-			raw++
+			n.raw++
 		}
 		for j, c := range q.Choices {
 			scores[j] /= float64(len(c))
 		}
 		if best(scores) == q.Answer {
-			perByte++
+			n.perByte++
 		}
-		r.Chance += 1 / float64(len(q.Choices)) / float64(len(t.Questions))
-		progress(i + 1)
+		progress(min(i+m.Group.Size(), len(t.Questions)))
 	}
-	r.Accuracy, r.AccuracyError = share(raw, r.Questions)
-	r.PerByte, r.PerByteError = share(perByte, r.Questions)
-	return r, nil
+	return n, nil
 }
 
 func best(scores []float64) int {

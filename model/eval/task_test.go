@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/structuredffn/sffn/internal/frugal"
 	"github.com/structuredffn/sffn/internal/modeltest"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/token"
+	"github.com/structuredffn/sffn/runtime/collective"
 )
 
 // small is a byte model of 40 positions that nobody trained.
@@ -20,7 +22,7 @@ func small(t testing.TB) *Model {
 	s := modeltest.Forms[0]
 	s.Vocab, s.MaxPositions = 260, 40
 	m := modeltest.Build(t, s, "", 2)
-	return &Model{"small", &decode.Checkpoint{Tokenizer: token.Bytes{}}, decode.Of(m)}
+	return &Model{Name: "small", Group: collective.Alone(), c: &decode.Checkpoint{Tokenizer: token.Bytes{}}, m: decode.Of(m)}
 }
 
 // The score of a choice is the sum of the log-probabilities of its tokens, which
@@ -116,6 +118,20 @@ func TestTask(t *testing.T) {
 	}
 	if r.Questions != 4 || n != 4 || math.Abs(r.Chance-1./3) > 1e-12 || r.Accuracy != 0.5 || r.PerByte != 0.25 || r.Cut != 0 {
 		t.Errorf("%+v", r)
+	}
+	// Ranks share the questions, and all have the same result.
+	for _, ranks := range []int{2, 5} {
+		var wg sync.WaitGroup
+		for _, g := range collective.Local(ranks) {
+			m := small(t)
+			m.Group = g
+			wg.Go(func() {
+				if got, err := m.Task(task, func(int) {}); err != nil || got != r {
+					t.Errorf("rank %d of %d: %+v, %v; one process has %+v", g.Rank(), ranks, got, err, r)
+				}
+			})
+		}
+		wg.Wait()
 	}
 	if want := math.Sqrt(0.25 / 3); math.Abs(r.AccuracyError-want) > 1e-12 {
 		t.Errorf("standard error %v, want %v", r.AccuracyError, want)

@@ -13,12 +13,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/internal/frugal"
 	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/runtime/collective"
 )
 
 const good = `text: [TEXT]
@@ -181,9 +183,24 @@ func TestTrain(t *testing.T) {
 	if begun, err := os.ReadDir(filepath.Join(out, runsDir)); err != nil || len(begun) > first {
 		t.Errorf("%d runs were begun, %d were heard of: %v", len(begun), first, err)
 	}
-	if err := p.Train(context.Background(), out, opt); err != nil {
-		t.Fatal(err)
+	// Two ranks share out what is left.
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, g := range collective.Local(2) {
+		p, opt := parse(t, strings.Replace(good, "TEXT", text, 1)), opt
+		begun := 0
+		opt.Group, opt.Jobs, opt.Note = g, 1, func(s string) {
+			mu.Lock()
+			defer mu.Unlock()
+			notes, begun = append(notes, s), begun+1
+		}
+		wg.Go(func() {
+			if err := p.Train(context.Background(), out, opt); err != nil || begun == 0 {
+				t.Errorf("rank %d: %v, %d notes", g.Rank(), err, begun)
+			}
+		})
 	}
+	wg.Wait()
 	again := len(notes)
 	if err := p.Train(context.Background(), out, opt); err != nil || len(notes) != again {
 		t.Errorf("a finished plan trained on: %v, %q", err, notes[again:])

@@ -20,6 +20,7 @@ import (
 	"github.com/structuredffn/sffn/model/token"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/collective"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -32,6 +33,9 @@ type Options struct {
 	SaveEvery time.Duration
 	// Note follows the plan; calls come one at a time.
 	Note func(string)
+	// Group are the ranks that share out the runs, each with Jobs at a time; nil is this
+	// process alone. All see the folder; rank 0 holds it.
+	Group collective.Group
 }
 
 // The folders of a plan's output.
@@ -48,21 +52,55 @@ func (r *Run) Dir(out string) string { return filepath.Join(out, runsDir, r.Name
 // fails is noted and the others go on; an ended ctx interrupts those at work, each
 // with a checkpoint, and begins no other. One process at a time holds the folder.
 func (p *Plan) Train(ctx context.Context, out string, opt Options) error {
-	if err := os.MkdirAll(out, 0o777); err != nil {
+	g := opt.Group
+	if g == nil {
+		g = collective.Alone()
+	}
+	var lock *disk.Lock
+	defer func() { lock.Release() }()
+	err := train.Apart(g, func() (err error) {
+		if g.Rank() > 0 {
+			return nil
+		}
+		if err := os.MkdirAll(out, 0o777); err != nil {
+			return err
+		}
+		if lock, err = disk.Hold(out); errors.Is(err, errors.ErrUnsupported) {
+			opt.Note(fmt.Sprintf("warning: %v; see to it that no other process trains there", err))
+		} else if err != nil {
+			return err
+		}
+		if err = p.prepare(ctx, filepath.Join(out, dataDir), opt.Note); ctx.Err() != nil {
+			return nil // interrupted, as below
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	lock, err := disk.Hold(out)
-	if errors.Is(err, errors.ErrUnsupported) {
-		opt.Note(fmt.Sprintf("warning: %v; see to it that no other process trains there", err))
-	} else if err != nil {
-		return err
+	return train.Apart(g, func() error { return p.trainShare(ctx, out, opt, g.Rank(), g.Size()) })
+}
+
+// share are the runs of one of several ranks, which have about as much to do, those of
+// the least FLOPs first.
+func (p *Plan) share(rank, ranks int) (mine []*Run) {
+	costs := func(r *Run) float64 { return r.Config.Course().FLOPs }
+	dearest := slices.Clone(p.Runs)
+	slices.SortStableFunc(dearest, func(a, b *Run) int { return -cmp.Compare(costs(a), costs(b)) })
+	load := make([]float64, ranks)
+	for _, r := range dearest {
+		q := slices.Index(load, slices.Min(load))
+		load[q] += costs(r)
+		if q == rank {
+			mine = append(mine, r)
+		}
 	}
-	defer lock.Release()
-	if err := p.prepare(ctx, filepath.Join(out, dataDir), opt.Note); ctx.Err() != nil {
-		return nil // interrupted, as below
-	} else if err != nil {
-		return err
-	}
+	slices.SortStableFunc(mine, func(a, b *Run) int { return cmp.Compare(costs(a), costs(b)) })
+	return mine
+}
+
+// trainShare trains what is left of a rank's runs.
+func (p *Plan) trainShare(ctx context.Context, out string, opt Options, rank, ranks int) error {
 	left := make(chan *Run)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -96,9 +134,7 @@ func (p *Plan) Train(ctx context.Context, out string, opt Options) error {
 			}
 		})
 	}
-	cheapest := slices.Clone(p.Runs)
-	slices.SortStableFunc(cheapest, func(a, b *Run) int { return cmp.Compare(a.Config.Course().FLOPs, b.Config.Course().FLOPs) })
-	for _, r := range cheapest {
+	for _, r := range p.share(rank, ranks) {
 		if done, err := r.finished(out); err != nil || done || ctx.Err() != nil {
 			if err != nil {
 				note("%s: %v", r.Name, err)

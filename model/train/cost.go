@@ -61,8 +61,9 @@ func NewCost(c *config.Config, threads, ranks int) Cost {
 		own := ceil(chunks, int64(ranks)) * updateChunk
 		mem.Moments = 2 * kernel.EntryBytes * min(entries, own)
 		// Of each bucket on its way, what all others send of this rank's part.
-		part := ceil(min(chunks, int64(max(bucketChunks, ranks))), int64(ranks)) * updateChunk
-		exchange = inFlight * kernel.EntryBytes * int64(sent(lanes, ranks)-sent(lanes, ranks)/ranks) * min(entries, part)
+		bucket := min(chunks, int64(max(bucketChunks, ranks)))
+		part := ceil(bucket, int64(ranks)) * updateChunk
+		exchange = min(inFlight, ceil(chunks, bucket)) * kernel.EntryBytes * int64(sent(lanes, ranks)-sent(lanes, ranks)/ranks) * min(entries, part)
 	}
 	guides := int64(0)
 	if c.Model.Guided {

@@ -76,8 +76,10 @@ const (
 	// bucketChunks is the size of a bucket: a few milliseconds of a network, and of a
 	// backward pass. With more ranks it has a chunk for each.
 	bucketChunks = 16
-	// inFlight bounds the buckets that are on their way at a time.
-	inFlight = 4
+	// inFlight bounds the buckets of gradients that are on their way at a time, which
+	// take memory, and ahead those of parameters, which do not.
+	inFlight = 2
+	ahead    = 4
 )
 
 // never ends: how long to wait for others is the group's affair.
@@ -197,7 +199,7 @@ func (x *exchange) place(chunks []chunk) [2][]float32 {
 	x.scratch.Close()
 	x.scratch = rt.Arena{}
 	others := x.first[size] - (x.first[rank+1] - x.first[rank])
-	for i := range x.rooms {
+	for i := range min(inFlight, len(x.buckets)) {
 		x.rooms[i] = x.scratch.Floats(others * most)
 	}
 	return x.moments
@@ -316,7 +318,7 @@ func (x *exchange) gatherSums(chunks []chunk, sums []float64) error {
 func (x *exchange) spread() {
 	x.begun, x.arrived = 0, 0
 	clear(x.packed)
-	for range inFlight {
+	for range ahead {
 		x.gatherNext()
 	}
 }

@@ -481,7 +481,7 @@ func EvaluateShared(g collective.Group, tr Evaluator, ids, targets []int32, seq,
 			hi := min(len(ids), lo+each)
 			loss, err := tr.Loss(ids[lo:hi], targets[lo:hi], (hi-lo)/seq)
 			if err != nil && (ranks == 1 || !errors.Is(err, ErrInterrupted)) {
-				return 0, err
+				return 0, abort(g, err)
 			}
 			mine.Loss, mine.Cut = loss, asFloat(err != nil)
 		}

@@ -1,13 +1,17 @@
 package train
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"reflect"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model/checkpoint"
@@ -31,7 +35,7 @@ func Together(g collective.Group, err error) error {
 		return err
 	}
 	text := ""
-	if err != nil {
+	if err != nil && !errors.As(err, new(*Elsewhere)) {
 		text = "!" + err.Error()
 	}
 	all, down := collective.AllBytes(never, g, []byte(text))
@@ -50,7 +54,47 @@ func Together(g collective.Group, err error) error {
 		}
 		return &Elsewhere{q, string(text[1:])}
 	}
-	return nil
+	return err
+}
+
+// abort ends all ranks of a group, in which this one cannot go on, while others do not
+// know of it.
+func abort(g collective.Group, err error) error {
+	if g.Size() > 1 && !errors.As(err, new(*collective.Aborted)) {
+		g.Abort(1, err.Error())
+	}
+	return err
+}
+
+// meetEvery is how often ranks that do not wait for each other say that they live:
+// often enough for any limit of waits.
+const meetEvery = 10 * time.Second
+
+// Apart is called by all ranks, and has each do its own work, however long that takes.
+// It ends when all have done it, [Together]. The work does not use the group.
+func Apart(g collective.Group, work func() error) error {
+	if g.Size() == 1 {
+		return work()
+	}
+	result := make(chan error, 1)
+	go func() { result <- work() }()
+	var err error
+	for done := false; ; {
+		if !done {
+			select {
+			case err = <-result:
+				done = true
+			case <-time.After(meetEvery):
+			}
+		}
+		all, down := collective.All(never, g, asFloat(done))
+		if down != nil {
+			return cmp.Or(err, down)
+		}
+		if slices.Min(all) > 0 {
+			return Together(g, err)
+		}
+	}
 }
 
 // programHash is the hash of this program.
@@ -77,14 +121,19 @@ func (r *Run) alike() error {
 	}
 	program, err := programHash()
 	what := [][2]string{
-		{"program", program}, {"configuration", ""}, {"data", r.Data.Fingerprint()}, {"instruction set", r.isa()}, {"number of threads", fmt.Sprint(r.Options.Pool.Threads())},
-		{"folder of the run", r.Dir}, {"--resume", fmt.Sprint(r.Resume)}, {"--init", r.Init},
+		{"program", program}, {"data", r.Data.Fingerprint()}, {"instruction set", r.isa()}, {"number of threads", fmt.Sprint(r.Options.Pool.Threads())},
+		{"folder of the run", r.Dir}, {"--resume", fmt.Sprint(r.Resume)}, {"--init", r.Init}, {"edition of the configuration", fmt.Sprint(r.Config.Edition)},
 	}
-	c := *r.Config
-	text, wrong := json.Marshal([]any{c.Model, c.Train, c.Edition})
-	what[1][1] = fmt.Sprintf("%x", sha256.Sum256(text))[:16]
-	mine, wrong2 := json.Marshal(what)
-	if err := Together(r.Group, errors.Join(err, wrong, wrong2)); err != nil {
+	m := r.Config.Model
+	m.Name = "" // the file's
+	for _, section := range []any{m, r.Config.Train} {
+		v := reflect.ValueOf(section)
+		for i := range v.NumField() {
+			what = append(what, [2]string{key(v.Type().Field(i).Name) + " of the configuration", fmt.Sprint(v.Field(i))})
+		}
+	}
+	mine, wrong := json.Marshal(what)
+	if err := Together(r.Group, errors.Join(err, wrong)); err != nil {
 		return err
 	}
 	all, err := collective.AllBytes(never, r.Group, mine)
@@ -102,7 +151,7 @@ func (r *Run) alike() error {
 		}
 		for i, f := range theirs {
 			if i >= len(first) || f != first[i] {
-				return fmt.Errorf("the %s has to be the same for all ranks: %s at rank 0, %s at rank %d", f[0], first[min(i, len(first)-1)][1], f[1], q)
+				return fmt.Errorf("%s has to be the same for all ranks: it is %s at rank 0, and %s at rank %d", f[0], first[min(i, len(first)-1)][1], f[1], q)
 			}
 		}
 	}

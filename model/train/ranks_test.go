@@ -221,9 +221,9 @@ func TestRanksRefused(t *testing.T) {
 		"lanes":             {ranked{src: wide}, 3, "3 ranks do not divide the 4 lanes of the run; start 1, 2 or 4"},
 		"accumulate":        {ranked{src: with(wide, "accumulate: 8, lanes: 4", "accumulate: 2")}, 3, "a step has 2 micro-batches, too few for 3 ranks"},
 		"uneven":            {ranked{src: with(wide, "lanes: 4, ", "")}, 3, "the 8 micro-batches of a step do not go into 3 lanes"},
-		"configuration":     {ranked{src: wide, change: last(func(r *Run) { r.Config = parse(t, with(wide, "lr: 0.01", "lr: 0.02")) })}, 2, "the configuration has to be the same for all ranks"},
-		"threads":           {ranked{src: wide, change: last(func(r *Run) { r.Options.Pool = newRun(t, data, "", 2, "").Options.Pool })}, 2, "the number of threads has to be the same for all ranks: 1 at rank 0, 2 at rank 1"},
-		"data":              {ranked{src: wide, change: last(func(r *Run) { r.Data = newRun(t, other, "", 1, "").Data })}, 2, "the data has to be the same for all ranks"},
+		"configuration":     {ranked{src: wide, change: last(func(r *Run) { r.Config = parse(t, with(wide, "lr: 0.01", "lr: 0.02")) })}, 2, "lr of the configuration has to be the same for all ranks: it is 0.01 at rank 0, and 0.02 at rank 1"},
+		"threads":           {ranked{src: wide, change: last(func(r *Run) { r.Options.Pool = newRun(t, data, "", 2, "").Options.Pool })}, 2, "number of threads has to be the same for all ranks: it is 1 at rank 0, and 2 at rank 1"},
+		"data":              {ranked{src: wide, change: last(func(r *Run) { r.Data = newRun(t, other, "", 1, "").Data })}, 2, "data has to be the same for all ranks"},
 		"nothing to resume": {ranked{src: wide, resume: true}, 2, "nothing to resume"},
 	} {
 		t.Run(name, func(t *testing.T) {

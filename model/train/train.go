@@ -398,12 +398,7 @@ func (t *trainer) halt(err error) error {
 }
 
 // fail ends a run in which this rank cannot go on, while others do not know of it.
-func (t *trainer) fail(err error) error {
-	if t.shared() && !errors.As(err, new(*collective.Aborted)) {
-		t.run.Group.Abort(1, err.Error())
-	}
-	return err
-}
+func (t *trainer) fail(err error) error { return abort(t.run.Group, err) }
 
 // begin allocates and fills everything, from scratch or from a checkpoint.
 func (r *Run) begin() (t *trainer, err error) {

@@ -191,6 +191,14 @@ type Op struct {
 	Root       int
 }
 
+// CopyOwn does this rank's own part of an exchange.
+func (op Op) CopyOwn(rank int) {
+	to, from := op.Recv[rank], op.Send[rank]
+	if unsafe.SliceData(to) != unsafe.SliceData(from) {
+		copy(to, from)
+	}
+}
+
 // Aborted is the error of all that a group does after a rank's Abort.
 type Aborted struct {
 	Rank, Code int

@@ -141,8 +141,11 @@ func (m *meeting) run() {
 		switch op.Kind {
 		case KindExchange:
 			for from, other := range m.ops {
-				send(from, to, other.Send[to], op.Recv[from])
+				if from != to {
+					send(from, to, other.Send[to], op.Recv[from])
+				}
 			}
+			op.CopyOwn(to)
 		case KindAllGather:
 			for from, other := range m.ops {
 				if from != to {

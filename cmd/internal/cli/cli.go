@@ -118,12 +118,17 @@ func Run(cmd *cobra.Command) {
 	if err == nil || errors.As(err, new(*Quiet)) {
 		Exit(Code(err))
 	}
+	Report(ran, err)
+	Exit(Code(err))
+}
+
+// Report says on standard error what is wrong with the command that ran.
+func Report(ran *cobra.Command, err error) {
 	hint := ""
 	if Code(err) == 2 {
 		hint = fmt.Sprintf("; see %s --help", ran.CommandPath())
 	}
-	fmt.Fprintf(os.Stderr, "%s: %v%s\n", cmd.Name(), err, hint)
-	Exit(Code(err))
+	fmt.Fprintf(os.Stderr, "%s: %v%s\n", ran.Root().Name(), err, hint)
 }
 
 func execute(cmd *cobra.Command) (ran *cobra.Command, err error) {

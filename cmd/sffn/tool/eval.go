@@ -1,6 +1,7 @@
 package tool
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -47,18 +48,15 @@ beginning, which JSON counts as cut.`,
   sffn eval --model structured --model dense --data code --data web --count-models 1,5
   sffn eval --model run --task arc.jsonl --question-form $'Question: {question}\nAnswer:'`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cli.Require(cmd, "model"); err != nil {
+		RunE: inRanks(func(cmd *cobra.Command, r ranks) error {
+			err := cmp.Or(cli.Require(cmd, "model"), e.check(), r.open(&m, cmd.ErrOrStderr()))
+			if m.Pool != nil {
+				defer m.close()
+			}
+			if err := r.together(err); err != nil {
 				return err
 			}
-			if err := e.check(); err != nil {
-				return err
-			}
-			if err := m.open(); err != nil {
-				return err
-			}
-			defer m.close()
-			rs, ts, err := e.run(cmd.ErrOrStderr(), &m)
+			rs, ts, err := e.run(cmd.ErrOrStderr(), &m, r)
 			if err != nil {
 				return err
 			}
@@ -85,7 +83,7 @@ beginning, which JSON counts as cut.`,
 				return err
 			}
 			return eval.CheckFinite(rs)
-		},
+		}),
 	}
 	fl := cmd.Flags()
 	fl.StringArrayVar(&e.models, "model", nil, "folder of a run or checkpoint; may come several times")
@@ -115,37 +113,48 @@ func (e *evaluation) check() error {
 	return nil
 }
 
-// run measures every model on all sets and tasks, then the counts.
-func (e *evaluation) run(log io.Writer, m *machine) (rs []eval.Result, ts []eval.TaskResult, err error) {
-	var sets []eval.Set
+// open opens all sets and tasks.
+func (e *evaluation) open() (sets []eval.Set, tasks []*eval.Task, err error) {
 	for _, dir := range e.data {
 		set, err := data.Open(dir)
 		if err != nil {
-			return nil, nil, err
+			return sets, nil, err
 		}
-		defer set.Close()
 		sets = append(sets, eval.Set{Name: dir, Set: set})
 	}
-	var tasks []*eval.Task
 	for _, name := range e.tasks {
 		t, err := eval.ReadTask(name, e.form)
 		if err != nil {
-			return nil, nil, fmt.Errorf("--task: %w", err)
+			return sets, nil, fmt.Errorf("--task: %w", err)
 		}
 		tasks = append(tasks, t)
+	}
+	return sets, tasks, nil
+}
+
+// run measures every model on all sets and tasks, then the counts.
+func (e *evaluation) run(log io.Writer, m *machine, ranks ranks) (rs []eval.Result, ts []eval.TaskResult, err error) {
+	sets, tasks, err := e.open()
+	for _, set := range sets {
+		defer set.Close()
+	}
+	if err := ranks.together(err); err != nil {
+		return nil, nil, err
 	}
 	seq := 0
 	one := func(name string) error {
 		c, err := openModel(name)
-		if err != nil {
+		var model *eval.Model
+		if err == nil {
+			model, err = eval.Open(c, name, m.Options)
+		}
+		if model != nil {
+			defer model.Close()
+		}
+		if err := ranks.together(err); err != nil {
 			return err
 		}
-		model, err := eval.Open(c, name, m.Options)
-		if err != nil {
-			return err
-		}
-		defer model.Close()
-		seq = c.Config.Train.Seq
+		model.Group, seq = ranks, c.Config.Train.Seq
 		for _, set := range sets {
 			r, err := model.Loss(set, e.tokens)
 			if err != nil {

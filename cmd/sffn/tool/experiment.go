@@ -3,6 +3,7 @@ package tool
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -26,44 +27,63 @@ seeds, and report what they show.
 
 The folder has the tokens (data), an ordinary run's folder for each run (runs),
 and the report: report.md, results.csv and plots. An interrupt saves every run
-at work, as in train; the same command goes on from there, and leaves finished runs alone.`,
+at work, as in train; the same command goes on from there, and leaves finished runs alone.
+Under mpirun or srun the ranks share out the runs, in a folder that all of them see.`,
 		Example: `  sffn experiment --config experiments/paper/plan.yaml --out build/paper`,
 		Args:    cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cli.Require(cmd, "config", "out"); err != nil {
+		RunE: inRanks(func(cmd *cobra.Command, r ranks) error {
+			var plan *experiment.Plan
+			prepare := func() (err error) {
+				if err := cli.Require(cmd, "config", "out"); err != nil {
+					return err
+				}
+				if err := cli.Sizes("jobs", 64, opt.Jobs); err != nil {
+					return err
+				}
+				if opt.Threads < 0 || opt.Threads > 4096 {
+					return cli.Usagef("--threads: %d is out of range, want 1 to 4096, or 0 for all cores", opt.Threads)
+				}
+				if plan, err = experiment.Load(config); err != nil {
+					return err
+				}
+				if opt.ISA, err = kernel.Default(); err != nil {
+					return &cli.UsageError{Err: err}
+				}
+				return nil
+			}
+			if err := r.together(prepare()); err != nil {
 				return err
-			}
-			if err := cli.Sizes("jobs", 64, opt.Jobs); err != nil {
-				return err
-			}
-			if opt.Threads < 0 || opt.Threads > 4096 {
-				return cli.Usagef("--threads: %d is out of range, want 1 to 4096, or 0 for all cores", opt.Threads)
-			}
-			plan, err := experiment.Load(config)
-			if err != nil {
-				return err
-			}
-			if opt.ISA, err = kernel.Default(); err != nil {
-				return &cli.UsageError{Err: err}
 			}
 			log := cmd.ErrOrStderr()
+			if r.Size() > 1 { // each tells of its own runs
+				log = os.Stderr
+			}
 			opt.Note = func(s string) { fmt.Fprintln(log, s) }
+			opt.Group, opt.Threads = r, r.threads(opt.Threads, cmd.ErrOrStderr())
 			ctx, stop := cli.Interrupts()
 			defer stop()
 			var trained error
 			if !reportOnly {
 				trained = plan.Train(ctx, out, opt)
 			}
-			if held := (*disk.Held)(nil); errors.As(trained, &held) {
-				return trained // the report is the other process's
+			var held error // the report is the other process's
+			if errors.As(trained, new(*disk.Held)) {
+				held = trained
 			}
-			cut := cli.CutBy(ctx, "interrupted; %s has what there is, the same command goes on", filepath.Join(out, experiment.ReportFile))
-			if err := errors.Join(trained, plan.Report(out), cut); err != nil {
+			if err := r.together(held); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "wrote %s\n", filepath.Join(out, experiment.ReportFile))
+			cut := r.interrupted(ctx, "interrupted; %s has what there is, the same command goes on", filepath.Join(out, experiment.ReportFile))
+			var reported error
+			if r.Rank() == 0 {
+				reported = plan.Report(out)
+			}
+			if err := errors.Join(trained, reported, cut); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "wrote %s\n", filepath.Join(out, experiment.ReportFile))
 			return err
-		},
+		}),
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&config, "config", "", "YAML file of the plan")

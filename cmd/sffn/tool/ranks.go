@@ -1,6 +1,7 @@
 package tool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,8 +33,17 @@ func inRanks(run func(cmd *cobra.Command, r ranks) error) func(*cobra.Command, [
 			cmd.SetOut(io.Discard)
 			cmd.SetErr(io.Discard)
 		}
-		err = r.together(run(cmd, r))
-		return errors.Join(err, g.Close())
+		own := run(cmd, r)
+		if err = r.together(own); errors.As(err, new(*cli.Quiet)) && own != nil {
+			err = &cli.Quiet{Err: own} // with its own exit code
+		}
+		if err != nil && g.Size() > 1 && !errors.As(err, new(*cli.Quiet)) {
+			// Before the others leave, after whom a launcher ends this one.
+			cli.Report(cmd, err)
+			mpi.Heard()
+			err = &cli.Quiet{Err: err}
+		}
+		return cmp.Or(err, g.Close())
 	}
 }
 
@@ -49,14 +59,21 @@ func (r ranks) together(err error) error {
 // open starts the pool of this rank: on its share of the machine's cores, where the
 // flag says nothing.
 func (r ranks) open(m *machine, log io.Writer) error {
-	if g, ok := r.Group.(*mpi.Group); ok && m.threads >= 0 {
-		threads, warnings := g.Place().Threads(m.threads)
-		for _, w := range warnings {
-			fmt.Fprintln(log, "warning:", w)
-		}
-		m.threads = threads
-	}
+	m.threads = r.threads(m.threads, log)
 	return m.open()
+}
+
+// threads is how many threads a rank computes with where the flag says so many.
+func (r ranks) threads(flag int, log io.Writer) int {
+	g, ok := r.Group.(*mpi.Group)
+	if !ok || flag < 0 {
+		return flag
+	}
+	threads, warnings := g.Place().Threads(flag)
+	for _, w := range warnings {
+		fmt.Fprintln(log, "warning:", w)
+	}
+	return threads
 }
 
 // here is how many ranks there are on this machine.

@@ -17,11 +17,12 @@ import (
 // value is what rank `from` sends to rank `to` as entry i.
 func value(from, to, i int) float32 { return float32(1000*from+100*to+i%1_000_003) + 0.5 }
 
-// Bounds cuts what n ranks share into parts of other lengths, every third empty.
-func Bounds(n, each int) []int {
+// bounds cuts what n ranks share into parts of other lengths, the least of them a
+// number of times `each`: 0 for empty ones.
+func bounds(n, each, least int) []int {
 	b := make([]int, n+1)
 	for q := range n {
-		b[q+1] = b[q] + each*((q+1)%3)
+		b[q+1] = b[q] + each*(least+(q+1)%3)
 	}
 	return b
 }
@@ -38,17 +39,24 @@ func Moves(ctx context.Context, g collective.Group, arena *memory.Arena, each in
 			send[q][i] = value(me, q, i)
 		}
 	}
-	b := Bounds(n, each)
-	all := arena.Floats(b[n])
-	for i := b[me]; i < b[me+1]; i++ {
-		all[i] = value(me, 9, i)
+	var gathers []collective.Pending
+	var bs [2][]int
+	var all [2][]float32
+	for least := range all {
+		b := bounds(n, each, least)
+		x := arena.Floats(b[n])
+		for i := b[me]; i < b[me+1]; i++ {
+			x[i] = value(me, 9, i)
+		}
+		bs[least], all[least] = b, x
+		gathers = append(gathers, collective.AllGather(g, x, b))
 	}
 	root := n / 2
 	word := arena.Bytes(each)
 	if me == root {
 		copy(word, bytes.Repeat([]byte("content "), each/8+1))
 	}
-	for _, p := range []collective.Pending{collective.Exchange(g, send, recv), collective.AllGather(g, all, b), g.Broadcast(root, word), g.Barrier()} {
+	for _, p := range append(gathers, collective.Exchange(g, send, recv), g.Broadcast(root, word), g.Barrier()) {
 		if err := p.Wait(ctx); err != nil {
 			return err
 		}
@@ -62,9 +70,11 @@ func Moves(ctx context.Context, g collective.Group, arena *memory.Arena, each in
 				return fmt.Errorf("exchange of %d: entry %d of rank %d is %v", each, i, q, v)
 			}
 		}
-		for i := b[q]; i < b[q+1]; i++ {
-			if all[i] != value(q, 9, i) {
-				return fmt.Errorf("all-gather of %d: entry %d of rank %d is %v", each, i, q, all[i])
+		for least, b := range bs {
+			for i := b[q]; i < b[q+1]; i++ {
+				if v := all[least][i]; v != value(q, 9, i) {
+					return fmt.Errorf("all-gather of %d: entry %d of rank %d is %v", each, i, q, v)
+				}
 			}
 		}
 	}
@@ -112,7 +122,7 @@ func Entry(q, i int) float32 {
 // ReduceScatter sums over all ranks and looks at every bit of its part.
 func ReduceScatter(ctx context.Context, g collective.Group, arena *memory.Arena, each int) error {
 	me, n := g.Rank(), g.Size()
-	b := Bounds(n, each)
+	b := bounds(n, each, 0)
 	data := arena.Floats(b[n])
 	for i := range data {
 		data[i] = Entry(me, i)

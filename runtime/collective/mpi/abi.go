@@ -8,14 +8,13 @@ import (
 )
 
 // abi is all that differs between binary interfaces: how wide handles are, and what
-// they and the constants are. Sources: the MPI 5.0 standard, chapter 20 (its ABI),
+// they and the constants are. Sources: the MPI 5.0 standard (Application Binary Interface),
 // and the headers mpi.h of MPICH and Open MPI.
 type abi struct {
 	name     string
 	requests int // bytes of a request in an array
 	statuses int // bytes of a status in an array
-	source   int // where a status has the rank that a message came from,
-	failure  int // and the error of its operation
+	failure  int // where a status has the error of its operation
 	funneled int // MPI_THREAD_FUNNELED
 
 	world, byte, inPlace, errorsReturn uintptr
@@ -23,11 +22,11 @@ type abi struct {
 
 // The three interfaces; handles of Open MPI's are addresses of what it exports.
 var (
-	standard = abi{name: "MPI 5's standard interface", requests: 8, statuses: 32, source: 0, failure: 8, funneled: 1024,
+	standard = abi{name: "MPI 5's standard interface", requests: 8, statuses: 32, failure: 8, funneled: 1024,
 		world: 0x101, byte: 0x247, inPlace: 1, errorsReturn: 0x143}
-	mpich = abi{name: "MPICH's interface", requests: 4, statuses: 20, source: 8, failure: 16, funneled: 1,
+	mpich = abi{name: "MPICH's interface", requests: 4, statuses: 20, failure: 16, funneled: 1,
 		world: 0x44000000, byte: 0x4c00010d, inPlace: ^uintptr(0), errorsReturn: 0x54000001}
-	openMPI = abi{name: "Open MPI's interface", requests: 8, statuses: 24, source: 0, failure: 8, funneled: 1,
+	openMPI = abi{name: "Open MPI's interface", requests: 8, statuses: 24, failure: 8, funneled: 1,
 		inPlace: 1}
 )
 

@@ -60,6 +60,7 @@ func Start(o Options) (*Group, error) {
 	started.tried = true
 	o = o.withDefaults()
 	g := &Group{options: o, wake: make(chan struct{}, 1)}
+	me := here()
 	ready := make(chan error, 1)
 	go g.thread(launched(), ready)
 	select {
@@ -73,15 +74,15 @@ func Start(o Options) (*Group, error) {
 	started.group = g
 	// The thread that talks to MPI needs a P beside that of who computes.
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
-	if err := g.meet(); err != nil {
+	if err := g.meet(me); err != nil {
 		return nil, err
 	}
 	return g, nil
 }
 
 // meet has all ranks know each other's places.
-func (g *Group) meet() error {
-	all, err := collective.AllBytes(context.Background(), g, here().encode())
+func (g *Group) meet(me seat) error {
+	all, err := collective.AllBytes(context.Background(), g, me.encode())
 	if err != nil {
 		return err
 	}
@@ -154,7 +155,7 @@ func (g *Group) begin(what collective.Op) *op {
 	if err := collective.Check(g, what); err != nil {
 		g.fail(err)
 	} else if what.Kind == collective.KindExchange {
-		copy(what.Recv[g.rank], what.Send[g.rank])
+		what.CopyOwn(g.rank)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

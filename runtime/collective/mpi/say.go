@@ -11,10 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// say writes the last words of this rank to standard error, and waits until the
-// launcher has them: MPICH's ends all at once, and forgets what it has not read.
+// say writes the last words of this rank to standard error.
 func (g *Group) say(message string) {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", g.me(), strings.TrimPrefix(message, g.me()+": "))
+	Heard()
+}
+
+// Heard waits until the launcher has what this process wrote to standard error:
+// MPICH's ends all at once, and forgets what it has not read.
+func Heard() {
 	for range 200 {
 		if n, err := unix.IoctlGetInt(2, unix.TIOCINQ); err != nil || n == 0 {
 			break
