@@ -36,8 +36,8 @@ type Machine struct {
 	Target string `json:"target"`
 	// Format is that of the products; peaks are those of float32.
 	Format   kernel.FormatName `json:"format"`
-	Revision string `json:"revision,omitempty"`
-	Threads  int    `json:"threads"`
+	Revision string            `json:"revision,omitempty"`
+	Threads  int               `json:"threads"`
 	// PeakGFLOPS is the rate of multiply-adds of each instruction set.
 	PeakGFLOPS map[kernel.ISA]float64 `json:"peak_gflops"`
 	// Read is the rate of reading data that fit each level.
