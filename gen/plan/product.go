@@ -170,6 +170,14 @@ func (p Product) Padding() float64 {
 // PanelBytes is the size of a panel of the pack over kc products.
 func (p Product) PanelBytes(kc int) int { return p.format().PanelBytes(p.PanelColumns(), kc) }
 
+// PackBytes is the size of the whole pack.
+func (p Product) PackBytes() (n int) {
+	for _, kc := range p.KBlocks {
+		n += (p.Panels()-1)*p.PanelBytes(kc) + p.format().PanelBytes(p.LastPanel(), kc)
+	}
+	return n
+}
+
 func (p Product) format() *kernel.Format {
 	f, _ := p.Format.Format()
 	return &f

@@ -21569,10 +21569,37 @@ skip705:
 	VMOVUPS Z9, (DX)
 
 skip706:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z5, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z7, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000a, SI
+
+row707:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z10
 	VMULPS      constants_avx512<>+64(SB), Z10, Z10
 	VADDPS      constants_avx512<>+128(SB), Z10, Z10
@@ -21594,194 +21621,8 @@ skip706:
 	VDIVPS      Z10, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z1, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z2, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z3, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z3, Z3
-	VMOVUPS     Z3, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z4, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z4, Z4
-	VMOVUPS     Z4, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z5, Z5, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z5, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z5, Z5
-	VMOVUPS     Z5, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z6, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z6, Z6
-	VMOVUPS     Z6, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z7, Z7, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z7, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z7, Z7
-	VMOVUPS     Z7, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z8, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z8, Z8
-	VMOVUPS     Z8, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z9, Z9, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z9, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z9, Z9
-	VMOVUPS     Z9, (DX)
+	DECQ        SI
+	JNZ         row707
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
@@ -21795,7 +21636,7 @@ TEXT ·mul_f32_any_10x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile707:
+tile708:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -21855,26 +21696,26 @@ tile707:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead708
+	JNZ        ahead709
 	MOVQ       DX, BX
 
-ahead708:
+ahead709:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg709:
+seg710:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest710
+	JL   rest711
 
-main712:
+main713:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R11), Z22
@@ -22018,13 +21859,13 @@ main712:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main712
+	JGE          main713
 
-rest710:
+rest711:
 	ADDQ $+4, R13
-	JZ   end711
+	JZ   end712
 
-one713:
+one714:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R11), Z22
@@ -22061,15 +21902,15 @@ one713:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one713
+	JNZ          one714
 
-end711:
+end712:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg709
+	JNZ          seg710
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip714
+	JZ           skip715
 	VBROADCASTSS 128(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -22092,9 +21933,9 @@ end711:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip714:
+skip715:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip715
+	JZ     skip716
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -22129,10 +21970,10 @@ skip714:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip715:
+skip716:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip716
+	JZ      skip717
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -22159,10 +22000,10 @@ skip715:
 	VADDPS  Z20, Z17, Z17
 	VADDPS  Z20, Z19, Z19
 
-skip716:
+skip717:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip717
+	JZ     skip718
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -22197,7 +22038,7 @@ skip716:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip717:
+skip718:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -22234,7 +22075,7 @@ skip717:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile707
+	JL      tile708
 	VZEROUPPER
 	RET
 
@@ -22244,7 +22085,7 @@ TEXT ·mul_f32_any_10x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile718:
+tile719:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -22304,7 +22145,7 @@ tile718:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip719
+	JZ         skip720
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -22339,29 +22180,29 @@ tile718:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip719:
+skip720:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead720
+	JNZ   ahead721
 	MOVQ  DX, BX
 
-ahead720:
+ahead721:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg721:
+seg722:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest722
+	JL   rest723
 
-main724:
+main725:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R11), Z22
@@ -22505,13 +22346,13 @@ main724:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main724
+	JGE          main725
 
-rest722:
+rest723:
 	ADDQ $+4, R13
-	JZ   end723
+	JZ   end724
 
-one725:
+one726:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R11), Z22
@@ -22548,15 +22389,15 @@ one725:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one725
+	JNZ          one726
 
-end723:
+end724:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg721
+	JNZ          seg722
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip726
+	JZ           skip727
 	VBROADCASTSS 128(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -22579,9 +22420,9 @@ end723:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip726:
+skip727:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip727
+	JZ     skip728
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -22616,10 +22457,10 @@ skip726:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip727:
+skip728:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip728
+	JZ      skip729
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -22646,10 +22487,10 @@ skip727:
 	VADDPS  Z20, Z17, Z17
 	VADDPS  Z20, Z19, Z19
 
-skip728:
+skip729:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip729
+	JZ     skip730
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -22684,10 +22525,10 @@ skip728:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip729:
+skip730:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip730
+	JZ      skip731
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -22722,11 +22563,49 @@ skip729:
 	VMOVUPS Z18, (DX)
 	VMOVUPS Z19, 64(DX)
 
-skip730:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip731:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000a, SI
+
+row732:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z20
 	VMULPS      constants_avx512<>+64(SB), Z20, Z20
 	VADDPS      constants_avx512<>+128(SB), Z20, Z20
@@ -22768,378 +22647,12 @@ skip730:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z2, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z2, Z2
-	VMULPS      Z3, Z3, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z3, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z4, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z4, Z4
-	VMULPS      Z5, Z5, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z5, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z6, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z6, Z6
-	VMULPS      Z7, Z7, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z7, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z8, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z8, Z8
-	VMULPS      Z9, Z9, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z9, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z10, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z10, Z10
-	VMULPS      Z11, Z11, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z11, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z12, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z12, Z12
-	VMULPS      Z13, Z13, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z13, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z14, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z14, Z14
-	VMULPS      Z15, Z15, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z15, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z16, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z16, Z16
-	VMULPS      Z17, Z17, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z17, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z18, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z18, Z18
-	VMULPS      Z19, Z19, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z19, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
+	DECQ        SI
+	JNZ         row732
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile718
+	JL          tile719
 	VZEROUPPER
 	RET
 
@@ -23149,7 +22662,7 @@ TEXT ·mul_f32_any_10x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile731:
+tile733:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -23199,7 +22712,7 @@ tile731:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip732
+	JZ         skip734
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -23248,29 +22761,29 @@ tile731:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip732:
+skip734:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead733
+	JNZ   ahead735
 	MOVQ  DX, BX
 
-ahead733:
+ahead735:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg734:
+seg736:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest735
+	JL   rest737
 
-main737:
+main739:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R11), Z22
@@ -23414,13 +22927,13 @@ main737:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main737
+	JGE          main739
 
-rest735:
+rest737:
 	ADDQ $+4, R13
-	JZ   end736
+	JZ   end738
 
-one738:
+one740:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (R11), Z22
@@ -23457,15 +22970,15 @@ one738:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one738
+	JNZ          one740
 
-end736:
+end738:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg734
+	JNZ          seg736
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip739
+	JZ           skip741
 	VBROADCASTSS 128(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -23488,9 +23001,9 @@ end736:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip739:
+skip741:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip740
+	JZ     skip742
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -23539,10 +23052,10 @@ skip739:
 	ADDQ   BX, DX
 	VADDPS (DX), Z19, Z19
 
-skip740:
+skip742:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip741
+	JZ      skip743
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -23569,10 +23082,10 @@ skip740:
 	VADDPS  Z20, Z17, Z17
 	VADDPS  Z20, Z19, Z19
 
-skip741:
+skip743:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip742
+	JZ      skip744
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -23621,9 +23134,9 @@ skip741:
 	ADDQ    BX, DX
 	VMOVUPS Z19, (DX)
 
-skip742:
+skip744:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip743
+	JNZ         skip745
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -23818,11 +23331,11 @@ skip742:
 	VMULPS      Z20, Z19, Z19
 	VMOVUPS     Z19, (DX)
 
-skip743:
+skip745:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile731
+	JL   tile733
 	VZEROUPPER
 	RET
 
@@ -23832,7 +23345,7 @@ TEXT ·mul_f32_any_11x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile744:
+tile746:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -23875,17 +23388,17 @@ tile744:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead745
+	JNZ        ahead747
 	MOVQ       DX, BX
 
-ahead745:
+ahead747:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg746:
+seg748:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -23894,9 +23407,9 @@ seg746:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest747
+	JL   rest749
 
-main749:
+main751:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (R11), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -24006,13 +23519,13 @@ main749:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R14
-	JGE          main749
+	JGE          main751
 
-rest747:
+rest749:
 	ADDQ $+4, R14
-	JZ   end748
+	JZ   end750
 
-one750:
+one752:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (R11), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -24041,15 +23554,15 @@ one750:
 	ADDQ         R8, R13
 	ADDQ         $+64, DX
 	DECQ         R14
-	JNZ          one750
+	JNZ          one752
 
-end748:
+end750:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg746
+	JNZ          seg748
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip751
+	JZ           skip753
 	VBROADCASTSS 128(AX), Z11
 	VMULPS       Z11, Z0, Z0
 	VMULPS       Z11, Z1, Z1
@@ -24063,60 +23576,10 @@ end748:
 	VMULPS       Z11, Z9, Z9
 	VMULPS       Z11, Z10, Z10
 
-skip751:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip752
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	ADDQ   BX, DX
-	VADDPS (DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	ADDQ   BX, DX
-	VADDPS (DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	ADDQ   BX, DX
-	VADDPS (DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	ADDQ   BX, DX
-	VADDPS (DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	ADDQ   BX, DX
-	VADDPS (DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-
-skip752:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip753
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z11
-	VADDPS  Z11, Z0, Z0
-	VADDPS  Z11, Z1, Z1
-	VADDPS  Z11, Z2, Z2
-	VADDPS  Z11, Z3, Z3
-	VADDPS  Z11, Z4, Z4
-	VADDPS  Z11, Z5, Z5
-	VADDPS  Z11, Z6, Z6
-	VADDPS  Z11, Z7, Z7
-	VADDPS  Z11, Z8, Z8
-	VADDPS  Z11, Z9, Z9
-	VADDPS  Z11, Z10, Z10
-
 skip753:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
+	TESTL  $0x00000001, 132(AX)
 	JZ     skip754
-	MOVQ   32(AX), DX
+	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	MOVQ   80(AX), BX
@@ -24143,6 +23606,56 @@ skip753:
 	VADDPS (DX), Z10, Z10
 
 skip754:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip755
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z11
+	VADDPS  Z11, Z0, Z0
+	VADDPS  Z11, Z1, Z1
+	VADDPS  Z11, Z2, Z2
+	VADDPS  Z11, Z3, Z3
+	VADDPS  Z11, Z4, Z4
+	VADDPS  Z11, Z5, Z5
+	VADDPS  Z11, Z6, Z6
+	VADDPS  Z11, Z7, Z7
+	VADDPS  Z11, Z8, Z8
+	VADDPS  Z11, Z9, Z9
+	VADDPS  Z11, Z10, Z10
+
+skip755:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip756
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	ADDQ   BX, DX
+	VADDPS (DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	ADDQ   BX, DX
+	VADDPS (DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	ADDQ   BX, DX
+	VADDPS (DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	ADDQ   BX, DX
+	VADDPS (DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	ADDQ   BX, DX
+	VADDPS (DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+
+skip756:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -24171,7 +23684,7 @@ skip754:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile744
+	JL      tile746
 	VZEROUPPER
 	RET
 
@@ -24181,7 +23694,7 @@ TEXT ·mul_f32_any_11x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile755:
+tile757:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -24224,7 +23737,7 @@ tile755:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip756
+	JZ         skip758
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -24251,20 +23764,20 @@ tile755:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip756:
+skip758:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead757
+	JNZ   ahead759
 	MOVQ  DX, BX
 
-ahead757:
+ahead759:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg758:
+seg760:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -24273,9 +23786,9 @@ seg758:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest759
+	JL   rest761
 
-main761:
+main763:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (R11), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -24385,13 +23898,13 @@ main761:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R14
-	JGE          main761
+	JGE          main763
 
-rest759:
+rest761:
 	ADDQ $+4, R14
-	JZ   end760
+	JZ   end762
 
-one762:
+one764:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (R11), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -24420,15 +23933,15 @@ one762:
 	ADDQ         R8, R13
 	ADDQ         $+64, DX
 	DECQ         R14
-	JNZ          one762
+	JNZ          one764
 
-end760:
+end762:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg758
+	JNZ          seg760
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip763
+	JZ           skip765
 	VBROADCASTSS 128(AX), Z11
 	VMULPS       Z11, Z0, Z0
 	VMULPS       Z11, Z1, Z1
@@ -24442,9 +23955,9 @@ end760:
 	VMULPS       Z11, Z9, Z9
 	VMULPS       Z11, Z10, Z10
 
-skip763:
+skip765:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip764
+	JZ     skip766
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -24471,10 +23984,10 @@ skip763:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip764:
+skip766:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip765
+	JZ      skip767
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -24491,10 +24004,10 @@ skip764:
 	VADDPS  Z11, Z9, Z9
 	VADDPS  Z11, Z10, Z10
 
-skip765:
+skip767:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip766
+	JZ     skip768
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -24521,10 +24034,10 @@ skip765:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip766:
+skip768:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip767
+	JZ      skip769
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -24551,11 +24064,40 @@ skip766:
 	ADDQ    BX, DX
 	VMOVUPS Z10, (DX)
 
-skip767:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip769:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z5, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z7, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000b, SI
+
+row770:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z11
 	VMULPS      constants_avx512<>+64(SB), Z11, Z11
 	VADDPS      constants_avx512<>+128(SB), Z11, Z11
@@ -24577,219 +24119,12 @@ skip767:
 	VDIVPS      Z11, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z11
-	VMULPS      constants_avx512<>+64(SB), Z11, Z11
-	VADDPS      constants_avx512<>+128(SB), Z11, Z11
-	VMULPS      Z1, Z11, Z11
-	VMINPS      constants_avx512<>+192(SB), Z11, Z11
-	VMAXPS      constants_avx512<>+256(SB), Z11, Z11
-	VRNDSCALEPS $0x08, Z11, Z12
-	VSUBPS      Z12, Z11, Z11
-	VMOVUPS     constants_avx512<>+320(SB), Z13
-	VFMADD213PS constants_avx512<>+384(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+448(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+512(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+576(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+640(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+704(SB), Z11, Z13
-	VSCALEFPS   Z12, Z13, Z13
-	VMOVAPS     Z13, Z11
-	VADDPS      constants_avx512<>+704(SB), Z11, Z11
-	VDIVPS      Z11, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z11
-	VMULPS      constants_avx512<>+64(SB), Z11, Z11
-	VADDPS      constants_avx512<>+128(SB), Z11, Z11
-	VMULPS      Z2, Z11, Z11
-	VMINPS      constants_avx512<>+192(SB), Z11, Z11
-	VMAXPS      constants_avx512<>+256(SB), Z11, Z11
-	VRNDSCALEPS $0x08, Z11, Z12
-	VSUBPS      Z12, Z11, Z11
-	VMOVUPS     constants_avx512<>+320(SB), Z13
-	VFMADD213PS constants_avx512<>+384(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+448(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+512(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+576(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+640(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+704(SB), Z11, Z13
-	VSCALEFPS   Z12, Z13, Z13
-	VMOVAPS     Z13, Z11
-	VADDPS      constants_avx512<>+704(SB), Z11, Z11
-	VDIVPS      Z11, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z11
-	VMULPS      constants_avx512<>+64(SB), Z11, Z11
-	VADDPS      constants_avx512<>+128(SB), Z11, Z11
-	VMULPS      Z3, Z11, Z11
-	VMINPS      constants_avx512<>+192(SB), Z11, Z11
-	VMAXPS      constants_avx512<>+256(SB), Z11, Z11
-	VRNDSCALEPS $0x08, Z11, Z12
-	VSUBPS      Z12, Z11, Z11
-	VMOVUPS     constants_avx512<>+320(SB), Z13
-	VFMADD213PS constants_avx512<>+384(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+448(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+512(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+576(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+640(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+704(SB), Z11, Z13
-	VSCALEFPS   Z12, Z13, Z13
-	VMOVAPS     Z13, Z11
-	VADDPS      constants_avx512<>+704(SB), Z11, Z11
-	VDIVPS      Z11, Z3, Z3
-	VMOVUPS     Z3, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z11
-	VMULPS      constants_avx512<>+64(SB), Z11, Z11
-	VADDPS      constants_avx512<>+128(SB), Z11, Z11
-	VMULPS      Z4, Z11, Z11
-	VMINPS      constants_avx512<>+192(SB), Z11, Z11
-	VMAXPS      constants_avx512<>+256(SB), Z11, Z11
-	VRNDSCALEPS $0x08, Z11, Z12
-	VSUBPS      Z12, Z11, Z11
-	VMOVUPS     constants_avx512<>+320(SB), Z13
-	VFMADD213PS constants_avx512<>+384(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+448(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+512(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+576(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+640(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+704(SB), Z11, Z13
-	VSCALEFPS   Z12, Z13, Z13
-	VMOVAPS     Z13, Z11
-	VADDPS      constants_avx512<>+704(SB), Z11, Z11
-	VDIVPS      Z11, Z4, Z4
-	VMOVUPS     Z4, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z5, Z5, Z11
-	VMULPS      constants_avx512<>+64(SB), Z11, Z11
-	VADDPS      constants_avx512<>+128(SB), Z11, Z11
-	VMULPS      Z5, Z11, Z11
-	VMINPS      constants_avx512<>+192(SB), Z11, Z11
-	VMAXPS      constants_avx512<>+256(SB), Z11, Z11
-	VRNDSCALEPS $0x08, Z11, Z12
-	VSUBPS      Z12, Z11, Z11
-	VMOVUPS     constants_avx512<>+320(SB), Z13
-	VFMADD213PS constants_avx512<>+384(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+448(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+512(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+576(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+640(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+704(SB), Z11, Z13
-	VSCALEFPS   Z12, Z13, Z13
-	VMOVAPS     Z13, Z11
-	VADDPS      constants_avx512<>+704(SB), Z11, Z11
-	VDIVPS      Z11, Z5, Z5
-	VMOVUPS     Z5, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z11
-	VMULPS      constants_avx512<>+64(SB), Z11, Z11
-	VADDPS      constants_avx512<>+128(SB), Z11, Z11
-	VMULPS      Z6, Z11, Z11
-	VMINPS      constants_avx512<>+192(SB), Z11, Z11
-	VMAXPS      constants_avx512<>+256(SB), Z11, Z11
-	VRNDSCALEPS $0x08, Z11, Z12
-	VSUBPS      Z12, Z11, Z11
-	VMOVUPS     constants_avx512<>+320(SB), Z13
-	VFMADD213PS constants_avx512<>+384(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+448(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+512(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+576(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+640(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+704(SB), Z11, Z13
-	VSCALEFPS   Z12, Z13, Z13
-	VMOVAPS     Z13, Z11
-	VADDPS      constants_avx512<>+704(SB), Z11, Z11
-	VDIVPS      Z11, Z6, Z6
-	VMOVUPS     Z6, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z7, Z7, Z11
-	VMULPS      constants_avx512<>+64(SB), Z11, Z11
-	VADDPS      constants_avx512<>+128(SB), Z11, Z11
-	VMULPS      Z7, Z11, Z11
-	VMINPS      constants_avx512<>+192(SB), Z11, Z11
-	VMAXPS      constants_avx512<>+256(SB), Z11, Z11
-	VRNDSCALEPS $0x08, Z11, Z12
-	VSUBPS      Z12, Z11, Z11
-	VMOVUPS     constants_avx512<>+320(SB), Z13
-	VFMADD213PS constants_avx512<>+384(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+448(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+512(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+576(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+640(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+704(SB), Z11, Z13
-	VSCALEFPS   Z12, Z13, Z13
-	VMOVAPS     Z13, Z11
-	VADDPS      constants_avx512<>+704(SB), Z11, Z11
-	VDIVPS      Z11, Z7, Z7
-	VMOVUPS     Z7, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z11
-	VMULPS      constants_avx512<>+64(SB), Z11, Z11
-	VADDPS      constants_avx512<>+128(SB), Z11, Z11
-	VMULPS      Z8, Z11, Z11
-	VMINPS      constants_avx512<>+192(SB), Z11, Z11
-	VMAXPS      constants_avx512<>+256(SB), Z11, Z11
-	VRNDSCALEPS $0x08, Z11, Z12
-	VSUBPS      Z12, Z11, Z11
-	VMOVUPS     constants_avx512<>+320(SB), Z13
-	VFMADD213PS constants_avx512<>+384(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+448(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+512(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+576(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+640(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+704(SB), Z11, Z13
-	VSCALEFPS   Z12, Z13, Z13
-	VMOVAPS     Z13, Z11
-	VADDPS      constants_avx512<>+704(SB), Z11, Z11
-	VDIVPS      Z11, Z8, Z8
-	VMOVUPS     Z8, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z9, Z9, Z11
-	VMULPS      constants_avx512<>+64(SB), Z11, Z11
-	VADDPS      constants_avx512<>+128(SB), Z11, Z11
-	VMULPS      Z9, Z11, Z11
-	VMINPS      constants_avx512<>+192(SB), Z11, Z11
-	VMAXPS      constants_avx512<>+256(SB), Z11, Z11
-	VRNDSCALEPS $0x08, Z11, Z12
-	VSUBPS      Z12, Z11, Z11
-	VMOVUPS     constants_avx512<>+320(SB), Z13
-	VFMADD213PS constants_avx512<>+384(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+448(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+512(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+576(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+640(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+704(SB), Z11, Z13
-	VSCALEFPS   Z12, Z13, Z13
-	VMOVAPS     Z13, Z11
-	VADDPS      constants_avx512<>+704(SB), Z11, Z11
-	VDIVPS      Z11, Z9, Z9
-	VMOVUPS     Z9, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z11
-	VMULPS      constants_avx512<>+64(SB), Z11, Z11
-	VADDPS      constants_avx512<>+128(SB), Z11, Z11
-	VMULPS      Z10, Z11, Z11
-	VMINPS      constants_avx512<>+192(SB), Z11, Z11
-	VMAXPS      constants_avx512<>+256(SB), Z11, Z11
-	VRNDSCALEPS $0x08, Z11, Z12
-	VSUBPS      Z12, Z11, Z11
-	VMOVUPS     constants_avx512<>+320(SB), Z13
-	VFMADD213PS constants_avx512<>+384(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+448(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+512(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+576(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+640(SB), Z11, Z13
-	VFMADD213PS constants_avx512<>+704(SB), Z11, Z13
-	VSCALEFPS   Z12, Z13, Z13
-	VMOVAPS     Z13, Z11
-	VADDPS      constants_avx512<>+704(SB), Z11, Z11
-	VDIVPS      Z11, Z10, Z10
-	VMOVUPS     Z10, (DX)
+	DECQ        SI
+	JNZ         row770
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile755
+	JL          tile757
 	VZEROUPPER
 	RET
 
@@ -24799,7 +24134,7 @@ TEXT ·mul_f32_any_11x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile768:
+tile771:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -24864,17 +24199,17 @@ tile768:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead769
+	JNZ        ahead772
 	MOVQ       DX, BX
 
-ahead769:
+ahead772:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg770:
+seg773:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -24883,9 +24218,9 @@ seg770:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest771
+	JL   rest774
 
-main773:
+main776:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R11), Z24
@@ -25045,13 +24380,13 @@ main773:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main773
+	JGE          main776
 
-rest771:
+rest774:
 	ADDQ $+4, R14
-	JZ   end772
+	JZ   end775
 
-one774:
+one777:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R11), Z24
@@ -25092,15 +24427,15 @@ one774:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one774
+	JNZ          one777
 
-end772:
+end775:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg770
+	JNZ          seg773
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip775
+	JZ           skip778
 	VBROADCASTSS 128(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
@@ -25125,9 +24460,9 @@ end772:
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
 
-skip775:
+skip778:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip776
+	JZ     skip779
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -25165,10 +24500,10 @@ skip775:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip776:
+skip779:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip777
+	JZ      skip780
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25197,10 +24532,10 @@ skip776:
 	VADDPS  Z22, Z19, Z19
 	VADDPS  Z22, Z21, Z21
 
-skip777:
+skip780:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip778
+	JZ     skip781
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -25238,7 +24573,7 @@ skip777:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip778:
+skip781:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25278,7 +24613,7 @@ skip778:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile768
+	JL      tile771
 	VZEROUPPER
 	RET
 
@@ -25288,7 +24623,7 @@ TEXT ·mul_f32_any_11x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile779:
+tile782:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -25353,7 +24688,7 @@ tile779:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip780
+	JZ         skip783
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -25391,20 +24726,20 @@ tile779:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip780:
+skip783:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead781
+	JNZ   ahead784
 	MOVQ  DX, BX
 
-ahead781:
+ahead784:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg782:
+seg785:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -25413,9 +24748,9 @@ seg782:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest783
+	JL   rest786
 
-main785:
+main788:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R11), Z24
@@ -25575,13 +24910,13 @@ main785:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main785
+	JGE          main788
 
-rest783:
+rest786:
 	ADDQ $+4, R14
-	JZ   end784
+	JZ   end787
 
-one786:
+one789:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R11), Z24
@@ -25622,15 +24957,15 @@ one786:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one786
+	JNZ          one789
 
-end784:
+end787:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg782
+	JNZ          seg785
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip787
+	JZ           skip790
 	VBROADCASTSS 128(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
@@ -25655,9 +24990,9 @@ end784:
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
 
-skip787:
+skip790:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip788
+	JZ     skip791
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -25695,10 +25030,10 @@ skip787:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip788:
+skip791:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip789
+	JZ      skip792
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25727,10 +25062,10 @@ skip788:
 	VADDPS  Z22, Z19, Z19
 	VADDPS  Z22, Z21, Z21
 
-skip789:
+skip792:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip790
+	JZ     skip793
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -25768,10 +25103,10 @@ skip789:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip790:
+skip793:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip791
+	JZ      skip794
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25809,11 +25144,52 @@ skip790:
 	VMOVUPS Z20, (DX)
 	VMOVUPS Z21, 64(DX)
 
-skip791:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip794:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000b, SI
+
+row795:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z22
 	VMULPS      constants_avx512<>+64(SB), Z22, Z22
 	VADDPS      constants_avx512<>+128(SB), Z22, Z22
@@ -25855,419 +25231,12 @@ skip791:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z2, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z2, Z2
-	VMULPS      Z3, Z3, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z3, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z4, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z4, Z4
-	VMULPS      Z5, Z5, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z5, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z6, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z6, Z6
-	VMULPS      Z7, Z7, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z7, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z8, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z8, Z8
-	VMULPS      Z9, Z9, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z9, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z10, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z10, Z10
-	VMULPS      Z11, Z11, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z11, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z12, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z12, Z12
-	VMULPS      Z13, Z13, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z13, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z14, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z14, Z14
-	VMULPS      Z15, Z15, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z15, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z16, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z16, Z16
-	VMULPS      Z17, Z17, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z17, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z18, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z18, Z18
-	VMULPS      Z19, Z19, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z19, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z20, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z20, Z20
-	VMULPS      Z21, Z21, Z22
-	VMULPS      constants_avx512<>+64(SB), Z22, Z22
-	VADDPS      constants_avx512<>+128(SB), Z22, Z22
-	VMULPS      Z21, Z22, Z22
-	VMINPS      constants_avx512<>+192(SB), Z22, Z22
-	VMAXPS      constants_avx512<>+256(SB), Z22, Z22
-	VRNDSCALEPS $0x08, Z22, Z23
-	VSUBPS      Z23, Z22, Z22
-	VMOVUPS     constants_avx512<>+320(SB), Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+640(SB), Z22, Z24
-	VFMADD213PS constants_avx512<>+704(SB), Z22, Z24
-	VSCALEFPS   Z23, Z24, Z24
-	VMOVAPS     Z24, Z22
-	VADDPS      constants_avx512<>+704(SB), Z22, Z22
-	VDIVPS      Z22, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
+	DECQ        SI
+	JNZ         row795
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile779
+	JL          tile782
 	VZEROUPPER
 	RET
 
@@ -26277,7 +25246,7 @@ TEXT ·mul_f32_any_11x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile792:
+tile796:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -26331,7 +25300,7 @@ tile792:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip793
+	JZ         skip797
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -26384,20 +25353,20 @@ tile792:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip793:
+skip797:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead794
+	JNZ   ahead798
 	MOVQ  DX, BX
 
-ahead794:
+ahead798:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg795:
+seg799:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -26406,9 +25375,9 @@ seg795:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest796
+	JL   rest800
 
-main798:
+main802:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R11), Z24
@@ -26568,13 +25537,13 @@ main798:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main798
+	JGE          main802
 
-rest796:
+rest800:
 	ADDQ $+4, R14
-	JZ   end797
+	JZ   end801
 
-one799:
+one803:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (R11), Z24
@@ -26615,15 +25584,15 @@ one799:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one799
+	JNZ          one803
 
-end797:
+end801:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg795
+	JNZ          seg799
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip800
+	JZ           skip804
 	VBROADCASTSS 128(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
@@ -26648,9 +25617,9 @@ end797:
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
 
-skip800:
+skip804:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip801
+	JZ     skip805
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -26703,10 +25672,10 @@ skip800:
 	ADDQ   BX, DX
 	VADDPS (DX), Z21, Z21
 
-skip801:
+skip805:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip802
+	JZ      skip806
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -26735,10 +25704,10 @@ skip801:
 	VADDPS  Z22, Z19, Z19
 	VADDPS  Z22, Z21, Z21
 
-skip802:
+skip806:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip803
+	JZ      skip807
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -26791,9 +25760,9 @@ skip802:
 	ADDQ    BX, DX
 	VMOVUPS Z21, (DX)
 
-skip803:
+skip807:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip804
+	JNZ         skip808
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -27007,11 +25976,11 @@ skip803:
 	VMULPS      Z22, Z21, Z21
 	VMOVUPS     Z21, (DX)
 
-skip804:
+skip808:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile792
+	JL   tile796
 	VZEROUPPER
 	RET
 
@@ -27021,7 +25990,7 @@ TEXT ·mul_f32_any_12x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile805:
+tile809:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -27067,17 +26036,17 @@ tile805:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead806
+	JNZ        ahead810
 	MOVQ       DX, BX
 
-ahead806:
+ahead810:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg807:
+seg811:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -27086,9 +26055,9 @@ seg807:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest808
+	JL   rest812
 
-main810:
+main814:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (R11), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -27206,13 +26175,13 @@ main810:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R14
-	JGE          main810
+	JGE          main814
 
-rest808:
+rest812:
 	ADDQ $+4, R14
-	JZ   end809
+	JZ   end813
 
-one811:
+one815:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (R11), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -27243,15 +26212,15 @@ one811:
 	ADDQ         R8, R13
 	ADDQ         $+64, DX
 	DECQ         R14
-	JNZ          one811
+	JNZ          one815
 
-end809:
+end813:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg807
+	JNZ          seg811
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip812
+	JZ           skip816
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -27266,9 +26235,9 @@ end809:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip812:
+skip816:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip813
+	JZ     skip817
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -27297,10 +26266,10 @@ skip812:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip813:
+skip817:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip814
+	JZ      skip818
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -27318,10 +26287,10 @@ skip813:
 	VADDPS  Z12, Z10, Z10
 	VADDPS  Z12, Z11, Z11
 
-skip814:
+skip818:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip815
+	JZ     skip819
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -27350,7 +26319,7 @@ skip814:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip815:
+skip819:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -27381,7 +26350,7 @@ skip815:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile805
+	JL      tile809
 	VZEROUPPER
 	RET
 
@@ -27391,7 +26360,7 @@ TEXT ·mul_f32_any_12x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile816:
+tile820:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -27437,7 +26406,7 @@ tile816:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip817
+	JZ         skip821
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -27466,20 +26435,20 @@ tile816:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip817:
+skip821:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead818
+	JNZ   ahead822
 	MOVQ  DX, BX
 
-ahead818:
+ahead822:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg819:
+seg823:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -27488,9 +26457,9 @@ seg819:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest820
+	JL   rest824
 
-main822:
+main826:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (R11), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -27608,13 +26577,13 @@ main822:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R14
-	JGE          main822
+	JGE          main826
 
-rest820:
+rest824:
 	ADDQ $+4, R14
-	JZ   end821
+	JZ   end825
 
-one823:
+one827:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (R11), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -27645,15 +26614,15 @@ one823:
 	ADDQ         R8, R13
 	ADDQ         $+64, DX
 	DECQ         R14
-	JNZ          one823
+	JNZ          one827
 
-end821:
+end825:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg819
+	JNZ          seg823
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip824
+	JZ           skip828
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -27668,9 +26637,9 @@ end821:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip824:
+skip828:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip825
+	JZ     skip829
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -27699,10 +26668,10 @@ skip824:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip825:
+skip829:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip826
+	JZ      skip830
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -27720,10 +26689,10 @@ skip825:
 	VADDPS  Z12, Z10, Z10
 	VADDPS  Z12, Z11, Z11
 
-skip826:
+skip830:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip827
+	JZ     skip831
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -27752,10 +26721,10 @@ skip826:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip827:
+skip831:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip828
+	JZ      skip832
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -27784,11 +26753,42 @@ skip827:
 	ADDQ    BX, DX
 	VMOVUPS Z11, (DX)
 
-skip828:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip832:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z5, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z7, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z11, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000c, SI
+
+row833:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z12
 	VMULPS      constants_avx512<>+64(SB), Z12, Z12
 	VADDPS      constants_avx512<>+128(SB), Z12, Z12
@@ -27810,240 +26810,12 @@ skip828:
 	VDIVPS      Z12, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z1, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z2, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z3, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z3, Z3
-	VMOVUPS     Z3, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z4, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z4, Z4
-	VMOVUPS     Z4, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z5, Z5, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z5, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z5, Z5
-	VMOVUPS     Z5, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z6, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z6, Z6
-	VMOVUPS     Z6, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z7, Z7, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z7, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z7, Z7
-	VMOVUPS     Z7, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z8, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z8, Z8
-	VMOVUPS     Z8, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z9, Z9, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z9, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z9, Z9
-	VMOVUPS     Z9, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z10, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z10, Z10
-	VMOVUPS     Z10, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z11, Z11, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z11, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z11, Z11
-	VMOVUPS     Z11, (DX)
+	DECQ        SI
+	JNZ         row833
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile816
+	JL          tile820
 	VZEROUPPER
 	RET
 
@@ -28053,7 +26825,7 @@ TEXT ·mul_f32_any_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile829:
+tile834:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -28123,17 +26895,17 @@ tile829:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead830
+	JNZ        ahead835
 	MOVQ       DX, BX
 
-ahead830:
+ahead835:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg831:
+seg836:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -28142,9 +26914,9 @@ seg831:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest832
+	JL   rest837
 
-main834:
+main839:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R11), Z26
@@ -28316,13 +27088,13 @@ main834:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main834
+	JGE          main839
 
-rest832:
+rest837:
 	ADDQ $+4, R14
-	JZ   end833
+	JZ   end838
 
-one835:
+one840:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R11), Z26
@@ -28366,15 +27138,15 @@ one835:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one835
+	JNZ          one840
 
-end833:
+end838:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg831
+	JNZ          seg836
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip836
+	JZ           skip841
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -28401,9 +27173,9 @@ end833:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip836:
+skip841:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip837
+	JZ     skip842
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -28444,10 +27216,10 @@ skip836:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip837:
+skip842:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip838
+	JZ      skip843
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -28478,10 +27250,10 @@ skip837:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip838:
+skip843:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip839
+	JZ     skip844
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -28522,7 +27294,7 @@ skip838:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip839:
+skip844:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -28565,7 +27337,7 @@ skip839:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile829
+	JL      tile834
 	VZEROUPPER
 	RET
 
@@ -28575,7 +27347,7 @@ TEXT ·mul_f32_any_12x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile840:
+tile845:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -28645,7 +27417,7 @@ tile840:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip841
+	JZ         skip846
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -28686,20 +27458,20 @@ tile840:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip841:
+skip846:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead842
+	JNZ   ahead847
 	MOVQ  DX, BX
 
-ahead842:
+ahead847:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg843:
+seg848:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -28708,9 +27480,9 @@ seg843:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest844
+	JL   rest849
 
-main846:
+main851:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R11), Z26
@@ -28882,13 +27654,13 @@ main846:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main846
+	JGE          main851
 
-rest844:
+rest849:
 	ADDQ $+4, R14
-	JZ   end845
+	JZ   end850
 
-one847:
+one852:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R11), Z26
@@ -28932,15 +27704,15 @@ one847:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one847
+	JNZ          one852
 
-end845:
+end850:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg843
+	JNZ          seg848
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip848
+	JZ           skip853
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -28967,9 +27739,9 @@ end845:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip848:
+skip853:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip849
+	JZ     skip854
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -29010,10 +27782,10 @@ skip848:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip849:
+skip854:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip850
+	JZ      skip855
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -29044,10 +27816,10 @@ skip849:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip850:
+skip855:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip851
+	JZ     skip856
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -29088,10 +27860,10 @@ skip850:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip851:
+skip856:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip852
+	JZ      skip857
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -29132,11 +27904,55 @@ skip851:
 	VMOVUPS Z22, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip852:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip857:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000c, SI
+
+row858:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z24
 	VMULPS      constants_avx512<>+64(SB), Z24, Z24
 	VADDPS      constants_avx512<>+128(SB), Z24, Z24
@@ -29178,460 +27994,12 @@ skip852:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z22, (DX)
-	VMOVUPS     Z23, 64(DX)
+	DECQ        SI
+	JNZ         row858
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile840
+	JL          tile845
 	VZEROUPPER
 	RET
 
@@ -29641,7 +28009,7 @@ TEXT ·mul_f32_any_12x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile853:
+tile859:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -29699,7 +28067,7 @@ tile853:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip854
+	JZ         skip860
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -29756,20 +28124,20 @@ tile853:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip854:
+skip860:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead855
+	JNZ   ahead861
 	MOVQ  DX, BX
 
-ahead855:
+ahead861:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg856:
+seg862:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -29778,9 +28146,9 @@ seg856:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest857
+	JL   rest863
 
-main859:
+main865:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R11), Z26
@@ -29952,13 +28320,13 @@ main859:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main859
+	JGE          main865
 
-rest857:
+rest863:
 	ADDQ $+4, R14
-	JZ   end858
+	JZ   end864
 
-one860:
+one866:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (R11), Z26
@@ -30002,15 +28370,15 @@ one860:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one860
+	JNZ          one866
 
-end858:
+end864:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg856
+	JNZ          seg862
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip861
+	JZ           skip867
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -30037,9 +28405,9 @@ end858:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip861:
+skip867:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip862
+	JZ     skip868
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -30096,10 +28464,10 @@ skip861:
 	ADDQ   BX, DX
 	VADDPS (DX), Z23, Z23
 
-skip862:
+skip868:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip863
+	JZ      skip869
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -30130,10 +28498,10 @@ skip862:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip863:
+skip869:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip864
+	JZ      skip870
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -30190,9 +28558,9 @@ skip863:
 	ADDQ    BX, DX
 	VMOVUPS Z23, (DX)
 
-skip864:
+skip870:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip865
+	JNZ         skip871
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -30425,11 +28793,11 @@ skip864:
 	VMULPS      Z24, Z23, Z23
 	VMOVUPS     Z23, (DX)
 
-skip865:
+skip871:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile853
+	JL   tile859
 	VZEROUPPER
 	RET
 
@@ -30439,7 +28807,7 @@ TEXT ·mul_f32_any_13x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile866:
+tile872:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -30488,17 +28856,17 @@ tile866:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead867
+	JNZ        ahead873
 	MOVQ       DX, BX
 
-ahead867:
+ahead873:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg868:
+seg874:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -30507,9 +28875,9 @@ seg868:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest869
+	JL   rest875
 
-main871:
+main877:
 	VMOVUPS      (DX), Z13
 	VBROADCASTSS (R11), Z14
 	VFMADD231PS  Z13, Z14, Z0
@@ -30635,13 +29003,13 @@ main871:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R14
-	JGE          main871
+	JGE          main877
 
-rest869:
+rest875:
 	ADDQ $+4, R14
-	JZ   end870
+	JZ   end876
 
-one872:
+one878:
 	VMOVUPS      (DX), Z13
 	VBROADCASTSS (R11), Z14
 	VFMADD231PS  Z13, Z14, Z0
@@ -30674,15 +29042,15 @@ one872:
 	ADDQ         R8, R13
 	ADDQ         $+64, DX
 	DECQ         R14
-	JNZ          one872
+	JNZ          one878
 
-end870:
+end876:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg868
+	JNZ          seg874
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip873
+	JZ           skip879
 	VBROADCASTSS 128(AX), Z13
 	VMULPS       Z13, Z0, Z0
 	VMULPS       Z13, Z1, Z1
@@ -30698,9 +29066,9 @@ end870:
 	VMULPS       Z13, Z11, Z11
 	VMULPS       Z13, Z12, Z12
 
-skip873:
+skip879:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip874
+	JZ     skip880
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -30731,10 +29099,10 @@ skip873:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 
-skip874:
+skip880:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip875
+	JZ      skip881
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -30753,10 +29121,10 @@ skip874:
 	VADDPS  Z13, Z11, Z11
 	VADDPS  Z13, Z12, Z12
 
-skip875:
+skip881:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip876
+	JZ     skip882
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -30787,7 +29155,7 @@ skip875:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 
-skip876:
+skip882:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -30820,7 +29188,7 @@ skip876:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile866
+	JL      tile872
 	VZEROUPPER
 	RET
 
@@ -30830,7 +29198,7 @@ TEXT ·mul_f32_any_13x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile877:
+tile883:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -30879,7 +29247,7 @@ tile877:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip878
+	JZ         skip884
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -30910,20 +29278,20 @@ tile877:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip878:
+skip884:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead879
+	JNZ   ahead885
 	MOVQ  DX, BX
 
-ahead879:
+ahead885:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg880:
+seg886:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -30932,9 +29300,9 @@ seg880:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest881
+	JL   rest887
 
-main883:
+main889:
 	VMOVUPS      (DX), Z13
 	VBROADCASTSS (R11), Z14
 	VFMADD231PS  Z13, Z14, Z0
@@ -31060,13 +29428,13 @@ main883:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R14
-	JGE          main883
+	JGE          main889
 
-rest881:
+rest887:
 	ADDQ $+4, R14
-	JZ   end882
+	JZ   end888
 
-one884:
+one890:
 	VMOVUPS      (DX), Z13
 	VBROADCASTSS (R11), Z14
 	VFMADD231PS  Z13, Z14, Z0
@@ -31099,15 +29467,15 @@ one884:
 	ADDQ         R8, R13
 	ADDQ         $+64, DX
 	DECQ         R14
-	JNZ          one884
+	JNZ          one890
 
-end882:
+end888:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg880
+	JNZ          seg886
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip885
+	JZ           skip891
 	VBROADCASTSS 128(AX), Z13
 	VMULPS       Z13, Z0, Z0
 	VMULPS       Z13, Z1, Z1
@@ -31123,9 +29491,9 @@ end882:
 	VMULPS       Z13, Z11, Z11
 	VMULPS       Z13, Z12, Z12
 
-skip885:
+skip891:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip886
+	JZ     skip892
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -31156,10 +29524,10 @@ skip885:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 
-skip886:
+skip892:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip887
+	JZ      skip893
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -31178,10 +29546,10 @@ skip886:
 	VADDPS  Z13, Z11, Z11
 	VADDPS  Z13, Z12, Z12
 
-skip887:
+skip893:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip888
+	JZ     skip894
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -31212,10 +29580,10 @@ skip887:
 	ADDQ   BX, DX
 	VADDPS (DX), Z12, Z12
 
-skip888:
+skip894:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip889
+	JZ      skip895
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -31246,11 +29614,44 @@ skip888:
 	ADDQ    BX, DX
 	VMOVUPS Z12, (DX)
 
-skip889:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip895:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z5, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z7, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z11, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000d, SI
+
+row896:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z13
 	VMULPS      constants_avx512<>+64(SB), Z13, Z13
 	VADDPS      constants_avx512<>+128(SB), Z13, Z13
@@ -31272,261 +29673,12 @@ skip889:
 	VDIVPS      Z13, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z1, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z2, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z3, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z3, Z3
-	VMOVUPS     Z3, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z4, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z4, Z4
-	VMOVUPS     Z4, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z5, Z5, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z5, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z5, Z5
-	VMOVUPS     Z5, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z6, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z6, Z6
-	VMOVUPS     Z6, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z7, Z7, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z7, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z7, Z7
-	VMOVUPS     Z7, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z8, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z8, Z8
-	VMOVUPS     Z8, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z9, Z9, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z9, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z9, Z9
-	VMOVUPS     Z9, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z10, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z10, Z10
-	VMOVUPS     Z10, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z11, Z11, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z11, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z11, Z11
-	VMOVUPS     Z11, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z13
-	VMULPS      constants_avx512<>+64(SB), Z13, Z13
-	VADDPS      constants_avx512<>+128(SB), Z13, Z13
-	VMULPS      Z12, Z13, Z13
-	VMINPS      constants_avx512<>+192(SB), Z13, Z13
-	VMAXPS      constants_avx512<>+256(SB), Z13, Z13
-	VRNDSCALEPS $0x08, Z13, Z14
-	VSUBPS      Z14, Z13, Z13
-	VMOVUPS     constants_avx512<>+320(SB), Z15
-	VFMADD213PS constants_avx512<>+384(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+448(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+512(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+576(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+640(SB), Z13, Z15
-	VFMADD213PS constants_avx512<>+704(SB), Z13, Z15
-	VSCALEFPS   Z14, Z15, Z15
-	VMOVAPS     Z15, Z13
-	VADDPS      constants_avx512<>+704(SB), Z13, Z13
-	VDIVPS      Z13, Z12, Z12
-	VMOVUPS     Z12, (DX)
+	DECQ        SI
+	JNZ         row896
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile877
+	JL          tile883
 	VZEROUPPER
 	RET
 
@@ -31536,7 +29688,7 @@ TEXT ·mul_f32_any_13x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile890:
+tile897:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -31611,17 +29763,17 @@ tile890:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead891
+	JNZ        ahead898
 	MOVQ       DX, BX
 
-ahead891:
+ahead898:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg892:
+seg899:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -31630,9 +29782,9 @@ seg892:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest893
+	JL   rest900
 
-main895:
+main902:
 	VMOVUPS      (DX), Z26
 	VMOVUPS      64(DX), Z27
 	VBROADCASTSS (R11), Z28
@@ -31816,13 +29968,13 @@ main895:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main895
+	JGE          main902
 
-rest893:
+rest900:
 	ADDQ $+4, R14
-	JZ   end894
+	JZ   end901
 
-one896:
+one903:
 	VMOVUPS      (DX), Z26
 	VMOVUPS      64(DX), Z27
 	VBROADCASTSS (R11), Z28
@@ -31869,15 +30021,15 @@ one896:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one896
+	JNZ          one903
 
-end894:
+end901:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg892
+	JNZ          seg899
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip897
+	JZ           skip904
 	VBROADCASTSS 128(AX), Z26
 	VMULPS       Z26, Z0, Z0
 	VMULPS       Z26, Z1, Z1
@@ -31906,9 +30058,9 @@ end894:
 	VMULPS       Z26, Z24, Z24
 	VMULPS       Z26, Z25, Z25
 
-skip897:
+skip904:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip898
+	JZ     skip905
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -31952,10 +30104,10 @@ skip897:
 	VADDPS (DX), Z24, Z24
 	VADDPS 64(DX), Z25, Z25
 
-skip898:
+skip905:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip899
+	JZ      skip906
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -31988,10 +30140,10 @@ skip898:
 	VADDPS  Z26, Z23, Z23
 	VADDPS  Z26, Z25, Z25
 
-skip899:
+skip906:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip900
+	JZ     skip907
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -32035,7 +30187,7 @@ skip899:
 	VADDPS (DX), Z24, Z24
 	VADDPS 64(DX), Z25, Z25
 
-skip900:
+skip907:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -32081,7 +30233,7 @@ skip900:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile890
+	JL      tile897
 	VZEROUPPER
 	RET
 
@@ -32091,7 +30243,7 @@ TEXT ·mul_f32_any_13x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile901:
+tile908:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -32166,7 +30318,7 @@ tile901:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip902
+	JZ         skip909
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -32210,20 +30362,20 @@ tile901:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip902:
+skip909:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead903
+	JNZ   ahead910
 	MOVQ  DX, BX
 
-ahead903:
+ahead910:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg904:
+seg911:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -32232,9 +30384,9 @@ seg904:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest905
+	JL   rest912
 
-main907:
+main914:
 	VMOVUPS      (DX), Z26
 	VMOVUPS      64(DX), Z27
 	VBROADCASTSS (R11), Z28
@@ -32418,13 +30570,13 @@ main907:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main907
+	JGE          main914
 
-rest905:
+rest912:
 	ADDQ $+4, R14
-	JZ   end906
+	JZ   end913
 
-one908:
+one915:
 	VMOVUPS      (DX), Z26
 	VMOVUPS      64(DX), Z27
 	VBROADCASTSS (R11), Z28
@@ -32471,15 +30623,15 @@ one908:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one908
+	JNZ          one915
 
-end906:
+end913:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg904
+	JNZ          seg911
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip909
+	JZ           skip916
 	VBROADCASTSS 128(AX), Z26
 	VMULPS       Z26, Z0, Z0
 	VMULPS       Z26, Z1, Z1
@@ -32508,9 +30660,9 @@ end906:
 	VMULPS       Z26, Z24, Z24
 	VMULPS       Z26, Z25, Z25
 
-skip909:
+skip916:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip910
+	JZ     skip917
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -32554,10 +30706,10 @@ skip909:
 	VADDPS (DX), Z24, Z24
 	VADDPS 64(DX), Z25, Z25
 
-skip910:
+skip917:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip911
+	JZ      skip918
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -32590,10 +30742,10 @@ skip910:
 	VADDPS  Z26, Z23, Z23
 	VADDPS  Z26, Z25, Z25
 
-skip911:
+skip918:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip912
+	JZ     skip919
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -32637,10 +30789,10 @@ skip911:
 	VADDPS (DX), Z24, Z24
 	VADDPS 64(DX), Z25, Z25
 
-skip912:
+skip919:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip913
+	JZ      skip920
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -32684,11 +30836,58 @@ skip912:
 	VMOVUPS Z24, (DX)
 	VMOVUPS Z25, 64(DX)
 
-skip913:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip920:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z24, (DX)
+	VMOVUPS Z25, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000d, SI
+
+row921:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z26
 	VMULPS      constants_avx512<>+64(SB), Z26, Z26
 	VADDPS      constants_avx512<>+128(SB), Z26, Z26
@@ -32730,501 +30929,12 @@ skip913:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z2, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z2, Z2
-	VMULPS      Z3, Z3, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z3, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z4, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z4, Z4
-	VMULPS      Z5, Z5, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z5, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z6, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z6, Z6
-	VMULPS      Z7, Z7, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z7, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z8, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z8, Z8
-	VMULPS      Z9, Z9, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z9, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z10, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z10, Z10
-	VMULPS      Z11, Z11, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z11, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z12, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z12, Z12
-	VMULPS      Z13, Z13, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z13, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z14, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z14, Z14
-	VMULPS      Z15, Z15, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z15, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z16, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z16, Z16
-	VMULPS      Z17, Z17, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z17, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z18, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z18, Z18
-	VMULPS      Z19, Z19, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z19, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z20, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z20, Z20
-	VMULPS      Z21, Z21, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z21, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z22, Z22, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z22, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z22, Z22
-	VMULPS      Z23, Z23, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z23, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z23, Z23
-	VMOVUPS     Z22, (DX)
-	VMOVUPS     Z23, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z24, Z24, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z24, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z24, Z24
-	VMULPS      Z25, Z25, Z26
-	VMULPS      constants_avx512<>+64(SB), Z26, Z26
-	VADDPS      constants_avx512<>+128(SB), Z26, Z26
-	VMULPS      Z25, Z26, Z26
-	VMINPS      constants_avx512<>+192(SB), Z26, Z26
-	VMAXPS      constants_avx512<>+256(SB), Z26, Z26
-	VRNDSCALEPS $0x08, Z26, Z27
-	VSUBPS      Z27, Z26, Z26
-	VMOVUPS     constants_avx512<>+320(SB), Z28
-	VFMADD213PS constants_avx512<>+384(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+448(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+512(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+576(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+640(SB), Z26, Z28
-	VFMADD213PS constants_avx512<>+704(SB), Z26, Z28
-	VSCALEFPS   Z27, Z28, Z28
-	VMOVAPS     Z28, Z26
-	VADDPS      constants_avx512<>+704(SB), Z26, Z26
-	VDIVPS      Z26, Z25, Z25
-	VMOVUPS     Z24, (DX)
-	VMOVUPS     Z25, 64(DX)
+	DECQ        SI
+	JNZ         row921
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile901
+	JL          tile908
 	VZEROUPPER
 	RET
 
@@ -33234,7 +30944,7 @@ TEXT ·mul_f32_any_13x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile914:
+tile922:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -33296,7 +31006,7 @@ tile914:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip915
+	JZ         skip923
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -33357,20 +31067,20 @@ tile914:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip915:
+skip923:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead916
+	JNZ   ahead924
 	MOVQ  DX, BX
 
-ahead916:
+ahead924:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg917:
+seg925:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -33379,9 +31089,9 @@ seg917:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest918
+	JL   rest926
 
-main920:
+main928:
 	VMOVUPS      (DX), Z26
 	VMOVUPS      64(DX), Z27
 	VBROADCASTSS (R11), Z28
@@ -33565,13 +31275,13 @@ main920:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main920
+	JGE          main928
 
-rest918:
+rest926:
 	ADDQ $+4, R14
-	JZ   end919
+	JZ   end927
 
-one921:
+one929:
 	VMOVUPS      (DX), Z26
 	VMOVUPS      64(DX), Z27
 	VBROADCASTSS (R11), Z28
@@ -33618,15 +31328,15 @@ one921:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one921
+	JNZ          one929
 
-end919:
+end927:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg917
+	JNZ          seg925
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip922
+	JZ           skip930
 	VBROADCASTSS 128(AX), Z26
 	VMULPS       Z26, Z0, Z0
 	VMULPS       Z26, Z1, Z1
@@ -33655,9 +31365,9 @@ end919:
 	VMULPS       Z26, Z24, Z24
 	VMULPS       Z26, Z25, Z25
 
-skip922:
+skip930:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip923
+	JZ     skip931
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -33718,10 +31428,10 @@ skip922:
 	ADDQ   BX, DX
 	VADDPS (DX), Z25, Z25
 
-skip923:
+skip931:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip924
+	JZ      skip932
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -33754,10 +31464,10 @@ skip923:
 	VADDPS  Z26, Z23, Z23
 	VADDPS  Z26, Z25, Z25
 
-skip924:
+skip932:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip925
+	JZ      skip933
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -33818,9 +31528,9 @@ skip924:
 	ADDQ    BX, DX
 	VMOVUPS Z25, (DX)
 
-skip925:
+skip933:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip926
+	JNZ         skip934
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -34072,11 +31782,11 @@ skip925:
 	VMULPS      Z26, Z25, Z25
 	VMOVUPS     Z25, (DX)
 
-skip926:
+skip934:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile914
+	JL   tile922
 	VZEROUPPER
 	RET
 
@@ -34086,7 +31796,7 @@ TEXT ·mul_f32_any_14x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile927:
+tile935:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -34138,17 +31848,17 @@ tile927:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead928
+	JNZ        ahead936
 	MOVQ       DX, BX
 
-ahead928:
+ahead936:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg929:
+seg937:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -34157,9 +31867,9 @@ seg929:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest930
+	JL   rest938
 
-main932:
+main940:
 	VMOVUPS      (DX), Z14
 	VBROADCASTSS (R11), Z15
 	VFMADD231PS  Z14, Z15, Z0
@@ -34293,13 +32003,13 @@ main932:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R14
-	JGE          main932
+	JGE          main940
 
-rest930:
+rest938:
 	ADDQ $+4, R14
-	JZ   end931
+	JZ   end939
 
-one933:
+one941:
 	VMOVUPS      (DX), Z14
 	VBROADCASTSS (R11), Z15
 	VFMADD231PS  Z14, Z15, Z0
@@ -34334,15 +32044,15 @@ one933:
 	ADDQ         R8, R13
 	ADDQ         $+64, DX
 	DECQ         R14
-	JNZ          one933
+	JNZ          one941
 
-end931:
+end939:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg929
+	JNZ          seg937
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip934
+	JZ           skip942
 	VBROADCASTSS 128(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -34359,9 +32069,9 @@ end931:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip934:
+skip942:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip935
+	JZ     skip943
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -34394,10 +32104,10 @@ skip934:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip935:
+skip943:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip936
+	JZ      skip944
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -34417,10 +32127,10 @@ skip935:
 	VADDPS  Z14, Z12, Z12
 	VADDPS  Z14, Z13, Z13
 
-skip936:
+skip944:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip937
+	JZ     skip945
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -34453,7 +32163,7 @@ skip936:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip937:
+skip945:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -34488,7 +32198,7 @@ skip937:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile927
+	JL      tile935
 	VZEROUPPER
 	RET
 
@@ -34498,7 +32208,7 @@ TEXT ·mul_f32_any_14x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile938:
+tile946:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -34550,7 +32260,7 @@ tile938:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip939
+	JZ         skip947
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -34583,20 +32293,20 @@ tile938:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip939:
+skip947:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead940
+	JNZ   ahead948
 	MOVQ  DX, BX
 
-ahead940:
+ahead948:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg941:
+seg949:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -34605,9 +32315,9 @@ seg941:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest942
+	JL   rest950
 
-main944:
+main952:
 	VMOVUPS      (DX), Z14
 	VBROADCASTSS (R11), Z15
 	VFMADD231PS  Z14, Z15, Z0
@@ -34741,13 +32451,13 @@ main944:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R14
-	JGE          main944
+	JGE          main952
 
-rest942:
+rest950:
 	ADDQ $+4, R14
-	JZ   end943
+	JZ   end951
 
-one945:
+one953:
 	VMOVUPS      (DX), Z14
 	VBROADCASTSS (R11), Z15
 	VFMADD231PS  Z14, Z15, Z0
@@ -34782,15 +32492,15 @@ one945:
 	ADDQ         R8, R13
 	ADDQ         $+64, DX
 	DECQ         R14
-	JNZ          one945
+	JNZ          one953
 
-end943:
+end951:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg941
+	JNZ          seg949
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip946
+	JZ           skip954
 	VBROADCASTSS 128(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -34807,9 +32517,9 @@ end943:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip946:
+skip954:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip947
+	JZ     skip955
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -34842,10 +32552,10 @@ skip946:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip947:
+skip955:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip948
+	JZ      skip956
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -34865,10 +32575,10 @@ skip947:
 	VADDPS  Z14, Z12, Z12
 	VADDPS  Z14, Z13, Z13
 
-skip948:
+skip956:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip949
+	JZ     skip957
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -34901,10 +32611,10 @@ skip948:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip949:
+skip957:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip950
+	JZ      skip958
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -34937,11 +32647,46 @@ skip949:
 	ADDQ    BX, DX
 	VMOVUPS Z13, (DX)
 
-skip950:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip958:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z5, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z7, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z11, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z13, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000e, SI
+
+row959:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z14
 	VMULPS      constants_avx512<>+64(SB), Z14, Z14
 	VADDPS      constants_avx512<>+128(SB), Z14, Z14
@@ -34963,282 +32708,12 @@ skip950:
 	VDIVPS      Z14, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z1, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z2, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z3, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z3, Z3
-	VMOVUPS     Z3, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z4, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z4, Z4
-	VMOVUPS     Z4, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z5, Z5, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z5, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z5, Z5
-	VMOVUPS     Z5, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z6, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z6, Z6
-	VMOVUPS     Z6, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z7, Z7, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z7, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z7, Z7
-	VMOVUPS     Z7, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z8, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z8, Z8
-	VMOVUPS     Z8, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z9, Z9, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z9, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z9, Z9
-	VMOVUPS     Z9, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z10, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z10, Z10
-	VMOVUPS     Z10, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z11, Z11, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z11, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z11, Z11
-	VMOVUPS     Z11, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z12, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z12, Z12
-	VMOVUPS     Z12, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z13, Z13, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z13, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z13, Z13
-	VMOVUPS     Z13, (DX)
+	DECQ        SI
+	JNZ         row959
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile938
+	JL          tile946
 	VZEROUPPER
 	RET
 
@@ -35248,7 +32723,7 @@ TEXT ·mul_f32_any_14x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile951:
+tile960:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -35328,17 +32803,17 @@ tile951:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead952
+	JNZ        ahead961
 	MOVQ       DX, BX
 
-ahead952:
+ahead961:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg953:
+seg962:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -35347,9 +32822,9 @@ seg953:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest954
+	JL   rest963
 
-main956:
+main965:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R11), Z30
@@ -35545,13 +33020,13 @@ main956:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main956
+	JGE          main965
 
-rest954:
+rest963:
 	ADDQ $+4, R14
-	JZ   end955
+	JZ   end964
 
-one957:
+one966:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R11), Z30
@@ -35601,15 +33076,15 @@ one957:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one957
+	JNZ          one966
 
-end955:
+end964:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg953
+	JNZ          seg962
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip958
+	JZ           skip967
 	VBROADCASTSS 128(AX), Z28
 	VMULPS       Z28, Z0, Z0
 	VMULPS       Z28, Z1, Z1
@@ -35640,9 +33115,9 @@ end955:
 	VMULPS       Z28, Z26, Z26
 	VMULPS       Z28, Z27, Z27
 
-skip958:
+skip967:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip959
+	JZ     skip968
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -35689,10 +33164,10 @@ skip958:
 	VADDPS (DX), Z26, Z26
 	VADDPS 64(DX), Z27, Z27
 
-skip959:
+skip968:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip960
+	JZ      skip969
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -35727,10 +33202,10 @@ skip959:
 	VADDPS  Z28, Z25, Z25
 	VADDPS  Z28, Z27, Z27
 
-skip960:
+skip969:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip961
+	JZ     skip970
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -35777,7 +33252,7 @@ skip960:
 	VADDPS (DX), Z26, Z26
 	VADDPS 64(DX), Z27, Z27
 
-skip961:
+skip970:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -35826,7 +33301,7 @@ skip961:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile951
+	JL      tile960
 	VZEROUPPER
 	RET
 
@@ -35836,7 +33311,7 @@ TEXT ·mul_f32_any_14x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile962:
+tile971:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -35916,7 +33391,7 @@ tile962:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip963
+	JZ         skip972
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -35963,20 +33438,20 @@ tile962:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip963:
+skip972:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead964
+	JNZ   ahead973
 	MOVQ  DX, BX
 
-ahead964:
+ahead973:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg965:
+seg974:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -35985,9 +33460,9 @@ seg965:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest966
+	JL   rest975
 
-main968:
+main977:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R11), Z30
@@ -36183,13 +33658,13 @@ main968:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main968
+	JGE          main977
 
-rest966:
+rest975:
 	ADDQ $+4, R14
-	JZ   end967
+	JZ   end976
 
-one969:
+one978:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R11), Z30
@@ -36239,15 +33714,15 @@ one969:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one969
+	JNZ          one978
 
-end967:
+end976:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg965
+	JNZ          seg974
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip970
+	JZ           skip979
 	VBROADCASTSS 128(AX), Z28
 	VMULPS       Z28, Z0, Z0
 	VMULPS       Z28, Z1, Z1
@@ -36278,9 +33753,9 @@ end967:
 	VMULPS       Z28, Z26, Z26
 	VMULPS       Z28, Z27, Z27
 
-skip970:
+skip979:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip971
+	JZ     skip980
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -36327,10 +33802,10 @@ skip970:
 	VADDPS (DX), Z26, Z26
 	VADDPS 64(DX), Z27, Z27
 
-skip971:
+skip980:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip972
+	JZ      skip981
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -36365,10 +33840,10 @@ skip971:
 	VADDPS  Z28, Z25, Z25
 	VADDPS  Z28, Z27, Z27
 
-skip972:
+skip981:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip973
+	JZ     skip982
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -36415,10 +33890,10 @@ skip972:
 	VADDPS (DX), Z26, Z26
 	VADDPS 64(DX), Z27, Z27
 
-skip973:
+skip982:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip974
+	JZ      skip983
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -36465,11 +33940,61 @@ skip973:
 	VMOVUPS Z26, (DX)
 	VMOVUPS Z27, 64(DX)
 
-skip974:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip983:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z24, (DX)
+	VMOVUPS Z25, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z26, (DX)
+	VMOVUPS Z27, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000e, SI
+
+row984:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z28
 	VMULPS      constants_avx512<>+64(SB), Z28, Z28
 	VADDPS      constants_avx512<>+128(SB), Z28, Z28
@@ -36511,542 +34036,12 @@ skip974:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z2, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z2, Z2
-	VMULPS      Z3, Z3, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z3, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z4, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z4, Z4
-	VMULPS      Z5, Z5, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z5, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z6, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z6, Z6
-	VMULPS      Z7, Z7, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z7, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z8, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z8, Z8
-	VMULPS      Z9, Z9, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z9, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z10, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z10, Z10
-	VMULPS      Z11, Z11, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z11, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z12, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z12, Z12
-	VMULPS      Z13, Z13, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z13, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z14, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z14, Z14
-	VMULPS      Z15, Z15, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z15, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z16, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z16, Z16
-	VMULPS      Z17, Z17, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z17, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z18, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z18, Z18
-	VMULPS      Z19, Z19, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z19, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z20, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z20, Z20
-	VMULPS      Z21, Z21, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z21, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z22, Z22, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z22, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z22, Z22
-	VMULPS      Z23, Z23, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z23, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z23, Z23
-	VMOVUPS     Z22, (DX)
-	VMOVUPS     Z23, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z24, Z24, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z24, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z24, Z24
-	VMULPS      Z25, Z25, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z25, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z25, Z25
-	VMOVUPS     Z24, (DX)
-	VMOVUPS     Z25, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z26, Z26, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z26, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z26, Z26
-	VMULPS      Z27, Z27, Z28
-	VMULPS      constants_avx512<>+64(SB), Z28, Z28
-	VADDPS      constants_avx512<>+128(SB), Z28, Z28
-	VMULPS      Z27, Z28, Z28
-	VMINPS      constants_avx512<>+192(SB), Z28, Z28
-	VMAXPS      constants_avx512<>+256(SB), Z28, Z28
-	VRNDSCALEPS $0x08, Z28, Z29
-	VSUBPS      Z29, Z28, Z28
-	VMOVUPS     constants_avx512<>+320(SB), Z30
-	VFMADD213PS constants_avx512<>+384(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+448(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+512(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+576(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+640(SB), Z28, Z30
-	VFMADD213PS constants_avx512<>+704(SB), Z28, Z30
-	VSCALEFPS   Z29, Z30, Z30
-	VMOVAPS     Z30, Z28
-	VADDPS      constants_avx512<>+704(SB), Z28, Z28
-	VDIVPS      Z28, Z27, Z27
-	VMOVUPS     Z26, (DX)
-	VMOVUPS     Z27, 64(DX)
+	DECQ        SI
+	JNZ         row984
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile962
+	JL          tile971
 	VZEROUPPER
 	RET
 
@@ -37056,7 +34051,7 @@ TEXT ·mul_f32_any_14x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile975:
+tile985:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -37122,7 +34117,7 @@ tile975:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip976
+	JZ         skip986
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -37187,20 +34182,20 @@ tile975:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip976:
+skip986:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead977
+	JNZ   ahead987
 	MOVQ  DX, BX
 
-ahead977:
+ahead987:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg978:
+seg988:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
@@ -37209,9 +34204,9 @@ seg978:
 	ADDQ SI, R13
 	MOVQ 8(R9), R14
 	SUBQ $+4, R14
-	JL   rest979
+	JL   rest989
 
-main981:
+main991:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R11), Z30
@@ -37407,13 +34402,13 @@ main981:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main981
+	JGE          main991
 
-rest979:
+rest989:
 	ADDQ $+4, R14
-	JZ   end980
+	JZ   end990
 
-one982:
+one992:
 	VMOVUPS      (DX), Z28
 	VMOVUPS      64(DX), Z29
 	VBROADCASTSS (R11), Z30
@@ -37463,15 +34458,15 @@ one982:
 	ADDQ         R8, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one982
+	JNZ          one992
 
-end980:
+end990:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg978
+	JNZ          seg988
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip983
+	JZ           skip993
 	VBROADCASTSS 128(AX), Z28
 	VMULPS       Z28, Z0, Z0
 	VMULPS       Z28, Z1, Z1
@@ -37502,9 +34497,9 @@ end980:
 	VMULPS       Z28, Z26, Z26
 	VMULPS       Z28, Z27, Z27
 
-skip983:
+skip993:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip984
+	JZ     skip994
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -37569,10 +34564,10 @@ skip983:
 	ADDQ   BX, DX
 	VADDPS (DX), Z27, Z27
 
-skip984:
+skip994:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip985
+	JZ      skip995
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -37607,10 +34602,10 @@ skip984:
 	VADDPS  Z28, Z25, Z25
 	VADDPS  Z28, Z27, Z27
 
-skip985:
+skip995:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip986
+	JZ      skip996
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -37675,9 +34670,9 @@ skip985:
 	ADDQ    BX, DX
 	VMOVUPS Z27, (DX)
 
-skip986:
+skip996:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip987
+	JNZ         skip997
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -37948,11 +34943,11 @@ skip986:
 	VMULPS      Z28, Z27, Z27
 	VMOVUPS     Z27, (DX)
 
-skip987:
+skip997:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile975
+	JL   tile985
 	VZEROUPPER
 	RET
 
@@ -37962,7 +34957,7 @@ TEXT ·mul_f32_any_1x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile988:
+tile998:
 	VPXORD     Z0, Z0, Z0
 	MOVQ       CX, DX
 	MOVQ       112(AX), BX
@@ -37978,14 +34973,14 @@ tile988:
 	MOVQ       48(AX), BX
 	MOVQ       56(AX), DI
 
-seg989:
+seg999:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest990
+	JL   rest1000
 
-main992:
+main1002:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z1, Z2, Z0
@@ -38004,58 +34999,58 @@ main992:
 	ADDQ         SI, R8
 	ADDQ         $+256, DX
 	SUBQ         $+4, R9
-	JGE          main992
+	JGE          main1002
 
-rest990:
+rest1000:
 	ADDQ $+4, R9
-	JZ   end991
+	JZ   end1001
 
-one993:
+one1003:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z1, Z2, Z0
 	ADDQ         SI, R8
 	ADDQ         $+64, DX
 	DECQ         R9
-	JNZ          one993
+	JNZ          one1003
 
-end991:
+end1001:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg989
+	JNZ          seg999
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip994
+	JZ           skip1004
 	VBROADCASTSS 128(AX), Z1
 	VMULPS       Z1, Z0, Z0
 
-skip994:
+skip1004:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip995
+	JZ     skip1005
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip995:
+skip1005:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip996
+	JZ      skip1006
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
 
-skip996:
+skip1006:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip997
+	JZ     skip1007
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip997:
+skip1007:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -38063,7 +35058,7 @@ skip997:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile988
+	JL      tile998
 	VZEROUPPER
 	RET
 
@@ -38073,7 +35068,7 @@ TEXT ·mul_f32_any_1x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile998:
+tile1008:
 	VPXORD     Z0, Z0, Z0
 	MOVQ       CX, DX
 	MOVQ       112(AX), BX
@@ -38085,27 +35080,27 @@ tile998:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip999
+	JZ         skip1009
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip999:
+skip1009:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg1000:
+seg1010:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest1001
+	JL   rest1011
 
-main1003:
+main1013:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z1, Z2, Z0
@@ -38124,67 +35119,67 @@ main1003:
 	ADDQ         SI, R8
 	ADDQ         $+256, DX
 	SUBQ         $+4, R9
-	JGE          main1003
+	JGE          main1013
 
-rest1001:
+rest1011:
 	ADDQ $+4, R9
-	JZ   end1002
+	JZ   end1012
 
-one1004:
+one1014:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z1, Z2, Z0
 	ADDQ         SI, R8
 	ADDQ         $+64, DX
 	DECQ         R9
-	JNZ          one1004
+	JNZ          one1014
 
-end1002:
+end1012:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg1000
+	JNZ          seg1010
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1005
+	JZ           skip1015
 	VBROADCASTSS 128(AX), Z1
 	VMULPS       Z1, Z0, Z0
 
-skip1005:
+skip1015:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1006
+	JZ     skip1016
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip1006:
+skip1016:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1007
+	JZ      skip1017
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
 
-skip1007:
+skip1017:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1008
+	JZ     skip1018
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip1008:
+skip1018:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1009
+	JZ      skip1019
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Z0, (DX)
 
-skip1009:
+skip1019:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -38211,7 +35206,7 @@ skip1009:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile998
+	JL          tile1008
 	VZEROUPPER
 	RET
 
@@ -38221,7 +35216,7 @@ TEXT ·mul_f32_any_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1010:
+tile1020:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -38239,14 +35234,14 @@ tile1010:
 	MOVQ       48(AX), BX
 	MOVQ       56(AX), DI
 
-seg1011:
+seg1021:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest1012
+	JL   rest1022
 
-main1014:
+main1024:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -38273,13 +35268,13 @@ main1014:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main1014
+	JGE          main1024
 
-rest1012:
+rest1022:
 	ADDQ $+4, R9
-	JZ   end1013
+	JZ   end1023
 
-one1015:
+one1025:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -38288,31 +35283,31 @@ one1015:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one1015
+	JNZ          one1025
 
-end1013:
+end1023:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg1011
+	JNZ          seg1021
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1016
+	JZ           skip1026
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip1016:
+skip1026:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1017
+	JZ     skip1027
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip1017:
+skip1027:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1018
+	JZ      skip1028
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -38321,17 +35316,17 @@ skip1017:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip1018:
+skip1028:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1019
+	JZ     skip1029
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip1019:
+skip1029:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -38340,7 +35335,7 @@ skip1019:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1010
+	JL      tile1020
 	VZEROUPPER
 	RET
 
@@ -38350,7 +35345,7 @@ TEXT ·mul_f32_any_1x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1020:
+tile1030:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -38364,28 +35359,28 @@ tile1020:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1021
+	JZ         skip1031
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip1021:
+skip1031:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg1022:
+seg1032:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest1023
+	JL   rest1033
 
-main1025:
+main1035:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -38412,13 +35407,13 @@ main1025:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main1025
+	JGE          main1035
 
-rest1023:
+rest1033:
 	ADDQ $+4, R9
-	JZ   end1024
+	JZ   end1034
 
-one1026:
+one1036:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -38427,31 +35422,31 @@ one1026:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one1026
+	JNZ          one1036
 
-end1024:
+end1034:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg1022
+	JNZ          seg1032
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1027
+	JZ           skip1037
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip1027:
+skip1037:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1028
+	JZ     skip1038
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip1028:
+skip1038:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1029
+	JZ      skip1039
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -38460,27 +35455,27 @@ skip1028:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip1029:
+skip1039:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1030
+	JZ     skip1040
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip1030:
+skip1040:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1031
+	JZ      skip1041
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Z0, (DX)
 	VMOVUPS Z1, 64(DX)
 
-skip1031:
+skip1041:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -38527,7 +35522,7 @@ skip1031:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1020
+	JL          tile1030
 	VZEROUPPER
 	RET
 
@@ -38537,7 +35532,7 @@ TEXT ·mul_f32_any_1x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1032:
+tile1042:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -38550,7 +35545,7 @@ tile1032:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1033
+	JZ         skip1043
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -38561,21 +35556,21 @@ tile1032:
 	ADDQ       96(AX), BX
 	PREFETCHT0 (BX)
 
-skip1033:
+skip1043:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg1034:
+seg1044:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest1035
+	JL   rest1045
 
-main1037:
+main1047:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -38602,13 +35597,13 @@ main1037:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main1037
+	JGE          main1047
 
-rest1035:
+rest1045:
 	ADDQ $+4, R9
-	JZ   end1036
+	JZ   end1046
 
-one1038:
+one1048:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (R8), Z4
@@ -38617,21 +35612,21 @@ one1038:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one1038
+	JNZ          one1048
 
-end1036:
+end1046:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg1034
+	JNZ          seg1044
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1039
+	JZ           skip1049
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip1039:
+skip1049:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1040
+	JZ     skip1050
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -38642,10 +35637,10 @@ skip1039:
 	ADDQ   96(AX), DX
 	VADDPS (DX), Z1, Z1
 
-skip1040:
+skip1050:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1041
+	JZ      skip1051
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -38654,10 +35649,10 @@ skip1040:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip1041:
+skip1051:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1042
+	JZ      skip1052
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -38668,9 +35663,9 @@ skip1041:
 	ADDQ    96(AX), DX
 	VMOVUPS Z1, (DX)
 
-skip1042:
+skip1052:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1043
+	JNZ         skip1053
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -38693,11 +35688,11 @@ skip1042:
 	VMULPS      Z2, Z1, Z1
 	VMOVUPS     Z1, (DX)
 
-skip1043:
+skip1053:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1032
+	JL   tile1042
 	VZEROUPPER
 	RET
 
@@ -38707,7 +35702,7 @@ TEXT ·mul_f32_any_1x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1044:
+tile1054:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -38727,14 +35722,14 @@ tile1044:
 	MOVQ       48(AX), BX
 	MOVQ       56(AX), DI
 
-seg1045:
+seg1055:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest1046
+	JL   rest1056
 
-main1048:
+main1058:
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS      128(DX), Z5
@@ -38769,13 +35764,13 @@ main1048:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main1048
+	JGE          main1058
 
-rest1046:
+rest1056:
 	ADDQ $+4, R9
-	JZ   end1047
+	JZ   end1057
 
-one1049:
+one1059:
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS      128(DX), Z5
@@ -38786,22 +35781,22 @@ one1049:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one1049
+	JNZ          one1059
 
-end1047:
+end1057:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg1045
+	JNZ          seg1055
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1050
+	JZ           skip1060
 	VBROADCASTSS 128(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip1050:
+skip1060:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1051
+	JZ     skip1061
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -38809,10 +35804,10 @@ skip1050:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip1051:
+skip1061:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1052
+	JZ      skip1062
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -38823,10 +35818,10 @@ skip1051:
 	VMOVUPS 128(DX), Z3
 	VADDPS  Z3, Z2, Z2
 
-skip1052:
+skip1062:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1053
+	JZ     skip1063
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -38834,7 +35829,7 @@ skip1052:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip1053:
+skip1063:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -38844,7 +35839,7 @@ skip1053:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1044
+	JL      tile1054
 	VZEROUPPER
 	RET
 
@@ -38854,7 +35849,7 @@ TEXT ·mul_f32_any_1x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1054:
+tile1064:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -38870,7 +35865,7 @@ tile1054:
 	PREFETCHT0 128(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1055
+	JZ         skip1065
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x000000c0, CX, SI
 	ADDQ       SI, BX
@@ -38878,21 +35873,21 @@ tile1054:
 	PREFETCHT0 64(BX)
 	PREFETCHT0 128(BX)
 
-skip1055:
+skip1065:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg1056:
+seg1066:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest1057
+	JL   rest1067
 
-main1059:
+main1069:
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS      128(DX), Z5
@@ -38927,13 +35922,13 @@ main1059:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main1059
+	JGE          main1069
 
-rest1057:
+rest1067:
 	ADDQ $+4, R9
-	JZ   end1058
+	JZ   end1068
 
-one1060:
+one1070:
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS      128(DX), Z5
@@ -38944,22 +35939,22 @@ one1060:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one1060
+	JNZ          one1070
 
-end1058:
+end1068:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg1056
+	JNZ          seg1066
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1061
+	JZ           skip1071
 	VBROADCASTSS 128(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip1061:
+skip1071:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1062
+	JZ     skip1072
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -38967,10 +35962,10 @@ skip1061:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip1062:
+skip1072:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1063
+	JZ      skip1073
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -38981,10 +35976,10 @@ skip1062:
 	VMOVUPS 128(DX), Z3
 	VADDPS  Z3, Z2, Z2
 
-skip1063:
+skip1073:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1064
+	JZ     skip1074
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -38992,10 +35987,10 @@ skip1063:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip1064:
+skip1074:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1065
+	JZ      skip1075
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -39003,7 +35998,7 @@ skip1064:
 	VMOVUPS Z1, 64(DX)
 	VMOVUPS Z2, 128(DX)
 
-skip1065:
+skip1075:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x000000c0, CX, BX
 	ADDQ        BX, DX
@@ -39070,7 +36065,7 @@ skip1065:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1054
+	JL          tile1064
 	VZEROUPPER
 	RET
 
@@ -39080,7 +36075,7 @@ TEXT ·mul_f32_any_1x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1066:
+tile1076:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -39103,14 +36098,14 @@ tile1066:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg1067:
+seg1077:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest1068
+	JL   rest1078
 
-main1070:
+main1080:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -39153,13 +36148,13 @@ main1070:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main1070
+	JGE          main1080
 
-rest1068:
+rest1078:
 	ADDQ $+4, R10
-	JZ   end1069
+	JZ   end1079
 
-one1071:
+one1081:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -39172,23 +36167,23 @@ one1071:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one1071
+	JNZ          one1081
 
-end1069:
+end1079:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg1067
+	JNZ          seg1077
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1072
+	JZ           skip1082
 	VBROADCASTSS 128(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip1072:
+skip1082:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1073
+	JZ     skip1083
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -39197,10 +36192,10 @@ skip1072:
 	VADDPS 128(DX), Z2, Z2
 	VADDPS 192(DX), Z3, Z3
 
-skip1073:
+skip1083:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1074
+	JZ      skip1084
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -39213,10 +36208,10 @@ skip1073:
 	VMOVUPS 192(DX), Z4
 	VADDPS  Z4, Z3, Z3
 
-skip1074:
+skip1084:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1075
+	JZ     skip1085
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -39225,7 +36220,7 @@ skip1074:
 	VADDPS 128(DX), Z2, Z2
 	VADDPS 192(DX), Z3, Z3
 
-skip1075:
+skip1085:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -39236,7 +36231,7 @@ skip1075:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1066
+	JL      tile1076
 	VZEROUPPER
 	RET
 
@@ -39246,7 +36241,7 @@ TEXT ·mul_f32_any_1x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1076:
+tile1086:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -39265,7 +36260,7 @@ tile1076:
 	PREFETCHT0 192(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip1077
+	JZ         skip1087
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000100, CX, DI
 	ADDQ       DI, SI
@@ -39274,21 +36269,21 @@ tile1076:
 	PREFETCHT0 128(SI)
 	PREFETCHT0 192(SI)
 
-skip1077:
+skip1087:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), DI
 	LEAQ (SI)(SI*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg1078:
+seg1088:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest1079
+	JL   rest1089
 
-main1081:
+main1091:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -39331,13 +36326,13 @@ main1081:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main1081
+	JGE          main1091
 
-rest1079:
+rest1089:
 	ADDQ $+4, R10
-	JZ   end1080
+	JZ   end1090
 
-one1082:
+one1092:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -39350,23 +36345,23 @@ one1082:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one1082
+	JNZ          one1092
 
-end1080:
+end1090:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg1078
+	JNZ          seg1088
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1083
+	JZ           skip1093
 	VBROADCASTSS 128(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip1083:
+skip1093:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1084
+	JZ     skip1094
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -39375,10 +36370,10 @@ skip1083:
 	VADDPS 128(DX), Z2, Z2
 	VADDPS 192(DX), Z3, Z3
 
-skip1084:
+skip1094:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1085
+	JZ      skip1095
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -39391,10 +36386,10 @@ skip1084:
 	VMOVUPS 192(DX), Z4
 	VADDPS  Z4, Z3, Z3
 
-skip1085:
+skip1095:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1086
+	JZ     skip1096
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -39403,10 +36398,10 @@ skip1085:
 	VADDPS 128(DX), Z2, Z2
 	VADDPS 192(DX), Z3, Z3
 
-skip1086:
+skip1096:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1087
+	JZ      skip1097
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -39415,7 +36410,7 @@ skip1086:
 	VMOVUPS Z2, 128(DX)
 	VMOVUPS Z3, 192(DX)
 
-skip1087:
+skip1097:
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000100, CX, BX
 	ADDQ        BX, DX
@@ -39502,7 +36497,7 @@ skip1087:
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1076
+	JL          tile1086
 	VZEROUPPER
 	RET
 
@@ -39512,7 +36507,7 @@ TEXT ·mul_f32_any_1x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1088:
+tile1098:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -39529,7 +36524,7 @@ tile1088:
 	PREFETCHT0 64(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip1089
+	JZ         skip1099
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000080, CX, DI
 	ADDQ       DI, SI
@@ -39542,21 +36537,21 @@ tile1088:
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 
-skip1089:
+skip1099:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), DI
 	LEAQ (SI)(SI*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg1090:
+seg1100:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest1091
+	JL   rest1101
 
-main1093:
+main1103:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -39599,13 +36594,13 @@ main1093:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main1093
+	JGE          main1103
 
-rest1091:
+rest1101:
 	ADDQ $+4, R10
-	JZ   end1092
+	JZ   end1102
 
-one1094:
+one1104:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VMOVUPS      (DX)(BX*1), Z6
@@ -39618,23 +36613,23 @@ one1094:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one1094
+	JNZ          one1104
 
-end1092:
+end1102:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg1090
+	JNZ          seg1100
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1095
+	JZ           skip1105
 	VBROADCASTSS 128(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip1095:
+skip1105:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1096
+	JZ     skip1106
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -39647,10 +36642,10 @@ skip1095:
 	VADDPS (DX), Z1, Z1
 	VADDPS 64(DX), Z3, Z3
 
-skip1096:
+skip1106:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1097
+	JZ      skip1107
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -39663,10 +36658,10 @@ skip1096:
 	VMOVUPS 192(DX), Z4
 	VADDPS  Z4, Z3, Z3
 
-skip1097:
+skip1107:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1098
+	JZ      skip1108
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -39679,9 +36674,9 @@ skip1097:
 	VMOVUPS Z1, (DX)
 	VMOVUPS Z3, 64(DX)
 
-skip1098:
+skip1108:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1099
+	JNZ         skip1109
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -39722,11 +36717,11 @@ skip1098:
 	VMOVUPS     Z1, (DX)
 	VMOVUPS     Z3, 64(DX)
 
-skip1099:
+skip1109:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1088
+	JL   tile1098
 	VZEROUPPER
 	RET
 
@@ -39736,7 +36731,7 @@ TEXT ·mul_f32_any_2x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1100:
+tile1110:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -39756,14 +36751,14 @@ tile1100:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg1101:
+seg1111:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest1102
+	JL   rest1112
 
-main1104:
+main1114:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -39790,13 +36785,13 @@ main1104:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main1104
+	JGE          main1114
 
-rest1102:
+rest1112:
 	ADDQ $+4, R10
-	JZ   end1103
+	JZ   end1113
 
-one1105:
+one1115:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -39805,21 +36800,21 @@ one1105:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one1105
+	JNZ          one1115
 
-end1103:
+end1113:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg1101
+	JNZ          seg1111
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1106
+	JZ           skip1116
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip1106:
+skip1116:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1107
+	JZ     skip1117
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39828,10 +36823,10 @@ skip1106:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip1107:
+skip1117:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1108
+	JZ      skip1118
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39839,10 +36834,10 @@ skip1107:
 	VADDPS  Z2, Z0, Z0
 	VADDPS  Z2, Z1, Z1
 
-skip1108:
+skip1118:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1109
+	JZ     skip1119
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39851,7 +36846,7 @@ skip1108:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip1109:
+skip1119:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39862,7 +36857,7 @@ skip1109:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1100
+	JL      tile1110
 	VZEROUPPER
 	RET
 
@@ -39872,7 +36867,7 @@ TEXT ·mul_f32_any_2x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1110:
+tile1120:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -39888,7 +36883,7 @@ tile1110:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1111
+	JZ         skip1121
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -39897,21 +36892,21 @@ tile1110:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1111:
+skip1121:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg1112:
+seg1122:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest1113
+	JL   rest1123
 
-main1115:
+main1125:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -39938,13 +36933,13 @@ main1115:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main1115
+	JGE          main1125
 
-rest1113:
+rest1123:
 	ADDQ $+4, R10
-	JZ   end1114
+	JZ   end1124
 
-one1116:
+one1126:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -39953,21 +36948,21 @@ one1116:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one1116
+	JNZ          one1126
 
-end1114:
+end1124:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg1112
+	JNZ          seg1122
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1117
+	JZ           skip1127
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip1117:
+skip1127:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1118
+	JZ     skip1128
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39976,10 +36971,10 @@ skip1117:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip1118:
+skip1128:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1119
+	JZ      skip1129
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -39987,10 +36982,10 @@ skip1118:
 	VADDPS  Z2, Z0, Z0
 	VADDPS  Z2, Z1, Z1
 
-skip1119:
+skip1129:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1120
+	JZ     skip1130
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -39999,10 +36994,10 @@ skip1119:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip1120:
+skip1130:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1121
+	JZ      skip1131
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -40011,11 +37006,22 @@ skip1120:
 	ADDQ    BX, DX
 	VMOVUPS Z1, (DX)
 
-skip1121:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1131:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row1132:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z2
 	VMULPS      constants_avx512<>+64(SB), Z2, Z2
 	VADDPS      constants_avx512<>+128(SB), Z2, Z2
@@ -40037,30 +37043,12 @@ skip1121:
 	VDIVPS      Z2, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z2
-	VMULPS      constants_avx512<>+64(SB), Z2, Z2
-	VADDPS      constants_avx512<>+128(SB), Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMINPS      constants_avx512<>+192(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+256(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+320(SB), Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+704(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+704(SB), Z2, Z2
-	VDIVPS      Z2, Z1, Z1
-	VMOVUPS     Z1, (DX)
+	DECQ        SI
+	JNZ         row1132
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1110
+	JL          tile1120
 	VZEROUPPER
 	RET
 
@@ -40070,7 +37058,7 @@ TEXT ·mul_f32_any_2x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1122:
+tile1133:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -40093,186 +37081,6 @@ tile1122:
 	LEAQ       (BX)(BX*2), SI
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
-
-seg1123:
-	MOVQ (AX), R9
-	ADDQ (SI), R9
-	MOVQ 8(SI), R10
-	SUBQ $+4, R10
-	JL   rest1124
-
-main1126:
-	VMOVUPS      (DX), Z4
-	VMOVUPS      64(DX), Z5
-	VBROADCASTSS (R9), Z6
-	VFMADD231PS  Z4, Z6, Z0
-	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS (R9)(BX*1), Z6
-	VFMADD231PS  Z4, Z6, Z2
-	VFMADD231PS  Z5, Z6, Z3
-	ADDQ         DI, R9
-	VMOVUPS      128(DX), Z4
-	VMOVUPS      192(DX), Z5
-	VBROADCASTSS (R9), Z6
-	VFMADD231PS  Z4, Z6, Z0
-	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS (R9)(BX*1), Z6
-	VFMADD231PS  Z4, Z6, Z2
-	VFMADD231PS  Z5, Z6, Z3
-	ADDQ         DI, R9
-	VMOVUPS      256(DX), Z4
-	VMOVUPS      320(DX), Z5
-	VBROADCASTSS (R9), Z6
-	VFMADD231PS  Z4, Z6, Z0
-	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS (R9)(BX*1), Z6
-	VFMADD231PS  Z4, Z6, Z2
-	VFMADD231PS  Z5, Z6, Z3
-	ADDQ         DI, R9
-	VMOVUPS      384(DX), Z4
-	VMOVUPS      448(DX), Z5
-	VBROADCASTSS (R9), Z6
-	VFMADD231PS  Z4, Z6, Z0
-	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS (R9)(BX*1), Z6
-	VFMADD231PS  Z4, Z6, Z2
-	VFMADD231PS  Z5, Z6, Z3
-	ADDQ         DI, R9
-	ADDQ         $+512, DX
-	SUBQ         $+4, R10
-	JGE          main1126
-
-rest1124:
-	ADDQ $+4, R10
-	JZ   end1125
-
-one1127:
-	VMOVUPS      (DX), Z4
-	VMOVUPS      64(DX), Z5
-	VBROADCASTSS (R9), Z6
-	VFMADD231PS  Z4, Z6, Z0
-	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS (R9)(BX*1), Z6
-	VFMADD231PS  Z4, Z6, Z2
-	VFMADD231PS  Z5, Z6, Z3
-	ADDQ         DI, R9
-	ADDQ         $+128, DX
-	DECQ         R10
-	JNZ          one1127
-
-end1125:
-	ADDQ         $+16, SI
-	DECQ         R8
-	JNZ          seg1123
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1128
-	VBROADCASTSS 128(AX), Z4
-	VMULPS       Z4, Z0, Z0
-	VMULPS       Z4, Z1, Z1
-	VMULPS       Z4, Z2, Z2
-	VMULPS       Z4, Z3, Z3
-
-skip1128:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip1129
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-
-skip1129:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip1130
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z4
-	VADDPS  Z4, Z0, Z0
-	VADDPS  Z4, Z2, Z2
-	VMOVUPS 64(DX), Z4
-	VADDPS  Z4, Z1, Z1
-	VADDPS  Z4, Z3, Z3
-
-skip1130:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip1131
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-
-skip1131:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z2, (DX)
-	VMOVUPS Z3, 64(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile1122
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_2x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_any_2x32_gelu_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile1132:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	MOVQ       40(AX), BX
-	TESTQ      BX, BX
-	JZ         skip1133
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	MOVQ       88(AX), SI
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-
-skip1133:
-	MOVQ 64(AX), BX
-	MOVQ 72(AX), DI
-	LEAQ (BX)(BX*2), SI
-	MOVQ 48(AX), SI
-	MOVQ 56(AX), R8
 
 seg1134:
 	MOVQ (AX), R9
@@ -40394,9 +37202,189 @@ skip1141:
 	VADDPS 64(DX), Z3, Z3
 
 skip1142:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile1133
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x32_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_any_2x32_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile1143:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1144
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+
+skip1144:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg1145:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest1146
+
+main1148:
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VBROADCASTSS (R9), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (R9)(BX*1), Z6
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Z4
+	VMOVUPS      192(DX), Z5
+	VBROADCASTSS (R9), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (R9)(BX*1), Z6
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	ADDQ         DI, R9
+	VMOVUPS      256(DX), Z4
+	VMOVUPS      320(DX), Z5
+	VBROADCASTSS (R9), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (R9)(BX*1), Z6
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Z4
+	VMOVUPS      448(DX), Z5
+	VBROADCASTSS (R9), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (R9)(BX*1), Z6
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	ADDQ         DI, R9
+	ADDQ         $+512, DX
+	SUBQ         $+4, R10
+	JGE          main1148
+
+rest1146:
+	ADDQ $+4, R10
+	JZ   end1147
+
+one1149:
+	VMOVUPS      (DX), Z4
+	VMOVUPS      64(DX), Z5
+	VBROADCASTSS (R9), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSS (R9)(BX*1), Z6
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	ADDQ         DI, R9
+	ADDQ         $+128, DX
+	DECQ         R10
+	JNZ          one1149
+
+end1147:
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg1145
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1150
+	VBROADCASTSS 128(AX), Z4
+	VMULPS       Z4, Z0, Z0
+	VMULPS       Z4, Z1, Z1
+	VMULPS       Z4, Z2, Z2
+	VMULPS       Z4, Z3, Z3
+
+skip1150:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip1151
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+
+skip1151:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1152
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z4
+	VADDPS  Z4, Z0, Z0
+	VADDPS  Z4, Z2, Z2
+	VMOVUPS 64(DX), Z4
+	VADDPS  Z4, Z1, Z1
+	VADDPS  Z4, Z3, Z3
+
+skip1152:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip1153
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+
+skip1153:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1143
+	JZ      skip1154
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40407,11 +37395,25 @@ skip1142:
 	VMOVUPS Z2, (DX)
 	VMOVUPS Z3, 64(DX)
 
-skip1143:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1154:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row1155:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z4
 	VMULPS      constants_avx512<>+64(SB), Z4, Z4
 	VADDPS      constants_avx512<>+128(SB), Z4, Z4
@@ -40453,50 +37455,12 @@ skip1143:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z4
-	VMULPS      constants_avx512<>+64(SB), Z4, Z4
-	VADDPS      constants_avx512<>+128(SB), Z4, Z4
-	VMULPS      Z2, Z4, Z4
-	VMINPS      constants_avx512<>+192(SB), Z4, Z4
-	VMAXPS      constants_avx512<>+256(SB), Z4, Z4
-	VRNDSCALEPS $0x08, Z4, Z5
-	VSUBPS      Z5, Z4, Z4
-	VMOVUPS     constants_avx512<>+320(SB), Z6
-	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+704(SB), Z4, Z6
-	VSCALEFPS   Z5, Z6, Z6
-	VMOVAPS     Z6, Z4
-	VADDPS      constants_avx512<>+704(SB), Z4, Z4
-	VDIVPS      Z4, Z2, Z2
-	VMULPS      Z3, Z3, Z4
-	VMULPS      constants_avx512<>+64(SB), Z4, Z4
-	VADDPS      constants_avx512<>+128(SB), Z4, Z4
-	VMULPS      Z3, Z4, Z4
-	VMINPS      constants_avx512<>+192(SB), Z4, Z4
-	VMAXPS      constants_avx512<>+256(SB), Z4, Z4
-	VRNDSCALEPS $0x08, Z4, Z5
-	VSUBPS      Z5, Z4, Z4
-	VMOVUPS     constants_avx512<>+320(SB), Z6
-	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+704(SB), Z4, Z6
-	VSCALEFPS   Z5, Z6, Z6
-	VMOVAPS     Z6, Z4
-	VADDPS      constants_avx512<>+704(SB), Z4, Z4
-	VDIVPS      Z4, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
+	DECQ        SI
+	JNZ         row1155
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1132
+	JL          tile1143
 	VZEROUPPER
 	RET
 
@@ -40506,7 +37470,7 @@ TEXT ·mul_f32_any_2x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1144:
+tile1156:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -40524,7 +37488,7 @@ tile1144:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1145
+	JZ         skip1157
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -40541,21 +37505,21 @@ tile1144:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1145:
+skip1157:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg1146:
+seg1158:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest1147
+	JL   rest1159
 
-main1149:
+main1161:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -40594,13 +37558,13 @@ main1149:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main1149
+	JGE          main1161
 
-rest1147:
+rest1159:
 	ADDQ $+4, R10
-	JZ   end1148
+	JZ   end1160
 
-one1150:
+one1162:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (R9), Z6
@@ -40612,23 +37576,23 @@ one1150:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one1150
+	JNZ          one1162
 
-end1148:
+end1160:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg1146
+	JNZ          seg1158
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1151
+	JZ           skip1163
 	VBROADCASTSS 128(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip1151:
+skip1163:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1152
+	JZ     skip1164
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -40645,10 +37609,10 @@ skip1151:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip1152:
+skip1164:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1153
+	JZ      skip1165
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -40659,10 +37623,10 @@ skip1152:
 	VADDPS  Z4, Z1, Z1
 	VADDPS  Z4, Z3, Z3
 
-skip1153:
+skip1165:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1154
+	JZ      skip1166
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -40679,9 +37643,9 @@ skip1153:
 	ADDQ    BX, DX
 	VMOVUPS Z3, (DX)
 
-skip1154:
+skip1166:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1155
+	JNZ         skip1167
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -40724,11 +37688,11 @@ skip1154:
 	VMULPS      Z4, Z3, Z3
 	VMOVUPS     Z3, (DX)
 
-skip1155:
+skip1167:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1144
+	JL   tile1156
 	VZEROUPPER
 	RET
 
@@ -40738,7 +37702,7 @@ TEXT ·mul_f32_any_2x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1156:
+tile1168:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -40766,14 +37730,14 @@ tile1156:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg1157:
+seg1169:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest1158
+	JL   rest1170
 
-main1160:
+main1172:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VMOVUPS      128(DX), Z8
@@ -40824,13 +37788,13 @@ main1160:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main1160
+	JGE          main1172
 
-rest1158:
+rest1170:
 	ADDQ $+4, R10
-	JZ   end1159
+	JZ   end1171
 
-one1161:
+one1173:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VMOVUPS      128(DX), Z8
@@ -40845,14 +37809,14 @@ one1161:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one1161
+	JNZ          one1173
 
-end1159:
+end1171:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg1157
+	JNZ          seg1169
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1162
+	JZ           skip1174
 	VBROADCASTSS 128(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -40861,9 +37825,9 @@ end1159:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1162:
+skip1174:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1163
+	JZ     skip1175
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -40876,10 +37840,10 @@ skip1162:
 	VADDPS 64(DX), Z4, Z4
 	VADDPS 128(DX), Z5, Z5
 
-skip1163:
+skip1175:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1164
+	JZ      skip1176
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -40893,10 +37857,10 @@ skip1163:
 	VADDPS  Z6, Z2, Z2
 	VADDPS  Z6, Z5, Z5
 
-skip1164:
+skip1176:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1165
+	JZ     skip1177
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -40909,7 +37873,7 @@ skip1164:
 	VADDPS 64(DX), Z4, Z4
 	VADDPS 128(DX), Z5, Z5
 
-skip1165:
+skip1177:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -40924,7 +37888,7 @@ skip1165:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1156
+	JL      tile1168
 	VZEROUPPER
 	RET
 
@@ -40934,7 +37898,7 @@ TEXT ·mul_f32_any_2x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1166:
+tile1178:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -40958,7 +37922,7 @@ tile1166:
 	PREFETCHT0 128(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1167
+	JZ         skip1179
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x000000c0, CX, SI
 	ADDQ       SI, BX
@@ -40971,21 +37935,21 @@ tile1166:
 	PREFETCHT0 64(BX)
 	PREFETCHT0 128(BX)
 
-skip1167:
+skip1179:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg1168:
+seg1180:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest1169
+	JL   rest1181
 
-main1171:
+main1183:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VMOVUPS      128(DX), Z8
@@ -41036,13 +38000,13 @@ main1171:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main1171
+	JGE          main1183
 
-rest1169:
+rest1181:
 	ADDQ $+4, R10
-	JZ   end1170
+	JZ   end1182
 
-one1172:
+one1184:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VMOVUPS      128(DX), Z8
@@ -41057,14 +38021,14 @@ one1172:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one1172
+	JNZ          one1184
 
-end1170:
+end1182:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg1168
+	JNZ          seg1180
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1173
+	JZ           skip1185
 	VBROADCASTSS 128(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -41073,9 +38037,9 @@ end1170:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1173:
+skip1185:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1174
+	JZ     skip1186
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -41088,10 +38052,10 @@ skip1173:
 	VADDPS 64(DX), Z4, Z4
 	VADDPS 128(DX), Z5, Z5
 
-skip1174:
+skip1186:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1175
+	JZ      skip1187
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -41105,10 +38069,10 @@ skip1174:
 	VADDPS  Z6, Z2, Z2
 	VADDPS  Z6, Z5, Z5
 
-skip1175:
+skip1187:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1176
+	JZ     skip1188
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -41121,10 +38085,10 @@ skip1175:
 	VADDPS 64(DX), Z4, Z4
 	VADDPS 128(DX), Z5, Z5
 
-skip1176:
+skip1188:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1177
+	JZ      skip1189
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -41137,11 +38101,28 @@ skip1176:
 	VMOVUPS Z4, 64(DX)
 	VMOVUPS Z5, 128(DX)
 
-skip1177:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x000000c0, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1189:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x000000c0, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row1190:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
 	VMULPS      Z0, Z0, Z6
 	VMULPS      constants_avx512<>+64(SB), Z6, Z6
 	VADDPS      constants_avx512<>+128(SB), Z6, Z6
@@ -41203,70 +38184,12 @@ skip1177:
 	VMOVUPS     Z1, 64(DX)
 	VMOVUPS     Z2, 128(DX)
 	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z3, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z3, Z3
-	VMULPS      Z4, Z4, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z4, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z4, Z4
-	VMULPS      Z5, Z5, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z5, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z5, Z5
-	VMOVUPS     Z3, (DX)
-	VMOVUPS     Z4, 64(DX)
-	VMOVUPS     Z5, 128(DX)
+	DECQ        SI
+	JNZ         row1190
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1166
+	JL          tile1178
 	VZEROUPPER
 	RET
 
@@ -41276,7 +38199,7 @@ TEXT ·mul_f32_any_2x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1178:
+tile1191:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -41309,14 +38232,14 @@ tile1178:
 	MOVQ       48(AX), DI
 	MOVQ       56(AX), R9
 
-seg1179:
+seg1192:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest1180
+	JL   rest1193
 
-main1182:
+main1195:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -41379,13 +38302,13 @@ main1182:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main1182
+	JGE          main1195
 
-rest1180:
+rest1193:
 	ADDQ $+4, R11
-	JZ   end1181
+	JZ   end1194
 
-one1183:
+one1196:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -41403,14 +38326,14 @@ one1183:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one1183
+	JNZ          one1196
 
-end1181:
+end1194:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg1179
+	JNZ          seg1192
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1184
+	JZ           skip1197
 	VBROADCASTSS 128(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -41421,9 +38344,9 @@ end1181:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1184:
+skip1197:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1185
+	JZ     skip1198
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -41438,10 +38361,10 @@ skip1184:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip1185:
+skip1198:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1186
+	JZ      skip1199
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -41458,10 +38381,10 @@ skip1185:
 	VADDPS  Z8, Z3, Z3
 	VADDPS  Z8, Z7, Z7
 
-skip1186:
+skip1199:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1187
+	JZ     skip1200
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -41476,7 +38399,7 @@ skip1186:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip1187:
+skip1200:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -41493,7 +38416,7 @@ skip1187:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1178
+	JL      tile1191
 	VZEROUPPER
 	RET
 
@@ -41503,7 +38426,7 @@ TEXT ·mul_f32_any_2x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1188:
+tile1201:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -41532,7 +38455,7 @@ tile1188:
 	PREFETCHT0 192(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip1189
+	JZ         skip1202
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000100, CX, DI
 	ADDQ       DI, SI
@@ -41547,21 +38470,21 @@ tile1188:
 	PREFETCHT0 128(SI)
 	PREFETCHT0 192(SI)
 
-skip1189:
+skip1202:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg1190:
+seg1203:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest1191
+	JL   rest1204
 
-main1193:
+main1206:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -41624,13 +38547,13 @@ main1193:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main1193
+	JGE          main1206
 
-rest1191:
+rest1204:
 	ADDQ $+4, R11
-	JZ   end1192
+	JZ   end1205
 
-one1194:
+one1207:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -41648,14 +38571,14 @@ one1194:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one1194
+	JNZ          one1207
 
-end1192:
+end1205:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg1190
+	JNZ          seg1203
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1195
+	JZ           skip1208
 	VBROADCASTSS 128(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -41666,9 +38589,9 @@ end1192:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1195:
+skip1208:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1196
+	JZ     skip1209
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -41683,10 +38606,10 @@ skip1195:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip1196:
+skip1209:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1197
+	JZ      skip1210
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -41703,10 +38626,10 @@ skip1196:
 	VADDPS  Z8, Z3, Z3
 	VADDPS  Z8, Z7, Z7
 
-skip1197:
+skip1210:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1198
+	JZ     skip1211
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -41721,10 +38644,10 @@ skip1197:
 	VADDPS 128(DX), Z6, Z6
 	VADDPS 192(DX), Z7, Z7
 
-skip1198:
+skip1211:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1199
+	JZ      skip1212
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -41739,11 +38662,31 @@ skip1198:
 	VMOVUPS Z6, 128(DX)
 	VMOVUPS Z7, 192(DX)
 
-skip1199:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000100, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1212:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000100, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row1213:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
+	VMOVUPS     192(DX), Z3
 	VMULPS      Z0, Z0, Z8
 	VMULPS      constants_avx512<>+64(SB), Z8, Z8
 	VADDPS      constants_avx512<>+128(SB), Z8, Z8
@@ -41825,90 +38768,12 @@ skip1199:
 	VMOVUPS     Z2, 128(DX)
 	VMOVUPS     Z3, 192(DX)
 	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z4, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z4, Z4
-	VMULPS      Z5, Z5, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z5, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z5, Z5
-	VMULPS      Z6, Z6, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z6, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z6, Z6
-	VMULPS      Z7, Z7, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z7, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z7, Z7
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	VMOVUPS     Z6, 128(DX)
-	VMOVUPS     Z7, 192(DX)
+	DECQ        SI
+	JNZ         row1213
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1188
+	JL          tile1201
 	VZEROUPPER
 	RET
 
@@ -41918,7 +38783,7 @@ TEXT ·mul_f32_any_2x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1200:
+tile1214:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -41943,7 +38808,7 @@ tile1200:
 	PREFETCHT0 64(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip1201
+	JZ         skip1215
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000080, CX, DI
 	ADDQ       DI, SI
@@ -41964,21 +38829,21 @@ tile1200:
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 
-skip1201:
+skip1215:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg1202:
+seg1216:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest1203
+	JL   rest1217
 
-main1205:
+main1219:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -42041,13 +38906,13 @@ main1205:
 	ADDQ         R8, R10
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main1205
+	JGE          main1219
 
-rest1203:
+rest1217:
 	ADDQ $+4, R11
-	JZ   end1204
+	JZ   end1218
 
-one1206:
+one1220:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VMOVUPS      (DX)(BX*1), Z10
@@ -42065,14 +38930,14 @@ one1206:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one1206
+	JNZ          one1220
 
-end1204:
+end1218:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg1202
+	JNZ          seg1216
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1207
+	JZ           skip1221
 	VBROADCASTSS 128(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -42083,9 +38948,9 @@ end1204:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1207:
+skip1221:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1208
+	JZ     skip1222
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -42106,10 +38971,10 @@ skip1207:
 	VADDPS (DX), Z5, Z5
 	VADDPS 64(DX), Z7, Z7
 
-skip1208:
+skip1222:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1209
+	JZ      skip1223
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -42126,10 +38991,10 @@ skip1208:
 	VADDPS  Z8, Z3, Z3
 	VADDPS  Z8, Z7, Z7
 
-skip1209:
+skip1223:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1210
+	JZ      skip1224
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -42150,9 +39015,9 @@ skip1209:
 	VMOVUPS Z5, (DX)
 	VMOVUPS Z7, 64(DX)
 
-skip1210:
+skip1224:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1211
+	JNZ         skip1225
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -42231,11 +39096,11 @@ skip1210:
 	VMOVUPS     Z5, (DX)
 	VMOVUPS     Z7, 64(DX)
 
-skip1211:
+skip1225:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1200
+	JL   tile1214
 	VZEROUPPER
 	RET
 
@@ -42245,7 +39110,7 @@ TEXT ·mul_f32_any_3x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1212:
+tile1226:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -42264,24 +39129,24 @@ tile1212:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1213
+	JNZ        ahead1227
 	MOVQ       DX, BX
 
-ahead1213:
+ahead1227:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg1214:
+seg1228:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest1215
+	JL   rest1229
 
-main1217:
+main1231:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R10), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -42319,13 +39184,13 @@ main1217:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main1217
+	JGE          main1231
 
-rest1215:
+rest1229:
 	ADDQ $+4, R11
-	JZ   end1216
+	JZ   end1230
 
-one1218:
+one1232:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R10), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -42336,23 +39201,23 @@ one1218:
 	ADDQ         R8, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one1218
+	JNZ          one1232
 
-end1216:
+end1230:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg1214
+	JNZ          seg1228
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1219
+	JZ           skip1233
 	VBROADCASTSS 128(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip1219:
+skip1233:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1220
+	JZ     skip1234
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -42363,10 +39228,10 @@ skip1219:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip1220:
+skip1234:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1221
+	JZ      skip1235
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -42375,10 +39240,10 @@ skip1220:
 	VADDPS  Z3, Z1, Z1
 	VADDPS  Z3, Z2, Z2
 
-skip1221:
+skip1235:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1222
+	JZ     skip1236
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -42389,7 +39254,7 @@ skip1221:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip1222:
+skip1236:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -42402,7 +39267,7 @@ skip1222:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1212
+	JL      tile1226
 	VZEROUPPER
 	RET
 
@@ -42412,7 +39277,7 @@ TEXT ·mul_f32_any_3x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1223:
+tile1237:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -42431,7 +39296,7 @@ tile1223:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1224
+	JZ         skip1238
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -42442,27 +39307,27 @@ tile1223:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1224:
+skip1238:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1225
+	JNZ   ahead1239
 	MOVQ  DX, BX
 
-ahead1225:
+ahead1239:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg1226:
+seg1240:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest1227
+	JL   rest1241
 
-main1229:
+main1243:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R10), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -42500,13 +39365,13 @@ main1229:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main1229
+	JGE          main1243
 
-rest1227:
+rest1241:
 	ADDQ $+4, R11
-	JZ   end1228
+	JZ   end1242
 
-one1230:
+one1244:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (R10), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -42517,23 +39382,23 @@ one1230:
 	ADDQ         R8, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one1230
+	JNZ          one1244
 
-end1228:
+end1242:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg1226
+	JNZ          seg1240
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1231
+	JZ           skip1245
 	VBROADCASTSS 128(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip1231:
+skip1245:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1232
+	JZ     skip1246
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -42544,10 +39409,10 @@ skip1231:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip1232:
+skip1246:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1233
+	JZ      skip1247
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -42556,10 +39421,10 @@ skip1232:
 	VADDPS  Z3, Z1, Z1
 	VADDPS  Z3, Z2, Z2
 
-skip1233:
+skip1247:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1234
+	JZ     skip1248
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -42570,10 +39435,10 @@ skip1233:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip1234:
+skip1248:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1235
+	JZ      skip1249
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -42584,11 +39449,24 @@ skip1234:
 	ADDQ    BX, DX
 	VMOVUPS Z2, (DX)
 
-skip1235:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1249:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row1250:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z3
 	VMULPS      constants_avx512<>+64(SB), Z3, Z3
 	VADDPS      constants_avx512<>+128(SB), Z3, Z3
@@ -42610,51 +39488,12 @@ skip1235:
 	VDIVPS      Z3, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z3
-	VMULPS      constants_avx512<>+64(SB), Z3, Z3
-	VADDPS      constants_avx512<>+128(SB), Z3, Z3
-	VMULPS      Z1, Z3, Z3
-	VMINPS      constants_avx512<>+192(SB), Z3, Z3
-	VMAXPS      constants_avx512<>+256(SB), Z3, Z3
-	VRNDSCALEPS $0x08, Z3, Z4
-	VSUBPS      Z4, Z3, Z3
-	VMOVUPS     constants_avx512<>+320(SB), Z5
-	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+704(SB), Z3, Z5
-	VSCALEFPS   Z4, Z5, Z5
-	VMOVAPS     Z5, Z3
-	VADDPS      constants_avx512<>+704(SB), Z3, Z3
-	VDIVPS      Z3, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z3
-	VMULPS      constants_avx512<>+64(SB), Z3, Z3
-	VADDPS      constants_avx512<>+128(SB), Z3, Z3
-	VMULPS      Z2, Z3, Z3
-	VMINPS      constants_avx512<>+192(SB), Z3, Z3
-	VMAXPS      constants_avx512<>+256(SB), Z3, Z3
-	VRNDSCALEPS $0x08, Z3, Z4
-	VSUBPS      Z4, Z3, Z3
-	VMOVUPS     constants_avx512<>+320(SB), Z5
-	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+704(SB), Z3, Z5
-	VSCALEFPS   Z4, Z5, Z5
-	VMOVAPS     Z5, Z3
-	VADDPS      constants_avx512<>+704(SB), Z3, Z3
-	VDIVPS      Z3, Z2, Z2
-	VMOVUPS     Z2, (DX)
+	DECQ        SI
+	JNZ         row1250
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1223
+	JL          tile1237
 	VZEROUPPER
 	RET
 
@@ -42664,7 +39503,7 @@ TEXT ·mul_f32_any_3x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1236:
+tile1251:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -42689,24 +39528,24 @@ tile1236:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1237
+	JNZ        ahead1252
 	MOVQ       DX, BX
 
-ahead1237:
+ahead1252:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg1238:
+seg1253:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest1239
+	JL   rest1254
 
-main1241:
+main1256:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R10), Z8
@@ -42762,13 +39601,13 @@ main1241:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main1241
+	JGE          main1256
 
-rest1239:
+rest1254:
 	ADDQ $+4, R11
-	JZ   end1240
+	JZ   end1255
 
-one1242:
+one1257:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R10), Z8
@@ -42783,15 +39622,15 @@ one1242:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one1242
+	JNZ          one1257
 
-end1240:
+end1255:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg1238
+	JNZ          seg1253
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1243
+	JZ           skip1258
 	VBROADCASTSS 128(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -42800,9 +39639,9 @@ end1240:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1243:
+skip1258:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1244
+	JZ     skip1259
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -42816,10 +39655,10 @@ skip1243:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip1244:
+skip1259:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1245
+	JZ      skip1260
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -42832,10 +39671,10 @@ skip1244:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip1245:
+skip1260:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1246
+	JZ     skip1261
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -42849,7 +39688,7 @@ skip1245:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip1246:
+skip1261:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -42865,7 +39704,7 @@ skip1246:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1236
+	JL      tile1251
 	VZEROUPPER
 	RET
 
@@ -42875,7 +39714,7 @@ TEXT ·mul_f32_any_3x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1247:
+tile1262:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -42900,7 +39739,7 @@ tile1247:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1248
+	JZ         skip1263
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -42914,27 +39753,27 @@ tile1247:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip1248:
+skip1263:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1249
+	JNZ   ahead1264
 	MOVQ  DX, BX
 
-ahead1249:
+ahead1264:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg1250:
+seg1265:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest1251
+	JL   rest1266
 
-main1253:
+main1268:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R10), Z8
@@ -42990,13 +39829,13 @@ main1253:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main1253
+	JGE          main1268
 
-rest1251:
+rest1266:
 	ADDQ $+4, R11
-	JZ   end1252
+	JZ   end1267
 
-one1254:
+one1269:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R10), Z8
@@ -43011,15 +39850,15 @@ one1254:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one1254
+	JNZ          one1269
 
-end1252:
+end1267:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg1250
+	JNZ          seg1265
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1255
+	JZ           skip1270
 	VBROADCASTSS 128(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -43028,9 +39867,9 @@ end1252:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1255:
+skip1270:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1256
+	JZ     skip1271
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -43044,10 +39883,10 @@ skip1255:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip1256:
+skip1271:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1257
+	JZ      skip1272
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -43060,10 +39899,10 @@ skip1256:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip1257:
+skip1272:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1258
+	JZ     skip1273
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -43077,10 +39916,10 @@ skip1257:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip1258:
+skip1273:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1259
+	JZ      skip1274
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -43094,11 +39933,28 @@ skip1258:
 	VMOVUPS Z4, (DX)
 	VMOVUPS Z5, 64(DX)
 
-skip1259:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1274:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row1275:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z6
 	VMULPS      constants_avx512<>+64(SB), Z6, Z6
 	VADDPS      constants_avx512<>+128(SB), Z6, Z6
@@ -43140,91 +39996,12 @@ skip1259:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z2, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z2, Z2
-	VMULPS      Z3, Z3, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z3, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z4, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z4, Z4
-	VMULPS      Z5, Z5, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z5, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
+	DECQ        SI
+	JNZ         row1275
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1247
+	JL          tile1262
 	VZEROUPPER
 	RET
 
@@ -43234,7 +40011,7 @@ TEXT ·mul_f32_any_3x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1260:
+tile1276:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -43256,7 +40033,7 @@ tile1260:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1261
+	JZ         skip1277
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -43277,27 +40054,27 @@ tile1260:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1261:
+skip1277:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1262
+	JNZ   ahead1278
 	MOVQ  DX, BX
 
-ahead1262:
+ahead1278:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg1263:
+seg1279:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest1264
+	JL   rest1280
 
-main1266:
+main1282:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R10), Z8
@@ -43353,13 +40130,13 @@ main1266:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main1266
+	JGE          main1282
 
-rest1264:
+rest1280:
 	ADDQ $+4, R11
-	JZ   end1265
+	JZ   end1281
 
-one1267:
+one1283:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (R10), Z8
@@ -43374,15 +40151,15 @@ one1267:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one1267
+	JNZ          one1283
 
-end1265:
+end1281:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg1263
+	JNZ          seg1279
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1268
+	JZ           skip1284
 	VBROADCASTSS 128(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -43391,9 +40168,9 @@ end1265:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1268:
+skip1284:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1269
+	JZ     skip1285
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -43414,10 +40191,10 @@ skip1268:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip1269:
+skip1285:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1270
+	JZ      skip1286
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -43430,10 +40207,10 @@ skip1269:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip1270:
+skip1286:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1271
+	JZ      skip1287
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -43454,9 +40231,9 @@ skip1270:
 	ADDQ    BX, DX
 	VMOVUPS Z5, (DX)
 
-skip1271:
+skip1287:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1272
+	JNZ         skip1288
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -43518,11 +40295,11 @@ skip1271:
 	VMULPS      Z6, Z5, Z5
 	VMOVUPS     Z5, (DX)
 
-skip1272:
+skip1288:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1260
+	JL   tile1276
 	VZEROUPPER
 	RET
 
@@ -43532,7 +40309,7 @@ TEXT ·mul_f32_any_3x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1273:
+tile1289:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -43563,24 +40340,24 @@ tile1273:
 	PREFETCHT0 128(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1274
+	JNZ        ahead1290
 	MOVQ       DX, BX
 
-ahead1274:
+ahead1290:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg1275:
+seg1291:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest1276
+	JL   rest1292
 
-main1278:
+main1294:
 	VMOVUPS      (DX), Z9
 	VMOVUPS      64(DX), Z10
 	VMOVUPS      128(DX), Z11
@@ -43654,13 +40431,13 @@ main1278:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main1278
+	JGE          main1294
 
-rest1276:
+rest1292:
 	ADDQ $+4, R11
-	JZ   end1277
+	JZ   end1293
 
-one1279:
+one1295:
 	VMOVUPS      (DX), Z9
 	VMOVUPS      64(DX), Z10
 	VMOVUPS      128(DX), Z11
@@ -43679,15 +40456,15 @@ one1279:
 	ADDQ         R8, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one1279
+	JNZ          one1295
 
-end1277:
+end1293:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg1275
+	JNZ          seg1291
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1280
+	JZ           skip1296
 	VBROADCASTSS 128(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -43699,9 +40476,9 @@ end1277:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip1280:
+skip1296:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1281
+	JZ     skip1297
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -43718,10 +40495,10 @@ skip1280:
 	VADDPS 64(DX), Z7, Z7
 	VADDPS 128(DX), Z8, Z8
 
-skip1281:
+skip1297:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1282
+	JZ      skip1298
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -43738,10 +40515,10 @@ skip1281:
 	VADDPS  Z9, Z5, Z5
 	VADDPS  Z9, Z8, Z8
 
-skip1282:
+skip1298:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1283
+	JZ     skip1299
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -43758,7 +40535,7 @@ skip1282:
 	VADDPS 64(DX), Z7, Z7
 	VADDPS 128(DX), Z8, Z8
 
-skip1283:
+skip1299:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -43777,7 +40554,7 @@ skip1283:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1273
+	JL      tile1289
 	VZEROUPPER
 	RET
 
@@ -43787,7 +40564,7 @@ TEXT ·mul_f32_any_3x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1284:
+tile1300:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -43818,7 +40595,7 @@ tile1284:
 	PREFETCHT0 128(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1285
+	JZ         skip1301
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x000000c0, CX, SI
 	ADDQ       SI, BX
@@ -43835,27 +40612,27 @@ tile1284:
 	PREFETCHT0 64(BX)
 	PREFETCHT0 128(BX)
 
-skip1285:
+skip1301:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1286
+	JNZ   ahead1302
 	MOVQ  DX, BX
 
-ahead1286:
+ahead1302:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg1287:
+seg1303:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest1288
+	JL   rest1304
 
-main1290:
+main1306:
 	VMOVUPS      (DX), Z9
 	VMOVUPS      64(DX), Z10
 	VMOVUPS      128(DX), Z11
@@ -43929,13 +40706,13 @@ main1290:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main1290
+	JGE          main1306
 
-rest1288:
+rest1304:
 	ADDQ $+4, R11
-	JZ   end1289
+	JZ   end1305
 
-one1291:
+one1307:
 	VMOVUPS      (DX), Z9
 	VMOVUPS      64(DX), Z10
 	VMOVUPS      128(DX), Z11
@@ -43954,15 +40731,15 @@ one1291:
 	ADDQ         R8, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one1291
+	JNZ          one1307
 
-end1289:
+end1305:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg1287
+	JNZ          seg1303
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1292
+	JZ           skip1308
 	VBROADCASTSS 128(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -43974,9 +40751,9 @@ end1289:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip1292:
+skip1308:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1293
+	JZ     skip1309
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -43993,10 +40770,10 @@ skip1292:
 	VADDPS 64(DX), Z7, Z7
 	VADDPS 128(DX), Z8, Z8
 
-skip1293:
+skip1309:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1294
+	JZ      skip1310
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -44013,10 +40790,10 @@ skip1293:
 	VADDPS  Z9, Z5, Z5
 	VADDPS  Z9, Z8, Z8
 
-skip1294:
+skip1310:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1295
+	JZ     skip1311
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -44033,10 +40810,10 @@ skip1294:
 	VADDPS 64(DX), Z7, Z7
 	VADDPS 128(DX), Z8, Z8
 
-skip1295:
+skip1311:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1296
+	JZ      skip1312
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -44053,11 +40830,32 @@ skip1295:
 	VMOVUPS Z7, 64(DX)
 	VMOVUPS Z8, 128(DX)
 
-skip1296:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x000000c0, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1312:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x000000c0, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row1313:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
 	VMULPS      Z0, Z0, Z9
 	VMULPS      constants_avx512<>+64(SB), Z9, Z9
 	VADDPS      constants_avx512<>+128(SB), Z9, Z9
@@ -44119,131 +40917,12 @@ skip1296:
 	VMOVUPS     Z1, 64(DX)
 	VMOVUPS     Z2, 128(DX)
 	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z3, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z3, Z3
-	VMULPS      Z4, Z4, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z4, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z4, Z4
-	VMULPS      Z5, Z5, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z5, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z5, Z5
-	VMOVUPS     Z3, (DX)
-	VMOVUPS     Z4, 64(DX)
-	VMOVUPS     Z5, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z6, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z6, Z6
-	VMULPS      Z7, Z7, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z7, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z7, Z7
-	VMULPS      Z8, Z8, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z8, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z8, Z8
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	VMOVUPS     Z8, 128(DX)
+	DECQ        SI
+	JNZ         row1313
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1284
+	JL          tile1300
 	VZEROUPPER
 	RET
 
@@ -44253,7 +40932,7 @@ TEXT ·mul_f32_any_3x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1297:
+tile1314:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -44291,24 +40970,24 @@ tile1297:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead1298
+	JNZ        ahead1315
 	MOVQ       DX, SI
 
-ahead1298:
+ahead1315:
 	MOVQ 64(AX), DI
 	MOVQ 72(AX), R9
 	LEAQ (DI)(DI*2), R8
 	MOVQ 48(AX), R8
 	MOVQ 56(AX), R10
 
-seg1299:
+seg1316:
 	MOVQ (AX), R11
 	ADDQ (R8), R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1300
+	JL   rest1317
 
-main1302:
+main1319:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -44400,13 +41079,13 @@ main1302:
 	ADDQ         $+512, SI
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1302
+	JGE          main1319
 
-rest1300:
+rest1317:
 	ADDQ $+4, R12
-	JZ   end1301
+	JZ   end1318
 
-one1303:
+one1320:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -44429,15 +41108,15 @@ one1303:
 	ADDQ         R9, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1303
+	JNZ          one1320
 
-end1301:
+end1318:
 	ADDQ         $+16, R8
 	DECQ         R10
-	JNZ          seg1299
+	JNZ          seg1316
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1304
+	JZ           skip1321
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -44452,9 +41131,9 @@ end1301:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1304:
+skip1321:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1305
+	JZ     skip1322
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -44474,10 +41153,10 @@ skip1304:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip1305:
+skip1322:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1306
+	JZ      skip1323
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -44498,10 +41177,10 @@ skip1305:
 	VADDPS  Z12, Z7, Z7
 	VADDPS  Z12, Z11, Z11
 
-skip1306:
+skip1323:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1307
+	JZ     skip1324
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -44521,7 +41200,7 @@ skip1306:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip1307:
+skip1324:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -44543,7 +41222,7 @@ skip1307:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1297
+	JL      tile1314
 	VZEROUPPER
 	RET
 
@@ -44553,7 +41232,7 @@ TEXT ·mul_f32_any_3x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1308:
+tile1325:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -44591,7 +41270,7 @@ tile1308:
 	PREFETCHT0 192(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip1309
+	JZ         skip1326
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000100, CX, DI
 	ADDQ       DI, SI
@@ -44611,27 +41290,27 @@ tile1308:
 	PREFETCHT0 128(SI)
 	PREFETCHT0 192(SI)
 
-skip1309:
+skip1326:
 	MOVQ  120(AX), SI
 	TESTQ SI, SI
-	JNZ   ahead1310
+	JNZ   ahead1327
 	MOVQ  DX, SI
 
-ahead1310:
+ahead1327:
 	MOVQ 64(AX), DI
 	MOVQ 72(AX), R9
 	LEAQ (DI)(DI*2), R8
 	MOVQ 48(AX), R8
 	MOVQ 56(AX), R10
 
-seg1311:
+seg1328:
 	MOVQ (AX), R11
 	ADDQ (R8), R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1312
+	JL   rest1329
 
-main1314:
+main1331:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -44723,13 +41402,13 @@ main1314:
 	ADDQ         $+512, SI
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1314
+	JGE          main1331
 
-rest1312:
+rest1329:
 	ADDQ $+4, R12
-	JZ   end1313
+	JZ   end1330
 
-one1315:
+one1332:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -44752,15 +41431,15 @@ one1315:
 	ADDQ         R9, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1315
+	JNZ          one1332
 
-end1313:
+end1330:
 	ADDQ         $+16, R8
 	DECQ         R10
-	JNZ          seg1311
+	JNZ          seg1328
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1316
+	JZ           skip1333
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -44775,9 +41454,9 @@ end1313:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1316:
+skip1333:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1317
+	JZ     skip1334
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -44797,10 +41476,10 @@ skip1316:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip1317:
+skip1334:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1318
+	JZ      skip1335
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -44821,10 +41500,10 @@ skip1317:
 	VADDPS  Z12, Z7, Z7
 	VADDPS  Z12, Z11, Z11
 
-skip1318:
+skip1335:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1319
+	JZ     skip1336
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -44844,10 +41523,10 @@ skip1318:
 	VADDPS 128(DX), Z10, Z10
 	VADDPS 192(DX), Z11, Z11
 
-skip1319:
+skip1336:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1320
+	JZ      skip1337
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -44867,11 +41546,36 @@ skip1319:
 	VMOVUPS Z10, 128(DX)
 	VMOVUPS Z11, 192(DX)
 
-skip1320:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000100, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1337:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000100, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row1338:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
+	VMOVUPS     192(DX), Z3
 	VMULPS      Z0, Z0, Z12
 	VMULPS      constants_avx512<>+64(SB), Z12, Z12
 	VADDPS      constants_avx512<>+128(SB), Z12, Z12
@@ -44953,171 +41657,12 @@ skip1320:
 	VMOVUPS     Z2, 128(DX)
 	VMOVUPS     Z3, 192(DX)
 	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z4, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z4, Z4
-	VMULPS      Z5, Z5, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z5, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z5, Z5
-	VMULPS      Z6, Z6, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z6, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z6, Z6
-	VMULPS      Z7, Z7, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z7, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z7, Z7
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	VMOVUPS     Z6, 128(DX)
-	VMOVUPS     Z7, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z8, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z8, Z8
-	VMULPS      Z9, Z9, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z9, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z9, Z9
-	VMULPS      Z10, Z10, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z10, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z10, Z10
-	VMULPS      Z11, Z11, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z11, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z11, Z11
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	VMOVUPS     Z10, 128(DX)
-	VMOVUPS     Z11, 192(DX)
+	DECQ        SI
+	JNZ         row1338
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1308
+	JL          tile1325
 	VZEROUPPER
 	RET
 
@@ -45127,7 +41672,7 @@ TEXT ·mul_f32_any_3x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1321:
+tile1339:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -45159,7 +41704,7 @@ tile1321:
 	PREFETCHT0 64(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip1322
+	JZ         skip1340
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000080, CX, DI
 	ADDQ       DI, SI
@@ -45186,27 +41731,27 @@ tile1321:
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 
-skip1322:
+skip1340:
 	MOVQ  120(AX), SI
 	TESTQ SI, SI
-	JNZ   ahead1323
+	JNZ   ahead1341
 	MOVQ  DX, SI
 
-ahead1323:
+ahead1341:
 	MOVQ 64(AX), DI
 	MOVQ 72(AX), R9
 	LEAQ (DI)(DI*2), R8
 	MOVQ 48(AX), R8
 	MOVQ 56(AX), R10
 
-seg1324:
+seg1342:
 	MOVQ (AX), R11
 	ADDQ (R8), R11
 	MOVQ 8(R8), R12
 	SUBQ $+4, R12
-	JL   rest1325
+	JL   rest1343
 
-main1327:
+main1345:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -45298,13 +41843,13 @@ main1327:
 	ADDQ         $+512, SI
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1327
+	JGE          main1345
 
-rest1325:
+rest1343:
 	ADDQ $+4, R12
-	JZ   end1326
+	JZ   end1344
 
-one1328:
+one1346:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      (DX)(BX*1), Z14
@@ -45327,15 +41872,15 @@ one1328:
 	ADDQ         R9, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1328
+	JNZ          one1346
 
-end1326:
+end1344:
 	ADDQ         $+16, R8
 	DECQ         R10
-	JNZ          seg1324
+	JNZ          seg1342
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1329
+	JZ           skip1347
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -45350,9 +41895,9 @@ end1326:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1329:
+skip1347:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1330
+	JZ     skip1348
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -45379,10 +41924,10 @@ skip1329:
 	VADDPS (DX), Z9, Z9
 	VADDPS 64(DX), Z11, Z11
 
-skip1330:
+skip1348:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1331
+	JZ      skip1349
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -45403,10 +41948,10 @@ skip1330:
 	VADDPS  Z12, Z7, Z7
 	VADDPS  Z12, Z11, Z11
 
-skip1331:
+skip1349:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1332
+	JZ      skip1350
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -45433,9 +41978,9 @@ skip1331:
 	VMOVUPS Z9, (DX)
 	VMOVUPS Z11, 64(DX)
 
-skip1332:
+skip1350:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1333
+	JNZ         skip1351
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -45551,11 +42096,11 @@ skip1332:
 	VMOVUPS     Z9, (DX)
 	VMOVUPS     Z11, 64(DX)
 
-skip1333:
+skip1351:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1321
+	JL   tile1339
 	VZEROUPPER
 	RET
 
@@ -45565,7 +42110,7 @@ TEXT ·mul_f32_any_4x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1334:
+tile1352:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -45587,24 +42132,24 @@ tile1334:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1335
+	JNZ        ahead1353
 	MOVQ       DX, BX
 
-ahead1335:
+ahead1353:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1336:
+seg1354:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1337
+	JL   rest1355
 
-main1339:
+main1357:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R11), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -45650,13 +42195,13 @@ main1339:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main1339
+	JGE          main1357
 
-rest1337:
+rest1355:
 	ADDQ $+4, R12
-	JZ   end1338
+	JZ   end1356
 
-one1340:
+one1358:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R11), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -45669,24 +42214,24 @@ one1340:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one1340
+	JNZ          one1358
 
-end1338:
+end1356:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1336
+	JNZ          seg1354
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1341
+	JZ           skip1359
 	VBROADCASTSS 128(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip1341:
+skip1359:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1342
+	JZ     skip1360
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -45699,10 +42244,10 @@ skip1341:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip1342:
+skip1360:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1343
+	JZ      skip1361
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -45712,10 +42257,10 @@ skip1342:
 	VADDPS  Z4, Z2, Z2
 	VADDPS  Z4, Z3, Z3
 
-skip1343:
+skip1361:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1344
+	JZ     skip1362
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -45728,7 +42273,7 @@ skip1343:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip1344:
+skip1362:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -45743,7 +42288,7 @@ skip1344:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1334
+	JL      tile1352
 	VZEROUPPER
 	RET
 
@@ -45753,7 +42298,7 @@ TEXT ·mul_f32_any_4x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1345:
+tile1363:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -45775,7 +42320,7 @@ tile1345:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1346
+	JZ         skip1364
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -45788,27 +42333,27 @@ tile1345:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1346:
+skip1364:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1347
+	JNZ   ahead1365
 	MOVQ  DX, BX
 
-ahead1347:
+ahead1365:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1348:
+seg1366:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1349
+	JL   rest1367
 
-main1351:
+main1369:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R11), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -45854,13 +42399,13 @@ main1351:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main1351
+	JGE          main1369
 
-rest1349:
+rest1367:
 	ADDQ $+4, R12
-	JZ   end1350
+	JZ   end1368
 
-one1352:
+one1370:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (R11), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -45873,24 +42418,24 @@ one1352:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one1352
+	JNZ          one1370
 
-end1350:
+end1368:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1348
+	JNZ          seg1366
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1353
+	JZ           skip1371
 	VBROADCASTSS 128(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip1353:
+skip1371:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1354
+	JZ     skip1372
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -45903,10 +42448,10 @@ skip1353:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip1354:
+skip1372:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1355
+	JZ      skip1373
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -45916,10 +42461,10 @@ skip1354:
 	VADDPS  Z4, Z2, Z2
 	VADDPS  Z4, Z3, Z3
 
-skip1355:
+skip1373:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1356
+	JZ     skip1374
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -45932,10 +42477,10 @@ skip1355:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip1356:
+skip1374:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1357
+	JZ      skip1375
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -45948,11 +42493,26 @@ skip1356:
 	ADDQ    BX, DX
 	VMOVUPS Z3, (DX)
 
-skip1357:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1375:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row1376:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z4
 	VMULPS      constants_avx512<>+64(SB), Z4, Z4
 	VADDPS      constants_avx512<>+128(SB), Z4, Z4
@@ -45974,72 +42534,12 @@ skip1357:
 	VDIVPS      Z4, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z4
-	VMULPS      constants_avx512<>+64(SB), Z4, Z4
-	VADDPS      constants_avx512<>+128(SB), Z4, Z4
-	VMULPS      Z1, Z4, Z4
-	VMINPS      constants_avx512<>+192(SB), Z4, Z4
-	VMAXPS      constants_avx512<>+256(SB), Z4, Z4
-	VRNDSCALEPS $0x08, Z4, Z5
-	VSUBPS      Z5, Z4, Z4
-	VMOVUPS     constants_avx512<>+320(SB), Z6
-	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+704(SB), Z4, Z6
-	VSCALEFPS   Z5, Z6, Z6
-	VMOVAPS     Z6, Z4
-	VADDPS      constants_avx512<>+704(SB), Z4, Z4
-	VDIVPS      Z4, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z4
-	VMULPS      constants_avx512<>+64(SB), Z4, Z4
-	VADDPS      constants_avx512<>+128(SB), Z4, Z4
-	VMULPS      Z2, Z4, Z4
-	VMINPS      constants_avx512<>+192(SB), Z4, Z4
-	VMAXPS      constants_avx512<>+256(SB), Z4, Z4
-	VRNDSCALEPS $0x08, Z4, Z5
-	VSUBPS      Z5, Z4, Z4
-	VMOVUPS     constants_avx512<>+320(SB), Z6
-	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+704(SB), Z4, Z6
-	VSCALEFPS   Z5, Z6, Z6
-	VMOVAPS     Z6, Z4
-	VADDPS      constants_avx512<>+704(SB), Z4, Z4
-	VDIVPS      Z4, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z4
-	VMULPS      constants_avx512<>+64(SB), Z4, Z4
-	VADDPS      constants_avx512<>+128(SB), Z4, Z4
-	VMULPS      Z3, Z4, Z4
-	VMINPS      constants_avx512<>+192(SB), Z4, Z4
-	VMAXPS      constants_avx512<>+256(SB), Z4, Z4
-	VRNDSCALEPS $0x08, Z4, Z5
-	VSUBPS      Z5, Z4, Z4
-	VMOVUPS     constants_avx512<>+320(SB), Z6
-	VFMADD213PS constants_avx512<>+384(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+448(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+512(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+576(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z6
-	VFMADD213PS constants_avx512<>+704(SB), Z4, Z6
-	VSCALEFPS   Z5, Z6, Z6
-	VMOVAPS     Z6, Z4
-	VADDPS      constants_avx512<>+704(SB), Z4, Z4
-	VDIVPS      Z4, Z3, Z3
-	VMOVUPS     Z3, (DX)
+	DECQ        SI
+	JNZ         row1376
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1345
+	JL          tile1363
 	VZEROUPPER
 	RET
 
@@ -46049,7 +42549,7 @@ TEXT ·mul_f32_any_4x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1358:
+tile1377:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -46079,24 +42579,24 @@ tile1358:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1359
+	JNZ        ahead1378
 	MOVQ       DX, BX
 
-ahead1359:
+ahead1378:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1360:
+seg1379:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1361
+	JL   rest1380
 
-main1363:
+main1382:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R11), Z10
@@ -46164,13 +42664,13 @@ main1363:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1363
+	JGE          main1382
 
-rest1361:
+rest1380:
 	ADDQ $+4, R12
-	JZ   end1362
+	JZ   end1381
 
-one1364:
+one1383:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R11), Z10
@@ -46188,15 +42688,15 @@ one1364:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1364
+	JNZ          one1383
 
-end1362:
+end1381:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1360
+	JNZ          seg1379
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1365
+	JZ           skip1384
 	VBROADCASTSS 128(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -46207,9 +42707,9 @@ end1362:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1365:
+skip1384:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1366
+	JZ     skip1385
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -46226,10 +42726,10 @@ skip1365:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip1366:
+skip1385:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1367
+	JZ      skip1386
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -46244,10 +42744,10 @@ skip1366:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip1367:
+skip1386:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1368
+	JZ     skip1387
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -46264,7 +42764,7 @@ skip1367:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip1368:
+skip1387:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -46283,7 +42783,7 @@ skip1368:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1358
+	JL      tile1377
 	VZEROUPPER
 	RET
 
@@ -46293,7 +42793,7 @@ TEXT ·mul_f32_any_4x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1369:
+tile1388:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -46323,7 +42823,7 @@ tile1369:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1370
+	JZ         skip1389
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -46340,27 +42840,27 @@ tile1369:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip1370:
+skip1389:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1371
+	JNZ   ahead1390
 	MOVQ  DX, BX
 
-ahead1371:
+ahead1390:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1372:
+seg1391:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1373
+	JL   rest1392
 
-main1375:
+main1394:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R11), Z10
@@ -46428,13 +42928,13 @@ main1375:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1375
+	JGE          main1394
 
-rest1373:
+rest1392:
 	ADDQ $+4, R12
-	JZ   end1374
+	JZ   end1393
 
-one1376:
+one1395:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R11), Z10
@@ -46452,15 +42952,15 @@ one1376:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1376
+	JNZ          one1395
 
-end1374:
+end1393:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1372
+	JNZ          seg1391
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1377
+	JZ           skip1396
 	VBROADCASTSS 128(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -46471,9 +42971,9 @@ end1374:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1377:
+skip1396:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1378
+	JZ     skip1397
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -46490,10 +42990,10 @@ skip1377:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip1378:
+skip1397:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1379
+	JZ      skip1398
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -46508,10 +43008,10 @@ skip1378:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip1379:
+skip1398:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1380
+	JZ     skip1399
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -46528,10 +43028,10 @@ skip1379:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip1380:
+skip1399:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1381
+	JZ      skip1400
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -46548,11 +43048,31 @@ skip1380:
 	VMOVUPS Z6, (DX)
 	VMOVUPS Z7, 64(DX)
 
-skip1381:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1400:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row1401:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z8
 	VMULPS      constants_avx512<>+64(SB), Z8, Z8
 	VADDPS      constants_avx512<>+128(SB), Z8, Z8
@@ -46594,132 +43114,12 @@ skip1381:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z2, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z2, Z2
-	VMULPS      Z3, Z3, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z3, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z4, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z4, Z4
-	VMULPS      Z5, Z5, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z5, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z6, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z6, Z6
-	VMULPS      Z7, Z7, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z7, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
+	DECQ        SI
+	JNZ         row1401
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1369
+	JL          tile1388
 	VZEROUPPER
 	RET
 
@@ -46729,7 +43129,7 @@ TEXT ·mul_f32_any_4x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1382:
+tile1402:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -46755,7 +43155,7 @@ tile1382:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1383
+	JZ         skip1403
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -46780,27 +43180,27 @@ tile1382:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1383:
+skip1403:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1384
+	JNZ   ahead1404
 	MOVQ  DX, BX
 
-ahead1384:
+ahead1404:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1385:
+seg1405:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1386
+	JL   rest1406
 
-main1388:
+main1408:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R11), Z10
@@ -46868,13 +43268,13 @@ main1388:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1388
+	JGE          main1408
 
-rest1386:
+rest1406:
 	ADDQ $+4, R12
-	JZ   end1387
+	JZ   end1407
 
-one1389:
+one1409:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (R11), Z10
@@ -46892,15 +43292,15 @@ one1389:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1389
+	JNZ          one1409
 
-end1387:
+end1407:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1385
+	JNZ          seg1405
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1390
+	JZ           skip1410
 	VBROADCASTSS 128(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -46911,9 +43311,9 @@ end1387:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1390:
+skip1410:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1391
+	JZ     skip1411
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -46938,10 +43338,10 @@ skip1390:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip1391:
+skip1411:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1392
+	JZ      skip1412
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -46956,10 +43356,10 @@ skip1391:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip1392:
+skip1412:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1393
+	JZ      skip1413
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -46984,9 +43384,9 @@ skip1392:
 	ADDQ    BX, DX
 	VMOVUPS Z7, (DX)
 
-skip1393:
+skip1413:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1394
+	JNZ         skip1414
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -47067,11 +43467,11 @@ skip1393:
 	VMULPS      Z8, Z7, Z7
 	VMOVUPS     Z7, (DX)
 
-skip1394:
+skip1414:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1382
+	JL   tile1402
 	VZEROUPPER
 	RET
 
@@ -47081,7 +43481,7 @@ TEXT ·mul_f32_any_4x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1395:
+tile1415:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -47119,24 +43519,24 @@ tile1395:
 	PREFETCHT0 128(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1396
+	JNZ        ahead1416
 	MOVQ       DX, BX
 
-ahead1396:
+ahead1416:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1397:
+seg1417:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1398
+	JL   rest1418
 
-main1400:
+main1420:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      128(DX), Z14
@@ -47226,13 +43626,13 @@ main1400:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main1400
+	JGE          main1420
 
-rest1398:
+rest1418:
 	ADDQ $+4, R12
-	JZ   end1399
+	JZ   end1419
 
-one1401:
+one1421:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      128(DX), Z14
@@ -47255,15 +43655,15 @@ one1401:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one1401
+	JNZ          one1421
 
-end1399:
+end1419:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1397
+	JNZ          seg1417
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1402
+	JZ           skip1422
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -47278,9 +43678,9 @@ end1399:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1402:
+skip1422:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1403
+	JZ     skip1423
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -47301,10 +43701,10 @@ skip1402:
 	VADDPS 64(DX), Z10, Z10
 	VADDPS 128(DX), Z11, Z11
 
-skip1403:
+skip1423:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1404
+	JZ      skip1424
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -47324,10 +43724,10 @@ skip1403:
 	VADDPS  Z12, Z8, Z8
 	VADDPS  Z12, Z11, Z11
 
-skip1404:
+skip1424:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1405
+	JZ     skip1425
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -47348,7 +43748,7 @@ skip1404:
 	VADDPS 64(DX), Z10, Z10
 	VADDPS 128(DX), Z11, Z11
 
-skip1405:
+skip1425:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -47371,7 +43771,7 @@ skip1405:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1395
+	JL      tile1415
 	VZEROUPPER
 	RET
 
@@ -47381,7 +43781,7 @@ TEXT ·mul_f32_any_4x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1406:
+tile1426:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -47419,7 +43819,7 @@ tile1406:
 	PREFETCHT0 128(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1407
+	JZ         skip1427
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x000000c0, CX, SI
 	ADDQ       SI, BX
@@ -47440,27 +43840,27 @@ tile1406:
 	PREFETCHT0 64(BX)
 	PREFETCHT0 128(BX)
 
-skip1407:
+skip1427:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1408
+	JNZ   ahead1428
 	MOVQ  DX, BX
 
-ahead1408:
+ahead1428:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1409:
+seg1429:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1410
+	JL   rest1430
 
-main1412:
+main1432:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      128(DX), Z14
@@ -47550,13 +43950,13 @@ main1412:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main1412
+	JGE          main1432
 
-rest1410:
+rest1430:
 	ADDQ $+4, R12
-	JZ   end1411
+	JZ   end1431
 
-one1413:
+one1433:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VMOVUPS      128(DX), Z14
@@ -47579,15 +43979,15 @@ one1413:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one1413
+	JNZ          one1433
 
-end1411:
+end1431:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1409
+	JNZ          seg1429
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1414
+	JZ           skip1434
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -47602,9 +44002,9 @@ end1411:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1414:
+skip1434:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1415
+	JZ     skip1435
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -47625,10 +44025,10 @@ skip1414:
 	VADDPS 64(DX), Z10, Z10
 	VADDPS 128(DX), Z11, Z11
 
-skip1415:
+skip1435:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1416
+	JZ      skip1436
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -47648,10 +44048,10 @@ skip1415:
 	VADDPS  Z12, Z8, Z8
 	VADDPS  Z12, Z11, Z11
 
-skip1416:
+skip1436:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1417
+	JZ     skip1437
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -47672,10 +44072,10 @@ skip1416:
 	VADDPS 64(DX), Z10, Z10
 	VADDPS 128(DX), Z11, Z11
 
-skip1417:
+skip1437:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1418
+	JZ      skip1438
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -47696,11 +44096,36 @@ skip1417:
 	VMOVUPS Z10, 64(DX)
 	VMOVUPS Z11, 128(DX)
 
-skip1418:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x000000c0, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1438:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x000000c0, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row1439:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
 	VMULPS      Z0, Z0, Z12
 	VMULPS      constants_avx512<>+64(SB), Z12, Z12
 	VADDPS      constants_avx512<>+128(SB), Z12, Z12
@@ -47762,192 +44187,12 @@ skip1418:
 	VMOVUPS     Z1, 64(DX)
 	VMOVUPS     Z2, 128(DX)
 	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z3, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z3, Z3
-	VMULPS      Z4, Z4, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z4, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z4, Z4
-	VMULPS      Z5, Z5, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z5, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z5, Z5
-	VMOVUPS     Z3, (DX)
-	VMOVUPS     Z4, 64(DX)
-	VMOVUPS     Z5, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z6, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z6, Z6
-	VMULPS      Z7, Z7, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z7, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z7, Z7
-	VMULPS      Z8, Z8, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z8, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z8, Z8
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	VMOVUPS     Z8, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z9, Z9, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z9, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z9, Z9
-	VMULPS      Z10, Z10, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z10, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z10, Z10
-	VMULPS      Z11, Z11, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z11, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z11, Z11
-	VMOVUPS     Z9, (DX)
-	VMOVUPS     Z10, 64(DX)
-	VMOVUPS     Z11, 128(DX)
+	DECQ        SI
+	JNZ         row1439
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1406
+	JL          tile1426
 	VZEROUPPER
 	RET
 
@@ -47957,7 +44202,7 @@ TEXT ·mul_f32_any_4x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1419:
+tile1440:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -48004,24 +44249,24 @@ tile1419:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead1420
+	JNZ        ahead1441
 	MOVQ       DX, SI
 
-ahead1420:
+ahead1441:
 	MOVQ 64(AX), DI
 	MOVQ 72(AX), R9
 	LEAQ (DI)(DI*2), R8
 	MOVQ 48(AX), R10
 	MOVQ 56(AX), R11
 
-seg1421:
+seg1442:
 	MOVQ (AX), R12
 	ADDQ (R10), R12
 	MOVQ 8(R10), R13
 	SUBQ $+4, R13
-	JL   rest1422
+	JL   rest1443
 
-main1424:
+main1445:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -48133,13 +44378,13 @@ main1424:
 	ADDQ         $+512, SI
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1424
+	JGE          main1445
 
-rest1422:
+rest1443:
 	ADDQ $+4, R13
-	JZ   end1423
+	JZ   end1444
 
-one1425:
+one1446:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -48167,15 +44412,15 @@ one1425:
 	ADDQ         R9, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1425
+	JNZ          one1446
 
-end1423:
+end1444:
 	ADDQ         $+16, R10
 	DECQ         R11
-	JNZ          seg1421
+	JNZ          seg1442
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1426
+	JZ           skip1447
 	VBROADCASTSS 128(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -48194,9 +44439,9 @@ end1423:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1426:
+skip1447:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1427
+	JZ     skip1448
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -48221,10 +44466,10 @@ skip1426:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip1427:
+skip1448:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1428
+	JZ      skip1449
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -48249,10 +44494,10 @@ skip1427:
 	VADDPS  Z16, Z11, Z11
 	VADDPS  Z16, Z15, Z15
 
-skip1428:
+skip1449:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1429
+	JZ     skip1450
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -48277,7 +44522,7 @@ skip1428:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip1429:
+skip1450:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -48304,7 +44549,7 @@ skip1429:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1419
+	JL      tile1440
 	VZEROUPPER
 	RET
 
@@ -48314,7 +44559,7 @@ TEXT ·mul_f32_any_4x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1430:
+tile1451:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -48361,7 +44606,7 @@ tile1430:
 	PREFETCHT0 192(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip1431
+	JZ         skip1452
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000100, CX, DI
 	ADDQ       DI, SI
@@ -48386,27 +44631,27 @@ tile1430:
 	PREFETCHT0 128(SI)
 	PREFETCHT0 192(SI)
 
-skip1431:
+skip1452:
 	MOVQ  120(AX), SI
 	TESTQ SI, SI
-	JNZ   ahead1432
+	JNZ   ahead1453
 	MOVQ  DX, SI
 
-ahead1432:
+ahead1453:
 	MOVQ 64(AX), DI
 	MOVQ 72(AX), R9
 	LEAQ (DI)(DI*2), R8
 	MOVQ 48(AX), R10
 	MOVQ 56(AX), R11
 
-seg1433:
+seg1454:
 	MOVQ (AX), R12
 	ADDQ (R10), R12
 	MOVQ 8(R10), R13
 	SUBQ $+4, R13
-	JL   rest1434
+	JL   rest1455
 
-main1436:
+main1457:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -48518,13 +44763,13 @@ main1436:
 	ADDQ         $+512, SI
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1436
+	JGE          main1457
 
-rest1434:
+rest1455:
 	ADDQ $+4, R13
-	JZ   end1435
+	JZ   end1456
 
-one1437:
+one1458:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -48552,15 +44797,15 @@ one1437:
 	ADDQ         R9, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1437
+	JNZ          one1458
 
-end1435:
+end1456:
 	ADDQ         $+16, R10
 	DECQ         R11
-	JNZ          seg1433
+	JNZ          seg1454
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1438
+	JZ           skip1459
 	VBROADCASTSS 128(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -48579,9 +44824,9 @@ end1435:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1438:
+skip1459:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1439
+	JZ     skip1460
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -48606,10 +44851,10 @@ skip1438:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip1439:
+skip1460:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1440
+	JZ      skip1461
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -48634,10 +44879,10 @@ skip1439:
 	VADDPS  Z16, Z11, Z11
 	VADDPS  Z16, Z15, Z15
 
-skip1440:
+skip1461:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1441
+	JZ     skip1462
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -48662,10 +44907,10 @@ skip1440:
 	VADDPS 128(DX), Z14, Z14
 	VADDPS 192(DX), Z15, Z15
 
-skip1441:
+skip1462:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1442
+	JZ      skip1463
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -48690,11 +44935,41 @@ skip1441:
 	VMOVUPS Z14, 128(DX)
 	VMOVUPS Z15, 192(DX)
 
-skip1442:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000100, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1463:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000100, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row1464:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
+	VMOVUPS     192(DX), Z3
 	VMULPS      Z0, Z0, Z16
 	VMULPS      constants_avx512<>+64(SB), Z16, Z16
 	VADDPS      constants_avx512<>+128(SB), Z16, Z16
@@ -48776,252 +45051,12 @@ skip1442:
 	VMOVUPS     Z2, 128(DX)
 	VMOVUPS     Z3, 192(DX)
 	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z4, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z4, Z4
-	VMULPS      Z5, Z5, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z5, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z5, Z5
-	VMULPS      Z6, Z6, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z6, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z6, Z6
-	VMULPS      Z7, Z7, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z7, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z7, Z7
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	VMOVUPS     Z6, 128(DX)
-	VMOVUPS     Z7, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z8, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z8, Z8
-	VMULPS      Z9, Z9, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z9, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z9, Z9
-	VMULPS      Z10, Z10, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z10, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z10, Z10
-	VMULPS      Z11, Z11, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z11, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z11, Z11
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	VMOVUPS     Z10, 128(DX)
-	VMOVUPS     Z11, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z12, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z12, Z12
-	VMULPS      Z13, Z13, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z13, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z13, Z13
-	VMULPS      Z14, Z14, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z14, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z14, Z14
-	VMULPS      Z15, Z15, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z15, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z15, Z15
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
-	VMOVUPS     Z15, 192(DX)
+	DECQ        SI
+	JNZ         row1464
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1430
+	JL          tile1451
 	VZEROUPPER
 	RET
 
@@ -49031,7 +45066,7 @@ TEXT ·mul_f32_any_4x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1443:
+tile1465:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -49070,7 +45105,7 @@ tile1443:
 	PREFETCHT0 64(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip1444
+	JZ         skip1466
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000080, CX, DI
 	ADDQ       DI, SI
@@ -49103,27 +45138,27 @@ tile1443:
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 
-skip1444:
+skip1466:
 	MOVQ  120(AX), SI
 	TESTQ SI, SI
-	JNZ   ahead1445
+	JNZ   ahead1467
 	MOVQ  DX, SI
 
-ahead1445:
+ahead1467:
 	MOVQ 64(AX), DI
 	MOVQ 72(AX), R9
 	LEAQ (DI)(DI*2), R8
 	MOVQ 48(AX), R10
 	MOVQ 56(AX), R11
 
-seg1446:
+seg1468:
 	MOVQ (AX), R12
 	ADDQ (R10), R12
 	MOVQ 8(R10), R13
 	SUBQ $+4, R13
-	JL   rest1447
+	JL   rest1469
 
-main1449:
+main1471:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -49235,13 +45270,13 @@ main1449:
 	ADDQ         $+512, SI
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1449
+	JGE          main1471
 
-rest1447:
+rest1469:
 	ADDQ $+4, R13
-	JZ   end1448
+	JZ   end1470
 
-one1450:
+one1472:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VMOVUPS      (DX)(BX*1), Z18
@@ -49269,15 +45304,15 @@ one1450:
 	ADDQ         R9, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1450
+	JNZ          one1472
 
-end1448:
+end1470:
 	ADDQ         $+16, R10
 	DECQ         R11
-	JNZ          seg1446
+	JNZ          seg1468
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1451
+	JZ           skip1473
 	VBROADCASTSS 128(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -49296,9 +45331,9 @@ end1448:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1451:
+skip1473:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1452
+	JZ     skip1474
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -49331,10 +45366,10 @@ skip1451:
 	VADDPS (DX), Z13, Z13
 	VADDPS 64(DX), Z15, Z15
 
-skip1452:
+skip1474:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1453
+	JZ      skip1475
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -49359,10 +45394,10 @@ skip1452:
 	VADDPS  Z16, Z11, Z11
 	VADDPS  Z16, Z15, Z15
 
-skip1453:
+skip1475:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1454
+	JZ      skip1476
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -49395,9 +45430,9 @@ skip1453:
 	VMOVUPS Z13, (DX)
 	VMOVUPS Z15, 64(DX)
 
-skip1454:
+skip1476:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1455
+	JNZ         skip1477
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -49550,11 +45585,11 @@ skip1454:
 	VMOVUPS     Z13, (DX)
 	VMOVUPS     Z15, 64(DX)
 
-skip1455:
+skip1477:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1443
+	JL   tile1465
 	VZEROUPPER
 	RET
 
@@ -49564,7 +45599,7 @@ TEXT ·mul_f32_any_5x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1456:
+tile1478:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -49589,24 +45624,24 @@ tile1456:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1457
+	JNZ        ahead1479
 	MOVQ       DX, BX
 
-ahead1457:
+ahead1479:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1458:
+seg1480:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1459
+	JL   rest1481
 
-main1461:
+main1483:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R11), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -49660,13 +45695,13 @@ main1461:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main1461
+	JGE          main1483
 
-rest1459:
+rest1481:
 	ADDQ $+4, R12
-	JZ   end1460
+	JZ   end1482
 
-one1462:
+one1484:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R11), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -49681,15 +45716,15 @@ one1462:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one1462
+	JNZ          one1484
 
-end1460:
+end1482:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1458
+	JNZ          seg1480
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1463
+	JZ           skip1485
 	VBROADCASTSS 128(AX), Z5
 	VMULPS       Z5, Z0, Z0
 	VMULPS       Z5, Z1, Z1
@@ -49697,9 +45732,9 @@ end1460:
 	VMULPS       Z5, Z3, Z3
 	VMULPS       Z5, Z4, Z4
 
-skip1463:
+skip1485:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1464
+	JZ     skip1486
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -49714,10 +45749,10 @@ skip1463:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip1464:
+skip1486:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1465
+	JZ      skip1487
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -49728,10 +45763,10 @@ skip1464:
 	VADDPS  Z5, Z3, Z3
 	VADDPS  Z5, Z4, Z4
 
-skip1465:
+skip1487:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1466
+	JZ     skip1488
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -49746,7 +45781,7 @@ skip1465:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip1466:
+skip1488:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -49763,7 +45798,7 @@ skip1466:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1456
+	JL      tile1478
 	VZEROUPPER
 	RET
 
@@ -49773,7 +45808,7 @@ TEXT ·mul_f32_any_5x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1467:
+tile1489:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -49798,7 +45833,7 @@ tile1467:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1468
+	JZ         skip1490
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -49813,27 +45848,27 @@ tile1467:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1468:
+skip1490:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1469
+	JNZ   ahead1491
 	MOVQ  DX, BX
 
-ahead1469:
+ahead1491:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1470:
+seg1492:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1471
+	JL   rest1493
 
-main1473:
+main1495:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R11), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -49887,13 +45922,13 @@ main1473:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main1473
+	JGE          main1495
 
-rest1471:
+rest1493:
 	ADDQ $+4, R12
-	JZ   end1472
+	JZ   end1494
 
-one1474:
+one1496:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (R11), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -49908,15 +45943,15 @@ one1474:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one1474
+	JNZ          one1496
 
-end1472:
+end1494:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1470
+	JNZ          seg1492
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1475
+	JZ           skip1497
 	VBROADCASTSS 128(AX), Z5
 	VMULPS       Z5, Z0, Z0
 	VMULPS       Z5, Z1, Z1
@@ -49924,9 +45959,9 @@ end1472:
 	VMULPS       Z5, Z3, Z3
 	VMULPS       Z5, Z4, Z4
 
-skip1475:
+skip1497:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1476
+	JZ     skip1498
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -49941,10 +45976,10 @@ skip1475:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip1476:
+skip1498:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1477
+	JZ      skip1499
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -49955,10 +45990,10 @@ skip1476:
 	VADDPS  Z5, Z3, Z3
 	VADDPS  Z5, Z4, Z4
 
-skip1477:
+skip1499:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1478
+	JZ     skip1500
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -49973,10 +46008,10 @@ skip1477:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip1478:
+skip1500:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1479
+	JZ      skip1501
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -49991,11 +46026,28 @@ skip1478:
 	ADDQ    BX, DX
 	VMOVUPS Z4, (DX)
 
-skip1479:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1501:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row1502:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z5
 	VMULPS      constants_avx512<>+64(SB), Z5, Z5
 	VADDPS      constants_avx512<>+128(SB), Z5, Z5
@@ -50017,93 +46069,12 @@ skip1479:
 	VDIVPS      Z5, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z5
-	VMULPS      constants_avx512<>+64(SB), Z5, Z5
-	VADDPS      constants_avx512<>+128(SB), Z5, Z5
-	VMULPS      Z1, Z5, Z5
-	VMINPS      constants_avx512<>+192(SB), Z5, Z5
-	VMAXPS      constants_avx512<>+256(SB), Z5, Z5
-	VRNDSCALEPS $0x08, Z5, Z6
-	VSUBPS      Z6, Z5, Z5
-	VMOVUPS     constants_avx512<>+320(SB), Z7
-	VFMADD213PS constants_avx512<>+384(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+448(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+512(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+576(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+640(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+704(SB), Z5, Z7
-	VSCALEFPS   Z6, Z7, Z7
-	VMOVAPS     Z7, Z5
-	VADDPS      constants_avx512<>+704(SB), Z5, Z5
-	VDIVPS      Z5, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z5
-	VMULPS      constants_avx512<>+64(SB), Z5, Z5
-	VADDPS      constants_avx512<>+128(SB), Z5, Z5
-	VMULPS      Z2, Z5, Z5
-	VMINPS      constants_avx512<>+192(SB), Z5, Z5
-	VMAXPS      constants_avx512<>+256(SB), Z5, Z5
-	VRNDSCALEPS $0x08, Z5, Z6
-	VSUBPS      Z6, Z5, Z5
-	VMOVUPS     constants_avx512<>+320(SB), Z7
-	VFMADD213PS constants_avx512<>+384(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+448(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+512(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+576(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+640(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+704(SB), Z5, Z7
-	VSCALEFPS   Z6, Z7, Z7
-	VMOVAPS     Z7, Z5
-	VADDPS      constants_avx512<>+704(SB), Z5, Z5
-	VDIVPS      Z5, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z5
-	VMULPS      constants_avx512<>+64(SB), Z5, Z5
-	VADDPS      constants_avx512<>+128(SB), Z5, Z5
-	VMULPS      Z3, Z5, Z5
-	VMINPS      constants_avx512<>+192(SB), Z5, Z5
-	VMAXPS      constants_avx512<>+256(SB), Z5, Z5
-	VRNDSCALEPS $0x08, Z5, Z6
-	VSUBPS      Z6, Z5, Z5
-	VMOVUPS     constants_avx512<>+320(SB), Z7
-	VFMADD213PS constants_avx512<>+384(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+448(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+512(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+576(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+640(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+704(SB), Z5, Z7
-	VSCALEFPS   Z6, Z7, Z7
-	VMOVAPS     Z7, Z5
-	VADDPS      constants_avx512<>+704(SB), Z5, Z5
-	VDIVPS      Z5, Z3, Z3
-	VMOVUPS     Z3, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z5
-	VMULPS      constants_avx512<>+64(SB), Z5, Z5
-	VADDPS      constants_avx512<>+128(SB), Z5, Z5
-	VMULPS      Z4, Z5, Z5
-	VMINPS      constants_avx512<>+192(SB), Z5, Z5
-	VMAXPS      constants_avx512<>+256(SB), Z5, Z5
-	VRNDSCALEPS $0x08, Z5, Z6
-	VSUBPS      Z6, Z5, Z5
-	VMOVUPS     constants_avx512<>+320(SB), Z7
-	VFMADD213PS constants_avx512<>+384(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+448(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+512(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+576(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+640(SB), Z5, Z7
-	VFMADD213PS constants_avx512<>+704(SB), Z5, Z7
-	VSCALEFPS   Z6, Z7, Z7
-	VMOVAPS     Z7, Z5
-	VADDPS      constants_avx512<>+704(SB), Z5, Z5
-	VDIVPS      Z5, Z4, Z4
-	VMOVUPS     Z4, (DX)
+	DECQ        SI
+	JNZ         row1502
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1467
+	JL          tile1489
 	VZEROUPPER
 	RET
 
@@ -50113,7 +46084,7 @@ TEXT ·mul_f32_any_5x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1480:
+tile1503:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -50148,24 +46119,24 @@ tile1480:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1481
+	JNZ        ahead1504
 	MOVQ       DX, BX
 
-ahead1481:
+ahead1504:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1482:
+seg1505:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1483
+	JL   rest1506
 
-main1485:
+main1508:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R11), Z12
@@ -50245,13 +46216,13 @@ main1485:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1485
+	JGE          main1508
 
-rest1483:
+rest1506:
 	ADDQ $+4, R12
-	JZ   end1484
+	JZ   end1507
 
-one1486:
+one1509:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R11), Z12
@@ -50272,15 +46243,15 @@ one1486:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1486
+	JNZ          one1509
 
-end1484:
+end1507:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1482
+	JNZ          seg1505
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1487
+	JZ           skip1510
 	VBROADCASTSS 128(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -50293,9 +46264,9 @@ end1484:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip1487:
+skip1510:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1488
+	JZ     skip1511
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -50315,10 +46286,10 @@ skip1487:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip1488:
+skip1511:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1489
+	JZ      skip1512
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -50335,10 +46306,10 @@ skip1488:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip1489:
+skip1512:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1490
+	JZ     skip1513
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -50358,7 +46329,7 @@ skip1489:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip1490:
+skip1513:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -50380,7 +46351,7 @@ skip1490:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1480
+	JL      tile1503
 	VZEROUPPER
 	RET
 
@@ -50390,7 +46361,7 @@ TEXT ·mul_f32_any_5x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1491:
+tile1514:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -50425,7 +46396,7 @@ tile1491:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1492
+	JZ         skip1515
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -50445,27 +46416,27 @@ tile1491:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip1492:
+skip1515:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1493
+	JNZ   ahead1516
 	MOVQ  DX, BX
 
-ahead1493:
+ahead1516:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1494:
+seg1517:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1495
+	JL   rest1518
 
-main1497:
+main1520:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R11), Z12
@@ -50545,13 +46516,13 @@ main1497:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1497
+	JGE          main1520
 
-rest1495:
+rest1518:
 	ADDQ $+4, R12
-	JZ   end1496
+	JZ   end1519
 
-one1498:
+one1521:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R11), Z12
@@ -50572,15 +46543,15 @@ one1498:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1498
+	JNZ          one1521
 
-end1496:
+end1519:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1494
+	JNZ          seg1517
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1499
+	JZ           skip1522
 	VBROADCASTSS 128(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -50593,9 +46564,9 @@ end1496:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip1499:
+skip1522:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1500
+	JZ     skip1523
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -50615,10 +46586,10 @@ skip1499:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip1500:
+skip1523:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1501
+	JZ      skip1524
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -50635,10 +46606,10 @@ skip1500:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip1501:
+skip1524:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1502
+	JZ     skip1525
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -50658,10 +46629,10 @@ skip1501:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip1502:
+skip1525:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1503
+	JZ      skip1526
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -50681,11 +46652,34 @@ skip1502:
 	VMOVUPS Z8, (DX)
 	VMOVUPS Z9, 64(DX)
 
-skip1503:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1526:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row1527:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z10
 	VMULPS      constants_avx512<>+64(SB), Z10, Z10
 	VADDPS      constants_avx512<>+128(SB), Z10, Z10
@@ -50727,173 +46721,12 @@ skip1503:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z2, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z2, Z2
-	VMULPS      Z3, Z3, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z3, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z4, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z4, Z4
-	VMULPS      Z5, Z5, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z5, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z6, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z6, Z6
-	VMULPS      Z7, Z7, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z7, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z8, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z8, Z8
-	VMULPS      Z9, Z9, Z10
-	VMULPS      constants_avx512<>+64(SB), Z10, Z10
-	VADDPS      constants_avx512<>+128(SB), Z10, Z10
-	VMULPS      Z9, Z10, Z10
-	VMINPS      constants_avx512<>+192(SB), Z10, Z10
-	VMAXPS      constants_avx512<>+256(SB), Z10, Z10
-	VRNDSCALEPS $0x08, Z10, Z11
-	VSUBPS      Z11, Z10, Z10
-	VMOVUPS     constants_avx512<>+320(SB), Z12
-	VFMADD213PS constants_avx512<>+384(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+448(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+512(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+576(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+640(SB), Z10, Z12
-	VFMADD213PS constants_avx512<>+704(SB), Z10, Z12
-	VSCALEFPS   Z11, Z12, Z12
-	VMOVAPS     Z12, Z10
-	VADDPS      constants_avx512<>+704(SB), Z10, Z10
-	VDIVPS      Z10, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
+	DECQ        SI
+	JNZ         row1527
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1491
+	JL          tile1514
 	VZEROUPPER
 	RET
 
@@ -50903,7 +46736,7 @@ TEXT ·mul_f32_any_5x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1504:
+tile1528:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -50933,7 +46766,7 @@ tile1504:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1505
+	JZ         skip1529
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -50962,27 +46795,27 @@ tile1504:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1505:
+skip1529:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1506
+	JNZ   ahead1530
 	MOVQ  DX, BX
 
-ahead1506:
+ahead1530:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1507:
+seg1531:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1508
+	JL   rest1532
 
-main1510:
+main1534:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R11), Z12
@@ -51062,13 +46895,13 @@ main1510:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main1510
+	JGE          main1534
 
-rest1508:
+rest1532:
 	ADDQ $+4, R12
-	JZ   end1509
+	JZ   end1533
 
-one1511:
+one1535:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (R11), Z12
@@ -51089,15 +46922,15 @@ one1511:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one1511
+	JNZ          one1535
 
-end1509:
+end1533:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1507
+	JNZ          seg1531
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1512
+	JZ           skip1536
 	VBROADCASTSS 128(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -51110,9 +46943,9 @@ end1509:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip1512:
+skip1536:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1513
+	JZ     skip1537
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -51141,10 +46974,10 @@ skip1512:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip1513:
+skip1537:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1514
+	JZ      skip1538
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -51161,10 +46994,10 @@ skip1513:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip1514:
+skip1538:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1515
+	JZ      skip1539
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -51193,9 +47026,9 @@ skip1514:
 	ADDQ    BX, DX
 	VMOVUPS Z9, (DX)
 
-skip1515:
+skip1539:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1516
+	JNZ         skip1540
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -51295,11 +47128,11 @@ skip1515:
 	VMULPS      Z10, Z9, Z9
 	VMOVUPS     Z9, (DX)
 
-skip1516:
+skip1540:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1504
+	JL   tile1528
 	VZEROUPPER
 	RET
 
@@ -51309,7 +47142,7 @@ TEXT ·mul_f32_any_5x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1517:
+tile1541:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -51354,24 +47187,24 @@ tile1517:
 	PREFETCHT0 128(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1518
+	JNZ        ahead1542
 	MOVQ       DX, BX
 
-ahead1518:
+ahead1542:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1519:
+seg1543:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1520
+	JL   rest1544
 
-main1522:
+main1546:
 	VMOVUPS      (DX), Z15
 	VMOVUPS      64(DX), Z16
 	VMOVUPS      128(DX), Z17
@@ -51477,13 +47310,13 @@ main1522:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main1522
+	JGE          main1546
 
-rest1520:
+rest1544:
 	ADDQ $+4, R12
-	JZ   end1521
+	JZ   end1545
 
-one1523:
+one1547:
 	VMOVUPS      (DX), Z15
 	VMOVUPS      64(DX), Z16
 	VMOVUPS      128(DX), Z17
@@ -51510,15 +47343,15 @@ one1523:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one1523
+	JNZ          one1547
 
-end1521:
+end1545:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1519
+	JNZ          seg1543
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1524
+	JZ           skip1548
 	VBROADCASTSS 128(AX), Z15
 	VMULPS       Z15, Z0, Z0
 	VMULPS       Z15, Z1, Z1
@@ -51536,9 +47369,9 @@ end1521:
 	VMULPS       Z15, Z13, Z13
 	VMULPS       Z15, Z14, Z14
 
-skip1524:
+skip1548:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1525
+	JZ     skip1549
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -51563,10 +47396,10 @@ skip1524:
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
 
-skip1525:
+skip1549:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1526
+	JZ      skip1550
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -51589,10 +47422,10 @@ skip1525:
 	VADDPS  Z15, Z11, Z11
 	VADDPS  Z15, Z14, Z14
 
-skip1526:
+skip1550:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1527
+	JZ     skip1551
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -51617,7 +47450,7 @@ skip1526:
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
 
-skip1527:
+skip1551:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -51644,7 +47477,7 @@ skip1527:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1517
+	JL      tile1541
 	VZEROUPPER
 	RET
 
@@ -51654,7 +47487,7 @@ TEXT ·mul_f32_any_5x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1528:
+tile1552:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -51699,7 +47532,7 @@ tile1528:
 	PREFETCHT0 128(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1529
+	JZ         skip1553
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x000000c0, CX, SI
 	ADDQ       SI, BX
@@ -51724,27 +47557,27 @@ tile1528:
 	PREFETCHT0 64(BX)
 	PREFETCHT0 128(BX)
 
-skip1529:
+skip1553:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1530
+	JNZ   ahead1554
 	MOVQ  DX, BX
 
-ahead1530:
+ahead1554:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1531:
+seg1555:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest1532
+	JL   rest1556
 
-main1534:
+main1558:
 	VMOVUPS      (DX), Z15
 	VMOVUPS      64(DX), Z16
 	VMOVUPS      128(DX), Z17
@@ -51850,13 +47683,13 @@ main1534:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main1534
+	JGE          main1558
 
-rest1532:
+rest1556:
 	ADDQ $+4, R12
-	JZ   end1533
+	JZ   end1557
 
-one1535:
+one1559:
 	VMOVUPS      (DX), Z15
 	VMOVUPS      64(DX), Z16
 	VMOVUPS      128(DX), Z17
@@ -51883,15 +47716,15 @@ one1535:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one1535
+	JNZ          one1559
 
-end1533:
+end1557:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1531
+	JNZ          seg1555
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1536
+	JZ           skip1560
 	VBROADCASTSS 128(AX), Z15
 	VMULPS       Z15, Z0, Z0
 	VMULPS       Z15, Z1, Z1
@@ -51909,9 +47742,9 @@ end1533:
 	VMULPS       Z15, Z13, Z13
 	VMULPS       Z15, Z14, Z14
 
-skip1536:
+skip1560:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1537
+	JZ     skip1561
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -51936,10 +47769,10 @@ skip1536:
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
 
-skip1537:
+skip1561:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1538
+	JZ      skip1562
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -51962,10 +47795,10 @@ skip1537:
 	VADDPS  Z15, Z11, Z11
 	VADDPS  Z15, Z14, Z14
 
-skip1538:
+skip1562:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1539
+	JZ     skip1563
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -51990,10 +47823,10 @@ skip1538:
 	VADDPS 64(DX), Z13, Z13
 	VADDPS 128(DX), Z14, Z14
 
-skip1539:
+skip1563:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1540
+	JZ      skip1564
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -52018,11 +47851,40 @@ skip1539:
 	VMOVUPS Z13, 64(DX)
 	VMOVUPS Z14, 128(DX)
 
-skip1540:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x000000c0, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1564:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x000000c0, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row1565:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
 	VMULPS      Z0, Z0, Z15
 	VMULPS      constants_avx512<>+64(SB), Z15, Z15
 	VADDPS      constants_avx512<>+128(SB), Z15, Z15
@@ -52084,253 +47946,12 @@ skip1540:
 	VMOVUPS     Z1, 64(DX)
 	VMOVUPS     Z2, 128(DX)
 	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z3, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z3, Z3
-	VMULPS      Z4, Z4, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z4, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z4, Z4
-	VMULPS      Z5, Z5, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z5, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z5, Z5
-	VMOVUPS     Z3, (DX)
-	VMOVUPS     Z4, 64(DX)
-	VMOVUPS     Z5, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z6, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z6, Z6
-	VMULPS      Z7, Z7, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z7, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z7, Z7
-	VMULPS      Z8, Z8, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z8, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z8, Z8
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	VMOVUPS     Z8, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z9, Z9, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z9, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z9, Z9
-	VMULPS      Z10, Z10, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z10, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z10, Z10
-	VMULPS      Z11, Z11, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z11, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z11, Z11
-	VMOVUPS     Z9, (DX)
-	VMOVUPS     Z10, 64(DX)
-	VMOVUPS     Z11, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z12, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z12, Z12
-	VMULPS      Z13, Z13, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z13, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z13, Z13
-	VMULPS      Z14, Z14, Z15
-	VMULPS      constants_avx512<>+64(SB), Z15, Z15
-	VADDPS      constants_avx512<>+128(SB), Z15, Z15
-	VMULPS      Z14, Z15, Z15
-	VMINPS      constants_avx512<>+192(SB), Z15, Z15
-	VMAXPS      constants_avx512<>+256(SB), Z15, Z15
-	VRNDSCALEPS $0x08, Z15, Z16
-	VSUBPS      Z16, Z15, Z15
-	VMOVUPS     constants_avx512<>+320(SB), Z17
-	VFMADD213PS constants_avx512<>+384(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+448(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+512(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+576(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+640(SB), Z15, Z17
-	VFMADD213PS constants_avx512<>+704(SB), Z15, Z17
-	VSCALEFPS   Z16, Z17, Z17
-	VMOVAPS     Z17, Z15
-	VADDPS      constants_avx512<>+704(SB), Z15, Z15
-	VDIVPS      Z15, Z14, Z14
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
+	DECQ        SI
+	JNZ         row1565
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1528
+	JL          tile1552
 	VZEROUPPER
 	RET
 
@@ -52340,7 +47961,7 @@ TEXT ·mul_f32_any_5x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1541:
+tile1566:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -52396,1314 +48017,8 @@ tile1541:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead1542
+	JNZ        ahead1567
 	MOVQ       DX, SI
-
-ahead1542:
-	MOVQ 64(AX), DI
-	MOVQ 72(AX), R9
-	LEAQ (DI)(DI*2), R8
-	MOVQ 48(AX), R10
-	MOVQ 56(AX), R11
-
-seg1543:
-	MOVQ (AX), R12
-	ADDQ (R10), R12
-	MOVQ 8(R10), R13
-	SUBQ $+4, R13
-	JL   rest1544
-
-main1546:
-	VMOVUPS      (DX), Z20
-	VMOVUPS      64(DX), Z21
-	VMOVUPS      (DX)(BX*1), Z22
-	VMOVUPS      64(DX)(BX*1), Z23
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z20, Z24, Z0
-	VFMADD231PS  Z21, Z24, Z1
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(DI*1), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(DI*2), Z24
-	VFMADD231PS  Z20, Z24, Z8
-	VFMADD231PS  Z21, Z24, Z9
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*1), Z24
-	VFMADD231PS  Z20, Z24, Z12
-	VFMADD231PS  Z21, Z24, Z13
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(DI*4), Z24
-	VFMADD231PS  Z20, Z24, Z16
-	VFMADD231PS  Z21, Z24, Z17
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	ADDQ         R9, R12
-	VMOVUPS      128(DX), Z20
-	VMOVUPS      192(DX), Z21
-	VMOVUPS      128(DX)(BX*1), Z22
-	VMOVUPS      192(DX)(BX*1), Z23
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z20, Z24, Z0
-	VFMADD231PS  Z21, Z24, Z1
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(DI*1), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(DI*2), Z24
-	VFMADD231PS  Z20, Z24, Z8
-	VFMADD231PS  Z21, Z24, Z9
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*1), Z24
-	VFMADD231PS  Z20, Z24, Z12
-	VFMADD231PS  Z21, Z24, Z13
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(DI*4), Z24
-	VFMADD231PS  Z20, Z24, Z16
-	VFMADD231PS  Z21, Z24, Z17
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	ADDQ         R9, R12
-	VMOVUPS      256(DX), Z20
-	VMOVUPS      320(DX), Z21
-	VMOVUPS      256(DX)(BX*1), Z22
-	VMOVUPS      320(DX)(BX*1), Z23
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z20, Z24, Z0
-	VFMADD231PS  Z21, Z24, Z1
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(DI*1), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(DI*2), Z24
-	VFMADD231PS  Z20, Z24, Z8
-	VFMADD231PS  Z21, Z24, Z9
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*1), Z24
-	VFMADD231PS  Z20, Z24, Z12
-	VFMADD231PS  Z21, Z24, Z13
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(DI*4), Z24
-	VFMADD231PS  Z20, Z24, Z16
-	VFMADD231PS  Z21, Z24, Z17
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	ADDQ         R9, R12
-	VMOVUPS      384(DX), Z20
-	VMOVUPS      448(DX), Z21
-	VMOVUPS      384(DX)(BX*1), Z22
-	VMOVUPS      448(DX)(BX*1), Z23
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z20, Z24, Z0
-	VFMADD231PS  Z21, Z24, Z1
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(DI*1), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(DI*2), Z24
-	VFMADD231PS  Z20, Z24, Z8
-	VFMADD231PS  Z21, Z24, Z9
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*1), Z24
-	VFMADD231PS  Z20, Z24, Z12
-	VFMADD231PS  Z21, Z24, Z13
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(DI*4), Z24
-	VFMADD231PS  Z20, Z24, Z16
-	VFMADD231PS  Z21, Z24, Z17
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	ADDQ         R9, R12
-	PREFETCHT1   (SI)
-	PREFETCHT1   64(SI)
-	PREFETCHT1   128(SI)
-	PREFETCHT1   192(SI)
-	PREFETCHT1   256(SI)
-	PREFETCHT1   320(SI)
-	PREFETCHT1   384(SI)
-	PREFETCHT1   448(SI)
-	ADDQ         $+512, SI
-	ADDQ         $+512, DX
-	SUBQ         $+4, R13
-	JGE          main1546
-
-rest1544:
-	ADDQ $+4, R13
-	JZ   end1545
-
-one1547:
-	VMOVUPS      (DX), Z20
-	VMOVUPS      64(DX), Z21
-	VMOVUPS      (DX)(BX*1), Z22
-	VMOVUPS      64(DX)(BX*1), Z23
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z20, Z24, Z0
-	VFMADD231PS  Z21, Z24, Z1
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(DI*1), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(DI*2), Z24
-	VFMADD231PS  Z20, Z24, Z8
-	VFMADD231PS  Z21, Z24, Z9
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*1), Z24
-	VFMADD231PS  Z20, Z24, Z12
-	VFMADD231PS  Z21, Z24, Z13
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(DI*4), Z24
-	VFMADD231PS  Z20, Z24, Z16
-	VFMADD231PS  Z21, Z24, Z17
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	ADDQ         R9, R12
-	ADDQ         $+128, DX
-	DECQ         R13
-	JNZ          one1547
-
-end1545:
-	ADDQ         $+16, R10
-	DECQ         R11
-	JNZ          seg1543
-	MOVQ         SI, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1548
-	VBROADCASTSS 128(AX), Z20
-	VMULPS       Z20, Z0, Z0
-	VMULPS       Z20, Z1, Z1
-	VMULPS       Z20, Z2, Z2
-	VMULPS       Z20, Z3, Z3
-	VMULPS       Z20, Z4, Z4
-	VMULPS       Z20, Z5, Z5
-	VMULPS       Z20, Z6, Z6
-	VMULPS       Z20, Z7, Z7
-	VMULPS       Z20, Z8, Z8
-	VMULPS       Z20, Z9, Z9
-	VMULPS       Z20, Z10, Z10
-	VMULPS       Z20, Z11, Z11
-	VMULPS       Z20, Z12, Z12
-	VMULPS       Z20, Z13, Z13
-	VMULPS       Z20, Z14, Z14
-	VMULPS       Z20, Z15, Z15
-	VMULPS       Z20, Z16, Z16
-	VMULPS       Z20, Z17, Z17
-	VMULPS       Z20, Z18, Z18
-	VMULPS       Z20, Z19, Z19
-
-skip1548:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip1549
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-
-skip1549:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip1550
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z20
-	VADDPS  Z20, Z0, Z0
-	VADDPS  Z20, Z4, Z4
-	VADDPS  Z20, Z8, Z8
-	VADDPS  Z20, Z12, Z12
-	VADDPS  Z20, Z16, Z16
-	VMOVUPS 64(DX), Z20
-	VADDPS  Z20, Z1, Z1
-	VADDPS  Z20, Z5, Z5
-	VADDPS  Z20, Z9, Z9
-	VADDPS  Z20, Z13, Z13
-	VADDPS  Z20, Z17, Z17
-	VMOVUPS 128(DX), Z20
-	VADDPS  Z20, Z2, Z2
-	VADDPS  Z20, Z6, Z6
-	VADDPS  Z20, Z10, Z10
-	VADDPS  Z20, Z14, Z14
-	VADDPS  Z20, Z18, Z18
-	VMOVUPS 192(DX), Z20
-	VADDPS  Z20, Z3, Z3
-	VADDPS  Z20, Z7, Z7
-	VADDPS  Z20, Z11, Z11
-	VADDPS  Z20, Z15, Z15
-	VADDPS  Z20, Z19, Z19
-
-skip1550:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip1551
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-
-skip1551:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	VMOVUPS Z2, 128(DX)
-	VMOVUPS Z3, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	VMOVUPS Z6, 128(DX)
-	VMOVUPS Z7, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	VMOVUPS Z10, 128(DX)
-	VMOVUPS Z11, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	VMOVUPS Z14, 128(DX)
-	VMOVUPS Z15, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	VMOVUPS Z18, 128(DX)
-	VMOVUPS Z19, 192(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile1541
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_5x64_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_any_5x64_gelu_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile1552:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       DX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), SI
-	IMUL3Q     $0x00000100, CX, DI
-	ADDQ       DI, SI
-	MOVQ       80(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	MOVQ       40(AX), SI
-	TESTQ      SI, SI
-	JZ         skip1553
-	MOVQ       40(AX), SI
-	IMUL3Q     $0x00000100, CX, DI
-	ADDQ       DI, SI
-	MOVQ       88(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-
-skip1553:
-	MOVQ  120(AX), SI
-	TESTQ SI, SI
-	JNZ   ahead1554
-	MOVQ  DX, SI
-
-ahead1554:
-	MOVQ 64(AX), DI
-	MOVQ 72(AX), R9
-	LEAQ (DI)(DI*2), R8
-	MOVQ 48(AX), R10
-	MOVQ 56(AX), R11
-
-seg1555:
-	MOVQ (AX), R12
-	ADDQ (R10), R12
-	MOVQ 8(R10), R13
-	SUBQ $+4, R13
-	JL   rest1556
-
-main1558:
-	VMOVUPS      (DX), Z20
-	VMOVUPS      64(DX), Z21
-	VMOVUPS      (DX)(BX*1), Z22
-	VMOVUPS      64(DX)(BX*1), Z23
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z20, Z24, Z0
-	VFMADD231PS  Z21, Z24, Z1
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(DI*1), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(DI*2), Z24
-	VFMADD231PS  Z20, Z24, Z8
-	VFMADD231PS  Z21, Z24, Z9
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*1), Z24
-	VFMADD231PS  Z20, Z24, Z12
-	VFMADD231PS  Z21, Z24, Z13
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(DI*4), Z24
-	VFMADD231PS  Z20, Z24, Z16
-	VFMADD231PS  Z21, Z24, Z17
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	ADDQ         R9, R12
-	VMOVUPS      128(DX), Z20
-	VMOVUPS      192(DX), Z21
-	VMOVUPS      128(DX)(BX*1), Z22
-	VMOVUPS      192(DX)(BX*1), Z23
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z20, Z24, Z0
-	VFMADD231PS  Z21, Z24, Z1
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(DI*1), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(DI*2), Z24
-	VFMADD231PS  Z20, Z24, Z8
-	VFMADD231PS  Z21, Z24, Z9
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*1), Z24
-	VFMADD231PS  Z20, Z24, Z12
-	VFMADD231PS  Z21, Z24, Z13
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(DI*4), Z24
-	VFMADD231PS  Z20, Z24, Z16
-	VFMADD231PS  Z21, Z24, Z17
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	ADDQ         R9, R12
-	VMOVUPS      256(DX), Z20
-	VMOVUPS      320(DX), Z21
-	VMOVUPS      256(DX)(BX*1), Z22
-	VMOVUPS      320(DX)(BX*1), Z23
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z20, Z24, Z0
-	VFMADD231PS  Z21, Z24, Z1
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(DI*1), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(DI*2), Z24
-	VFMADD231PS  Z20, Z24, Z8
-	VFMADD231PS  Z21, Z24, Z9
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*1), Z24
-	VFMADD231PS  Z20, Z24, Z12
-	VFMADD231PS  Z21, Z24, Z13
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(DI*4), Z24
-	VFMADD231PS  Z20, Z24, Z16
-	VFMADD231PS  Z21, Z24, Z17
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	ADDQ         R9, R12
-	VMOVUPS      384(DX), Z20
-	VMOVUPS      448(DX), Z21
-	VMOVUPS      384(DX)(BX*1), Z22
-	VMOVUPS      448(DX)(BX*1), Z23
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z20, Z24, Z0
-	VFMADD231PS  Z21, Z24, Z1
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(DI*1), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(DI*2), Z24
-	VFMADD231PS  Z20, Z24, Z8
-	VFMADD231PS  Z21, Z24, Z9
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*1), Z24
-	VFMADD231PS  Z20, Z24, Z12
-	VFMADD231PS  Z21, Z24, Z13
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(DI*4), Z24
-	VFMADD231PS  Z20, Z24, Z16
-	VFMADD231PS  Z21, Z24, Z17
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	ADDQ         R9, R12
-	PREFETCHT1   (SI)
-	PREFETCHT1   64(SI)
-	PREFETCHT1   128(SI)
-	PREFETCHT1   192(SI)
-	PREFETCHT1   256(SI)
-	PREFETCHT1   320(SI)
-	PREFETCHT1   384(SI)
-	PREFETCHT1   448(SI)
-	ADDQ         $+512, SI
-	ADDQ         $+512, DX
-	SUBQ         $+4, R13
-	JGE          main1558
-
-rest1556:
-	ADDQ $+4, R13
-	JZ   end1557
-
-one1559:
-	VMOVUPS      (DX), Z20
-	VMOVUPS      64(DX), Z21
-	VMOVUPS      (DX)(BX*1), Z22
-	VMOVUPS      64(DX)(BX*1), Z23
-	VBROADCASTSS (R12), Z24
-	VFMADD231PS  Z20, Z24, Z0
-	VFMADD231PS  Z21, Z24, Z1
-	VFMADD231PS  Z22, Z24, Z2
-	VFMADD231PS  Z23, Z24, Z3
-	VBROADCASTSS (R12)(DI*1), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VFMADD231PS  Z22, Z24, Z6
-	VFMADD231PS  Z23, Z24, Z7
-	VBROADCASTSS (R12)(DI*2), Z24
-	VFMADD231PS  Z20, Z24, Z8
-	VFMADD231PS  Z21, Z24, Z9
-	VFMADD231PS  Z22, Z24, Z10
-	VFMADD231PS  Z23, Z24, Z11
-	VBROADCASTSS (R12)(R8*1), Z24
-	VFMADD231PS  Z20, Z24, Z12
-	VFMADD231PS  Z21, Z24, Z13
-	VFMADD231PS  Z22, Z24, Z14
-	VFMADD231PS  Z23, Z24, Z15
-	VBROADCASTSS (R12)(DI*4), Z24
-	VFMADD231PS  Z20, Z24, Z16
-	VFMADD231PS  Z21, Z24, Z17
-	VFMADD231PS  Z22, Z24, Z18
-	VFMADD231PS  Z23, Z24, Z19
-	ADDQ         R9, R12
-	ADDQ         $+128, DX
-	DECQ         R13
-	JNZ          one1559
-
-end1557:
-	ADDQ         $+16, R10
-	DECQ         R11
-	JNZ          seg1555
-	MOVQ         SI, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip1560
-	VBROADCASTSS 128(AX), Z20
-	VMULPS       Z20, Z0, Z0
-	VMULPS       Z20, Z1, Z1
-	VMULPS       Z20, Z2, Z2
-	VMULPS       Z20, Z3, Z3
-	VMULPS       Z20, Z4, Z4
-	VMULPS       Z20, Z5, Z5
-	VMULPS       Z20, Z6, Z6
-	VMULPS       Z20, Z7, Z7
-	VMULPS       Z20, Z8, Z8
-	VMULPS       Z20, Z9, Z9
-	VMULPS       Z20, Z10, Z10
-	VMULPS       Z20, Z11, Z11
-	VMULPS       Z20, Z12, Z12
-	VMULPS       Z20, Z13, Z13
-	VMULPS       Z20, Z14, Z14
-	VMULPS       Z20, Z15, Z15
-	VMULPS       Z20, Z16, Z16
-	VMULPS       Z20, Z17, Z17
-	VMULPS       Z20, Z18, Z18
-	VMULPS       Z20, Z19, Z19
-
-skip1560:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip1561
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-
-skip1561:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip1562
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z20
-	VADDPS  Z20, Z0, Z0
-	VADDPS  Z20, Z4, Z4
-	VADDPS  Z20, Z8, Z8
-	VADDPS  Z20, Z12, Z12
-	VADDPS  Z20, Z16, Z16
-	VMOVUPS 64(DX), Z20
-	VADDPS  Z20, Z1, Z1
-	VADDPS  Z20, Z5, Z5
-	VADDPS  Z20, Z9, Z9
-	VADDPS  Z20, Z13, Z13
-	VADDPS  Z20, Z17, Z17
-	VMOVUPS 128(DX), Z20
-	VADDPS  Z20, Z2, Z2
-	VADDPS  Z20, Z6, Z6
-	VADDPS  Z20, Z10, Z10
-	VADDPS  Z20, Z14, Z14
-	VADDPS  Z20, Z18, Z18
-	VMOVUPS 192(DX), Z20
-	VADDPS  Z20, Z3, Z3
-	VADDPS  Z20, Z7, Z7
-	VADDPS  Z20, Z11, Z11
-	VADDPS  Z20, Z15, Z15
-	VADDPS  Z20, Z19, Z19
-
-skip1562:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip1563
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-
-skip1563:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip1564
-	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	MOVQ    88(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	VMOVUPS Z2, 128(DX)
-	VMOVUPS Z3, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	VMOVUPS Z6, 128(DX)
-	VMOVUPS Z7, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	VMOVUPS Z10, 128(DX)
-	VMOVUPS Z11, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	VMOVUPS Z14, 128(DX)
-	VMOVUPS Z15, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	VMOVUPS Z18, 128(DX)
-	VMOVUPS Z19, 192(DX)
-
-skip1564:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000100, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z0, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z0, Z0
-	VMULPS      Z1, Z1, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z1, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z1, Z1
-	VMULPS      Z2, Z2, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z2, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z2, Z2
-	VMULPS      Z3, Z3, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z3, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z3, Z3
-	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
-	VMOVUPS     Z2, 128(DX)
-	VMOVUPS     Z3, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z4, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z4, Z4
-	VMULPS      Z5, Z5, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z5, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z5, Z5
-	VMULPS      Z6, Z6, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z6, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z6, Z6
-	VMULPS      Z7, Z7, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z7, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z7, Z7
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	VMOVUPS     Z6, 128(DX)
-	VMOVUPS     Z7, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z8, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z8, Z8
-	VMULPS      Z9, Z9, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z9, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z9, Z9
-	VMULPS      Z10, Z10, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z10, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z10, Z10
-	VMULPS      Z11, Z11, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z11, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z11, Z11
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	VMOVUPS     Z10, 128(DX)
-	VMOVUPS     Z11, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z12, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z12, Z12
-	VMULPS      Z13, Z13, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z13, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z13, Z13
-	VMULPS      Z14, Z14, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z14, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z14, Z14
-	VMULPS      Z15, Z15, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z15, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z15, Z15
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
-	VMOVUPS     Z15, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z16, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z16, Z16
-	VMULPS      Z17, Z17, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z17, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z17, Z17
-	VMULPS      Z18, Z18, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z18, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z18, Z18
-	VMULPS      Z19, Z19, Z20
-	VMULPS      constants_avx512<>+64(SB), Z20, Z20
-	VADDPS      constants_avx512<>+128(SB), Z20, Z20
-	VMULPS      Z19, Z20, Z20
-	VMINPS      constants_avx512<>+192(SB), Z20, Z20
-	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
-	VRNDSCALEPS $0x08, Z20, Z21
-	VSUBPS      Z21, Z20, Z20
-	VMOVUPS     constants_avx512<>+320(SB), Z22
-	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
-	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
-	VSCALEFPS   Z21, Z22, Z22
-	VMOVAPS     Z22, Z20
-	VADDPS      constants_avx512<>+704(SB), Z20, Z20
-	VDIVPS      Z20, Z19, Z19
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	VMOVUPS     Z18, 128(DX)
-	VMOVUPS     Z19, 192(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	CMPQ        CX, DX
-	JL          tile1552
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_5x64_swiglu_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_any_5x64_swiglu_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile1565:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       DX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), SI
-	IMUL3Q     $0x00000080, CX, DI
-	ADDQ       DI, SI
-	MOVQ       80(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	MOVQ       40(AX), SI
-	TESTQ      SI, SI
-	JZ         skip1566
-	MOVQ       40(AX), SI
-	IMUL3Q     $0x00000080, CX, DI
-	ADDQ       DI, SI
-	MOVQ       88(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	MOVQ       40(AX), SI
-	IMUL3Q     $0x00000080, CX, DI
-	ADDQ       DI, SI
-	ADDQ       96(AX), SI
-	MOVQ       88(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-
-skip1566:
-	MOVQ  120(AX), SI
-	TESTQ SI, SI
-	JNZ   ahead1567
-	MOVQ  DX, SI
 
 ahead1567:
 	MOVQ 64(AX), DI
@@ -53924,6 +48239,1026 @@ end1570:
 skip1573:
 	TESTL  $0x00000001, 132(AX)
 	JZ     skip1574
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+
+skip1574:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1575
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z20
+	VADDPS  Z20, Z0, Z0
+	VADDPS  Z20, Z4, Z4
+	VADDPS  Z20, Z8, Z8
+	VADDPS  Z20, Z12, Z12
+	VADDPS  Z20, Z16, Z16
+	VMOVUPS 64(DX), Z20
+	VADDPS  Z20, Z1, Z1
+	VADDPS  Z20, Z5, Z5
+	VADDPS  Z20, Z9, Z9
+	VADDPS  Z20, Z13, Z13
+	VADDPS  Z20, Z17, Z17
+	VMOVUPS 128(DX), Z20
+	VADDPS  Z20, Z2, Z2
+	VADDPS  Z20, Z6, Z6
+	VADDPS  Z20, Z10, Z10
+	VADDPS  Z20, Z14, Z14
+	VADDPS  Z20, Z18, Z18
+	VMOVUPS 192(DX), Z20
+	VADDPS  Z20, Z3, Z3
+	VADDPS  Z20, Z7, Z7
+	VADDPS  Z20, Z11, Z11
+	VADDPS  Z20, Z15, Z15
+	VADDPS  Z20, Z19, Z19
+
+skip1575:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip1576
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+
+skip1576:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile1566
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x64_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_any_5x64_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile1577:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip1578
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+
+skip1578:
+	MOVQ  120(AX), SI
+	TESTQ SI, SI
+	JNZ   ahead1579
+	MOVQ  DX, SI
+
+ahead1579:
+	MOVQ 64(AX), DI
+	MOVQ 72(AX), R9
+	LEAQ (DI)(DI*2), R8
+	MOVQ 48(AX), R10
+	MOVQ 56(AX), R11
+
+seg1580:
+	MOVQ (AX), R12
+	ADDQ (R10), R12
+	MOVQ 8(R10), R13
+	SUBQ $+4, R13
+	JL   rest1581
+
+main1583:
+	VMOVUPS      (DX), Z20
+	VMOVUPS      64(DX), Z21
+	VMOVUPS      (DX)(BX*1), Z22
+	VMOVUPS      64(DX)(BX*1), Z23
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z20, Z24, Z0
+	VFMADD231PS  Z21, Z24, Z1
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (R12)(DI*1), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (R12)(DI*2), Z24
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R12)(R8*1), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (R12)(DI*4), Z24
+	VFMADD231PS  Z20, Z24, Z16
+	VFMADD231PS  Z21, Z24, Z17
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	ADDQ         R9, R12
+	VMOVUPS      128(DX), Z20
+	VMOVUPS      192(DX), Z21
+	VMOVUPS      128(DX)(BX*1), Z22
+	VMOVUPS      192(DX)(BX*1), Z23
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z20, Z24, Z0
+	VFMADD231PS  Z21, Z24, Z1
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (R12)(DI*1), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (R12)(DI*2), Z24
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R12)(R8*1), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (R12)(DI*4), Z24
+	VFMADD231PS  Z20, Z24, Z16
+	VFMADD231PS  Z21, Z24, Z17
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	ADDQ         R9, R12
+	VMOVUPS      256(DX), Z20
+	VMOVUPS      320(DX), Z21
+	VMOVUPS      256(DX)(BX*1), Z22
+	VMOVUPS      320(DX)(BX*1), Z23
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z20, Z24, Z0
+	VFMADD231PS  Z21, Z24, Z1
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (R12)(DI*1), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (R12)(DI*2), Z24
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R12)(R8*1), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (R12)(DI*4), Z24
+	VFMADD231PS  Z20, Z24, Z16
+	VFMADD231PS  Z21, Z24, Z17
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	ADDQ         R9, R12
+	VMOVUPS      384(DX), Z20
+	VMOVUPS      448(DX), Z21
+	VMOVUPS      384(DX)(BX*1), Z22
+	VMOVUPS      448(DX)(BX*1), Z23
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z20, Z24, Z0
+	VFMADD231PS  Z21, Z24, Z1
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (R12)(DI*1), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (R12)(DI*2), Z24
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R12)(R8*1), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (R12)(DI*4), Z24
+	VFMADD231PS  Z20, Z24, Z16
+	VFMADD231PS  Z21, Z24, Z17
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	ADDQ         R9, R12
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	PREFETCHT1   128(SI)
+	PREFETCHT1   192(SI)
+	PREFETCHT1   256(SI)
+	PREFETCHT1   320(SI)
+	PREFETCHT1   384(SI)
+	PREFETCHT1   448(SI)
+	ADDQ         $+512, SI
+	ADDQ         $+512, DX
+	SUBQ         $+4, R13
+	JGE          main1583
+
+rest1581:
+	ADDQ $+4, R13
+	JZ   end1582
+
+one1584:
+	VMOVUPS      (DX), Z20
+	VMOVUPS      64(DX), Z21
+	VMOVUPS      (DX)(BX*1), Z22
+	VMOVUPS      64(DX)(BX*1), Z23
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z20, Z24, Z0
+	VFMADD231PS  Z21, Z24, Z1
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (R12)(DI*1), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (R12)(DI*2), Z24
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R12)(R8*1), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (R12)(DI*4), Z24
+	VFMADD231PS  Z20, Z24, Z16
+	VFMADD231PS  Z21, Z24, Z17
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	ADDQ         R9, R12
+	ADDQ         $+128, DX
+	DECQ         R13
+	JNZ          one1584
+
+end1582:
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg1580
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1585
+	VBROADCASTSS 128(AX), Z20
+	VMULPS       Z20, Z0, Z0
+	VMULPS       Z20, Z1, Z1
+	VMULPS       Z20, Z2, Z2
+	VMULPS       Z20, Z3, Z3
+	VMULPS       Z20, Z4, Z4
+	VMULPS       Z20, Z5, Z5
+	VMULPS       Z20, Z6, Z6
+	VMULPS       Z20, Z7, Z7
+	VMULPS       Z20, Z8, Z8
+	VMULPS       Z20, Z9, Z9
+	VMULPS       Z20, Z10, Z10
+	VMULPS       Z20, Z11, Z11
+	VMULPS       Z20, Z12, Z12
+	VMULPS       Z20, Z13, Z13
+	VMULPS       Z20, Z14, Z14
+	VMULPS       Z20, Z15, Z15
+	VMULPS       Z20, Z16, Z16
+	VMULPS       Z20, Z17, Z17
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+skip1585:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip1586
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+
+skip1586:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1587
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z20
+	VADDPS  Z20, Z0, Z0
+	VADDPS  Z20, Z4, Z4
+	VADDPS  Z20, Z8, Z8
+	VADDPS  Z20, Z12, Z12
+	VADDPS  Z20, Z16, Z16
+	VMOVUPS 64(DX), Z20
+	VADDPS  Z20, Z1, Z1
+	VADDPS  Z20, Z5, Z5
+	VADDPS  Z20, Z9, Z9
+	VADDPS  Z20, Z13, Z13
+	VADDPS  Z20, Z17, Z17
+	VMOVUPS 128(DX), Z20
+	VADDPS  Z20, Z2, Z2
+	VADDPS  Z20, Z6, Z6
+	VADDPS  Z20, Z10, Z10
+	VADDPS  Z20, Z14, Z14
+	VADDPS  Z20, Z18, Z18
+	VMOVUPS 192(DX), Z20
+	VADDPS  Z20, Z3, Z3
+	VADDPS  Z20, Z7, Z7
+	VADDPS  Z20, Z11, Z11
+	VADDPS  Z20, Z15, Z15
+	VADDPS  Z20, Z19, Z19
+
+skip1587:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip1588
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+
+skip1588:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1589
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+
+skip1589:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000100, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row1590:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
+	VMOVUPS     192(DX), Z3
+	VMULPS      Z0, Z0, Z20
+	VMULPS      constants_avx512<>+64(SB), Z20, Z20
+	VADDPS      constants_avx512<>+128(SB), Z20, Z20
+	VMULPS      Z0, Z20, Z20
+	VMINPS      constants_avx512<>+192(SB), Z20, Z20
+	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
+	VRNDSCALEPS $0x08, Z20, Z21
+	VSUBPS      Z21, Z20, Z20
+	VMOVUPS     constants_avx512<>+320(SB), Z22
+	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
+	VSCALEFPS   Z21, Z22, Z22
+	VMOVAPS     Z22, Z20
+	VADDPS      constants_avx512<>+704(SB), Z20, Z20
+	VDIVPS      Z20, Z0, Z0
+	VMULPS      Z1, Z1, Z20
+	VMULPS      constants_avx512<>+64(SB), Z20, Z20
+	VADDPS      constants_avx512<>+128(SB), Z20, Z20
+	VMULPS      Z1, Z20, Z20
+	VMINPS      constants_avx512<>+192(SB), Z20, Z20
+	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
+	VRNDSCALEPS $0x08, Z20, Z21
+	VSUBPS      Z21, Z20, Z20
+	VMOVUPS     constants_avx512<>+320(SB), Z22
+	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
+	VSCALEFPS   Z21, Z22, Z22
+	VMOVAPS     Z22, Z20
+	VADDPS      constants_avx512<>+704(SB), Z20, Z20
+	VDIVPS      Z20, Z1, Z1
+	VMULPS      Z2, Z2, Z20
+	VMULPS      constants_avx512<>+64(SB), Z20, Z20
+	VADDPS      constants_avx512<>+128(SB), Z20, Z20
+	VMULPS      Z2, Z20, Z20
+	VMINPS      constants_avx512<>+192(SB), Z20, Z20
+	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
+	VRNDSCALEPS $0x08, Z20, Z21
+	VSUBPS      Z21, Z20, Z20
+	VMOVUPS     constants_avx512<>+320(SB), Z22
+	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
+	VSCALEFPS   Z21, Z22, Z22
+	VMOVAPS     Z22, Z20
+	VADDPS      constants_avx512<>+704(SB), Z20, Z20
+	VDIVPS      Z20, Z2, Z2
+	VMULPS      Z3, Z3, Z20
+	VMULPS      constants_avx512<>+64(SB), Z20, Z20
+	VADDPS      constants_avx512<>+128(SB), Z20, Z20
+	VMULPS      Z3, Z20, Z20
+	VMINPS      constants_avx512<>+192(SB), Z20, Z20
+	VMAXPS      constants_avx512<>+256(SB), Z20, Z20
+	VRNDSCALEPS $0x08, Z20, Z21
+	VSUBPS      Z21, Z20, Z20
+	VMOVUPS     constants_avx512<>+320(SB), Z22
+	VFMADD213PS constants_avx512<>+384(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+448(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+512(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+576(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+640(SB), Z20, Z22
+	VFMADD213PS constants_avx512<>+704(SB), Z20, Z22
+	VSCALEFPS   Z21, Z22, Z22
+	VMOVAPS     Z22, Z20
+	VADDPS      constants_avx512<>+704(SB), Z20, Z20
+	VDIVPS      Z20, Z3, Z3
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     Z2, 128(DX)
+	VMOVUPS     Z3, 192(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row1590
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile1577
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x64_swiglu_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_any_5x64_swiglu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile1591:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip1592
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000080, CX, DI
+	ADDQ       DI, SI
+	ADDQ       96(AX), SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+
+skip1592:
+	MOVQ  120(AX), SI
+	TESTQ SI, SI
+	JNZ   ahead1593
+	MOVQ  DX, SI
+
+ahead1593:
+	MOVQ 64(AX), DI
+	MOVQ 72(AX), R9
+	LEAQ (DI)(DI*2), R8
+	MOVQ 48(AX), R10
+	MOVQ 56(AX), R11
+
+seg1594:
+	MOVQ (AX), R12
+	ADDQ (R10), R12
+	MOVQ 8(R10), R13
+	SUBQ $+4, R13
+	JL   rest1595
+
+main1597:
+	VMOVUPS      (DX), Z20
+	VMOVUPS      64(DX), Z21
+	VMOVUPS      (DX)(BX*1), Z22
+	VMOVUPS      64(DX)(BX*1), Z23
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z20, Z24, Z0
+	VFMADD231PS  Z21, Z24, Z1
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (R12)(DI*1), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (R12)(DI*2), Z24
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R12)(R8*1), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (R12)(DI*4), Z24
+	VFMADD231PS  Z20, Z24, Z16
+	VFMADD231PS  Z21, Z24, Z17
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	ADDQ         R9, R12
+	VMOVUPS      128(DX), Z20
+	VMOVUPS      192(DX), Z21
+	VMOVUPS      128(DX)(BX*1), Z22
+	VMOVUPS      192(DX)(BX*1), Z23
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z20, Z24, Z0
+	VFMADD231PS  Z21, Z24, Z1
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (R12)(DI*1), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (R12)(DI*2), Z24
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R12)(R8*1), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (R12)(DI*4), Z24
+	VFMADD231PS  Z20, Z24, Z16
+	VFMADD231PS  Z21, Z24, Z17
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	ADDQ         R9, R12
+	VMOVUPS      256(DX), Z20
+	VMOVUPS      320(DX), Z21
+	VMOVUPS      256(DX)(BX*1), Z22
+	VMOVUPS      320(DX)(BX*1), Z23
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z20, Z24, Z0
+	VFMADD231PS  Z21, Z24, Z1
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (R12)(DI*1), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (R12)(DI*2), Z24
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R12)(R8*1), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (R12)(DI*4), Z24
+	VFMADD231PS  Z20, Z24, Z16
+	VFMADD231PS  Z21, Z24, Z17
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	ADDQ         R9, R12
+	VMOVUPS      384(DX), Z20
+	VMOVUPS      448(DX), Z21
+	VMOVUPS      384(DX)(BX*1), Z22
+	VMOVUPS      448(DX)(BX*1), Z23
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z20, Z24, Z0
+	VFMADD231PS  Z21, Z24, Z1
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (R12)(DI*1), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (R12)(DI*2), Z24
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R12)(R8*1), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (R12)(DI*4), Z24
+	VFMADD231PS  Z20, Z24, Z16
+	VFMADD231PS  Z21, Z24, Z17
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	ADDQ         R9, R12
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	PREFETCHT1   128(SI)
+	PREFETCHT1   192(SI)
+	PREFETCHT1   256(SI)
+	PREFETCHT1   320(SI)
+	PREFETCHT1   384(SI)
+	PREFETCHT1   448(SI)
+	ADDQ         $+512, SI
+	ADDQ         $+512, DX
+	SUBQ         $+4, R13
+	JGE          main1597
+
+rest1595:
+	ADDQ $+4, R13
+	JZ   end1596
+
+one1598:
+	VMOVUPS      (DX), Z20
+	VMOVUPS      64(DX), Z21
+	VMOVUPS      (DX)(BX*1), Z22
+	VMOVUPS      64(DX)(BX*1), Z23
+	VBROADCASTSS (R12), Z24
+	VFMADD231PS  Z20, Z24, Z0
+	VFMADD231PS  Z21, Z24, Z1
+	VFMADD231PS  Z22, Z24, Z2
+	VFMADD231PS  Z23, Z24, Z3
+	VBROADCASTSS (R12)(DI*1), Z24
+	VFMADD231PS  Z20, Z24, Z4
+	VFMADD231PS  Z21, Z24, Z5
+	VFMADD231PS  Z22, Z24, Z6
+	VFMADD231PS  Z23, Z24, Z7
+	VBROADCASTSS (R12)(DI*2), Z24
+	VFMADD231PS  Z20, Z24, Z8
+	VFMADD231PS  Z21, Z24, Z9
+	VFMADD231PS  Z22, Z24, Z10
+	VFMADD231PS  Z23, Z24, Z11
+	VBROADCASTSS (R12)(R8*1), Z24
+	VFMADD231PS  Z20, Z24, Z12
+	VFMADD231PS  Z21, Z24, Z13
+	VFMADD231PS  Z22, Z24, Z14
+	VFMADD231PS  Z23, Z24, Z15
+	VBROADCASTSS (R12)(DI*4), Z24
+	VFMADD231PS  Z20, Z24, Z16
+	VFMADD231PS  Z21, Z24, Z17
+	VFMADD231PS  Z22, Z24, Z18
+	VFMADD231PS  Z23, Z24, Z19
+	ADDQ         R9, R12
+	ADDQ         $+128, DX
+	DECQ         R13
+	JNZ          one1598
+
+end1596:
+	ADDQ         $+16, R10
+	DECQ         R11
+	JNZ          seg1594
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1599
+	VBROADCASTSS 128(AX), Z20
+	VMULPS       Z20, Z0, Z0
+	VMULPS       Z20, Z1, Z1
+	VMULPS       Z20, Z2, Z2
+	VMULPS       Z20, Z3, Z3
+	VMULPS       Z20, Z4, Z4
+	VMULPS       Z20, Z5, Z5
+	VMULPS       Z20, Z6, Z6
+	VMULPS       Z20, Z7, Z7
+	VMULPS       Z20, Z8, Z8
+	VMULPS       Z20, Z9, Z9
+	VMULPS       Z20, Z10, Z10
+	VMULPS       Z20, Z11, Z11
+	VMULPS       Z20, Z12, Z12
+	VMULPS       Z20, Z13, Z13
+	VMULPS       Z20, Z14, Z14
+	VMULPS       Z20, Z15, Z15
+	VMULPS       Z20, Z16, Z16
+	VMULPS       Z20, Z17, Z17
+	VMULPS       Z20, Z18, Z18
+	VMULPS       Z20, Z19, Z19
+
+skip1599:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip1600
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -53962,10 +49297,10 @@ skip1573:
 	VADDPS (DX), Z17, Z17
 	VADDPS 64(DX), Z19, Z19
 
-skip1574:
+skip1600:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1575
+	JZ      skip1601
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -53994,10 +49329,10 @@ skip1574:
 	VADDPS  Z20, Z15, Z15
 	VADDPS  Z20, Z19, Z19
 
-skip1575:
+skip1601:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1576
+	JZ      skip1602
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -54036,9 +49371,9 @@ skip1575:
 	VMOVUPS Z17, (DX)
 	VMOVUPS Z19, 64(DX)
 
-skip1576:
+skip1602:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1577
+	JNZ         skip1603
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -54228,11 +49563,11 @@ skip1576:
 	VMOVUPS     Z17, (DX)
 	VMOVUPS     Z19, 64(DX)
 
-skip1577:
+skip1603:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1565
+	JL   tile1591
 	VZEROUPPER
 	RET
 
@@ -54242,7 +49577,7 @@ TEXT ·mul_f32_any_6x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1578:
+tile1604:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -54270,26 +49605,26 @@ tile1578:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1579
+	JNZ        ahead1605
 	MOVQ       DX, BX
 
-ahead1579:
+ahead1605:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1580:
+seg1606:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1581
+	JL   rest1607
 
-main1583:
+main1609:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R11), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -54355,13 +49690,13 @@ main1583:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main1583
+	JGE          main1609
 
-rest1581:
+rest1607:
 	ADDQ $+4, R13
-	JZ   end1582
+	JZ   end1608
 
-one1584:
+one1610:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R11), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -54379,15 +49714,15 @@ one1584:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one1584
+	JNZ          one1610
 
-end1582:
+end1608:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1580
+	JNZ          seg1606
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1585
+	JZ           skip1611
 	VBROADCASTSS 128(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -54396,9 +49731,9 @@ end1582:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1585:
+skip1611:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1586
+	JZ     skip1612
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -54415,10 +49750,10 @@ skip1585:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip1586:
+skip1612:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1587
+	JZ      skip1613
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -54430,10 +49765,10 @@ skip1586:
 	VADDPS  Z6, Z4, Z4
 	VADDPS  Z6, Z5, Z5
 
-skip1587:
+skip1613:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1588
+	JZ     skip1614
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -54450,7 +49785,7 @@ skip1587:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip1588:
+skip1614:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -54469,7 +49804,7 @@ skip1588:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1578
+	JL      tile1604
 	VZEROUPPER
 	RET
 
@@ -54479,7 +49814,7 @@ TEXT ·mul_f32_any_6x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1589:
+tile1615:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -54507,7 +49842,7 @@ tile1589:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1590
+	JZ         skip1616
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -54524,29 +49859,29 @@ tile1589:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1590:
+skip1616:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1591
+	JNZ   ahead1617
 	MOVQ  DX, BX
 
-ahead1591:
+ahead1617:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1592:
+seg1618:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1593
+	JL   rest1619
 
-main1595:
+main1621:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R11), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -54612,13 +49947,13 @@ main1595:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main1595
+	JGE          main1621
 
-rest1593:
+rest1619:
 	ADDQ $+4, R13
-	JZ   end1594
+	JZ   end1620
 
-one1596:
+one1622:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (R11), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -54636,15 +49971,15 @@ one1596:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one1596
+	JNZ          one1622
 
-end1594:
+end1620:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1592
+	JNZ          seg1618
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1597
+	JZ           skip1623
 	VBROADCASTSS 128(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -54653,9 +49988,9 @@ end1594:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip1597:
+skip1623:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1598
+	JZ     skip1624
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -54672,10 +50007,10 @@ skip1597:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip1598:
+skip1624:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1599
+	JZ      skip1625
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -54687,10 +50022,10 @@ skip1598:
 	VADDPS  Z6, Z4, Z4
 	VADDPS  Z6, Z5, Z5
 
-skip1599:
+skip1625:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1600
+	JZ     skip1626
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -54707,10 +50042,10 @@ skip1599:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip1600:
+skip1626:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1601
+	JZ      skip1627
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -54727,11 +50062,30 @@ skip1600:
 	ADDQ    BX, DX
 	VMOVUPS Z5, (DX)
 
-skip1601:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1627:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z5, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row1628:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z6
 	VMULPS      constants_avx512<>+64(SB), Z6, Z6
 	VADDPS      constants_avx512<>+128(SB), Z6, Z6
@@ -54753,114 +50107,12 @@ skip1601:
 	VDIVPS      Z6, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z1, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z2, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z3, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z3, Z3
-	VMOVUPS     Z3, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z4, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z4, Z4
-	VMOVUPS     Z4, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z5, Z5, Z6
-	VMULPS      constants_avx512<>+64(SB), Z6, Z6
-	VADDPS      constants_avx512<>+128(SB), Z6, Z6
-	VMULPS      Z5, Z6, Z6
-	VMINPS      constants_avx512<>+192(SB), Z6, Z6
-	VMAXPS      constants_avx512<>+256(SB), Z6, Z6
-	VRNDSCALEPS $0x08, Z6, Z7
-	VSUBPS      Z7, Z6, Z6
-	VMOVUPS     constants_avx512<>+320(SB), Z8
-	VFMADD213PS constants_avx512<>+384(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+448(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+512(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+576(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+640(SB), Z6, Z8
-	VFMADD213PS constants_avx512<>+704(SB), Z6, Z8
-	VSCALEFPS   Z7, Z8, Z8
-	VMOVAPS     Z8, Z6
-	VADDPS      constants_avx512<>+704(SB), Z6, Z6
-	VDIVPS      Z6, Z5, Z5
-	VMOVUPS     Z5, (DX)
+	DECQ        SI
+	JNZ         row1628
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1589
+	JL          tile1615
 	VZEROUPPER
 	RET
 
@@ -54870,7 +50122,7 @@ TEXT ·mul_f32_any_6x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1602:
+tile1629:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -54910,26 +50162,26 @@ tile1602:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1603
+	JNZ        ahead1630
 	MOVQ       DX, BX
 
-ahead1603:
+ahead1630:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1604:
+seg1631:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1605
+	JL   rest1632
 
-main1607:
+main1634:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R11), Z14
@@ -55025,13 +50277,13 @@ main1607:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1607
+	JGE          main1634
 
-rest1605:
+rest1632:
 	ADDQ $+4, R13
-	JZ   end1606
+	JZ   end1633
 
-one1608:
+one1635:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R11), Z14
@@ -55056,15 +50308,15 @@ one1608:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1608
+	JNZ          one1635
 
-end1606:
+end1633:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1604
+	JNZ          seg1631
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1609
+	JZ           skip1636
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -55079,9 +50331,9 @@ end1606:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1609:
+skip1636:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1610
+	JZ     skip1637
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -55104,10 +50356,10 @@ skip1609:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip1610:
+skip1637:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1611
+	JZ      skip1638
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -55126,10 +50378,10 @@ skip1610:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip1611:
+skip1638:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1612
+	JZ     skip1639
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -55152,7 +50404,7 @@ skip1611:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip1612:
+skip1639:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -55177,7 +50429,7 @@ skip1612:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1602
+	JL      tile1629
 	VZEROUPPER
 	RET
 
@@ -55187,7 +50439,7 @@ TEXT ·mul_f32_any_6x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1613:
+tile1640:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -55227,7 +50479,7 @@ tile1613:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1614
+	JZ         skip1641
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -55250,29 +50502,29 @@ tile1613:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip1614:
+skip1641:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1615
+	JNZ   ahead1642
 	MOVQ  DX, BX
 
-ahead1615:
+ahead1642:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1616:
+seg1643:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1617
+	JL   rest1644
 
-main1619:
+main1646:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R11), Z14
@@ -55368,13 +50620,13 @@ main1619:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1619
+	JGE          main1646
 
-rest1617:
+rest1644:
 	ADDQ $+4, R13
-	JZ   end1618
+	JZ   end1645
 
-one1620:
+one1647:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R11), Z14
@@ -55399,15 +50651,15 @@ one1620:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1620
+	JNZ          one1647
 
-end1618:
+end1645:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1616
+	JNZ          seg1643
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1621
+	JZ           skip1648
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -55422,9 +50674,9 @@ end1618:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1621:
+skip1648:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1622
+	JZ     skip1649
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -55447,10 +50699,10 @@ skip1621:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip1622:
+skip1649:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1623
+	JZ      skip1650
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -55469,10 +50721,10 @@ skip1622:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip1623:
+skip1650:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1624
+	JZ     skip1651
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -55495,10 +50747,10 @@ skip1623:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip1624:
+skip1651:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1625
+	JZ      skip1652
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -55521,11 +50773,37 @@ skip1624:
 	VMOVUPS Z10, (DX)
 	VMOVUPS Z11, 64(DX)
 
-skip1625:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1652:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row1653:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z12
 	VMULPS      constants_avx512<>+64(SB), Z12, Z12
 	VADDPS      constants_avx512<>+128(SB), Z12, Z12
@@ -55567,214 +50845,12 @@ skip1625:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z2, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z2, Z2
-	VMULPS      Z3, Z3, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z3, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z4, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z4, Z4
-	VMULPS      Z5, Z5, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z5, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z6, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z6, Z6
-	VMULPS      Z7, Z7, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z7, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z8, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z8, Z8
-	VMULPS      Z9, Z9, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z9, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z10, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z10, Z10
-	VMULPS      Z11, Z11, Z12
-	VMULPS      constants_avx512<>+64(SB), Z12, Z12
-	VADDPS      constants_avx512<>+128(SB), Z12, Z12
-	VMULPS      Z11, Z12, Z12
-	VMINPS      constants_avx512<>+192(SB), Z12, Z12
-	VMAXPS      constants_avx512<>+256(SB), Z12, Z12
-	VRNDSCALEPS $0x08, Z12, Z13
-	VSUBPS      Z13, Z12, Z12
-	VMOVUPS     constants_avx512<>+320(SB), Z14
-	VFMADD213PS constants_avx512<>+384(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+448(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+512(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+576(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+640(SB), Z12, Z14
-	VFMADD213PS constants_avx512<>+704(SB), Z12, Z14
-	VSCALEFPS   Z13, Z14, Z14
-	VMOVAPS     Z14, Z12
-	VADDPS      constants_avx512<>+704(SB), Z12, Z12
-	VDIVPS      Z12, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
+	DECQ        SI
+	JNZ         row1653
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1613
+	JL          tile1640
 	VZEROUPPER
 	RET
 
@@ -55784,7 +50860,7 @@ TEXT ·mul_f32_any_6x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1626:
+tile1654:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -55818,7 +50894,7 @@ tile1626:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1627
+	JZ         skip1655
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -55851,29 +50927,29 @@ tile1626:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1627:
+skip1655:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1628
+	JNZ   ahead1656
 	MOVQ  DX, BX
 
-ahead1628:
+ahead1656:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1629:
+seg1657:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1630
+	JL   rest1658
 
-main1632:
+main1660:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R11), Z14
@@ -55969,13 +51045,13 @@ main1632:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1632
+	JGE          main1660
 
-rest1630:
+rest1658:
 	ADDQ $+4, R13
-	JZ   end1631
+	JZ   end1659
 
-one1633:
+one1661:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (R11), Z14
@@ -56000,15 +51076,15 @@ one1633:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1633
+	JNZ          one1661
 
-end1631:
+end1659:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1629
+	JNZ          seg1657
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1634
+	JZ           skip1662
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -56023,9 +51099,9 @@ end1631:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1634:
+skip1662:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1635
+	JZ     skip1663
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -56058,10 +51134,10 @@ skip1634:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip1635:
+skip1663:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1636
+	JZ      skip1664
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -56080,10 +51156,10 @@ skip1635:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip1636:
+skip1664:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1637
+	JZ      skip1665
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -56116,9 +51192,9 @@ skip1636:
 	ADDQ    BX, DX
 	VMOVUPS Z11, (DX)
 
-skip1637:
+skip1665:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1638
+	JNZ         skip1666
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -56237,11 +51313,11 @@ skip1637:
 	VMULPS      Z12, Z11, Z11
 	VMOVUPS     Z11, (DX)
 
-skip1638:
+skip1666:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1626
+	JL   tile1654
 	VZEROUPPER
 	RET
 
@@ -56251,7 +51327,7 @@ TEXT ·mul_f32_any_6x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1639:
+tile1667:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -56303,26 +51379,26 @@ tile1639:
 	PREFETCHT0 128(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1640
+	JNZ        ahead1668
 	MOVQ       DX, BX
 
-ahead1640:
+ahead1668:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1641:
+seg1669:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1642
+	JL   rest1670
 
-main1644:
+main1672:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VMOVUPS      128(DX), Z20
@@ -56448,13 +51524,13 @@ main1644:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main1644
+	JGE          main1672
 
-rest1642:
+rest1670:
 	ADDQ $+4, R13
-	JZ   end1643
+	JZ   end1671
 
-one1645:
+one1673:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VMOVUPS      128(DX), Z20
@@ -56486,15 +51562,15 @@ one1645:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one1645
+	JNZ          one1673
 
-end1643:
+end1671:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1641
+	JNZ          seg1669
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1646
+	JZ           skip1674
 	VBROADCASTSS 128(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -56515,9 +51591,9 @@ end1643:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip1646:
+skip1674:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1647
+	JZ     skip1675
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -56546,10 +51622,10 @@ skip1646:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip1647:
+skip1675:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1648
+	JZ      skip1676
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -56575,10 +51651,10 @@ skip1647:
 	VADDPS  Z18, Z14, Z14
 	VADDPS  Z18, Z17, Z17
 
-skip1648:
+skip1676:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1649
+	JZ     skip1677
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -56607,7 +51683,7 @@ skip1648:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip1649:
+skip1677:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -56638,7 +51714,7 @@ skip1649:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1639
+	JL      tile1667
 	VZEROUPPER
 	RET
 
@@ -56648,7 +51724,7 @@ TEXT ·mul_f32_any_6x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1650:
+tile1678:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -56700,7 +51776,7 @@ tile1650:
 	PREFETCHT0 128(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1651
+	JZ         skip1679
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x000000c0, CX, SI
 	ADDQ       SI, BX
@@ -56729,29 +51805,29 @@ tile1650:
 	PREFETCHT0 64(BX)
 	PREFETCHT0 128(BX)
 
-skip1651:
+skip1679:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1652
+	JNZ   ahead1680
 	MOVQ  DX, BX
 
-ahead1652:
+ahead1680:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1653:
+seg1681:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1654
+	JL   rest1682
 
-main1656:
+main1684:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VMOVUPS      128(DX), Z20
@@ -56877,13 +51953,13 @@ main1656:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main1656
+	JGE          main1684
 
-rest1654:
+rest1682:
 	ADDQ $+4, R13
-	JZ   end1655
+	JZ   end1683
 
-one1657:
+one1685:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VMOVUPS      128(DX), Z20
@@ -56915,15 +51991,15 @@ one1657:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one1657
+	JNZ          one1685
 
-end1655:
+end1683:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1653
+	JNZ          seg1681
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1658
+	JZ           skip1686
 	VBROADCASTSS 128(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -56944,9 +52020,9 @@ end1655:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip1658:
+skip1686:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1659
+	JZ     skip1687
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -56975,10 +52051,10 @@ skip1658:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip1659:
+skip1687:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1660
+	JZ      skip1688
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -57004,10 +52080,10 @@ skip1659:
 	VADDPS  Z18, Z14, Z14
 	VADDPS  Z18, Z17, Z17
 
-skip1660:
+skip1688:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1661
+	JZ     skip1689
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -57036,10 +52112,10 @@ skip1660:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip1661:
+skip1689:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1662
+	JZ      skip1690
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -57068,11 +52144,44 @@ skip1661:
 	VMOVUPS Z16, 64(DX)
 	VMOVUPS Z17, 128(DX)
 
-skip1662:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x000000c0, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1690:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, 128(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x000000c0, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row1691:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
 	VMULPS      Z0, Z0, Z18
 	VMULPS      constants_avx512<>+64(SB), Z18, Z18
 	VADDPS      constants_avx512<>+128(SB), Z18, Z18
@@ -57134,314 +52243,12 @@ skip1662:
 	VMOVUPS     Z1, 64(DX)
 	VMOVUPS     Z2, 128(DX)
 	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z3, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z3, Z3
-	VMULPS      Z4, Z4, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z4, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z4, Z4
-	VMULPS      Z5, Z5, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z5, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z5, Z5
-	VMOVUPS     Z3, (DX)
-	VMOVUPS     Z4, 64(DX)
-	VMOVUPS     Z5, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z6, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z6, Z6
-	VMULPS      Z7, Z7, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z7, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z7, Z7
-	VMULPS      Z8, Z8, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z8, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z8, Z8
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	VMOVUPS     Z8, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z9, Z9, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z9, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z9, Z9
-	VMULPS      Z10, Z10, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z10, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z10, Z10
-	VMULPS      Z11, Z11, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z11, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z11, Z11
-	VMOVUPS     Z9, (DX)
-	VMOVUPS     Z10, 64(DX)
-	VMOVUPS     Z11, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z12, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z12, Z12
-	VMULPS      Z13, Z13, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z13, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z13, Z13
-	VMULPS      Z14, Z14, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z14, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z14, Z14
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z15, Z15, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z15, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z15, Z15
-	VMULPS      Z16, Z16, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z16, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z16, Z16
-	VMULPS      Z17, Z17, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z17, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z17, Z17
-	VMOVUPS     Z15, (DX)
-	VMOVUPS     Z16, 64(DX)
-	VMOVUPS     Z17, 128(DX)
+	DECQ        SI
+	JNZ         row1691
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1650
+	JL          tile1678
 	VZEROUPPER
 	RET
 
@@ -57451,7 +52258,7 @@ TEXT ·mul_f32_any_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1663:
+tile1692:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -57516,26 +52323,26 @@ tile1663:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead1664
+	JNZ        ahead1693
 	MOVQ       DX, SI
 
-ahead1664:
+ahead1693:
 	MOVQ 64(AX), DI
 	MOVQ 72(AX), R9
 	LEAQ (DI)(DI*2), R8
 	MOVQ 48(AX), R10
 	MOVQ 56(AX), R11
 
-seg1665:
+seg1694:
 	MOVQ (AX), R12
 	ADDQ (R10), R12
 	LEAQ (R12)(DI*4), R13
 	ADDQ DI, R13
 	MOVQ 8(R10), R14
 	SUBQ $+4, R14
-	JL   rest1666
+	JL   rest1695
 
-main1668:
+main1697:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -57691,13 +52498,13 @@ main1668:
 	ADDQ         $+512, SI
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main1668
+	JGE          main1697
 
-rest1666:
+rest1695:
 	ADDQ $+4, R14
-	JZ   end1667
+	JZ   end1696
 
-one1669:
+one1698:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -57736,15 +52543,15 @@ one1669:
 	ADDQ         R9, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one1669
+	JNZ          one1698
 
-end1667:
+end1696:
 	ADDQ         $+16, R10
 	DECQ         R11
-	JNZ          seg1665
+	JNZ          seg1694
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1670
+	JZ           skip1699
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -57771,9 +52578,9 @@ end1667:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip1670:
+skip1699:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1671
+	JZ     skip1700
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -57808,10 +52615,10 @@ skip1670:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip1671:
+skip1700:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1672
+	JZ      skip1701
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -57844,10 +52651,10 @@ skip1671:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip1672:
+skip1701:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1673
+	JZ     skip1702
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -57882,7 +52689,7 @@ skip1672:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip1673:
+skip1702:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -57919,7 +52726,7 @@ skip1673:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1663
+	JL      tile1692
 	VZEROUPPER
 	RET
 
@@ -57929,7 +52736,7 @@ TEXT ·mul_f32_any_6x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1674:
+tile1703:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -57994,7 +52801,7 @@ tile1674:
 	PREFETCHT0 192(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip1675
+	JZ         skip1704
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000100, CX, DI
 	ADDQ       DI, SI
@@ -58029,29 +52836,29 @@ tile1674:
 	PREFETCHT0 128(SI)
 	PREFETCHT0 192(SI)
 
-skip1675:
+skip1704:
 	MOVQ  120(AX), SI
 	TESTQ SI, SI
-	JNZ   ahead1676
+	JNZ   ahead1705
 	MOVQ  DX, SI
 
-ahead1676:
+ahead1705:
 	MOVQ 64(AX), DI
 	MOVQ 72(AX), R9
 	LEAQ (DI)(DI*2), R8
 	MOVQ 48(AX), R10
 	MOVQ 56(AX), R11
 
-seg1677:
+seg1706:
 	MOVQ (AX), R12
 	ADDQ (R10), R12
 	LEAQ (R12)(DI*4), R13
 	ADDQ DI, R13
 	MOVQ 8(R10), R14
 	SUBQ $+4, R14
-	JL   rest1678
+	JL   rest1707
 
-main1680:
+main1709:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -58207,13 +53014,13 @@ main1680:
 	ADDQ         $+512, SI
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main1680
+	JGE          main1709
 
-rest1678:
+rest1707:
 	ADDQ $+4, R14
-	JZ   end1679
+	JZ   end1708
 
-one1681:
+one1710:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -58252,15 +53059,15 @@ one1681:
 	ADDQ         R9, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one1681
+	JNZ          one1710
 
-end1679:
+end1708:
 	ADDQ         $+16, R10
 	DECQ         R11
-	JNZ          seg1677
+	JNZ          seg1706
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1682
+	JZ           skip1711
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -58287,9 +53094,9 @@ end1679:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip1682:
+skip1711:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1683
+	JZ     skip1712
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -58324,10 +53131,10 @@ skip1682:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip1683:
+skip1712:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1684
+	JZ      skip1713
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -58360,10 +53167,10 @@ skip1683:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip1684:
+skip1713:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1685
+	JZ     skip1714
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -58398,10 +53205,10 @@ skip1684:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip1685:
+skip1714:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1686
+	JZ      skip1715
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -58436,11 +53243,51 @@ skip1685:
 	VMOVUPS Z22, 128(DX)
 	VMOVUPS Z23, 192(DX)
 
-skip1686:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000100, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1715:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	VMOVUPS Z22, 128(DX)
+	VMOVUPS Z23, 192(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000100, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row1716:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
+	VMOVUPS     192(DX), Z3
 	VMULPS      Z0, Z0, Z24
 	VMULPS      constants_avx512<>+64(SB), Z24, Z24
 	VADDPS      constants_avx512<>+128(SB), Z24, Z24
@@ -58522,414 +53369,12 @@ skip1686:
 	VMOVUPS     Z2, 128(DX)
 	VMOVUPS     Z3, 192(DX)
 	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	VMOVUPS     Z6, 128(DX)
-	VMOVUPS     Z7, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	VMOVUPS     Z10, 128(DX)
-	VMOVUPS     Z11, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
-	VMOVUPS     Z15, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	VMOVUPS     Z18, 128(DX)
-	VMOVUPS     Z19, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	VMOVUPS     Z22, 128(DX)
-	VMOVUPS     Z23, 192(DX)
+	DECQ        SI
+	JNZ         row1716
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1674
+	JL          tile1703
 	VZEROUPPER
 	RET
 
@@ -58939,7 +53384,7 @@ TEXT ·mul_f32_any_6x64_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1687:
+tile1717:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -58992,7 +53437,7 @@ tile1687:
 	PREFETCHT0 64(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip1688
+	JZ         skip1718
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000080, CX, DI
 	ADDQ       DI, SI
@@ -59037,29 +53482,29 @@ tile1687:
 	PREFETCHT0 (SI)
 	PREFETCHT0 64(SI)
 
-skip1688:
+skip1718:
 	MOVQ  120(AX), SI
 	TESTQ SI, SI
-	JNZ   ahead1689
+	JNZ   ahead1719
 	MOVQ  DX, SI
 
-ahead1689:
+ahead1719:
 	MOVQ 64(AX), DI
 	MOVQ 72(AX), R9
 	LEAQ (DI)(DI*2), R8
 	MOVQ 48(AX), R10
 	MOVQ 56(AX), R11
 
-seg1690:
+seg1720:
 	MOVQ (AX), R12
 	ADDQ (R10), R12
 	LEAQ (R12)(DI*4), R13
 	ADDQ DI, R13
 	MOVQ 8(R10), R14
 	SUBQ $+4, R14
-	JL   rest1691
+	JL   rest1721
 
-main1693:
+main1723:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -59215,13 +53660,13 @@ main1693:
 	ADDQ         $+512, SI
 	ADDQ         $+512, DX
 	SUBQ         $+4, R14
-	JGE          main1693
+	JGE          main1723
 
-rest1691:
+rest1721:
 	ADDQ $+4, R14
-	JZ   end1692
+	JZ   end1722
 
-one1694:
+one1724:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -59260,15 +53705,15 @@ one1694:
 	ADDQ         R9, R13
 	ADDQ         $+128, DX
 	DECQ         R14
-	JNZ          one1694
+	JNZ          one1724
 
-end1692:
+end1722:
 	ADDQ         $+16, R10
 	DECQ         R11
-	JNZ          seg1690
+	JNZ          seg1720
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1695
+	JZ           skip1725
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -59295,9 +53740,9 @@ end1692:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip1695:
+skip1725:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1696
+	JZ     skip1726
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -59342,10 +53787,10 @@ skip1695:
 	VADDPS (DX), Z21, Z21
 	VADDPS 64(DX), Z23, Z23
 
-skip1696:
+skip1726:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1697
+	JZ      skip1727
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -59378,10 +53823,10 @@ skip1696:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip1697:
+skip1727:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1698
+	JZ      skip1728
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -59426,9 +53871,9 @@ skip1697:
 	VMOVUPS Z21, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip1698:
+skip1728:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1699
+	JNZ         skip1729
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000080, CX, BX
 	ADDQ        BX, DX
@@ -59655,11 +54100,11 @@ skip1698:
 	VMOVUPS     Z21, (DX)
 	VMOVUPS     Z23, 64(DX)
 
-skip1699:
+skip1729:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1687
+	JL   tile1717
 	VZEROUPPER
 	RET
 
@@ -59669,7 +54114,7 @@ TEXT ·mul_f32_any_7x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1700:
+tile1730:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -59700,26 +54145,26 @@ tile1700:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1701
+	JNZ        ahead1731
 	MOVQ       DX, BX
 
-ahead1701:
+ahead1731:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1702:
+seg1732:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1703
+	JL   rest1733
 
-main1705:
+main1735:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R11), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -59793,13 +54238,13 @@ main1705:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main1705
+	JGE          main1735
 
-rest1703:
+rest1733:
 	ADDQ $+4, R13
-	JZ   end1704
+	JZ   end1734
 
-one1706:
+one1736:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R11), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -59819,15 +54264,15 @@ one1706:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one1706
+	JNZ          one1736
 
-end1704:
+end1734:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1702
+	JNZ          seg1732
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1707
+	JZ           skip1737
 	VBROADCASTSS 128(AX), Z7
 	VMULPS       Z7, Z0, Z0
 	VMULPS       Z7, Z1, Z1
@@ -59837,9 +54282,9 @@ end1704:
 	VMULPS       Z7, Z5, Z5
 	VMULPS       Z7, Z6, Z6
 
-skip1707:
+skip1737:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1708
+	JZ     skip1738
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -59858,10 +54303,10 @@ skip1707:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip1708:
+skip1738:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1709
+	JZ      skip1739
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -59874,10 +54319,10 @@ skip1708:
 	VADDPS  Z7, Z5, Z5
 	VADDPS  Z7, Z6, Z6
 
-skip1709:
+skip1739:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1710
+	JZ     skip1740
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -59896,7 +54341,7 @@ skip1709:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip1710:
+skip1740:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -59917,7 +54362,7 @@ skip1710:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1700
+	JL      tile1730
 	VZEROUPPER
 	RET
 
@@ -59927,7 +54372,7 @@ TEXT ·mul_f32_any_7x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1711:
+tile1741:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -59958,7 +54403,7 @@ tile1711:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1712
+	JZ         skip1742
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -59977,29 +54422,29 @@ tile1711:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1712:
+skip1742:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1713
+	JNZ   ahead1743
 	MOVQ  DX, BX
 
-ahead1713:
+ahead1743:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1714:
+seg1744:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1715
+	JL   rest1745
 
-main1717:
+main1747:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R11), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -60073,13 +54518,13 @@ main1717:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main1717
+	JGE          main1747
 
-rest1715:
+rest1745:
 	ADDQ $+4, R13
-	JZ   end1716
+	JZ   end1746
 
-one1718:
+one1748:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (R11), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -60099,15 +54544,15 @@ one1718:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one1718
+	JNZ          one1748
 
-end1716:
+end1746:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1714
+	JNZ          seg1744
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1719
+	JZ           skip1749
 	VBROADCASTSS 128(AX), Z7
 	VMULPS       Z7, Z0, Z0
 	VMULPS       Z7, Z1, Z1
@@ -60117,9 +54562,9 @@ end1716:
 	VMULPS       Z7, Z5, Z5
 	VMULPS       Z7, Z6, Z6
 
-skip1719:
+skip1749:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1720
+	JZ     skip1750
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -60138,10 +54583,10 @@ skip1719:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip1720:
+skip1750:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1721
+	JZ      skip1751
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -60154,10 +54599,10 @@ skip1720:
 	VADDPS  Z7, Z5, Z5
 	VADDPS  Z7, Z6, Z6
 
-skip1721:
+skip1751:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1722
+	JZ     skip1752
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -60176,10 +54621,10 @@ skip1721:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip1722:
+skip1752:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1723
+	JZ      skip1753
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -60198,11 +54643,32 @@ skip1722:
 	ADDQ    BX, DX
 	VMOVUPS Z6, (DX)
 
-skip1723:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1753:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z5, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000007, SI
+
+row1754:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z7
 	VMULPS      constants_avx512<>+64(SB), Z7, Z7
 	VADDPS      constants_avx512<>+128(SB), Z7, Z7
@@ -60224,135 +54690,12 @@ skip1723:
 	VDIVPS      Z7, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z7
-	VMULPS      constants_avx512<>+64(SB), Z7, Z7
-	VADDPS      constants_avx512<>+128(SB), Z7, Z7
-	VMULPS      Z1, Z7, Z7
-	VMINPS      constants_avx512<>+192(SB), Z7, Z7
-	VMAXPS      constants_avx512<>+256(SB), Z7, Z7
-	VRNDSCALEPS $0x08, Z7, Z8
-	VSUBPS      Z8, Z7, Z7
-	VMOVUPS     constants_avx512<>+320(SB), Z9
-	VFMADD213PS constants_avx512<>+384(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+448(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+512(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+576(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+640(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+704(SB), Z7, Z9
-	VSCALEFPS   Z8, Z9, Z9
-	VMOVAPS     Z9, Z7
-	VADDPS      constants_avx512<>+704(SB), Z7, Z7
-	VDIVPS      Z7, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z7
-	VMULPS      constants_avx512<>+64(SB), Z7, Z7
-	VADDPS      constants_avx512<>+128(SB), Z7, Z7
-	VMULPS      Z2, Z7, Z7
-	VMINPS      constants_avx512<>+192(SB), Z7, Z7
-	VMAXPS      constants_avx512<>+256(SB), Z7, Z7
-	VRNDSCALEPS $0x08, Z7, Z8
-	VSUBPS      Z8, Z7, Z7
-	VMOVUPS     constants_avx512<>+320(SB), Z9
-	VFMADD213PS constants_avx512<>+384(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+448(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+512(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+576(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+640(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+704(SB), Z7, Z9
-	VSCALEFPS   Z8, Z9, Z9
-	VMOVAPS     Z9, Z7
-	VADDPS      constants_avx512<>+704(SB), Z7, Z7
-	VDIVPS      Z7, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z7
-	VMULPS      constants_avx512<>+64(SB), Z7, Z7
-	VADDPS      constants_avx512<>+128(SB), Z7, Z7
-	VMULPS      Z3, Z7, Z7
-	VMINPS      constants_avx512<>+192(SB), Z7, Z7
-	VMAXPS      constants_avx512<>+256(SB), Z7, Z7
-	VRNDSCALEPS $0x08, Z7, Z8
-	VSUBPS      Z8, Z7, Z7
-	VMOVUPS     constants_avx512<>+320(SB), Z9
-	VFMADD213PS constants_avx512<>+384(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+448(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+512(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+576(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+640(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+704(SB), Z7, Z9
-	VSCALEFPS   Z8, Z9, Z9
-	VMOVAPS     Z9, Z7
-	VADDPS      constants_avx512<>+704(SB), Z7, Z7
-	VDIVPS      Z7, Z3, Z3
-	VMOVUPS     Z3, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z7
-	VMULPS      constants_avx512<>+64(SB), Z7, Z7
-	VADDPS      constants_avx512<>+128(SB), Z7, Z7
-	VMULPS      Z4, Z7, Z7
-	VMINPS      constants_avx512<>+192(SB), Z7, Z7
-	VMAXPS      constants_avx512<>+256(SB), Z7, Z7
-	VRNDSCALEPS $0x08, Z7, Z8
-	VSUBPS      Z8, Z7, Z7
-	VMOVUPS     constants_avx512<>+320(SB), Z9
-	VFMADD213PS constants_avx512<>+384(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+448(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+512(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+576(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+640(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+704(SB), Z7, Z9
-	VSCALEFPS   Z8, Z9, Z9
-	VMOVAPS     Z9, Z7
-	VADDPS      constants_avx512<>+704(SB), Z7, Z7
-	VDIVPS      Z7, Z4, Z4
-	VMOVUPS     Z4, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z5, Z5, Z7
-	VMULPS      constants_avx512<>+64(SB), Z7, Z7
-	VADDPS      constants_avx512<>+128(SB), Z7, Z7
-	VMULPS      Z5, Z7, Z7
-	VMINPS      constants_avx512<>+192(SB), Z7, Z7
-	VMAXPS      constants_avx512<>+256(SB), Z7, Z7
-	VRNDSCALEPS $0x08, Z7, Z8
-	VSUBPS      Z8, Z7, Z7
-	VMOVUPS     constants_avx512<>+320(SB), Z9
-	VFMADD213PS constants_avx512<>+384(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+448(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+512(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+576(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+640(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+704(SB), Z7, Z9
-	VSCALEFPS   Z8, Z9, Z9
-	VMOVAPS     Z9, Z7
-	VADDPS      constants_avx512<>+704(SB), Z7, Z7
-	VDIVPS      Z7, Z5, Z5
-	VMOVUPS     Z5, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z7
-	VMULPS      constants_avx512<>+64(SB), Z7, Z7
-	VADDPS      constants_avx512<>+128(SB), Z7, Z7
-	VMULPS      Z6, Z7, Z7
-	VMINPS      constants_avx512<>+192(SB), Z7, Z7
-	VMAXPS      constants_avx512<>+256(SB), Z7, Z7
-	VRNDSCALEPS $0x08, Z7, Z8
-	VSUBPS      Z8, Z7, Z7
-	VMOVUPS     constants_avx512<>+320(SB), Z9
-	VFMADD213PS constants_avx512<>+384(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+448(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+512(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+576(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+640(SB), Z7, Z9
-	VFMADD213PS constants_avx512<>+704(SB), Z7, Z9
-	VSCALEFPS   Z8, Z9, Z9
-	VMOVAPS     Z9, Z7
-	VADDPS      constants_avx512<>+704(SB), Z7, Z7
-	VDIVPS      Z7, Z6, Z6
-	VMOVUPS     Z6, (DX)
+	DECQ        SI
+	JNZ         row1754
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1711
+	JL          tile1741
 	VZEROUPPER
 	RET
 
@@ -60362,7 +54705,7 @@ TEXT ·mul_f32_any_7x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1724:
+tile1755:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -60407,26 +54750,26 @@ tile1724:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1725
+	JNZ        ahead1756
 	MOVQ       DX, BX
 
-ahead1725:
+ahead1756:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1726:
+seg1757:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1727
+	JL   rest1758
 
-main1729:
+main1760:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R11), Z16
@@ -60534,13 +54877,13 @@ main1729:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1729
+	JGE          main1760
 
-rest1727:
+rest1758:
 	ADDQ $+4, R13
-	JZ   end1728
+	JZ   end1759
 
-one1730:
+one1761:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R11), Z16
@@ -60568,15 +54911,15 @@ one1730:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1730
+	JNZ          one1761
 
-end1728:
+end1759:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1726
+	JNZ          seg1757
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1731
+	JZ           skip1762
 	VBROADCASTSS 128(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -60593,9 +54936,9 @@ end1728:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip1731:
+skip1762:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1732
+	JZ     skip1763
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -60621,10 +54964,10 @@ skip1731:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip1732:
+skip1763:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1733
+	JZ      skip1764
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -60645,10 +54988,10 @@ skip1732:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip1733:
+skip1764:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1734
+	JZ     skip1765
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -60674,7 +55017,7 @@ skip1733:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip1734:
+skip1765:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -60702,7 +55045,7 @@ skip1734:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1724
+	JL      tile1755
 	VZEROUPPER
 	RET
 
@@ -60712,7 +55055,7 @@ TEXT ·mul_f32_any_7x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1735:
+tile1766:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -60757,7 +55100,7 @@ tile1735:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1736
+	JZ         skip1767
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -60783,29 +55126,29 @@ tile1735:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip1736:
+skip1767:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1737
+	JNZ   ahead1768
 	MOVQ  DX, BX
 
-ahead1737:
+ahead1768:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1738:
+seg1769:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1739
+	JL   rest1770
 
-main1741:
+main1772:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R11), Z16
@@ -60913,13 +55256,13 @@ main1741:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1741
+	JGE          main1772
 
-rest1739:
+rest1770:
 	ADDQ $+4, R13
-	JZ   end1740
+	JZ   end1771
 
-one1742:
+one1773:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R11), Z16
@@ -60947,15 +55290,15 @@ one1742:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1742
+	JNZ          one1773
 
-end1740:
+end1771:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1738
+	JNZ          seg1769
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1743
+	JZ           skip1774
 	VBROADCASTSS 128(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -60972,9 +55315,9 @@ end1740:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip1743:
+skip1774:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1744
+	JZ     skip1775
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -61000,10 +55343,10 @@ skip1743:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip1744:
+skip1775:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1745
+	JZ      skip1776
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -61024,10 +55367,10 @@ skip1744:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip1745:
+skip1776:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1746
+	JZ     skip1777
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -61053,10 +55396,10 @@ skip1745:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip1746:
+skip1777:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1747
+	JZ      skip1778
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -61082,11 +55425,40 @@ skip1746:
 	VMOVUPS Z12, (DX)
 	VMOVUPS Z13, 64(DX)
 
-skip1747:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1778:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000007, SI
+
+row1779:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z14
 	VMULPS      constants_avx512<>+64(SB), Z14, Z14
 	VADDPS      constants_avx512<>+128(SB), Z14, Z14
@@ -61128,255 +55500,12 @@ skip1747:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z2, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z2, Z2
-	VMULPS      Z3, Z3, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z3, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z4, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z4, Z4
-	VMULPS      Z5, Z5, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z5, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z6, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z6, Z6
-	VMULPS      Z7, Z7, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z7, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z8, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z8, Z8
-	VMULPS      Z9, Z9, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z9, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z10, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z10, Z10
-	VMULPS      Z11, Z11, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z11, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z12, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z12, Z12
-	VMULPS      Z13, Z13, Z14
-	VMULPS      constants_avx512<>+64(SB), Z14, Z14
-	VADDPS      constants_avx512<>+128(SB), Z14, Z14
-	VMULPS      Z13, Z14, Z14
-	VMINPS      constants_avx512<>+192(SB), Z14, Z14
-	VMAXPS      constants_avx512<>+256(SB), Z14, Z14
-	VRNDSCALEPS $0x08, Z14, Z15
-	VSUBPS      Z15, Z14, Z14
-	VMOVUPS     constants_avx512<>+320(SB), Z16
-	VFMADD213PS constants_avx512<>+384(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+448(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+512(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+576(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+640(SB), Z14, Z16
-	VFMADD213PS constants_avx512<>+704(SB), Z14, Z16
-	VSCALEFPS   Z15, Z16, Z16
-	VMOVAPS     Z16, Z14
-	VADDPS      constants_avx512<>+704(SB), Z14, Z14
-	VDIVPS      Z14, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
+	DECQ        SI
+	JNZ         row1779
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1735
+	JL          tile1766
 	VZEROUPPER
 	RET
 
@@ -61386,7 +55515,7 @@ TEXT ·mul_f32_any_7x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1748:
+tile1780:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -61424,7 +55553,7 @@ tile1748:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1749
+	JZ         skip1781
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -61461,29 +55590,29 @@ tile1748:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1749:
+skip1781:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1750
+	JNZ   ahead1782
 	MOVQ  DX, BX
 
-ahead1750:
+ahead1782:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1751:
+seg1783:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1752
+	JL   rest1784
 
-main1754:
+main1786:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R11), Z16
@@ -61591,13 +55720,13 @@ main1754:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1754
+	JGE          main1786
 
-rest1752:
+rest1784:
 	ADDQ $+4, R13
-	JZ   end1753
+	JZ   end1785
 
-one1755:
+one1787:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (R11), Z16
@@ -61625,15 +55754,15 @@ one1755:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1755
+	JNZ          one1787
 
-end1753:
+end1785:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1751
+	JNZ          seg1783
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1756
+	JZ           skip1788
 	VBROADCASTSS 128(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -61650,9 +55779,9 @@ end1753:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip1756:
+skip1788:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1757
+	JZ     skip1789
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -61689,10 +55818,10 @@ skip1756:
 	ADDQ   BX, DX
 	VADDPS (DX), Z13, Z13
 
-skip1757:
+skip1789:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1758
+	JZ      skip1790
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -61713,10 +55842,10 @@ skip1757:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip1758:
+skip1790:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1759
+	JZ      skip1791
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -61753,9 +55882,9 @@ skip1758:
 	ADDQ    BX, DX
 	VMOVUPS Z13, (DX)
 
-skip1759:
+skip1791:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1760
+	JNZ         skip1792
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -61893,11 +56022,11 @@ skip1759:
 	VMULPS      Z14, Z13, Z13
 	VMOVUPS     Z13, (DX)
 
-skip1760:
+skip1792:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1748
+	JL   tile1780
 	VZEROUPPER
 	RET
 
@@ -61907,7 +56036,7 @@ TEXT ·mul_f32_any_7x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1761:
+tile1793:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -61966,26 +56095,26 @@ tile1761:
 	PREFETCHT0 128(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1762
+	JNZ        ahead1794
 	MOVQ       DX, BX
 
-ahead1762:
+ahead1794:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1763:
+seg1795:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1764
+	JL   rest1796
 
-main1766:
+main1798:
 	VMOVUPS      (DX), Z21
 	VMOVUPS      64(DX), Z22
 	VMOVUPS      128(DX), Z23
@@ -62127,13 +56256,13 @@ main1766:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main1766
+	JGE          main1798
 
-rest1764:
+rest1796:
 	ADDQ $+4, R13
-	JZ   end1765
+	JZ   end1797
 
-one1767:
+one1799:
 	VMOVUPS      (DX), Z21
 	VMOVUPS      64(DX), Z22
 	VMOVUPS      128(DX), Z23
@@ -62169,15 +56298,15 @@ one1767:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one1767
+	JNZ          one1799
 
-end1765:
+end1797:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1763
+	JNZ          seg1795
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1768
+	JZ           skip1800
 	VBROADCASTSS 128(AX), Z21
 	VMULPS       Z21, Z0, Z0
 	VMULPS       Z21, Z1, Z1
@@ -62201,9 +56330,9 @@ end1765:
 	VMULPS       Z21, Z19, Z19
 	VMULPS       Z21, Z20, Z20
 
-skip1768:
+skip1800:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1769
+	JZ     skip1801
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -62236,10 +56365,10 @@ skip1768:
 	VADDPS 64(DX), Z19, Z19
 	VADDPS 128(DX), Z20, Z20
 
-skip1769:
+skip1801:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1770
+	JZ      skip1802
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -62268,10 +56397,10 @@ skip1769:
 	VADDPS  Z21, Z17, Z17
 	VADDPS  Z21, Z20, Z20
 
-skip1770:
+skip1802:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1771
+	JZ     skip1803
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -62304,7 +56433,7 @@ skip1770:
 	VADDPS 64(DX), Z19, Z19
 	VADDPS 128(DX), Z20, Z20
 
-skip1771:
+skip1803:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -62339,7 +56468,7 @@ skip1771:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1761
+	JL      tile1793
 	VZEROUPPER
 	RET
 
@@ -62349,7 +56478,7 @@ TEXT ·mul_f32_any_7x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1772:
+tile1804:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -62408,7 +56537,7 @@ tile1772:
 	PREFETCHT0 128(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1773
+	JZ         skip1805
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x000000c0, CX, SI
 	ADDQ       SI, BX
@@ -62441,29 +56570,29 @@ tile1772:
 	PREFETCHT0 64(BX)
 	PREFETCHT0 128(BX)
 
-skip1773:
+skip1805:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1774
+	JNZ   ahead1806
 	MOVQ  DX, BX
 
-ahead1774:
+ahead1806:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1775:
+seg1807:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1776
+	JL   rest1808
 
-main1778:
+main1810:
 	VMOVUPS      (DX), Z21
 	VMOVUPS      64(DX), Z22
 	VMOVUPS      128(DX), Z23
@@ -62605,13 +56734,13 @@ main1778:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main1778
+	JGE          main1810
 
-rest1776:
+rest1808:
 	ADDQ $+4, R13
-	JZ   end1777
+	JZ   end1809
 
-one1779:
+one1811:
 	VMOVUPS      (DX), Z21
 	VMOVUPS      64(DX), Z22
 	VMOVUPS      128(DX), Z23
@@ -62647,15 +56776,15 @@ one1779:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one1779
+	JNZ          one1811
 
-end1777:
+end1809:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1775
+	JNZ          seg1807
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1780
+	JZ           skip1812
 	VBROADCASTSS 128(AX), Z21
 	VMULPS       Z21, Z0, Z0
 	VMULPS       Z21, Z1, Z1
@@ -62679,9 +56808,9 @@ end1777:
 	VMULPS       Z21, Z19, Z19
 	VMULPS       Z21, Z20, Z20
 
-skip1780:
+skip1812:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1781
+	JZ     skip1813
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -62714,10 +56843,10 @@ skip1780:
 	VADDPS 64(DX), Z19, Z19
 	VADDPS 128(DX), Z20, Z20
 
-skip1781:
+skip1813:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1782
+	JZ      skip1814
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -62746,10 +56875,10 @@ skip1781:
 	VADDPS  Z21, Z17, Z17
 	VADDPS  Z21, Z20, Z20
 
-skip1782:
+skip1814:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1783
+	JZ     skip1815
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -62782,10 +56911,10 @@ skip1782:
 	VADDPS 64(DX), Z19, Z19
 	VADDPS 128(DX), Z20, Z20
 
-skip1783:
+skip1815:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1784
+	JZ      skip1816
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -62818,11 +56947,48 @@ skip1783:
 	VMOVUPS Z19, 64(DX)
 	VMOVUPS Z20, 128(DX)
 
-skip1784:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x000000c0, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1816:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	VMOVUPS Z20, 128(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x000000c0, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000007, SI
+
+row1817:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
 	VMULPS      Z0, Z0, Z21
 	VMULPS      constants_avx512<>+64(SB), Z21, Z21
 	VADDPS      constants_avx512<>+128(SB), Z21, Z21
@@ -62884,375 +57050,12 @@ skip1784:
 	VMOVUPS     Z1, 64(DX)
 	VMOVUPS     Z2, 128(DX)
 	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z3, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z3, Z3
-	VMULPS      Z4, Z4, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z4, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z4, Z4
-	VMULPS      Z5, Z5, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z5, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z5, Z5
-	VMOVUPS     Z3, (DX)
-	VMOVUPS     Z4, 64(DX)
-	VMOVUPS     Z5, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z6, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z6, Z6
-	VMULPS      Z7, Z7, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z7, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z7, Z7
-	VMULPS      Z8, Z8, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z8, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z8, Z8
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	VMOVUPS     Z8, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z9, Z9, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z9, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z9, Z9
-	VMULPS      Z10, Z10, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z10, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z10, Z10
-	VMULPS      Z11, Z11, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z11, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z11, Z11
-	VMOVUPS     Z9, (DX)
-	VMOVUPS     Z10, 64(DX)
-	VMOVUPS     Z11, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z12, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z12, Z12
-	VMULPS      Z13, Z13, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z13, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z13, Z13
-	VMULPS      Z14, Z14, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z14, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z14, Z14
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z15, Z15, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z15, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z15, Z15
-	VMULPS      Z16, Z16, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z16, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z16, Z16
-	VMULPS      Z17, Z17, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z17, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z17, Z17
-	VMOVUPS     Z15, (DX)
-	VMOVUPS     Z16, 64(DX)
-	VMOVUPS     Z17, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z18, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z18, Z18
-	VMULPS      Z19, Z19, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z19, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z19, Z19
-	VMULPS      Z20, Z20, Z21
-	VMULPS      constants_avx512<>+64(SB), Z21, Z21
-	VADDPS      constants_avx512<>+128(SB), Z21, Z21
-	VMULPS      Z20, Z21, Z21
-	VMINPS      constants_avx512<>+192(SB), Z21, Z21
-	VMAXPS      constants_avx512<>+256(SB), Z21, Z21
-	VRNDSCALEPS $0x08, Z21, Z22
-	VSUBPS      Z22, Z21, Z21
-	VMOVUPS     constants_avx512<>+320(SB), Z23
-	VFMADD213PS constants_avx512<>+384(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+448(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+512(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+576(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+640(SB), Z21, Z23
-	VFMADD213PS constants_avx512<>+704(SB), Z21, Z23
-	VSCALEFPS   Z22, Z23, Z23
-	VMOVAPS     Z23, Z21
-	VADDPS      constants_avx512<>+704(SB), Z21, Z21
-	VDIVPS      Z21, Z20, Z20
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	VMOVUPS     Z20, 128(DX)
+	DECQ        SI
+	JNZ         row1817
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1772
+	JL          tile1804
 	VZEROUPPER
 	RET
 
@@ -63262,7 +57065,7 @@ TEXT ·mul_f32_any_8x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1785:
+tile1818:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -63296,26 +57099,26 @@ tile1785:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1786
+	JNZ        ahead1819
 	MOVQ       DX, BX
 
-ahead1786:
+ahead1819:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1787:
+seg1820:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1788
+	JL   rest1821
 
-main1790:
+main1823:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R11), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -63397,13 +57200,13 @@ main1790:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main1790
+	JGE          main1823
 
-rest1788:
+rest1821:
 	ADDQ $+4, R13
-	JZ   end1789
+	JZ   end1822
 
-one1791:
+one1824:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R11), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -63425,15 +57228,15 @@ one1791:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one1791
+	JNZ          one1824
 
-end1789:
+end1822:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1787
+	JNZ          seg1820
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1792
+	JZ           skip1825
 	VBROADCASTSS 128(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -63444,9 +57247,9 @@ end1789:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1792:
+skip1825:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1793
+	JZ     skip1826
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -63467,10 +57270,10 @@ skip1792:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip1793:
+skip1826:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1794
+	JZ      skip1827
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -63484,10 +57287,10 @@ skip1793:
 	VADDPS  Z8, Z6, Z6
 	VADDPS  Z8, Z7, Z7
 
-skip1794:
+skip1827:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1795
+	JZ     skip1828
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -63508,7 +57311,7 @@ skip1794:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip1795:
+skip1828:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -63531,7 +57334,7 @@ skip1795:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1785
+	JL      tile1818
 	VZEROUPPER
 	RET
 
@@ -63541,7 +57344,7 @@ TEXT ·mul_f32_any_8x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1796:
+tile1829:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -63575,7 +57378,7 @@ tile1796:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1797
+	JZ         skip1830
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -63596,29 +57399,29 @@ tile1796:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1797:
+skip1830:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1798
+	JNZ   ahead1831
 	MOVQ  DX, BX
 
-ahead1798:
+ahead1831:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1799:
+seg1832:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1800
+	JL   rest1833
 
-main1802:
+main1835:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R11), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -63700,13 +57503,13 @@ main1802:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main1802
+	JGE          main1835
 
-rest1800:
+rest1833:
 	ADDQ $+4, R13
-	JZ   end1801
+	JZ   end1834
 
-one1803:
+one1836:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (R11), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -63728,15 +57531,15 @@ one1803:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one1803
+	JNZ          one1836
 
-end1801:
+end1834:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1799
+	JNZ          seg1832
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1804
+	JZ           skip1837
 	VBROADCASTSS 128(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -63747,9 +57550,9 @@ end1801:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip1804:
+skip1837:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1805
+	JZ     skip1838
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -63770,10 +57573,10 @@ skip1804:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip1805:
+skip1838:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1806
+	JZ      skip1839
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -63787,10 +57590,10 @@ skip1805:
 	VADDPS  Z8, Z6, Z6
 	VADDPS  Z8, Z7, Z7
 
-skip1806:
+skip1839:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1807
+	JZ     skip1840
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -63811,10 +57614,10 @@ skip1806:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip1807:
+skip1840:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1808
+	JZ      skip1841
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -63835,11 +57638,34 @@ skip1807:
 	ADDQ    BX, DX
 	VMOVUPS Z7, (DX)
 
-skip1808:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1841:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z5, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z7, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000008, SI
+
+row1842:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z8
 	VMULPS      constants_avx512<>+64(SB), Z8, Z8
 	VADDPS      constants_avx512<>+128(SB), Z8, Z8
@@ -63861,156 +57687,12 @@ skip1808:
 	VDIVPS      Z8, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z1, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z2, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z3, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z3, Z3
-	VMOVUPS     Z3, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z4, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z4, Z4
-	VMOVUPS     Z4, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z5, Z5, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z5, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z5, Z5
-	VMOVUPS     Z5, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z6, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z6, Z6
-	VMOVUPS     Z6, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z7, Z7, Z8
-	VMULPS      constants_avx512<>+64(SB), Z8, Z8
-	VADDPS      constants_avx512<>+128(SB), Z8, Z8
-	VMULPS      Z7, Z8, Z8
-	VMINPS      constants_avx512<>+192(SB), Z8, Z8
-	VMAXPS      constants_avx512<>+256(SB), Z8, Z8
-	VRNDSCALEPS $0x08, Z8, Z9
-	VSUBPS      Z9, Z8, Z8
-	VMOVUPS     constants_avx512<>+320(SB), Z10
-	VFMADD213PS constants_avx512<>+384(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+448(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+512(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+576(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z10
-	VFMADD213PS constants_avx512<>+704(SB), Z8, Z10
-	VSCALEFPS   Z9, Z10, Z10
-	VMOVAPS     Z10, Z8
-	VADDPS      constants_avx512<>+704(SB), Z8, Z8
-	VDIVPS      Z8, Z7, Z7
-	VMOVUPS     Z7, (DX)
+	DECQ        SI
+	JNZ         row1842
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1796
+	JL          tile1829
 	VZEROUPPER
 	RET
 
@@ -64020,7 +57702,7 @@ TEXT ·mul_f32_any_8x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1809:
+tile1843:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -64070,26 +57752,26 @@ tile1809:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1810
+	JNZ        ahead1844
 	MOVQ       DX, BX
 
-ahead1810:
+ahead1844:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1811:
+seg1845:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1812
+	JL   rest1846
 
-main1814:
+main1848:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R11), Z18
@@ -64209,13 +57891,13 @@ main1814:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1814
+	JGE          main1848
 
-rest1812:
+rest1846:
 	ADDQ $+4, R13
-	JZ   end1813
+	JZ   end1847
 
-one1815:
+one1849:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R11), Z18
@@ -64246,15 +57928,15 @@ one1815:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1815
+	JNZ          one1849
 
-end1813:
+end1847:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1811
+	JNZ          seg1845
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1816
+	JZ           skip1850
 	VBROADCASTSS 128(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -64273,9 +57955,9 @@ end1813:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1816:
+skip1850:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1817
+	JZ     skip1851
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -64304,10 +57986,10 @@ skip1816:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1817:
+skip1851:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1818
+	JZ      skip1852
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -64330,10 +58012,10 @@ skip1817:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip1818:
+skip1852:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1819
+	JZ     skip1853
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -64362,7 +58044,7 @@ skip1818:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1819:
+skip1853:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -64393,7 +58075,7 @@ skip1819:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1809
+	JL      tile1843
 	VZEROUPPER
 	RET
 
@@ -64403,7 +58085,7 @@ TEXT ·mul_f32_any_8x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1820:
+tile1854:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -64453,7 +58135,7 @@ tile1820:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1821
+	JZ         skip1855
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -64482,29 +58164,29 @@ tile1820:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip1821:
+skip1855:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1822
+	JNZ   ahead1856
 	MOVQ  DX, BX
 
-ahead1822:
+ahead1856:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1823:
+seg1857:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1824
+	JL   rest1858
 
-main1826:
+main1860:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R11), Z18
@@ -64624,13 +58306,13 @@ main1826:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1826
+	JGE          main1860
 
-rest1824:
+rest1858:
 	ADDQ $+4, R13
-	JZ   end1825
+	JZ   end1859
 
-one1827:
+one1861:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R11), Z18
@@ -64661,15 +58343,15 @@ one1827:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1827
+	JNZ          one1861
 
-end1825:
+end1859:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1823
+	JNZ          seg1857
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1828
+	JZ           skip1862
 	VBROADCASTSS 128(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -64688,9 +58370,9 @@ end1825:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1828:
+skip1862:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1829
+	JZ     skip1863
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -64719,10 +58401,10 @@ skip1828:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1829:
+skip1863:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1830
+	JZ      skip1864
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -64745,10 +58427,10 @@ skip1829:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip1830:
+skip1864:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1831
+	JZ     skip1865
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -64777,10 +58459,10 @@ skip1830:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip1831:
+skip1865:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1832
+	JZ      skip1866
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -64809,11 +58491,43 @@ skip1831:
 	VMOVUPS Z14, (DX)
 	VMOVUPS Z15, 64(DX)
 
-skip1832:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1866:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000008, SI
+
+row1867:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z16
 	VMULPS      constants_avx512<>+64(SB), Z16, Z16
 	VADDPS      constants_avx512<>+128(SB), Z16, Z16
@@ -64855,296 +58569,12 @@ skip1832:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z2, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z2, Z2
-	VMULPS      Z3, Z3, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z3, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z4, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z4, Z4
-	VMULPS      Z5, Z5, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z5, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z6, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z6, Z6
-	VMULPS      Z7, Z7, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z7, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z8, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z8, Z8
-	VMULPS      Z9, Z9, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z9, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z10, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z10, Z10
-	VMULPS      Z11, Z11, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z11, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z12, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z12, Z12
-	VMULPS      Z13, Z13, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z13, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z14, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z14, Z14
-	VMULPS      Z15, Z15, Z16
-	VMULPS      constants_avx512<>+64(SB), Z16, Z16
-	VADDPS      constants_avx512<>+128(SB), Z16, Z16
-	VMULPS      Z15, Z16, Z16
-	VMINPS      constants_avx512<>+192(SB), Z16, Z16
-	VMAXPS      constants_avx512<>+256(SB), Z16, Z16
-	VRNDSCALEPS $0x08, Z16, Z17
-	VSUBPS      Z17, Z16, Z16
-	VMOVUPS     constants_avx512<>+320(SB), Z18
-	VFMADD213PS constants_avx512<>+384(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+448(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+512(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+576(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+640(SB), Z16, Z18
-	VFMADD213PS constants_avx512<>+704(SB), Z16, Z18
-	VSCALEFPS   Z17, Z18, Z18
-	VMOVAPS     Z18, Z16
-	VADDPS      constants_avx512<>+704(SB), Z16, Z16
-	VDIVPS      Z16, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
+	DECQ        SI
+	JNZ         row1867
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1820
+	JL          tile1854
 	VZEROUPPER
 	RET
 
@@ -65154,7 +58584,7 @@ TEXT ·mul_f32_any_8x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1833:
+tile1868:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -65196,7 +58626,7 @@ tile1833:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1834
+	JZ         skip1869
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -65237,29 +58667,29 @@ tile1833:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1834:
+skip1869:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1835
+	JNZ   ahead1870
 	MOVQ  DX, BX
 
-ahead1835:
+ahead1870:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1836:
+seg1871:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1837
+	JL   rest1872
 
-main1839:
+main1874:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R11), Z18
@@ -65379,13 +58809,13 @@ main1839:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1839
+	JGE          main1874
 
-rest1837:
+rest1872:
 	ADDQ $+4, R13
-	JZ   end1838
+	JZ   end1873
 
-one1840:
+one1875:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (R11), Z18
@@ -65416,15 +58846,15 @@ one1840:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1840
+	JNZ          one1875
 
-end1838:
+end1873:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1836
+	JNZ          seg1871
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1841
+	JZ           skip1876
 	VBROADCASTSS 128(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -65443,9 +58873,9 @@ end1838:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip1841:
+skip1876:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1842
+	JZ     skip1877
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -65486,10 +58916,10 @@ skip1841:
 	ADDQ   BX, DX
 	VADDPS (DX), Z15, Z15
 
-skip1842:
+skip1877:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1843
+	JZ      skip1878
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -65512,10 +58942,10 @@ skip1842:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip1843:
+skip1878:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1844
+	JZ      skip1879
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -65556,9 +58986,9 @@ skip1843:
 	ADDQ    BX, DX
 	VMOVUPS Z15, (DX)
 
-skip1844:
+skip1879:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1845
+	JNZ         skip1880
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -65715,11 +59145,11 @@ skip1844:
 	VMULPS      Z16, Z15, Z15
 	VMOVUPS     Z15, (DX)
 
-skip1845:
+skip1880:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1833
+	JL   tile1868
 	VZEROUPPER
 	RET
 
@@ -65729,7 +59159,7 @@ TEXT ·mul_f32_any_8x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1846:
+tile1881:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -65795,26 +59225,26 @@ tile1846:
 	PREFETCHT0 128(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1847
+	JNZ        ahead1882
 	MOVQ       DX, BX
 
-ahead1847:
+ahead1882:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1848:
+seg1883:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1849
+	JL   rest1884
 
-main1851:
+main1886:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      128(DX), Z26
@@ -65972,13 +59402,13 @@ main1851:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main1851
+	JGE          main1886
 
-rest1849:
+rest1884:
 	ADDQ $+4, R13
-	JZ   end1850
+	JZ   end1885
 
-one1852:
+one1887:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      128(DX), Z26
@@ -66018,15 +59448,15 @@ one1852:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one1852
+	JNZ          one1887
 
-end1850:
+end1885:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1848
+	JNZ          seg1883
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1853
+	JZ           skip1888
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -66053,9 +59483,9 @@ end1850:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip1853:
+skip1888:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1854
+	JZ     skip1889
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -66092,10 +59522,10 @@ skip1853:
 	VADDPS 64(DX), Z22, Z22
 	VADDPS 128(DX), Z23, Z23
 
-skip1854:
+skip1889:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1855
+	JZ      skip1890
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -66127,10 +59557,10 @@ skip1854:
 	VADDPS  Z24, Z20, Z20
 	VADDPS  Z24, Z23, Z23
 
-skip1855:
+skip1890:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1856
+	JZ     skip1891
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -66167,7 +59597,7 @@ skip1855:
 	VADDPS 64(DX), Z22, Z22
 	VADDPS 128(DX), Z23, Z23
 
-skip1856:
+skip1891:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -66206,7 +59636,7 @@ skip1856:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1846
+	JL      tile1881
 	VZEROUPPER
 	RET
 
@@ -66216,7 +59646,7 @@ TEXT ·mul_f32_any_8x48_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1857:
+tile1892:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -66282,7 +59712,7 @@ tile1857:
 	PREFETCHT0 128(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1858
+	JZ         skip1893
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x000000c0, CX, SI
 	ADDQ       SI, BX
@@ -66319,29 +59749,29 @@ tile1857:
 	PREFETCHT0 64(BX)
 	PREFETCHT0 128(BX)
 
-skip1858:
+skip1893:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1859
+	JNZ   ahead1894
 	MOVQ  DX, BX
 
-ahead1859:
+ahead1894:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1860:
+seg1895:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1861
+	JL   rest1896
 
-main1863:
+main1898:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      128(DX), Z26
@@ -66499,13 +59929,13 @@ main1863:
 	ADDQ         $+384, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main1863
+	JGE          main1898
 
-rest1861:
+rest1896:
 	ADDQ $+4, R13
-	JZ   end1862
+	JZ   end1897
 
-one1864:
+one1899:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      128(DX), Z26
@@ -66545,15 +59975,15 @@ one1864:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one1864
+	JNZ          one1899
 
-end1862:
+end1897:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1860
+	JNZ          seg1895
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1865
+	JZ           skip1900
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -66580,9 +60010,9 @@ end1862:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip1865:
+skip1900:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1866
+	JZ     skip1901
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -66619,10 +60049,10 @@ skip1865:
 	VADDPS 64(DX), Z22, Z22
 	VADDPS 128(DX), Z23, Z23
 
-skip1866:
+skip1901:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1867
+	JZ      skip1902
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -66654,10 +60084,10 @@ skip1866:
 	VADDPS  Z24, Z20, Z20
 	VADDPS  Z24, Z23, Z23
 
-skip1867:
+skip1902:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1868
+	JZ     skip1903
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -66694,10 +60124,10 @@ skip1867:
 	VADDPS 64(DX), Z22, Z22
 	VADDPS 128(DX), Z23, Z23
 
-skip1868:
+skip1903:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1869
+	JZ      skip1904
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -66734,11 +60164,52 @@ skip1868:
 	VMOVUPS Z22, 64(DX)
 	VMOVUPS Z23, 128(DX)
 
-skip1869:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x000000c0, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1904:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x000000c0, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	VMOVUPS Z20, 128(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z21, (DX)
+	VMOVUPS Z22, 64(DX)
+	VMOVUPS Z23, 128(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x000000c0, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000008, SI
+
+row1905:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
+	VMOVUPS     128(DX), Z2
 	VMULPS      Z0, Z0, Z24
 	VMULPS      constants_avx512<>+64(SB), Z24, Z24
 	VADDPS      constants_avx512<>+128(SB), Z24, Z24
@@ -66800,436 +60271,12 @@ skip1869:
 	VMOVUPS     Z1, 64(DX)
 	VMOVUPS     Z2, 128(DX)
 	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMOVUPS     Z3, (DX)
-	VMOVUPS     Z4, 64(DX)
-	VMOVUPS     Z5, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	VMOVUPS     Z8, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z9, (DX)
-	VMOVUPS     Z10, 64(DX)
-	VMOVUPS     Z11, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMOVUPS     Z15, (DX)
-	VMOVUPS     Z16, 64(DX)
-	VMOVUPS     Z17, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	VMOVUPS     Z20, 128(DX)
-	ADDQ        BX, DX
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+64(SB), Z24, Z24
-	VADDPS      constants_avx512<>+128(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+192(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+256(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+320(SB), Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+704(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+704(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z21, (DX)
-	VMOVUPS     Z22, 64(DX)
-	VMOVUPS     Z23, 128(DX)
+	DECQ        SI
+	JNZ         row1905
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1857
+	JL          tile1892
 	VZEROUPPER
 	RET
 
@@ -67239,7 +60286,7 @@ TEXT ·mul_f32_any_9x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1870:
+tile1906:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -67276,26 +60323,26 @@ tile1870:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1871
+	JNZ        ahead1907
 	MOVQ       DX, BX
 
-ahead1871:
+ahead1907:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1872:
+seg1908:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1873
+	JL   rest1909
 
-main1875:
+main1911:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R11), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -67385,13 +60432,13 @@ main1875:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main1875
+	JGE          main1911
 
-rest1873:
+rest1909:
 	ADDQ $+4, R13
-	JZ   end1874
+	JZ   end1910
 
-one1876:
+one1912:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R11), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -67415,15 +60462,15 @@ one1876:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one1876
+	JNZ          one1912
 
-end1874:
+end1910:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1872
+	JNZ          seg1908
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1877
+	JZ           skip1913
 	VBROADCASTSS 128(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -67435,9 +60482,9 @@ end1874:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip1877:
+skip1913:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1878
+	JZ     skip1914
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -67460,10 +60507,10 @@ skip1877:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1878:
+skip1914:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1879
+	JZ      skip1915
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -67478,10 +60525,10 @@ skip1878:
 	VADDPS  Z9, Z7, Z7
 	VADDPS  Z9, Z8, Z8
 
-skip1879:
+skip1915:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1880
+	JZ     skip1916
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -67504,7 +60551,7 @@ skip1879:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1880:
+skip1916:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -67529,7 +60576,7 @@ skip1880:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1870
+	JL      tile1906
 	VZEROUPPER
 	RET
 
@@ -67539,7 +60586,7 @@ TEXT ·mul_f32_any_9x16_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1881:
+tile1917:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -67576,7 +60623,7 @@ tile1881:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1882
+	JZ         skip1918
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -67599,29 +60646,29 @@ tile1881:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1882:
+skip1918:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1883
+	JNZ   ahead1919
 	MOVQ  DX, BX
 
-ahead1883:
+ahead1919:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1884:
+seg1920:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1885
+	JL   rest1921
 
-main1887:
+main1923:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R11), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -67711,13 +60758,13 @@ main1887:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main1887
+	JGE          main1923
 
-rest1885:
+rest1921:
 	ADDQ $+4, R13
-	JZ   end1886
+	JZ   end1922
 
-one1888:
+one1924:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (R11), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -67741,15 +60788,15 @@ one1888:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one1888
+	JNZ          one1924
 
-end1886:
+end1922:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1884
+	JNZ          seg1920
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1889
+	JZ           skip1925
 	VBROADCASTSS 128(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -67761,9 +60808,9 @@ end1886:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip1889:
+skip1925:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1890
+	JZ     skip1926
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -67786,10 +60833,10 @@ skip1889:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1890:
+skip1926:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1891
+	JZ      skip1927
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -67804,10 +60851,10 @@ skip1890:
 	VADDPS  Z9, Z7, Z7
 	VADDPS  Z9, Z8, Z8
 
-skip1891:
+skip1927:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1892
+	JZ     skip1928
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -67830,10 +60877,10 @@ skip1891:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip1892:
+skip1928:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1893
+	JZ      skip1929
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -67856,11 +60903,36 @@ skip1892:
 	ADDQ    BX, DX
 	VMOVUPS Z8, (DX)
 
-skip1893:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1929:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z1, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z3, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z5, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z7, (DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000009, SI
+
+row1930:
+	VMOVUPS     (DX), Z0
 	VMULPS      Z0, Z0, Z9
 	VMULPS      constants_avx512<>+64(SB), Z9, Z9
 	VADDPS      constants_avx512<>+128(SB), Z9, Z9
@@ -67882,177 +60954,12 @@ skip1893:
 	VDIVPS      Z9, Z0, Z0
 	VMOVUPS     Z0, (DX)
 	ADDQ        BX, DX
-	VMULPS      Z1, Z1, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z1, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z1, Z1
-	VMOVUPS     Z1, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z2, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z2, Z2
-	VMOVUPS     Z2, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z3, Z3, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z3, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z3, Z3
-	VMOVUPS     Z3, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z4, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z4, Z4
-	VMOVUPS     Z4, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z5, Z5, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z5, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z5, Z5
-	VMOVUPS     Z5, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z6, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z6, Z6
-	VMOVUPS     Z6, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z7, Z7, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z7, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z7, Z7
-	VMOVUPS     Z7, (DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z9
-	VMULPS      constants_avx512<>+64(SB), Z9, Z9
-	VADDPS      constants_avx512<>+128(SB), Z9, Z9
-	VMULPS      Z8, Z9, Z9
-	VMINPS      constants_avx512<>+192(SB), Z9, Z9
-	VMAXPS      constants_avx512<>+256(SB), Z9, Z9
-	VRNDSCALEPS $0x08, Z9, Z10
-	VSUBPS      Z10, Z9, Z9
-	VMOVUPS     constants_avx512<>+320(SB), Z11
-	VFMADD213PS constants_avx512<>+384(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+448(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+512(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+576(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+640(SB), Z9, Z11
-	VFMADD213PS constants_avx512<>+704(SB), Z9, Z11
-	VSCALEFPS   Z10, Z11, Z11
-	VMOVAPS     Z11, Z9
-	VADDPS      constants_avx512<>+704(SB), Z9, Z9
-	VDIVPS      Z9, Z8, Z8
-	VMOVUPS     Z8, (DX)
+	DECQ        SI
+	JNZ         row1930
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1881
+	JL          tile1917
 	VZEROUPPER
 	RET
 
@@ -68062,7 +60969,7 @@ TEXT ·mul_f32_any_9x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1894:
+tile1931:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -68117,26 +61024,26 @@ tile1894:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead1895
+	JNZ        ahead1932
 	MOVQ       DX, BX
 
-ahead1895:
+ahead1932:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1896:
+seg1933:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1897
+	JL   rest1934
 
-main1899:
+main1936:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R11), Z20
@@ -68268,13 +61175,13 @@ main1899:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1899
+	JGE          main1936
 
-rest1897:
+rest1934:
 	ADDQ $+4, R13
-	JZ   end1898
+	JZ   end1935
 
-one1900:
+one1937:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R11), Z20
@@ -68308,15 +61215,15 @@ one1900:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1900
+	JNZ          one1937
 
-end1898:
+end1935:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1896
+	JNZ          seg1933
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1901
+	JZ           skip1938
 	VBROADCASTSS 128(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -68337,9 +61244,9 @@ end1898:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip1901:
+skip1938:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1902
+	JZ     skip1939
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -68371,10 +61278,10 @@ skip1901:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1902:
+skip1939:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1903
+	JZ      skip1940
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -68399,10 +61306,10 @@ skip1902:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip1903:
+skip1940:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1904
+	JZ     skip1941
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -68434,7 +61341,7 @@ skip1903:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1904:
+skip1941:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -68468,7 +61375,7 @@ skip1904:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1894
+	JL      tile1931
 	VZEROUPPER
 	RET
 
@@ -68478,7 +61385,7 @@ TEXT ·mul_f32_any_9x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1905:
+tile1942:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -68533,7 +61440,7 @@ tile1905:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1906
+	JZ         skip1943
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -68565,29 +61472,29 @@ tile1905:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip1906:
+skip1943:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1907
+	JNZ   ahead1944
 	MOVQ  DX, BX
 
-ahead1907:
+ahead1944:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1908:
+seg1945:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1909
+	JL   rest1946
 
-main1911:
+main1948:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R11), Z20
@@ -68719,13 +61626,13 @@ main1911:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1911
+	JGE          main1948
 
-rest1909:
+rest1946:
 	ADDQ $+4, R13
-	JZ   end1910
+	JZ   end1947
 
-one1912:
+one1949:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R11), Z20
@@ -68759,15 +61666,15 @@ one1912:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1912
+	JNZ          one1949
 
-end1910:
+end1947:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1908
+	JNZ          seg1945
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1913
+	JZ           skip1950
 	VBROADCASTSS 128(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -68788,9 +61695,9 @@ end1910:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip1913:
+skip1950:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1914
+	JZ     skip1951
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -68822,10 +61729,10 @@ skip1913:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1914:
+skip1951:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1915
+	JZ      skip1952
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -68850,10 +61757,10 @@ skip1914:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip1915:
+skip1952:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1916
+	JZ     skip1953
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -68885,10 +61792,10 @@ skip1915:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip1916:
+skip1953:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1917
+	JZ      skip1954
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -68920,11 +61827,46 @@ skip1916:
 	VMOVUPS Z16, (DX)
 	VMOVUPS Z17, 64(DX)
 
-skip1917:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
+skip1954:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000009, SI
+
+row1955:
+	VMOVUPS     (DX), Z0
+	VMOVUPS     64(DX), Z1
 	VMULPS      Z0, Z0, Z18
 	VMULPS      constants_avx512<>+64(SB), Z18, Z18
 	VADDPS      constants_avx512<>+128(SB), Z18, Z18
@@ -68966,337 +61908,12 @@ skip1917:
 	VMOVUPS     Z0, (DX)
 	VMOVUPS     Z1, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z2, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z2, Z2
-	VMULPS      Z3, Z3, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z3, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z4, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z4, Z4
-	VMULPS      Z5, Z5, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z5, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z6, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z6, Z6
-	VMULPS      Z7, Z7, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z7, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z8, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z8, Z8
-	VMULPS      Z9, Z9, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z9, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z10, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z10, Z10
-	VMULPS      Z11, Z11, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z11, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z12, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z12, Z12
-	VMULPS      Z13, Z13, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z13, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z14, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z14, Z14
-	VMULPS      Z15, Z15, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z15, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z16, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z16, Z16
-	VMULPS      Z17, Z17, Z18
-	VMULPS      constants_avx512<>+64(SB), Z18, Z18
-	VADDPS      constants_avx512<>+128(SB), Z18, Z18
-	VMULPS      Z17, Z18, Z18
-	VMINPS      constants_avx512<>+192(SB), Z18, Z18
-	VMAXPS      constants_avx512<>+256(SB), Z18, Z18
-	VRNDSCALEPS $0x08, Z18, Z19
-	VSUBPS      Z19, Z18, Z18
-	VMOVUPS     constants_avx512<>+320(SB), Z20
-	VFMADD213PS constants_avx512<>+384(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+448(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+512(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+576(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+640(SB), Z18, Z20
-	VFMADD213PS constants_avx512<>+704(SB), Z18, Z20
-	VSCALEFPS   Z19, Z20, Z20
-	VMOVAPS     Z20, Z18
-	VADDPS      constants_avx512<>+704(SB), Z18, Z18
-	VDIVPS      Z18, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
+	DECQ        SI
+	JNZ         row1955
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile1905
+	JL          tile1942
 	VZEROUPPER
 	RET
 
@@ -69306,7 +61923,7 @@ TEXT ·mul_f32_any_9x32_swiglu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1918:
+tile1956:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -69352,7 +61969,7 @@ tile1918:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip1919
+	JZ         skip1957
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -69397,29 +62014,29 @@ tile1918:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip1919:
+skip1957:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead1920
+	JNZ   ahead1958
 	MOVQ  DX, BX
 
-ahead1920:
+ahead1958:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg1921:
+seg1959:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest1922
+	JL   rest1960
 
-main1924:
+main1962:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R11), Z20
@@ -69551,13 +62168,13 @@ main1924:
 	ADDQ         $+256, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main1924
+	JGE          main1962
 
-rest1922:
+rest1960:
 	ADDQ $+4, R13
-	JZ   end1923
+	JZ   end1961
 
-one1925:
+one1963:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (R11), Z20
@@ -69591,15 +62208,15 @@ one1925:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one1925
+	JNZ          one1963
 
-end1923:
+end1961:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg1921
+	JNZ          seg1959
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1926
+	JZ           skip1964
 	VBROADCASTSS 128(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -69620,9 +62237,9 @@ end1923:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip1926:
+skip1964:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1927
+	JZ     skip1965
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -69667,10 +62284,10 @@ skip1926:
 	ADDQ   BX, DX
 	VADDPS (DX), Z17, Z17
 
-skip1927:
+skip1965:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1928
+	JZ      skip1966
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -69695,10 +62312,10 @@ skip1927:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip1928:
+skip1966:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1929
+	JZ      skip1967
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -69743,9 +62360,9 @@ skip1928:
 	ADDQ    BX, DX
 	VMOVUPS Z17, (DX)
 
-skip1929:
+skip1967:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip1930
+	JNZ         skip1968
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000040, CX, BX
 	ADDQ        BX, DX
@@ -69921,11 +62538,11 @@ skip1929:
 	VMULPS      Z18, Z17, Z17
 	VMOVUPS     Z17, (DX)
 
-skip1930:
+skip1968:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL   tile1918
+	JL   tile1956
 	VZEROUPPER
 	RET
 
@@ -69935,7 +62552,7 @@ TEXT ·mul_f32_strip_10x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1931:
+tile1969:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -69977,9 +62594,9 @@ tile1931:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest1932
+	JL         rest1970
 
-main1934:
+main1972:
 	VMOVUPS      (DX), Z10
 	VBROADCASTSS (BX), Z11
 	VFMADD231PS  Z10, Z11, Z0
@@ -70067,13 +62684,13 @@ main1934:
 	ADDQ         $+256, DX
 	ADDQ         $+160, BX
 	SUBQ         $+4, SI
-	JGE          main1934
+	JGE          main1972
 
-rest1932:
+rest1970:
 	ADDQ $+4, SI
-	JZ   end1933
+	JZ   end1971
 
-one1935:
+one1973:
 	VMOVUPS      (DX), Z10
 	VBROADCASTSS (BX), Z11
 	VFMADD231PS  Z10, Z11, Z0
@@ -70098,11 +62715,11 @@ one1935:
 	ADDQ         $+64, DX
 	ADDQ         $+40, BX
 	DECQ         SI
-	JNZ          one1935
+	JNZ          one1973
 
-end1933:
+end1971:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1936
+	JZ           skip1974
 	VBROADCASTSS 128(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -70115,9 +62732,9 @@ end1933:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip1936:
+skip1974:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1937
+	JZ     skip1975
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -70142,10 +62759,10 @@ skip1936:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip1937:
+skip1975:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1938
+	JZ      skip1976
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -70161,10 +62778,10 @@ skip1937:
 	VADDPS  Z10, Z8, Z8
 	VADDPS  Z10, Z9, Z9
 
-skip1938:
+skip1976:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1939
+	JZ     skip1977
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -70189,7 +62806,7 @@ skip1938:
 	ADDQ   BX, DX
 	VADDPS (DX), Z9, Z9
 
-skip1939:
+skip1977:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -70216,7 +62833,7 @@ skip1939:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1931
+	JL      tile1969
 	VZEROUPPER
 	RET
 
@@ -70226,7 +62843,7 @@ TEXT ·mul_f32_strip_10x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1940:
+tile1978:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -70288,9 +62905,9 @@ tile1940:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest1941
+	JL         rest1979
 
-main1943:
+main1981:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (BX), Z22
@@ -70422,13 +63039,13 @@ main1943:
 	ADDQ         $+512, DX
 	ADDQ         $+160, BX
 	SUBQ         $+4, SI
-	JGE          main1943
+	JGE          main1981
 
-rest1941:
+rest1979:
 	ADDQ $+4, SI
-	JZ   end1942
+	JZ   end1980
 
-one1944:
+one1982:
 	VMOVUPS      (DX), Z20
 	VMOVUPS      64(DX), Z21
 	VBROADCASTSS (BX), Z22
@@ -70464,11 +63081,11 @@ one1944:
 	ADDQ         $+128, DX
 	ADDQ         $+40, BX
 	DECQ         SI
-	JNZ          one1944
+	JNZ          one1982
 
-end1942:
+end1980:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1945
+	JZ           skip1983
 	VBROADCASTSS 128(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
@@ -70491,9 +63108,9 @@ end1942:
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
 
-skip1945:
+skip1983:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1946
+	JZ     skip1984
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -70528,10 +63145,10 @@ skip1945:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip1946:
+skip1984:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1947
+	JZ      skip1985
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -70558,10 +63175,10 @@ skip1946:
 	VADDPS  Z20, Z17, Z17
 	VADDPS  Z20, Z19, Z19
 
-skip1947:
+skip1985:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1948
+	JZ     skip1986
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -70596,7 +63213,7 @@ skip1947:
 	VADDPS (DX), Z18, Z18
 	VADDPS 64(DX), Z19, Z19
 
-skip1948:
+skip1986:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -70633,7 +63250,7 @@ skip1948:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1940
+	JL      tile1978
 	VZEROUPPER
 	RET
 
@@ -70643,7 +63260,7 @@ TEXT ·mul_f32_strip_11x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1949:
+tile1987:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -70688,9 +63305,9 @@ tile1949:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest1950
+	JL         rest1988
 
-main1952:
+main1990:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (BX), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -70786,13 +63403,13 @@ main1952:
 	ADDQ         $+256, DX
 	ADDQ         $+176, BX
 	SUBQ         $+4, SI
-	JGE          main1952
+	JGE          main1990
 
-rest1950:
+rest1988:
 	ADDQ $+4, SI
-	JZ   end1951
+	JZ   end1989
 
-one1953:
+one1991:
 	VMOVUPS      (DX), Z11
 	VBROADCASTSS (BX), Z12
 	VFMADD231PS  Z11, Z12, Z0
@@ -70819,11 +63436,11 @@ one1953:
 	ADDQ         $+64, DX
 	ADDQ         $+44, BX
 	DECQ         SI
-	JNZ          one1953
+	JNZ          one1991
 
-end1951:
+end1989:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1954
+	JZ           skip1992
 	VBROADCASTSS 128(AX), Z11
 	VMULPS       Z11, Z0, Z0
 	VMULPS       Z11, Z1, Z1
@@ -70837,9 +63454,9 @@ end1951:
 	VMULPS       Z11, Z9, Z9
 	VMULPS       Z11, Z10, Z10
 
-skip1954:
+skip1992:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1955
+	JZ     skip1993
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -70866,10 +63483,10 @@ skip1954:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip1955:
+skip1993:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1956
+	JZ      skip1994
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -70886,10 +63503,10 @@ skip1955:
 	VADDPS  Z11, Z9, Z9
 	VADDPS  Z11, Z10, Z10
 
-skip1956:
+skip1994:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1957
+	JZ     skip1995
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -70916,7 +63533,7 @@ skip1956:
 	ADDQ   BX, DX
 	VADDPS (DX), Z10, Z10
 
-skip1957:
+skip1995:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -70945,7 +63562,7 @@ skip1957:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1949
+	JL      tile1987
 	VZEROUPPER
 	RET
 
@@ -70955,7 +63572,7 @@ TEXT ·mul_f32_strip_11x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1958:
+tile1996:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -71022,9 +63639,9 @@ tile1958:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest1959
+	JL         rest1997
 
-main1961:
+main1999:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (BX), Z24
@@ -71168,13 +63785,13 @@ main1961:
 	ADDQ         $+512, DX
 	ADDQ         $+176, BX
 	SUBQ         $+4, SI
-	JGE          main1961
+	JGE          main1999
 
-rest1959:
+rest1997:
 	ADDQ $+4, SI
-	JZ   end1960
+	JZ   end1998
 
-one1962:
+one2000:
 	VMOVUPS      (DX), Z22
 	VMOVUPS      64(DX), Z23
 	VBROADCASTSS (BX), Z24
@@ -71213,11 +63830,11 @@ one1962:
 	ADDQ         $+128, DX
 	ADDQ         $+44, BX
 	DECQ         SI
-	JNZ          one1962
+	JNZ          one2000
 
-end1960:
+end1998:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1963
+	JZ           skip2001
 	VBROADCASTSS 128(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
@@ -71242,9 +63859,9 @@ end1960:
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
 
-skip1963:
+skip2001:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1964
+	JZ     skip2002
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -71282,10 +63899,10 @@ skip1963:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip1964:
+skip2002:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1965
+	JZ      skip2003
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -71314,10 +63931,10 @@ skip1964:
 	VADDPS  Z22, Z19, Z19
 	VADDPS  Z22, Z21, Z21
 
-skip1965:
+skip2003:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1966
+	JZ     skip2004
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -71355,7 +63972,7 @@ skip1965:
 	VADDPS (DX), Z20, Z20
 	VADDPS 64(DX), Z21, Z21
 
-skip1966:
+skip2004:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -71395,7 +64012,7 @@ skip1966:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1958
+	JL      tile1996
 	VZEROUPPER
 	RET
 
@@ -71405,7 +64022,7 @@ TEXT ·mul_f32_strip_12x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1967:
+tile2005:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -71453,9 +64070,9 @@ tile1967:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest1968
+	JL         rest2006
 
-main1970:
+main2008:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (BX), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -71559,13 +64176,13 @@ main1970:
 	ADDQ         $+256, DX
 	ADDQ         $+192, BX
 	SUBQ         $+4, SI
-	JGE          main1970
+	JGE          main2008
 
-rest1968:
+rest2006:
 	ADDQ $+4, SI
-	JZ   end1969
+	JZ   end2007
 
-one1971:
+one2009:
 	VMOVUPS      (DX), Z12
 	VBROADCASTSS (BX), Z13
 	VFMADD231PS  Z12, Z13, Z0
@@ -71594,11 +64211,11 @@ one1971:
 	ADDQ         $+64, DX
 	ADDQ         $+48, BX
 	DECQ         SI
-	JNZ          one1971
+	JNZ          one2009
 
-end1969:
+end2007:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1972
+	JZ           skip2010
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -71613,9 +64230,9 @@ end1969:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip1972:
+skip2010:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1973
+	JZ     skip2011
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -71644,10 +64261,10 @@ skip1972:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip1973:
+skip2011:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1974
+	JZ      skip2012
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -71665,10 +64282,10 @@ skip1973:
 	VADDPS  Z12, Z10, Z10
 	VADDPS  Z12, Z11, Z11
 
-skip1974:
+skip2012:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1975
+	JZ     skip2013
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -71697,7 +64314,7 @@ skip1974:
 	ADDQ   BX, DX
 	VADDPS (DX), Z11, Z11
 
-skip1975:
+skip2013:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -71728,7 +64345,7 @@ skip1975:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1967
+	JL      tile2005
 	VZEROUPPER
 	RET
 
@@ -71738,7 +64355,7 @@ TEXT ·mul_f32_strip_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1976:
+tile2014:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -71810,9 +64427,9 @@ tile1976:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest1977
+	JL         rest2015
 
-main1979:
+main2017:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (BX), Z26
@@ -71968,13 +64585,13 @@ main1979:
 	ADDQ         $+512, DX
 	ADDQ         $+192, BX
 	SUBQ         $+4, SI
-	JGE          main1979
+	JGE          main2017
 
-rest1977:
+rest2015:
 	ADDQ $+4, SI
-	JZ   end1978
+	JZ   end2016
 
-one1980:
+one2018:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (BX), Z26
@@ -72016,11 +64633,11 @@ one1980:
 	ADDQ         $+128, DX
 	ADDQ         $+48, BX
 	DECQ         SI
-	JNZ          one1980
+	JNZ          one2018
 
-end1978:
+end2016:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1981
+	JZ           skip2019
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -72047,9 +64664,9 @@ end1978:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip1981:
+skip2019:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1982
+	JZ     skip2020
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -72090,10 +64707,10 @@ skip1981:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip1982:
+skip2020:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1983
+	JZ      skip2021
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -72124,10 +64741,10 @@ skip1982:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip1983:
+skip2021:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1984
+	JZ     skip2022
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -72168,7 +64785,7 @@ skip1983:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip1984:
+skip2022:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -72211,7 +64828,7 @@ skip1984:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1976
+	JL      tile2014
 	VZEROUPPER
 	RET
 
@@ -72221,7 +64838,7 @@ TEXT ·mul_f32_strip_1x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1985:
+tile2023:
 	VPXORD     Z0, Z0, Z0
 	MOVQ       CX, DX
 	MOVQ       112(AX), BX
@@ -72235,9 +64852,9 @@ tile1985:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest1986
+	JL         rest2024
 
-main1988:
+main2026:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (BX), Z2
 	VFMADD231PS  Z1, Z2, Z0
@@ -72253,55 +64870,55 @@ main1988:
 	ADDQ         $+256, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main1988
+	JGE          main2026
 
-rest1986:
+rest2024:
 	ADDQ $+4, SI
-	JZ   end1987
+	JZ   end2025
 
-one1989:
+one2027:
 	VMOVUPS      (DX), Z1
 	VBROADCASTSS (BX), Z2
 	VFMADD231PS  Z1, Z2, Z0
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one1989
+	JNZ          one2027
 
-end1987:
+end2025:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1990
+	JZ           skip2028
 	VBROADCASTSS 128(AX), Z1
 	VMULPS       Z1, Z0, Z0
 
-skip1990:
+skip2028:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip1991
+	JZ     skip2029
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip1991:
+skip2029:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip1992
+	JZ      skip2030
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS (DX), Z1
 	VADDPS  Z1, Z0, Z0
 
-skip1992:
+skip2030:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip1993
+	JZ     skip2031
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 
-skip1993:
+skip2031:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -72309,7 +64926,7 @@ skip1993:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1985
+	JL      tile2023
 	VZEROUPPER
 	RET
 
@@ -72319,7 +64936,7 @@ TEXT ·mul_f32_strip_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile1994:
+tile2032:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -72335,9 +64952,9 @@ tile1994:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest1995
+	JL         rest2033
 
-main1997:
+main2035:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -72361,13 +64978,13 @@ main1997:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main1997
+	JGE          main2035
 
-rest1995:
+rest2033:
 	ADDQ $+4, SI
-	JZ   end1996
+	JZ   end2034
 
-one1998:
+one2036:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -72376,28 +64993,28 @@ one1998:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one1998
+	JNZ          one2036
 
-end1996:
+end2034:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip1999
+	JZ           skip2037
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip1999:
+skip2037:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2000
+	JZ     skip2038
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip2000:
+skip2038:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2001
+	JZ      skip2039
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -72406,17 +65023,17 @@ skip2000:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip2001:
+skip2039:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2002
+	JZ     skip2040
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip2002:
+skip2040:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -72425,7 +65042,7 @@ skip2002:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile1994
+	JL      tile2032
 	VZEROUPPER
 	RET
 
@@ -72435,7 +65052,7 @@ TEXT ·mul_f32_strip_2x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2003:
+tile2041:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -72453,9 +65070,9 @@ tile2003:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2004
+	JL         rest2042
 
-main2006:
+main2044:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (BX), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -72479,13 +65096,13 @@ main2006:
 	ADDQ         $+256, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main2006
+	JGE          main2044
 
-rest2004:
+rest2042:
 	ADDQ $+4, SI
-	JZ   end2005
+	JZ   end2043
 
-one2007:
+one2045:
 	VMOVUPS      (DX), Z2
 	VBROADCASTSS (BX), Z3
 	VFMADD231PS  Z2, Z3, Z0
@@ -72494,18 +65111,18 @@ one2007:
 	ADDQ         $+64, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one2007
+	JNZ          one2045
 
-end2005:
+end2043:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2008
+	JZ           skip2046
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip2008:
+skip2046:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2009
+	JZ     skip2047
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -72514,10 +65131,10 @@ skip2008:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip2009:
+skip2047:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2010
+	JZ      skip2048
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -72525,10 +65142,10 @@ skip2009:
 	VADDPS  Z2, Z0, Z0
 	VADDPS  Z2, Z1, Z1
 
-skip2010:
+skip2048:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2011
+	JZ     skip2049
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -72537,7 +65154,7 @@ skip2010:
 	ADDQ   BX, DX
 	VADDPS (DX), Z1, Z1
 
-skip2011:
+skip2049:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -72548,7 +65165,7 @@ skip2011:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2003
+	JL      tile2041
 	VZEROUPPER
 	RET
 
@@ -72558,7 +65175,7 @@ TEXT ·mul_f32_strip_2x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2012:
+tile2050:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -72580,9 +65197,9 @@ tile2012:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2013
+	JL         rest2051
 
-main2015:
+main2053:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (BX), Z6
@@ -72618,13 +65235,13 @@ main2015:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main2015
+	JGE          main2053
 
-rest2013:
+rest2051:
 	ADDQ $+4, SI
-	JZ   end2014
+	JZ   end2052
 
-one2016:
+one2054:
 	VMOVUPS      (DX), Z4
 	VMOVUPS      64(DX), Z5
 	VBROADCASTSS (BX), Z6
@@ -72636,20 +65253,20 @@ one2016:
 	ADDQ         $+128, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one2016
+	JNZ          one2054
 
-end2014:
+end2052:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2017
+	JZ           skip2055
 	VBROADCASTSS 128(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip2017:
+skip2055:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2018
+	JZ     skip2056
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -72660,10 +65277,10 @@ skip2017:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip2018:
+skip2056:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2019
+	JZ      skip2057
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -72674,10 +65291,10 @@ skip2018:
 	VADDPS  Z4, Z1, Z1
 	VADDPS  Z4, Z3, Z3
 
-skip2019:
+skip2057:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2020
+	JZ     skip2058
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -72688,7 +65305,7 @@ skip2019:
 	VADDPS (DX), Z2, Z2
 	VADDPS 64(DX), Z3, Z3
 
-skip2020:
+skip2058:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -72701,7 +65318,7 @@ skip2020:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2012
+	JL      tile2050
 	VZEROUPPER
 	RET
 
@@ -72711,7 +65328,7 @@ TEXT ·mul_f32_strip_3x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2021:
+tile2059:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -72732,9 +65349,9 @@ tile2021:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2022
+	JL         rest2060
 
-main2024:
+main2062:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -72766,13 +65383,13 @@ main2024:
 	ADDQ         $+256, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main2024
+	JGE          main2062
 
-rest2022:
+rest2060:
 	ADDQ $+4, SI
-	JZ   end2023
+	JZ   end2061
 
-one2025:
+one2063:
 	VMOVUPS      (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VFMADD231PS  Z3, Z4, Z0
@@ -72783,19 +65400,19 @@ one2025:
 	ADDQ         $+64, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one2025
+	JNZ          one2063
 
-end2023:
+end2061:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2026
+	JZ           skip2064
 	VBROADCASTSS 128(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip2026:
+skip2064:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2027
+	JZ     skip2065
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -72806,10 +65423,10 @@ skip2026:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip2027:
+skip2065:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2028
+	JZ      skip2066
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -72818,10 +65435,10 @@ skip2027:
 	VADDPS  Z3, Z1, Z1
 	VADDPS  Z3, Z2, Z2
 
-skip2028:
+skip2066:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2029
+	JZ     skip2067
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -72832,7 +65449,7 @@ skip2028:
 	ADDQ   BX, DX
 	VADDPS (DX), Z2, Z2
 
-skip2029:
+skip2067:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -72845,7 +65462,7 @@ skip2029:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2021
+	JL      tile2059
 	VZEROUPPER
 	RET
 
@@ -72855,7 +65472,7 @@ TEXT ·mul_f32_strip_3x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2030:
+tile2068:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -72882,9 +65499,9 @@ tile2030:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2031
+	JL         rest2069
 
-main2033:
+main2071:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (BX), Z8
@@ -72932,13 +65549,13 @@ main2033:
 	ADDQ         $+512, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main2033
+	JGE          main2071
 
-rest2031:
+rest2069:
 	ADDQ $+4, SI
-	JZ   end2032
+	JZ   end2070
 
-one2034:
+one2072:
 	VMOVUPS      (DX), Z6
 	VMOVUPS      64(DX), Z7
 	VBROADCASTSS (BX), Z8
@@ -72953,11 +65570,11 @@ one2034:
 	ADDQ         $+128, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one2034
+	JNZ          one2072
 
-end2032:
+end2070:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2035
+	JZ           skip2073
 	VBROADCASTSS 128(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -72966,9 +65583,9 @@ end2032:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip2035:
+skip2073:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2036
+	JZ     skip2074
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -72982,10 +65599,10 @@ skip2035:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip2036:
+skip2074:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2037
+	JZ      skip2075
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -72998,10 +65615,10 @@ skip2036:
 	VADDPS  Z6, Z3, Z3
 	VADDPS  Z6, Z5, Z5
 
-skip2037:
+skip2075:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2038
+	JZ     skip2076
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -73015,7 +65632,7 @@ skip2037:
 	VADDPS (DX), Z4, Z4
 	VADDPS 64(DX), Z5, Z5
 
-skip2038:
+skip2076:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -73031,7 +65648,7 @@ skip2038:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2030
+	JL      tile2068
 	VZEROUPPER
 	RET
 
@@ -73041,7 +65658,7 @@ TEXT ·mul_f32_strip_4x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2039:
+tile2077:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -73065,9 +65682,9 @@ tile2039:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2040
+	JL         rest2078
 
-main2042:
+main2080:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (BX), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -73107,13 +65724,13 @@ main2042:
 	ADDQ         $+256, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main2042
+	JGE          main2080
 
-rest2040:
+rest2078:
 	ADDQ $+4, SI
-	JZ   end2041
+	JZ   end2079
 
-one2043:
+one2081:
 	VMOVUPS      (DX), Z4
 	VBROADCASTSS (BX), Z5
 	VFMADD231PS  Z4, Z5, Z0
@@ -73126,20 +65743,20 @@ one2043:
 	ADDQ         $+64, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one2043
+	JNZ          one2081
 
-end2041:
+end2079:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2044
+	JZ           skip2082
 	VBROADCASTSS 128(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
 
-skip2044:
+skip2082:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2045
+	JZ     skip2083
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -73152,10 +65769,10 @@ skip2044:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip2045:
+skip2083:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2046
+	JZ      skip2084
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -73165,10 +65782,10 @@ skip2045:
 	VADDPS  Z4, Z2, Z2
 	VADDPS  Z4, Z3, Z3
 
-skip2046:
+skip2084:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2047
+	JZ     skip2085
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -73181,7 +65798,7 @@ skip2046:
 	ADDQ   BX, DX
 	VADDPS (DX), Z3, Z3
 
-skip2047:
+skip2085:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -73196,7 +65813,7 @@ skip2047:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2039
+	JL      tile2077
 	VZEROUPPER
 	RET
 
@@ -73206,7 +65823,7 @@ TEXT ·mul_f32_strip_4x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2048:
+tile2086:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -73238,9 +65855,9 @@ tile2048:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2049
+	JL         rest2087
 
-main2051:
+main2089:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (BX), Z10
@@ -73300,13 +65917,13 @@ main2051:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main2051
+	JGE          main2089
 
-rest2049:
+rest2087:
 	ADDQ $+4, SI
-	JZ   end2050
+	JZ   end2088
 
-one2052:
+one2090:
 	VMOVUPS      (DX), Z8
 	VMOVUPS      64(DX), Z9
 	VBROADCASTSS (BX), Z10
@@ -73324,11 +65941,11 @@ one2052:
 	ADDQ         $+128, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one2052
+	JNZ          one2090
 
-end2050:
+end2088:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2053
+	JZ           skip2091
 	VBROADCASTSS 128(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -73339,9 +65956,9 @@ end2050:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip2053:
+skip2091:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2054
+	JZ     skip2092
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -73358,10 +65975,10 @@ skip2053:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip2054:
+skip2092:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2055
+	JZ      skip2093
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -73376,10 +65993,10 @@ skip2054:
 	VADDPS  Z8, Z5, Z5
 	VADDPS  Z8, Z7, Z7
 
-skip2055:
+skip2093:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2056
+	JZ     skip2094
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -73396,7 +66013,7 @@ skip2055:
 	VADDPS (DX), Z6, Z6
 	VADDPS 64(DX), Z7, Z7
 
-skip2056:
+skip2094:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -73415,7 +66032,7 @@ skip2056:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2048
+	JL      tile2086
 	VZEROUPPER
 	RET
 
@@ -73425,7 +66042,7 @@ TEXT ·mul_f32_strip_5x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2057:
+tile2095:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -73452,9 +66069,9 @@ tile2057:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2058
+	JL         rest2096
 
-main2060:
+main2098:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (BX), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -73502,13 +66119,13 @@ main2060:
 	ADDQ         $+256, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main2060
+	JGE          main2098
 
-rest2058:
+rest2096:
 	ADDQ $+4, SI
-	JZ   end2059
+	JZ   end2097
 
-one2061:
+one2099:
 	VMOVUPS      (DX), Z5
 	VBROADCASTSS (BX), Z6
 	VFMADD231PS  Z5, Z6, Z0
@@ -73523,11 +66140,11 @@ one2061:
 	ADDQ         $+64, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one2061
+	JNZ          one2099
 
-end2059:
+end2097:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2062
+	JZ           skip2100
 	VBROADCASTSS 128(AX), Z5
 	VMULPS       Z5, Z0, Z0
 	VMULPS       Z5, Z1, Z1
@@ -73535,9 +66152,9 @@ end2059:
 	VMULPS       Z5, Z3, Z3
 	VMULPS       Z5, Z4, Z4
 
-skip2062:
+skip2100:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2063
+	JZ     skip2101
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -73552,10 +66169,10 @@ skip2062:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip2063:
+skip2101:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2064
+	JZ      skip2102
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -73566,10 +66183,10 @@ skip2063:
 	VADDPS  Z5, Z3, Z3
 	VADDPS  Z5, Z4, Z4
 
-skip2064:
+skip2102:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2065
+	JZ     skip2103
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -73584,7 +66201,7 @@ skip2064:
 	ADDQ   BX, DX
 	VADDPS (DX), Z4, Z4
 
-skip2065:
+skip2103:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -73601,7 +66218,7 @@ skip2065:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2057
+	JL      tile2095
 	VZEROUPPER
 	RET
 
@@ -73611,7 +66228,7 @@ TEXT ·mul_f32_strip_5x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2066:
+tile2104:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -73648,9 +66265,9 @@ tile2066:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2067
+	JL         rest2105
 
-main2069:
+main2107:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (BX), Z12
@@ -73722,13 +66339,13 @@ main2069:
 	ADDQ         $+512, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main2069
+	JGE          main2107
 
-rest2067:
+rest2105:
 	ADDQ $+4, SI
-	JZ   end2068
+	JZ   end2106
 
-one2070:
+one2108:
 	VMOVUPS      (DX), Z10
 	VMOVUPS      64(DX), Z11
 	VBROADCASTSS (BX), Z12
@@ -73749,11 +66366,11 @@ one2070:
 	ADDQ         $+128, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one2070
+	JNZ          one2108
 
-end2068:
+end2106:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2071
+	JZ           skip2109
 	VBROADCASTSS 128(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
@@ -73766,9 +66383,9 @@ end2068:
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
 
-skip2071:
+skip2109:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2072
+	JZ     skip2110
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -73788,10 +66405,10 @@ skip2071:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip2072:
+skip2110:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2073
+	JZ      skip2111
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -73808,10 +66425,10 @@ skip2072:
 	VADDPS  Z10, Z7, Z7
 	VADDPS  Z10, Z9, Z9
 
-skip2073:
+skip2111:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2074
+	JZ     skip2112
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -73831,7 +66448,7 @@ skip2073:
 	VADDPS (DX), Z8, Z8
 	VADDPS 64(DX), Z9, Z9
 
-skip2074:
+skip2112:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -73853,7 +66470,7 @@ skip2074:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2066
+	JL      tile2104
 	VZEROUPPER
 	RET
 
@@ -73863,7 +66480,7 @@ TEXT ·mul_f32_strip_6x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2075:
+tile2113:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -73893,9 +66510,9 @@ tile2075:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2076
+	JL         rest2114
 
-main2078:
+main2116:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (BX), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -73951,13 +66568,13 @@ main2078:
 	ADDQ         $+256, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main2078
+	JGE          main2116
 
-rest2076:
+rest2114:
 	ADDQ $+4, SI
-	JZ   end2077
+	JZ   end2115
 
-one2079:
+one2117:
 	VMOVUPS      (DX), Z6
 	VBROADCASTSS (BX), Z7
 	VFMADD231PS  Z6, Z7, Z0
@@ -73974,11 +66591,11 @@ one2079:
 	ADDQ         $+64, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one2079
+	JNZ          one2117
 
-end2077:
+end2115:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2080
+	JZ           skip2118
 	VBROADCASTSS 128(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
@@ -73987,9 +66604,9 @@ end2077:
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
 
-skip2080:
+skip2118:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2081
+	JZ     skip2119
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -74006,10 +66623,10 @@ skip2080:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip2081:
+skip2119:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2082
+	JZ      skip2120
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -74021,10 +66638,10 @@ skip2081:
 	VADDPS  Z6, Z4, Z4
 	VADDPS  Z6, Z5, Z5
 
-skip2082:
+skip2120:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2083
+	JZ     skip2121
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -74041,7 +66658,7 @@ skip2082:
 	ADDQ   BX, DX
 	VADDPS (DX), Z5, Z5
 
-skip2083:
+skip2121:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -74060,7 +66677,7 @@ skip2083:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2075
+	JL      tile2113
 	VZEROUPPER
 	RET
 
@@ -74070,7 +66687,7 @@ TEXT ·mul_f32_strip_6x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2084:
+tile2122:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -74112,9 +66729,9 @@ tile2084:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2085
+	JL         rest2123
 
-main2087:
+main2125:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (BX), Z14
@@ -74198,13 +66815,13 @@ main2087:
 	ADDQ         $+512, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main2087
+	JGE          main2125
 
-rest2085:
+rest2123:
 	ADDQ $+4, SI
-	JZ   end2086
+	JZ   end2124
 
-one2088:
+one2126:
 	VMOVUPS      (DX), Z12
 	VMOVUPS      64(DX), Z13
 	VBROADCASTSS (BX), Z14
@@ -74228,11 +66845,11 @@ one2088:
 	ADDQ         $+128, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one2088
+	JNZ          one2126
 
-end2086:
+end2124:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2089
+	JZ           skip2127
 	VBROADCASTSS 128(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
@@ -74247,9 +66864,9 @@ end2086:
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
 
-skip2089:
+skip2127:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2090
+	JZ     skip2128
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -74272,10 +66889,10 @@ skip2089:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip2090:
+skip2128:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2091
+	JZ      skip2129
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -74294,10 +66911,10 @@ skip2090:
 	VADDPS  Z12, Z9, Z9
 	VADDPS  Z12, Z11, Z11
 
-skip2091:
+skip2129:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2092
+	JZ     skip2130
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -74320,7 +66937,7 @@ skip2091:
 	VADDPS (DX), Z10, Z10
 	VADDPS 64(DX), Z11, Z11
 
-skip2092:
+skip2130:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -74345,7 +66962,7 @@ skip2092:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2084
+	JL      tile2122
 	VZEROUPPER
 	RET
 
@@ -74355,7 +66972,7 @@ TEXT ·mul_f32_strip_7x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2093:
+tile2131:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -74388,9 +67005,9 @@ tile2093:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2094
+	JL         rest2132
 
-main2096:
+main2134:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (BX), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -74454,13 +67071,13 @@ main2096:
 	ADDQ         $+256, DX
 	ADDQ         $+112, BX
 	SUBQ         $+4, SI
-	JGE          main2096
+	JGE          main2134
 
-rest2094:
+rest2132:
 	ADDQ $+4, SI
-	JZ   end2095
+	JZ   end2133
 
-one2097:
+one2135:
 	VMOVUPS      (DX), Z7
 	VBROADCASTSS (BX), Z8
 	VFMADD231PS  Z7, Z8, Z0
@@ -74479,11 +67096,11 @@ one2097:
 	ADDQ         $+64, DX
 	ADDQ         $+28, BX
 	DECQ         SI
-	JNZ          one2097
+	JNZ          one2135
 
-end2095:
+end2133:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2098
+	JZ           skip2136
 	VBROADCASTSS 128(AX), Z7
 	VMULPS       Z7, Z0, Z0
 	VMULPS       Z7, Z1, Z1
@@ -74493,9 +67110,9 @@ end2095:
 	VMULPS       Z7, Z5, Z5
 	VMULPS       Z7, Z6, Z6
 
-skip2098:
+skip2136:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2099
+	JZ     skip2137
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -74514,10 +67131,10 @@ skip2098:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip2099:
+skip2137:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2100
+	JZ      skip2138
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -74530,10 +67147,10 @@ skip2099:
 	VADDPS  Z7, Z5, Z5
 	VADDPS  Z7, Z6, Z6
 
-skip2100:
+skip2138:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2101
+	JZ     skip2139
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -74552,7 +67169,7 @@ skip2100:
 	ADDQ   BX, DX
 	VADDPS (DX), Z6, Z6
 
-skip2101:
+skip2139:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -74573,7 +67190,7 @@ skip2101:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2093
+	JL      tile2131
 	VZEROUPPER
 	RET
 
@@ -74583,7 +67200,7 @@ TEXT ·mul_f32_strip_7x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2102:
+tile2140:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -74630,9 +67247,9 @@ tile2102:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2103
+	JL         rest2141
 
-main2105:
+main2143:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (BX), Z16
@@ -74728,13 +67345,13 @@ main2105:
 	ADDQ         $+512, DX
 	ADDQ         $+112, BX
 	SUBQ         $+4, SI
-	JGE          main2105
+	JGE          main2143
 
-rest2103:
+rest2141:
 	ADDQ $+4, SI
-	JZ   end2104
+	JZ   end2142
 
-one2106:
+one2144:
 	VMOVUPS      (DX), Z14
 	VMOVUPS      64(DX), Z15
 	VBROADCASTSS (BX), Z16
@@ -74761,11 +67378,11 @@ one2106:
 	ADDQ         $+128, DX
 	ADDQ         $+28, BX
 	DECQ         SI
-	JNZ          one2106
+	JNZ          one2144
 
-end2104:
+end2142:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2107
+	JZ           skip2145
 	VBROADCASTSS 128(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
@@ -74782,9 +67399,9 @@ end2104:
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
 
-skip2107:
+skip2145:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2108
+	JZ     skip2146
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -74810,10 +67427,10 @@ skip2107:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip2108:
+skip2146:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2109
+	JZ      skip2147
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -74834,10 +67451,10 @@ skip2108:
 	VADDPS  Z14, Z11, Z11
 	VADDPS  Z14, Z13, Z13
 
-skip2109:
+skip2147:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2110
+	JZ     skip2148
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -74863,7 +67480,7 @@ skip2109:
 	VADDPS (DX), Z12, Z12
 	VADDPS 64(DX), Z13, Z13
 
-skip2110:
+skip2148:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -74891,7 +67508,7 @@ skip2110:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2102
+	JL      tile2140
 	VZEROUPPER
 	RET
 
@@ -74901,7 +67518,7 @@ TEXT ·mul_f32_strip_8x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2111:
+tile2149:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -74937,9 +67554,9 @@ tile2111:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2112
+	JL         rest2150
 
-main2114:
+main2152:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (BX), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -75011,13 +67628,13 @@ main2114:
 	ADDQ         $+256, DX
 	ADDQ         $+128, BX
 	SUBQ         $+4, SI
-	JGE          main2114
+	JGE          main2152
 
-rest2112:
+rest2150:
 	ADDQ $+4, SI
-	JZ   end2113
+	JZ   end2151
 
-one2115:
+one2153:
 	VMOVUPS      (DX), Z8
 	VBROADCASTSS (BX), Z9
 	VFMADD231PS  Z8, Z9, Z0
@@ -75038,11 +67655,11 @@ one2115:
 	ADDQ         $+64, DX
 	ADDQ         $+32, BX
 	DECQ         SI
-	JNZ          one2115
+	JNZ          one2153
 
-end2113:
+end2151:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2116
+	JZ           skip2154
 	VBROADCASTSS 128(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
@@ -75053,9 +67670,9 @@ end2113:
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
 
-skip2116:
+skip2154:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2117
+	JZ     skip2155
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -75076,10 +67693,10 @@ skip2116:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip2117:
+skip2155:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2118
+	JZ      skip2156
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -75093,10 +67710,10 @@ skip2117:
 	VADDPS  Z8, Z6, Z6
 	VADDPS  Z8, Z7, Z7
 
-skip2118:
+skip2156:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2119
+	JZ     skip2157
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -75117,7 +67734,7 @@ skip2118:
 	ADDQ   BX, DX
 	VADDPS (DX), Z7, Z7
 
-skip2119:
+skip2157:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -75140,7 +67757,7 @@ skip2119:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2111
+	JL      tile2149
 	VZEROUPPER
 	RET
 
@@ -75150,7 +67767,7 @@ TEXT ·mul_f32_strip_8x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2120:
+tile2158:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -75202,9 +67819,9 @@ tile2120:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2121
+	JL         rest2159
 
-main2123:
+main2161:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (BX), Z18
@@ -75312,13 +67929,13 @@ main2123:
 	ADDQ         $+512, DX
 	ADDQ         $+128, BX
 	SUBQ         $+4, SI
-	JGE          main2123
+	JGE          main2161
 
-rest2121:
+rest2159:
 	ADDQ $+4, SI
-	JZ   end2122
+	JZ   end2160
 
-one2124:
+one2162:
 	VMOVUPS      (DX), Z16
 	VMOVUPS      64(DX), Z17
 	VBROADCASTSS (BX), Z18
@@ -75348,11 +67965,11 @@ one2124:
 	ADDQ         $+128, DX
 	ADDQ         $+32, BX
 	DECQ         SI
-	JNZ          one2124
+	JNZ          one2162
 
-end2122:
+end2160:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2125
+	JZ           skip2163
 	VBROADCASTSS 128(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
@@ -75371,9 +67988,9 @@ end2122:
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
 
-skip2125:
+skip2163:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2126
+	JZ     skip2164
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -75402,10 +68019,10 @@ skip2125:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip2126:
+skip2164:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2127
+	JZ      skip2165
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -75428,10 +68045,10 @@ skip2126:
 	VADDPS  Z16, Z13, Z13
 	VADDPS  Z16, Z15, Z15
 
-skip2127:
+skip2165:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2128
+	JZ     skip2166
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -75460,7 +68077,7 @@ skip2127:
 	VADDPS (DX), Z14, Z14
 	VADDPS 64(DX), Z15, Z15
 
-skip2128:
+skip2166:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -75491,7 +68108,7 @@ skip2128:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2120
+	JL      tile2158
 	VZEROUPPER
 	RET
 
@@ -75501,7 +68118,7 @@ TEXT ·mul_f32_strip_9x16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2129:
+tile2167:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -75540,9 +68157,9 @@ tile2129:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2130
+	JL         rest2168
 
-main2132:
+main2170:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (BX), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -75622,13 +68239,13 @@ main2132:
 	ADDQ         $+256, DX
 	ADDQ         $+144, BX
 	SUBQ         $+4, SI
-	JGE          main2132
+	JGE          main2170
 
-rest2130:
+rest2168:
 	ADDQ $+4, SI
-	JZ   end2131
+	JZ   end2169
 
-one2133:
+one2171:
 	VMOVUPS      (DX), Z9
 	VBROADCASTSS (BX), Z10
 	VFMADD231PS  Z9, Z10, Z0
@@ -75651,11 +68268,11 @@ one2133:
 	ADDQ         $+64, DX
 	ADDQ         $+36, BX
 	DECQ         SI
-	JNZ          one2133
+	JNZ          one2171
 
-end2131:
+end2169:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2134
+	JZ           skip2172
 	VBROADCASTSS 128(AX), Z9
 	VMULPS       Z9, Z0, Z0
 	VMULPS       Z9, Z1, Z1
@@ -75667,9 +68284,9 @@ end2131:
 	VMULPS       Z9, Z7, Z7
 	VMULPS       Z9, Z8, Z8
 
-skip2134:
+skip2172:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2135
+	JZ     skip2173
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -75692,10 +68309,10 @@ skip2134:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip2135:
+skip2173:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2136
+	JZ      skip2174
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -75710,10 +68327,10 @@ skip2135:
 	VADDPS  Z9, Z7, Z7
 	VADDPS  Z9, Z8, Z8
 
-skip2136:
+skip2174:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2137
+	JZ     skip2175
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -75736,7 +68353,7 @@ skip2136:
 	ADDQ   BX, DX
 	VADDPS (DX), Z8, Z8
 
-skip2137:
+skip2175:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -75761,7 +68378,7 @@ skip2137:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2129
+	JL      tile2167
 	VZEROUPPER
 	RET
 
@@ -75771,7 +68388,7 @@ TEXT ·mul_f32_strip_9x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile2138:
+tile2176:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -75828,9 +68445,9 @@ tile2138:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest2139
+	JL         rest2177
 
-main2141:
+main2179:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (BX), Z20
@@ -75950,13 +68567,13 @@ main2141:
 	ADDQ         $+512, DX
 	ADDQ         $+144, BX
 	SUBQ         $+4, SI
-	JGE          main2141
+	JGE          main2179
 
-rest2139:
+rest2177:
 	ADDQ $+4, SI
-	JZ   end2140
+	JZ   end2178
 
-one2142:
+one2180:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VBROADCASTSS (BX), Z20
@@ -75989,11 +68606,11 @@ one2142:
 	ADDQ         $+128, DX
 	ADDQ         $+36, BX
 	DECQ         SI
-	JNZ          one2142
+	JNZ          one2180
 
-end2140:
+end2178:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip2143
+	JZ           skip2181
 	VBROADCASTSS 128(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -76014,9 +68631,9 @@ end2140:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip2143:
+skip2181:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip2144
+	JZ     skip2182
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -76048,10 +68665,10 @@ skip2143:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip2144:
+skip2182:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip2145
+	JZ      skip2183
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -76076,10 +68693,10 @@ skip2144:
 	VADDPS  Z18, Z15, Z15
 	VADDPS  Z18, Z17, Z17
 
-skip2145:
+skip2183:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip2146
+	JZ     skip2184
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -76111,7 +68728,7 @@ skip2145:
 	VADDPS (DX), Z16, Z16
 	VADDPS 64(DX), Z17, Z17
 
-skip2146:
+skip2184:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -76145,7 +68762,7 @@ skip2146:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile2138
+	JL      tile2176
 	VZEROUPPER
 	RET
 

@@ -35,8 +35,16 @@ type Cost struct {
 	Lanes                   int          `json:"lanes"`
 	GradientArenas          int          `json:"gradient_arenas"`
 	ExchangeMemory          int64        `json:"exchange_memory"` // of gradients on their way
+	Running                 []Running    `json:"running"`         // in each format
 	Structures              []Stretch    `json:"structures"`
 	spec.Form
+}
+
+// Running is the memory of the weights of a model that decodes, as packs of a format and
+// what is read where it lies.
+type Running struct {
+	Format kernel.FormatName `json:"format"`
+	Bytes  int64             `json:"bytes"`
 }
 
 // Stretch is a run of layers whose networks are of one structure: First to Last,
@@ -51,7 +59,7 @@ type Stretch struct {
 // ranks.
 func NewCost(c *config.Config, threads, ranks int) Cost {
 	n, t, course := c.Model.Count(), c.Train, c.Course()
-	mem := model.PredictMemory(c.Model, true, t.Recompute, threads)
+	mem := model.PredictMemory(c.Model, Format(t), true, t.Recompute, threads)
 	lanes := cmp.Or(t.Lanes, ranks)
 	arenas, exchange := Arenas(lanes, ranks), int64(0)
 	mem.Gradients *= int64(arenas)
@@ -64,6 +72,13 @@ func NewCost(c *config.Config, threads, ranks int) Cost {
 		bucket := min(chunks, int64(max(bucketChunks, ranks)))
 		part := ceil(bucket, int64(ranks)) * updateChunk
 		exchange = min(inFlight, ceil(chunks, bucket)) * kernel.EntryBytes * int64(sent(lanes, ranks)-sent(lanes, ranks)/ranks) * min(entries, part)
+	}
+	plain := c.Model
+	plain.Guided = false // guides are gone after training
+	var running []Running
+	for _, f := range kernel.Formats() {
+		m := model.PredictMemory(plain, f, false, false, threads)
+		running = append(running, Running{f, m.Weights + m.Packs})
 	}
 	guides := int64(0)
 	if c.Model.Guided {
@@ -79,7 +94,7 @@ func NewCost(c *config.Config, threads, ranks int) Cost {
 		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
 		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
 		Recompute: t.Recompute, Memory: mem, TrainMemory: saturated(mem.Total(t.Batch*t.Seq), exchange),
-		Ranks: ranks, Lanes: lanes, GradientArenas: arenas, ExchangeMemory: exchange,
+		Ranks: ranks, Lanes: lanes, GradientArenas: arenas, ExchangeMemory: exchange, Running: running,
 	}
 }
 
@@ -127,7 +142,7 @@ func NewScale(c *config.Config, threads, ranks int, peak float64) (Scale, error)
 	}
 	cost := NewCost(c, threads, ranks)
 	bytes := func(m spec.Model, sums int) int64 {
-		whole := model.PredictMemory(m, true, false, 1).Weights
+		whole := model.PredictMemory(m, Format(c.Train), true, false, 1).Weights
 		return (whole - whole/int64(ranks)) * int64(sums)
 	}
 	dense := c.Model
@@ -168,6 +183,9 @@ func (c Cost) Print(w io.Writer) error {
 		{activations, fmt.Sprintf("%.1f KiB", float64(c.Memory.PerToken)/(1<<10))},
 		{"training in all", mib(c.TrainMemory)},
 		{"merged for decoding, in addition", mib(c.Memory.Merged)},
+	}
+	for _, r := range c.Running {
+		rows = append(rows, []string{fmt.Sprintf("weights to decode with --format %s", r.Format), mib(r.Bytes)})
 	}
 	rows = append(rows, [][]string{{"attention", c.Attention}, {"positions", c.Positions}, {"norms", c.Norms}, {"biases", c.Biases}}...)
 	for _, r := range rows {

@@ -48,6 +48,8 @@ type benchmark struct {
 	threads []int
 	peers   []string
 	bench   bench.Bench
+	format  string
+	kv      string
 	asJSON  bool
 	out     string
 }
@@ -61,6 +63,7 @@ func (b *benchmark) flags(cmd *cobra.Command, configs []string, repeats int) {
 	cli.CompleteConfig(cmd, "config")
 	fl.IntSliceVar(&b.threads, "threads", nil, "numbers of threads (default: 1, and all physical cores)")
 	fl.IntVar(&b.bench.Repeats, "repeats", repeats, "repetitions of each measurement")
+	formatFlag(cmd, &b.format)
 	fl.BoolVar(&b.asJSON, "json", false, "print one JSON object")
 	fl.StringVar(&b.out, "out", "", "write the JSON object to this file, too")
 }
@@ -124,11 +127,19 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 	if err := cli.Sizes("threads", 4096, b.threads...); err != nil {
 		return err
 	}
+	format, err := parseFormat(b.format)
+	if err != nil {
+		return err
+	}
 	isa, err := kernel.Default()
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	b.bench.ISA = isa
+	kv, err := parseKV(b.kv)
+	if err != nil {
+		return err
+	}
+	b.bench.ISA, b.bench.Format, b.bench.KV = isa, format, kv
 	threads := b.threads
 	if threads == nil {
 		threads = slices.Compact([]int{1, rt.DefaultThreads()})
@@ -275,6 +286,9 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 		if err := dev.check(); err != nil {
 			return err
 		}
+		if (b.format != string(kernel.F32) || b.kv == string(kernel.BF16)) && dev != onCPU {
+			return cli.Usagef("--format, --kv: formats are those of the CPU's kernels, want --device cpu")
+		}
 		ms, err := b.models()
 		if err != nil {
 			return err
@@ -379,6 +393,7 @@ of the model, so that those of small ones come from memory, too.`,
 			r, err := m.Decode(s, batch, context)
 			return append(rs, r), err
 		}, (*bench.DeviceModel).Decode)
+	kvFlag(cmd, &b.kv)
 	cmd.Flags().BoolVar(&b.bench.Cold, "cold", false, "weights, keys and values come from memory, not from a cache")
 	return cmd
 }

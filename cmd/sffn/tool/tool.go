@@ -45,10 +45,53 @@ beyond what an instruction set's order of sums in norms does.`,
 	return cmd
 }
 
-// machine is how a command runs: the flag --threads and the environment.
+// machine is how a command runs: the flags --threads and --format, where it has them,
+// and the environment.
 type machine struct {
 	threads int
+	format  string
+	kv      string
 	rt.Options
+}
+
+// formatFlags adds --format and --kv.
+func (m *machine) formatFlags(cmd *cobra.Command) {
+	formatFlag(cmd, &m.format)
+	kvFlag(cmd, &m.kv)
+}
+
+func kvFlag(cmd *cobra.Command, kv *string) {
+	cmd.Flags().StringVar(kv, "kv", string(kernel.F32), "what keys and values are held in: f32 or bf16, half as much memory")
+	cli.Complete(cmd, "kv", string(kernel.F32), string(kernel.BF16))
+}
+
+// parseKV is the format that the flag names, f32 where a command has no flag.
+func parseKV(name string) (kernel.FormatName, error) {
+	switch f := kernel.FormatName(name); f {
+	case "":
+		return kernel.F32, nil
+	case kernel.F32, kernel.BF16:
+		return f, nil
+	}
+	return "", cli.Usagef("--kv: unknown format %q; valid: [%s %s]", name, kernel.F32, kernel.BF16)
+}
+
+func formatFlag(cmd *cobra.Command, format *string) {
+	cmd.Flags().StringVar(format, "format", string(kernel.F32), "what weights are packed to and multiplied in when the model is loaded: f32, bf16 (activations are rounded, too) or bf16w (weights alone)")
+	var names []string
+	for _, f := range kernel.Formats() {
+		names = append(names, string(f))
+	}
+	cli.Complete(cmd, "format", names...)
+}
+
+// parseFormat is the format that the flag names, f32 where a command has no flag.
+func parseFormat(name string) (kernel.FormatName, error) {
+	f, err := kernel.ParseFormat(name)
+	if err != nil {
+		return "", cli.Usagef("--format: %w", err)
+	}
+	return f, nil
 }
 
 func (m *machine) flag(cmd *cobra.Command) {
@@ -60,11 +103,19 @@ func (m *machine) open() error {
 	if m.threads < 0 || m.threads > 4096 {
 		return cli.Usagef("--threads: %d is out of range, want 1 to 4096, or 0 for all cores", m.threads)
 	}
+	format, err := parseFormat(m.format)
+	if err != nil {
+		return err
+	}
+	kv, err := parseKV(m.kv)
+	if err != nil {
+		return err
+	}
 	isa, err := kernel.Default()
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	m.Options = rt.Options{ISA: isa, Pool: rt.NewPool(m.threads)}
+	m.Options = rt.Options{ISA: isa, Format: format, KV: kv, Pool: rt.NewPool(m.threads)}
 	return nil
 }
 
