@@ -49,7 +49,8 @@ type block struct {
 	number  int
 	warps   []warp
 	shared  []uint32
-	shadow  []word
+	pieces  []word // the shadow of shared memory, 16 bytes each, and
+	words   []word // of its words where pieces are split
 	barrier uint16 // number of the barrier interval, from 1
 	report  *Report
 	rng     *rand.Rand
@@ -129,7 +130,7 @@ func newBlock(k *Kernel, mem *Memory, report *Report, l Launch) *block {
 		b = &block{}
 	}
 	*b = block{k: k, mem: mem, args: l.Args, report: report, warps: resized(b.warps, l.Block/warpSize),
-		shared: resized(b.shared, l.Shared/4), shadow: resized(b.shadow, l.Shared/4)}
+		shared: resized(b.shared, l.Shared/4), pieces: resized(b.pieces, l.Shared/16), words: resized(b.words, l.Shared/4)}
 	for i := range b.warps {
 		w := &b.warps[i]
 		*w = warp{block: b, first: i * warpSize, r32: resized(w.r32, max(1, k.r32)), r64: resized(w.r64, max(1, k.r64)), preds: resized(w.preds, k.preds),
@@ -152,7 +153,7 @@ func resized[T any](s []T, n int) []T {
 func (b *block) reset(n int, l Launch) {
 	b.number, b.barrier, b.failed, b.instructions, b.limit = n, 1, false, 0, l.Limit
 	b.rng = rand.New(rand.NewPCG(l.Seed, uint64(n)))
-	clear(b.shadow)
+	clear(b.pieces)
 	for i := range b.shared {
 		b.shared[i] = math.MaxUint32 // NaN, as bf16 and as float32
 	}

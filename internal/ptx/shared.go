@@ -39,6 +39,26 @@ func (r reads) bar() uint16      { return uint16(r >> 16) }
 func (r reads) warpBar() uint16  { return uint16(r >> 32) }
 func (r reads) readers() readers { return readers(r >> 48) }
 
+// split is set in the reads of a piece whose words have shadows of their own.
+const split reads = 1 << 63
+
+// shadows are those of words: the one of a whole piece of 16 bytes as long as it
+// was never touched in parts, and otherwise one each.
+func (b *block) shadows(first, end int) []word {
+	piece := b.pieces[first/4 : first/4+1]
+	if p := &piece[0]; p.read&split == 0 {
+		if end-first == 4 {
+			return piece
+		}
+		words := b.words[first&^3:][:4]
+		for i := range words {
+			words[i] = *p
+		}
+		p.read |= split
+	}
+	return b.words[first:end]
+}
+
 type readers uint8
 
 const (
@@ -78,9 +98,9 @@ func (w *warp) readShared(in *instr, lane int, at uint32) []uint32 {
 	}
 	b := w.block
 	mine := readBy(w.first+lane, b.barrier, w.barrier, oneReader)
-	shadow := b.shadow[first:end]
-	for i := range shadow {
-		c := &shadow[i]
+	shadows := b.shadows(first, end)
+	for i := range shadows {
+		c := &shadows[i]
 		// What was written before the last barrier may be read; 0 is no such number.
 		if c.ready-1 >= b.barrier-1 && !w.mayRead(in, lane, c, first+i) {
 			return nil
@@ -126,7 +146,8 @@ func (w *warp) readAlso(r reads, lane int) reads {
 }
 
 // writeShared checks a write and returns the words, or nil. An asynchronous
-// copy leaves them pending.
+// copy leaves them pending. The reads before it are ordered before whatever is
+// ordered after it.
 func (w *warp) writeShared(in *instr, lane int, at uint32, async bool) []uint32 {
 	first, end, ok := w.sharedAt(in, lane, at)
 	if !ok {
@@ -137,15 +158,17 @@ func (w *warp) writeShared(in *instr, lane int, at uint32, async bool) []uint32 
 	if async {
 		written.ready = 0
 	}
-	shadow := b.shadow[first:end]
-	for i := range shadow {
-		c := &shadow[i]
+	shadows := b.shadows(first, end)
+	for i := range shadows {
+		c := &shadows[i]
 		// What nobody has touched since the last barrier may be written.
 		if (c.ready-1 >= b.barrier-1 && c.writeBar != 0 || c.read.bar() == b.barrier) && !w.mayWrite(in, lane, c, first+i) {
 			return nil
 		}
-		written.read = c.read
 		*c = written
+	}
+	if end-first == 4 {
+		b.pieces[first/4] = written
 	}
 	return b.shared[first:end]
 }
@@ -227,10 +250,7 @@ func (w *warp) wait(lanes uint32, n int) {
 			continue
 		}
 		copy(w.block.shared[c.to:], c.data[:])
-		for i := c.to; i < c.to+4; i++ {
-			s := &w.block.shadow[i]
-			*s = word{uint16(w.first + c.lane), w.block.barrier, w.barrier, w.block.barrier, s.read}
-		}
+		w.block.pieces[c.to/4] = word{writer: uint16(w.first + c.lane), writeBar: w.block.barrier, writeWarp: w.barrier, ready: w.block.barrier}
 	}
 	w.copies = left
 }
