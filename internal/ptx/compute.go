@@ -17,7 +17,11 @@ func (w *warp) compute(in *instr, mask uint32) {
 		return
 	}
 	d, part := target(&w.r32[in.d[0]], &w.kept32, mask)
-	w.compute32(in, d)
+	if run := vectors[in.op.code]; run != nil {
+		run(d, &w.r32[in.r32[0]], &w.r32[in.r32[1]], &w.r32[in.r32[2]])
+	} else {
+		w.compute32(in, d)
+	}
 	if in.op.narrow {
 		for l := range d {
 			d[l] &= 0xffff
@@ -78,6 +82,9 @@ func choose[T uint32 | uint64](d, a, b *[warpSize]T, p uint32) {
 		}
 	}
 }
+
+// vectors are instructions of compute32 in assembly, where there is some.
+var vectors [opMMA]func(d, a, b, c *[warpSize]uint32)
 
 func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 	a, b, c := &w.r32[in.r32[0]], &w.r32[in.r32[1]], &w.r32[in.r32[2]]

@@ -419,19 +419,41 @@ func fragmentB(l, r int) (k, col int) { return l&3<<1 + r<<3, l >> 2 }
 // fragmentC is where register r of lane l keeps its sum.
 func fragmentC(l, r int) (row, col int) { return l>>2 + r>>1<<3, l&3<<1 + r&1 }
 
+// multiplication is a multiplication of matrices: the registers of D, A, B and C,
+// and room for A, B and the sums as float32.
+type multiplication struct {
+	d, a, c [4]*[warpSize]uint32
+	b       [2]*[warpSize]uint32
+	scratch [16*16 + 2*16*8]float32
+}
+
+// multiply is [multiplication.run], in assembly where there is some.
+var multiply = (*multiplication).run
+
 // mma multiplies a 16x16 and a 16x8 matrix of bf16 and adds to a float32 one.
-// The order of a tensor core's sum is not published; this one is ascending.
 func (w *warp) mma(in *instr) {
+	m := &w.block.multiplication
+	for r := range 4 {
+		m.d[r], m.a[r], m.c[r] = &w.r32[in.d[r]], &w.r32[in.s[r]], &w.r32[in.s[6+r]]
+	}
+	m.b[0], m.b[1] = &w.r32[in.s[4]], &w.r32[in.s[5]]
+	multiply(m)
+	w.wrote(in, allLanes)
+}
+
+// run multiplies and adds. The order of a tensor core's sum is not published; this
+// one is ascending.
+func (m *multiplication) run() {
 	var a [16][16]float32
 	var b [8][16]float32 // by column
 	for r := range 4 {
-		for l, v := range &w.r32[in.s[r]] {
+		for l, v := range m.a[r] {
 			row, col := fragmentA(l, r)
 			a[row&15][col&15], a[row&15][(col+1)&15] = bf16(v), math.Float32frombits(v&0xffff0000)
 		}
 	}
 	for r := range 2 {
-		for l, v := range &w.r32[in.s[4+r]] {
+		for l, v := range m.b[r] {
 			k, col := fragmentB(l, r)
 			b[col&7][k&15], b[col&7][(k+1)&15] = bf16(v), math.Float32frombits(v&0xffff0000)
 		}
@@ -451,14 +473,13 @@ func (w *warp) mma(in *instr) {
 		d[0][l], d[1][l], d[2][l], d[3][l] = bits32(s0), bits32(s1), bits32(s2), bits32(s3)
 	}
 	for r := range 4 {
-		for l, c := range &w.r32[in.s[6+r]] {
+		for l, c := range m.c[r] {
 			d[r][l] = bits32(f32(c) + f32(d[r][l]))
 		}
 	}
 	for r := range 4 {
-		w.r32[in.d[r]] = d[r]
+		*m.d[r] = d[r]
 	}
-	w.wrote(in, allLanes)
 }
 
 // bf16 is the value of the low half of v.

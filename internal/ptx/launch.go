@@ -58,6 +58,7 @@ type block struct {
 	failed  bool
 
 	instructions, mma, copies int64
+	multiplication            multiplication
 }
 
 // stopped reports whether the block has a finding after which it makes no
