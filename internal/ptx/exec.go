@@ -387,7 +387,7 @@ func (w *warp) matrix(in *instr) {
 			if src == nil {
 				return
 			}
-			copy(to[4*r:], src)
+			*(*[4]uint32)(to[4*r:]) = *(*[4]uint32)(src)
 		}
 		if in.op.code == opMatrixTransposed {
 			transpose(to)

@@ -232,9 +232,7 @@ func (w *warp) issue(in *instr, lane int, to uint32, from uint64, n uint32) {
 	if dst == nil {
 		return
 	}
-	for i := range dst {
-		dst[i] = math.MaxUint32
-	}
+	*(*[4]uint32)(dst) = [4]uint32{math.MaxUint32, math.MaxUint32, math.MaxUint32, math.MaxUint32}
 	c.to = (int(to) - sharedBase) / 4
 	w.copies = append(w.copies, c)
 }
@@ -249,7 +247,7 @@ func (w *warp) wait(lanes uint32, n int) {
 			left = append(left, *c)
 			continue
 		}
-		copy(w.block.shared[c.to:], c.data[:])
+		*(*[4]uint32)(w.block.shared[c.to:]) = c.data
 		w.block.pieces[c.to/4] = word{writer: uint16(w.first + c.lane), writeBar: w.block.barrier, writeWarp: w.barrier, ready: w.block.barrier}
 	}
 	w.copies = left
@@ -265,16 +263,30 @@ func (w *warp) conflicts(in *instr, mask uint32) {
 	for first := uint32(0); first < warpSize; first += together {
 		// Whole pieces of size bytes are in conflict where they have the same banks.
 		var seen, odd uint32
+		addresses := w.at[first : first+together]
+		if mask == allLanes {
+			for _, at := range addresses {
+				odd |= at
+				seen |= 1 << (at >> shift & (together - 1))
+			}
+			if odd&(size-1) == 0 && bits.OnesCount32(seen) == int(together) {
+				continue // a piece each
+			}
+			seen, odd = 0, 0
+		}
 		var piece [32]uint32
-		for m := mask >> first & (1<<together - 1); m != 0; m &= m - 1 {
-			at := w.at[first+uint32(bits.TrailingZeros32(m))&31]
+		lanes := mask >> first
+		for l, at := range addresses {
+			if lanes>>l&1 == 0 {
+				continue
+			}
 			odd |= at & (size - 1)
-			slot := at >> shift & (together - 1)
+			slot := at >> shift & (together - 1) & 31
 			if seen>>slot&1 != 0 {
-				odd |= piece[slot&31] ^ at
+				odd |= piece[slot] ^ at
 			}
 			seen |= 1 << slot
-			piece[slot&31] = at
+			piece[slot] = at
 		}
 		if odd != 0 && w.conflict(in, mask, first, together, size) {
 			return
