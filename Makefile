@@ -30,7 +30,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 generate: ## write all generated code again
-	$(GO) generate ./generated ./generated/anyshape
+	$(GO) generate ./generated ./generated/anyshape ./internal/ptx
 
 build: ## build bin/sffn and bin/sffngen
 	$(GO) build -o bin/ ./cmd/sffn ./cmd/sffngen

@@ -61,12 +61,22 @@ func NewChain(l spec.Linear) *Chain {
 	return &Chain{[]factor{block(1, l.In, l.Out, inOrder, inOrder)}}
 }
 
-// each calls f for every row of the weights: the factor's row number, its
-// inputs' places and its output's.
-func (f *factor) each(row func(o int, source []int, target int)) {
+// blocks calls f for every block: the number of its first row of weights, the places
+// of its inputs and those of its outputs.
+func (f *factor) blocks(block func(o int, source, targets []int)) {
 	perBlock := len(f.target) / (len(f.source) / f.in)
-	for o, target := range f.target {
-		row(o, f.source[o/perBlock*f.in:][:f.in], target)
+	for o := 0; o < len(f.target); o += perBlock {
+		block(o, f.source[o/perBlock*f.in:][:f.in], f.target[o:][:perBlock])
+	}
+}
+
+// gather puts the entries of a block's inputs of m rows one after the other.
+func (f *factor) gather(dst, x []float64, source []int, m int) {
+	for r := range m {
+		src, dst := x[r*len(f.source):], dst[r*f.in:][:f.in]
+		for d, at := range source {
+			dst[d] = src[at]
+		}
 	}
 }
 
@@ -77,19 +87,42 @@ func (c *Chain) Forward(w [][]float64, x []float64, m int) (y []float64, inputs 
 		f := &c.factors[i]
 		inputs = append(inputs, x)
 		y = make([]float64, m*len(f.target))
-		f.each(func(o int, source []int, target int) {
-			row := w[i][o*f.in:][:f.in]
-			for r := range m {
-				src, sum := x[r*len(f.source):], 0.0
-				for d, at := range source {
-					sum += row[d] * src[at]
+		rows := make([]float64, m*f.in)
+		f.blocks(func(o int, source, targets []int) {
+			f.gather(rows, x, source, m)
+			for n, target := range targets {
+				row := w[i][(o+n)*f.in:][:f.in]
+				r := 0
+				for ; r+4 <= m; r += 4 { // sums that do not wait for one another
+					s0, s1, s2, s3 := dot4(row, rows[r*f.in:])
+					out := y[r*len(f.target)+target:]
+					out[0], out[len(f.target)], out[2*len(f.target)], out[3*len(f.target)] = s0, s1, s2, s3
 				}
-				y[r*len(f.target)+target] = sum
+				for ; r < m; r++ {
+					sum := 0.0
+					for d, v := range rows[r*f.in:][:len(row)] {
+						sum += row[d] * v
+					}
+					y[r*len(f.target)+target] = sum
+				}
 			}
 		})
 		x = y
 	}
 	return y, inputs
+}
+
+// dot4 multiplies a row with four of as many entries.
+func dot4(row, rows []float64) (s0, s1, s2, s3 float64) {
+	n := len(row)
+	x0, x1, x2, x3 := rows[:n], rows[n:][:n], rows[2*n:][:n], rows[3*n:][:n]
+	for d, v := range row {
+		s0 += v * x0[d]
+		s1 += v * x1[d]
+		s2 += v * x2[d]
+		s3 += v * x3[d]
+	}
+	return s0, s1, s2, s3
 }
 
 // Backward computes dx and the gradient of each factor's weights from dy and
@@ -100,13 +133,36 @@ func (c *Chain) Backward(w, inputs [][]float64, dy []float64, m int) (dx []float
 		f := &c.factors[i]
 		dw[i] = make([]float64, len(w[i]))
 		dx = make([]float64, m*len(f.source))
-		f.each(func(o int, source []int, target int) {
-			row, grad := w[i][o*f.in:][:f.in], dw[i][o*f.in:][:f.in]
+		rows, slopes := make([]float64, m*f.in), make([]float64, m*f.in)
+		f.blocks(func(o int, source, targets []int) {
+			f.gather(rows, inputs[i], source, m)
+			clear(slopes)
+			for n, target := range targets {
+				row, grad := w[i][(o+n)*f.in:][:f.in], dw[i][(o+n)*f.in:][:f.in]
+				r := 0
+				for ; r+2 <= m; r += 2 {
+					g0, g1 := dy[r*len(f.target)+target], dy[(r+1)*len(f.target)+target]
+					x0, x1 := rows[r*f.in:][:len(row)], rows[(r+1)*f.in:][:len(row)]
+					d0, d1 := slopes[r*f.in:][:len(row)], slopes[(r+1)*f.in:][:len(row)]
+					grad := grad[:len(row)]
+					for d, v := range row {
+						d0[d] += v * g0
+						d1[d] += v * g1
+						grad[d] = grad[d] + x0[d]*g0 + x1[d]*g1
+					}
+				}
+				for ; r < m; r++ {
+					g := dy[r*len(f.target)+target]
+					x, slope := rows[r*f.in:], slopes[r*f.in:]
+					for d, v := range row {
+						slope[d] += v * g
+						grad[d] += x[d] * g
+					}
+				}
+			}
 			for r := range m {
-				src, dst, g := inputs[i][r*len(f.source):], dx[r*len(f.source):], dy[r*len(f.target)+target]
 				for d, at := range source {
-					dst[at] += row[d] * g
-					grad[d] += src[at] * g
+					dx[r*len(f.source)+at] = slopes[r*f.in+d]
 				}
 			}
 		})

@@ -142,10 +142,11 @@ func FactorGradients(l spec.Linear, w [][]float64, dm []float64) [][]float64 {
 func Linear(w, bias, x []float64, m, in, out int) []float64 {
 	y := make([]float64, m*out)
 	for r := range m {
+		row := x[r*in:][:in]
 		for o := range out {
 			s := 0.0
-			for i := range in {
-				s += x[r*in+i] * w[o*in+i]
+			for i, v := range w[o*in:][:len(row)] {
+				s += row[i] * v
 			}
 			if bias != nil {
 				s += bias[o]
@@ -163,9 +164,11 @@ func LinearBackward(w, x, dy []float64, m, in, out int) (dx, dw, db []float64) {
 		for o := range out {
 			d := dy[r*out+o]
 			db[o] += d
-			for i := range in {
-				dx[r*in+i] += d * w[o*in+i]
-				dw[o*in+i] += d * x[r*in+i]
+			row, grad := w[o*in:][:in], dw[o*in:][:in]
+			src, slope := x[r*in:][:in], dx[r*in:][:in]
+			for i, v := range row {
+				slope[i] += d * v
+				grad[i] += d * src[i]
 			}
 		}
 	}

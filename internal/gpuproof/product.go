@@ -9,9 +9,6 @@ import (
 	"github.com/structuredffn/sffn/runtime/cuda/table"
 )
 
-// operands are the two matrices of a product.
-type operands struct{ a, b values }
-
 // place is the index of an operand's entry: i counts the rows or columns that are
 // not summed, k those that are.
 func place(o table.Operand, block, i, k int) int {
@@ -21,15 +18,87 @@ func place(o table.Operand, block, i, k int) int {
 	return o.At(block, i, k)
 }
 
+// operands are the two matrices of a product, for one goroutine.
+type operands struct {
+	a, b side
+	// last are the latest sums, by part.
+	last []sums
+}
+
+// side is one of the matrices, as vectors along what is summed.
+type side struct {
+	values
+	table.Operand
+	depth   int
+	block   int // of the vectors
+	vectors map[int][]float64
+	kept    int
+}
+
+// mostKept bounds the numbers of vectors that are kept.
+const mostKept = 1 << 21
+
+// vector is that of row or column i of a block.
+func (s *side) vector(block, i int) []float64 {
+	if s.vectors == nil || s.block != block || s.kept+s.depth > mostKept {
+		s.block, s.vectors, s.kept = block, map[int][]float64{}, 0
+	}
+	v := s.vectors[i]
+	if v == nil {
+		v = make([]float64, 0, min(s.depth, s.len())) // a row may claim what it likes
+		for k := range s.depth {
+			v = append(v, s.at(place(s.Operand, block, i, k)))
+		}
+		s.vectors[i] = v
+		s.kept += s.depth
+	}
+	return v
+}
+
+// sums are those of neighbouring columns.
+type sums struct {
+	block, i, j, n int
+	sum, abs       [4]float64
+}
+
 // sum adds products lo to hi of entry (i,j) of one block, and their absolute
-// values, to which the error of float32 sums is relative.
-func (o operands) sum(k table.Product, block, i, j, lo, hi int) (sum, abs float64) {
-	for n := lo; n < hi; n++ {
-		p := o.a.at(place(k.A, block, i, n)) * o.b.at(place(k.B, block, j, n))
+// values, to which the error of float32 sums is relative. Where columns come one
+// after the other it adds those of four at a time, of cols in all.
+func (o *operands) sum(part, block, i, j, cols, lo, hi int) (sum, abs float64) {
+	for len(o.last) <= part {
+		o.last = append(o.last, sums{})
+	}
+	l := &o.last[part]
+	if l.n > 0 && l.block == block && l.i == i {
+		if n := j - l.j; n >= 0 && n < l.n {
+			return l.sum[n], l.abs[n]
+		}
+		if j == l.j+l.n && j+4 <= cols {
+			*l = sums{block: block, i: i, j: j, n: 4}
+			l.add(o.a.vector(block, i)[lo:hi], o.b.vector(block, j)[lo:hi], o.b.vector(block, j+1)[lo:hi], o.b.vector(block, j+2)[lo:hi], o.b.vector(block, j+3)[lo:hi])
+			return l.sum[0], l.abs[0]
+		}
+	}
+	b := o.b.vector(block, j)[lo:hi]
+	for n, x := range o.a.vector(block, i)[lo:hi] {
+		p := x * b[n]
 		sum += p
 		abs += math.Abs(p)
 	}
+	*l = sums{block, i, j, 1, [4]float64{sum}, [4]float64{abs}}
 	return sum, abs
+}
+
+// add sums the products of a with each of four.
+func (l *sums) add(a, b0, b1, b2, b3 []float64) {
+	var s0, s1, s2, s3, a0, a1, a2, a3 float64
+	b0, b1, b2, b3 = b0[:len(a)], b1[:len(a)], b2[:len(a)], b3[:len(a)]
+	for n, x := range a {
+		p0, p1, p2, p3 := x*b0[n], x*b1[n], x*b2[n], x*b3[n]
+		s0, s1, s2, s3 = s0+p0, s1+p1, s2+p2, s3+p3
+		a0, a1, a2, a3 = a0+math.Abs(p0), a1+math.Abs(p1), a2+math.Abs(p2), a3+math.Abs(p3)
+	}
+	l.sum, l.abs = [4]float64{s0, s1, s2, s3}, [4]float64{a0, a1, a2, a3}
 }
 
 // lost is what float32 loses of a sum of n numbers: n+2 roundings.
@@ -62,33 +131,33 @@ func product(t *trial, tokens int) {
 		}
 		return min(depth, n*each), min(depth, (n+1)*each)
 	}
-	var o operands
-	o.a, o.b = t.draw("a", 1), t.draw("b", 1/math.Sqrt(float64(depth)))
+	a, b := t.draw("a", 1), t.draw("b", 1/math.Sqrt(float64(depth)))
 	e := t.epilogue(k)
 	rows, cols := cmp.Or(k.Rows(), tokens), k.Cols()
 	c := t.array("c")
 	t.points = k.Blocks * rows * cols
 	point := func(n int) (block, i, j int) { return n / cols / rows, n / cols % rows, n % cols }
 	t.wants = func() func(int, wanted) {
+		o := operands{a: side{values: a, Operand: k.A, depth: depth}, b: side{values: b, Operand: k.B, depth: depth}}
 		return func(n int, want wanted) {
 			block, i, j := point(n)
 			switch {
 			case k.Split():
 				for p := range parts {
 					lo, hi := part(p)
-					v, abs := o.sum(k, block, i, j, lo, hi)
+					v, abs := o.sum(p, block, i, j, cols, lo, hi)
 					want(c, (p*tokens+i)*k.C.Pitch+k.C.Cols.At(block, j), v, lost(hi-lo, v, abs))
 				}
 			case k.Pass == table.BackwardWeight:
 				each := t.out[c].len() / parts
 				for p := range parts {
 					lo, hi := part(p)
-					v, abs := o.sum(k, block, i, j, lo, hi)
+					v, abs := o.sum(p, block, i, j, cols, lo, hi)
 					want(c, p*each+place(k.C, block, i, j), v, t.stored(c, v, lost(hi-lo, v, abs)))
 				}
 			default:
 				e.wants(block, i, j, func(j int) (v, abs float64, n int) {
-					v, abs = o.sum(k, block, i, j, 0, depth)
+					v, abs = o.sum(0, block, i, j, cols, 0, depth)
 					return v, abs, depth
 				}, want)
 			}
@@ -149,11 +218,17 @@ type epilogue struct {
 	c, pre       int
 	keeps        bool // stores the values before the activation
 	tanh         float64
+	// act is the epilogue's, "" where it has none, of a gate where gated, and its
+	// gradient where backward.
+	act             string
+	backward, gated bool
 }
 
 // epilogue draws what a product's epilogue reads.
-func (t *trial) epilogue(k table.Product) epilogue {
-	e := epilogue{trial: t, Product: k, c: t.array("c"), pre: t.array("pre"), tanh: 1.0 / 2048}
+func (t *trial) epilogue(k table.Product) *epilogue {
+	e := &epilogue{trial: t, Product: k, c: t.array("c"), pre: t.array("pre"), tanh: 1.0 / 2048}
+	e.act, e.backward = k.Epilogue.Act()
+	e.gated = k.Epilogue.Gated()
 	if k.Precision == table.Float32s {
 		e.tanh = 1.0 / (1 << 19)
 	}
@@ -175,7 +250,7 @@ func (t *trial) epilogue(k table.Product) epilogue {
 // of a float32 exponential, whose argument has an absolute error of half an ulp of
 // 16, where there is one. sum is the sum of column j, that of its terms' absolute
 // values, and their number.
-func (k epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int), want wanted) {
+func (k *epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int), want wanted) {
 	col := func(j int) int { return k.C.Cols.At(block, j) }
 	whole := func(j int) (v, e float64) {
 		v, abs, n := sum(j)
@@ -195,10 +270,9 @@ func (k epilogue) wants(block, i, j int, sum func(j int) (v, abs float64, n int)
 	if k.keeps {
 		want(k.pre, at, v, k.stored(k.pre, v, e))
 	}
-	name, backward := k.Epilogue.Act()
-	f, gated := act.Of(name), k.Epilogue.Gated()
+	f, backward, gated := act.Of(k.act), k.backward, k.gated
 	switch {
-	case name == "":
+	case k.act == "":
 		store(place(k.C, block, i, j), v, e)
 	case !backward && !gated:
 		y, slope := f.Value(v)

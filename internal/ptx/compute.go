@@ -13,18 +13,22 @@ func (w *warp) compute(in *instr, mask uint32) {
 		d, part := target(&w.r64[in.d[0]], &w.kept64, mask)
 		w.compute64(in, d)
 		keep(&w.r64[in.d[0]], part, mask)
-		w.set64[in.d[0]] |= mask
+		w.wrote(in, mask)
 		return
 	}
 	d, part := target(&w.r32[in.d[0]], &w.kept32, mask)
-	w.compute32(in, d)
+	if run := vectors[in.op.code]; run != nil {
+		run(d, &w.r32[in.r32[0]], &w.r32[in.r32[1]], &w.r32[in.r32[2]])
+	} else {
+		w.compute32(in, d)
+	}
 	if in.op.narrow {
 		for l := range d {
 			d[l] &= 0xffff
 		}
 	}
 	keep(&w.r32[in.d[0]], part, mask)
-	w.set32[in.d[0]] |= mask
+	w.wrote(in, mask)
 }
 
 // target is where results go: the register itself, because a lane's result
@@ -47,26 +51,6 @@ func keep[T uint32 | uint64](register, part *[warpSize]T, mask uint32) {
 		}
 	}
 }
-
-// lanes32 are a source's values.
-func (w *warp) lanes32(in *instr, i int) *[warpSize]uint32 {
-	if i < len(in.s) && in.classes[i].narrow() {
-		return &w.r32[in.s[i]]
-	}
-	return &zero32
-}
-
-func (w *warp) lanes64(in *instr, i int) *[warpSize]uint64 {
-	if i < len(in.s) && in.classes[i] == class64 {
-		return &w.r64[in.s[i]]
-	}
-	return &zero64
-}
-
-var (
-	zero32 [warpSize]uint32
-	zero64 [warpSize]uint64
-)
 
 // each computes all lanes of d from those of one register, each2 and each3 from
 // those of two and three. They are inlined, and with them what they are given.
@@ -99,8 +83,11 @@ func choose[T uint32 | uint64](d, a, b *[warpSize]T, p uint32) {
 	}
 }
 
+// vectors are instructions of compute32 in assembly, where there is some.
+var vectors [opMMA]func(d, a, b, c *[warpSize]uint32)
+
 func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
-	a, b, c := w.lanes32(in, 0), w.lanes32(in, 1), w.lanes32(in, 2)
+	a, b, c := &w.r32[in.r32[0]], &w.r32[in.r32[1]], &w.r32[in.r32[2]]
 	switch in.op.code {
 	case opMov32:
 		*d = *a
@@ -153,13 +140,13 @@ func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 	case opMaxU32:
 		each2(d, a, b, func(x, y uint32) uint32 { return max(x, y) })
 	case opBfi32:
-		n := w.lanes32(in, 3)
+		n := &w.r32[in.r32[3]]
 		for l := range d {
 			field := (uint32(1)<<(n[l]&255) - 1) << (c[l] & 255)
 			d[l] = b[l]&^field | a[l]<<(c[l]&255)&field
 		}
 	case opCvt32U64:
-		each(d, w.lanes64(in, 0), func(x uint64) uint32 { return uint32(x) })
+		each(d, &w.r64[in.r64[0]], func(x uint64) uint32 { return uint32(x) })
 	case opSelect32:
 		choose(d, a, b, w.preds[in.s[2]])
 	case opAddF32:
@@ -226,8 +213,8 @@ func approx22(x float64) float32 {
 }
 
 func (w *warp) compute64(in *instr, d *[warpSize]uint64) {
-	a32, b32 := w.lanes32(in, 0), w.lanes32(in, 1)
-	a, b := w.lanes64(in, 0), w.lanes64(in, 1)
+	a32, b32 := &w.r32[in.r32[0]], &w.r32[in.r32[1]]
+	a, b := &w.r64[in.r64[0]], &w.r64[in.r64[1]]
 	switch in.op.code {
 	case opMov64:
 		*d = *a
@@ -265,27 +252,19 @@ func (w *warp) compute64(in *instr, d *[warpSize]uint64) {
 // predicate runs comparisons and the logic of predicates.
 func (w *warp) predicate(in *instr, mask uint32) {
 	var p uint32
-	a32, b32 := w.lanes32(in, 0), w.lanes32(in, 1)
-	a, b := w.lanes64(in, 0), w.lanes64(in, 1)
-	for l := range warpSize {
-		ok := false
-		switch in.op.code {
-		case opSetS32:
-			ok = compare(in.op.cmp, int32(a32[l]), int32(b32[l]))
-		case opSetU32:
-			ok = compare(in.op.cmp, a32[l], b32[l])
-		case opSetF32:
-			ok = compare(in.op.cmp, f32(a32[l]), f32(b32[l]))
-		case opSetS64:
-			ok = compare(in.op.cmp, int64(a[l]), int64(b[l]))
-		case opSetU64:
-			ok = compare(in.op.cmp, a[l], b[l])
-		}
-		if ok {
-			p |= 1 << l
-		}
-	}
+	a32, b32 := &w.r32[in.r32[0]], &w.r32[in.r32[1]]
+	a64, b64 := &w.r64[in.r64[0]], &w.r64[in.r64[1]]
 	switch in.op.code {
+	case opSetS32:
+		p = compare(in.op.cmp, a32, b32, func(x, y uint32) bool { return int32(x) < int32(y) })
+	case opSetU32:
+		p = compare(in.op.cmp, a32, b32, func(x, y uint32) bool { return x < y })
+	case opSetF32:
+		p = compareFloats(in.op.cmp, a32, b32)
+	case opSetS64:
+		p = compare(in.op.cmp, a64, b64, func(x, y uint64) bool { return int64(x) < int64(y) })
+	case opSetU64:
+		p = compare(in.op.cmp, a64, b64, func(x, y uint64) bool { return x < y })
 	case opAndPred:
 		p = w.preds[in.s[0]] & w.preds[in.s[1]]
 	case opOrPred:
@@ -297,25 +276,58 @@ func (w *warp) predicate(in *instr, mask uint32) {
 	}
 	d := &w.preds[in.d[0]]
 	*d = *d&^mask | p&mask
-	w.setPred[in.d[0]] |= mask
+	w.wrote(in, mask)
 }
 
-func compare[T int32 | uint32 | float32 | int64 | uint64](c comparison, a, b T) bool {
-	if c&cmpUnordered != 0 && (a != a || b != b) {
-		return true
+// where has a bit for every lane in which f holds.
+func where[T uint32 | uint64](a, b *[warpSize]T, f func(x, y T) bool) (lanes uint32) {
+	for l := range a {
+		bit := uint32(0)
+		if f(a[l], b[l]) {
+			bit = 1
+		}
+		lanes |= bit << l
+	}
+	return lanes
+}
+
+func compare[T uint32 | uint64](c comparison, a, b *[warpSize]T, less func(x, y T) bool) uint32 {
+	switch c {
+	case cmpLT:
+		return where(a, b, less)
+	case cmpLE:
+		return ^where(b, a, less)
+	case cmpGT:
+		return where(b, a, less)
+	case cmpGE:
+		return ^where(a, b, less)
+	}
+	equal := where(a, b, func(x, y T) bool { return x == y })
+	if c == cmpEQ {
+		return equal
+	}
+	return ^equal
+}
+
+// compareFloats is false where an operand is NaN, that of unordered comparisons
+// true.
+func compareFloats(c comparison, a, b *[warpSize]uint32) (lanes uint32) {
+	if c&cmpUnordered != 0 {
+		lanes = where(a, b, func(x, y uint32) bool { return f32(x) != f32(x) || f32(y) != f32(y) })
 	}
 	switch c &^ cmpUnordered {
 	case cmpLT:
-		return a < b
+		lanes |= where(a, b, func(x, y uint32) bool { return f32(x) < f32(y) })
 	case cmpLE:
-		return a <= b
+		lanes |= where(a, b, func(x, y uint32) bool { return f32(x) <= f32(y) })
 	case cmpGT:
-		return a > b
+		lanes |= where(a, b, func(x, y uint32) bool { return f32(x) > f32(y) })
 	case cmpGE:
-		return a >= b
+		lanes |= where(a, b, func(x, y uint32) bool { return f32(x) >= f32(y) })
 	case cmpEQ:
-		return a == b
+		lanes |= where(a, b, func(x, y uint32) bool { return f32(x) == f32(y) })
+	case cmpNE: // PTX's ne is ordered
+		lanes |= where(a, b, func(x, y uint32) bool { return f32(x) < f32(y) || f32(x) > f32(y) })
 	}
-	// PTX's ne is ordered: false where an operand is NaN.
-	return a < b || a > b
+	return lanes
 }

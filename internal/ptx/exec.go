@@ -20,61 +20,69 @@ type warp struct {
 	r32   [][warpSize]uint32
 	r64   [][warpSize]uint64
 	preds []uint32 // one bit a lane
-	// set has a bit for every lane that wrote the register.
-	set32, set64, setPred []uint32
-	// const32 and so on are what is set from the start, and index the registers of
-	// the block's index.
-	const32, const64, constPred []uint32
-	index                       map[int]int
-	pc                          [warpSize]int
-	exited, atBarrier           uint32
-	barrier                     uint16 // of the warp, from 1
-	// kept32 and kept64 hold results while some lanes keep their registers.
-	kept32 [warpSize]uint32
-	kept64 [warpSize]uint64
+	// set has a bit for every lane that wrote the register, of all classes one after
+	// the other; constants are those that are set from the start.
+	set, constants []uint32
+	// paths are where the lanes are that have not ended.
+	paths             []path
+	exited, atBarrier uint32
+	barrier           uint16 // of the warp, from 1
+	// kept32 and kept64 hold results while some lanes keep their registers, and at
+	// addresses in shared memory.
+	kept32, at [warpSize]uint32
+	kept64     [warpSize]uint64
 	// buffer is the one that was accessed last.
 	buffer *Buffer
-	copies [warpSize][]copy16
+	// copies are on their way, in the order of their issue.
+	copies []copy16
 	groups [warpSize]int
+}
+
+// path is where lanes go on together. No two paths of a warp are at one
+// instruction.
+type path struct {
+	lanes uint32
+	pc    int
 }
 
 // runnable lists the lanes that wait for nothing.
 func (w *warp) runnable() uint32 { return ^(w.exited | w.atBarrier) }
 
-// pick chooses the lanes that go on, all at one instruction: those at the
-// lowest one, or with other those of a lane picked by it. Lanes at a collective
-// wait for the whole warp. It returns none where all wait.
-func (w *warp) pick(other int) (lanes uint32, pc int) {
-	mask := w.runnable()
-	if mask == allLanes && w.at(w.pc[0]) == allLanes {
-		return allLanes, w.pc[0]
+// pick chooses the path that goes on: the one at the lowest instruction, or with
+// other that of a lane picked by it. Lanes at a collective wait for the whole warp.
+// It returns -1 where all wait.
+func (w *warp) pick(other int) int {
+	if w.atBarrier != 0 { // as a whole
+		return -1
 	}
-	for m := mask; m != 0; m &= m - 1 {
-		l := bits.TrailingZeros32(m)
-		if w.block.k.code[w.pc[l]].op.collective() {
-			mask &^= 1 << l
+	if len(w.paths) == 1 && w.paths[0].lanes == allLanes {
+		return 0
+	}
+	mask, lowest := uint32(0), -1
+	for i, p := range w.paths {
+		if w.block.k.code[p.pc].op.collective() {
+			continue
+		}
+		mask |= p.lanes
+		if lowest < 0 || p.pc < w.paths[lowest].pc {
+			lowest = i
 		}
 	}
-	if mask == 0 {
-		return 0, 0
+	if mask == 0 || other == 0 {
+		return lowest
 	}
-	pc = w.pc[(bits.TrailingZeros32(bits.RotateLeft32(mask, -other))+other)%warpSize]
-	if other == 0 {
-		for m := mask; m != 0; m &= m - 1 {
-			pc = min(pc, w.pc[bits.TrailingZeros32(m)])
-		}
-	}
-	return w.at(pc) & mask, pc
+	lane := (bits.TrailingZeros32(bits.RotateLeft32(mask, -other)) + other) % warpSize
+	return w.pathOf(lane)
 }
 
-// at lists the lanes that are at an instruction.
-func (w *warp) at(pc int) (lanes uint32) {
-	for l, p := range w.pc {
-		if p == pc {
-			lanes |= 1 << l
+// pathOf is the path of a lane that has not ended.
+func (w *warp) pathOf(lane int) int {
+	for i, p := range w.paths {
+		if p.lanes>>lane&1 != 0 {
+			return i
 		}
 	}
-	return lanes
+	panic("ptx: a lane is nowhere")
 }
 
 // collective instructions need the whole warp.
@@ -91,20 +99,23 @@ func (o *opcode) collective() bool {
 func (w *warp) run(n, other int) bool {
 	ran := false
 	for n > 0 && !w.block.stopped() {
-		lanes, pc := w.pick(other)
-		if lanes == 0 {
+		i := w.pick(other)
+		if i < 0 {
 			w.blocked()
 			break
 		}
 		ran = true
+		p, last := w.paths[i], len(w.paths)-1
+		w.paths[i] = w.paths[last]
+		w.paths = w.paths[:last]
 		ok := true
 		for together := true; ok && together && n > 0 && !w.block.stopped(); n-- {
 			w.block.instructions++
-			pc, ok = w.step(&w.block.k.code[pc], lanes, pc)
-			together = lanes == allLanes // others may be met
+			p.pc, ok = w.step(&w.block.k.code[p.pc], p.lanes, p.pc)
+			together = p.lanes == allLanes // others may be met
 		}
 		if ok {
-			w.goTo(lanes, pc)
+			w.goTo(p.lanes, p.pc)
 		}
 	}
 	return ran
@@ -118,14 +129,15 @@ func (w *warp) blocked() {
 		return
 	}
 	l := bits.TrailingZeros32(mask)
-	in := &w.block.k.code[w.pc[l]]
+	pc := w.paths[w.pathOf(l)].pc
+	in := &w.block.k.code[pc]
 	if ended := w.exited; ended != 0 {
 		w.find(in, l, Divergent, "needs the whole warp, but thread %d has ended", w.first+bits.TrailingZeros32(ended))
 		return
 	}
-	for other, pc := range w.pc {
-		if pc != w.pc[l] {
-			w.find(in, l, Divergent, "needs the whole warp, but thread %d waits at %s", w.first+other, &w.block.k.code[pc])
+	for other := range warpSize {
+		if at := w.paths[w.pathOf(other)].pc; at != pc {
+			w.find(in, l, Divergent, "needs the whole warp, but thread %d waits at %s", w.first+other, &w.block.k.code[at])
 			return
 		}
 	}
@@ -136,7 +148,7 @@ func (w *warp) blocked() {
 func (w *warp) step(in *instr, lanes uint32, pc int) (int, bool) {
 	active := lanes
 	if in.pred >= 0 {
-		if miss := lanes &^ w.setPred[in.pred]; miss != 0 {
+		if miss := lanes &^ w.set[in.guard]; miss != 0 {
 			w.find(in, bits.TrailingZeros32(miss), Uninitialised, "its guard was never written")
 			return 0, false
 		}
@@ -158,12 +170,15 @@ func (w *warp) step(in *instr, lanes uint32, pc int) (int, bool) {
 		w.goTo(lanes&^active, pc+1)
 		return 0, false
 	case opRet:
+		if active == 0 {
+			return pc + 1, true
+		}
 		w.exit(in, active)
 		w.goTo(lanes&^active, pc+1)
-		return pc + 1, active == 0
+		return 0, false
 	}
 	if active != 0 {
-		if in.op.collective() && active != allLanes {
+		if active != allLanes && in.op.collective() {
 			w.find(in, bits.TrailingZeros32(^active), Divergent, "its guard leaves this lane out")
 			return 0, false
 		}
@@ -177,22 +192,30 @@ func (w *warp) step(in *instr, lanes uint32, pc int) (int, bool) {
 	return pc + 1, true
 }
 
+// goTo puts lanes that are on no path at an instruction.
 func (w *warp) goTo(lanes uint32, pc int) {
-	if lanes == allLanes {
-		for l := range w.pc {
-			w.pc[l] = pc
-		}
+	if lanes == 0 {
 		return
 	}
-	for m := lanes; m != 0; m &= m - 1 {
-		w.pc[bits.TrailingZeros32(m)] = pc
+	for i := range w.paths {
+		if p := &w.paths[i]; p.pc == pc {
+			p.lanes |= lanes
+			return
+		}
 	}
+	w.paths = append(w.paths, path{lanes, pc})
 }
 
 func (w *warp) exit(in *instr, lanes uint32) {
-	for m := lanes; m != 0; m &= m - 1 {
-		if l := bits.TrailingZeros32(m); len(w.copies[l]) > 0 {
-			w.find(in, l, AsyncPending, "the thread ends with %d asynchronous copies on their way", len(w.copies[l]))
+	if len(w.copies) > 0 {
+		var n [warpSize]int
+		for i := range w.copies {
+			n[w.copies[i].lane]++
+		}
+		for m := lanes; m != 0; m &= m - 1 {
+			if l := bits.TrailingZeros32(m); n[l] > 0 {
+				w.find(in, l, AsyncPending, "the thread ends with %d asynchronous copies on their way", n[l])
+			}
 		}
 	}
 	w.exited |= lanes
@@ -221,20 +244,27 @@ func (w *warp) execute(in *instr, mask uint32) {
 
 // initialised reports an operand that a lane reads before it wrote it.
 func (w *warp) initialised(in *instr, mask uint32) bool {
+	all := mask
+	for _, at := range in.reads {
+		all &= w.set[at]
+	}
+	if all == mask {
+		return true
+	}
 	for i, r := range in.s {
-		set := w.set32
-		switch in.classes[i] {
-		case class64:
-			set = w.set64
-		case classPred:
-			set = w.setPred
-		}
-		if miss := mask &^ set[r]; miss != 0 {
+		if miss := mask &^ w.set[w.block.k.setPlace(in.classes[i])+r]; miss != 0 {
 			w.find(in, bits.TrailingZeros32(miss), Uninitialised, "operand %d is a register that was never written", i+1)
 			return false
 		}
 	}
-	return true
+	panic("ptx: a register is written and not")
+}
+
+// wrote notes that lanes have written an instruction's registers.
+func (w *warp) wrote(in *instr, lanes uint32) {
+	for _, r := range in.d {
+		w.set[in.writes+r] |= lanes
+	}
 }
 
 func (w *warp) param(in *instr, mask uint32) {
@@ -247,11 +277,7 @@ func (w *warp) param(in *instr, mask uint32) {
 			w.r32[in.d[0]][l] = uint32(v)
 		}
 	}
-	if in.op.size == 8 {
-		w.set64[in.d[0]] |= mask
-	} else {
-		w.set32[in.d[0]] |= mask
-	}
+	w.wrote(in, mask)
 }
 
 // memory runs loads, stores, copies and the tensor-core instructions.
@@ -269,110 +295,116 @@ func (w *warp) memory(in *instr, mask uint32) {
 			w.groups[bits.TrailingZeros32(m)]++
 		}
 	case opWait:
-		for m := mask; m != 0; m &= m - 1 {
-			w.wait(bits.TrailingZeros32(m), in.count)
-		}
+		w.wait(mask, in.count)
 	case opCopy:
 		w.block.copies++
-		to := w.addresses(in, mask, in.op.size)
+		w.addresses(in, mask)
+		from, n := &w.r64[in.s[1]], &w.r32[in.s[2]]
 		for m := mask; m != 0; m &= m - 1 {
 			l := bits.TrailingZeros32(m)
-			w.issue(in, l, to[l], w.r64[in.s[1]][l]+uint64(in.global), w.r32[in.s[2]][l])
+			w.issue(in, l, w.at[l], from[l]+uint64(in.global), n[l])
 		}
-	case opLoadShared, opStoreShared:
-		at := w.addresses(in, mask, in.op.size)
+	case opLoadShared:
+		w.addresses(in, mask)
 		for m := mask; m != 0; m &= m - 1 {
 			l := bits.TrailingZeros32(m)
-			if in.op.code == opLoadShared {
-				w.load(in, l, w.readShared(in, l, at[l], in.op.size))
-			} else {
-				w.store(in, l, w.writeShared(in, l, at[l], in.op.size, false))
+			for i, v := range w.readShared(in, l, w.at[l]) {
+				w.r32[in.d[i]][l] = v
 			}
 		}
-	case opLoadGlobal, opStoreGlobal:
+		w.wrote(in, mask)
+	case opStoreShared:
+		w.addresses(in, mask)
 		for m := mask; m != 0; m &= m - 1 {
 			l := bits.TrailingZeros32(m)
-			at := w.r64[in.s[0]][l] + uint64(in.global)
-			if in.op.code == opLoadGlobal {
-				w.load(in, l, w.global(in, l, at, in.op.size, false))
-			} else {
-				w.store(in, l, w.global(in, l, at, in.op.size, true))
+			dst := w.writeShared(in, l, w.at[l], false)
+			for i := range dst {
+				dst[i] = w.r32[in.s[1+i]][l]
+			}
+		}
+	case opLoadGlobal:
+		from := &w.r64[in.s[0]]
+		for m := mask; m != 0; m &= m - 1 {
+			l := bits.TrailingZeros32(m)
+			if src := w.global(in, l, from[l]+uint64(in.global), in.op.size, false); src != nil {
+				for i, d := range in.d {
+					w.r32[d][l] = binary.LittleEndian.Uint32(src[4*i:])
+				}
+			}
+		}
+		w.wrote(in, mask)
+	case opStoreGlobal:
+		to := &w.r64[in.s[0]]
+		for m := mask; m != 0; m &= m - 1 {
+			l := bits.TrailingZeros32(m)
+			if dst := w.global(in, l, to[l]+uint64(in.global), in.op.size, true); dst != nil {
+				for i, s := range in.s[1:] {
+					binary.LittleEndian.PutUint32(dst[4*i:], w.r32[s][l])
+				}
 			}
 		}
 	}
 }
 
 // addresses computes the shared addresses of all lanes and checks the banks.
-func (w *warp) addresses(in *instr, mask uint32, size int) *[warpSize]uint32 {
-	at := w.r32[in.s[0]]
-	for l := range at {
-		at[l] += uint32(in.shared)
+func (w *warp) addresses(in *instr, mask uint32) {
+	base, offset := &w.r32[in.s[0]], uint32(in.shared)
+	for l := range w.at {
+		w.at[l] = base[l] + offset
 	}
-	w.conflicts(in, &at, mask, size)
-	return &at
-}
-
-func (w *warp) load(in *instr, lane int, src []byte) {
-	if src == nil {
-		return
-	}
-	for i, d := range in.d {
-		w.r32[d][lane] = binary.LittleEndian.Uint32(src[4*i:])
-		w.set32[d] |= 1 << lane
-	}
-}
-
-func (w *warp) store(in *instr, lane int, dst []byte) {
-	if dst == nil {
-		return
-	}
-	for i, s := range in.s[1:] {
-		binary.LittleEndian.PutUint32(dst[4*i:], w.r32[s][lane])
-	}
+	w.conflicts(in, mask)
 }
 
 // shuffle gives every lane the value of the lane whose number differs in the
 // bits of the second operand. Only shuffles among the whole warp are run.
 func (w *warp) shuffle(in *instr) {
-	from, among, members := &w.r32[in.s[1]], &w.r32[in.s[2]], &w.r32[in.s[3]]
-	var d [warpSize]uint32
+	src, from, among, members := &w.r32[in.s[0]], &w.r32[in.s[1]], &w.r32[in.s[2]], &w.r32[in.s[3]]
+	d, wrong := &w.kept32, uint32(0)
 	for l := range d {
-		if among[l] != warpSize-1 || members[l] != allLanes || from[l] >= warpSize {
-			w.find(in, l, Divergent, "shuffle with lane mask %d, clamp %#x and members %#x, want masks below 32, clamp 31 and all members", from[l], among[l], members[l])
-			return
-		}
-		d[l] = w.r32[in.s[0]][l^int(from[l])]
+		wrong |= among[l] ^ (warpSize - 1) | ^members[l] | from[l]&^(warpSize-1)
+		d[l] = src[l^int(from[l]&(warpSize-1))]
 	}
-	w.r32[in.d[0]] = d
-	w.set32[in.d[0]] = allLanes
+	if wrong != 0 {
+		for l := range d {
+			if among[l] != warpSize-1 || members[l] != allLanes || from[l] >= warpSize {
+				w.find(in, l, Divergent, "shuffle with lane mask %d, clamp %#x and members %#x, want masks below 32, clamp 31 and all members", from[l], among[l], members[l])
+				return
+			}
+		}
+	}
+	w.r32[in.d[0]] = *d
+	w.wrote(in, allLanes)
 }
 
 // matrix is ldmatrix: lanes 8q to 8q+7 name the eight rows of matrix q, and
 // lane l gets entries 2(l mod 4) and the next of row l/4, or of column l/4.
 func (w *warp) matrix(in *instr) {
-	at := w.addresses(in, allLanes, in.op.size)
-	for q := range 4 {
-		var rows [8][4]uint32 // two entries a word
-		for r := range rows {
-			src := w.readShared(in, 8*q+r, at[8*q+r], 16)
+	w.addresses(in, allLanes)
+	for q, d := range in.d {
+		to := &w.r32[d]
+		for r := range 8 {
+			src := w.readShared(in, 8*q+r, w.at[8*q+r]) // two entries a word
 			if src == nil {
 				return
 			}
-			for t := range rows[r] {
-				rows[r][t] = binary.LittleEndian.Uint32(src[4*t:])
-			}
+			*(*[4]uint32)(to[4*r:]) = *(*[4]uint32)(src)
 		}
-		d := &w.r32[in.d[q]]
-		for l := range d {
-			g, t := l>>2, l&3
-			if in.op.code == opMatrix {
-				d[l] = rows[g][t]
-				continue
-			}
-			lo, hi, shift := rows[2*t][g>>1], rows[2*t+1][g>>1], g&1*16
-			d[l] = lo>>shift&0xffff | hi>>shift<<16
+		if in.op.code == opMatrixTransposed {
+			transpose(to)
 		}
-		w.set32[in.d[q]] = allLanes
+	}
+	w.wrote(in, allLanes)
+}
+
+// transpose exchanges the rows and columns of an 8x8 matrix of 16 bits, two
+// entries of a row a word.
+func transpose(m *[warpSize]uint32) {
+	rows := *m
+	for t := range 4 {
+		for h := range 4 {
+			a, b := rows[8*t+h], rows[8*t+4+h]
+			m[8*h+t], m[8*h+4+t] = a&0xffff|b<<16, a>>16|b&0xffff0000
+		}
 	}
 }
 
@@ -387,19 +419,41 @@ func fragmentB(l, r int) (k, col int) { return l&3<<1 + r<<3, l >> 2 }
 // fragmentC is where register r of lane l keeps its sum.
 func fragmentC(l, r int) (row, col int) { return l>>2 + r>>1<<3, l&3<<1 + r&1 }
 
+// multiplication is a multiplication of matrices: the registers of D, A, B and C,
+// and room for A, B and the sums as float32.
+type multiplication struct {
+	d, a, c [4]*[warpSize]uint32
+	b       [2]*[warpSize]uint32
+	scratch [16*16 + 2*16*8]float32
+}
+
+// multiply is [multiplication.run], in assembly where there is some.
+var multiply = (*multiplication).run
+
 // mma multiplies a 16x16 and a 16x8 matrix of bf16 and adds to a float32 one.
-// The order of a tensor core's sum is not published; this one is ascending.
 func (w *warp) mma(in *instr) {
+	m := &w.block.multiplication
+	for r := range 4 {
+		m.d[r], m.a[r], m.c[r] = &w.r32[in.d[r]], &w.r32[in.s[r]], &w.r32[in.s[6+r]]
+	}
+	m.b[0], m.b[1] = &w.r32[in.s[4]], &w.r32[in.s[5]]
+	multiply(m)
+	w.wrote(in, allLanes)
+}
+
+// run multiplies and adds. The order of a tensor core's sum is not published; this
+// one is ascending.
+func (m *multiplication) run() {
 	var a [16][16]float32
 	var b [8][16]float32 // by column
 	for r := range 4 {
-		for l, v := range &w.r32[in.s[r]] {
+		for l, v := range m.a[r] {
 			row, col := fragmentA(l, r)
 			a[row&15][col&15], a[row&15][(col+1)&15] = bf16(v), math.Float32frombits(v&0xffff0000)
 		}
 	}
 	for r := range 2 {
-		for l, v := range &w.r32[in.s[4+r]] {
+		for l, v := range m.b[r] {
 			k, col := fragmentB(l, r)
 			b[col&7][k&15], b[col&7][(k+1)&15] = bf16(v), math.Float32frombits(v&0xffff0000)
 		}
@@ -419,13 +473,12 @@ func (w *warp) mma(in *instr) {
 		d[0][l], d[1][l], d[2][l], d[3][l] = bits32(s0), bits32(s1), bits32(s2), bits32(s3)
 	}
 	for r := range 4 {
-		for l, c := range &w.r32[in.s[6+r]] {
+		for l, c := range m.c[r] {
 			d[r][l] = bits32(f32(c) + f32(d[r][l]))
 		}
 	}
 	for r := range 4 {
-		w.r32[in.d[r]] = d[r]
-		w.set32[in.d[r]] = allLanes
+		*m.d[r] = d[r]
 	}
 }
 

@@ -12,9 +12,9 @@ package ptx
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -48,8 +48,9 @@ type block struct {
 	index   [3]int
 	number  int
 	warps   []warp
-	shared  []byte
-	shadow  []word
+	shared  []uint32
+	pieces  []word // the shadow of shared memory, 16 bytes each, and
+	words   []word // of its words where pieces are split
 	barrier uint16 // number of the barrier interval, from 1
 	report  *Report
 	rng     *rand.Rand
@@ -57,6 +58,7 @@ type block struct {
 	failed  bool
 
 	instructions, mma, copies int64
+	multiplication            multiplication
 }
 
 // stopped reports whether the block has a finding after which it makes no
@@ -76,6 +78,7 @@ func (k *Kernel) Run(mem *Memory, l Launch) (*Report, error) {
 	for range min(runtime.GOMAXPROCS(0), blocks) {
 		wg.Go(func() {
 			b := newBlock(k, mem, report, l)
+			defer idle.Put(b)
 			for {
 				n := int(next.Add(1)) - 1
 				if n >= blocks {
@@ -119,74 +122,90 @@ func (k *Kernel) check(l *Launch) error {
 	return nil
 }
 
+// idle are blocks whose memory the next launches use again.
+var idle sync.Pool
+
 func newBlock(k *Kernel, mem *Memory, report *Report, l Launch) *block {
-	b := &block{k: k, mem: mem, args: l.Args, report: report, warps: make([]warp, l.Block/warpSize),
-		shared: make([]byte, l.Shared), shadow: make([]word, l.Shared/4)}
+	b, _ := idle.Get().(*block)
+	if b == nil {
+		b = &block{}
+	}
+	*b = block{k: k, mem: mem, args: l.Args, report: report, warps: resized(b.warps, l.Block/warpSize),
+		shared: resized(b.shared, l.Shared/4), pieces: resized(b.pieces, l.Shared/16), words: resized(b.words, l.Shared/4)}
 	for i := range b.warps {
-		b.warps[i] = warp{block: b, first: i * warpSize, index: map[int]int{},
-			r32: make([][warpSize]uint32, k.r32), set32: make([]uint32, k.r32),
-			r64: make([][warpSize]uint64, k.r64), set64: make([]uint32, k.r64),
-			preds: make([]uint32, k.preds), setPred: make([]uint32, k.preds)}
-		b.warps[i].constants()
+		w := &b.warps[i]
+		*w = warp{block: b, first: i * warpSize, r32: resized(w.r32, max(1, k.r32)), r64: resized(w.r64, max(1, k.r64)), preds: resized(w.preds, k.preds),
+			set: resized(w.set, k.r32+k.r64+k.preds), constants: resized(w.constants, k.r32+k.r64+k.preds), paths: w.paths, copies: w.copies}
+		w.fill()
 	}
 	return b
+}
+
+// resized is a slice of n elements, of any content, in the place of one that is
+// not needed any more.
+func resized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
 }
 
 // reset makes the block the n-th of the grid, with nothing written yet.
 func (b *block) reset(n int, l Launch) {
 	b.number, b.barrier, b.failed, b.instructions, b.limit = n, 1, false, 0, l.Limit
 	b.rng = rand.New(rand.NewPCG(l.Seed, uint64(n)))
-	clear(b.shadow)
+	clear(b.pieces)
 	for i := range b.shared {
-		b.shared[i] = 0xff // NaN, as bf16 and as float32
+		b.shared[i] = math.MaxUint32 // NaN, as bf16 and as float32
 	}
 	for i := range b.warps {
 		w := &b.warps[i]
 		w.exited, w.atBarrier, w.barrier = 0, 0, 1
-		copy(w.set32, w.const32)
-		copy(w.set64, w.const64)
-		copy(w.setPred, w.constPred)
-		for l := range warpSize {
-			w.pc[l], w.groups[l], w.copies[l] = 0, 0, w.copies[l][:0]
-		}
-		for n, r := range w.index {
-			for l := range w.r32[r] {
-				w.r32[r][l] = uint32(b.index[n])
+		copy(w.set, w.constants)
+		w.paths = append(w.paths[:0], path{lanes: allLanes})
+		w.copies, w.groups = w.copies[:0], [warpSize]int{}
+	}
+	for n, at := range b.index {
+		if r, ok := b.k.const32[constant{special: specials[1+n]}]; ok {
+			for i := range b.warps {
+				broadcast(&b.warps[i].r32[r], uint32(at))
 			}
 		}
 	}
 }
 
-// constants fills the registers of numbers and of special registers, which nothing
-// writes, and notes them as set.
-func (w *warp) constants() {
-	for c, r := range w.block.k.const32 {
-		for l := range warpSize {
-			v := c.value
-			switch c.special {
-			case "%tid.x":
-				v = uint32(w.first + l)
+// fill fills the registers of numbers and of special registers, which nothing
+// writes, and notes them as set. Those of the block's index are filled by reset.
+func (w *warp) fill() {
+	k := w.block.k
+	clear(w.constants)
+	for c, r := range k.const32 {
+		if c.special == specials[0] {
+			for l := range warpSize {
+				w.r32[r][l] = uint32(w.first + l)
 			}
-			w.r32[r][l] = v
-		}
-		w.set32[r] = allLanes
-		if n := slices.Index(specials[1:], c.special); n >= 0 { // each block has its own
-			w.index[n] = r
+		} else {
+			broadcast(&w.r32[r], c.value)
 		}
 	}
-	for v, r := range w.block.k.const64 {
-		for l := range warpSize {
-			w.r64[r][l] = v
-		}
-		w.set64[r] = allLanes
+	for v, r := range k.const64 {
+		broadcast(&w.r64[r], v)
 	}
-	for v, r := range w.block.k.constPred {
-		w.preds[r], w.setPred[r] = 0, allLanes
+	for v, r := range k.constPred {
+		w.preds[r] = 0
 		if v {
 			w.preds[r] = allLanes
 		}
 	}
-	w.const32, w.const64, w.constPred = slices.Clone(w.set32), slices.Clone(w.set64), slices.Clone(w.setPred)
+	for _, at := range k.constants {
+		w.constants[at] = allLanes
+	}
+}
+
+func broadcast[T uint32 | uint64](register *[warpSize]T, v T) {
+	for l := range register {
+		register[l] = v
+	}
 }
 
 // maxBurst is the most instructions that a warp runs before another may.
@@ -211,12 +230,12 @@ func (b *block) run() {
 		switch {
 		case b.instructions > b.limit:
 			w := b.waiting(func(w *warp) uint32 { return ^w.exited })
-			w.find(&b.k.code[w.pc[0]], 0, Runaway, "the block has run %d instructions", b.instructions)
+			w.find(&b.k.code[w.paths[0].pc], 0, Runaway, "the block has run %d instructions", b.instructions)
 			return
 		case ran:
 		case b.waiting((*warp).runnable) != nil:
 			w := b.waiting((*warp).runnable)
-			w.find(&b.k.code[w.pc[0]], 0, Deadlock, "no thread of the block can go on")
+			w.find(&b.k.code[w.paths[0].pc], 0, Deadlock, "no thread of the block can go on")
 			return
 		case b.waiting(func(w *warp) uint32 { return ^w.exited }) == nil:
 			return
@@ -241,7 +260,7 @@ func (b *block) waiting(set func(*warp) uint32) *warp {
 // release lets the block go on when all of its threads are at one barrier.
 func (b *block) release() bool {
 	first := b.waiting(func(w *warp) uint32 { return w.atBarrier })
-	pc := first.pc[0]
+	pc := first.paths[0].pc
 	in := &b.k.code[pc]
 	for i := range b.warps {
 		w := &b.warps[i]
@@ -249,8 +268,8 @@ func (b *block) release() bool {
 			w.find(in, 0, Barrier, "thread %d has ended, others wait at %s", w.first, in)
 			return false
 		}
-		if w.pc[0] != pc {
-			w.find(in, 0, Barrier, "thread %d waits at %s, thread %d at %s", first.first, in, w.first, &b.k.code[w.pc[0]])
+		if at := w.paths[0].pc; at != pc {
+			w.find(in, 0, Barrier, "thread %d waits at %s, thread %d at %s", first.first, in, w.first, &b.k.code[at])
 			return false
 		}
 	}
@@ -261,7 +280,7 @@ func (b *block) release() bool {
 	for i := range b.warps {
 		w := &b.warps[i]
 		w.atBarrier = 0
-		w.goTo(allLanes, pc+1)
+		w.paths[0].pc = pc + 1
 	}
 	return true
 }

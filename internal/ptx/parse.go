@@ -24,11 +24,12 @@ type Kernel struct {
 
 	code []instr
 	// r32, r64 and preds count the registers of each kind, those among them
-	// that hold constants included.
+	// that hold constants included. A warp's set has them in this order.
 	r32, r64, preds int
 	const32         map[constant]int
 	const64         map[uint64]int
 	constPred       map[bool]int
+	constants       []int // their places in a warp's set
 	names           map[string]register
 }
 
@@ -49,9 +50,6 @@ const (
 	class64
 	classPred
 )
-
-// narrow reports whether the register is in the 32-bit file.
-func (c class) narrow() bool { return c == class32 || c == class16 }
 
 // register is a register's place in the file of its class.
 type register struct {
@@ -79,6 +77,14 @@ type instr struct {
 	s    []int
 	// classes are those of s.
 	classes []class
+	// r32 and r64 are the same registers as s by place, where the file of their class
+	// has them, and any other ones elsewhere.
+	r32, r64 [4]int
+	// reads are the places in a warp's set of what is read and is no constant; writes
+	// is added to those of d.
+	reads  []int
+	writes int
+	guard  int // and of pred
 	// shared and global are added to the addresses; count is a number in the
 	// text, or that of a parameter.
 	shared, global int64
@@ -237,8 +243,13 @@ func (p *parser) body() {
 		}
 	}
 	end := p.next()
+	isConstant := make([]bool, k.r32+k.r64+k.preds)
+	for _, at := range k.placeConstants() {
+		isConstant[at] = true
+	}
 	for i := range k.code {
 		in := &k.code[i]
+		k.place(in, isConstant)
 		if in.label == "" {
 			continue
 		}
@@ -250,6 +261,51 @@ func (p *parser) body() {
 	}
 	if n := len(k.code); n == 0 || k.code[n-1].op.code != opRet || k.code[n-1].pred >= 0 {
 		fail(end.line, "%s does not end with ret", k.Name)
+	}
+}
+
+// setPlace is where a warp's set has the first register of a class.
+func (k *Kernel) setPlace(c class) int {
+	switch c {
+	case class64:
+		return k.r32
+	case classPred:
+		return k.r32 + k.r64
+	}
+	return 0
+}
+
+// placeConstants notes the places of constants in a warp's set.
+func (k *Kernel) placeConstants() []int {
+	for _, r := range k.const32 {
+		k.constants = append(k.constants, r)
+	}
+	for _, r := range k.const64 {
+		k.constants = append(k.constants, k.setPlace(class64)+r)
+	}
+	for _, r := range k.constPred {
+		k.constants = append(k.constants, k.setPlace(classPred)+r)
+	}
+	return k.constants
+}
+
+// place finds an instruction's registers.
+func (k *Kernel) place(in *instr, isConstant []bool) {
+	for i, r := range in.s {
+		if at := k.setPlace(in.classes[i]) + r; !isConstant[at] {
+			in.reads = append(in.reads, at)
+		}
+		switch {
+		case i >= len(in.r32):
+		case in.classes[i] == class64:
+			in.r64[i] = r
+		case in.classes[i] != classPred:
+			in.r32[i] = r
+		}
+	}
+	in.guard = k.setPlace(classPred) + in.pred
+	if len(in.d) > 0 {
+		in.writes = k.setPlace(classOf(in.op.operands[0]))
 	}
 }
 
