@@ -91,11 +91,7 @@ func Export(dir string, c *config.Config, tok token.Tokenizer, out string, o Opt
 		}
 		files = append(files, text(hubConfig, append(config, '\n')))
 	}
-	if tok != nil {
-		if name, content := tok.File(); name != "" {
-			files = append(files, text(name, content))
-		}
-	}
+	files = append(files, tokenizerFiles(tok, o.Format)...)
 	var values []safetensors.Value
 	for i, q := range s.Params() {
 		for _, p := range layout[q.Name] {
@@ -110,6 +106,44 @@ func Export(dir string, c *config.Config, tok token.Tokenizer, out string, o Opt
 	}
 	files = append(files, file{safetensors.WholeFile, func(w io.Writer) error { return safetensors.Write(w, values, map[string]string{"format": "pt"}) }})
 	return nil, create(out, files)
+}
+
+// configFile is the file beside a tokenizer's that says which class reads it.
+const configFile = "tokenizer_config.json"
+
+// tokenizerFiles are those of a tokenizer, which may be nil, and what lies beside it.
+// For transformers each has a file; and one that says that this file is all of it, where
+// no other does: without it, the class that the type of the model has by custom would
+// put its own rules in the place of the file's.
+func tokenizerFiles(tok token.Tokenizer, format string) (files []file) {
+	if tok == nil {
+		return nil
+	}
+	name, content := tok.File()
+	if name == "" && format == "hf" {
+		name, content = token.FileNames[0], token.BytesFile()
+	}
+	if name != "" {
+		files = append(files, text(name, content))
+	}
+	has := false
+	for _, b := range token.Files(tok) {
+		files = append(files, text(b.Name, b.Content))
+		has = has || b.Name == configFile
+	}
+	if format == "hf" && !has && name == token.FileNames[0] {
+		end := tok.Special(tok.EndOfDocument())
+		begin := end
+		if before, _ := tok.Frame(); len(before) == 1 {
+			begin = tok.Special(before[0])
+		}
+		config, err := json.MarshalIndent(object{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": begin, "eos_token": end, "clean_up_tokenization_spaces": false}, "", "  ")
+		if err != nil {
+			panic(err) // texts and flags have an encoding
+		}
+		files = append(files, text(configFile, append(config, '\n')))
+	}
+	return files
 }
 
 // file is a file to write.

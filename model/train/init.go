@@ -80,8 +80,21 @@ func (r *Run) openInit() (*beginning, error) {
 	if err := checkpoint.Verify(dir, c); err != nil {
 		return nil, err
 	}
+	if err := r.takeBeside(dir, s); err != nil {
+		return nil, err
+	}
 	b.weights, err = checkpoint.OpenWeights(dir)
 	return b, err
+}
+
+// takeBeside gives the run the files beside a checkpoint's tokenizer, where it has some:
+// the data's tokenizer is the same, and its own files stay where there are none.
+func (r *Run) takeBeside(dir string, s checkpoint.State) error {
+	files, err := checkpoint.Beside(dir, s)
+	if err == nil && len(files) > 0 {
+		r.tokenizer = token.With(r.Data.Tokenizer, files)
+	}
+	return err
 }
 
 // fill puts the checkpoint's weights in the place of those that the seed gave.

@@ -3,6 +3,7 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +62,10 @@ type Run struct {
 	OnStep  func(Progress)
 	OnBatch func(Batch)
 	OnNote  func(string)
+
+	// tokenizer, where not nil, is the data's with the files that lie beside that of the
+	// checkpoint which the run goes on from.
+	tokenizer token.Tokenizer
 }
 
 // Batch is how far a step, or the validation after it, has come: Done of its Of
@@ -518,7 +523,7 @@ func (r *Run) checkResume(dir string) (checkpoint.State, error) {
 	if err := checkpoint.Verify(dir, c); err != nil {
 		return s, r.unreadable(dir, err)
 	}
-	return s, nil
+	return s, r.takeBeside(dir, s)
 }
 
 // load reads the parameters of a checkpoint, and demands finite ones.
@@ -574,7 +579,7 @@ func (t *trainer) save() (string, error) {
 	if t.guidance != nil {
 		s.Guide = &checkpoint.Guide{Count: t.step, Ratio: t.guidance.Ratio(t.step), Steps: t.cpu.adam.GuideSteps}
 	}
-	dir, err := checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.run.Data.Tokenizer, t.params, t.m, t.v, keep)
+	dir, err := checkpoint.Save(t.run.Dir, t.run.Config.Source, s, cmp.Or(t.run.tokenizer, t.run.Data.Tokenizer), t.params, t.m, t.v, keep)
 	if err == nil {
 		t.saved, t.savedAt = dir, t.step
 	}
