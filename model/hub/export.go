@@ -46,9 +46,9 @@ const DefaultShard = 5e9
 const GGUFFile = "model.gguf"
 
 // Export writes the model of a checkpoint, whose configuration and tokenizer these are;
-// tok may be nil. What it writes is a folder of its own, or, for llama.cpp, a file, or
-// one in a folder where out does not end in .gguf: it appears whole. Tensors go through
-// one by one, a piece at a time. Notes say what others will do in another way.
+// tok may be nil. What it writes is a folder of its own, or, for llama.cpp, the file
+// [GGUFName]: it appears whole. Tensors go through one by one, a piece at a time. Notes
+// say what others will do in another way.
 func Export(dir string, c *config.Config, tok token.Tokenizer, out string, o Options) (notes []string, err error) {
 	if !slices.Contains(Formats, o.Format) {
 		return nil, fmt.Errorf("unknown format %q; valid are %s", o.Format, strings.Join(Formats, ", "))
@@ -104,7 +104,17 @@ func Export(dir string, c *config.Config, tok token.Tokenizer, out string, o Opt
 			}})
 		}
 	}
-	files = append(files, file{safetensors.WholeFile, func(w io.Writer) error { return safetensors.Write(w, values, map[string]string{"format": "pt"}) }})
+	shards := safetensors.Split(values, cmp.Or(o.Shard, DefaultShard))
+	for _, s := range shards {
+		files = append(files, file{s.Name, func(w io.Writer) error { return safetensors.Write(w, s.Values, map[string]string{"format": "pt"}) }})
+	}
+	if len(shards) > 1 {
+		index, err := safetensors.Index(shards)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, text(safetensors.IndexFile, index))
+	}
 	return nil, create(out, files)
 }
 

@@ -217,3 +217,56 @@ func TestExportTokenizer(t *testing.T) {
 		}
 	}
 }
+
+// Large models are several files, which come back as the same model; weights in a
+// smaller type are rounded, and the configuration says so.
+func TestExportShards(t *testing.T) {
+	c := imported(t, filepath.Join(unpack(t, "testdata/models-5.zip"), "qwen3"))
+	whole := contents(t, export(t, c, "hf"))
+	for _, typ := range Types {
+		dir := filepath.Join(t.TempDir(), "out")
+		if _, err := Export(c.Dir, c.Config, nil, dir, Options{Format: "hf", Type: typ, Shard: 3000}); err != nil {
+			t.Fatal(err)
+		}
+		n, files := 0, filesOf(t, dir)
+		for name, text := range files {
+			if !strings.HasSuffix(name, ".safetensors") {
+				continue
+			}
+			n++
+			f, err := safetensors.Open(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tensors := f.Tensors(); len(tensors) > 1 && len(text) > 3000+200*len(tensors) {
+				t.Errorf("%s has %d bytes", name, len(text))
+			}
+			for _, u := range f.Tensors() {
+				if u.DType != strings.ToUpper(typ) {
+					t.Errorf("%s is %s, want %s", u.Name, u.DType, typ)
+				}
+			}
+			f.Close()
+		}
+		if want := map[string]string{"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[typ]; n < 3 || !strings.Contains(files[hubConfig], `"torch_dtype": "`+want+`"`) || files[safetensors.IndexFile] == "" {
+			t.Errorf("%s: %d files, %s", typ, n, files[hubConfig])
+		}
+		is := contents(t, dir)
+		for name, v := range whole {
+			u := is[name]
+			if len(u.Data) != len(v.Data) {
+				t.Fatalf("%s: %s has shape %v, was %v", typ, name, u.Shape, v.Shape)
+			}
+			for i, x := range v.Data {
+				// It came in bf16; binary16 has room for none below 6e-8.
+				if y := u.Data[i]; y != x && !(typ == "f16" && y-x < 3e-8 && x-y < 3e-8) {
+					t.Fatalf("%s: %s[%d] is %v, was %v", typ, name, i, y, x)
+				}
+			}
+		}
+		imported(t, dir)
+	}
+	if _, err := Export(c.Dir, c.Config, nil, filepath.Join(t.TempDir(), "out"), Options{Format: "hf", Type: "f64"}); err == nil || err.Error() != `unknown type "f64"; valid are f32, f16, bf16` {
+		t.Error(err)
+	}
+}
