@@ -6,6 +6,7 @@
 //	optimizer.safetensors    moments, m.NAME and v.NAME
 //	guides.safetensors       in the guided phase, guides and their moments
 //	tokenizer.json           the tokenizer's file, or tokenizer.model; none for bytes
+//	tokenizer_config.json    and other files of Hugging Face's that came beside that one
 //	state.json               step, data, and what else resume needs
 //	checksums.txt            CRC-32C, size and name of each of these
 //
@@ -65,7 +66,10 @@ type State struct {
 	Tokenizer     string `json:"tokenizer"`
 	TokenizerHash string `json:"tokenizer_hash,omitempty"`
 	TokenizerFile string `json:"tokenizer_file,omitempty"`
-	Data          string `json:"data"`
+	// Beside are the names of the files beside the tokenizer's, [token.Beside]: Save
+	// fills them in.
+	Beside []string `json:"beside,omitempty"`
+	Data   string   `json:"data"`
 	// ISA is what the last steps ran on: an instruction set, or cuda; empty in the
 	// first edition's.
 	ISA string `json:"isa,omitempty"`
@@ -182,6 +186,11 @@ func create(run string, source []byte, s State, tok token.Tokenizer, files []fil
 		if s.TokenizerFile, content = tok.File(); s.TokenizerFile != "" {
 			files = append(files, file{s.TokenizerFile, func(f io.Writer) error { _, err := f.Write(content); return err }})
 		}
+		s.Beside = nil
+		for _, b := range token.Files(tok) {
+			s.Beside = append(s.Beside, b.Name)
+			files = append(files, file{b.Name, func(f io.Writer) error { _, err := f.Write(b.Content); return err }})
+		}
 	}
 	state, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
@@ -270,8 +279,27 @@ func values(prefix string, of Values, list []spec.Param) []safetensors.Value {
 	return vs
 }
 
-// Tokenizer reads the tokenizer of a checkpoint in a state; it is nil where the
-// checkpoint has none.
+// Beside reads the files beside the tokenizer of a checkpoint in a state.
+func Beside(dir string, s State) (files []token.File, err error) {
+	sums, err := readSums(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range s.Beside {
+		if !slices.Contains(token.Beside, name) {
+			return nil, fmt.Errorf("%s: beside has %.100q, want some of %q", filepath.Join(dir, stateFile), name, token.Beside)
+		}
+		content, err := sums.readChecked(dir, name, token.MaxBeside)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, token.File{Name: name, Content: content})
+	}
+	return files, nil
+}
+
+// Tokenizer reads the tokenizer of a checkpoint in a state, with the files beside it; it
+// is nil where the checkpoint has none.
 func Tokenizer(dir string, s State) (token.Tokenizer, error) {
 	sums, err := readSums(dir)
 	if err != nil {
@@ -299,7 +327,11 @@ func Tokenizer(dir string, s State) (token.Tokenizer, error) {
 	if got := token.HashText(t); s.TokenizerHash != "" && got != s.TokenizerHash {
 		return nil, fmt.Errorf("%s: the tokenizer is %s, the model was trained with %s", dir, got, s.TokenizerHash)
 	}
-	return t, nil
+	files, err := Beside(dir, s)
+	if err != nil {
+		return nil, err
+	}
+	return token.With(t, files), nil
 }
 
 // maxText bounds the small files of a checkpoint.

@@ -237,3 +237,32 @@ func TestSaveWeights(t *testing.T) {
 		t.Errorf("%v, %v", tok, err)
 	}
 }
+
+// The files beside a tokenizer are those of the checkpoint, checked as the others are.
+func TestBeside(t *testing.T) {
+	_, p := params(t)
+	files := []token.File{{Name: "tokenizer_config.json", Content: []byte("{}")}, {Name: "chat_template.jinja", Content: []byte("{{ messages }}")}}
+	dir, err := SaveWeights(filepath.Join(t.TempDir(), "run"), []byte(source), State{Name: "small", Steps: 10}, token.With(token.Bytes{}, files), values("", p, p.List()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, s, err := Describe(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := Tokenizer(dir, s)
+	if err != nil || token.Plain(tok) != token.Tokenizer(token.Bytes{}) || !slices.EqualFunc(token.Files(tok), files, func(a, b token.File) bool { return a.Name == b.Name && string(a.Content) == string(b.Content) }) {
+		t.Errorf("%v with %q, %v", tok, token.Files(tok), err)
+	}
+	s.Beside = []string{"../../secret.json"}
+	if _, err := Tokenizer(dir, s); err == nil || !strings.Contains(err.Error(), `beside has "../../secret.json", want some of`) {
+		t.Error(err)
+	}
+	s.Beside = []string{"chat_template.jinja"}
+	if err := os.WriteFile(filepath.Join(dir, "chat_template.jinja"), []byte("{{ messagez }}"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Tokenizer(dir, s); err == nil || !strings.Contains(err.Error(), "chat_template.jinja") {
+		t.Errorf("a file that changed is taken: %v", err)
+	}
+}

@@ -46,9 +46,9 @@ const DefaultShard = 5e9
 const GGUFFile = "model.gguf"
 
 // Export writes the model of a checkpoint, whose configuration and tokenizer these are;
-// tok may be nil. What it writes is a folder of its own, or, for llama.cpp, a file, or
-// one in a folder where out does not end in .gguf: it appears whole. Tensors go through
-// one by one, a piece at a time. Notes say what others will do in another way.
+// tok may be nil. What it writes is a folder of its own, or, for llama.cpp, the file
+// [GGUFName]: it appears whole. Tensors go through one by one, a piece at a time. Notes
+// say what others will do in another way.
 func Export(dir string, c *config.Config, tok token.Tokenizer, out string, o Options) (notes []string, err error) {
 	if !slices.Contains(Formats, o.Format) {
 		return nil, fmt.Errorf("unknown format %q; valid are %s", o.Format, strings.Join(Formats, ", "))
@@ -91,11 +91,7 @@ func Export(dir string, c *config.Config, tok token.Tokenizer, out string, o Opt
 		}
 		files = append(files, text(hubConfig, append(config, '\n')))
 	}
-	if tok != nil {
-		if name, content := tok.File(); name != "" {
-			files = append(files, text(name, content))
-		}
-	}
+	files = append(files, tokenizerFiles(tok, o.Format)...)
 	var values []safetensors.Value
 	for i, q := range s.Params() {
 		for _, p := range layout[q.Name] {
@@ -108,8 +104,56 @@ func Export(dir string, c *config.Config, tok token.Tokenizer, out string, o Opt
 			}})
 		}
 	}
-	files = append(files, file{safetensors.WholeFile, func(w io.Writer) error { return safetensors.Write(w, values, map[string]string{"format": "pt"}) }})
+	shards := safetensors.Split(values, cmp.Or(o.Shard, DefaultShard))
+	for _, s := range shards {
+		files = append(files, file{s.Name, func(w io.Writer) error { return safetensors.Write(w, s.Values, map[string]string{"format": "pt"}) }})
+	}
+	if len(shards) > 1 {
+		index, err := safetensors.Index(shards)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, text(safetensors.IndexFile, index))
+	}
 	return nil, create(out, files)
+}
+
+// configFile is the file beside a tokenizer's that says which class reads it.
+const configFile = "tokenizer_config.json"
+
+// tokenizerFiles are those of a tokenizer, which may be nil, and what lies beside it.
+// For transformers each has a file; and one that says that this file is all of it, where
+// no other does: without it, the class that the type of the model has by custom would
+// put its own rules in the place of the file's.
+func tokenizerFiles(tok token.Tokenizer, format string) (files []file) {
+	if tok == nil {
+		return nil
+	}
+	name, content := tok.File()
+	if name == "" && format == "hf" {
+		name, content = token.FileNames[0], token.BytesFile()
+	}
+	if name != "" {
+		files = append(files, text(name, content))
+	}
+	has := false
+	for _, b := range token.Files(tok) {
+		files = append(files, text(b.Name, b.Content))
+		has = has || b.Name == configFile
+	}
+	if format == "hf" && !has && name == token.FileNames[0] {
+		end := tok.Special(tok.EndOfDocument())
+		begin := end
+		if before, _ := tok.Frame(); len(before) == 1 {
+			begin = tok.Special(before[0])
+		}
+		config, err := json.MarshalIndent(object{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": begin, "eos_token": end, "clean_up_tokenization_spaces": false}, "", "  ")
+		if err != nil {
+			panic(err) // texts and flags have an encoding
+		}
+		files = append(files, text(configFile, append(config, '\n')))
+	}
+	return files
 }
 
 // file is a file to write.

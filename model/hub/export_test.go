@@ -13,6 +13,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/safetensors"
+	"github.com/structuredffn/sffn/model/token"
 )
 
 // contents are the tensors of a folder.
@@ -150,5 +151,122 @@ func TestLeftOver(t *testing.T) {
 		if got := strings.Join(names, " "); err != nil || got != want {
 			t.Errorf("%s has %s, %v, want %s", folder, got, err, want)
 		}
+	}
+}
+
+// files are those of a folder by name.
+func filesOf(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[e.Name()] = string(text)
+	}
+	return all
+}
+
+// What lies beside a tokenizer comes here with it and goes back; a tokenizer that came
+// without says for itself which class reads it, and the byte tokenizer gets a file.
+func TestExportTokenizer(t *testing.T) {
+	const shape = "hidden: 8, ffn: 8, layers: 1, q_heads: 1, max_positions: 8"
+	dir := t.TempDir()
+	beside := map[string]string{"tokenizer_config.json": `{"chat_template": "{{ messages }}"}`, "special_tokens_map.json": "{}", "chat_template.jinja": "{{ own }}", "generation_config.json": `{"temperature": 0.7}`}
+	for name, text := range beside {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "tokenizer.json"), learned(t, ""), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	tok, err := token.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := drawn(t, "x", "vocab: 600, "+shape, tok)
+	for _, format := range []string{"hf", "reference"} {
+		is := filesOf(t, export(t, c, format))
+		for name, want := range beside {
+			if is[name] != want {
+				t.Errorf("%s: %s is %q, want %q", format, name, is[name], want)
+			}
+		}
+	}
+	if again := imported(t, export(t, c, "hf")); again.Tokenizer != nil {
+		t.Error("a tokenizer came that nobody gave")
+	}
+	for name, tok := range map[string]token.Tokenizer{"own": token.Plain(tok), "bytes": token.Bytes{}} {
+		c := drawn(t, "x", "vocab: 600, "+shape, tok)
+		out := export(t, c, "hf")
+		if got, want := filesOf(t, out)["tokenizer_config.json"], "\"tokenizer_class\": \"PreTrainedTokenizerFast\""; !strings.Contains(got, want) || !strings.Contains(got, `"eos_token": "\u003c|endoftext|\u003e"`) {
+			t.Errorf("%s: tokenizer_config.json is %s", name, got)
+		}
+		again, err := token.Open(out)
+		if err != nil || again.Hash() != tok.Hash() {
+			t.Errorf("%s: another tokenizer came back: %v", name, err)
+		}
+		if got := len(filesOf(t, export(t, c, "reference"))); got != map[string]int{"own": 3, "bytes": 2}[name] {
+			t.Errorf("%s: by the project's names there are %d files", name, got)
+		}
+	}
+}
+
+// Large models are several files, which come back as the same model; weights in a
+// smaller type are rounded, and the configuration says so.
+func TestExportShards(t *testing.T) {
+	c := imported(t, filepath.Join(unpack(t, "testdata/models-5.zip"), "qwen3"))
+	whole := contents(t, export(t, c, "hf"))
+	for _, typ := range Types {
+		dir := filepath.Join(t.TempDir(), "out")
+		if _, err := Export(c.Dir, c.Config, nil, dir, Options{Format: "hf", Type: typ, Shard: 3000}); err != nil {
+			t.Fatal(err)
+		}
+		n, files := 0, filesOf(t, dir)
+		for name, text := range files {
+			if !strings.HasSuffix(name, ".safetensors") {
+				continue
+			}
+			n++
+			f, err := safetensors.Open(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tensors := f.Tensors(); len(tensors) > 1 && len(text) > 3000+200*len(tensors) {
+				t.Errorf("%s has %d bytes", name, len(text))
+			}
+			for _, u := range f.Tensors() {
+				if u.DType != strings.ToUpper(typ) {
+					t.Errorf("%s is %s, want %s", u.Name, u.DType, typ)
+				}
+			}
+			f.Close()
+		}
+		if want := map[string]string{"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[typ]; n < 3 || !strings.Contains(files[hubConfig], `"torch_dtype": "`+want+`"`) || files[safetensors.IndexFile] == "" {
+			t.Errorf("%s: %d files, %s", typ, n, files[hubConfig])
+		}
+		is := contents(t, dir)
+		for name, v := range whole {
+			u := is[name]
+			if len(u.Data) != len(v.Data) {
+				t.Fatalf("%s: %s has shape %v, was %v", typ, name, u.Shape, v.Shape)
+			}
+			for i, x := range v.Data {
+				// It came in bf16; binary16 has room for none below 6e-8.
+				if y := u.Data[i]; y != x && !(typ == "f16" && y-x < 3e-8 && x-y < 3e-8) {
+					t.Fatalf("%s: %s[%d] is %v, was %v", typ, name, i, y, x)
+				}
+			}
+		}
+		imported(t, dir)
+	}
+	if _, err := Export(c.Dir, c.Config, nil, filepath.Join(t.TempDir(), "out"), Options{Format: "hf", Type: "f64"}); err == nil || err.Error() != `unknown type "f64"; valid are f32, f16, bf16` {
+		t.Error(err)
 	}
 }

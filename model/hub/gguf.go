@@ -132,6 +132,15 @@ func dense(s spec.Model) spec.Model {
 	return s
 }
 
+// GGUFName is the file for llama.cpp that an export to out writes: out itself where its
+// name ends in .gguf, or else one in the folder out.
+func GGUFName(out string) string {
+	if filepath.Ext(out) == filepath.Ext(GGUFFile) {
+		return out
+	}
+	return filepath.Join(out, GGUFFile)
+}
+
 // exportGGUF writes a file for llama.cpp, with matrices of a type.
 func exportGGUF(w *checkpoint.Weights, s spec.Model, tok token.Tokenizer, out string, matrices narrow.Type, progress func(done int)) (notes []string, err error) {
 	arch, err := architectureOf(s)
@@ -145,11 +154,9 @@ func exportGGUF(w *checkpoint.Weights, s spec.Model, tok token.Tokenizer, out st
 	if windowed(s) {
 		notes = append(notes, fmt.Sprintf("llama.cpp has no window for %s: the file says a context of %d positions, in which the window hides nothing", arch.name, s.Window))
 	}
-	if filepath.Ext(out) != filepath.Ext(GGUFFile) {
-		if err := os.MkdirAll(out, 0o777); err != nil {
-			return nil, err
-		}
-		out = filepath.Join(out, GGUFFile)
+	out = GGUFName(out)
+	if err := os.MkdirAll(filepath.Dir(out), 0o777); err != nil {
+		return nil, err
 	}
 	f, err := disk.New(out)
 	if err != nil {

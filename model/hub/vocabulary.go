@@ -321,7 +321,7 @@ func sideOf(tok token.Tokenizer) side {
 			template = string(f.Content)
 			continue
 		}
-		if f.Name != "tokenizer_config.json" && f.Name != "special_tokens_map.json" {
+		if f.Name != configFile && f.Name != "special_tokens_map.json" {
 			continue
 		}
 		fields, err := parseFields(f.Content)

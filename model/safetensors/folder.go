@@ -25,6 +25,55 @@ const (
 	maxShards = 4096
 )
 
+// Shard is a file of a folder's tensors.
+type Shard struct {
+	Name   string
+	Values []Value
+}
+
+// Split shares tensors out, in their order, to files of at most so many bytes of
+// tensors, but for a tensor that is larger: to model.safetensors where one is enough, or
+// else to several by their usual names.
+func Split(values []Value, most int64) []Shard {
+	shards := []Shard{{}}
+	room := most
+	for _, v := range values {
+		last := &shards[len(shards)-1]
+		if v.Bytes() > room && len(last.Values) > 0 {
+			shards = append(shards, Shard{})
+			last, room = &shards[len(shards)-1], most
+		}
+		last.Values = append(last.Values, v)
+		room -= v.Bytes()
+	}
+	for i := range shards {
+		shards[i].Name = fmt.Sprintf("model-%05d-of-%05d.safetensors", i+1, len(shards))
+	}
+	if len(shards) == 1 {
+		shards[0].Name = WholeFile
+	}
+	return shards
+}
+
+// Index is the text of model.safetensors.index.json: which file has which tensor.
+func Index(shards []Shard) ([]byte, error) {
+	var index struct {
+		Metadata struct {
+			TotalSize int64 `json:"total_size"`
+		} `json:"metadata"`
+		WeightMap map[string]string `json:"weight_map"`
+	}
+	index.WeightMap = map[string]string{}
+	for _, s := range shards {
+		for _, v := range s.Values {
+			index.WeightMap[v.Name] = s.Name
+			index.Metadata.TotalSize += v.Bytes()
+		}
+	}
+	text, err := json.MarshalIndent(index, "", "  ")
+	return append(text, '\n'), err
+}
+
 // Folder are the tensors of a model, which lie in one file of a folder or in several.
 type Folder struct {
 	files []*File

@@ -30,7 +30,7 @@ type accompanied struct {
 }
 
 // Describe implements Described.
-func (a accompanied) Describe() [][2]string {
+func (a *accompanied) Describe() [][2]string {
 	if d, ok := a.Tokenizer.(Described); ok {
 		return d.Describe()
 	}
@@ -44,12 +44,12 @@ func With(t Tokenizer, files []File) Tokenizer {
 	if len(files) == 0 {
 		return t
 	}
-	return accompanied{t, files}
+	return &accompanied{t, files}
 }
 
 // Plain is the tokenizer without the files beside it.
 func Plain(t Tokenizer) Tokenizer {
-	if a, ok := t.(accompanied); ok {
+	if a, ok := t.(*accompanied); ok {
 		return a.Tokenizer
 	}
 	return t
@@ -57,7 +57,7 @@ func Plain(t Tokenizer) Tokenizer {
 
 // Files are those that lie beside a tokenizer.
 func Files(t Tokenizer) []File {
-	if a, ok := t.(accompanied); ok {
+	if a, ok := t.(*accompanied); ok {
 		return a.files
 	}
 	return nil

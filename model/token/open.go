@@ -29,7 +29,7 @@ const MaxFile = 64 << 20
 var ErrUnknown = errors.New("unknown tokenizer")
 
 // Open returns the tokenizer of that name, of a file, or of a folder that has a
-// tokenizer's file by its usual name.
+// tokenizer's file by its usual name: then with the files beside it.
 func Open(name string) (Tokenizer, error) {
 	if t, err := New(name); err == nil {
 		return t, nil
@@ -40,7 +40,11 @@ func Open(name string) (Tokenizer, error) {
 	} else if err != nil {
 		return nil, err
 	}
+	var beside []File
 	if info.IsDir() {
+		if beside, err = ReadBeside(name); err != nil {
+			return nil, err
+		}
 		if name, err = fileIn(name); err != nil {
 			return nil, err
 		}
@@ -49,7 +53,11 @@ func Open(name string) (Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Parse(name, content)
+	t, err := Parse(name, content)
+	if err != nil {
+		return nil, err
+	}
+	return With(t, beside), nil
 }
 
 // InFolder returns the tokenizer of that name which a folder of data was made

@@ -95,6 +95,9 @@ func (r *Run) openInit() (*beginning, error) {
 	if err := checkpoint.Verify(dir, c); err != nil {
 		return nil, err
 	}
+	if err := r.takeBeside(dir, s); err != nil {
+		return nil, err
+	}
 	if b.weights, err = checkpoint.OpenWeights(dir); err != nil {
 		return nil, err
 	}
@@ -160,6 +163,16 @@ func (r *Run) openGuides(b *beginning) error {
 	}
 	b.guides, err = checkpoint.OpenWeights(dir)
 	b.what += "; the feed-forward matrices of " + dir + " are the guides"
+	return err
+}
+
+// takeBeside gives the run the files beside a checkpoint's tokenizer, where it has some:
+// the data's tokenizer is the same, and its own files stay where there are none.
+func (r *Run) takeBeside(dir string, s checkpoint.State) error {
+	files, err := checkpoint.Beside(dir, s)
+	if err == nil && len(files) > 0 {
+		r.tokenizer = token.With(r.Data.Tokenizer, files)
+	}
 	return err
 }
 

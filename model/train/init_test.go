@@ -58,7 +58,8 @@ func TestInit(t *testing.T) {
 	prepare(t, filepath.Join(dir, "data"))
 	first := train(t, newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, "first"), 2, ""))
 	p := parameters(t, first.Checkpoint)
-	imported(t, filepath.Join(dir, "imported"), parse(t, tiny), p, token.Bytes{})
+	beside := []token.File{{Name: "chat_template.jinja", Content: []byte("{{ messages }}")}}
+	imported(t, filepath.Join(dir, "imported"), parse(t, tiny), p, token.With(token.Bytes{}, beside))
 	begin := func(name, from string, threads int) *Run {
 		r := newRun(t, filepath.Join(dir, "data"), filepath.Join(dir, name), threads, "")
 		r.Config = parse(t, strings.Replace(tiny, "steps: 30", "seed: 7, steps: 12", 1))
@@ -103,10 +104,16 @@ func TestInit(t *testing.T) {
 		if err := r.Configure("", 0); err != nil {
 			t.Fatal(err)
 		}
-		if res := train(t, r); !bytes.Equal(weights(t, res.Checkpoint), weights(t, whole.Checkpoint)) {
+		res = train(t, r)
+		if !bytes.Equal(weights(t, res.Checkpoint), weights(t, whole.Checkpoint)) {
 			t.Errorf("stopped at step %d, the run ends with other bits", stop)
 		}
 		sameMetrics(t, r.Dir, filepath.Join(dir, "whole"))
+		// What lay beside the tokenizer of the imported model goes on.
+		text, err := os.ReadFile(filepath.Join(res.Checkpoint, "chat_template.jinja"))
+		if has := err == nil && string(text) == "{{ messages }}"; has != (stop == 0) {
+			t.Errorf("stopped at step %d, the chat template is %q, %v", stop, text, err)
+		}
 	}
 }
 

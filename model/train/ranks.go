@@ -197,7 +197,7 @@ func (t *trainer) saveShared(s checkpoint.State, keep int) (dir string, err erro
 	}
 	if t.run.Group.Rank() == 0 {
 		stream := func(spec.Param) safetensors.Value { return safetensors.Value{Stream: pass} }
-		dir, err = checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.run.Data.Tokenizer, t.params, stream, stream, keep)
+		dir, err = checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.run.kept(), t.params, stream, stream, keep)
 	}
 	for next < len(all) { // at rank 0, what it could not write
 		pass(func([]float32) error { return nil })

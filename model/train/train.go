@@ -3,6 +3,7 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,7 +66,13 @@ type Run struct {
 	OnNote  func(string)
 
 	ctx context.Context // ends what Train begins with
+	// tokenizer, where not nil, is the data's with the files that lie beside that of the
+	// checkpoint which the run goes on from.
+	tokenizer token.Tokenizer
 }
+
+// kept is the tokenizer that goes into checkpoints.
+func (r *Run) kept() token.Tokenizer { return cmp.Or(r.tokenizer, r.Data.Tokenizer) }
 
 func (r *Run) context() context.Context {
 	if r.ctx == nil {
@@ -650,7 +657,7 @@ func (r *Run) checkResume(dir string) (checkpoint.State, error) {
 	if err := checkpoint.Verify(dir, c); err != nil {
 		return s, r.unreadable(dir, err)
 	}
-	return s, nil
+	return s, r.takeBeside(dir, s)
 }
 
 // load reads the parameters of a checkpoint, and demands finite ones.
@@ -718,7 +725,7 @@ func (t *trainer) save() (string, error) {
 	if t.shared() {
 		dir, err = t.saveShared(s, keep)
 	} else {
-		dir, err = checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.run.Data.Tokenizer, t.params, checkpoint.Of(t.m), checkpoint.Of(t.v), keep)
+		dir, err = checkpoint.Save(t.run.Dir, t.run.Config.Source, s, t.run.kept(), t.params, checkpoint.Of(t.m), checkpoint.Of(t.v), keep)
 	}
 	if err == nil {
 		t.saved, t.savedAt = dir, t.step
