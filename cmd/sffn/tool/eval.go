@@ -1,6 +1,7 @@
 package tool
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -147,7 +148,7 @@ func (e *evaluation) run(log io.Writer, m *machine) (rs []eval.Result, ts []eval
 		defer model.Close()
 		seq = c.Config.Train.Seq
 		for _, set := range sets {
-			r, err := model.Loss(set, e.tokens)
+			r, err := model.Loss(context.Background(), set, e.tokens)
 			if err != nil {
 				return err
 			}
