@@ -28,7 +28,7 @@ func TestAllot(t *testing.T) {
 			f := p.Spec().LayerFFN(0)
 			l := map[string]spec.Linear{"fc1": f.FC1(), "fc2": f.FC2()}[name]
 			l.Kind, l.Rank = spec.LowRank, 3
-			d, err := project.Project(context.Background(), l, wide(w), nil, nil, rt.Options{Pool: pool})
+			d, err := project.Project(context.Background(), l, wide(w), project.Goal{}, rt.Options{Pool: pool})
 			if err != nil {
 				t.Fatal(err)
 			}

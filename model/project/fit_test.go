@@ -86,7 +86,7 @@ func TestProjectOutputsAreTail(t *testing.T) {
 		r := rand.New(rand.NewPCG(11, uint64(l.In)))
 		w := random(r, l.In*l.Out)
 		m, c := uneven(t, r, l.In)
-		p, err := Project(t.Context(), l, w, m, m, rt.Options{Pool: pool})
+		p, err := Project(t.Context(), l, w, Goal{Follow: m, Measure: m}, rt.Options{Pool: pool})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +130,7 @@ func TestProjectLarge(t *testing.T) {
 		for _, threads := range []int{1, 3} {
 			m, c := uneven(t, rand.New(rand.NewPCG(8, 9)), l.In)
 			pool := rt.NewPool(threads)
-			p, err := Project(t.Context(), l, w, m, m, rt.Options{Pool: pool})
+			p, err := Project(t.Context(), l, w, Goal{Follow: m, Measure: m}, rt.Options{Pool: pool})
 			pool.Close()
 			if err != nil {
 				t.Fatal(err)
@@ -175,7 +175,7 @@ func TestProjectInterrupted(t *testing.T) {
 		run := func(most int64) (int64, error) {
 			m, _ := inputs(t, rand.New(rand.NewPCG(8, 9)), l.In)
 			c := &counted{Context: context.Background(), most: most}
-			_, err := Project(c, l, w, m, m, rt.Options{Pool: pool})
+			_, err := Project(c, l, w, Goal{Follow: m, Measure: m}, rt.Options{Pool: pool})
 			return c.asked.Load(), err
 		}
 		all, err := run(math.MaxInt64)
