@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
-	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
 )
 
@@ -26,9 +26,18 @@ type Effect struct {
 // the budget; the dense network, which costs nothing, is one more.
 var levels = []float64{0.4, 0.7, 1, 1.4}
 
-// measuredTokens bounds the tokens of the calibration that effects are measured on, and
-// that what is measured is fitted to.
-const measuredTokens = 1 << 14
+// What is measured is fitted to so many tokens of the calibration at most, fittedTokens.
+// Its effect is measured on these as well, or, of large models, on fewer: on as many as a
+// pass takes measuredWork operations for, but not below fewestTokens.
+const (
+	fittedTokens = 1 << 14
+	measuredWork = 5e11
+	fewestTokens = 1 << 11
+)
+
+// measuredSweeps is how often a fit that is only measured goes through its factors:
+// nearly as good as any number, and in a fraction of the time.
+const measuredSweeps = 2
 
 // measured are the structures at which layers are measured, by rising weights.
 func (a Aim) measured(m spec.Model, all []spec.Structure) (some []spec.Structure) {
@@ -54,26 +63,25 @@ func (c *Conversion) allot(ctx context.Context, w *checkpoint.Weights, r *Report
 		return err
 	}
 	defer m.Close()
-	ids, targets := c.Calibration.measured()
 	few := *c.Calibration
-	few.IDs = ids
+	few.IDs = few.first(fittedTokens)
 	text, err := newStream(m, &few)
 	if err != nil {
 		return err
 	}
 	defer text.close()
-	loss := func() (float64, error) {
-		tr := m.NewTrace(text.batch * text.seq)
-		defer tr.Close()
-		return train.Evaluate(tr, ids, targets, text.seq, text.batch)
-	}
-	before, err := loss()
-	if err != nil {
-		return err
-	}
+	ids := few.first(max(fewestTokens, int(measuredWork/float64(2*from.Count().Total))))
+	c.sweeps = measuredSweeps
+	defer func() { c.sweeps = 0 }()
+	before := math.NaN()
 	for i := range from.Layers {
 		if err := text.mix(ctx, i); err != nil {
 			return err
+		}
+		if i == 0 {
+			if before, err = text.loss(ctx, 0, m.FFN(0), len(ids)); err != nil {
+				return err
+			}
 		}
 		if !c.Aim.kept(i) {
 			err := model.WithNetwork(from, i, w.Read, func(dense rt.FFNWeights) error {
@@ -85,18 +93,19 @@ func (c *Conversion) allot(ctx context.Context, w *checkpoint.Weights, r *Report
 					if err != nil {
 						return fmt.Errorf("layer %d: %w", i, err)
 					}
-					e := Effect{Layer: i, Structure: s, Weights: weights(from, s)}
-					after, err := withNetwork(m.Model, i, f, n.FFNWeights, loss)
+					ffn, err := rt.NewFFN(f, n.FFNWeights, c.Options)
 					if err != nil {
 						return err
 					}
-					e.Loss = after - before
-					r.Effects = append(r.Effects, e)
+					after, err := text.loss(ctx, i, ffn, len(ids))
+					ffn.Close()
+					if err != nil {
+						return err
+					}
+					r.Effects = append(r.Effects, Effect{i, s, weights(from, s), after - before})
 				}
-				// The dense network is back: it costs nothing.
 				r.Effects = append(r.Effects, Effect{i, spec.Structure{Kind: spec.Dense}, weights(from, spec.Structure{Kind: spec.Dense}), 0})
-				_, err := withNetwork(m.Model, i, whole, dense, func() (float64, error) { return 0, nil })
-				return err
+				return nil
 			})
 			if err != nil {
 				return err
@@ -113,30 +122,9 @@ func (c *Conversion) allot(ctx context.Context, w *checkpoint.Weights, r *Report
 	return err
 }
 
-// withNetwork puts a network into a model for good, and calls f. The model's own packs
-// of the weights are all it keeps.
-func withNetwork(m *model.Model, i int, f spec.FFN, w rt.FFNWeights, then func() (float64, error)) (float64, error) {
-	ffn, err := rt.NewFFN(f, w, m.Options())
-	if err != nil {
-		return 0, err
-	}
-	ffn.DropWeights()
-	m.SetFFN(i, ffn)
-	return then()
-}
-
-// measured are the tokens that effects are measured on, and their targets: the next
-// token of the sequence, the last of which has none.
-func (c *Calibration) measured() (ids, targets []int32) {
-	n := max(c.Seq, min(len(c.IDs), measuredTokens)/c.Seq*c.Seq)
-	ids, targets = c.IDs[:n], make([]int32, n)
-	for i := range targets {
-		targets[i] = model.Ignored
-		if (i+1)%c.Seq != 0 {
-			targets[i] = ids[i+1]
-		}
-	}
-	return ids, targets
+// first are up to so many tokens, of whole sequences, and one sequence at least.
+func (c *Calibration) first(tokens int) []int32 {
+	return c.IDs[:max(c.Seq, min(len(c.IDs), tokens)/c.Seq*c.Seq)]
 }
 
 // piece is a stretch of a layer's course from few weights to many, on which each

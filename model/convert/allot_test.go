@@ -28,7 +28,7 @@ func TestAllot(t *testing.T) {
 			f := p.Spec().LayerFFN(0)
 			l := map[string]spec.Linear{"fc1": f.FC1(), "fc2": f.FC2()}[name]
 			l.Kind, l.Rank = spec.LowRank, 3
-			d, err := project.Project(context.Background(), l, wide(w), nil, nil, rt.Options{Pool: pool})
+			d, err := project.Project(context.Background(), l, wide(w), project.Goal{}, rt.Options{Pool: pool})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -71,8 +71,11 @@ func TestAllot(t *testing.T) {
 	loss := func(m *decode.Model) float64 {
 		tr := m.NewTrace(rowsAtOnce)
 		defer tr.Close()
-		ids, targets := c.measured()
-		l, err := train.Evaluate(tr, ids, targets, c.Seq, rowsAtOnce/c.Seq)
+		targets := slices.Concat(c.IDs[1:], []int32{model.Ignored})
+		for i := c.Seq - 1; i < len(targets); i += c.Seq {
+			targets[i] = model.Ignored
+		}
+		l, err := train.Evaluate(tr, c.IDs, targets, c.Seq, rowsAtOnce/c.Seq)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,6 +133,69 @@ func TestAllotKinds(t *testing.T) {
 		if kind != spec.Dense && to.Config.Model.Structure(1).Kind != spec.Dense {
 			t.Errorf("%s: layer 1 is %v", kind, to.Config.Model.Structure(1))
 		}
+	}
+}
+
+// The loss that a stream measures at a layer is that of the model with the other network.
+func TestStreamLoss(t *testing.T) {
+	from, p := saveDense(t, nil, nil)
+	pool := rt.NewPool(2)
+	defer pool.Close()
+	m, c := load(t, from, pool), text(true)
+	s, err := newStream(m, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	w := rt.FFNWeights{}
+	for name, l := range map[string]*rt.Weights{"fc1": &w.FC1, "fc2": &w.FC2} {
+		x := slices.Clone(p.Get("model.layers.1.mlp." + name + ".weight"))
+		for i := range x {
+			x[i] = -x[i]
+		}
+		*l = rt.Weights{Factors: [][]float32{x}, Bias: p.Get("model.layers.1.mlp." + name + ".bias")}
+	}
+	other, err := rt.NewFFN(m.Spec.LayerFFN(1), w, rt.Options{Pool: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	ctx := context.Background()
+	if err := s.mix(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.advance(ctx, m.FFN(0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.mix(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	const tokens = 150 // of three sequences
+	got, err := s.loss(ctx, 1, other, tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.loss(ctx, 1, other, tokens)
+	if err != nil || again != got {
+		t.Errorf("measured again it is %v, was %v: %v", again, got, err)
+	}
+	for name, l := range map[string]rt.Weights{"fc1": w.FC1, "fc2": w.FC2} {
+		copy(p.Get("model.layers.1.mlp."+name+".weight"), l.Factors[0])
+	}
+	changed, err := model.New(m.Spec, p, rt.Options{Pool: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer changed.Close()
+	tr := changed.NewTrace(tokens)
+	defer tr.Close()
+	targets := slices.Concat(c.IDs[1:tokens], []int32{model.Ignored})
+	for i := c.Seq - 1; i < len(targets); i += c.Seq {
+		targets[i] = model.Ignored
+	}
+	want, err := train.Evaluate(tr, c.IDs[:tokens], targets, c.Seq, 3)
+	if err != nil || math.Abs(got-want) > 1e-5 {
+		t.Errorf("the loss is %v, the model's %v: %v", got, want, err)
 	}
 }
 

@@ -3,6 +3,8 @@ package convert
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/model"
@@ -121,6 +123,61 @@ func (s *stream) advance(ctx context.Context, f *rt.FFN) error {
 		f.Forward(x, s.stretch(s.norm, lo, rows), x, rows, nil, s.pass.Workspace)
 		return nil
 	})
+}
+
+// logitRows is how many tokens have logits at a time.
+const logitRows = 128
+
+// loss is the mean loss of the first tokens of the text where the network of layer i,
+// before which the text stands, is another one: of the next token of each sequence, the
+// last of which has none. The stream stays where it is.
+func (s *stream) loss(ctx context.Context, i int, f *rt.FFN, tokens int) (float64, error) {
+	t := *s
+	t.ids, t.x, t.norm = s.ids[:tokens], slices.Clone(s.stretch(s.x, 0, tokens)), slices.Clone(s.stretch(s.norm, 0, tokens))
+	if err := t.advance(ctx, f); err != nil {
+		return 0, err
+	}
+	for k := i + 1; k < s.m.Spec.Layers; k++ {
+		if err := t.mix(ctx, k); err != nil {
+			return 0, err
+		}
+		if err := t.advance(ctx, s.m.FFN(k)); err != nil {
+			return 0, err
+		}
+	}
+	h, vocab := s.m.Spec.Hidden, s.m.Spec.Vocab
+	final, logits := make([]float32, logitRows*h), make([]float32, logitRows*vocab)
+	sum, n := 0.0, 0
+	for lo := 0; lo < tokens; lo += logitRows {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		rows := min(logitRows, tokens-lo)
+		t.act.X = t.stretch(t.x, lo, rows)
+		t.pass.Final(final[:rows*h], t.act, rows)
+		t.pass.Head(logits[:rows*vocab], final[:rows*h], rows)
+		var each [logitRows]float64
+		s.m.Options().Pool.Run(rows, func(_, r int) {
+			if at := lo + r; (at+1)%s.seq != 0 {
+				each[r] = surprise(logits[r*vocab:(r+1)*vocab], t.ids[at+1])
+			}
+		})
+		for r := range rows {
+			sum += each[r]
+			n += min(1, (lo+r+1)%s.seq)
+		}
+	}
+	return sum / float64(max(1, n)), nil
+}
+
+// surprise is the cross entropy of one token.
+func surprise(logits []float32, id int32) float64 {
+	most := float64(slices.Max(logits))
+	sum := 0.0
+	for _, v := range logits {
+		sum += math.Exp(float64(v) - most)
+	}
+	return most + math.Log(sum) - float64(logits[id])
 }
 
 // inputs are the moments of what the network reads.

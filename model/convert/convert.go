@@ -31,6 +31,7 @@ type Conversion struct {
 	run      string
 	to       spec.Model
 	done, of int
+	sweeps   int // of projections, 0 for as many as it takes
 }
 
 func (c *Conversion) step() {
@@ -196,11 +197,11 @@ func (c *Conversion) pass(ctx context.Context, f spec.FFN, n network, text *stre
 }
 
 func (c *Conversion) linear(ctx context.Context, to spec.Linear, w rt.Weights, moments *project.Moments) (out rt.Weights, p project.Projection, err error) {
-	follow := moments
-	if !c.whitens() {
-		follow = nil
+	goal := project.Goal{Measure: moments, Sweeps: c.sweeps}
+	if c.whitens() {
+		goal.Follow = moments
 	}
-	if p, err = project.Project(ctx, to, wide(w.Factors[0]), follow, moments, c.Options); err != nil {
+	if p, err = project.Project(ctx, to, wide(w.Factors[0]), goal, c.Options); err != nil {
 		return out, p, err
 	}
 	out.Bias = slices.Clone(w.Bias)

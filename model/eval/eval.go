@@ -3,6 +3,7 @@
 package eval
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -73,8 +74,8 @@ func (r *Result) setLoss(loss float64, w windows) {
 	r.BitsPerByte = Number(data.BitsPerByte(loss, model.Counted(w.targets), w.bytes))
 }
 
-// batch is the number of windows that run at a time.
-const batch = 8
+// batchTokens is about how many tokens run at a time.
+const batchTokens = 1 << 11
 
 // Model is a trained model at hand. Name is what errors call it.
 type Model struct {
@@ -116,8 +117,9 @@ func (s Set) Fits(c *decode.Checkpoint, name string) error {
 }
 
 // Loss measures the model on so many tokens of the validation split, at most:
-// windows of its training length, evenly spaced.
-func (m *Model) Loss(set Set, tokens int) (r Result, err error) {
+// windows of its training length, evenly spaced. It ends with the context, within a
+// batch.
+func (m *Model) Loss(ctx context.Context, set Set, tokens int) (r Result, err error) {
 	c := m.c
 	if err := set.Fits(c, m.Name); err != nil {
 		return r, err
@@ -126,13 +128,27 @@ func (m *Model) Loss(set Set, tokens int) (r Result, err error) {
 	if err != nil {
 		return r, err
 	}
+	batch := max(1, batchTokens/w.seq)
 	tr := m.m.NewTrace(batch * w.seq)
 	defer tr.Close()
 	n := m.m.Spec.Count()
 	r = Result{Model: c.State.Name, Data: set.Name, Params: n.Total, MLPWeights: n.MLPWeights, Steps: c.State.Step, TokensPerSecond: c.State.TokensPerSecond}
-	loss, err := train.EvaluateShared(m.Group, tr, w.ids, w.targets, w.seq, batch)
+	loss, err := train.EvaluateShared(m.Group, until{ctx, tr}, w.ids, w.targets, w.seq, batch)
 	r.setLoss(loss, w)
 	return r, err
+}
+
+// until is an evaluator whose losses end with a context.
+type until struct {
+	ctx context.Context
+	train.Evaluator
+}
+
+func (u until) Loss(ids, targets []int32, batch int) (float64, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.Evaluator.Loss(ids, targets, batch)
 }
 
 // maxCounted bounds the training tokens that counts read.

@@ -28,7 +28,7 @@ func TakeOver(ctx context.Context, w []float64, columns []int, m *Moments, opt r
 			own.Set(i, j, m.c.At(u, v))
 		}
 	}
-	b := p.exact(cross, mat.NewDense(out, m.n, w).T(), false) // [columns, out]
+	b := p.exact(cross, mat.NewDense(out, m.n, w).T()) // [columns, out]
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

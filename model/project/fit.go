@@ -44,8 +44,8 @@ type fit struct {
 	dense, hat, g, d []float32
 }
 
-// improve finds factors that cannot be solved for at once.
-func (t *task) improve() error {
+// improve finds factors that cannot be solved for at once, in so many sweeps at most.
+func (t *task) improve(most int) error {
 	n := len(t.w.RawMatrix().Data)
 	f := &fit{task: t, dense: make([]float32, n), hat: make([]float32, n), g: make([]float32, n), d: make([]float32, n/t.columns)}
 	if t.moments != nil {
@@ -69,7 +69,7 @@ func (t *task) improve() error {
 	}
 	f.fill()
 	lost, reach := f.lost(), 1.0
-	for range sweeps {
+	for range most {
 		before := f.save()
 		f.sweep()
 		now := f.lost()

@@ -128,9 +128,8 @@ func copyWide(y *mat.Dense, x []float32) {
 // the pool's are all that work.
 const tileRows, tileColumns = 64, 192
 
-// exact is a b in float64, either of which may be transposed. Of a symmetric result
-// the upper triangle is enough.
-func (p *products) exact(a, b mat.Matrix, symmetric bool) *mat.Dense {
+// exact is a b in float64, either of which may be transposed.
+func (p *products) exact(a, b mat.Matrix) *mat.Dense {
 	m, _ := a.Dims()
 	_, n := b.Dims()
 	y := mat.NewDense(m, n, nil)
@@ -140,9 +139,6 @@ func (p *products) exact(a, b mat.Matrix, symmetric bool) *mat.Dense {
 	p.run((m+tileRows-1)/tileRows*across, func(_, i int) {
 		r, c := i/across*tileRows, i%across*tileColumns
 		rows, columns := min(tileRows, m-r), min(tileColumns, n-c)
-		if symmetric && c+columns <= r {
-			return
-		}
 		blas64.Gemm(ta, tb, 1, part(x, ta, r, rows), part(z, other(tb), c, columns), 0, part(y.RawMatrix(), blas.NoTrans, r, rows, c, columns))
 	})
 	return y

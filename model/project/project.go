@@ -3,6 +3,7 @@
 package project
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -42,19 +43,29 @@ func ratio(lost, all float64) float64 {
 	return math.Sqrt(max(0, lost) / all)
 }
 
+// Goal says what is near.
+type Goal struct {
+	// Follow are the second moments of the inputs whose outputs count, in the mean
+	// square; nil where weights do, in the Frobenius norm.
+	Follow *Moments
+	// Measure are those that the errors of outputs are reported by, nil for none.
+	Measure *Moments
+	// Sweeps bounds how often factors are gone through that cannot be solved for at
+	// once; 0 is twenty times.
+	Sweeps int
+}
+
 // Project finds the layer of a structure that is nearest to the dense matrix w [out,
-// in], row-major: nearest in the Frobenius norm, or, where the inputs' second moments
-// are given to follow, in the mean square of the outputs. Errors of the outputs are
-// measured by other moments, or by none; either may be nil. The options need a pool,
-// whose threads results do not depend on. When the context ends, Project returns its
-// error within the time of one decomposition of a block.
+// in], row-major. The options need a pool, whose threads results do not depend on. When
+// the context ends, Project returns its error within the time of one decomposition of a
+// block.
 //
 // Chains of two factors are solved block by block by a truncated singular value
 // decomposition, which is the optimum (Eckart and Young 1936) for weights, and for
 // outputs where no columns are cut. Where they are, and of chains of three factors, what
 // that gives is improved by alternating least squares, in coordinates where the inputs of
 // a block are white, until a sweep gains next to nothing. No sweep raises the error.
-func Project(ctx context.Context, l spec.Linear, w []float64, follow, measure *Moments, opt rt.Options) (Projection, error) {
+func Project(ctx context.Context, l spec.Linear, w []float64, goal Goal, opt rt.Options) (Projection, error) {
 	if l.Kind == spec.Dense {
 		return Projection{}, fmt.Errorf("project: a dense layer is no structure")
 	}
@@ -67,7 +78,7 @@ func Project(ctx context.Context, l spec.Linear, w []float64, follow, measure *M
 	if floats.HasNaN(w) || math.IsInf(floats.Norm(w, 2), 0) {
 		return Projection{}, fmt.Errorf("project: the weights of a %d -> %d layer are not finite", l.In, l.Out)
 	}
-	for _, m := range []*Moments{follow, measure} {
+	for _, m := range []*Moments{goal.Follow, goal.Measure} {
 		if err := m.check(l.In); err != nil {
 			return Projection{}, err
 		}
@@ -77,7 +88,7 @@ func Project(ctx context.Context, l spec.Linear, w []float64, follow, measure *M
 		return Projection{}, err
 	}
 	defer p.close()
-	t := &task{products: p, blocks: newBlocks(l), in: l.In, moments: follow}
+	t := &task{products: p, blocks: newBlocks(l), in: l.In, moments: goal.Follow}
 	for _, f := range l.Chain() {
 		t.factors = append(t.factors, make([]float64, f.Weights()))
 	}
@@ -86,15 +97,15 @@ func Project(ctx context.Context, l spec.Linear, w []float64, follow, measure *M
 	for o, at := range t.place {
 		copy(t.w.RawRowView(o), w[at*l.In:(at+1)*l.In])
 	}
-	if t.middle == nil && (follow == nil || t.columns == 1) {
+	if t.middle == nil && (goal.Follow == nil || t.columns == 1) {
 		err = t.closed()
 	} else {
-		err = t.improve()
+		err = t.improve(cmp.Or(goal.Sweeps, sweeps))
 	}
 	if err != nil {
 		return Projection{}, err
 	}
-	r := t.result(measure)
+	r := t.result(goal.Measure)
 	return r, ctx.Err()
 }
 

@@ -141,7 +141,7 @@ func TestProjectIsNearest(t *testing.T) {
 				if on == "outputs" {
 					m, c = inputs(t, r, l.In)
 				}
-				p, err := Project(context.Background(), l, w, m, m, rt.Options{Pool: pool})
+				p, err := Project(context.Background(), l, w, Goal{Follow: m, Measure: m}, rt.Options{Pool: pool})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -197,7 +197,7 @@ func TestProjectLowRankIsTail(t *testing.T) {
 		s := svd.Values(nil)
 		for rank := 1; rank <= len(s); rank += max(1, len(s)/5) {
 			l.Kind, l.Rank = spec.LowRank, rank
-			p, err := Project(context.Background(), l, w, nil, nil, rt.Options{Pool: pool})
+			p, err := Project(context.Background(), l, w, Goal{}, rt.Options{Pool: pool})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -222,7 +222,7 @@ func TestProjectRecovers(t *testing.T) {
 			factors = append(factors, random(r, f.Weights()))
 		}
 		w := f64ref.Merged(l, factors)
-		p, err := Project(context.Background(), l, w, nil, nil, rt.Options{Pool: pool})
+		p, err := Project(context.Background(), l, w, Goal{}, rt.Options{Pool: pool})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +250,7 @@ func TestProjectThreads(t *testing.T) {
 			var want string
 			for _, threads := range []int{1, 2, 3, 16} {
 				pool := rt.NewPool(threads)
-				p, err := Project(context.Background(), l, w, m, m, rt.Options{Pool: pool})
+				p, err := Project(context.Background(), l, w, Goal{Follow: m, Measure: m}, rt.Options{Pool: pool})
 				pool.Close()
 				if err != nil {
 					t.Fatal(err)
@@ -281,11 +281,11 @@ func TestProjectFollowsMoments(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		plain, err := Project(context.Background(), l, w, nil, nil, rt.Options{Pool: pool})
+		plain, err := Project(context.Background(), l, w, Goal{}, rt.Options{Pool: pool})
 		if err != nil {
 			t.Fatal(err)
 		}
-		white, err := Project(context.Background(), l, w, m, m, rt.Options{Pool: pool})
+		white, err := Project(context.Background(), l, w, Goal{Follow: m, Measure: m}, rt.Options{Pool: pool})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -317,7 +317,7 @@ func TestProjectDegenerate(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				p, err := Project(context.Background(), l, w, m, m, rt.Options{Pool: pool})
+				p, err := Project(context.Background(), l, w, Goal{Follow: m, Measure: m}, rt.Options{Pool: pool})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -340,27 +340,27 @@ func TestProjectErrors(t *testing.T) {
 	}
 	for name, f := range map[string]func() error{
 		"dense": func() error {
-			_, err := Project(context.Background(), spec.Linear{Kind: spec.Dense, In: 2, Out: 2}, make([]float64, 4), nil, nil, rt.Options{Pool: pool})
+			_, err := Project(context.Background(), spec.Linear{Kind: spec.Dense, In: 2, Out: 2}, make([]float64, 4), Goal{}, rt.Options{Pool: pool})
 			return err
 		},
 		"rank": func() error {
-			_, err := Project(context.Background(), spec.Linear{Kind: spec.LowRank, In: 2, Out: 2, Rank: 3}, make([]float64, 4), nil, nil, rt.Options{Pool: pool})
+			_, err := Project(context.Background(), spec.Linear{Kind: spec.LowRank, In: 2, Out: 2, Rank: 3}, make([]float64, 4), Goal{}, rt.Options{Pool: pool})
 			return err
 		},
 		"few weights": func() error {
-			_, err := Project(context.Background(), l, make([]float64, 3), nil, nil, rt.Options{Pool: pool})
+			_, err := Project(context.Background(), l, make([]float64, 3), Goal{}, rt.Options{Pool: pool})
 			return err
 		},
 		"not finite": func() error {
-			_, err := Project(context.Background(), l, []float64{1, 2, math.NaN(), 4}, nil, nil, rt.Options{Pool: pool})
+			_, err := Project(context.Background(), l, []float64{1, 2, math.NaN(), 4}, Goal{}, rt.Options{Pool: pool})
 			return err
 		},
 		"infinite": func() error {
-			_, err := Project(context.Background(), l, []float64{1, 2, math.Inf(1), 4}, nil, nil, rt.Options{Pool: pool})
+			_, err := Project(context.Background(), l, []float64{1, 2, math.Inf(1), 4}, Goal{}, rt.Options{Pool: pool})
 			return err
 		},
 		"other moments": func() error {
-			_, err := Project(context.Background(), l, make([]float64, 4), m, nil, rt.Options{Pool: pool})
+			_, err := Project(context.Background(), l, make([]float64, 4), Goal{Follow: m}, rt.Options{Pool: pool})
 			return err
 		},
 		"moments":  func() error { _, err := NewMoments([]float64{math.NaN()}, 1, 1); return err },

@@ -239,7 +239,7 @@ func projected(ctx context.Context, p *model.Params, prefix string, l spec.Linea
 	for _, v := range p.Get(prefix + l.GuideParam().Name) {
 		dense = append(dense, float64(v))
 	}
-	nearest, err := project.Project(ctx, l, dense, nil, nil, opt)
+	nearest, err := project.Project(ctx, l, dense, project.Goal{}, opt)
 	if err != nil {
 		return err
 	}

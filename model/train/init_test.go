@@ -303,7 +303,7 @@ func checkDense(t *testing.T, dir string, c *config.Config, given *model.Params)
 			if !l.Guide {
 				continue
 			}
-			want, err := project.Project(t.Context(), l, floats(given.Get(name+"weight")), nil, nil, rt.Options{Pool: pool})
+			want, err := project.Project(t.Context(), l, floats(given.Get(name+"weight")), project.Goal{}, rt.Options{Pool: pool})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,12 +1,14 @@
 package tool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/structuredffn/sffn/model/convert"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/eval"
+	rt "github.com/structuredffn/sffn/runtime"
 )
 
 // conversion is what convert is asked to do.
@@ -69,6 +72,10 @@ narrower dense network of as many weights.`,
 			}
 			if err := c.check(); err != nil {
 				return err
+			}
+			// What gonum computes takes as many threads as Go has.
+			if threads := cmp.Or(c.threads, rt.DefaultThreads()); threads > 0 {
+				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), threads)))
 			}
 			if err := c.open(); err != nil {
 				return err
@@ -188,6 +195,9 @@ func (c *conversion) run(log io.Writer) (*converted, error) {
 			return fmt.Errorf("--%s: %w", flag, err)
 		}
 		sets = append(sets, eval.Set{Name: dir, Set: set})
+		if tok, first := set.Tokenizer, sets[0].Tokenizer; tok.Hash() != first.Hash() {
+			return fmt.Errorf("--%s: %s was prepared with the tokenizer %s, %s with %s: a model knows one of them", flag, dir, tok.Name(), sets[0].Name, first.Name())
+		}
 		return sets[len(sets)-1].Fits(c.c.From, c.model)
 	}
 	defer func() {
@@ -224,17 +234,27 @@ func (c *conversion) run(log io.Writer) (*converted, error) {
 		return res, nil
 	}
 	res.EvalTokens = c.evalTokens
+	if err := c.measure(ctx, log, sets, res); err != nil && ctx.Err() != nil {
+		return nil, cli.CutBy(ctx, "interrupted while losses were measured: %s is whole", res.Out)
+	} else if err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// measure adds the losses before and after.
+func (c *conversion) measure(ctx context.Context, log io.Writer, sets []eval.Set, res *converted) error {
 	for _, name := range []string{c.model, c.out} {
-		rs, err := c.losses(name, sets)
+		rs, err := c.losses(ctx, log, name, sets)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		res.Models = append(res.Models, rs...)
 	}
 	if c.baselines {
-		err = c.compare(ctx, log, sets, res)
+		return c.compare(ctx, log, sets, res)
 	}
-	return res, err
+	return nil
 }
 
 // convert runs a conversion that has begun.
@@ -280,7 +300,7 @@ func (c *conversion) compare(ctx context.Context, log io.Writer, sets []eval.Set
 		if err != nil {
 			return err
 		}
-		rs, err := c.losses(run, sets)
+		rs, err := c.losses(ctx, log, run, sets)
 		if err != nil {
 			return err
 		}
@@ -305,7 +325,9 @@ type baselineWay struct {
 }
 
 // losses measures a model on all sets.
-func (c *conversion) losses(name string, sets []eval.Set) (rs []eval.Result, err error) {
+func (c *conversion) losses(ctx context.Context, log io.Writer, name string, sets []eval.Set) (rs []eval.Result, err error) {
+	done := term.NewCounter(log, "losses", len(sets))
+	defer done.Close()
 	from, err := openModel(name)
 	if err != nil {
 		return nil, err
@@ -315,12 +337,13 @@ func (c *conversion) losses(name string, sets []eval.Set) (rs []eval.Result, err
 		return nil, err
 	}
 	defer m.Close()
-	for _, set := range sets {
-		r, err := m.Loss(set, c.evalTokens)
+	for i, set := range sets {
+		r, err := m.Loss(ctx, set, c.evalTokens)
 		if err != nil {
 			return nil, err
 		}
 		rs = append(rs, r)
+		done.Set(i + 1)
 	}
 	return rs, nil
 }

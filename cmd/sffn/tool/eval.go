@@ -2,6 +2,7 @@ package tool
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -157,7 +158,7 @@ func (e *evaluation) run(log io.Writer, m *machine, ranks ranks) (rs []eval.Resu
 		}
 		model.Group, seq = ranks, c.Config.Train.Seq
 		for _, set := range sets {
-			r, err := model.Loss(set, e.tokens)
+			r, err := model.Loss(context.Background(), set, e.tokens)
 			if err != nil {
 				return err
 			}
