@@ -93,7 +93,7 @@ func (g *Group) meet(me seat) error {
 		}
 		g.hosts = append(g.hosts, seats[q].Host)
 	}
-	g.place = placeOf(seats, g.rank, launched())
+	g.place = places(seats, g.rank, launched())
 	return nil
 }
 
