@@ -152,8 +152,8 @@ func (t *talker) start(from launcher) error {
 		return err
 	}
 	t.library, t.Group.library = l, l
-	mismatch := fmt.Errorf("%s has started this as one of %d ranks, but the MPI library %s (%s) is not its own; %s names the library's file, or take the library's launcher",
-		from.name, from.ranks, l.file, l.version, EnvLibrary)
+	mismatch := fmt.Errorf("%s has started this as one of %d ranks, but the MPI library %s (%s) is not its own: %s, or %s names another library",
+		from.name, from.ranks, l.file, l.product(), from.match, EnvLibrary)
 	if other := l.abi.name == openMPI.name; from.family == familyPMI && other || from.family == familyOpenMPI && !other {
 		return mismatch
 	}
@@ -168,7 +168,7 @@ func (t *talker) start(from launcher) error {
 	t.rank, t.size = int(out[0]), int(out[1])
 	if from.ranks > 0 && from.ranks != t.size {
 		call(l.Finalize)
-		return fmt.Errorf("%w: it comes up with %d of them (%s=%d)", mismatch, t.size, from.variable, from.ranks)
+		return fmt.Errorf("%w (%s=%d, MPI_Comm_size is %d)", mismatch, from.variable, from.ranks, t.size)
 	}
 	call(l.OnError, l.world, l.errorsReturn)
 	t.counts = make([]uint64, t.size)
