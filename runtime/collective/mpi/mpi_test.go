@@ -177,7 +177,7 @@ func TestFailures(t *testing.T) {
 			{"far", 2, 0, `panic: the sky falls elsewhere`},
 			{"exit", 2, 3, `rank 1 of 2 \(.*\): leaves the run before its end, with exit code 3\n`},
 			{"abort", 4, 42, `rank 3 of 4 \(.*\): the disk is full\n`},
-			{"hangs", 4, 4, `rank \d of 4 \(.*\): barrier \(operation \d+\) has waited for 5s, the limit: rank 3 \(.*\) had not come to it`},
+			{"hangs", 4, 4, `rank \d of 4 \(.*\): barrier \(operation \d+\) has waited for 10s, the limit: .*rank 3 \(.*\) had not come to it`},
 			{"stopped", 4, 1, `rank 0 of 4 \(.*\): rank 3 \(.*\) has died or is cut off: nothing was heard of it for `},
 			{"shorter", 2, 4, `rank 0 of 2 \(.*\): exchange \(operation 2\): rank 1 \(.*\) sends 8 bytes where 12 are expected\n`},
 			{"longer", 2, 4, `rank 0 of 2 \(.*\): exchange \(operation 2\) from rank 1 \(.*\): .*(?i:truncate)`},
@@ -191,7 +191,7 @@ func TestFailures(t *testing.T) {
 				settings := []string{envPart + "_LIMIT=1m"}
 				switch c.part {
 				case "hangs":
-					settings = []string{envPart + "_LIMIT=5s"}
+					settings = []string{envPart + "_LIMIT=10s"}
 				case "stopped":
 					settings = append(settings, envPart+"_SILENCE=5s")
 				}
