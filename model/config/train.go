@@ -23,7 +23,7 @@ type Train struct {
 	// one after the other into each, before these are added, two and two: it decides how
 	// the gradients round, and how many processes can share a step, each of which takes
 	// as many lanes. 0 is the number of processes that begin the run.
-	Lanes int `yaml:"lanes,omitempty"` // sums; divisors of Accumulate
+	Lanes int `yaml:"lanes,omitempty"` // sums; divisors of Accumulate up to 65536
 	// Seq is the length of a sequence.
 	Seq int `yaml:"seq"` // tokens; 1 to MaxPositions; 256 or MaxPositions, the smaller
 	// LR is the peak of the learning rate, which rises to it along a line.
@@ -134,6 +134,9 @@ func newTrain() Train {
 		NormEvery: 10, SpikeThreshold: 8, SpikePatience: 100}
 }
 
+// MaxLanes bounds the lanes, and so the ranks of a run.
+const MaxLanes = 1 << 16
+
 // maxStep bounds the tokens of a step, so that no count of them overflows.
 const maxStep = 1 << 40
 
@@ -157,8 +160,9 @@ func (t Train) validate(m spec.Model) error {
 	count("batch", t.Batch, 1)
 	count("accumulate", t.Accumulate, 1)
 	count("seq", t.Seq, 1)
-	count("lanes", t.Lanes, 0)
-	if t.Lanes > 0 && t.Accumulate%t.Lanes != 0 {
+	if t.Lanes < 0 || t.Lanes > MaxLanes {
+		fail("lanes", "%d is out of range, want 0 to %d", t.Lanes, MaxLanes)
+	} else if t.Lanes > 0 && t.Accumulate%t.Lanes != 0 {
 		fail("lanes", "%d do not divide the %d micro-batches of a step (accumulate)", t.Lanes, t.Accumulate)
 	}
 	if n := float64(t.Batch) * float64(t.Accumulate) * float64(t.Seq); n > maxStep {

@@ -22,6 +22,7 @@ type Cost struct {
 	MLPWeights              int64        `json:"mlp_weight_params"`
 	Batch                   int          `json:"batch"`
 	Seq                     int          `json:"seq"`
+	Accumulate              int          `json:"accumulate"`
 	ForwardFLOPs            float64      `json:"forward_flops"` // of Batch sequences of Seq tokens
 	MLPFLOPs                float64      `json:"mlp_flops"`
 	TrainFLOPs              float64      `json:"train_flops"` // of all steps
@@ -91,7 +92,7 @@ func NewCost(c *config.Config, threads, ranks int) Cost {
 	return Cost{
 		Structures: structures, Form: c.Model.Form(),
 		Name: c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
-		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
+		Batch: t.Batch, Seq: t.Seq, Accumulate: t.Accumulate, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
 		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
 		Recompute: t.Recompute, Memory: mem, TrainMemory: saturated(mem.Total(t.Batch*t.Seq), exchange),
 		Ranks: ranks, Lanes: lanes, GradientArenas: arenas, ExchangeMemory: exchange, Running: running,

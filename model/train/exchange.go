@@ -72,10 +72,11 @@ type flight struct {
 	own     []float32
 }
 
+// bucketChunks is the size of a bucket: a few milliseconds of a network, and of a
+// backward pass. With more ranks it has a chunk for each. Tests have smaller ones.
+var bucketChunks = 16
+
 const (
-	// bucketChunks is the size of a bucket: a few milliseconds of a network, and of a
-	// backward pass. With more ranks it has a chunk for each.
-	bucketChunks = 16
 	// inFlight bounds the buckets of gradients that are on their way at a time, which
 	// take memory, and ahead those of parameters, which do not.
 	inFlight = 2

@@ -6,13 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/structuredffn/sffn/model/checkpoint"
+	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/runtime/collective"
 )
 
@@ -108,6 +110,7 @@ func with(src string, changes ...string) string {
 // A run has the same bits, metrics included, for every number of ranks that divides its
 // lanes; another number of lanes has others.
 func TestRanksSameBits(t *testing.T) {
+	smallBuckets(t)
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
 	prepare(t, data)
@@ -138,21 +141,179 @@ func TestRanksSameBits(t *testing.T) {
 				}
 				sameMetrics(t, run(n).dir, run(1).dir)
 			}
+			if name != "plain" {
+				return
+			}
+			one := ranked{data: data, dir: filepath.Join(dir, "one lane"), src: with(src, "lanes: 4, ", "")}
+			if bytes.Equal(weights(t, one.whole(t, 1).Checkpoint), weights(t, want.Checkpoint)) {
+				t.Error("one lane has the bits of four: lanes do nothing")
+			}
 		})
-	}
-	one := ranked{data: data, dir: filepath.Join(dir, "one lane"), src: with(wide, "lanes: 4, ", "")}
-	if plain := filepath.Join(dir, "plain1"); bytes.Equal(weights(t, one.whole(t, 1).Checkpoint), weights(t, newest(t, plain))) {
-		t.Error("one lane has the bits of four: lanes do nothing")
 	}
 }
 
-func newest(t *testing.T, run string) string {
-	t.Helper()
-	dir, err := checkpoint.Find(run)
-	if err != nil {
-		t.Fatal(err)
+// smallBuckets has several of them in a small model.
+func smallBuckets(t *testing.T) {
+	was := bucketChunks
+	bucketChunks = 1
+	t.Cleanup(func() { bucketChunks = was })
+}
+
+// watched is a group that says when it begins to exchange gradients and to gather
+// parameters: of more than a few numbers.
+type watched struct {
+	collective.Group
+	exchanges, gathers func()
+}
+
+func (w watched) Exchange(send, recv [][]byte) collective.Pending {
+	w.exchanges()
+	return w.Group.Exchange(send, recv)
+}
+
+func (w watched) AllGather(data []byte, bounds []int) collective.Pending {
+	if len(data) > 1<<12 {
+		w.gathers()
 	}
-	return dir
+	return w.Group.AllGather(data, bounds)
+}
+
+// Gradients leave while the backward pass still runs, and parameters come while the
+// forward pass does, which waits for none that it does not need yet. A rank has its share of the moments alone, of whole chunks.
+func TestRanksOverlap(t *testing.T) {
+	smallBuckets(t)
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	prepare(t, data)
+	const n = 2
+	events := make([]string, n)
+	c := ranked{data: data, dir: filepath.Join(dir, "run"), src: with(wide, "steps: 6", "steps: 2", "accumulate: 8, lanes: 4", "accumulate: 2", "norm_every: 2", "norm_every: 0")}
+	c.spoil = func(tr *trainer, _ func()) {
+		x, rank := tr.cpu.ranks, tr.run.Group.Rank()
+		say := func(s string) { events[rank] += s + " " }
+		x.g = watched{x.g, func() { say("send") }, func() { say("get") }}
+		need, trace := tr.cpu.trace.Need, tr.cpu.trace
+		trace.Need = func(part int) {
+			say(fmt.Sprint("need", part))
+			need(part)
+			if x.arrived < x.begun {
+				say("early")
+			}
+			if done := trace.Done; done != nil && part == 4 {
+				trace.Done = func(part int) { say(fmt.Sprint("done", part)); done(part) }
+			}
+		}
+		all := len(tr.params.Data)
+		if got := len(x.moments[0]); got > (all/updateChunk+n)/n*updateChunk || got < all/n-updateChunk {
+			t.Errorf("rank %d has the moments of %d of %d parameters", rank, got, all)
+		}
+	}
+	c.whole(t, n)
+	for rank, s := range events {
+		before := func(a, b string) {
+			t.Helper()
+			if i, j := strings.Index(s, a), strings.LastIndex(s, b); i < 0 || j < 0 || i > j {
+				t.Errorf("rank %d: no %q before %q in %s", rank, a, b, s)
+			}
+		}
+		before("send", "done1")
+		before("get get get get need0 early", "need4")
+		if strings.Count(s, "send") < 2*4 {
+			t.Errorf("rank %d exchanges few buckets: %s", rank, s)
+		}
+	}
+}
+
+// Chunks are shared out evenly, each bucket is whole, and a backward pass that has
+// finished a bucket's last part has finished all of it.
+func TestBuckets(t *testing.T) {
+	smallBuckets(t)
+	m := parse(t, with(wide, "lr:", "guide: {max_step_ratio: 0.5}, lr:")).Model
+	p := model.NewParams(m)
+	defer p.Close()
+	all := chunks(p)
+	for _, ranks := range []int{1, 2, 3, 5, 64} {
+		owned, covered := make([]int, ranks), 0
+		for _, b := range buckets(p, all, ranks) {
+			covered += b.Hi - b.Lo
+			at := b.Lo
+			for q := range ranks {
+				r := b.part(q)
+				if r.Lo != at || r.Hi < r.Lo {
+					t.Fatalf("%d ranks: part %d of %+v is %+v", ranks, q, b, r)
+				}
+				at = r.Hi
+				for _, c := range all {
+					if c.Lo < r.Hi && r.Lo < c.Hi {
+						owned[q]++
+						if c.Lo < r.Lo || c.Hi > r.Hi {
+							t.Errorf("%d ranks: a part cuts a chunk", ranks)
+						}
+					}
+				}
+			}
+			if at != b.Hi {
+				t.Errorf("%d ranks: the parts of %+v end at %d", ranks, b, at)
+			}
+			for part := range b.last {
+				for _, r := range p.Part(part) {
+					if r.Lo < b.Hi && b.Lo < r.Hi {
+						t.Errorf("%d ranks: %+v has something of part %d", ranks, b, part)
+					}
+				}
+			}
+		}
+		if covered != len(p.Data) || slices.Max(owned)-slices.Min(owned) > 2 { // one of the guides, one of the rest
+			t.Errorf("%d ranks: %d of %d entries, ranks own %v chunks", ranks, covered, len(p.Data), owned)
+		}
+	}
+}
+
+// The sums of lanes are a fixed tree: whoever computes which part of it, the
+// additions are the same.
+func TestLanes(t *testing.T) {
+	var tree func(s span) string
+	tree = func(s span) string {
+		if s.hi == s.lo+1 {
+			return fmt.Sprint(s.lo)
+		}
+		a, b := s.halves()
+		return "(" + tree(a) + "+" + tree(b) + ")"
+	}
+	if got := tree(span{0, 6}); got != "(((0+1)+(2+3))+(4+5))" {
+		t.Errorf("six lanes are added as %s", got)
+	}
+	for lanes := 1; lanes <= 24; lanes++ {
+		want := tree(span{0, lanes})
+		for ranks := 1; ranks <= lanes; ranks++ {
+			if lanes%ranks != 0 {
+				continue
+			}
+			var sums []string
+			var leaves []span
+			for q := range ranks {
+				course, own, arenas := lanesOf(lanes, share(lanes, ranks, q))
+				room := make([]string, arenas)
+				for i, l := range course {
+					room[l.arena] = fmt.Sprint(q*lanes/ranks + i)
+					for j := range l.additions {
+						to := l.arena - 1 - j
+						room[to] = "(" + room[to] + "+" + room[to+1] + ")"
+					}
+				}
+				sums, leaves = append(sums, room[:len(own)]...), append(leaves, own...)
+				if ranks == 1 && arenas > 1+bits.Len(uint(lanes-1)) {
+					t.Errorf("%d lanes take %d arenas", lanes, arenas)
+				}
+			}
+			for _, a := range (span{0, lanes}).additions(leaves) {
+				sums[a[0]] = "(" + sums[a[0]] + "+" + sums[a[1]] + ")"
+			}
+			if sums[0] != want {
+				t.Errorf("%d lanes at %d ranks are added as %s, want %s", lanes, ranks, sums[0], want)
+			}
+		}
+	}
 }
 
 // A run that was stopped, or saved, goes on with another number of ranks, in the
@@ -316,6 +477,13 @@ func TestRanksEnd(t *testing.T) {
 		step      int
 		interrupt func(tr *trainer, stop func())
 	}{
+		"in its only micro-batch": {2, func(tr *trainer, stop func()) {
+			tr.run.OnBatch = func(b Batch) {
+				if b.Step == 2 {
+					stop()
+				}
+			}
+		}},
 		"in a step": {2, func(tr *trainer, stop func()) {
 			tr.run.OnBatch = func(b Batch) {
 				if b.Step == 3 && b.Done == 1 && !b.Validation {
@@ -331,11 +499,16 @@ func TestRanksEnd(t *testing.T) {
 			}
 		}},
 	} {
-		results, errs := run("interrupted "+name, func(tr *trainer, stop func()) {
+		c := ranked{data: data, dir: filepath.Join(dir, "interrupted "+name), src: src}
+		if strings.Contains(name, "only") {
+			c.src = with(src, "accumulate: 8", "accumulate: 4")
+		}
+		c.spoil = func(tr *trainer, stop func()) {
 			if tr.run.Group.Rank() == 1 {
 				at.interrupt(tr, stop)
 			}
-		})
+		}
+		results, errs := c.train(t, n)
 		for rank, err := range errs {
 			if res := results[rank]; err != nil || !res.Interrupted || res.Step < at.step || res.Step > 3 || res.Step != results[0].Step {
 				t.Errorf("rank 1 is interrupted %s: rank %d ends with %+v, %v", name, rank, results[rank], err)

@@ -118,6 +118,9 @@ func Run(cmd *cobra.Command) {
 	if err == nil || errors.As(err, new(*Quiet)) {
 		Exit(Code(err))
 	}
+	if ran == nil { // it has panicked
+		ran = cmd
+	}
 	Report(ran, err)
 	Exit(Code(err))
 }

@@ -146,7 +146,7 @@ func headings(text string) []string {
 
 // The commands on the pages exist, and so do their flags.
 func TestPagesCommands(t *testing.T) {
-	shown := regexp.MustCompile(`(?m)^    (?:\$ )?(?:SFFN_ISA=\w+ )?(?:bin/)?sffn (.*)$`)
+	shown := regexp.MustCompile(`(?m)^    (?:\$ )?(?:SFFN_ISA=\w+ |mpirun .*?)?(?:bin/)?sffn (.*)$`)
 	paths, texts := pages(t)
 	commands := 0
 	for _, page := range paths {

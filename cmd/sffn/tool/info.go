@@ -3,6 +3,7 @@ package tool
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
@@ -48,6 +49,9 @@ func newInfo() *cobra.Command {
 			if presets {
 				return errWhatInfo
 			}
+			if err := cli.Sizes("ranks", maxRanks, counts...); err != nil {
+				return err
+			}
 			c, err := infoConfig(config, name)
 			if err != nil {
 				return err
@@ -86,6 +90,9 @@ func newInfo() *cobra.Command {
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
+
+// maxRanks bounds what --ranks counts for.
+const maxRanks = config.MaxLanes
 
 var errWhatInfo = cli.Usagef("give one of --config FILE|PRESET, --model RUN or --presets")
 
@@ -172,6 +179,9 @@ func (i information) print(w io.Writer) error {
 func (i information) printScales(w io.Writer) error {
 	if len(i.Scales) == 0 {
 		return nil
+	}
+	if slices.ContainsFunc(i.Scales, func(s train.Scale) bool { return i.Accumulate%s.Ranks != 0 }) {
+		fmt.Fprintf(w, "\nRanks share the micro-batches of a step, of which the configuration has %d: accumulate has to be a multiple of their number.\n", i.Accumulate)
 	}
 	fmt.Fprintf(w, "\nEach of several ranks, a machine like this one at its peak of %s FLOPS: a model, not a measurement.\n"+
 		"Gradients hide behind the backward pass of a micro-batch, parameters behind the forward pass.\n\n", term.Count(i.Peak))

@@ -22,6 +22,7 @@ type link struct {
 	request       [2]uint64
 	sending       bool
 	heard         time.Time
+	met           bool // it was heard of
 	ended, saidIt bool // the last word has come, and was sent
 }
 
@@ -33,7 +34,7 @@ const (
 // link begins to listen: rank 0 to all others, they to rank 0.
 func (t *talker) link() {
 	now := time.Now()
-	t.seen, t.looked = now, now
+	t.seen = now
 	words := func(n int) []uint64 {
 		b := t.arena.Bytes(8 * n)
 		return unsafe.Slice((*uint64)(unsafe.Pointer(&b[0])), n)
@@ -81,7 +82,11 @@ func (t *talker) beat(now time.Time) {
 		if speak {
 			t.speak(l, false)
 		}
-		if !l.ended && now.Sub(l.heard) > silence {
+		allowed := silence
+		if !l.met { // the first word takes as long as a start may
+			allowed = max(silence, t.options.Limit)
+		}
+		if !l.ended && now.Sub(l.heard) > allowed {
 			t.die(fmt.Sprintf("rank %d%s has died or is cut off: nothing was heard of it for %v", l.peer, t.on(l.peer), now.Sub(l.heard).Round(time.Second)))
 		}
 	}
@@ -90,7 +95,7 @@ func (t *talker) beat(now time.Time) {
 // hear takes what has come from another rank.
 func (t *talker) hear(l *link, now time.Time) {
 	if !l.ended && t.over(l, 0) {
-		l.heard = now
+		l.heard, l.met = now, true
 		t.mu.Lock()
 		if t.rank == 0 {
 			t.counts[l.peer] = l.in[0]

@@ -93,7 +93,7 @@ func (g *Group) meet(me seat) error {
 		}
 		g.hosts = append(g.hosts, seats[q].Host)
 	}
-	g.place = placeOf(seats, g.rank, launched())
+	g.place = places(seats, g.rank, launched())
 	return nil
 }
 
@@ -108,14 +108,7 @@ func (g *Group) Place() Place { return g.place }
 
 // Library is which MPI library it is: its own words, and its file.
 func (g *Group) Library() string {
-	version := g.library.version
-	if i := strings.Index(version, " Version: "); i >= 0 { // MPICH's go on with how it was built
-		if words := strings.Fields(version[i+len(" Version: "):]); len(words) > 0 {
-			version = version[:i] + " " + words[0]
-		}
-	}
-	version, _, _ = strings.Cut(version, ",")
-	return fmt.Sprintf("%s, by %s (%s)", version, g.library.name, g.library.file)
+	return fmt.Sprintf("%s, by %s (%s)", g.library.product(), g.library.name, g.library.file)
 }
 
 // me names this rank in messages.

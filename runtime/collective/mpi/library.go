@@ -107,6 +107,17 @@ func open(file string) (*library, error) {
 	return l, nil
 }
 
+// product is what the library calls itself, without how it was built.
+func (l *library) product() string {
+	name := l.version
+	if before, after, ok := strings.Cut(name, " Version: "); ok { // MPICH's way
+		version, _, _ := strings.Cut(after, " ")
+		name = before + " " + version
+	}
+	name, _, _ = strings.Cut(name, ",")
+	return name
+}
+
 // find loads the library that SFFN_MPI names, or else the first of candidates.
 func find(from launcher) (*library, error) {
 	if name := os.Getenv(EnvLibrary); name != "" {

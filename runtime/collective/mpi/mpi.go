@@ -20,7 +20,7 @@ type Options struct {
 	// Limit is how long a wait for other ranks may last (10 minutes): whatever a
 	// rank does alone in between, as to write a checkpoint, takes less.
 	Limit time.Duration
-	// Silence is how long a rank may not be heard of before it counts as dead (30
+	// Silence is how long a rank may not be heard of before it counts as dead (15
 	// seconds). The thread that talks to MPI is heard of even when all others of the
 	// rank are busy or hang.
 	Silence time.Duration
@@ -31,7 +31,7 @@ func (o Options) withDefaults() Options {
 		o.Limit = 10 * time.Minute
 	}
 	if o.Silence <= 0 {
-		o.Silence = 30 * time.Second
+		o.Silence = 15 * time.Second
 	}
 	return o
 }

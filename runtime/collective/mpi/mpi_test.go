@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -175,7 +177,7 @@ func TestFailures(t *testing.T) {
 			{"far", 2, 0, `panic: the sky falls elsewhere`},
 			{"exit", 2, 3, `rank 1 of 2 \(.*\): leaves the run before its end, with exit code 3\n`},
 			{"abort", 4, 42, `rank 3 of 4 \(.*\): the disk is full\n`},
-			{"hangs", 4, 4, `rank \d of 4 \(.*\): barrier \(operation \d+\) has waited for 5s, the limit: rank 3 \(.*\) had not come to it`},
+			{"hangs", 4, 4, `rank \d of 4 \(.*\): barrier \(operation \d+\) has waited for 10s, the limit: .*rank 3 \(.*\) had not come to it`},
 			{"stopped", 4, 1, `rank 0 of 4 \(.*\): rank 3 \(.*\) has died or is cut off: nothing was heard of it for `},
 			{"shorter", 2, 4, `rank 0 of 2 \(.*\): exchange \(operation 2\): rank 1 \(.*\) sends 8 bytes where 12 are expected\n`},
 			{"longer", 2, 4, `rank 0 of 2 \(.*\): exchange \(operation 2\) from rank 1 \(.*\): .*(?i:truncate)`},
@@ -189,7 +191,7 @@ func TestFailures(t *testing.T) {
 				settings := []string{envPart + "_LIMIT=1m"}
 				switch c.part {
 				case "hangs":
-					settings = []string{envPart + "_LIMIT=5s"}
+					settings = []string{envPart + "_LIMIT=10s"}
 				case "stopped":
 					settings = append(settings, envPart+"_SILENCE=5s")
 				}
@@ -325,13 +327,13 @@ func TestPlace(t *testing.T) {
 			Place{Host: "a", Hosts: 1, Ranks: 2, Local: 0, Cores: 4, Share: 4, Together: 8, Machine: 8}, 0, ""},
 		{"bound to a core each", []seat{on("a", 8, cpus(0, 1)), on("a", 8, cpus(1, 2))}, 0,
 			Place{Host: "a", Hosts: 1, Ranks: 2, Local: 0, Cores: 1, Share: 1, Together: 2, Machine: 8}, 0,
-			"the launcher gives the 2 ranks on a 2 of its 8 cores, 1 to this rank of 1 threads: pass more"},
+			"the launcher gives the 2 ranks on a 2 of its 8 cores, and 1 to a rank with --threads 1; for more: pass more"},
 		{"all on one core", []seat{on("a", 8, cpus(0, 1)), on("a", 8, cpus(0, 1))}, 0,
 			Place{Host: "a", Hosts: 1, Ranks: 2, Local: 0, Cores: 1, Share: 1, Together: 1, Machine: 8}, 0, "1 of its 8 cores"},
 		{"more threads than cores", []seat{on("a", 8, cpus(0, 2)), on("a", 8, cpus(2, 4))}, 0,
-			Place{Host: "a", Hosts: 1, Ranks: 2, Local: 0, Cores: 2, Share: 2, Together: 4, Machine: 8}, 3, "4 of its 8 cores, 2 to this rank of 3 threads: pass more"},
+			Place{Host: "a", Hosts: 1, Ranks: 2, Local: 0, Cores: 2, Share: 2, Together: 4, Machine: 8}, 3, "4 of its 8 cores, and 2 to a rank with --threads 3; for more: pass more"},
 		{"more ranks than cores", []seat{on("a", 2, cpus(0, 2)), on("a", 2, cpus(0, 2)), on("a", 2, cpus(0, 2))}, 2,
-			Place{Host: "a", Hosts: 1, Ranks: 3, Local: 2, Cores: 2, Share: 1, Together: 2, Machine: 2}, 0, "a has 2 cores for 3 ranks of 1 threads"},
+			Place{Host: "a", Hosts: 1, Ranks: 3, Local: 2, Cores: 2, Share: 1, Together: 2, Machine: 2}, 0, "a has 2 cores for 3 ranks with --threads 1"},
 		{"two machines", []seat{on("a", 4, cpus(0, 4)), on("b", 2, cpus(0, 2)), on("a", 4, cpus(0, 4)), on("b", 2, cpus(0, 2))}, 3,
 			Place{Host: "b", Hosts: 2, Ranks: 2, Local: 1, Cores: 2, Share: 1, Together: 2, Machine: 2}, 0, ""},
 		{"two threads a core", []seat{hyper, hyper}, 0,
@@ -348,11 +350,27 @@ func TestPlace(t *testing.T) {
 		}
 		warnings := got.warnings(threads)
 		got.moreCPUs = ""
-		if got != c.want {
+		if !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}
 		if c.warn == "" && len(warnings) > 0 || c.warn != "" && (len(warnings) != 1 || !strings.Contains(warnings[0], c.warn)) {
 			t.Errorf("%s: %q, want %q", c.name, warnings, c.warn)
+		}
+	}
+	// All ranks warn of the same machines, up to a few.
+	var many []seat
+	for q := range 14 {
+		many = append(many, on(fmt.Sprint("m", q/2), 1, cpus(0, 1)))
+	}
+	procs := runtime.GOMAXPROCS(0)
+	defer runtime.GOMAXPROCS(procs)
+	for _, rank := range []int{0, 13} {
+		threads, w := places(many, rank, from).Threads(0)
+		if threads != 1 || len(w) != 5 || !strings.HasPrefix(w[0], "m0 has 1 cores for 2 ranks") || w[4] != "and so on 3 more machines" {
+			t.Errorf("rank %d: %d threads, %q", rank, threads, w)
+		}
+		if n := runtime.GOMAXPROCS(0); n != 2 {
+			t.Errorf("Go runs %d threads at a time, want one more than compute", n)
 		}
 	}
 	me := here()

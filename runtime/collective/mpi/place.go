@@ -25,6 +25,7 @@ type Place struct {
 	Cores, Share, Together, Machine int
 
 	moreCPUs string
+	machines []Place // of the first rank of each machine
 }
 
 // seat is what a rank says of itself.
@@ -103,7 +104,21 @@ func list(file string) (numbers []int) {
 	return numbers
 }
 
-// placeOf is a rank's place among the seats of all.
+// places is a rank's place among the seats of all, with what it takes to warn of each
+// machine.
+func places(seats []seat, rank int, from launcher) Place {
+	p := placeOf(seats, rank, from)
+	seen := map[string]bool{}
+	for q, s := range seats {
+		if !seen[s.Machine] {
+			seen[s.Machine] = true
+			p.machines = append(p.machines, placeOf(seats, q, from))
+		}
+	}
+	return p
+}
+
+// placeOf is a rank's place.
 func placeOf(seats []seat, rank int, from launcher) Place {
 	me := seats[rank]
 	p := Place{Host: me.Host, Machine: me.All, moreCPUs: from.moreCPUs}
@@ -146,24 +161,37 @@ func distinct(x []int) []int {
 
 // Threads is how many threads a rank here shall compute with: what was asked for, or
 // its share of the cores where that is 0. It gives Go as many to run at a time, and
-// one more for what talks to MPI. Warnings say what makes this slow, and what would
-// help.
+// one more for what talks to MPI. Warnings say what makes this slow on any machine, the
+// same at all ranks, and what would help.
 func (p Place) Threads(asked int) (threads int, warnings []string) {
-	threads = asked
-	if threads <= 0 {
-		threads = p.Share
-	}
+	threads = p.threads(asked)
 	runtime.GOMAXPROCS(threads + 1)
-	return threads, p.warnings(threads)
+	for _, m := range p.machines {
+		warnings = append(warnings, m.warnings(m.threads(asked))...)
+	}
+	if n := len(warnings) - mostWarnings; n > 0 {
+		warnings = append(warnings[:mostWarnings], fmt.Sprintf("and so on %d more machines", n))
+	}
+	return threads, warnings
+}
+
+// mostWarnings is how many machines are warned of one by one.
+const mostWarnings = 4
+
+func (p Place) threads(asked int) int {
+	if asked > 0 {
+		return asked
+	}
+	return p.Share
 }
 
 func (p Place) warnings(threads int) (w []string) {
 	switch {
 	case p.Cores == 0: // the system does not say
 	case p.Ranks*threads > p.Machine:
-		w = append(w, fmt.Sprintf("%s has %d cores for %d ranks of %d threads: they share cores, which is slow; start fewer ranks, or give them fewer --threads", p.Host, p.Machine, p.Ranks, threads))
+		w = append(w, fmt.Sprintf("%s has %d cores for %d ranks with --threads %d: they share cores, which is slow; start fewer ranks, or give them fewer threads", p.Host, p.Machine, p.Ranks, threads))
 	case threads > p.Cores, p.Ranks*threads > p.Together, p.Cores == 1 && p.Together < p.Machine:
-		w = append(w, fmt.Sprintf("the launcher gives the %d ranks on %s %d of its %d cores, %d to this rank of %d threads: %s", p.Ranks, p.Host, p.Together, p.Machine, p.Cores, threads, p.moreCPUs))
+		w = append(w, fmt.Sprintf("the launcher gives the %d ranks on %s %d of its %d cores, and %d to a rank with --threads %d; for more: %s", p.Ranks, p.Host, p.Together, p.Machine, p.Cores, threads, p.moreCPUs))
 	}
 	return w
 }

@@ -39,6 +39,7 @@ type op struct {
 	exit        bool
 
 	requests []uint64 // one each, or packed as the interface has them
+	issued   int      // requests
 	statuses []byte
 	messages []message // those in requests that have a length and a peer
 	flag     int32
@@ -61,9 +62,11 @@ type talker struct {
 	*Group
 	*library
 	active []*op
+	broken []*op // those that have failed: MPI may still write to their memory
 	timer  *time.Timer
-	// since is when the last operation ended while somebody waited.
-	since time.Time
+	// since is when the last operation ended while somebody waited, busy when there
+	// was one.
+	since, busy time.Time
 
 	arena memory.Arena
 	free  [bits.UintSize][][]byte // staging memory, by the power of two that it holds
@@ -96,11 +99,14 @@ func (g *Group) thread(from launcher, ready chan<- error) {
 		if ended || g.waiting.Load() == 0 {
 			t.since = now
 		}
+		if ended || len(t.active) > 0 {
+			t.busy = now
+		}
 		switch {
 		case ended:
-		case len(t.active) == 0:
+		case len(t.active) == 0 && now.Sub(t.busy) > idleAfter:
 			t.nap(idleNap)
-		case g.waiting.Load() == 0:
+		case len(t.active) == 0 || g.waiting.Load() == 0:
 			t.nap(workNap)
 		case now.Sub(t.since) > patience:
 			t.nap(longNap)
@@ -127,8 +133,10 @@ func (g *Group) thread(from launcher, ready chan<- error) {
 
 // How often the thread looks: operations move on only when it does.
 const (
-	idleNap = 20 * time.Millisecond // nothing is under way here
-	workNap = time.Millisecond      // something is, but its time is not waited for
+	workNap = time.Millisecond // something is under way, but its end is not waited for
+	// Nothing is; but another rank may still wait for what the library has not sent.
+	idleAfter = 100 * time.Millisecond
+	idleNap   = 20 * time.Millisecond
 	// Who waits gets all of the thread; from patience on, it is another rank that
 	// takes its time, and the core may have better things to do.
 	patience = 2 * time.Second
@@ -152,8 +160,8 @@ func (t *talker) start(from launcher) error {
 		return err
 	}
 	t.library, t.Group.library = l, l
-	mismatch := fmt.Errorf("%s has started this as one of %d ranks, but the MPI library %s (%s) is not its own; %s names the library's file, or take the library's launcher",
-		from.name, from.ranks, l.file, l.version, EnvLibrary)
+	mismatch := fmt.Errorf("%s has started this as one of %d ranks, but the MPI library %s (%s) is not its own: %s, or %s names another library",
+		from.name, from.ranks, l.file, l.product(), from.match, EnvLibrary)
 	if other := l.abi.name == openMPI.name; from.family == familyPMI && other || from.family == familyOpenMPI && !other {
 		return mismatch
 	}
@@ -168,7 +176,7 @@ func (t *talker) start(from launcher) error {
 	t.rank, t.size = int(out[0]), int(out[1])
 	if from.ranks > 0 && from.ranks != t.size {
 		call(l.Finalize)
-		return fmt.Errorf("%w: it comes up with %d of them (%s=%d)", mismatch, t.size, from.variable, from.ranks)
+		return fmt.Errorf("%w (%s=%d, MPI_Comm_size is %d)", mismatch, from.variable, from.ranks, t.size)
 	}
 	call(l.OnError, l.world, l.errorsReturn)
 	t.counts = make([]uint64, t.size)
@@ -199,12 +207,6 @@ func (t *talker) take() {
 	}
 }
 
-// next is where the next request goes, and how many there are with it.
-func (o *op) next(t *talker, n *int) uintptr {
-	*n++
-	return address(&o.requests[0]) + uintptr((*n-1)*t.library.requests)
-}
-
 // pieces cuts memory into messages.
 func pieces(to []message, peer int, data []byte, receive bool) []message {
 	for len(data) > 0 {
@@ -218,82 +220,74 @@ func pieces(to []message, peer int, data []byte, receive bool) []message {
 // post gives an operation to MPI.
 func (t *talker) post(o *op) error {
 	t.stage(o)
-	collect := o.Kind == collective.KindExchange
 	switch o.Kind {
 	case collective.KindExchange:
-		// From the nearest rank on, so that not all send to the same.
-		for d := 1; d < t.size; d++ {
-			q := (t.rank - d + t.size) % t.size
-			o.messages = pieces(o.messages, q, o.Recv[q], true)
-		}
-		for d := 1; d < t.size; d++ {
-			q := (t.rank + d) % t.size
-			o.messages = pieces(o.messages, q, o.Send[q], false)
-		}
+		return t.exchange(o, o.Send, o.Recv)
 	case collective.KindAllGather:
-		if len(o.Data) == 0 {
-			return nil
+		send, recv, empty := make([][]byte, t.size), make([][]byte, t.size), false
+		for q := range t.size {
+			send[q], recv[q] = o.Data[o.Bounds[t.rank]:o.Bounds[t.rank+1]], o.Data[o.Bounds[q]:o.Bounds[q+1]]
+			empty = empty || len(recv[q]) == 0
 		}
 		// Intel MPI 2021 hangs where a part is empty and others are large.
-		empty := false
-		for q := range t.size {
-			empty = empty || o.Bounds[q] == o.Bounds[q+1]
+		if empty || len(o.Data) > messageBytes {
+			return t.exchange(o, send, recv)
 		}
-		if collect = empty || len(o.Data) > messageBytes; !collect {
-			break
-		}
-		for d := 1; d < t.size; d++ {
-			q := (t.rank - d + t.size) % t.size
-			o.messages = pieces(o.messages, q, o.Data[o.Bounds[q]:o.Bounds[q+1]], true)
-		}
-		for d := 1; d < t.size; d++ {
-			o.messages = pieces(o.messages, (t.rank+d)%t.size, o.Data[o.Bounds[t.rank]:o.Bounds[t.rank+1]], false)
-		}
-	}
-	if collect {
-		return t.postMessages(o)
-	}
-	n := 0
-	o.requests = make([]uint64, 1+len(o.Data)/messageBytes)
-	o.statuses = make([]byte, len(o.requests)*t.library.statuses)
-	switch o.Kind {
-	case collective.KindAllGather:
 		o.counts, o.displs = make([]int32, t.size), make([]int32, t.size)
 		for q := range t.size {
-			o.counts[q], o.displs[q] = int32(o.Bounds[q+1]-o.Bounds[q]), int32(o.Bounds[q])
+			o.counts[q], o.displs[q] = int32(len(recv[q])), int32(o.Bounds[q])
 		}
-		if err := t.check(o, call(t.library.AllGather, t.inPlace, 0, t.byte, address(&o.Data[0]), address(&o.counts[0]), address(&o.displs[0]), t.byte, t.world, o.next(t, &n))); err != nil {
-			return err
-		}
+		o.expect(t, 1)
+		return t.issue(o, t.library.AllGather, t.inPlace, 0, t.byte, address(&o.Data[0]), address(&o.counts[0]), address(&o.displs[0]), t.byte, t.world)
 	case collective.KindBroadcast:
-		for _, m := range pieces(nil, o.Root, o.Data, true) {
-			if err := t.check(o, call(t.library.Broadcast, address(&m.data[0]), uintptr(len(m.data)), t.byte, uintptr(o.Root), t.world, o.next(t, &n))); err != nil {
+		messages := pieces(nil, o.Root, o.Data, true)
+		o.expect(t, len(messages))
+		for _, m := range messages {
+			if err := t.issue(o, t.library.Broadcast, address(&m.data[0]), uintptr(len(m.data)), t.byte, uintptr(o.Root), t.world); err != nil {
 				return err
 			}
 		}
-	case collective.KindBarrier, collective.KindClose:
-		if err := t.check(o, call(t.library.Barrier, t.world, o.next(t, &n))); err != nil {
-			return err
-		}
+		return nil
 	}
-	o.requests = o.requests[:n]
-	return nil
+	o.expect(t, 1)
+	return t.issue(o, t.library.Barrier, t.world)
 }
 
-func (t *talker) postMessages(o *op) error {
-	n := 0
-	o.requests = make([]uint64, len(o.messages))
-	o.statuses = make([]byte, len(o.messages)*t.library.statuses)
+// exchange posts all messages between this rank and the others, beginning with the
+// nearest one: so not all send to the same.
+func (t *talker) exchange(o *op, send, recv [][]byte) error {
+	for d := 1; d < t.size; d++ {
+		q := (t.rank - d + t.size) % t.size
+		o.messages = pieces(o.messages, q, recv[q], true)
+	}
+	for d := 1; d < t.size; d++ {
+		q := (t.rank + d) % t.size
+		o.messages = pieces(o.messages, q, send[q], false)
+	}
+	o.expect(t, len(o.messages))
 	for _, m := range o.messages {
 		f := t.Send
 		if m.receive {
 			f = t.Receive
 		}
-		if err := t.check(o, call(f, address(&m.data[0]), uintptr(len(m.data)), t.byte, uintptr(m.peer), tagExchange, t.world, o.next(t, &n))); err != nil {
+		if err := t.issue(o, f, address(&m.data[0]), uintptr(len(m.data)), t.byte, uintptr(m.peer), tagExchange, t.world); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// expect makes room for n requests.
+func (o *op) expect(t *talker, n int) {
+	o.requests = make([]uint64, n)
+	o.statuses = make([]byte, n*t.library.statuses)
+}
+
+// issue calls a function whose last argument is where the next request goes.
+func (t *talker) issue(o *op, f uintptr, args ...uintptr) error {
+	at := address(&o.requests[0]) + uintptr(o.issued*t.library.requests)
+	o.issued++
+	return t.check(o, call(f, append(args, at)...))
 }
 
 // check makes an error of a code.
@@ -324,8 +318,8 @@ func (t *talker) poll() (ended bool) {
 
 // tested ends an operation that is done or has failed.
 func (t *talker) tested(o *op) bool {
-	if len(o.requests) > 0 {
-		code := call(t.TestAll, uintptr(len(o.requests)), address(&o.requests[0]), address(&o.flag), address(unsafe.SliceData(o.statuses)))
+	if o.issued > 0 {
+		code := call(t.TestAll, uintptr(o.issued), address(&o.requests[0]), address(&o.flag), address(unsafe.SliceData(o.statuses)))
 		if code != 0 {
 			t.end(o, t.why(o, code))
 			return true
@@ -380,6 +374,7 @@ func (t *talker) why(o *op, code int) error {
 func (t *talker) end(o *op, err error) {
 	if err != nil {
 		t.fail(err)
+		t.broken = append(t.broken, o)
 	}
 	t.unstage(o, err == nil)
 	o.err = err
