@@ -114,7 +114,7 @@ func (p Product) Columns() int {
 	if p.Lanes > 0 {
 		return groups(p.Lanes) * p.PanelColumns()
 	}
-	unit := p.format().ColumnUnit()
+	unit := p.Format.ColumnUnit()
 	n := (Len(p.N) + unit - 1) / unit * unit
 	if p.Epilogue.Gated() {
 		n *= 2
