@@ -151,6 +151,13 @@ var wrong = []struct {
 		ld.shared.v4.u32 {%r9, %r10, %r11, %r12}, [%r5]; // OR HERE
 		st.shared.u32 [%r6+8], %r8; // HERE
 		L: ret;`},
+	{"write after another warp's read, and the thread's own", Race, `st.shared.u32 [%r2], %r0;
+		bar.sync 0;
+		xor.b32 %r4, %r2, 128;
+		ld.shared.u32 %r5, [%r4]; // OR HERE
+		ld.shared.u32 %r6, [%r2];
+		st.shared.u32 [%r2], %r0; // HERE
+		ret;`},
 	{"a shuffle of half a warp", Divergent, `setp.lt.u32 %p0, %r0, 16;
 		@%p0 bra L;
 		shfl.sync.bfly.b32 %r4, %r0, 1, 31, -1; // HERE
