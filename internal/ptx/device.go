@@ -16,8 +16,13 @@ type deviceMemory struct {
 	// launch, and several for more than one reader; readers also takenConstant, where one
 	// of the loads was non-coherent.
 	writers, readers []uint32
-	touched          atomic.Bool
+	// touched are the pages that the launch has touched.
+	touched []atomic.Bool
 }
+
+// pageWords are the words of a page of a shadow: what no launch touches costs none
+// anything.
+const pageWords = 1 << 10
 
 // A launch has at most 2^30 threads, so that there is a bit to spare.
 const (
@@ -53,7 +58,8 @@ func mark(word *uint32, me uint32, nonCoherent bool) (before uint32) {
 func (m *Memory) Device(n int) *Buffer {
 	b := m.Input(bytes.Repeat([]byte{0xff}, n)) // NaN, as bf16 and as float32
 	words := (n + 3) / 4
-	b.device = &deviceMemory{written: make([]bool, words), writers: make([]uint32, words), readers: make([]uint32, words)}
+	b.device = &deviceMemory{written: make([]bool, words), writers: make([]uint32, words), readers: make([]uint32, words),
+		touched: make([]atomic.Bool, (words+pageWords-1)/pageWords)}
 	return b
 }
 
@@ -82,23 +88,31 @@ func (m *Memory) Find(at uint64, n int) (b *Buffer, off int) {
 func (m *Memory) settle() {
 	for _, b := range m.buffers {
 		d := b.device
-		if d == nil || !d.touched.Swap(false) {
+		if d == nil {
 			continue
 		}
-		for i, w := range d.writers {
-			if w != 0 {
-				d.written[i] = true
+		for page := range d.touched {
+			if !d.touched[page].Load() {
+				continue
 			}
+			d.touched[page].Store(false)
+			lo, hi := page*pageWords, min((page+1)*pageWords, len(d.written))
+			for i, w := range d.writers[lo:hi] {
+				if w != 0 {
+					d.written[lo+i] = true
+				}
+			}
+			clear(d.writers[lo:hi])
+			clear(d.readers[lo:hi])
 		}
-		clear(d.writers)
-		clear(d.readers)
 	}
 }
 
 // device checks one lane's access to words of device memory.
 func (w *warp) device(in *instr, lane int, d *deviceMemory, me uint32, off, n int, write bool) bool {
-	if !d.touched.Load() {
-		d.touched.Store(true)
+	// The bytes of one access lie in one page.
+	if page := &d.touched[off/4/pageWords]; !page.Load() {
+		page.Store(true)
 	}
 	for i := off / 4; i < (off+n+3)/4; i++ {
 		if write {

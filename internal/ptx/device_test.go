@@ -76,3 +76,22 @@ func TestDeviceMemory(t *testing.T) {
 		t.Errorf("12 bytes on: %d, %v", off, got)
 	}
 }
+
+// What a launch wrote is there for the next on every page, and may be written again.
+func TestPages(t *testing.T) {
+	k := deviceKernel(t, "ld.global.u32 %r5, [%rd3+8192]; st.global.u32 [%rd3+8192], %r5; st.global.u32 [%rd3+4096], %r0; ret;")
+	var mem Memory
+	b := mem.Device(12288 + 256)
+	b.Wrote(8192, 256)
+	for range 3 {
+		if fs := onDevice(t, k, &mem, b.Address, b.Address); len(fs) > 0 {
+			t.Fatal(fs)
+		}
+	}
+	for offset, found := range map[string]int{"4096": 0, "8192": 0, "0": 1, "12288": 1} {
+		read := deviceKernel(t, "ld.global.u32 %r5, [%rd3+"+offset+"]; ret;")
+		if fs := onDevice(t, read, &mem, b.Address, b.Address); len(fs) != found || found > 0 && fs[0].Kind != Uninitialised {
+			t.Errorf("read at %s: %v", offset, fs)
+		}
+	}
+}

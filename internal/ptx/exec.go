@@ -360,9 +360,18 @@ func (w *warp) addresses(in *instr, mask uint32) {
 func (w *warp) shuffle(in *instr) {
 	src, from, among, members := &w.r32[in.s[0]], &w.r32[in.s[1]], &w.r32[in.s[2]], &w.r32[in.s[3]]
 	d, wrong := &w.kept32, uint32(0)
-	for l := range d {
-		wrong |= among[l] ^ (warpSize - 1) | ^members[l] | from[l]&^(warpSize-1)
-		d[l] = src[l^int(from[l]&(warpSize-1))]
+	bad := func(l int) uint32 { return among[l] ^ (warpSize - 1) | ^members[l] | from[l]&^(warpSize-1) }
+	if in.steady { // as compilers write it
+		wrong = bad(0)
+		x := int(from[0] & (warpSize - 1))
+		for l := range d {
+			d[l] = src[(l^x)&(warpSize-1)]
+		}
+	} else {
+		for l := range d {
+			wrong |= bad(l)
+			d[l] = src[l^int(from[l]&(warpSize-1))]
+		}
 	}
 	if wrong != 0 {
 		for l := range d {

@@ -85,6 +85,8 @@ type instr struct {
 	reads  []int
 	writes int
 	guard  int // and of pred
+	// steady shuffles read the same numbers in all lanes, but for what they move.
+	steady bool
 	// shared and global are added to the addresses; count is a number in the
 	// text, or that of a parameter.
 	shared, global int64
@@ -302,6 +304,11 @@ func (k *Kernel) place(in *instr, isConstant []bool) {
 		case in.classes[i] != classPred:
 			in.r32[i] = r
 		}
+	}
+	if in.op.code == opShuffle {
+		tid, ok := k.const32[constant{special: specials[0]}]
+		in.steady = len(in.reads) == 0 || len(in.reads) == 1 && in.reads[0] == in.s[0]
+		in.steady = in.steady && !(ok && slices.Contains(in.s[1:], tid))
 	}
 	in.guard = k.setPlace(classPred) + in.pred
 	if len(in.d) > 0 {

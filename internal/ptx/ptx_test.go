@@ -99,6 +99,65 @@ var wrong = []struct {
 		xor.b32 %r4, %r2, 128;
 		ld.shared.u32 %r5, [%r4]; // HERE
 		ret;`},
+	{"a word written, its 16 bytes read by another warp", Race, `add.s32 %r5, %r2, %r1;
+		add.s32 %r5, %r5, %r1;
+		add.s32 %r5, %r5, %r1;
+		mov.u32 %r8, 1;
+		st.shared.v4.u32 [%r5], {%r8, %r8, %r8, %r8};
+		bar.sync 0;
+		xor.b32 %r6, %r5, 512;
+		and.b32 %r4, %r0, 31;
+		setp.ne.s32 %p0, %r4, 0;
+		@%p0 bra L;
+		st.shared.u32 [%r5+4], %r0; // OR HERE
+		ld.shared.v4.u32 {%r9, %r10, %r11, %r12}, [%r6]; // HERE
+		L: ret;`},
+	{"a word read, its 16 bytes written by another warp", Race, `add.s32 %r5, %r2, %r1;
+		add.s32 %r5, %r5, %r1;
+		add.s32 %r5, %r5, %r1;
+		mov.u32 %r8, 1;
+		st.shared.v4.u32 [%r5], {%r8, %r8, %r8, %r8};
+		bar.sync 0;
+		xor.b32 %r6, %r5, 512;
+		and.b32 %r4, %r0, 31;
+		setp.ne.s32 %p0, %r4, 0;
+		@%p0 bra L;
+		ld.shared.u32 %r9, [%r5+12]; // OR HERE
+		st.shared.v4.u32 [%r6], {%r8, %r8, %r8, %r8}; // HERE
+		L: ret;`},
+	{"16 bytes written, a word of them read by another warp", Race, `add.s32 %r5, %r2, %r1;
+		add.s32 %r5, %r5, %r1;
+		add.s32 %r5, %r5, %r1;
+		mov.u32 %r8, 1;
+		st.shared.v4.u32 [%r5], {%r8, %r8, %r8, %r8};
+		bar.sync 0;
+		xor.b32 %r6, %r5, 512;
+		and.b32 %r4, %r0, 31;
+		setp.ne.s32 %p0, %r4, 0;
+		@%p0 bra L;
+		st.shared.v4.u32 [%r5], {%r8, %r8, %r8, %r8}; // OR HERE
+		ld.shared.u32 %r9, [%r6+8]; // HERE
+		L: ret;`},
+	{"16 bytes read, a word of them written by another warp", Race, `add.s32 %r5, %r2, %r1;
+		add.s32 %r5, %r5, %r1;
+		add.s32 %r5, %r5, %r1;
+		mov.u32 %r8, 1;
+		st.shared.v4.u32 [%r5], {%r8, %r8, %r8, %r8};
+		bar.sync 0;
+		xor.b32 %r6, %r5, 512;
+		and.b32 %r4, %r0, 31;
+		setp.ne.s32 %p0, %r4, 0;
+		@%p0 bra L;
+		ld.shared.v4.u32 {%r9, %r10, %r11, %r12}, [%r5]; // OR HERE
+		st.shared.u32 [%r6+8], %r8; // HERE
+		L: ret;`},
+	{"write after another warp's read, and the thread's own", Race, `st.shared.u32 [%r2], %r0;
+		bar.sync 0;
+		xor.b32 %r4, %r2, 128;
+		ld.shared.u32 %r5, [%r4]; // OR HERE
+		ld.shared.u32 %r6, [%r2];
+		st.shared.u32 [%r2], %r0; // HERE
+		ret;`},
 	{"a shuffle of half a warp", Divergent, `setp.lt.u32 %p0, %r0, 16;
 		@%p0 bra L;
 		shfl.sync.bfly.b32 %r4, %r0, 1, 31, -1; // HERE

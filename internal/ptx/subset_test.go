@@ -200,6 +200,47 @@ func TestArithmetic(t *testing.T) {
 	}
 }
 
+// Lanes may be exchanged by a number, a register or the thread's own number.
+func TestShuffles(t *testing.T) {
+	for other, want := range map[string]func(lane uint32) uint32{
+		"3":      func(lane uint32) uint32 { return lane ^ 3 },
+		"%r9":    func(uint32) uint32 { return 0 },
+		"%tid.x": func(uint32) uint32 { return 0 },
+	} {
+		k := parse(t, addresses+"and.b32 %r9, %r0, 31; shfl.sync.bfly.b32 %r10, %r0, "+other+", 31, -1; st.global.u32 [%rd3], %r10; ret;")
+		var mem Memory
+		dst := mem.Output(128)
+		r, err := k.Run(&mem, Launch{Grid: [3]int{1, 1, 1}, Block: 32, Args: []uint64{dst.Address, dst.Address, 0}})
+		if err != nil || len(r.Findings) > 0 {
+			t.Fatal(err, r.Findings)
+		}
+		for l := range uint32(32) {
+			if got := binary.LittleEndian.Uint32(dst.Bytes()[4*l:]); got != want(l) {
+				t.Errorf("by %s, lane %d: %d, want %d", other, l, got, want(l))
+			}
+		}
+	}
+}
+
+// Words of shared memory and 16 bytes of it may take turns, with barriers between.
+func TestPieces(t *testing.T) {
+	r, out := run(t, addresses+`add.s32 %r5, %r2, %r1; add.s32 %r5, %r5, %r1; add.s32 %r5, %r5, %r1; xor.b32 %r6, %r5, 512; xor.b32 %r7, %r2, 128; mov.u32 %r8, 7;
+		st.shared.u32 [%r2], %r0; bar.sync 0; st.shared.v4.u32 [%r6], {%r8, %r0, %r8, %r8}; bar.sync 0; ld.shared.u32 %r9, [%r7]; bar.sync 0;
+		st.shared.u32 [%r7], %r0; bar.sync 0; ld.shared.v4.u32 {%r10, %r11, %r12, %r13}, [%r5]; st.global.u32 [%rd3], %r11; ret;`, 1)
+	if len(r.Findings) > 0 {
+		t.Fatal(r.Findings)
+	}
+	for l := range uint32(64) {
+		want := l ^ 32 // of the piece
+		if l < 16 {
+			want = (4*l + 1) ^ 32 // of the words over it
+		}
+		if got := binary.LittleEndian.Uint32(out.Bytes()[4*l:]); got != want {
+			t.Errorf("thread %d: %d, want %d", l, got, want)
+		}
+	}
+}
+
 // Errors name the line and what would be right.
 func TestParseErrors(t *testing.T) {
 	at := strings.Count(header, "\n") + 1
