@@ -84,7 +84,7 @@ func (e *asm) mul(k kernel.Row) error {
 	if m.step.k > 1 && (k.Strip || k.Shape != nil && k.Shape.KStep != kernel.EntryBytes) {
 		return fmt.Errorf("simd: kernel %s: format %s multiplies neighbours only", k.Name(), m.format.Name)
 	}
-	if activations[k.Epilogue] == nil {
+	if _, ok := activations[k.Epilogue]; !ok && k.Epilogue != kernel.Linear {
 		return fmt.Errorf("simd: activation %q has no epilogue", k.Epilogue)
 	}
 	e.function(k.Name(), k.Needs())
@@ -540,22 +540,27 @@ func (m *tile) epilogue() {
 	if m.Epilogue != kernel.Linear {
 		m.optional(argAux, m.storeAux)
 	}
-	store := func() {
-		m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) {
-			for j, v := range activations[m.Epilogue](m, i) {
-				m.VMOVUPS(v, mem(p, j*m.Bytes()))
-			}
-		})
+	switch {
+	case m.Epilogue == kernel.Linear:
+		m.store(func(i int) []reg.VecVirtual { return m.acc[i] })
+	case !gated:
+		m.storeActivated()
+	default:
+		skip := m.label("skip")
+		m.TESTL(operand.U32(uint32(kernel.PreOnly)), m.field(argFlags))
+		m.JNZ(m.jump(skip))
+		m.storeActivated()
+		m.Label(skip)
 	}
-	if !gated {
-		store()
-		return
-	}
-	skip := m.label("skip")
-	m.TESTL(operand.U32(uint32(kernel.PreOnly)), m.field(argFlags))
-	m.JNZ(m.jump(skip))
-	store()
-	m.Label(skip)
+}
+
+// store stores the vectors of each row.
+func (m *tile) store(row func(i int) []reg.VecVirtual) {
+	m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) {
+		for j, v := range row(i) {
+			m.VMOVUPS(v, mem(p, j*m.Bytes()))
+		}
+	})
 }
 
 // gates and ups are the halves of a gated row: panels hold 16 of each.

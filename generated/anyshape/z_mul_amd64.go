@@ -85,10 +85,16 @@ func mul_f32_any_10x16_avx512(a *kernel.Args)
 func mul_f32_any_10x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_10x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_10x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_10x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_10x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_10x32_swiglu_avx512(a *kernel.Args)
@@ -100,10 +106,16 @@ func mul_f32_any_11x16_avx512(a *kernel.Args)
 func mul_f32_any_11x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_11x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_11x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_11x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_11x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_11x32_swiglu_avx512(a *kernel.Args)
@@ -115,10 +127,16 @@ func mul_f32_any_12x16_avx512(a *kernel.Args)
 func mul_f32_any_12x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_12x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_12x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_12x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_12x32_swiglu_avx512(a *kernel.Args)
@@ -130,10 +148,16 @@ func mul_f32_any_13x16_avx512(a *kernel.Args)
 func mul_f32_any_13x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_13x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_13x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_13x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_13x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_13x32_swiglu_avx512(a *kernel.Args)
@@ -145,10 +169,16 @@ func mul_f32_any_14x16_avx512(a *kernel.Args)
 func mul_f32_any_14x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_14x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_14x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_14x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_14x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_14x32_swiglu_avx512(a *kernel.Args)
@@ -160,10 +190,16 @@ func mul_f32_any_1x16_avx512(a *kernel.Args)
 func mul_f32_any_1x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_1x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_1x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_1x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x32_swiglu_avx512(a *kernel.Args)
@@ -175,10 +211,16 @@ func mul_f32_any_1x48_avx512(a *kernel.Args)
 func mul_f32_any_1x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_1x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_1x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_1x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x64_swiglu_avx512(a *kernel.Args)
@@ -190,10 +232,16 @@ func mul_f32_any_2x16_avx512(a *kernel.Args)
 func mul_f32_any_2x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_2x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_2x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_2x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x32_swiglu_avx512(a *kernel.Args)
@@ -205,10 +253,16 @@ func mul_f32_any_2x48_avx512(a *kernel.Args)
 func mul_f32_any_2x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_2x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_2x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_2x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x64_swiglu_avx512(a *kernel.Args)
@@ -220,10 +274,16 @@ func mul_f32_any_3x16_avx512(a *kernel.Args)
 func mul_f32_any_3x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_3x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_3x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_3x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x32_swiglu_avx512(a *kernel.Args)
@@ -235,10 +295,16 @@ func mul_f32_any_3x48_avx512(a *kernel.Args)
 func mul_f32_any_3x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_3x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_3x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_3x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x64_swiglu_avx512(a *kernel.Args)
@@ -250,10 +316,16 @@ func mul_f32_any_4x16_avx512(a *kernel.Args)
 func mul_f32_any_4x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_4x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_4x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_4x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x32_swiglu_avx512(a *kernel.Args)
@@ -265,10 +337,16 @@ func mul_f32_any_4x48_avx512(a *kernel.Args)
 func mul_f32_any_4x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_4x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_4x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_4x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x64_swiglu_avx512(a *kernel.Args)
@@ -280,10 +358,16 @@ func mul_f32_any_5x16_avx512(a *kernel.Args)
 func mul_f32_any_5x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_5x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_5x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_5x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x32_swiglu_avx512(a *kernel.Args)
@@ -295,10 +379,16 @@ func mul_f32_any_5x48_avx512(a *kernel.Args)
 func mul_f32_any_5x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_5x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_5x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_5x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x64_swiglu_avx512(a *kernel.Args)
@@ -310,10 +400,16 @@ func mul_f32_any_6x16_avx512(a *kernel.Args)
 func mul_f32_any_6x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_6x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_6x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x32_swiglu_avx512(a *kernel.Args)
@@ -325,10 +421,16 @@ func mul_f32_any_6x48_avx512(a *kernel.Args)
 func mul_f32_any_6x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_6x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_6x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x64_swiglu_avx512(a *kernel.Args)
@@ -340,10 +442,16 @@ func mul_f32_any_7x16_avx512(a *kernel.Args)
 func mul_f32_any_7x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_7x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_7x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_7x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_7x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_7x32_swiglu_avx512(a *kernel.Args)
@@ -355,16 +463,25 @@ func mul_f32_any_7x48_avx512(a *kernel.Args)
 func mul_f32_any_7x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_7x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_8x16_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_8x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_8x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_8x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_8x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_8x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_8x32_swiglu_avx512(a *kernel.Args)
@@ -376,16 +493,25 @@ func mul_f32_any_8x48_avx512(a *kernel.Args)
 func mul_f32_any_8x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_8x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_9x16_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_9x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_9x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_9x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_9x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_9x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_9x32_swiglu_avx512(a *kernel.Args)
@@ -505,10 +631,16 @@ func mul_f32_any_1x16_avx2(a *kernel.Args)
 func mul_f32_any_1x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_1x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_1x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_1x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x32_swiglu_avx2(a *kernel.Args)
@@ -520,16 +652,25 @@ func mul_f32_any_1x48_avx2(a *kernel.Args)
 func mul_f32_any_1x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_1x48_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_2x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_2x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_2x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_2x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x32_swiglu_avx2(a *kernel.Args)
@@ -541,16 +682,25 @@ func mul_f32_any_2x48_avx2(a *kernel.Args)
 func mul_f32_any_2x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_2x48_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_3x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_3x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_3x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_3x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x32_swiglu_avx2(a *kernel.Args)
@@ -562,16 +712,25 @@ func mul_f32_any_3x48_avx2(a *kernel.Args)
 func mul_f32_any_3x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_3x48_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_4x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_4x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_4x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_4x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x32_swiglu_avx2(a *kernel.Args)
@@ -583,16 +742,25 @@ func mul_f32_any_4x48_avx2(a *kernel.Args)
 func mul_f32_any_4x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_4x48_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_5x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_5x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_5x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_5x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x32_swiglu_avx2(a *kernel.Args)
@@ -604,16 +772,25 @@ func mul_f32_any_5x48_avx2(a *kernel.Args)
 func mul_f32_any_5x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_5x48_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_6x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_6x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_6x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x32_swiglu_avx2(a *kernel.Args)
@@ -623,6 +800,9 @@ func mul_f32_any_6x48_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x48_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x48_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_strip_1x16_avx2(a *kernel.Args)

@@ -1823,57 +1823,322 @@ skip129:
 	VMOVUPS Y1, 32(DX)
 
 skip130:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row131:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row131
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
 	JL          tile119
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_1x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile132:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip133
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip133:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg134:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest135
+
+main137:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      64(DX), Y2
+	VMOVUPS      96(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      160(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      224(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+256, DX
+	SUBQ         $+4, R9
+	JGE          main137
+
+rest135:
+	ADDQ $+4, R9
+	JZ   end136
+
+one138:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+64, DX
+	DECQ         R9
+	JNZ          one138
+
+end136:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg134
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip139
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip139:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip140
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip140:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip141
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip141:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip142
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip142:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip143
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+
+skip143:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row144:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row144
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile132
 	VZEROUPPER
 	RET
 
@@ -1883,7 +2148,7 @@ TEXT ·mul_f32_any_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile131:
+tile145:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -1905,14 +2170,14 @@ tile131:
 	MOVQ       48(AX), BX
 	MOVQ       56(AX), DI
 
-seg132:
+seg146:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest133
+	JL   rest147
 
-main135:
+main149:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -1939,13 +2204,13 @@ main135:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main135
+	JGE          main149
 
-rest133:
+rest147:
 	ADDQ $+4, R9
-	JZ   end134
+	JZ   end148
 
-one136:
+one150:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -1954,31 +2219,31 @@ one136:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one136
+	JNZ          one150
 
-end134:
+end148:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg132
+	JNZ          seg146
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip137
+	JZ           skip151
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip137:
+skip151:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip138
+	JZ     skip152
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip138:
+skip152:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip139
+	JZ      skip153
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1993,17 +2258,17 @@ skip138:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip139:
+skip153:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip140
+	JZ     skip154
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip140:
+skip154:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2013,7 +2278,7 @@ skip140:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile131
+	JL      tile145
 	VZEROUPPER
 	RET
 
@@ -2023,7 +2288,7 @@ TEXT ·mul_f32_any_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile141:
+tile155:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -2041,27 +2306,27 @@ tile141:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip142
+	JZ         skip156
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip142:
+skip156:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg143:
+seg157:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest144
+	JL   rest158
 
-main146:
+main160:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2088,13 +2353,13 @@ main146:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main146
+	JGE          main160
 
-rest144:
+rest158:
 	ADDQ $+4, R9
-	JZ   end145
+	JZ   end159
 
-one147:
+one161:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2103,31 +2368,31 @@ one147:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one147
+	JNZ          one161
 
-end145:
+end159:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg143
+	JNZ          seg157
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip148
+	JZ           skip162
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip148:
+skip162:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip149
+	JZ     skip163
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip149:
+skip163:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip150
+	JZ      skip164
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2142,79 +2407,356 @@ skip149:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip150:
+skip164:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip151
+	JZ     skip165
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip151:
+skip165:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip152
+	JZ      skip166
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip152:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+skip166:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row167:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row167
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile141
+	JL          tile155
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_1x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile168:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip169
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip169:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg170:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest171
+
+main173:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      160(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      256(DX), Y2
+	VMOVUPS      288(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+512, DX
+	SUBQ         $+4, R9
+	JGE          main173
+
+rest171:
+	ADDQ $+4, R9
+	JZ   end172
+
+one174:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+128, DX
+	DECQ         R9
+	JNZ          one174
+
+end172:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg170
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip175
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip175:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip176
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip176:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip177
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip177:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip178
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip178:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip179
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+
+skip179:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row180:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row180
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile168
 	VZEROUPPER
 	RET
 
@@ -2224,7 +2766,7 @@ TEXT ·mul_f32_any_1x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile153:
+tile181:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -2242,7 +2784,7 @@ tile153:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip154
+	JZ         skip182
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -2253,21 +2795,21 @@ tile153:
 	ADDQ       96(AX), BX
 	PREFETCHT0 (BX)
 
-skip154:
+skip182:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg155:
+seg183:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest156
+	JL   rest184
 
-main158:
+main186:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2294,13 +2836,13 @@ main158:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main158
+	JGE          main186
 
-rest156:
+rest184:
 	ADDQ $+4, R9
-	JZ   end157
+	JZ   end185
 
-one159:
+one187:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -2309,21 +2851,21 @@ one159:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one159
+	JNZ          one187
 
-end157:
+end185:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg155
+	JNZ          seg183
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip160
+	JZ           skip188
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip160:
+skip188:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip161
+	JZ     skip189
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -2334,10 +2876,10 @@ skip160:
 	ADDQ   96(AX), DX
 	VADDPS (DX), Y1, Y1
 
-skip161:
+skip189:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip162
+	JZ      skip190
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2352,10 +2894,10 @@ skip161:
 	VMOVUPS 64(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip162:
+skip190:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip163
+	JZ      skip191
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -2366,311 +2908,13 @@ skip162:
 	ADDQ    96(AX), DX
 	VMOVUPS Y1, (DX)
 
-skip163:
+skip191:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip164
+	JNZ         skip192
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y2
-	VMULPS      Y2, Y1, Y1
-	VMOVUPS     Y1, (DX)
-
-skip164:
-	INCQ CX
-	MOVQ 104(AX), DX
-	ADDQ DX, DX
-	CMPQ CX, DX
-	JL   tile153
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_1x48_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_any_1x48_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile165:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	MOVQ       CX, DX
-	SHLQ       $0x06, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       64(AX), BX
-	MOVQ       72(AX), SI
-	LEAQ       (BX)(BX*2), BX
-	MOVQ       48(AX), BX
-	MOVQ       56(AX), DI
-
-seg166:
-	MOVQ (AX), R8
-	ADDQ (BX), R8
-	MOVQ 8(BX), R9
-	SUBQ $+4, R9
-	JL   rest167
-
-main169:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      192(DX), Y2
-	VMOVUPS      224(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      384(DX), Y2
-	VMOVUPS      416(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      576(DX), Y2
-	VMOVUPS      608(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	ADDQ         $+768, DX
-	SUBQ         $+4, R9
-	JGE          main169
-
-rest167:
-	ADDQ $+4, R9
-	JZ   end168
-
-one170:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	ADDQ         $+192, DX
-	DECQ         R9
-	JNZ          one170
-
-end168:
-	ADDQ         $+16, BX
-	DECQ         DI
-	JNZ          seg166
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip171
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
-
-skip171:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip172
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip172:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip173
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y2
-	VADDPS  Y2, Y0, Y0
-	VMOVUPS 32(DX), Y2
-	VADDPS  Y2, Y1, Y1
-
-skip173:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip174
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip174:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	LEAQ    (DX)(DX*2), DX
-	CMPQ    CX, DX
-	JL      tile165
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_1x48_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_any_1x48_gelu_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile175:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	MOVQ       CX, DX
-	SHLQ       $0x06, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       40(AX), BX
-	TESTQ      BX, BX
-	JZ         skip176
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-
-skip176:
-	MOVQ 64(AX), BX
-	MOVQ 72(AX), SI
-	LEAQ (BX)(BX*2), BX
-	MOVQ 48(AX), BX
-	MOVQ 56(AX), DI
-
-seg177:
-	MOVQ (AX), R8
-	ADDQ (BX), R8
-	MOVQ 8(BX), R9
-	SUBQ $+4, R9
-	JL   rest178
-
-main180:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      192(DX), Y2
-	VMOVUPS      224(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      384(DX), Y2
-	VMOVUPS      416(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	VMOVUPS      576(DX), Y2
-	VMOVUPS      608(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	ADDQ         $+768, DX
-	SUBQ         $+4, R9
-	JGE          main180
-
-rest178:
-	ADDQ $+4, R9
-	JZ   end179
-
-one181:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (R8), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         SI, R8
-	ADDQ         $+192, DX
-	DECQ         R9
-	JNZ          one181
-
-end179:
-	ADDQ         $+16, BX
-	DECQ         DI
-	JNZ          seg177
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip182
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
-
-skip182:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip183
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip183:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip184
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y2
-	VADDPS  Y2, Y0, Y0
-	VMOVUPS 32(DX), Y2
-	VADDPS  Y2, Y1, Y1
-
-skip184:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip185
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip185:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip186
-	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-
-skip186:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
+	VMULPS      constants_avx2<>+1216(SB), Y0, Y2
 	VMINPS      constants_avx2<>+64(SB), Y2, Y2
 	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
@@ -2688,34 +2932,597 @@ skip186:
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+320(SB), Y2, Y2
 	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMOVUPS     Y1, (DX)
+
+skip192:
+	INCQ CX
+	MOVQ 104(AX), DX
+	ADDQ DX, DX
+	CMPQ CX, DX
+	JL   tile181
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x48_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_any_1x48_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile193:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       64(AX), BX
+	MOVQ       72(AX), SI
+	LEAQ       (BX)(BX*2), BX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), DI
+
+seg194:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest195
+
+main197:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      224(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      576(DX), Y2
+	VMOVUPS      608(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+768, DX
+	SUBQ         $+4, R9
+	JGE          main197
+
+rest195:
+	ADDQ $+4, R9
+	JZ   end196
+
+one198:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+192, DX
+	DECQ         R9
+	JNZ          one198
+
+end196:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg194
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip199
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip199:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip200
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip200:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip201
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip201:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip202
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip202:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	LEAQ    (DX)(DX*2), DX
+	CMPQ    CX, DX
+	JL      tile193
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x48_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_1x48_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile203:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip204
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip204:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg205:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest206
+
+main208:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      224(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      576(DX), Y2
+	VMOVUPS      608(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+768, DX
+	SUBQ         $+4, R9
+	JGE          main208
+
+rest206:
+	ADDQ $+4, R9
+	JZ   end207
+
+one209:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+192, DX
+	DECQ         R9
+	JNZ          one209
+
+end207:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg205
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip210
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip210:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip211
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip211:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip212
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip212:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip213
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip213:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip214
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+
+skip214:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row215:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row215
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile175
+	JL          tile203
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_1x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile216:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip217
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip217:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg218:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest219
+
+main221:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      224(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      576(DX), Y2
+	VMOVUPS      608(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+768, DX
+	SUBQ         $+4, R9
+	JGE          main221
+
+rest219:
+	ADDQ $+4, R9
+	JZ   end220
+
+one222:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+192, DX
+	DECQ         R9
+	JNZ          one222
+
+end220:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg218
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip223
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip223:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip224
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip224:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip225
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip225:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip226
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip226:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip227
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+
+skip227:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row228:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row228
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile216
 	VZEROUPPER
 	RET
 
@@ -2725,7 +3532,7 @@ TEXT ·mul_f32_any_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile187:
+tile229:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2747,14 +3554,14 @@ tile187:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg188:
+seg230:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest189
+	JL   rest231
 
-main191:
+main233:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2793,13 +3600,13 @@ main191:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main191
+	JGE          main233
 
-rest189:
+rest231:
 	ADDQ $+4, R10
-	JZ   end190
+	JZ   end232
 
-one192:
+one234:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2811,23 +3618,23 @@ one192:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one192
+	JNZ          one234
 
-end190:
+end232:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg188
+	JNZ          seg230
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip193
+	JZ           skip235
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip193:
+skip235:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip194
+	JZ     skip236
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2838,10 +3645,10 @@ skip193:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip194:
+skip236:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip195
+	JZ      skip237
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2852,10 +3659,10 @@ skip194:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip195:
+skip237:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip196
+	JZ     skip238
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2866,7 +3673,7 @@ skip195:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip196:
+skip238:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2879,7 +3686,7 @@ skip196:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile187
+	JL      tile229
 	VZEROUPPER
 	RET
 
@@ -2889,7 +3696,7 @@ TEXT ·mul_f32_any_2x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile197:
+tile239:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2907,7 +3714,7 @@ tile197:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip198
+	JZ         skip240
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -2916,21 +3723,21 @@ tile197:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip198:
+skip240:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg199:
+seg241:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest200
+	JL   rest242
 
-main202:
+main244:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2969,13 +3776,13 @@ main202:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main202
+	JGE          main244
 
-rest200:
+rest242:
 	ADDQ $+4, R10
-	JZ   end201
+	JZ   end243
 
-one203:
+one245:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -2987,23 +3794,23 @@ one203:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one203
+	JNZ          one245
 
-end201:
+end243:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg199
+	JNZ          seg241
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip204
+	JZ           skip246
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip204:
+skip246:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip205
+	JZ     skip247
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3014,10 +3821,10 @@ skip204:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip205:
+skip247:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip206
+	JZ      skip248
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3028,10 +3835,10 @@ skip205:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip206:
+skip248:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip207
+	JZ     skip249
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3042,10 +3849,10 @@ skip206:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip207:
+skip249:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip208
+	JZ      skip250
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3056,104 +3863,370 @@ skip207:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip208:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
-	VMULPS      Y0, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y5
-	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VCVTPS2DQ   Y5, Y5
-	VPSLLD      $0x17, Y5, Y5
-	VPADDD      Y5, Y6, Y6
-	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VDIVPS      Y4, Y0, Y0
-	VMULPS      Y1, Y1, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
-	VMULPS      Y1, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y5
-	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VCVTPS2DQ   Y5, Y5
-	VPSLLD      $0x17, Y5, Y5
-	VPADDD      Y5, Y6, Y6
-	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VDIVPS      Y4, Y1, Y1
+skip250:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row251:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y4, Y4
-	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y4, Y4
-	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
+	DECQ        SI
+	JNZ         row251
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile197
+	JL          tile239
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_2x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile252:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip253
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip253:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg254:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest255
+
+main257:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      64(DX), Y4
+	VMOVUPS      96(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Y4
+	VMOVUPS      160(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Y4
+	VMOVUPS      224(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+256, DX
+	SUBQ         $+4, R10
+	JGE          main257
+
+rest255:
+	ADDQ $+4, R10
+	JZ   end256
+
+one258:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+64, DX
+	DECQ         R10
+	JNZ          one258
+
+end256:
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg254
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip259
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip259:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip260
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip260:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip261
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip261:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip262
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip262:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip263
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+
+skip263:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row264:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row264
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile252
 	VZEROUPPER
 	RET
 
@@ -3163,7 +4236,7 @@ TEXT ·mul_f32_any_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile209:
+tile265:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3190,14 +4263,14 @@ tile209:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg210:
+seg266:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest211
+	JL   rest267
 
-main213:
+main269:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3236,13 +4309,13 @@ main213:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main213
+	JGE          main269
 
-rest211:
+rest267:
 	ADDQ $+4, R10
-	JZ   end212
+	JZ   end268
 
-one214:
+one270:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3254,23 +4327,23 @@ one214:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one214
+	JNZ          one270
 
-end212:
+end268:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg210
+	JNZ          seg266
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip215
+	JZ           skip271
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip215:
+skip271:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip216
+	JZ     skip272
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3281,10 +4354,10 @@ skip215:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip216:
+skip272:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip217
+	JZ      skip273
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3301,10 +4374,10 @@ skip216:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip217:
+skip273:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip218
+	JZ     skip274
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3315,7 +4388,7 @@ skip217:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip218:
+skip274:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3329,7 +4402,7 @@ skip218:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile209
+	JL      tile265
 	VZEROUPPER
 	RET
 
@@ -3339,7 +4412,7 @@ TEXT ·mul_f32_any_2x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile219:
+tile275:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3362,7 +4435,7 @@ tile219:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip220
+	JZ         skip276
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -3371,21 +4444,21 @@ tile219:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip220:
+skip276:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg221:
+seg277:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest222
+	JL   rest278
 
-main224:
+main280:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3424,13 +4497,13 @@ main224:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main224
+	JGE          main280
 
-rest222:
+rest278:
 	ADDQ $+4, R10
-	JZ   end223
+	JZ   end279
 
-one225:
+one281:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3442,23 +4515,23 @@ one225:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one225
+	JNZ          one281
 
-end223:
+end279:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg221
+	JNZ          seg277
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip226
+	JZ           skip282
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip226:
+skip282:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip227
+	JZ     skip283
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3469,10 +4542,10 @@ skip226:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip227:
+skip283:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip228
+	JZ      skip284
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3489,10 +4562,10 @@ skip227:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip228:
+skip284:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip229
+	JZ     skip285
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3503,10 +4576,10 @@ skip228:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip229:
+skip285:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip230
+	JZ      skip286
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3517,105 +4590,383 @@ skip229:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip230:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
-	VMULPS      Y0, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y5
-	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VCVTPS2DQ   Y5, Y5
-	VPSLLD      $0x17, Y5, Y5
-	VPADDD      Y5, Y6, Y6
-	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VDIVPS      Y4, Y0, Y0
-	VMULPS      Y1, Y1, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
-	VMULPS      Y1, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y5
-	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VCVTPS2DQ   Y5, Y5
-	VPSLLD      $0x17, Y5, Y5
-	VPADDD      Y5, Y6, Y6
-	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VDIVPS      Y4, Y1, Y1
+skip286:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row287:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y4, Y4
-	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y4, Y4
-	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
+	DECQ        SI
+	JNZ         row287
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile219
+	JL          tile275
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_2x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile288:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip289
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip289:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg290:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest291
+
+main293:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Y4
+	VMOVUPS      160(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      256(DX), Y4
+	VMOVUPS      288(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Y4
+	VMOVUPS      416(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+512, DX
+	SUBQ         $+4, R10
+	JGE          main293
+
+rest291:
+	ADDQ $+4, R10
+	JZ   end292
+
+one294:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+128, DX
+	DECQ         R10
+	JNZ          one294
+
+end292:
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg290
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip295
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip295:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip296
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip296:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip297
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip297:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip298
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip298:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip299
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+
+skip299:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row300:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row300
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile288
 	VZEROUPPER
 	RET
 
@@ -3625,7 +4976,7 @@ TEXT ·mul_f32_any_2x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile231:
+tile301:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3648,7 +4999,7 @@ tile231:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip232
+	JZ         skip302
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -3665,21 +5016,21 @@ tile231:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip232:
+skip302:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg233:
+seg303:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest234
+	JL   rest304
 
-main236:
+main306:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3718,13 +5069,13 @@ main236:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main236
+	JGE          main306
 
-rest234:
+rest304:
 	ADDQ $+4, R10
-	JZ   end235
+	JZ   end305
 
-one237:
+one307:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3736,23 +5087,23 @@ one237:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one237
+	JNZ          one307
 
-end235:
+end305:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg233
+	JNZ          seg303
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip238
+	JZ           skip308
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip238:
+skip308:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip239
+	JZ     skip309
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -3769,10 +5120,10 @@ skip238:
 	ADDQ   BX, DX
 	VADDPS (DX), Y3, Y3
 
-skip239:
+skip309:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip240
+	JZ      skip310
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3789,10 +5140,10 @@ skip239:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip240:
+skip310:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip241
+	JZ      skip311
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -3809,14 +5160,14 @@ skip240:
 	ADDQ    BX, DX
 	VMOVUPS Y3, (DX)
 
-skip241:
+skip311:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip242
+	JNZ         skip312
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y4
+	VMULPS      constants_avx2<>+1216(SB), Y0, Y4
 	VMINPS      constants_avx2<>+64(SB), Y4, Y4
 	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
@@ -3833,11 +5184,11 @@ skip241:
 	VPADDD      Y5, Y6, Y6
 	VMOVAPS     Y6, Y4
 	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VDIVPS      Y4, Y0, Y4
-	VMULPS      Y4, Y1, Y1
+	VDIVPS      Y4, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y2, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y2, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -3854,16 +5205,16 @@ skip241:
 	VPADDD      Y1, Y4, Y4
 	VMOVAPS     Y4, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 
-skip242:
+skip312:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile231
+	JL   tile301
 	VZEROUPPER
 	RET
 
@@ -3873,7 +5224,7 @@ TEXT ·mul_f32_any_2x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile243:
+tile313:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3894,14 +5245,14 @@ tile243:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg244:
+seg314:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest245
+	JL   rest315
 
-main247:
+main317:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3940,13 +5291,13 @@ main247:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main247
+	JGE          main317
 
-rest245:
+rest315:
 	ADDQ $+4, R10
-	JZ   end246
+	JZ   end316
 
-one248:
+one318:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -3958,23 +5309,23 @@ one248:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one248
+	JNZ          one318
 
-end246:
+end316:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg244
+	JNZ          seg314
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip249
+	JZ           skip319
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip249:
+skip319:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip250
+	JZ     skip320
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3985,10 +5336,10 @@ skip249:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip250:
+skip320:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip251
+	JZ      skip321
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3999,10 +5350,10 @@ skip250:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip251:
+skip321:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip252
+	JZ     skip322
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4013,7 +5364,7 @@ skip251:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip252:
+skip322:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4027,7 +5378,7 @@ skip252:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile243
+	JL      tile313
 	VZEROUPPER
 	RET
 
@@ -4037,7 +5388,7 @@ TEXT ·mul_f32_any_2x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile253:
+tile323:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4054,7 +5405,7 @@ tile253:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip254
+	JZ         skip324
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -4063,21 +5414,21 @@ tile253:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip254:
+skip324:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg255:
+seg325:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest256
+	JL   rest326
 
-main258:
+main328:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -4116,13 +5467,13 @@ main258:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main258
+	JGE          main328
 
-rest256:
+rest326:
 	ADDQ $+4, R10
-	JZ   end257
+	JZ   end327
 
-one259:
+one329:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -4134,23 +5485,23 @@ one259:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one259
+	JNZ          one329
 
-end257:
+end327:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg255
+	JNZ          seg325
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip260
+	JZ           skip330
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip260:
+skip330:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip261
+	JZ     skip331
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4161,10 +5512,10 @@ skip260:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip261:
+skip331:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip262
+	JZ      skip332
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4175,10 +5526,10 @@ skip261:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip262:
+skip332:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip263
+	JZ     skip333
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4189,10 +5540,10 @@ skip262:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip263:
+skip333:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip264
+	JZ      skip334
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4203,105 +5554,371 @@ skip263:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip264:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
-	VMULPS      Y0, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y5
-	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VCVTPS2DQ   Y5, Y5
-	VPSLLD      $0x17, Y5, Y5
-	VPADDD      Y5, Y6, Y6
-	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VDIVPS      Y4, Y0, Y0
-	VMULPS      Y1, Y1, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
-	VMULPS      Y1, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y5
-	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VCVTPS2DQ   Y5, Y5
-	VPSLLD      $0x17, Y5, Y5
-	VPADDD      Y5, Y6, Y6
-	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VDIVPS      Y4, Y1, Y1
+skip334:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row335:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y4, Y4
-	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y4, Y4
-	VMOVAPS     Y4, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
+	DECQ        SI
+	JNZ         row335
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile253
+	JL          tile323
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_2x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile336:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip337
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip337:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg338:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest339
+
+main341:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Y4
+	VMOVUPS      224(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Y4
+	VMOVUPS      416(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      576(DX), Y4
+	VMOVUPS      608(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+768, DX
+	SUBQ         $+4, R10
+	JGE          main341
+
+rest339:
+	ADDQ $+4, R10
+	JZ   end340
+
+one342:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+192, DX
+	DECQ         R10
+	JNZ          one342
+
+end340:
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg338
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip343
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip343:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip344
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip344:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip345
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip345:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip346
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip346:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip347
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+
+skip347:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row348:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row348
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile336
 	VZEROUPPER
 	RET
 
@@ -4311,7 +5928,7 @@ TEXT ·mul_f32_any_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile265:
+tile349:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4333,24 +5950,24 @@ tile265:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead266
+	JNZ        ahead350
 	MOVQ       DX, BX
 
-ahead266:
+ahead350:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg267:
+seg351:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest268
+	JL   rest352
 
-main270:
+main354:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4404,13 +6021,13 @@ main270:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main270
+	JGE          main354
 
-rest268:
+rest352:
 	ADDQ $+4, R11
-	JZ   end269
+	JZ   end353
 
-one271:
+one355:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4425,15 +6042,15 @@ one271:
 	ADDQ         R8, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one271
+	JNZ          one355
 
-end269:
+end353:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg267
+	JNZ          seg351
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip272
+	JZ           skip356
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -4442,9 +6059,9 @@ end269:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip272:
+skip356:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip273
+	JZ     skip357
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4458,10 +6075,10 @@ skip272:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip273:
+skip357:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip274
+	JZ      skip358
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4474,10 +6091,10 @@ skip273:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip274:
+skip358:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip275
+	JZ     skip359
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4491,7 +6108,7 @@ skip274:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip275:
+skip359:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4507,7 +6124,7 @@ skip275:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile265
+	JL      tile349
 	VZEROUPPER
 	RET
 
@@ -4517,7 +6134,7 @@ TEXT ·mul_f32_any_3x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile276:
+tile360:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4539,7 +6156,7 @@ tile276:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip277
+	JZ         skip361
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -4550,27 +6167,27 @@ tile276:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip277:
+skip361:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead278
+	JNZ   ahead362
 	MOVQ  DX, BX
 
-ahead278:
+ahead362:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg279:
+seg363:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest280
+	JL   rest364
 
-main282:
+main366:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4624,13 +6241,13 @@ main282:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main282
+	JGE          main366
 
-rest280:
+rest364:
 	ADDQ $+4, R11
-	JZ   end281
+	JZ   end365
 
-one283:
+one367:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4645,15 +6262,15 @@ one283:
 	ADDQ         R8, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one283
+	JNZ          one367
 
-end281:
+end365:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg279
+	JNZ          seg363
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip284
+	JZ           skip368
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -4662,9 +6279,9 @@ end281:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip284:
+skip368:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip285
+	JZ     skip369
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4678,10 +6295,10 @@ skip284:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip285:
+skip369:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip286
+	JZ      skip370
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4694,10 +6311,10 @@ skip285:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip286:
+skip370:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip287
+	JZ     skip371
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4711,10 +6328,10 @@ skip286:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip287:
+skip371:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip288
+	JZ      skip372
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4728,149 +6345,420 @@ skip287:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip288:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
-	VMULPS      Y0, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
-	VROUNDPS    $0x08, Y6, Y7
-	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VCVTPS2DQ   Y7, Y7
-	VPSLLD      $0x17, Y7, Y7
-	VPADDD      Y7, Y8, Y8
-	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
-	VDIVPS      Y6, Y0, Y0
-	VMULPS      Y1, Y1, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
-	VMULPS      Y1, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
-	VROUNDPS    $0x08, Y6, Y7
-	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VCVTPS2DQ   Y7, Y7
-	VPSLLD      $0x17, Y7, Y7
-	VPADDD      Y7, Y8, Y8
-	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
-	VDIVPS      Y6, Y1, Y1
+skip372:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row373:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y6, Y6
-	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y6, Y6
-	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
+	DECQ        SI
+	JNZ         row373
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile276
+	JL          tile360
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_3x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile374:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip375
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip375:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead376
+	MOVQ  DX, BX
+
+ahead376:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg377:
+	MOVQ (AX), R10
+	ADDQ (DI), R10
+	MOVQ 8(DI), R11
+	SUBQ $+4, R11
+	JL   rest378
+
+main380:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      64(DX), Y6
+	VMOVUPS      96(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      128(DX), Y6
+	VMOVUPS      160(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      192(DX), Y6
+	VMOVUPS      224(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R11
+	JGE          main380
+
+rest378:
+	ADDQ $+4, R11
+	JZ   end379
+
+one381:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	ADDQ         $+64, DX
+	DECQ         R11
+	JNZ          one381
+
+end379:
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg377
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip382
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip382:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip383
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip383:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip384
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip384:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip385
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip385:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip386
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+
+skip386:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row387:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row387
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile374
 	VZEROUPPER
 	RET
 
@@ -4880,7 +6768,7 @@ TEXT ·mul_f32_any_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile289:
+tile388:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4907,24 +6795,24 @@ tile289:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead290
+	JNZ        ahead389
 	MOVQ       DX, BX
 
-ahead290:
+ahead389:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg291:
+seg390:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest292
+	JL   rest391
 
-main294:
+main393:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4978,13 +6866,13 @@ main294:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main294
+	JGE          main393
 
-rest292:
+rest391:
 	ADDQ $+4, R11
-	JZ   end293
+	JZ   end392
 
-one295:
+one394:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -4999,15 +6887,15 @@ one295:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one295
+	JNZ          one394
 
-end293:
+end392:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg291
+	JNZ          seg390
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip296
+	JZ           skip395
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -5016,9 +6904,9 @@ end293:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip296:
+skip395:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip297
+	JZ     skip396
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5032,10 +6920,10 @@ skip296:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip297:
+skip396:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip298
+	JZ      skip397
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5054,10 +6942,10 @@ skip297:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip298:
+skip397:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip299
+	JZ     skip398
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5071,7 +6959,7 @@ skip298:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip299:
+skip398:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5088,7 +6976,7 @@ skip299:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile289
+	JL      tile388
 	VZEROUPPER
 	RET
 
@@ -5098,7 +6986,7 @@ TEXT ·mul_f32_any_3x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile300:
+tile399:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -5125,7 +7013,7 @@ tile300:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip301
+	JZ         skip400
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -5136,27 +7024,27 @@ tile300:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip301:
+skip400:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead302
+	JNZ   ahead401
 	MOVQ  DX, BX
 
-ahead302:
+ahead401:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg303:
+seg402:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest304
+	JL   rest403
 
-main306:
+main405:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -5210,13 +7098,13 @@ main306:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main306
+	JGE          main405
 
-rest304:
+rest403:
 	ADDQ $+4, R11
-	JZ   end305
+	JZ   end404
 
-one307:
+one406:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -5231,15 +7119,15 @@ one307:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one307
+	JNZ          one406
 
-end305:
+end404:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg303
+	JNZ          seg402
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip308
+	JZ           skip407
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -5248,9 +7136,9 @@ end305:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip308:
+skip407:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip309
+	JZ     skip408
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5264,10 +7152,10 @@ skip308:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip309:
+skip408:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip310
+	JZ      skip409
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5286,10 +7174,10 @@ skip309:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip310:
+skip409:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip311
+	JZ     skip410
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -5303,10 +7191,10 @@ skip310:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip311:
+skip410:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip312
+	JZ      skip411
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5320,150 +7208,433 @@ skip311:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip312:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
-	VMULPS      Y0, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
-	VROUNDPS    $0x08, Y6, Y7
-	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VCVTPS2DQ   Y7, Y7
-	VPSLLD      $0x17, Y7, Y7
-	VPADDD      Y7, Y8, Y8
-	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
-	VDIVPS      Y6, Y0, Y0
-	VMULPS      Y1, Y1, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
-	VMULPS      Y1, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
-	VROUNDPS    $0x08, Y6, Y7
-	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VCVTPS2DQ   Y7, Y7
-	VPSLLD      $0x17, Y7, Y7
-	VPADDD      Y7, Y8, Y8
-	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
-	VDIVPS      Y6, Y1, Y1
+skip411:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row412:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y6, Y6
-	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y6, Y6
-	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
+	DECQ        SI
+	JNZ         row412
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile300
+	JL          tile399
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_3x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile413:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip414
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip414:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead415
+	MOVQ  DX, BX
+
+ahead415:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg416:
+	MOVQ (AX), R10
+	ADDQ (DI), R10
+	MOVQ 8(DI), R11
+	SUBQ $+4, R11
+	JL   rest417
+
+main419:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      128(DX), Y6
+	VMOVUPS      160(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      256(DX), Y6
+	VMOVUPS      288(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      384(DX), Y6
+	VMOVUPS      416(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	SUBQ         $+4, R11
+	JGE          main419
+
+rest417:
+	ADDQ $+4, R11
+	JZ   end418
+
+one420:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	ADDQ         $+128, DX
+	DECQ         R11
+	JNZ          one420
+
+end418:
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg416
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip421
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip421:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip422
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip422:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip423
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip423:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip424
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip424:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip425
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+
+skip425:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row426:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row426
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile413
 	VZEROUPPER
 	RET
 
@@ -5473,7 +7644,7 @@ TEXT ·mul_f32_any_3x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile313:
+tile427:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -5500,7 +7671,7 @@ tile313:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip314
+	JZ         skip428
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -5521,27 +7692,27 @@ tile313:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip314:
+skip428:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead315
+	JNZ   ahead429
 	MOVQ  DX, BX
 
-ahead315:
+ahead429:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg316:
+seg430:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest317
+	JL   rest431
 
-main319:
+main433:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -5595,13 +7766,13 @@ main319:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main319
+	JGE          main433
 
-rest317:
+rest431:
 	ADDQ $+4, R11
-	JZ   end318
+	JZ   end432
 
-one320:
+one434:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -5616,15 +7787,15 @@ one320:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one320
+	JNZ          one434
 
-end318:
+end432:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg316
+	JNZ          seg430
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip321
+	JZ           skip435
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -5633,9 +7804,9 @@ end318:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip321:
+skip435:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip322
+	JZ     skip436
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -5656,10 +7827,10 @@ skip321:
 	ADDQ   BX, DX
 	VADDPS (DX), Y5, Y5
 
-skip322:
+skip436:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip323
+	JZ      skip437
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5678,10 +7849,10 @@ skip322:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip323:
+skip437:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip324
+	JZ      skip438
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -5702,516 +7873,14 @@ skip323:
 	ADDQ    BX, DX
 	VMOVUPS Y5, (DX)
 
-skip324:
+skip438:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip325
+	JNZ         skip439
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
-	VROUNDPS    $0x08, Y6, Y7
-	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VCVTPS2DQ   Y7, Y7
-	VPSLLD      $0x17, Y7, Y7
-	VPADDD      Y7, Y8, Y8
-	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
-	VDIVPS      Y6, Y0, Y6
-	VMULPS      Y6, Y1, Y1
-	VMOVUPS     Y1, (DX)
-	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y2, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y6, Y6
-	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
-	VMOVUPS     Y3, (DX)
-	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y4, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y0
-	VMULPS      Y0, Y5, Y5
-	VMOVUPS     Y5, (DX)
-
-skip325:
-	INCQ CX
-	MOVQ 104(AX), DX
-	ADDQ DX, DX
-	CMPQ CX, DX
-	JL   tile313
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_3x48_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_any_3x48_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile326:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	MOVQ       CX, DX
-	SHLQ       $0x06, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       120(AX), BX
-	TESTQ      BX, BX
-	JNZ        ahead327
-	MOVQ       DX, BX
-
-ahead327:
-	MOVQ 64(AX), SI
-	MOVQ 72(AX), R8
-	LEAQ (SI)(SI*2), DI
-	MOVQ 48(AX), DI
-	MOVQ 56(AX), R9
-
-seg328:
-	MOVQ (AX), R10
-	ADDQ (DI), R10
-	MOVQ 8(DI), R11
-	SUBQ $+4, R11
-	JL   rest329
-
-main331:
-	VMOVUPS      (DX), Y6
-	VMOVUPS      32(DX), Y7
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(SI*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(SI*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R8, R10
-	VMOVUPS      192(DX), Y6
-	VMOVUPS      224(DX), Y7
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(SI*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(SI*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R8, R10
-	VMOVUPS      384(DX), Y6
-	VMOVUPS      416(DX), Y7
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(SI*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(SI*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R8, R10
-	VMOVUPS      576(DX), Y6
-	VMOVUPS      608(DX), Y7
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(SI*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(SI*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R8, R10
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	ADDQ         $+128, BX
-	ADDQ         $+768, DX
-	SUBQ         $+4, R11
-	JGE          main331
-
-rest329:
-	ADDQ $+4, R11
-	JZ   end330
-
-one332:
-	VMOVUPS      (DX), Y6
-	VMOVUPS      32(DX), Y7
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(SI*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(SI*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R8, R10
-	ADDQ         $+192, DX
-	DECQ         R11
-	JNZ          one332
-
-end330:
-	ADDQ         $+16, DI
-	DECQ         R9
-	JNZ          seg328
-	MOVQ         BX, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip333
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
-
-skip333:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip334
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-
-skip334:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip335
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y6
-	VADDPS  Y6, Y0, Y0
-	VADDPS  Y6, Y2, Y2
-	VADDPS  Y6, Y4, Y4
-	VMOVUPS 32(DX), Y6
-	VADDPS  Y6, Y1, Y1
-	VADDPS  Y6, Y3, Y3
-	VADDPS  Y6, Y5, Y5
-
-skip335:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip336
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-
-skip336:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	LEAQ    (DX)(DX*2), DX
-	CMPQ    CX, DX
-	JL      tile326
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_3x48_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_any_3x48_gelu_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile337:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	MOVQ       CX, DX
-	SHLQ       $0x06, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       40(AX), BX
-	TESTQ      BX, BX
-	JZ         skip338
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       88(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-
-skip338:
-	MOVQ  120(AX), BX
-	TESTQ BX, BX
-	JNZ   ahead339
-	MOVQ  DX, BX
-
-ahead339:
-	MOVQ 64(AX), SI
-	MOVQ 72(AX), R8
-	LEAQ (SI)(SI*2), DI
-	MOVQ 48(AX), DI
-	MOVQ 56(AX), R9
-
-seg340:
-	MOVQ (AX), R10
-	ADDQ (DI), R10
-	MOVQ 8(DI), R11
-	SUBQ $+4, R11
-	JL   rest341
-
-main343:
-	VMOVUPS      (DX), Y6
-	VMOVUPS      32(DX), Y7
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(SI*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(SI*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R8, R10
-	VMOVUPS      192(DX), Y6
-	VMOVUPS      224(DX), Y7
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(SI*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(SI*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R8, R10
-	VMOVUPS      384(DX), Y6
-	VMOVUPS      416(DX), Y7
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(SI*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(SI*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R8, R10
-	VMOVUPS      576(DX), Y6
-	VMOVUPS      608(DX), Y7
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(SI*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(SI*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R8, R10
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	ADDQ         $+128, BX
-	ADDQ         $+768, DX
-	SUBQ         $+4, R11
-	JGE          main343
-
-rest341:
-	ADDQ $+4, R11
-	JZ   end342
-
-one344:
-	VMOVUPS      (DX), Y6
-	VMOVUPS      32(DX), Y7
-	VBROADCASTSS (R10), Y8
-	VFMADD231PS  Y6, Y8, Y0
-	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS (R10)(SI*1), Y8
-	VFMADD231PS  Y6, Y8, Y2
-	VFMADD231PS  Y7, Y8, Y3
-	VBROADCASTSS (R10)(SI*2), Y8
-	VFMADD231PS  Y6, Y8, Y4
-	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R8, R10
-	ADDQ         $+192, DX
-	DECQ         R11
-	JNZ          one344
-
-end342:
-	ADDQ         $+16, DI
-	DECQ         R9
-	JNZ          seg340
-	MOVQ         BX, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip345
-	VBROADCASTSS 128(AX), Y6
-	VMULPS       Y6, Y0, Y0
-	VMULPS       Y6, Y1, Y1
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y6, Y3, Y3
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y6, Y5, Y5
-
-skip345:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip346
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-
-skip346:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip347
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y6
-	VADDPS  Y6, Y0, Y0
-	VADDPS  Y6, Y2, Y2
-	VADDPS  Y6, Y4, Y4
-	VMOVUPS 32(DX), Y6
-	VADDPS  Y6, Y1, Y1
-	VADDPS  Y6, Y3, Y3
-	VADDPS  Y6, Y5, Y5
-
-skip347:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip348
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-
-skip348:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip349
-	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    88(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-
-skip349:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
-	VMULPS      Y0, Y6, Y6
+	VMULPS      constants_avx2<>+1216(SB), Y0, Y6
 	VMINPS      constants_avx2<>+64(SB), Y6, Y6
 	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
 	VROUNDPS    $0x08, Y6, Y7
@@ -6229,34 +7898,10 @@ skip349:
 	VMOVAPS     Y8, Y6
 	VADDPS      constants_avx2<>+320(SB), Y6, Y6
 	VDIVPS      Y6, Y0, Y0
-	VMULPS      Y1, Y1, Y6
-	VMULPS      constants_avx2<>+0(SB), Y6, Y6
-	VADDPS      constants_avx2<>+32(SB), Y6, Y6
-	VMULPS      Y1, Y6, Y6
-	VMINPS      constants_avx2<>+64(SB), Y6, Y6
-	VMAXPS      constants_avx2<>+96(SB), Y6, Y6
-	VROUNDPS    $0x08, Y6, Y7
-	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VCVTPS2DQ   Y7, Y7
-	VPSLLD      $0x17, Y7, Y7
-	VPADDD      Y7, Y8, Y8
-	VMOVAPS     Y8, Y6
-	VADDPS      constants_avx2<>+320(SB), Y6, Y6
-	VDIVPS      Y6, Y1, Y1
-	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMULPS      Y0, Y1, Y1
+	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y2, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -6274,34 +7919,10 @@ skip349:
 	VMOVAPS     Y6, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
 	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y6
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y6, Y6
-	VMOVAPS     Y6, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
+	VMULPS      Y2, Y3, Y3
+	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y4, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -6319,34 +7940,855 @@ skip349:
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
 	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
+	VMULPS      Y4, Y5, Y5
+	VMOVUPS     Y5, (DX)
+
+skip439:
+	INCQ CX
+	MOVQ 104(AX), DX
+	ADDQ DX, DX
+	CMPQ CX, DX
+	JL   tile427
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x48_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_any_3x48_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile440:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead441
+	MOVQ       DX, BX
+
+ahead441:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg442:
+	MOVQ (AX), R10
+	ADDQ (DI), R10
+	MOVQ 8(DI), R11
+	SUBQ $+4, R11
+	JL   rest443
+
+main445:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      192(DX), Y6
+	VMOVUPS      224(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      384(DX), Y6
+	VMOVUPS      416(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      576(DX), Y6
+	VMOVUPS      608(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main445
+
+rest443:
+	ADDQ $+4, R11
+	JZ   end444
+
+one446:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one446
+
+end444:
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg442
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip447
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip447:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip448
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip448:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip449
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip449:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip450
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip450:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	LEAQ    (DX)(DX*2), DX
+	CMPQ    CX, DX
+	JL      tile440
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x48_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_3x48_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile451:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip452
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip452:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead453
+	MOVQ  DX, BX
+
+ahead453:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg454:
+	MOVQ (AX), R10
+	ADDQ (DI), R10
+	MOVQ 8(DI), R11
+	SUBQ $+4, R11
+	JL   rest455
+
+main457:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      192(DX), Y6
+	VMOVUPS      224(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      384(DX), Y6
+	VMOVUPS      416(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      576(DX), Y6
+	VMOVUPS      608(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main457
+
+rest455:
+	ADDQ $+4, R11
+	JZ   end456
+
+one458:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one458
+
+end456:
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg454
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip459
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip459:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip460
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip460:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip461
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip461:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip462
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip462:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip463
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+
+skip463:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row464:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row464
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile337
+	JL          tile451
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_3x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile465:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip466
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip466:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead467
+	MOVQ  DX, BX
+
+ahead467:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg468:
+	MOVQ (AX), R10
+	ADDQ (DI), R10
+	MOVQ 8(DI), R11
+	SUBQ $+4, R11
+	JL   rest469
+
+main471:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      192(DX), Y6
+	VMOVUPS      224(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      384(DX), Y6
+	VMOVUPS      416(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      576(DX), Y6
+	VMOVUPS      608(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main471
+
+rest469:
+	ADDQ $+4, R11
+	JZ   end470
+
+one472:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one472
+
+end470:
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg468
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip473
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip473:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip474
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip474:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip475
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip475:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip476
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip476:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip477
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+
+skip477:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row478:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row478
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile465
 	VZEROUPPER
 	RET
 
@@ -6356,7 +8798,7 @@ TEXT ·mul_f32_any_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile350:
+tile479:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -6382,24 +8824,24 @@ tile350:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead351
+	JNZ        ahead480
 	MOVQ       DX, BX
 
-ahead351:
+ahead480:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg352:
+seg481:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest353
+	JL   rest482
 
-main355:
+main484:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6465,13 +8907,13 @@ main355:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main355
+	JGE          main484
 
-rest353:
+rest482:
 	ADDQ $+4, R12
-	JZ   end354
+	JZ   end483
 
-one356:
+one485:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6489,15 +8931,15 @@ one356:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one356
+	JNZ          one485
 
-end354:
+end483:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg352
+	JNZ          seg481
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip357
+	JZ           skip486
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -6508,9 +8950,9 @@ end354:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip357:
+skip486:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip358
+	JZ     skip487
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6527,10 +8969,10 @@ skip357:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip358:
+skip487:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip359
+	JZ      skip488
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6545,10 +8987,10 @@ skip358:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip359:
+skip488:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip360
+	JZ     skip489
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6565,7 +9007,7 @@ skip359:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip360:
+skip489:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6584,7 +9026,7 @@ skip360:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile350
+	JL      tile479
 	VZEROUPPER
 	RET
 
@@ -6594,7 +9036,7 @@ TEXT ·mul_f32_any_4x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile361:
+tile490:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -6620,7 +9062,7 @@ tile361:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip362
+	JZ         skip491
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -6633,27 +9075,27 @@ tile361:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip362:
+skip491:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead363
+	JNZ   ahead492
 	MOVQ  DX, BX
 
-ahead363:
+ahead492:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg364:
+seg493:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest365
+	JL   rest494
 
-main367:
+main496:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6719,13 +9161,13 @@ main367:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main367
+	JGE          main496
 
-rest365:
+rest494:
 	ADDQ $+4, R12
-	JZ   end366
+	JZ   end495
 
-one368:
+one497:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -6743,15 +9185,15 @@ one368:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one368
+	JNZ          one497
 
-end366:
+end495:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg364
+	JNZ          seg493
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip369
+	JZ           skip498
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -6762,9 +9204,9 @@ end366:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip369:
+skip498:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip370
+	JZ     skip499
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6781,10 +9223,10 @@ skip369:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip370:
+skip499:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip371
+	JZ      skip500
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6799,10 +9241,10 @@ skip370:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip371:
+skip500:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip372
+	JZ     skip501
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6819,10 +9261,10 @@ skip371:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip372:
+skip501:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip373
+	JZ      skip502
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6839,194 +9281,460 @@ skip372:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip373:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
-	VMULPS      Y0, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
-	VROUNDPS    $0x08, Y8, Y9
-	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VCVTPS2DQ   Y9, Y9
-	VPSLLD      $0x17, Y9, Y9
-	VPADDD      Y9, Y10, Y10
-	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
-	VDIVPS      Y8, Y0, Y0
-	VMULPS      Y1, Y1, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
-	VMULPS      Y1, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
-	VROUNDPS    $0x08, Y8, Y9
-	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VCVTPS2DQ   Y9, Y9
-	VPSLLD      $0x17, Y9, Y9
-	VPADDD      Y9, Y10, Y10
-	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
-	VDIVPS      Y8, Y1, Y1
+skip502:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row503:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y8, Y8
-	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y8, Y8
-	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
+	DECQ        SI
+	JNZ         row503
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile361
+	JL          tile490
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_4x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_4x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile504:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip505
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip505:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead506
+	MOVQ  DX, BX
+
+ahead506:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg507:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest508
+
+main510:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      64(DX), Y8
+	VMOVUPS      96(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y8
+	VMOVUPS      160(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      192(DX), Y8
+	VMOVUPS      224(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R12
+	JGE          main510
+
+rest508:
+	ADDQ $+4, R12
+	JZ   end509
+
+one511:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	ADDQ         $+64, DX
+	DECQ         R12
+	JNZ          one511
+
+end509:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg507
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip512
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip512:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip513
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip513:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip514
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip514:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip515
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip515:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip516
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+
+skip516:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row517:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row517
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile504
 	VZEROUPPER
 	RET
 
@@ -7036,7 +9744,7 @@ TEXT ·mul_f32_any_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile374:
+tile518:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7067,24 +9775,24 @@ tile374:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead375
+	JNZ        ahead519
 	MOVQ       DX, BX
 
-ahead375:
+ahead519:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg376:
+seg520:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest377
+	JL   rest521
 
-main379:
+main523:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7150,13 +9858,13 @@ main379:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main379
+	JGE          main523
 
-rest377:
+rest521:
 	ADDQ $+4, R12
-	JZ   end378
+	JZ   end522
 
-one380:
+one524:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7174,15 +9882,15 @@ one380:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one380
+	JNZ          one524
 
-end378:
+end522:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg376
+	JNZ          seg520
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip381
+	JZ           skip525
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -7193,9 +9901,9 @@ end378:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip381:
+skip525:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip382
+	JZ     skip526
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7212,10 +9920,10 @@ skip381:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip382:
+skip526:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip383
+	JZ      skip527
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7236,10 +9944,10 @@ skip382:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip383:
+skip527:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip384
+	JZ     skip528
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7256,7 +9964,7 @@ skip383:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip384:
+skip528:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7276,7 +9984,7 @@ skip384:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile374
+	JL      tile518
 	VZEROUPPER
 	RET
 
@@ -7286,7 +9994,7 @@ TEXT ·mul_f32_any_4x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile385:
+tile529:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7317,7 +10025,7 @@ tile385:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip386
+	JZ         skip530
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -7330,27 +10038,27 @@ tile385:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip386:
+skip530:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead387
+	JNZ   ahead531
 	MOVQ  DX, BX
 
-ahead387:
+ahead531:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg388:
+seg532:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest389
+	JL   rest533
 
-main391:
+main535:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7416,13 +10124,13 @@ main391:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main391
+	JGE          main535
 
-rest389:
+rest533:
 	ADDQ $+4, R12
-	JZ   end390
+	JZ   end534
 
-one392:
+one536:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7440,15 +10148,15 @@ one392:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one392
+	JNZ          one536
 
-end390:
+end534:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg388
+	JNZ          seg532
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip393
+	JZ           skip537
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -7459,9 +10167,9 @@ end390:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip393:
+skip537:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip394
+	JZ     skip538
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7478,10 +10186,10 @@ skip393:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip394:
+skip538:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip395
+	JZ      skip539
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7502,10 +10210,10 @@ skip394:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip395:
+skip539:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip396
+	JZ     skip540
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7522,10 +10230,10 @@ skip395:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip396:
+skip540:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip397
+	JZ      skip541
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7542,195 +10250,473 @@ skip396:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip397:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
-	VMULPS      Y0, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
-	VROUNDPS    $0x08, Y8, Y9
-	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VCVTPS2DQ   Y9, Y9
-	VPSLLD      $0x17, Y9, Y9
-	VPADDD      Y9, Y10, Y10
-	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
-	VDIVPS      Y8, Y0, Y0
-	VMULPS      Y1, Y1, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
-	VMULPS      Y1, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
-	VROUNDPS    $0x08, Y8, Y9
-	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VCVTPS2DQ   Y9, Y9
-	VPSLLD      $0x17, Y9, Y9
-	VPADDD      Y9, Y10, Y10
-	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
-	VDIVPS      Y8, Y1, Y1
+skip541:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row542:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y8, Y8
-	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y8, Y8
-	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
+	DECQ        SI
+	JNZ         row542
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile385
+	JL          tile529
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_4x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_4x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile543:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip544
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip544:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead545
+	MOVQ  DX, BX
+
+ahead545:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg546:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest547
+
+main549:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y8
+	VMOVUPS      160(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      256(DX), Y8
+	VMOVUPS      288(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      384(DX), Y8
+	VMOVUPS      416(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	SUBQ         $+4, R12
+	JGE          main549
+
+rest547:
+	ADDQ $+4, R12
+	JZ   end548
+
+one550:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	ADDQ         $+128, DX
+	DECQ         R12
+	JNZ          one550
+
+end548:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg546
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip551
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip551:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip552
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip552:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip553
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip553:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip554
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip554:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip555
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+
+skip555:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row556:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row556
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile543
 	VZEROUPPER
 	RET
 
@@ -7740,7 +10726,7 @@ TEXT ·mul_f32_any_4x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile398:
+tile557:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7771,7 +10757,7 @@ tile398:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip399
+	JZ         skip558
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -7796,27 +10782,27 @@ tile398:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip399:
+skip558:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead400
+	JNZ   ahead559
 	MOVQ  DX, BX
 
-ahead400:
+ahead559:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg401:
+seg560:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest402
+	JL   rest561
 
-main404:
+main563:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7882,13 +10868,13 @@ main404:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main404
+	JGE          main563
 
-rest402:
+rest561:
 	ADDQ $+4, R12
-	JZ   end403
+	JZ   end562
 
-one405:
+one564:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -7906,15 +10892,15 @@ one405:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one405
+	JNZ          one564
 
-end403:
+end562:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg401
+	JNZ          seg560
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip406
+	JZ           skip565
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -7925,9 +10911,9 @@ end403:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip406:
+skip565:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip407
+	JZ     skip566
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -7952,10 +10938,10 @@ skip406:
 	ADDQ   BX, DX
 	VADDPS (DX), Y7, Y7
 
-skip407:
+skip566:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip408
+	JZ      skip567
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7976,10 +10962,10 @@ skip407:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip408:
+skip567:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip409
+	JZ      skip568
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -8004,14 +10990,14 @@ skip408:
 	ADDQ    BX, DX
 	VMOVUPS Y7, (DX)
 
-skip409:
+skip568:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip410
+	JNZ         skip569
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y8
+	VMULPS      constants_avx2<>+1216(SB), Y0, Y8
 	VMINPS      constants_avx2<>+64(SB), Y8, Y8
 	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
 	VROUNDPS    $0x08, Y8, Y9
@@ -8028,11 +11014,11 @@ skip409:
 	VPADDD      Y9, Y10, Y10
 	VMOVAPS     Y10, Y8
 	VADDPS      constants_avx2<>+320(SB), Y8, Y8
-	VDIVPS      Y8, Y0, Y8
-	VMULPS      Y8, Y1, Y1
+	VDIVPS      Y8, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y2, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y2, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -8049,11 +11035,11 @@ skip409:
 	VPADDD      Y1, Y8, Y8
 	VMOVAPS     Y8, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y4, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y4, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -8070,11 +11056,11 @@ skip409:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y0
-	VMULPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y4, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y6, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y6, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -8091,16 +11077,16 @@ skip409:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y0
-	VMULPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y6, Y7, Y7
 	VMOVUPS     Y7, (DX)
 
-skip410:
+skip569:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile398
+	JL   tile557
 	VZEROUPPER
 	RET
 
@@ -8110,7 +11096,7 @@ TEXT ·mul_f32_any_4x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile411:
+tile570:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8135,24 +11121,24 @@ tile411:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead412
+	JNZ        ahead571
 	MOVQ       DX, BX
 
-ahead412:
+ahead571:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg413:
+seg572:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest414
+	JL   rest573
 
-main416:
+main575:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -8218,13 +11204,13 @@ main416:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main416
+	JGE          main575
 
-rest414:
+rest573:
 	ADDQ $+4, R12
-	JZ   end415
+	JZ   end574
 
-one417:
+one576:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -8242,15 +11228,15 @@ one417:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one417
+	JNZ          one576
 
-end415:
+end574:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg413
+	JNZ          seg572
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip418
+	JZ           skip577
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -8261,9 +11247,9 @@ end415:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip418:
+skip577:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip419
+	JZ     skip578
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8280,10 +11266,10 @@ skip418:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip419:
+skip578:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip420
+	JZ      skip579
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8298,10 +11284,10 @@ skip419:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip420:
+skip579:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip421
+	JZ     skip580
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8318,7 +11304,7 @@ skip420:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip421:
+skip580:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8338,7 +11324,7 @@ skip421:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile411
+	JL      tile570
 	VZEROUPPER
 	RET
 
@@ -8348,7 +11334,7 @@ TEXT ·mul_f32_any_4x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile422:
+tile581:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8373,7 +11359,7 @@ tile422:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip423
+	JZ         skip582
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -8386,27 +11372,27 @@ tile422:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip423:
+skip582:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead424
+	JNZ   ahead583
 	MOVQ  DX, BX
 
-ahead424:
+ahead583:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg425:
+seg584:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest426
+	JL   rest585
 
-main428:
+main587:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -8472,13 +11458,13 @@ main428:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main428
+	JGE          main587
 
-rest426:
+rest585:
 	ADDQ $+4, R12
-	JZ   end427
+	JZ   end586
 
-one429:
+one588:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -8496,15 +11482,15 @@ one429:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one429
+	JNZ          one588
 
-end427:
+end586:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg425
+	JNZ          seg584
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip430
+	JZ           skip589
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -8515,9 +11501,9 @@ end427:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip430:
+skip589:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip431
+	JZ     skip590
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8534,10 +11520,10 @@ skip430:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip431:
+skip590:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip432
+	JZ      skip591
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8552,10 +11538,10 @@ skip431:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip432:
+skip591:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip433
+	JZ     skip592
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8572,10 +11558,10 @@ skip432:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip433:
+skip592:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip434
+	JZ      skip593
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8592,195 +11578,461 @@ skip433:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip434:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
-	VMULPS      Y0, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
-	VROUNDPS    $0x08, Y8, Y9
-	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VCVTPS2DQ   Y9, Y9
-	VPSLLD      $0x17, Y9, Y9
-	VPADDD      Y9, Y10, Y10
-	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
-	VDIVPS      Y8, Y0, Y0
-	VMULPS      Y1, Y1, Y8
-	VMULPS      constants_avx2<>+0(SB), Y8, Y8
-	VADDPS      constants_avx2<>+32(SB), Y8, Y8
-	VMULPS      Y1, Y8, Y8
-	VMINPS      constants_avx2<>+64(SB), Y8, Y8
-	VMAXPS      constants_avx2<>+96(SB), Y8, Y8
-	VROUNDPS    $0x08, Y8, Y9
-	VSUBPS      Y9, Y8, Y8
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VCVTPS2DQ   Y9, Y9
-	VPSLLD      $0x17, Y9, Y9
-	VPADDD      Y9, Y10, Y10
-	VMOVAPS     Y10, Y8
-	VADDPS      constants_avx2<>+320(SB), Y8, Y8
-	VDIVPS      Y8, Y1, Y1
+skip593:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row594:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y8, Y8
-	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y8
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y8, Y8
-	VMOVAPS     Y8, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
+	DECQ        SI
+	JNZ         row594
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile422
+	JL          tile581
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_4x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_4x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile595:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip596
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip596:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead597
+	MOVQ  DX, BX
+
+ahead597:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg598:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest599
+
+main601:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      192(DX), Y8
+	VMOVUPS      224(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      384(DX), Y8
+	VMOVUPS      416(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      576(DX), Y8
+	VMOVUPS      608(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main601
+
+rest599:
+	ADDQ $+4, R12
+	JZ   end600
+
+one602:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one602
+
+end600:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg598
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip603
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip603:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip604
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip604:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip605
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip605:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip606
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip606:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip607
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+
+skip607:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row608:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row608
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile595
 	VZEROUPPER
 	RET
 
@@ -8790,7 +12042,7 @@ TEXT ·mul_f32_any_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile435:
+tile609:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8820,24 +12072,24 @@ tile435:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead436
+	JNZ        ahead610
 	MOVQ       DX, BX
 
-ahead436:
+ahead610:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg437:
+seg611:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest438
+	JL   rest612
 
-main440:
+main614:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -8915,13 +12167,13 @@ main440:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main440
+	JGE          main614
 
-rest438:
+rest612:
 	ADDQ $+4, R12
-	JZ   end439
+	JZ   end613
 
-one441:
+one615:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -8942,15 +12194,15 @@ one441:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one441
+	JNZ          one615
 
-end439:
+end613:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg437
+	JNZ          seg611
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip442
+	JZ           skip616
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -8963,9 +12215,9 @@ end439:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip442:
+skip616:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip443
+	JZ     skip617
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8985,10 +12237,10 @@ skip442:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip443:
+skip617:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip444
+	JZ      skip618
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9005,10 +12257,10 @@ skip443:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip444:
+skip618:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip445
+	JZ     skip619
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9028,7 +12280,7 @@ skip444:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip445:
+skip619:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9050,7 +12302,7 @@ skip445:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile435
+	JL      tile609
 	VZEROUPPER
 	RET
 
@@ -9060,7 +12312,7 @@ TEXT ·mul_f32_any_5x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile446:
+tile620:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9090,7 +12342,7 @@ tile446:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip447
+	JZ         skip621
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -9105,27 +12357,27 @@ tile446:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip447:
+skip621:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead448
+	JNZ   ahead622
 	MOVQ  DX, BX
 
-ahead448:
+ahead622:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg449:
+seg623:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest450
+	JL   rest624
 
-main452:
+main626:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9203,13 +12455,13 @@ main452:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main452
+	JGE          main626
 
-rest450:
+rest624:
 	ADDQ $+4, R12
-	JZ   end451
+	JZ   end625
 
-one453:
+one627:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9230,15 +12482,15 @@ one453:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one453
+	JNZ          one627
 
-end451:
+end625:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg449
+	JNZ          seg623
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip454
+	JZ           skip628
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -9251,9 +12503,9 @@ end451:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip454:
+skip628:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip455
+	JZ     skip629
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9273,10 +12525,10 @@ skip454:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip455:
+skip629:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip456
+	JZ      skip630
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9293,10 +12545,10 @@ skip455:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip456:
+skip630:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip457
+	JZ     skip631
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9316,10 +12568,10 @@ skip456:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip457:
+skip631:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip458
+	JZ      skip632
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9339,239 +12591,500 @@ skip457:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip458:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
-	VMULPS      Y0, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
-	VROUNDPS    $0x08, Y10, Y11
-	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VCVTPS2DQ   Y11, Y11
-	VPSLLD      $0x17, Y11, Y11
-	VPADDD      Y11, Y12, Y12
-	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
-	VDIVPS      Y10, Y0, Y0
-	VMULPS      Y1, Y1, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
-	VMULPS      Y1, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
-	VROUNDPS    $0x08, Y10, Y11
-	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VCVTPS2DQ   Y11, Y11
-	VPSLLD      $0x17, Y11, Y11
-	VPADDD      Y11, Y12, Y12
-	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
-	VDIVPS      Y10, Y1, Y1
+skip632:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row633:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y10, Y10
-	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y10, Y10
-	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
+	DECQ        SI
+	JNZ         row633
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile446
+	JL          tile620
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_5x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile634:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip635
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip635:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead636
+	MOVQ  DX, BX
+
+ahead636:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg637:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest638
+
+main640:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      64(DX), Y10
+	VMOVUPS      96(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y10
+	VMOVUPS      160(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      192(DX), Y10
+	VMOVUPS      224(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R12
+	JGE          main640
+
+rest638:
+	ADDQ $+4, R12
+	JZ   end639
+
+one641:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	ADDQ         $+64, DX
+	DECQ         R12
+	JNZ          one641
+
+end639:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg637
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip642
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip642:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip643
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip643:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip644
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip644:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip645
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip645:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip646
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+
+skip646:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row647:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row647
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile634
 	VZEROUPPER
 	RET
 
@@ -9581,7 +13094,7 @@ TEXT ·mul_f32_any_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile459:
+tile648:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9616,24 +13129,24 @@ tile459:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead460
+	JNZ        ahead649
 	MOVQ       DX, BX
 
-ahead460:
+ahead649:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg461:
+seg650:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest462
+	JL   rest651
 
-main464:
+main653:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9711,13 +13224,13 @@ main464:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main464
+	JGE          main653
 
-rest462:
+rest651:
 	ADDQ $+4, R12
-	JZ   end463
+	JZ   end652
 
-one465:
+one654:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -9738,15 +13251,15 @@ one465:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one465
+	JNZ          one654
 
-end463:
+end652:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg461
+	JNZ          seg650
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip466
+	JZ           skip655
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -9759,9 +13272,9 @@ end463:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip466:
+skip655:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip467
+	JZ     skip656
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9781,10 +13294,10 @@ skip466:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip467:
+skip656:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip468
+	JZ      skip657
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9807,10 +13320,10 @@ skip467:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip468:
+skip657:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip469
+	JZ     skip658
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9830,7 +13343,7 @@ skip468:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip469:
+skip658:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9853,7 +13366,7 @@ skip469:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile459
+	JL      tile648
 	VZEROUPPER
 	RET
 
@@ -9863,7 +13376,7 @@ TEXT ·mul_f32_any_5x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile470:
+tile659:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9898,7 +13411,7 @@ tile470:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip471
+	JZ         skip660
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -9913,27 +13426,27 @@ tile470:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip471:
+skip660:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead472
+	JNZ   ahead661
 	MOVQ  DX, BX
 
-ahead472:
+ahead661:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg473:
+seg662:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest474
+	JL   rest663
 
-main476:
+main665:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10011,13 +13524,13 @@ main476:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main476
+	JGE          main665
 
-rest474:
+rest663:
 	ADDQ $+4, R12
-	JZ   end475
+	JZ   end664
 
-one477:
+one666:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10038,15 +13551,15 @@ one477:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one477
+	JNZ          one666
 
-end475:
+end664:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg473
+	JNZ          seg662
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip478
+	JZ           skip667
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -10059,9 +13572,9 @@ end475:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip478:
+skip667:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip479
+	JZ     skip668
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10081,10 +13594,10 @@ skip478:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip479:
+skip668:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip480
+	JZ      skip669
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10107,10 +13620,10 @@ skip479:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip480:
+skip669:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip481
+	JZ     skip670
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10130,10 +13643,10 @@ skip480:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip481:
+skip670:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip482
+	JZ      skip671
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10153,240 +13666,513 @@ skip481:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip482:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
-	VMULPS      Y0, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
-	VROUNDPS    $0x08, Y10, Y11
-	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VCVTPS2DQ   Y11, Y11
-	VPSLLD      $0x17, Y11, Y11
-	VPADDD      Y11, Y12, Y12
-	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
-	VDIVPS      Y10, Y0, Y0
-	VMULPS      Y1, Y1, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
-	VMULPS      Y1, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
-	VROUNDPS    $0x08, Y10, Y11
-	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VCVTPS2DQ   Y11, Y11
-	VPSLLD      $0x17, Y11, Y11
-	VPADDD      Y11, Y12, Y12
-	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
-	VDIVPS      Y10, Y1, Y1
+skip671:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row672:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y10, Y10
-	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y10, Y10
-	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
+	DECQ        SI
+	JNZ         row672
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile470
+	JL          tile659
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_5x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile673:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip674
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip674:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead675
+	MOVQ  DX, BX
+
+ahead675:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg676:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest677
+
+main679:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y10
+	VMOVUPS      160(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      256(DX), Y10
+	VMOVUPS      288(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      384(DX), Y10
+	VMOVUPS      416(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	SUBQ         $+4, R12
+	JGE          main679
+
+rest677:
+	ADDQ $+4, R12
+	JZ   end678
+
+one680:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	ADDQ         $+128, DX
+	DECQ         R12
+	JNZ          one680
+
+end678:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg676
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip681
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip681:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip682
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip682:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip683
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip683:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip684
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip684:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip685
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+
+skip685:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row686:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row686
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile673
 	VZEROUPPER
 	RET
 
@@ -10396,7 +14182,7 @@ TEXT ·mul_f32_any_5x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile483:
+tile687:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10431,7 +14217,7 @@ tile483:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip484
+	JZ         skip688
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -10460,27 +14246,27 @@ tile483:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip484:
+skip688:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead485
+	JNZ   ahead689
 	MOVQ  DX, BX
 
-ahead485:
+ahead689:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg486:
+seg690:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest487
+	JL   rest691
 
-main489:
+main693:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10558,13 +14344,13 @@ main489:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main489
+	JGE          main693
 
-rest487:
+rest691:
 	ADDQ $+4, R12
-	JZ   end488
+	JZ   end692
 
-one490:
+one694:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10585,15 +14371,15 @@ one490:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one490
+	JNZ          one694
 
-end488:
+end692:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg486
+	JNZ          seg690
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip491
+	JZ           skip695
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -10606,9 +14392,9 @@ end488:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip491:
+skip695:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip492
+	JZ     skip696
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -10637,10 +14423,10 @@ skip491:
 	ADDQ   BX, DX
 	VADDPS (DX), Y9, Y9
 
-skip492:
+skip696:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip493
+	JZ      skip697
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10663,10 +14449,10 @@ skip492:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip493:
+skip697:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip494
+	JZ      skip698
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -10695,14 +14481,14 @@ skip493:
 	ADDQ    BX, DX
 	VMOVUPS Y9, (DX)
 
-skip494:
+skip698:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip495
+	JNZ         skip699
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y10
+	VMULPS      constants_avx2<>+1216(SB), Y0, Y10
 	VMINPS      constants_avx2<>+64(SB), Y10, Y10
 	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
 	VROUNDPS    $0x08, Y10, Y11
@@ -10719,11 +14505,11 @@ skip494:
 	VPADDD      Y11, Y12, Y12
 	VMOVAPS     Y12, Y10
 	VADDPS      constants_avx2<>+320(SB), Y10, Y10
-	VDIVPS      Y10, Y0, Y10
-	VMULPS      Y10, Y1, Y1
+	VDIVPS      Y10, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y2, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y2, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -10740,11 +14526,11 @@ skip494:
 	VPADDD      Y1, Y10, Y10
 	VMOVAPS     Y10, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y4, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y4, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -10761,11 +14547,11 @@ skip494:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y0
-	VMULPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y4, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y6, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y6, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -10782,11 +14568,11 @@ skip494:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y0
-	VMULPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y6, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y8, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y8, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -10803,16 +14589,16 @@ skip494:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y0
-	VMULPS      Y0, Y9, Y9
+	VDIVPS      Y0, Y8, Y8
+	VMULPS      Y8, Y9, Y9
 	VMOVUPS     Y9, (DX)
 
-skip495:
+skip699:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile483
+	JL   tile687
 	VZEROUPPER
 	RET
 
@@ -10822,7 +14608,7 @@ TEXT ·mul_f32_any_5x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile496:
+tile700:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10851,24 +14637,24 @@ tile496:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead497
+	JNZ        ahead701
 	MOVQ       DX, BX
 
-ahead497:
+ahead701:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg498:
+seg702:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest499
+	JL   rest703
 
-main501:
+main705:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10946,13 +14732,13 @@ main501:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main501
+	JGE          main705
 
-rest499:
+rest703:
 	ADDQ $+4, R12
-	JZ   end500
+	JZ   end704
 
-one502:
+one706:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -10973,15 +14759,15 @@ one502:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one502
+	JNZ          one706
 
-end500:
+end704:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg498
+	JNZ          seg702
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip503
+	JZ           skip707
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -10994,9 +14780,9 @@ end500:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip503:
+skip707:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip504
+	JZ     skip708
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11016,10 +14802,10 @@ skip503:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip504:
+skip708:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip505
+	JZ      skip709
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11036,10 +14822,10 @@ skip504:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip505:
+skip709:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip506
+	JZ     skip710
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11059,7 +14845,7 @@ skip505:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip506:
+skip710:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11082,7 +14868,7 @@ skip506:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile496
+	JL      tile700
 	VZEROUPPER
 	RET
 
@@ -11092,7 +14878,7 @@ TEXT ·mul_f32_any_5x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile507:
+tile711:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11121,7 +14907,7 @@ tile507:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip508
+	JZ         skip712
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -11136,27 +14922,27 @@ tile507:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip508:
+skip712:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead509
+	JNZ   ahead713
 	MOVQ  DX, BX
 
-ahead509:
+ahead713:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg510:
+seg714:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest511
+	JL   rest715
 
-main513:
+main717:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -11234,13 +15020,13 @@ main513:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main513
+	JGE          main717
 
-rest511:
+rest715:
 	ADDQ $+4, R12
-	JZ   end512
+	JZ   end716
 
-one514:
+one718:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -11261,15 +15047,15 @@ one514:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one514
+	JNZ          one718
 
-end512:
+end716:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg510
+	JNZ          seg714
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip515
+	JZ           skip719
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -11282,9 +15068,9 @@ end512:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip515:
+skip719:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip516
+	JZ     skip720
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11304,10 +15090,10 @@ skip515:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip516:
+skip720:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip517
+	JZ      skip721
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11324,10 +15110,10 @@ skip516:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip517:
+skip721:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip518
+	JZ     skip722
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11347,10 +15133,10 @@ skip517:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip518:
+skip722:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip519
+	JZ      skip723
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11370,240 +15156,501 @@ skip518:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip519:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
-	VMULPS      Y0, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
-	VROUNDPS    $0x08, Y10, Y11
-	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VCVTPS2DQ   Y11, Y11
-	VPSLLD      $0x17, Y11, Y11
-	VPADDD      Y11, Y12, Y12
-	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
-	VDIVPS      Y10, Y0, Y0
-	VMULPS      Y1, Y1, Y10
-	VMULPS      constants_avx2<>+0(SB), Y10, Y10
-	VADDPS      constants_avx2<>+32(SB), Y10, Y10
-	VMULPS      Y1, Y10, Y10
-	VMINPS      constants_avx2<>+64(SB), Y10, Y10
-	VMAXPS      constants_avx2<>+96(SB), Y10, Y10
-	VROUNDPS    $0x08, Y10, Y11
-	VSUBPS      Y11, Y10, Y10
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VCVTPS2DQ   Y11, Y11
-	VPSLLD      $0x17, Y11, Y11
-	VPADDD      Y11, Y12, Y12
-	VMOVAPS     Y12, Y10
-	VADDPS      constants_avx2<>+320(SB), Y10, Y10
-	VDIVPS      Y10, Y1, Y1
+skip723:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row724:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y10, Y10
-	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y10
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y10, Y10
-	VMOVAPS     Y10, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
+	DECQ        SI
+	JNZ         row724
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile507
+	JL          tile711
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_5x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile725:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip726
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip726:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead727
+	MOVQ  DX, BX
+
+ahead727:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg728:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest729
+
+main731:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      192(DX), Y10
+	VMOVUPS      224(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      384(DX), Y10
+	VMOVUPS      416(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      576(DX), Y10
+	VMOVUPS      608(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main731
+
+rest729:
+	ADDQ $+4, R12
+	JZ   end730
+
+one732:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one732
+
+end730:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg728
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip733
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip733:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip734
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip734:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip735
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip735:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip736
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip736:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip737
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+
+skip737:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row738:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row738
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile725
 	VZEROUPPER
 	RET
 
@@ -11613,7 +15660,7 @@ TEXT ·mul_f32_any_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile520:
+tile739:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11647,26 +15694,26 @@ tile520:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead521
+	JNZ        ahead740
 	MOVQ       DX, BX
 
-ahead521:
+ahead740:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg522:
+seg741:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest523
+	JL   rest742
 
-main525:
+main744:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -11760,13 +15807,13 @@ main525:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main525
+	JGE          main744
 
-rest523:
+rest742:
 	ADDQ $+4, R13
-	JZ   end524
+	JZ   end743
 
-one526:
+one745:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -11791,15 +15838,15 @@ one526:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one526
+	JNZ          one745
 
-end524:
+end743:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg522
+	JNZ          seg741
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip527
+	JZ           skip746
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11814,9 +15861,9 @@ end524:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip527:
+skip746:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip528
+	JZ     skip747
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11839,10 +15886,10 @@ skip527:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip528:
+skip747:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip529
+	JZ      skip748
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11861,10 +15908,10 @@ skip528:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip529:
+skip748:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip530
+	JZ     skip749
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11887,7 +15934,7 @@ skip529:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip530:
+skip749:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11912,7 +15959,7 @@ skip530:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile520
+	JL      tile739
 	VZEROUPPER
 	RET
 
@@ -11922,7 +15969,7 @@ TEXT ·mul_f32_any_6x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile531:
+tile750:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11956,7 +16003,7 @@ tile531:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip532
+	JZ         skip751
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -11973,29 +16020,29 @@ tile531:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip532:
+skip751:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead533
+	JNZ   ahead752
 	MOVQ  DX, BX
 
-ahead533:
+ahead752:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg534:
+seg753:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest535
+	JL   rest754
 
-main537:
+main756:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12089,13 +16136,13 @@ main537:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main537
+	JGE          main756
 
-rest535:
+rest754:
 	ADDQ $+4, R13
-	JZ   end536
+	JZ   end755
 
-one538:
+one757:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12120,15 +16167,15 @@ one538:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one538
+	JNZ          one757
 
-end536:
+end755:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg534
+	JNZ          seg753
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip539
+	JZ           skip758
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12143,9 +16190,9 @@ end536:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip539:
+skip758:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip540
+	JZ     skip759
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12168,10 +16215,10 @@ skip539:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip540:
+skip759:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip541
+	JZ      skip760
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12190,10 +16237,10 @@ skip540:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip541:
+skip760:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip542
+	JZ     skip761
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12216,10 +16263,10 @@ skip541:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip542:
+skip761:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip543
+	JZ      skip762
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12242,284 +16289,547 @@ skip542:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip543:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
+skip762:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row763:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
+	DECQ        SI
+	JNZ         row763
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile531
+	JL          tile750
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile764:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip765
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip765:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead766
+	MOVQ  DX, BX
+
+ahead766:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg767:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	LEAQ (R11)(SI*4), R12
+	ADDQ SI, R12
+	MOVQ 8(R9), R13
+	SUBQ $+4, R13
+	JL   rest768
+
+main770:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      64(DX), Y12
+	VMOVUPS      96(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      192(DX), Y12
+	VMOVUPS      224(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R13
+	JGE          main770
+
+rest768:
+	ADDQ $+4, R13
+	JZ   end769
+
+one771:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	ADDQ         $+64, DX
+	DECQ         R13
+	JNZ          one771
+
+end769:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg767
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip772
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip772:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip773
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip773:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip774
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip774:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip775
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip775:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip776
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip776:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row777:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row777
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile764
 	VZEROUPPER
 	RET
 
@@ -12529,7 +16839,7 @@ TEXT ·mul_f32_any_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile544:
+tile778:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12568,26 +16878,26 @@ tile544:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead545
+	JNZ        ahead779
 	MOVQ       DX, BX
 
-ahead545:
+ahead779:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg546:
+seg780:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest547
+	JL   rest781
 
-main549:
+main783:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12681,13 +16991,13 @@ main549:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main549
+	JGE          main783
 
-rest547:
+rest781:
 	ADDQ $+4, R13
-	JZ   end548
+	JZ   end782
 
-one550:
+one784:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -12712,15 +17022,15 @@ one550:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one550
+	JNZ          one784
 
-end548:
+end782:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg546
+	JNZ          seg780
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip551
+	JZ           skip785
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12735,9 +17045,9 @@ end548:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip551:
+skip785:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip552
+	JZ     skip786
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12760,10 +17070,10 @@ skip551:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip552:
+skip786:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip553
+	JZ      skip787
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12788,10 +17098,10 @@ skip552:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip553:
+skip787:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip554
+	JZ     skip788
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12814,7 +17124,7 @@ skip553:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip554:
+skip788:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12840,7 +17150,7 @@ skip554:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile544
+	JL      tile778
 	VZEROUPPER
 	RET
 
@@ -12850,7 +17160,7 @@ TEXT ·mul_f32_any_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile555:
+tile789:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12889,7 +17199,7 @@ tile555:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip556
+	JZ         skip790
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -12906,29 +17216,29 @@ tile555:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip556:
+skip790:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead557
+	JNZ   ahead791
 	MOVQ  DX, BX
 
-ahead557:
+ahead791:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg558:
+seg792:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest559
+	JL   rest793
 
-main561:
+main795:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -13022,13 +17332,13 @@ main561:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main561
+	JGE          main795
 
-rest559:
+rest793:
 	ADDQ $+4, R13
-	JZ   end560
+	JZ   end794
 
-one562:
+one796:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -13053,15 +17363,15 @@ one562:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one562
+	JNZ          one796
 
-end560:
+end794:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg558
+	JNZ          seg792
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip563
+	JZ           skip797
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -13076,9 +17386,9 @@ end560:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip563:
+skip797:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip564
+	JZ     skip798
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13101,10 +17411,10 @@ skip563:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip564:
+skip798:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip565
+	JZ      skip799
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13129,10 +17439,10 @@ skip564:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip565:
+skip799:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip566
+	JZ     skip800
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13155,10 +17465,10 @@ skip565:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip566:
+skip800:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip567
+	JZ      skip801
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13181,285 +17491,560 @@ skip566:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip567:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
+skip801:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row802:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
+	DECQ        SI
+	JNZ         row802
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile555
+	JL          tile789
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile803:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip804
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip804:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead805
+	MOVQ  DX, BX
+
+ahead805:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg806:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	LEAQ (R11)(SI*4), R12
+	ADDQ SI, R12
+	MOVQ 8(R9), R13
+	SUBQ $+4, R13
+	JL   rest807
+
+main809:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	SUBQ         $+4, R13
+	JGE          main809
+
+rest807:
+	ADDQ $+4, R13
+	JZ   end808
+
+one810:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	ADDQ         $+128, DX
+	DECQ         R13
+	JNZ          one810
+
+end808:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg806
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip811
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip811:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip812
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip812:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip813
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip813:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip814
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip814:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip815
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip815:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row816:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row816
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile803
 	VZEROUPPER
 	RET
 
@@ -13469,7 +18054,7 @@ TEXT ·mul_f32_any_6x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile568:
+tile817:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13508,7 +18093,7 @@ tile568:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip569
+	JZ         skip818
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -13541,29 +18126,29 @@ tile568:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip569:
+skip818:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead570
+	JNZ   ahead819
 	MOVQ  DX, BX
 
-ahead570:
+ahead819:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg571:
+seg820:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest572
+	JL   rest821
 
-main574:
+main823:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -13657,13 +18242,13 @@ main574:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main574
+	JGE          main823
 
-rest572:
+rest821:
 	ADDQ $+4, R13
-	JZ   end573
+	JZ   end822
 
-one575:
+one824:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -13688,15 +18273,15 @@ one575:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one575
+	JNZ          one824
 
-end573:
+end822:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg571
+	JNZ          seg820
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip576
+	JZ           skip825
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -13711,9 +18296,9 @@ end573:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip576:
+skip825:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip577
+	JZ     skip826
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -13746,10 +18331,10 @@ skip576:
 	ADDQ   BX, DX
 	VADDPS (DX), Y11, Y11
 
-skip577:
+skip826:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip578
+	JZ      skip827
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13774,10 +18359,10 @@ skip577:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip578:
+skip827:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip579
+	JZ      skip828
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -13810,14 +18395,14 @@ skip578:
 	ADDQ    BX, DX
 	VMOVUPS Y11, (DX)
 
-skip579:
+skip828:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip580
+	JNZ         skip829
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+352(SB), Y0, Y12
+	VMULPS      constants_avx2<>+1216(SB), Y0, Y12
 	VMINPS      constants_avx2<>+64(SB), Y12, Y12
 	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
 	VROUNDPS    $0x08, Y12, Y13
@@ -13834,11 +18419,11 @@ skip579:
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
 	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y12
-	VMULPS      Y12, Y1, Y1
+	VDIVPS      Y12, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y2, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y2, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -13855,11 +18440,11 @@ skip579:
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y4, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y4, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -13876,11 +18461,11 @@ skip579:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y0
-	VMULPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y4, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y6, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y6, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -13897,11 +18482,11 @@ skip579:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y0
-	VMULPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y6, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y8, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y8, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -13918,11 +18503,11 @@ skip579:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y0
-	VMULPS      Y0, Y9, Y9
+	VDIVPS      Y0, Y8, Y8
+	VMULPS      Y8, Y9, Y9
 	VMOVUPS     Y9, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+352(SB), Y10, Y0
+	VMULPS      constants_avx2<>+1216(SB), Y10, Y0
 	VMINPS      constants_avx2<>+64(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -13939,16 +18524,16 @@ skip579:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y0
-	VMULPS      Y0, Y11, Y11
+	VDIVPS      Y0, Y10, Y10
+	VMULPS      Y10, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
-skip580:
+skip829:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile568
+	JL   tile817
 	VZEROUPPER
 	RET
 
@@ -13958,7 +18543,7 @@ TEXT ·mul_f32_any_6x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile581:
+tile830:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13991,26 +18576,26 @@ tile581:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead582
+	JNZ        ahead831
 	MOVQ       DX, BX
 
-ahead582:
+ahead831:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg583:
+seg832:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest584
+	JL   rest833
 
-main586:
+main835:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -14104,13 +18689,13 @@ main586:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main586
+	JGE          main835
 
-rest584:
+rest833:
 	ADDQ $+4, R13
-	JZ   end585
+	JZ   end834
 
-one587:
+one836:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -14135,15 +18720,15 @@ one587:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one587
+	JNZ          one836
 
-end585:
+end834:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg583
+	JNZ          seg832
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip588
+	JZ           skip837
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -14158,9 +18743,9 @@ end585:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip588:
+skip837:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip589
+	JZ     skip838
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14183,10 +18768,10 @@ skip588:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip589:
+skip838:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip590
+	JZ      skip839
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14205,10 +18790,10 @@ skip589:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip590:
+skip839:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip591
+	JZ     skip840
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14231,7 +18816,7 @@ skip590:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip591:
+skip840:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14257,7 +18842,7 @@ skip591:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile581
+	JL      tile830
 	VZEROUPPER
 	RET
 
@@ -14267,7 +18852,7 @@ TEXT ·mul_f32_any_6x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile592:
+tile841:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14300,7 +18885,7 @@ tile592:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip593
+	JZ         skip842
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -14317,29 +18902,29 @@ tile592:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip593:
+skip842:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead594
+	JNZ   ahead843
 	MOVQ  DX, BX
 
-ahead594:
+ahead843:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg595:
+seg844:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest596
+	JL   rest845
 
-main598:
+main847:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -14433,13 +19018,13 @@ main598:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main598
+	JGE          main847
 
-rest596:
+rest845:
 	ADDQ $+4, R13
-	JZ   end597
+	JZ   end846
 
-one599:
+one848:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -14464,15 +19049,15 @@ one599:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one599
+	JNZ          one848
 
-end597:
+end846:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg595
+	JNZ          seg844
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip600
+	JZ           skip849
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -14487,9 +19072,9 @@ end597:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip600:
+skip849:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip601
+	JZ     skip850
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14512,10 +19097,10 @@ skip600:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip601:
+skip850:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip602
+	JZ      skip851
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14534,10 +19119,10 @@ skip601:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip602:
+skip851:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip603
+	JZ     skip852
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14560,10 +19145,10 @@ skip602:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip603:
+skip852:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip604
+	JZ      skip853
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14586,285 +19171,548 @@ skip603:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip604:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
+skip853:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row854:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
+	DECQ        SI
+	JNZ         row854
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile592
+	JL          tile841
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile855:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip856
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip856:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead857
+	MOVQ  DX, BX
+
+ahead857:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg858:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	LEAQ (R11)(SI*4), R12
+	ADDQ SI, R12
+	MOVQ 8(R9), R13
+	SUBQ $+4, R13
+	JL   rest859
+
+main861:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      192(DX), Y12
+	VMOVUPS      224(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      576(DX), Y12
+	VMOVUPS      608(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+768, DX
+	SUBQ         $+4, R13
+	JGE          main861
+
+rest859:
+	ADDQ $+4, R13
+	JZ   end860
+
+one862:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	ADDQ         $+192, DX
+	DECQ         R13
+	JNZ          one862
+
+end860:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg858
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip863
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip863:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip864
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip864:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip865
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip865:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip866
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip866:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip867
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip867:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row868:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+352(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+384(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+416(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+448(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+480(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+576(SB), Y2
+	VFMADD213PS  constants_avx2<>+608(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+736(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+768(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+800(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+832(SB), Y3
+	VFMADD213PS  constants_avx2<>+864(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1152(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1184(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row868
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile855
 	VZEROUPPER
 	RET
 
@@ -14874,7 +19722,7 @@ TEXT ·mul_f32_strip_1x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile605:
+tile869:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -14889,9 +19737,9 @@ tile605:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest606
+	JL         rest870
 
-main608:
+main872:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -14915,13 +19763,13 @@ main608:
 	ADDQ         $+256, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main608
+	JGE          main872
 
-rest606:
+rest870:
 	ADDQ $+4, SI
-	JZ   end607
+	JZ   end871
 
-one609:
+one873:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -14930,28 +19778,28 @@ one609:
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one609
+	JNZ          one873
 
-end607:
+end871:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip610
+	JZ           skip874
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip610:
+skip874:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip611
+	JZ     skip875
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip611:
+skip875:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip612
+	JZ      skip876
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14960,17 +19808,17 @@ skip611:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip612:
+skip876:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip613
+	JZ     skip877
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip613:
+skip877:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14979,7 +19827,7 @@ skip613:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile605
+	JL      tile869
 	VZEROUPPER
 	RET
 
@@ -14989,7 +19837,7 @@ TEXT ·mul_f32_strip_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile614:
+tile878:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -15009,9 +19857,9 @@ tile614:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest615
+	JL         rest879
 
-main617:
+main881:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -15035,13 +19883,13 @@ main617:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main617
+	JGE          main881
 
-rest615:
+rest879:
 	ADDQ $+4, SI
-	JZ   end616
+	JZ   end880
 
-one618:
+one882:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -15050,28 +19898,28 @@ one618:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one618
+	JNZ          one882
 
-end616:
+end880:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip619
+	JZ           skip883
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip619:
+skip883:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip620
+	JZ     skip884
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip620:
+skip884:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip621
+	JZ      skip885
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -15086,17 +19934,17 @@ skip620:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip621:
+skip885:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip622
+	JZ     skip886
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip622:
+skip886:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15106,7 +19954,7 @@ skip622:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile614
+	JL      tile878
 	VZEROUPPER
 	RET
 
@@ -15116,7 +19964,7 @@ TEXT ·mul_f32_strip_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile623:
+tile887:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15136,9 +19984,9 @@ tile623:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest624
+	JL         rest888
 
-main626:
+main890:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -15174,13 +20022,13 @@ main626:
 	ADDQ         $+256, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main626
+	JGE          main890
 
-rest624:
+rest888:
 	ADDQ $+4, SI
-	JZ   end625
+	JZ   end889
 
-one627:
+one891:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -15192,20 +20040,20 @@ one627:
 	ADDQ         $+64, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one627
+	JNZ          one891
 
-end625:
+end889:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip628
+	JZ           skip892
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip628:
+skip892:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip629
+	JZ     skip893
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15216,10 +20064,10 @@ skip628:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip629:
+skip893:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip630
+	JZ      skip894
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15230,10 +20078,10 @@ skip629:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip630:
+skip894:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip631
+	JZ     skip895
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15244,7 +20092,7 @@ skip630:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip631:
+skip895:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15257,7 +20105,7 @@ skip631:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile623
+	JL      tile887
 	VZEROUPPER
 	RET
 
@@ -15267,7 +20115,7 @@ TEXT ·mul_f32_strip_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile632:
+tile896:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15292,9 +20140,9 @@ tile632:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest633
+	JL         rest897
 
-main635:
+main899:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -15330,13 +20178,13 @@ main635:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main635
+	JGE          main899
 
-rest633:
+rest897:
 	ADDQ $+4, SI
-	JZ   end634
+	JZ   end898
 
-one636:
+one900:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -15348,20 +20196,20 @@ one636:
 	ADDQ         $+128, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one636
+	JNZ          one900
 
-end634:
+end898:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip637
+	JZ           skip901
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip637:
+skip901:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip638
+	JZ     skip902
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15372,10 +20220,10 @@ skip637:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip638:
+skip902:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip639
+	JZ      skip903
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -15392,10 +20240,10 @@ skip638:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip639:
+skip903:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip640
+	JZ     skip904
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15406,7 +20254,7 @@ skip639:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip640:
+skip904:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15420,7 +20268,7 @@ skip640:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile632
+	JL      tile896
 	VZEROUPPER
 	RET
 
@@ -15430,7 +20278,7 @@ TEXT ·mul_f32_strip_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile641:
+tile905:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15454,9 +20302,9 @@ tile641:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest642
+	JL         rest906
 
-main644:
+main908:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -15504,13 +20352,13 @@ main644:
 	ADDQ         $+256, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main644
+	JGE          main908
 
-rest642:
+rest906:
 	ADDQ $+4, SI
-	JZ   end643
+	JZ   end907
 
-one645:
+one909:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -15525,11 +20373,11 @@ one645:
 	ADDQ         $+64, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one645
+	JNZ          one909
 
-end643:
+end907:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip646
+	JZ           skip910
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -15538,9 +20386,9 @@ end643:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip646:
+skip910:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip647
+	JZ     skip911
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15554,10 +20402,10 @@ skip646:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip647:
+skip911:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip648
+	JZ      skip912
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15570,10 +20418,10 @@ skip647:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip648:
+skip912:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip649
+	JZ     skip913
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15587,7 +20435,7 @@ skip648:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip649:
+skip913:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15603,7 +20451,7 @@ skip649:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile641
+	JL      tile905
 	VZEROUPPER
 	RET
 
@@ -15613,7 +20461,7 @@ TEXT ·mul_f32_strip_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile650:
+tile914:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15642,9 +20490,9 @@ tile650:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest651
+	JL         rest915
 
-main653:
+main917:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -15692,13 +20540,13 @@ main653:
 	ADDQ         $+512, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main653
+	JGE          main917
 
-rest651:
+rest915:
 	ADDQ $+4, SI
-	JZ   end652
+	JZ   end916
 
-one654:
+one918:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -15713,11 +20561,11 @@ one654:
 	ADDQ         $+128, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one654
+	JNZ          one918
 
-end652:
+end916:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip655
+	JZ           skip919
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -15726,9 +20574,9 @@ end652:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip655:
+skip919:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip656
+	JZ     skip920
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15742,10 +20590,10 @@ skip655:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip656:
+skip920:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip657
+	JZ      skip921
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -15764,10 +20612,10 @@ skip656:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip657:
+skip921:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip658
+	JZ     skip922
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15781,7 +20629,7 @@ skip657:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip658:
+skip922:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15798,7 +20646,7 @@ skip658:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile650
+	JL      tile914
 	VZEROUPPER
 	RET
 
@@ -15808,7 +20656,7 @@ TEXT ·mul_f32_strip_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile659:
+tile923:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15836,9 +20684,9 @@ tile659:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest660
+	JL         rest924
 
-main662:
+main926:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -15898,13 +20746,13 @@ main662:
 	ADDQ         $+256, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main662
+	JGE          main926
 
-rest660:
+rest924:
 	ADDQ $+4, SI
-	JZ   end661
+	JZ   end925
 
-one663:
+one927:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -15922,11 +20770,11 @@ one663:
 	ADDQ         $+64, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one663
+	JNZ          one927
 
-end661:
+end925:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip664
+	JZ           skip928
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -15937,9 +20785,9 @@ end661:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip664:
+skip928:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip665
+	JZ     skip929
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15956,10 +20804,10 @@ skip664:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip665:
+skip929:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip666
+	JZ      skip930
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15974,10 +20822,10 @@ skip665:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip666:
+skip930:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip667
+	JZ     skip931
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15994,7 +20842,7 @@ skip666:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip667:
+skip931:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16013,7 +20861,7 @@ skip667:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile659
+	JL      tile923
 	VZEROUPPER
 	RET
 
@@ -16023,7 +20871,7 @@ TEXT ·mul_f32_strip_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile668:
+tile932:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -16056,9 +20904,9 @@ tile668:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest669
+	JL         rest933
 
-main671:
+main935:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -16118,13 +20966,13 @@ main671:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main671
+	JGE          main935
 
-rest669:
+rest933:
 	ADDQ $+4, SI
-	JZ   end670
+	JZ   end934
 
-one672:
+one936:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -16142,11 +20990,11 @@ one672:
 	ADDQ         $+128, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one672
+	JNZ          one936
 
-end670:
+end934:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip673
+	JZ           skip937
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -16157,9 +21005,9 @@ end670:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip673:
+skip937:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip674
+	JZ     skip938
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16176,10 +21024,10 @@ skip673:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip674:
+skip938:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip675
+	JZ      skip939
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -16200,10 +21048,10 @@ skip674:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip675:
+skip939:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip676
+	JZ     skip940
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16220,7 +21068,7 @@ skip675:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip676:
+skip940:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16240,7 +21088,7 @@ skip676:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile668
+	JL      tile932
 	VZEROUPPER
 	RET
 
@@ -16250,7 +21098,7 @@ TEXT ·mul_f32_strip_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile677:
+tile941:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -16282,9 +21130,9 @@ tile677:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest678
+	JL         rest942
 
-main680:
+main944:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -16356,13 +21204,13 @@ main680:
 	ADDQ         $+256, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main680
+	JGE          main944
 
-rest678:
+rest942:
 	ADDQ $+4, SI
-	JZ   end679
+	JZ   end943
 
-one681:
+one945:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -16383,11 +21231,11 @@ one681:
 	ADDQ         $+64, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one681
+	JNZ          one945
 
-end679:
+end943:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip682
+	JZ           skip946
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -16400,9 +21248,9 @@ end679:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip682:
+skip946:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip683
+	JZ     skip947
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16422,10 +21270,10 @@ skip682:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip683:
+skip947:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip684
+	JZ      skip948
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16442,10 +21290,10 @@ skip683:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip684:
+skip948:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip685
+	JZ     skip949
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16465,7 +21313,7 @@ skip684:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip685:
+skip949:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16487,7 +21335,7 @@ skip685:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile677
+	JL      tile941
 	VZEROUPPER
 	RET
 
@@ -16497,7 +21345,7 @@ TEXT ·mul_f32_strip_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile686:
+tile950:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -16534,9 +21382,9 @@ tile686:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest687
+	JL         rest951
 
-main689:
+main953:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -16608,13 +21456,13 @@ main689:
 	ADDQ         $+512, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main689
+	JGE          main953
 
-rest687:
+rest951:
 	ADDQ $+4, SI
-	JZ   end688
+	JZ   end952
 
-one690:
+one954:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -16635,11 +21483,11 @@ one690:
 	ADDQ         $+128, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one690
+	JNZ          one954
 
-end688:
+end952:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip691
+	JZ           skip955
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -16652,9 +21500,9 @@ end688:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip691:
+skip955:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip692
+	JZ     skip956
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16674,10 +21522,10 @@ skip691:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip692:
+skip956:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip693
+	JZ      skip957
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -16700,10 +21548,10 @@ skip692:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip693:
+skip957:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip694
+	JZ     skip958
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16723,7 +21571,7 @@ skip693:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip694:
+skip958:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16746,7 +21594,7 @@ skip694:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile686
+	JL      tile950
 	VZEROUPPER
 	RET
 
@@ -16756,7 +21604,7 @@ TEXT ·mul_f32_strip_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile695:
+tile959:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -16792,9 +21640,9 @@ tile695:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest696
+	JL         rest960
 
-main698:
+main962:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -16878,13 +21726,13 @@ main698:
 	ADDQ         $+256, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main698
+	JGE          main962
 
-rest696:
+rest960:
 	ADDQ $+4, SI
-	JZ   end697
+	JZ   end961
 
-one699:
+one963:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -16908,11 +21756,11 @@ one699:
 	ADDQ         $+64, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one699
+	JNZ          one963
 
-end697:
+end961:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip700
+	JZ           skip964
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -16927,9 +21775,9 @@ end697:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip700:
+skip964:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip701
+	JZ     skip965
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16952,10 +21800,10 @@ skip700:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip701:
+skip965:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip702
+	JZ      skip966
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16974,10 +21822,10 @@ skip701:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip702:
+skip966:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip703
+	JZ     skip967
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17000,7 +21848,7 @@ skip702:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip703:
+skip967:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17025,7 +21873,7 @@ skip703:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile695
+	JL      tile959
 	VZEROUPPER
 	RET
 
@@ -17035,7 +21883,7 @@ TEXT ·mul_f32_strip_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile704:
+tile968:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -17076,9 +21924,9 @@ tile704:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest705
+	JL         rest969
 
-main707:
+main971:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -17162,13 +22010,13 @@ main707:
 	ADDQ         $+512, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main707
+	JGE          main971
 
-rest705:
+rest969:
 	ADDQ $+4, SI
-	JZ   end706
+	JZ   end970
 
-one708:
+one972:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -17192,11 +22040,11 @@ one708:
 	ADDQ         $+128, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one708
+	JNZ          one972
 
-end706:
+end970:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip709
+	JZ           skip973
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -17211,9 +22059,9 @@ end706:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip709:
+skip973:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip710
+	JZ     skip974
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17236,10 +22084,10 @@ skip709:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip710:
+skip974:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip711
+	JZ      skip975
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -17264,10 +22112,10 @@ skip710:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip711:
+skip975:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip712
+	JZ     skip976
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17290,7 +22138,7 @@ skip711:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip712:
+skip976:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17316,7 +22164,7 @@ skip712:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile704
+	JL      tile968
 	VZEROUPPER
 	RET
 
@@ -17408,12 +22256,228 @@ DATA constants_avx2<>+336(SB)/4, $0x3f800000
 DATA constants_avx2<>+340(SB)/4, $0x3f800000
 DATA constants_avx2<>+344(SB)/4, $0x3f800000
 DATA constants_avx2<>+348(SB)/4, $0x3f800000
-DATA constants_avx2<>+352(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+356(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+360(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+364(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+368(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+372(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+376(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+380(SB)/4, $0xbfb8aa3b
-GLOBL constants_avx2<>(SB), RODATA|NOPTR, $384
+DATA constants_avx2<>+352(SB)/4, $0xbf800000
+DATA constants_avx2<>+356(SB)/4, $0xbf800000
+DATA constants_avx2<>+360(SB)/4, $0xbf800000
+DATA constants_avx2<>+364(SB)/4, $0xbf800000
+DATA constants_avx2<>+368(SB)/4, $0xbf800000
+DATA constants_avx2<>+372(SB)/4, $0xbf800000
+DATA constants_avx2<>+376(SB)/4, $0xbf800000
+DATA constants_avx2<>+380(SB)/4, $0xbf800000
+DATA constants_avx2<>+384(SB)/4, $0x416c0000
+DATA constants_avx2<>+388(SB)/4, $0x416c0000
+DATA constants_avx2<>+392(SB)/4, $0x416c0000
+DATA constants_avx2<>+396(SB)/4, $0x416c0000
+DATA constants_avx2<>+400(SB)/4, $0x416c0000
+DATA constants_avx2<>+404(SB)/4, $0x416c0000
+DATA constants_avx2<>+408(SB)/4, $0x416c0000
+DATA constants_avx2<>+412(SB)/4, $0x416c0000
+DATA constants_avx2<>+416(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+420(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+424(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+428(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+432(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+436(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+440(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+444(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+448(SB)/4, $0xbf000000
+DATA constants_avx2<>+452(SB)/4, $0xbf000000
+DATA constants_avx2<>+456(SB)/4, $0xbf000000
+DATA constants_avx2<>+460(SB)/4, $0xbf000000
+DATA constants_avx2<>+464(SB)/4, $0xbf000000
+DATA constants_avx2<>+468(SB)/4, $0xbf000000
+DATA constants_avx2<>+472(SB)/4, $0xbf000000
+DATA constants_avx2<>+476(SB)/4, $0xbf000000
+DATA constants_avx2<>+480(SB)/4, $0x3f318000
+DATA constants_avx2<>+484(SB)/4, $0x3f318000
+DATA constants_avx2<>+488(SB)/4, $0x3f318000
+DATA constants_avx2<>+492(SB)/4, $0x3f318000
+DATA constants_avx2<>+496(SB)/4, $0x3f318000
+DATA constants_avx2<>+500(SB)/4, $0x3f318000
+DATA constants_avx2<>+504(SB)/4, $0x3f318000
+DATA constants_avx2<>+508(SB)/4, $0x3f318000
+DATA constants_avx2<>+512(SB)/4, $0xb95e8083
+DATA constants_avx2<>+516(SB)/4, $0xb95e8083
+DATA constants_avx2<>+520(SB)/4, $0xb95e8083
+DATA constants_avx2<>+524(SB)/4, $0xb95e8083
+DATA constants_avx2<>+528(SB)/4, $0xb95e8083
+DATA constants_avx2<>+532(SB)/4, $0xb95e8083
+DATA constants_avx2<>+536(SB)/4, $0xb95e8083
+DATA constants_avx2<>+540(SB)/4, $0xb95e8083
+DATA constants_avx2<>+544(SB)/4, $0x3f000000
+DATA constants_avx2<>+548(SB)/4, $0x3f000000
+DATA constants_avx2<>+552(SB)/4, $0x3f000000
+DATA constants_avx2<>+556(SB)/4, $0x3f000000
+DATA constants_avx2<>+560(SB)/4, $0x3f000000
+DATA constants_avx2<>+564(SB)/4, $0x3f000000
+DATA constants_avx2<>+568(SB)/4, $0x3f000000
+DATA constants_avx2<>+572(SB)/4, $0x3f000000
+DATA constants_avx2<>+576(SB)/4, $0x3ab57398
+DATA constants_avx2<>+580(SB)/4, $0x3ab57398
+DATA constants_avx2<>+584(SB)/4, $0x3ab57398
+DATA constants_avx2<>+588(SB)/4, $0x3ab57398
+DATA constants_avx2<>+592(SB)/4, $0x3ab57398
+DATA constants_avx2<>+596(SB)/4, $0x3ab57398
+DATA constants_avx2<>+600(SB)/4, $0x3ab57398
+DATA constants_avx2<>+604(SB)/4, $0x3ab57398
+DATA constants_avx2<>+608(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+612(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+616(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+620(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+624(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+628(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+632(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+636(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+640(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+644(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+648(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+652(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+656(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+660(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+664(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+668(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+672(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+676(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+680(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+684(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+688(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+692(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+696(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+700(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+704(SB)/4, $0x3efffffe
+DATA constants_avx2<>+708(SB)/4, $0x3efffffe
+DATA constants_avx2<>+712(SB)/4, $0x3efffffe
+DATA constants_avx2<>+716(SB)/4, $0x3efffffe
+DATA constants_avx2<>+720(SB)/4, $0x3efffffe
+DATA constants_avx2<>+724(SB)/4, $0x3efffffe
+DATA constants_avx2<>+728(SB)/4, $0x3efffffe
+DATA constants_avx2<>+732(SB)/4, $0x3efffffe
+DATA constants_avx2<>+736(SB)/4, $0x42000000
+DATA constants_avx2<>+740(SB)/4, $0x42000000
+DATA constants_avx2<>+744(SB)/4, $0x42000000
+DATA constants_avx2<>+748(SB)/4, $0x42000000
+DATA constants_avx2<>+752(SB)/4, $0x42000000
+DATA constants_avx2<>+756(SB)/4, $0x42000000
+DATA constants_avx2<>+760(SB)/4, $0x42000000
+DATA constants_avx2<>+764(SB)/4, $0x42000000
+DATA constants_avx2<>+768(SB)/4, $0x40200000
+DATA constants_avx2<>+772(SB)/4, $0x40200000
+DATA constants_avx2<>+776(SB)/4, $0x40200000
+DATA constants_avx2<>+780(SB)/4, $0x40200000
+DATA constants_avx2<>+784(SB)/4, $0x40200000
+DATA constants_avx2<>+788(SB)/4, $0x40200000
+DATA constants_avx2<>+792(SB)/4, $0x40200000
+DATA constants_avx2<>+796(SB)/4, $0x40200000
+DATA constants_avx2<>+800(SB)/4, $0x40a00000
+DATA constants_avx2<>+804(SB)/4, $0x40a00000
+DATA constants_avx2<>+808(SB)/4, $0x40a00000
+DATA constants_avx2<>+812(SB)/4, $0x40a00000
+DATA constants_avx2<>+816(SB)/4, $0x40a00000
+DATA constants_avx2<>+820(SB)/4, $0x40a00000
+DATA constants_avx2<>+824(SB)/4, $0x40a00000
+DATA constants_avx2<>+828(SB)/4, $0x40a00000
+DATA constants_avx2<>+832(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+836(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+840(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+844(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+848(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+852(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+856(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+860(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+864(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+868(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+872(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+876(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+880(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+884(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+888(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+892(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+896(SB)/4, $0x3a385982
+DATA constants_avx2<>+900(SB)/4, $0x3a385982
+DATA constants_avx2<>+904(SB)/4, $0x3a385982
+DATA constants_avx2<>+908(SB)/4, $0x3a385982
+DATA constants_avx2<>+912(SB)/4, $0x3a385982
+DATA constants_avx2<>+916(SB)/4, $0x3a385982
+DATA constants_avx2<>+920(SB)/4, $0x3a385982
+DATA constants_avx2<>+924(SB)/4, $0x3a385982
+DATA constants_avx2<>+928(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+932(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+936(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+940(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+944(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+948(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+952(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+956(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+960(SB)/4, $0xbad31181
+DATA constants_avx2<>+964(SB)/4, $0xbad31181
+DATA constants_avx2<>+968(SB)/4, $0xbad31181
+DATA constants_avx2<>+972(SB)/4, $0xbad31181
+DATA constants_avx2<>+976(SB)/4, $0xbad31181
+DATA constants_avx2<>+980(SB)/4, $0xbad31181
+DATA constants_avx2<>+984(SB)/4, $0xbad31181
+DATA constants_avx2<>+988(SB)/4, $0xbad31181
+DATA constants_avx2<>+992(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+996(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1000(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1004(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1008(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1012(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1016(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1020(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1024(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1028(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1032(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1036(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1040(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1044(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1048(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1052(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1056(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1060(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1064(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1068(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1072(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1076(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1080(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1084(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1088(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1092(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1096(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1100(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1104(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1108(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1112(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1116(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1120(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1124(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1128(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1132(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1136(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1140(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1144(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1148(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1152(SB)/4, $0x00000000
+DATA constants_avx2<>+1156(SB)/4, $0x00000000
+DATA constants_avx2<>+1160(SB)/4, $0x00000000
+DATA constants_avx2<>+1164(SB)/4, $0x00000000
+DATA constants_avx2<>+1168(SB)/4, $0x00000000
+DATA constants_avx2<>+1172(SB)/4, $0x00000000
+DATA constants_avx2<>+1176(SB)/4, $0x00000000
+DATA constants_avx2<>+1180(SB)/4, $0x00000000
+DATA constants_avx2<>+1184(SB)/4, $0x2f800000
+DATA constants_avx2<>+1188(SB)/4, $0x2f800000
+DATA constants_avx2<>+1192(SB)/4, $0x2f800000
+DATA constants_avx2<>+1196(SB)/4, $0x2f800000
+DATA constants_avx2<>+1200(SB)/4, $0x2f800000
+DATA constants_avx2<>+1204(SB)/4, $0x2f800000
+DATA constants_avx2<>+1208(SB)/4, $0x2f800000
+DATA constants_avx2<>+1212(SB)/4, $0x2f800000
+DATA constants_avx2<>+1216(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1220(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1224(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1228(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1232(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1236(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1240(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1244(SB)/4, $0xbfb8aa3b
+GLOBL constants_avx2<>(SB), RODATA|NOPTR, $1248
